@@ -1,0 +1,52 @@
+"""The two functions that meet latents, and small numerics on coefficients."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def lincomb(*terms: Tensor | float) -> Tensor:
+    """c0·v0 + c1·v1 + … for alternating coefficients and latents, in one new buffer.
+
+    A coefficient is a number, a 0-d float64 tensor on the CPU or a field that broadcasts over the latents.
+    No argument is changed. The result has the dtype of the first latent.
+    """
+    first, v0, *rest = terms
+    out = v0 * _coefficient(first, v0)
+    for c, v in zip(rest[::2], rest[1::2]):
+        c = _coefficient(c, v0)
+        if isinstance(c, Tensor):
+            out = out.addcmul_(c, v)
+        elif c:  # a term that vanishes costs no pass
+            out = out.add_(v, alpha=c)
+    return out
+
+
+def _coefficient(c: Tensor | float, like: Tensor) -> Tensor | float:
+    if not isinstance(c, Tensor):
+        return float(c)
+    if c.ndim == 0:
+        return c.item()  # a scalar on the CPU: reading it waits for no device
+    return c.to(like.device, like.dtype, non_blocking=True)
+
+
+def safe_div(a: Tensor, b: Tensor) -> Tensor:
+    """a/b, and 0 where |b| ≤ 1e-6: there is no usable history behind a frozen or missing interval."""
+    usable = b.abs() > 1e-6
+    return torch.where(usable, a / torch.where(usable, b, 1.0), 0.0)
+
+
+def phi_2(z: Tensor) -> Tensor:
+    """φ₁-remainder (1 − (1 − e^(−z))/z) of the exponential integrators; 0 at z = 0."""
+    return torch.where(z == 0, 0.0, 1 + torch.expm1(-z) / torch.where(z == 0, 1.0, z))
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: '; did you mean …?' or the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(known)}"

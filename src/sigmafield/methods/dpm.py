@@ -1,0 +1,118 @@
+"""DPM-Solver with adaptive step size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sigmafield.grid import Span, ends
+from sigmafield.maths import lincomb
+from sigmafield.methods.registry import method
+from sigmafield.types import Memory, Noise, Pred, Sigma, Step
+
+END = 1e-5
+"""Distance in λ at which the end of the run counts as reached."""
+
+
+@method(
+    "dpm_adaptive",
+    order=3,
+    evals=3,
+    noise="gaussian",
+    adaptive=True,
+    linear=False,
+    grid=ends,
+    paper="arXiv:2206.00927 App. C",
+)
+def dpm_adaptive(
+    x: Tensor,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    order: Literal[2, 3] = 3,
+    rtol: float = 0.05,
+    atol: float = 0.0078,
+    h_init: float = 0.05,
+    pcoeff: float = 0.0,
+    icoeff: float = 1.0,
+    dcoeff: float = 0.0,
+    accept_safety: float = 0.81,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+) -> Step:
+    """One attempt of DPM-Solver-12 or -23 with a PID step-size controller; s is the whole run, λ = −ln σ.
+
+        err = rms((low − high)/max(atol, rtol max(|low|, |x₋|)))
+        f   = 1 + atan(e₀^b₁ e₁^b₂ e₂^b₃ − 1),  eₖ = 1/err of this and the last two accepted attempts
+        accept iff f ≥ accept_safety;  h ← f h;   (b₁, b₂, b₃) = (P+I+D, −(P+2D), D)/p
+
+    The run ends at the last σ above 0, without a final denoising step, as ComfyUI's does.
+    rtol, atol: tolerances on the latent; h_init: first step in λ; eta: 0 = ODE, 1 = ancestral noise.
+    The error is over the whole batch, and reading it is the only time a method waits for the device.
+    """
+    s = s.ve
+    end = float(s.lam_next)
+    lam, h = mem.get("lam", float(s.lam)), mem.get("h", h_init)
+    x_low = mem.get("x_low", x)
+    stop = min(end, lam + h)
+    span = replace(s, sigma=_sigma(lam), sigma_next=_sigma(stop))
+    down, up = span, torch.zeros_like(span.sigma)
+    if eta:
+        down, _ = span.ancestral(eta)
+        down = replace(down, sigma_next=_sigma(min(end, float(down.lam_next))))
+        up = (span.sigma_next**2 - down.sigma_next**2).clamp(min=0).sqrt()
+    low, high = yield from embedded_pair(x, down, order)
+    rtol, atol = torch.tensor([rtol, atol], dtype=torch.float32).tolist()  # ComfyUI rounds them so
+    scale = torch.maximum(low.abs(), x_low.abs()).mul_(rtol).clamp_(min=atol)
+    err = float((low - high).div_(scale).square_().mean().sqrt())
+
+    p, inv = (1.5 if eta else order), 1 / (err + 1e-8)
+    e = (inv, *mem.get("inv", (inv, inv)))
+    b = ((pcoeff + icoeff + dcoeff) / p, -(pcoeff + 2 * dcoeff) / p, dcoeff / p)
+    f = 1 + math.atan(math.prod(v**k for v, k in zip(e, b)) - 1)
+    if f < accept_safety:
+        return x, {"lam": lam, "h": h * f, "inv": e[1:], "x_low": x_low, "done": False}
+    x = lincomb(1.0, high, up * s_noise, noise(span)) if eta else high
+    return x, {"lam": stop, "h": h * f, "inv": e[:2], "x_low": low, "done": stop >= end - END}
+
+
+def embedded_pair(
+    x: Tensor, s: Span, order: Literal[2, 3]
+) -> Generator[tuple[Tensor, Sigma], Pred, tuple[Tensor, Tensor]]:
+    """(low, high): DPM-Solver-1 and -2, or -2 and -3, over s, sharing their evaluations. E = expm1.
+
+        u₁ = x − σ₁ E(r₁h) ε₀
+        order 2, r₁ = ½:    low  = x − σ' E(h) ε₀,   high = low − σ' E(h) (ε₁ − ε₀)
+        order 3, r = ⅓, ⅔:  low  = x − σ' E(h) ε₀ − (3/2) σ' E(h) (ε₁ − ε₀)
+                            u₂   = x − σ₂ E(r₂h) ε₀ − 2 σ₂ (E(r₂h)/(r₂h) − 1) (ε₁ − ε₀)
+                            high = x − σ' E(h) ε₀ − (3/2) σ' (E(h)/h − 1) (ε₂ − ε₀)
+    """
+
+    def eps(u: Tensor, sigma: Sigma) -> Generator[tuple[Tensor, Sigma], Pred, Tensor]:
+        D = (yield u, sigma).x0
+        return lincomb(1 / sigma, u, -1 / sigma, D)
+
+    def move(p: Span, k: Tensor | float = 0.0, e: Tensor | None = None) -> Tensor:
+        """x − σE(h) ε₀ − k (e − ε₀) over p."""
+        along = -p.sigma_next * E(p.h)
+        return lincomb(1.0, x, along, e0) if e is None else lincomb(1.0, x, along + k, e0, -k, e)
+
+    E = torch.expm1
+    one, two = s.split(1 / 2 if order == 2 else 1 / 3)[0], s.split(2 / 3)[0]
+    e0 = yield from eps(x, s.sigma)
+    e1 = yield from eps(move(one), one.sigma_next)
+    if order == 2:
+        return move(s), move(s, s.sigma_next * E(s.h), e1)
+    e2 = yield from eps(move(two, 2 * two.sigma_next * (E(two.h) / two.h - 1), e1), two.sigma_next)
+    low = move(s, 1.5 * s.sigma_next * E(s.h), e1)
+    return low, move(s, 1.5 * s.sigma_next * (E(s.h) / s.h - 1), e2)
+
+
+def _sigma(lam: float) -> Sigma:
+    return torch.tensor(math.exp(-lam), dtype=torch.float64)

@@ -1,0 +1,144 @@
+"""The only loop: a run is stepped from state to state, and whoever iterates decides what happens between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigmafield.grid import VE, Grid, Process, Span
+from sigmafield.methods.registry import Method, lookup
+from sigmafield.noise import Brownian, Gaussian, Keyed
+from sigmafield.types import Ctx, Denoiser, Noise, Pred, State
+
+
+@dataclass(frozen=True)
+class Run:
+    """A denoiser, a method, a schedule and a noise source: all that a run needs besides its start.
+
+    params: the method's keyword parameters. Raises ValueError for unknown ones, for a σ-field where the
+    method needs one σ per step, and for a method that draws noise without a source.
+    """
+
+    denoise: Denoiser
+    method: Method
+    grid: Grid
+    noise: Noise | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        name, sigmas = self.method.name, self.grid.sigmas
+        self.method.check(self.params)
+        object.__setattr__(self, "params", {**self.method.params, **self.params})
+        if self.method.adaptive and self.grid.is_field:
+            raise ValueError(
+                f"{name} chooses its own steps and needs one sigma per step; got a field {tuple(sigmas.shape)}"
+            )
+        if self.method.grid is not None:
+            object.__setattr__(self, "grid", self.method.grid(self.grid))
+        if self.noise is None and self.draws:
+            raise ValueError(f"{name} draws noise: give a source, such as Keyed(seeds, x.shape)")
+
+    @property
+    def draws(self) -> bool:
+        """Whether the method, with these parameters, asks for noise."""
+        p = {**self.method.defaults, **self.params}
+        if self.method.noise == "churn":
+            return p["s_churn"] > 0
+        return self.method.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0
+
+    def start(self, x: Tensor) -> State:
+        """The state before the first step, from the noisy latent x [B, C, *space] (float32 or float64)."""
+        return State(0, x, rng=self.noise.get_state() if self.noise else None)
+
+    def done(self, st: State) -> bool:
+        """Whether the schedule has come to its end."""
+        if not self.method.adaptive or not self.grid.n:
+            return st.i >= self.grid.n
+        return bool(st.mem.get("done", self.span(0).ve.h <= 1e-5))
+
+    def progress(self, st: State) -> float:
+        """Share of the run that is done, 0 … 1; in λ for an adaptive method."""
+        if self.done(st):
+            return 1.0
+        if not self.method.adaptive:
+            return st.i / self.grid.n
+        span = self.span(0).ve
+        return float((st.mem.get("lam", float(span.lam)) - span.lam) / span.h)
+
+    def span(self, i: int) -> Span:
+        """The interval that step i works on: the whole run for an adaptive method."""
+        return replace(self.grid.span(0), i=i) if self.method.adaptive else self.grid.span(i)
+
+    @torch.no_grad()
+    def step(self, st: State) -> State:
+        """The state after one step. Pure: `st` is unchanged, and the same state gives the same result."""
+        span = self.span(st.i)
+        ctx = Ctx(span, dict(st.aux), self.method.need_uncond)
+        if self.noise:
+            self.noise.set_state(st.rng)
+        gen = self.method.step(st.x, span, st.mem, self.noise, **self.params)
+        first: Pred | None = None
+        nfe = st.nfe
+        try:
+            x, sigma = next(gen)
+            while True:
+                pred = self.denoise(x, sigma, ctx)
+                first, nfe = first or pred, nfe + 1
+                x, sigma = gen.send(pred)
+        except StopIteration as end:
+            x, mem = end.value
+        if span.sigma.ndim and (frozen := span.frozen).any():
+            x = torch.where(frozen.to(x.device), st.x, x)
+        return State(st.i + 1, x, mem, ctx.aux, self.noise.get_state() if self.noise else None, nfe, first)
+
+
+def iterate(run: Run, start: Tensor | State) -> Iterator[State]:
+    """Step until the schedule ends, giving each state: preview, save, edit or stop between any two."""
+    st = start if isinstance(start, State) else run.start(start)
+    while not run.done(st):
+        yield (st := run.step(st))
+
+
+def sample(
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    sampler: str = "euler",
+    *,
+    process: Process = VE(),
+    noise: Noise | None = None,
+    seed: int = 0,
+    **params: Any,
+) -> Tensor:
+    """x at the end of the schedule: the whole run in one call.
+
+    x: noisy latent [B, C, *space] at sigmas[0]; sigmas: [steps + 1], or a field [steps + 1, B, 1, *space];
+    sampler: a name of `METHODS`, with its `params`; noise: default `default_noise(...)` from `seed`.
+    """
+    method, grid = lookup(sampler), Grid(sigmas, process)
+    run = Run(denoise, method, grid, noise or default_noise(method, seed, grid, x), params)
+    st = run.start(x)
+    for st in iterate(run, st):
+        pass
+    return st.x
+
+
+def default_noise(method: Method, seed: int, grid: Grid, x: Tensor) -> Noise | None:
+    """The source that ComfyUI would give the method; for a σ-field, keyed by the sample.
+
+    A stream on the CPU is seeded with seed + 1, since the initial noise was drawn there with `seed`.
+    """
+    of_x = {"shape": x.shape, "dtype": x.dtype, "device": x.device}
+    if method.noise == "none":
+        return None
+    if grid.is_field:
+        return Keyed([seed + k for k in range(x.shape[0])], **of_x)
+    if method.noise in ("brownian", "brownian_device"):
+        return Brownian(seed, grid, **of_x, drawn_on="cpu" if method.noise == "brownian" else x.device)
+    if method.noise == "churn":
+        return Gaussian(seed, **of_x)
+    return Gaussian(seed + (x.device.type == "cpu"), **of_x)

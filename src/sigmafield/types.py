@@ -1,0 +1,99 @@
+"""The roles that meet in a run: what a method asks, what a denoiser answers, what a state holds.
+
+Glossary, used everywhere: `x` noisy latent, `D` denoised, `U` unconditional denoised, `sigma` noise level,
+`lam` = ln(alpha/sigma), `h` step in lam, `xi` unit-variance noise, `mem` a method's memory, `aux` a wrapper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sigmafield.grid import Span
+
+Sigma = Tensor
+"""A noise level: float64 on the CPU, 0-d, or a field [B, 1, *space] that varies over the latent."""
+
+Memory = dict[str, Any]
+"""Values carried from step to step: Tensor, float, bool, or a tuple of floats. Replaced, never mutated."""
+
+
+class Pred(NamedTuple):
+    """The answer to one evaluation: predictions of the clean latent, each of x's shape."""
+
+    x0: Tensor
+    cond: Tensor | None = None
+    uncond: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that is needed to continue a run, at a step boundary.
+
+    i: steps (attempts, for an adaptive method) taken; x: the noisy latent, float32 or float64;
+    mem, aux: memory of the method and of the wrappers; rng: state of the noise source, if it has one;
+    nfe: evaluations so far; pred: answer to the last step's first evaluation, for previews (not saved).
+    """
+
+    i: int
+    x: Tensor
+    mem: Memory = field(default_factory=dict)
+    aux: Memory = field(default_factory=dict)
+    rng: Tensor | None = None
+    nfe: int = 0
+    pred: Pred | None = None
+
+
+@dataclass
+class Ctx:
+    """What a wrapper may know of the step that it serves; `aux` is its memory, copied into the next State."""
+
+    span: Span
+    aux: Memory
+    need_uncond: bool = False
+
+
+@dataclass(frozen=True)
+class Cond:
+    """One conditioning: what the network is told besides x and the timestep.
+
+    embeds: token embeddings [B or 1, tokens, channels]; extra: further inputs by the network's own names
+    (SDXL's `text_embeds` and `time_ids`), each with a leading axis of B or 1.
+    """
+
+    embeds: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Denoiser(Protocol):
+    """Guided prediction: all that a method sees of a model."""
+
+    def __call__(self, x: Tensor, sigma: Sigma, ctx: Ctx, /) -> Pred: ...
+
+
+class Model(Protocol):
+    """One network asked about several conditionings at once; answers the clean latent for each."""
+
+    def __call__(self, x: Tensor, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, /) -> list[Tensor]: ...
+
+
+class Noise(Protocol):
+    """Unit-variance noise for an interval of the schedule, so that Brownian paths fit as well."""
+
+    def __call__(self, span: Span, /) -> Tensor: ...
+
+    def get_state(self) -> Tensor | None:
+        """State of the stream between two steps; None where draws depend on the interval alone."""
+        ...
+
+    def set_state(self, state: Tensor | None, /) -> None:
+        """Begin a step in `state`, as get_state gave it."""
+        ...
+
+
+Step = Generator[tuple[Tensor, Sigma], Pred, tuple[Tensor, Memory]]
+"""One step of a method: yields what it wants evaluated, is sent the answer, returns the new x and its memory."""

@@ -1,0 +1,11 @@
+"""Options and data that every test folder shares."""
+
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--golden", type=Path, default=DATA / "golden", help="directory of golden vectors to compare with")

@@ -1,0 +1,61 @@
+"""Golden vectors: `NAME.json` lists cases, `NAME.safetensors` beside it holds their tensors."""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden case; `tensor(key)` reads a tensor that it names."""
+
+    directory: Path
+    file: str
+    row: dict
+
+    def __getitem__(self, key):
+        return self.row[key]
+
+    def tensor(self, key):
+        with safe_open(self.directory / f"{self.file}.safetensors", "pt") as tensors:
+            return tensors.get_tensor(key)
+
+    def expected(self, name):
+        return self.tensor(self.row["out"][name])
+
+
+def cases(config, file):
+    """All cases of a golden file, as pytest parameters; none where the directory lacks the file."""
+    directory = config.getoption("golden")
+    path = directory / f"{file}.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return [pytest.param(Case(directory, file, row), id=row["id"]) for row in rows]
+
+
+def pytest_generate_tests(metafunc):
+    for file in ("samplers", "samplers_f64", "schedules"):
+        if f"{file}_case" in metafunc.fixturenames:
+            metafunc.parametrize(f"{file}_case", cases(metafunc.config, file))
+
+
+@pytest.fixture(scope="session")
+def reference(request):
+    """The closed-form denoiser that the golden vectors were made with."""
+    path = Path(__file__).parents[1] / "data" / "golden" / "reference_denoiser.py"
+    spec = importlib.util.spec_from_file_location("reference_denoiser", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def worst():
+    """Largest error seen per name, printed at the end of the session."""
+    errors = {}
+    yield errors
+    for name, error in sorted(errors.items()):
+        print(f"\n{name:40s} max error / max |expected| = {error:.1e}", end="")

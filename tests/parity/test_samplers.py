@@ -1,0 +1,61 @@
+"""Every sampler, alone, against the reference's numbers; float32 to 1e-4 and float64 to 1e-9 of max |expected|."""
+
+import pytest
+import torch
+
+from sigmafield.grid import VE, Flow, Grid
+from sigmafield.methods import METHODS, lookup
+from sigmafield.run import Run, default_noise, iterate
+from sigmafield.types import Pred
+
+# float32 error estimates feed back into the step sizes of these
+TOLERANCE_F32 = {"dpm_adaptive": 1e-3}
+RENAMED = {"solver_type": "solver"}
+
+
+def run(case, reference):
+    """(final state, sigmas that the model saw) of one case."""
+    if case["sampler"] not in METHODS:
+        pytest.skip(f"{case['sampler']} is not built yet")
+    sigmas_seen = []
+
+    def denoise(x, sigma, ctx):
+        sigmas_seen.append(float(sigma))
+        level = sigma.to(x.dtype)
+        c = reference.denoise(x, level, case["cond"], case["flow"])
+        u = reference.denoise(x, level, case["uncond"], case["flow"])
+        return Pred(u + case["cfg"] * (c - u), c, u)
+
+    x = case.tensor(case["x"])
+    grid = Grid(case.tensor(case["sigmas"]), Flow(shift=3.0) if case["flow"] else VE(14.614642))
+    method = lookup(case["sampler"])
+    params = {RENAMED.get(name, name): value for name, value in case["params"].items()}
+    run = Run(denoise, method, grid, default_noise(method, case["seed"], grid, x), params)
+    state = run.start(x)
+    for state in iterate(run, state):
+        pass
+    return state, sigmas_seen
+
+
+def compare(case, reference, tolerance, worst):
+    state, sigmas_seen = run(case, reference)
+    expected = case.expected("x")
+    error = float((state.x - expected).abs().max() / expected.abs().max())
+    key = f"{case.file} {case['sampler']}"
+    worst[key] = max(worst.get(key, 0.0), error)
+    assert error <= tolerance, f"x differs by {error:.2e} of max |expected|"
+    assert state.nfe == case["nfe"] == len(sigmas_seen)
+    assert sigmas_seen == pytest.approx(case["model_sigmas"], rel=max(10 * tolerance, 1e-6), abs=2e-6)
+    if not state.nfe:
+        return
+    denoised = case.expected("last_denoised")
+    assert float((state.pred.x0 - denoised).abs().max()) <= tolerance * float(denoised.abs().max())
+
+
+def test_float32(samplers_case, reference, worst):
+    torch.manual_seed(12345)  # nothing may depend on the global generator
+    compare(samplers_case, reference, TOLERANCE_F32.get(samplers_case["sampler"], 1e-4), worst)
+
+
+def test_float64(samplers_f64_case, reference, worst):
+    compare(samplers_f64_case, reference, 1e-9, worst)

@@ -28,6 +28,8 @@ class Run:
     grid: Grid
     noise: Noise | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    rng: Tensor | None = field(init=False, default=None, repr=False)
+    """The noise source's state when the run was made: every start of this run begins there."""
 
     def __post_init__(self) -> None:
         name, sigmas = self.method.name, self.grid.sigmas
@@ -41,6 +43,7 @@ class Run:
             object.__setattr__(self, "grid", self.method.grid(self.grid))
         if self.noise is None and self.draws:
             raise ValueError(f"{name} draws noise: give a source, such as Keyed(seeds, x.shape)")
+        object.__setattr__(self, "rng", self.noise.get_state() if self.noise else None)
 
     @property
     def draws(self) -> bool:
@@ -52,7 +55,7 @@ class Run:
 
     def start(self, x: Tensor) -> State:
         """The state before the first step, from the noisy latent x [B, C, *space] (float32 or float64)."""
-        return State(0, x, rng=self.noise.get_state() if self.noise else None)
+        return State(0, x, rng=self.rng)
 
     def done(self, st: State) -> bool:
         """Whether the schedule has come to its end."""

@@ -48,12 +48,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, tokens, channels] (and [B, others, context]) → [B, tokens, channels]."""
         context = x if context is None else context
-        out = F.scaled_dot_product_attention(*self._split(self.to_q(x), self.to_k(context), self.to_v(context)))
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
-
-    def _split(self, *sequences: Tensor) -> list[Tensor]:
-        """[B, tokens, channels] → [B, heads, tokens, channels/heads]."""
-        return [s.unflatten(2, (self.heads, -1)).transpose(1, 2) for s in sequences]
+        return self.to_out[0](attend(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
 
 
 class MapAttention(Attention):
@@ -92,6 +87,15 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
         """[B, channels, H, W] → [B, channels, *size]; twice the size without one."""
         return self.conv(F.interpolate(x, size=size or (x.shape[2] * 2, x.shape[3] * 2), mode="nearest"))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention with several heads: q [B, tokens, C], k and v [B, others, C] → [B, tokens, C].
+
+    causal: a token sees itself and those before it.
+    """
+    q, k, v = (s.unflatten(2, (heads, -1)).transpose(1, 2) for s in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
 
 
 def to_tokens(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigmafield.models.tiny.blocks import attend
 from sigmafield.models.tiny.config import choose, settings
 
 
@@ -51,11 +52,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, tokens, hidden_size] → the same shape."""
-        q, k, v = (
-            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return self.out_proj(attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=True))
 
 
 class Layer(nn.Module):
@@ -67,14 +64,13 @@ class Layer(nn.Module):
         self.layer_norm1 = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.self_attn = SelfAttention(c)
         self.layer_norm2 = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.mlp = nn.Module()
-        self.mlp.fc1 = nn.Linear(c.hidden_size, c.intermediate_size)
-        self.mlp.fc2 = nn.Linear(c.intermediate_size, c.hidden_size)
+        wide = nn.Linear(c.hidden_size, c.intermediate_size)
+        self.mlp = nn.ModuleDict({"fc1": wide, "fc2": nn.Linear(c.intermediate_size, c.hidden_size)})
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, tokens, hidden_size] → the same shape."""
         x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp.fc2(self.activation(self.mlp.fc1(self.layer_norm2(x))))
+        return x + self.mlp["fc2"](self.activation(self.mlp["fc1"](self.layer_norm2(x))))
 
 
 class CLIPText(nn.Module):
@@ -86,16 +82,15 @@ class CLIPText(nn.Module):
         known = {f.name for f in fields(CLIPConfig)}
         self.config = c = settings(CLIPConfig, {k: v for k, v in config.items() if k in known}, {})
         choose("hidden_act", c.hidden_act, *ACTIVATIONS)
-        self.embeddings = nn.Module()
-        self.embeddings.token_embedding = nn.Embedding(c.vocab_size, c.hidden_size)
-        self.embeddings.position_embedding = nn.Embedding(c.max_position_embeddings, c.hidden_size)
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList([Layer(c) for _ in range(c.num_hidden_layers)])
+        tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        positions = nn.Embedding(c.max_position_embeddings, c.hidden_size)
+        self.embeddings = nn.ModuleDict({"token_embedding": tokens, "position_embedding": positions})
+        layers = nn.Sequential(*[Layer(c) for _ in range(c.num_hidden_layers)])
+        self.encoder = nn.ModuleDict({"layers": layers})
         self.final_layer_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids [B, tokens], tokens ≤ max_position_embeddings → [B, tokens, hidden_size]."""
-        x = self.embeddings.token_embedding(ids) + self.embeddings.position_embedding.weight[: ids.shape[1]]
-        for layer in self.encoder.layers:
-            x = layer(x)
-        return self.final_layer_norm(x)
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        x = self.embeddings["token_embedding"](ids) + self.embeddings["position_embedding"](positions)
+        return self.final_layer_norm(self.encoder["layers"](x))

@@ -80,19 +80,42 @@ ONLY: dict[str, Any] = {
 }
 
 
-class FeedForward(nn.Module):
-    """Linear, GEGLU, linear, four times as wide inside. Shazeer, arXiv:2002.05202."""
+class TimeEmbedding(nn.Module):
+    """Two linear layers over the sinusoids of the timestep."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        gate = nn.Module()
-        gate.proj = nn.Linear(channels, 8 * channels)
-        self.net = nn.ModuleList([gate, nn.Identity(), nn.Linear(4 * channels, channels)])
+        self.linear_1 = nn.Linear(channels, 4 * channels)
+        self.linear_2 = nn.Linear(4 * channels, 4 * channels)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        """[B, channels] → [B, 4 · channels]."""
+        return self.linear_2(F.silu(self.linear_1(waves)))
+
+
+class Gate(nn.Module):
+    """GEGLU: a linear layer whose one half gates the other. Shazeer, arXiv:2002.05202."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 8 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, tokens, channels] → [B, tokens, 4 · channels]."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU and a linear layer, four times as wide inside."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleDict({"0": Gate(channels), "2": nn.Linear(4 * channels, channels)})
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, tokens, channels] → the same shape."""
-        value, gate = self.net[0].proj(x).chunk(2, dim=-1)
-        return self.net[2](value * F.gelu(gate))
+        return self.net["2"](self.net["0"](x))
 
 
 class TransformerBlock(nn.Module):
@@ -218,9 +241,7 @@ class UNet(nn.Module):
         down = depths_of("down_block_types", c.down_block_types, "DownBlock2D", depths)
         up = depths_of("up_block_types", c.up_block_types, "UpBlock2D", depths[::-1])[::-1]
         self.conv_in = nn.Conv2d(c.in_channels, channels[0], 3, padding=1)
-        self.time_embedding = nn.Module()
-        self.time_embedding.linear_1 = nn.Linear(channels[0], 4 * channels[0])
-        self.time_embedding.linear_2 = nn.Linear(4 * channels[0], 4 * channels[0])
+        self.time_embedding = TimeEmbedding(channels[0])
         self.down_blocks = nn.ModuleList([Down(c, i, heads[i], down[i]) for i in range(n)])
         self.mid_block = Middle(c, heads[-1], depths[-1])
         self.up_blocks = nn.ModuleList([Up(c, i, heads[i], up[i]) for i in reversed(range(n))])
@@ -231,7 +252,7 @@ class UNet(nn.Module):
         """x [B, in_channels, H, W], timestep t [B], text [B, words, cross_attention_dim] → [B, out_channels, H, W]."""
         c = self.config
         waves = sinusoids(t, c.block_out_channels[0], c.flip_sin_to_cos, c.freq_shift).to(x.dtype)
-        time = self.time_embedding.linear_2(F.silu(self.time_embedding.linear_1(waves)))
+        time = self.time_embedding(waves)
         x = self.conv_in(x)
         maps = [x]
         for down in self.down_blocks:

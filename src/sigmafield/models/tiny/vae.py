@@ -42,49 +42,36 @@ class VAEConfig:
 ONLY: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
 
 
-class Level(nn.Module):
-    """Residual blocks of one resolution, then a change of resolution."""
+def resnets(c: VAEConfig, channels: int, out: int, n: int) -> nn.Sequential:
+    """n residual blocks, the first of which changes the number of channels."""
+    inputs = [channels] + [out] * (n - 1)
+    return nn.Sequential(*[Resnet(i, out, c.norm_num_groups, EPS) for i in inputs])
 
-    def __init__(self, c: VAEConfig, channels: int, out: int, layers: int) -> None:
+
+class Down(nn.Module):
+    """A level of the encoder: residual blocks, then half the size."""
+
+    def __init__(self, c: VAEConfig, channels: int, out: int, last: bool) -> None:
         super().__init__()
-        inputs = [channels] + [out] * (layers - 1)
-        self.resnets = nn.ModuleList([Resnet(n, out, c.norm_num_groups, EPS) for n in inputs])
+        self.resnets = resnets(c, channels, out, c.layers_per_block)
+        self.downsamplers = nn.Sequential(*[] if last else [Downsample(out, centred=False)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, H, W] → [B, out, H', W']."""
-        for resnet in self.resnets:
-            x = resnet(x)
-        for resample in self.resamplers():
-            x = resample(x)
-        return x
-
-    def resamplers(self) -> nn.ModuleList:
-        """What changes the resolution: a list of one, or empty."""
-        raise NotImplementedError
+        """[B, channels, H, W] → [B, out, H/2, W/2]; the last level keeps the size."""
+        return self.downsamplers(self.resnets(x))
 
 
-class Down(Level):
-    """A level of the encoder, followed by half the size."""
+class Up(nn.Module):
+    """A level of the decoder: residual blocks, then twice the size."""
 
     def __init__(self, c: VAEConfig, channels: int, out: int, last: bool) -> None:
-        super().__init__(c, channels, out, c.layers_per_block)
-        self.downsamplers = nn.ModuleList([] if last else [Downsample(out, centred=False)])
+        super().__init__()
+        self.resnets = resnets(c, channels, out, c.layers_per_block + 1)
+        self.upsamplers = nn.Sequential(*[] if last else [Upsample(out)])
 
-    def resamplers(self) -> nn.ModuleList:
-        """The downsampler."""
-        return self.downsamplers
-
-
-class Up(Level):
-    """A level of the decoder, followed by twice the size."""
-
-    def __init__(self, c: VAEConfig, channels: int, out: int, last: bool) -> None:
-        super().__init__(c, channels, out, c.layers_per_block + 1)
-        self.upsamplers = nn.ModuleList([] if last else [Upsample(out)])
-
-    def resamplers(self) -> nn.ModuleList:
-        """The upsampler."""
-        return self.upsamplers
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, h, w] → [B, out, 2 h, 2 w]; the last level keeps the size."""
+        return self.upsamplers(self.resnets(x))
 
 
 class Middle(nn.Module):
@@ -92,16 +79,13 @@ class Middle(nn.Module):
 
     def __init__(self, c: VAEConfig, channels: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList([Resnet(channels, channels, c.norm_num_groups, EPS) for _ in range(2)])
-        attentions = [MapAttention(channels, c.norm_num_groups, EPS)] if c.mid_block_add_attention else []
-        self.attentions = nn.ModuleList(attentions)
+        self.resnets = resnets(c, channels, channels, 2)
+        attention = [MapAttention(channels, c.norm_num_groups, EPS)] if c.mid_block_add_attention else []
+        self.attentions = nn.Sequential(*attention)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] → the same shape."""
-        x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
-        return self.resnets[1](x)
+        return self.resnets[1](self.attentions(self.resnets[0](x)))
 
 
 class Encoder(nn.Module):
@@ -113,17 +97,15 @@ class Encoder(nn.Module):
         widths = [channels[0], *channels]
         self.conv_in = nn.Conv2d(c.in_channels, channels[0], 3, padding=1)
         levels = [Down(c, widths[i], out, i == len(channels) - 1) for i, out in enumerate(channels)]
-        self.down_blocks = nn.ModuleList(levels)
+        self.down_blocks = nn.Sequential(*levels)
         self.mid_block = Middle(c, channels[-1])
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, channels[-1], EPS)
         self.conv_out = nn.Conv2d(channels[-1], 2 * c.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] → [B, 2 · latent_channels, H/factor, W/factor]."""
-        x = self.conv_in(x)
-        for level in self.down_blocks:
-            x = level(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        x = self.mid_block(self.down_blocks(self.conv_in(x)))
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 class Decoder(nn.Module):
@@ -136,15 +118,13 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(c.latent_channels, channels[0], 3, padding=1)
         self.mid_block = Middle(c, channels[0])
         levels = [Up(c, widths[i], out, i == len(channels) - 1) for i, out in enumerate(channels)]
-        self.up_blocks = nn.ModuleList(levels)
+        self.up_blocks = nn.Sequential(*levels)
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, channels[-1], EPS)
         self.conv_out = nn.Conv2d(channels[-1], c.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         """[B, latent_channels, h, w] → [B, out_channels, h · factor, w · factor]."""
-        x = self.mid_block(self.conv_in(z))
-        for level in self.up_blocks:
-            x = level(x)
+        x = self.up_blocks(self.mid_block(self.conv_in(z)))
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 

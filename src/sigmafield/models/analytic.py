@@ -1,0 +1,47 @@
+"""Exact denoisers of distributions with a closed form: what tests and the lab measure methods against.
+
+All take σ as a number or as a field, on any process, and answer without a network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sigmafield.grid import VE, Process
+from sigmafield.types import Ctx, Pred, Sigma
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """E[x0 | x] for x0 drawn, element by element, from Σ_k w_k N(m_k, τ²); x = α x0 + σ ξ.
+
+        D = Σ_k r_k (m_k + α τ²/v (x − α m_k)),   v = α² τ² + σ²,   r = softmax(ln w − (x − α m)²/(2 v))
+
+    One component is a Gaussian, for which the ODE has the solution `exact`.
+    """
+
+    means: Sequence[float] = (-1.0, 0.2, 1.1)
+    weights: Sequence[float] = (0.30, 0.45, 0.25)
+    tau: float = 0.35
+    process: Process = VE()
+
+    def __call__(self, x: Tensor, sigma: Sigma, ctx: Ctx | None = None) -> Pred:
+        s = sigma.to(x.device, x.dtype)
+        alpha = self.process.alpha(sigma).to(x.device, x.dtype)
+        var = alpha**2 * self.tau**2 + s**2
+        logits = [math.log(w) - (x - alpha * m) ** 2 / (2 * var) for w, m in zip(self.weights, self.means)]
+        posterior = [m + alpha * self.tau**2 / var * (x - alpha * m) for m in self.means]
+        return Pred((torch.stack(logits).softmax(0) * torch.stack(posterior)).sum(0))
+
+    def exact(self, x: Tensor, sigma: Sigma, sigma_next: Sigma) -> Tensor:
+        """The ODE's solution at σ' from x at σ, for a single component: x' = α' m + (v'/v)^½ (x − α m)."""
+        if len(self.means) != 1:
+            raise ValueError(f"only one Gaussian has an exact solution; got {len(self.means)} components")
+        (m,), alpha, alpha_next = self.means, self.process.alpha(sigma), self.process.alpha(sigma_next)
+        v, v_next = alpha**2 * self.tau**2 + sigma**2, alpha_next**2 * self.tau**2 + sigma_next**2
+        return alpha_next * m + (v_next / v).sqrt() * (x - alpha * m)

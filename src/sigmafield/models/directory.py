@@ -1,0 +1,117 @@
+"""A model directory in diffusers' layout: which components it names, and clear errors for what is missing.
+
+model_index.json names a (library, class) for each component; each lies in a sub-folder with its config and weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sigmafield.maths import near_miss
+
+INDEX = "model_index.json"
+WEIGHTS = ("diffusion_pytorch_model", "model")
+NETWORKS = ("unet", "transformer", "prior", "decoder")
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory with its model_index.json."""
+
+    path: Path
+    index: dict[str, Any]
+
+    def has(self, component: str) -> bool:
+        """Whether the index names a class for the component (null means that the model does without)."""
+        return bool(self.class_of(component))
+
+    def class_of(self, component: str) -> str | None:
+        """Class name of a component; None where there is none."""
+        entry = self.index.get(component)
+        return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+
+    def folder(self, component: str, *supported: str) -> Path:
+        """Sub-folder of a component, which must be of one of the supported classes.
+
+        Raises ValueError for another class or none, FileNotFoundError for a missing folder.
+        """
+        kind = self.class_of(component)
+        if kind not in supported:
+            raise ValueError(f"{self.path}: {component} is {kind or 'missing'}; supported: {', '.join(supported)}")
+        folder = self.path / component
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{self.path}: sub-folder {component} is missing; {listing(self.path)}")
+        return folder
+
+    def network(self, supported: str) -> Path:
+        """Sub-folder of the network. Raises ValueError naming its class where that is not the supported one."""
+        other = next((name for name in NETWORKS if self.has(name)), "unet")
+        return self.folder(other, supported)
+
+
+def open_directory(path: Path) -> Directory:
+    """The model directory at `path`. Raises FileNotFoundError saying what is there and where the model may be."""
+    if not (path / INDEX).is_file():
+        near = [p for p in [path.parent, *sorted(path.iterdir())] if (p / INDEX).is_file()]
+        hint = f"; did you mean {' or '.join(map(str, near))}?" if near else f"; {listing(path)}"
+        raise FileNotFoundError(f"{path}: no {INDEX}, so this is no model directory in diffusers' layout{hint}")
+    return Directory(path, read_json(path / INDEX))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The dictionary in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent}: {path.name} is missing; {listing(path.parent)}")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def weights(folder: Path) -> tuple[list[Path], str | None]:
+    """The weight files of a component and their variant: None, or 'fp16' where there are only half-precision ones.
+
+    Raises FileNotFoundError for a missing file or shard, ValueError where there are only pickles.
+    """
+    for variant in (None, "fp16"):
+        part = f".{variant}" if variant else ""
+        for stem in WEIGHTS:
+            whole, shards = folder / f"{stem}{part}.safetensors", folder / f"{stem}.safetensors.index{part}.json"
+            if whole.is_file():
+                return [whole], variant
+            if shards.is_file():
+                return [
+                    needed(folder / name) for name in sorted(set(read_json(shards)["weight_map"].values()))
+                ], variant
+    pickles = [p.name for p in sorted(folder.glob("*.bin"))]
+    if pickles:
+        raise ValueError(f"{folder}: {pickles[0]} is a pickle and is not opened; convert it to .safetensors")
+    expected = " or ".join(f"{stem}.safetensors" for stem in WEIGHTS)
+    raise FileNotFoundError(f"{folder}: weights are missing, expected {expected}; {listing(folder)}")
+
+
+def needed(path: Path) -> Path:
+    """The path, if there is a file. Raises FileNotFoundError otherwise."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent}: {path.name} is missing; {listing(path.parent)}")
+    return path
+
+
+def listing(folder: Path) -> str:
+    """What is in a folder, for an error message."""
+    names = [p.name + "/" * p.is_dir() for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+    if not names:
+        return "it is empty"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"it has {', '.join(names[:8])}{more}"
+
+
+def nearby(path: Path) -> str:
+    """The end of an error about a path that does not exist: names like it beside it, if there are any."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f"; {parent} does not exist either"
+    return near_miss(path.name, [p.name for p in parent.iterdir() if p.is_dir()]) if any(parent.iterdir()) else ""

@@ -1,0 +1,43 @@
+"""Pictures in [0, 1] to latents in the network's scale and back, around a VAE that knows neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sigmafield.models.pipeline import LatentFormat
+
+Codec = Callable[[Tensor], Tensor]
+
+
+def codec(
+    encode: Codec, decode: Codec, latent: LatentFormat, device: torch.device, dtype: torch.dtype
+) -> tuple[Codec, Codec]:
+    """`Pipeline.encode` and `Pipeline.decode` from a VAE's: pictures in [−1, 1] ↔ its own latents, in its dtype.
+
+    Both answer float32 on the device and raise ValueError for a wrong shape.
+    """
+
+    def to_latents(images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3 or any(side % latent.factor for side in images.shape[2:]):
+            rule = f"must be [B, 3, H, W] with H and W multiples of {latent.factor}"
+            raise ValueError(f"images {rule}; got shape {tuple(images.shape)}")
+        z = encode(images.to(device, dtype) * 2 - 1).float()
+        return (z - latent.shift) * latent.scale
+
+    def to_images(latents: Tensor) -> Tensor:
+        if latents.ndim != 4 or latents.shape[1] != latent.channels:
+            raise ValueError(f"latents must be [B, {latent.channels}, h, w]; got shape {tuple(latents.shape)}")
+        z = latents.to(device, torch.float32) / latent.scale + latent.shift
+        return (decode(z.to(dtype)).float() / 2 + 0.5).clamp(0, 1)
+
+    return to_latents, to_images
+
+
+def sides(sample_size: int | tuple[int, ...] | list[int] | None, factor: int, default: int) -> tuple[int, int]:
+    """Height and width in pixels, from a network's sample_size (a side of the latent, or two)."""
+    size = sample_size or default
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * factor, width * factor

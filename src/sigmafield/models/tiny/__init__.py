@@ -1,0 +1,86 @@
+"""Models of Stable Diffusion 1's shape in plain torch: what the shipped model needs, without further packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sigmafield.models.directory import open_directory, read_json, weights
+from sigmafield.models.picture import codec, sides
+from sigmafield.models.pipeline import LatentFormat, Pipeline
+from sigmafield.models.scheduler import sampling_of
+from sigmafield.models.tiny.clip import CLIPText
+from sigmafield.models.tiny.tokenizer import Tokenizer
+from sigmafield.models.tiny.unet import UNet
+from sigmafield.models.tiny.vae import VAE
+from sigmafield.types import Cond
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    """The model in a directory of diffusers' layout, run by the modules of this package.
+
+    Text encoder and network run in `dtype`, the VAE in float32 where its config has force_upcast. Raises
+    FileNotFoundError for what is missing in the directory and ValueError for what is not supported.
+    """
+    where = open_directory(directory)
+    network_folder = where.network("UNet2DConditionModel")
+    vae_folder = where.folder("vae", "AutoencoderKL")
+    text_folder = where.folder("text_encoder", "CLIPTextModel")
+    tokenizer = Tokenizer(where.folder("tokenizer", "CLIPTokenizer"))
+    unet = read_module(UNet, network_folder, device, dtype)
+    text = read_module(CLIPText, text_folder, device, dtype)
+    upcast = read_json(vae_folder / "config.json").get("force_upcast", True)
+    vae_dtype = torch.float32 if upcast else dtype
+    vae = read_module(VAE, vae_folder, device, vae_dtype)
+    latent = LatentFormat(
+        vae.config.latent_channels, vae.factor, vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    )
+    encode, decode = codec(vae.encode, vae.decode, latent, device, vae_dtype)
+
+    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
+        return Cond(text(tokenizer(prompts).to(device)).float())
+
+    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return unet(x.to(dtype), t, cond.embeds.to(dtype)).float()
+
+    return Pipeline(
+        name=directory.name,
+        sampling=sampling_of(
+            read_json(where.folder("scheduler", *[where.class_of("scheduler") or ""]) / "scheduler_config.json")
+        ),
+        latent=latent,
+        encode_text=encode_text,
+        network=network,
+        encode=encode,
+        decode=decode,
+        size=sides(unet.config.sample_size, latent.factor, 64),
+        device=device,
+    )
+
+
+def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: torch.dtype) -> Module:
+    """A module built from the config.json of a folder, with the weights there, in `dtype` and without gradients.
+
+    Raises ValueError naming a weight that is missing, unknown or of another shape.
+    """
+    try:
+        with torch.device("meta"):  # no memory, and no draw from the global random stream
+            module = kind(read_json(folder / "config.json"))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    files, _ = weights(folder)
+    tensors = {key: value for file in files for key, value in load_file(file, device=str(device)).items()}
+    tensors = {key.removeprefix("text_model."): value.to(dtype) for key, value in tensors.items()}
+    tensors.pop("embeddings.position_ids", None)  # written by older transformers; a range of numbers
+    try:
+        module.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: {' '.join(str(error).split())}") from None
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,213 @@
+"""Laws of a run: resume is uninterrupted, a constant field is the scalar, no hidden state, no host reads."""
+
+import pytest
+import torch
+from laws import CHURN, PROCESSES, finish, grid, run_of
+
+from sigmafield.checkpoint import load_state, save_state
+from sigmafield.grid import VE, Grid
+from sigmafield.methods import METHODS
+from sigmafield.models.analytic import Mixture
+from sigmafield.noise import Keyed
+from sigmafield.run import Run, iterate, sample
+from sigmafield.types import Pred
+
+ALL = [(name, {}) for name in METHODS] + [("euler", CHURN), ("heun", CHURN), ("dpm_adaptive", {"eta": 0.5})]
+each = pytest.mark.parametrize("name, params", ALL, ids=lambda v: v if isinstance(v, str) else ("churn" if v else ""))
+processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
+
+
+def start(g, shape=(2, 3, 4, 5), dtype=torch.float32):
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    return g.process.start(g.sigmas[0], noise, torch.zeros_like(noise))
+
+
+@each
+@processes
+def test_resume_at_every_cut(name, params, process, tmp_path):
+    """Saved, loaded and continued with a new noise source, a run ends bit-equal to the uninterrupted one."""
+    g = grid(process)
+    x = start(g)
+    model = Mixture(process=process)
+    states = list(iterate(run_of(name, model, g, x, **params), x))
+    for state in states:
+        save_state(state, tmp_path / "cut.safetensors", {"note": "kept"})
+        again, meta = load_state(tmp_path / "cut.safetensors")
+        end = finish(run_of(name, model, g, x, **params), again)
+        assert meta == {"note": "kept"}
+        assert torch.equal(end.x, states[-1].x) and end.nfe == states[-1].nfe and end.i == states[-1].i
+
+
+@each
+@processes
+def test_step_is_pure_and_runs_interleave(name, params, process):
+    """Two runs that share model and noise source, stepped in turn, end as each alone does."""
+    g = grid(process)
+    x, y = start(g), start(g) * 0.9
+    run = run_of(name, Mixture(process=process), g, x, **params)
+    alone = [finish(run, run.start(v)) for v in (x, y)]
+    pair, before = [run.start(v) for v in (x, y)], (x.clone(), y.clone())
+    while not all(run.done(state) for state in pair):
+        pair = [state if run.done(state) else run.step(state) for state in pair]
+    assert torch.equal(x, before[0]) and torch.equal(y, before[1])
+    assert all(torch.equal(a.x, b.x) for a, b in zip(alone, pair))
+
+
+FIELD = [(name, params) for name, params in ALL if not METHODS[name].adaptive]
+
+
+def keyed_run(name, params, denoise, g, x):
+    return Run(denoise, METHODS[name], g, Keyed(range(x.shape[0]), x.shape, x.dtype), params)
+
+
+@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@processes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_constant_field_is_the_scalar(name, params, process, dtype):
+    g = grid(process)
+    x = start(g, dtype=dtype)
+    field = Grid(g.sigmas.reshape(-1, 1, 1, 1, 1).expand(-1, 2, 1, 4, 5), process)
+    model = Mixture(process=process)
+    scalar = finish(keyed_run(name, params, model, g, x), x)
+    assert torch.equal(finish(keyed_run(name, params, model, field, x), x).x, scalar.x)
+
+
+@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@processes
+def test_field_of_two_schedules_is_two_runs(name, params, process):
+    """Each half of the latent follows its own schedule; the model is elementwise, so halves do not meet."""
+    one, two = grid(process).sigmas, grid(process).sigmas * 0.5
+    field = one.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
+    field[..., 3:] = two.reshape(-1, 1, 1, 1, 1)
+    x = start(Grid(one, process))
+    model = Mixture(process=process)
+    whole = finish(keyed_run(name, params, model, Grid(field, process), x), x).x
+    for half, sigmas in ((slice(0, 3), one), (slice(3, 5), two)):
+        alone = finish(keyed_run(name, params, model, Grid(sigmas, process), x), x).x
+        torch.testing.assert_close(whole[..., half], alone[..., half], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@processes
+def test_frozen_pixels_stay(name, params, process):
+    """Where σ does not change, x does not; where it reaches 0 early, x is done and stays."""
+    sigmas = grid(process).sigmas
+    field = sigmas.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
+    field[..., 0] = sigmas[3]  # frozen all the time
+    field[4:, ..., 1] = 0  # done after step 4
+    g = Grid(field, process)
+    x = start(Grid(sigmas, process))
+    states = list(iterate(keyed_run(name, params, Mixture(process=process), g, x), x))
+    assert torch.equal(states[-1].x[..., 0], x[..., 0])
+    assert torch.equal(states[-1].x[..., 1], states[3].x[..., 1])
+    assert torch.isfinite(states[-1].x).all()
+    assert not torch.equal(states[-1].x[..., 2:], x[..., 2:])
+
+
+@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@processes
+def test_meta_device(name, params, process):
+    """No method reads a latent on the host: on the meta device, reading raises."""
+    g = grid(process)
+    x = torch.empty(2, 3, 4, 5, device="meta")
+    run = Run(lambda x, sigma, ctx: Pred(x, x, x), METHODS[name], g, same_noise(x), params)
+    assert finish(run, x).x.device.type == "meta"
+
+
+def same_noise(x):
+    class Same:
+        def __call__(self, span):
+            return torch.empty_like(x)
+
+        def get_state(self):
+            return None
+
+        def set_state(self, state):
+            pass
+
+    return Same()
+
+
+@each
+@processes
+def test_declared_needs(name, params, process):
+    """Evaluations, noise and the unconditional prediction are as the registry row says."""
+    g, method, asked, drawn = grid(process), METHODS[name], [], []
+    x = start(g)
+    model = Mixture(process=process)
+
+    class Counting(Keyed):
+        def __call__(self, span):
+            drawn.append(span)
+            return super().__call__(span)
+
+    def denoise(x, sigma, ctx):
+        asked.append(sigma)
+        return Pred(model(x, sigma).x0)  # without cond and uncond: a method that reads them fails
+
+    run = Run(denoise, method, g, Counting([1, 2], x.shape), params)
+    state, counts = run.start(x), []
+    while not run.done(state):
+        before = len(asked)
+        state = run.step(state)
+        counts.append(len(asked) - before)
+        assert state.nfe == len(asked)
+    assert max(counts) == method.evals
+    assert bool(drawn) == run.draws
+    if not run.draws:
+        assert torch.equal(state.x, finish(Run(denoise, method, g, None, params), x).x)
+
+
+@processes
+@pytest.mark.parametrize("name", METHODS)
+def test_degenerate_schedules(name, process):
+    """No steps: x itself. One step to 0: the denoised latent (but for the adaptive method, which has no room)."""
+    g = grid(process)
+    x = start(g)
+    model = Mixture(process=process)
+    for empty in (g.sigmas[:0], g.sigmas[:1]):
+        assert sample(model, x, empty, name, process=process) is x
+    one = torch.stack([g.sigmas[2], torch.zeros((), dtype=torch.float64)])
+    end = sample(model, x, one, name, process=process)
+    expected = x if METHODS[name].adaptive else model(x, one[0]).x0
+    torch.testing.assert_close(end, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bad_input_is_refused_at_construction():
+    g, model = grid(VE()), Mixture()
+    x = start(g)
+    with pytest.raises(ValueError, match=r"unknown sampler 'dpmp_2m_sde'; did you mean dpmpp_2m_sde"):
+        sample(model, x, g.sigmas, "dpmp_2m_sde")
+    with pytest.raises(ValueError, match=r"euler has no parameter 's_chrun'; did you mean s_churn"):
+        sample(model, x, g.sigmas, "euler", s_chrun=1.0)
+    with pytest.raises(ValueError, match="finite and ≥ 0; got -1"):
+        sample(model, x, torch.tensor([1.0, -1.0]), "euler")
+    with pytest.raises(ValueError, match=r"a flow lie in \[0, 1\]; got 2"):
+        Grid(torch.tensor([2.0, 1.0]), PROCESSES[1])
+    with pytest.raises(ValueError, match="draws noise"):
+        Run(model, METHODS["seeds_2"], g)
+    field = Grid(g.sigmas.reshape(-1, 1, 1, 1, 1), VE())
+    with pytest.raises(ValueError, match="one sigma per step"):
+        Run(model, METHODS["dpm_adaptive"], field)
+
+
+def test_a_failed_evaluation_leaves_the_state(tmp_path):
+    """If the network raises, the state before the step is intact and the run can go on from it."""
+    g = grid(VE())
+    x = start(g)
+    model = Mixture()
+    calls = {"n": 0}
+
+    def flaky(x, sigma, ctx):
+        calls["n"] += 1
+        if calls["n"] == 4:
+            raise RuntimeError("out of memory")
+        return model(x, sigma)
+
+    run = run_of("dpmpp_2m_sde", flaky, g, x)
+    state = run.start(x)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        for state in iterate(run, state):
+            pass
+    assert state.i == 3
+    assert torch.equal(finish(run, state).x, finish(run_of("dpmpp_2m_sde", model, g, x), x).x)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 DATA = Path(__file__).parent / "data"
 
 

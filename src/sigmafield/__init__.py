@@ -1,1 +1,64 @@
+"""sigmafield: ComfyUI's diffusion sampling as a library, with noise levels that may vary over the image.
 
+Names are imported when first used, so `import sigmafield` costs nothing and needs no optional package.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sigmafield.checkpoint import load_state, save_state
+    from sigmafield.grid import VE, Flow, Grid, Span
+    from sigmafield.guidance.guider import Guider
+    from sigmafield.methods import METHODS, Method
+    from sigmafield.models import load
+    from sigmafield.models.pipeline import Pipeline
+    from sigmafield.noise import Brownian, Gaussian, Keyed
+    from sigmafield.recipe import Job, Recipe, generate, open_job
+    from sigmafield.run import Run, finish, iterate, sample
+    from sigmafield.schedules import SCHEDULES
+    from sigmafield.types import Cond, Ctx, Pred, State
+
+_HOME = {
+    "checkpoint": ("load_state", "save_state"),
+    "grid": ("VE", "Flow", "Grid", "Span"),
+    "guidance.guider": ("Guider",),
+    "methods": ("METHODS", "Method"),
+    "models": ("load",),
+    "models.pipeline": ("Pipeline",),
+    "noise": ("Brownian", "Gaussian", "Keyed"),
+    "recipe": ("Job", "Recipe", "generate", "open_job"),
+    "run": ("Run", "finish", "iterate", "sample"),
+    "schedules": ("SCHEDULES",),
+    "types": ("Cond", "Ctx", "Pred", "State"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__version__ = version("sigmafield")
+__all__ = [
+    "METHODS",
+    "SCHEDULES",
+    "VE",
+    "Brownian",
+    "Cond",
+    "Ctx",
+    "Flow",
+    "Gaussian",
+    "Grid",
+    "Guider",
+    "Job",
+    "Keyed",
+]
+__all__ += ["Method", "Pipeline", "Pred", "Recipe", "Run", "Span", "State", "finish", "generate", "iterate", "load"]
+__all__ += ["load_state", "open_job", "sample", "save_state"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'sigmafield' has no attribute {name!r}")
+    return getattr(import_module(f"sigmafield.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE])

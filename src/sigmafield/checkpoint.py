@@ -73,9 +73,7 @@ def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[St
         part, _, name = key.partition(".")
         if name:  # coefficients stay float64 on the CPU, latents go to the device
             memory[part][name] = tensor if tensor.ndim == 0 else tensor.to(device)
-    state = State(
-        header["i"], tensors["x"].to(device), memory["mem"], memory["aux"], tensors.get("rng"), header["nfe"]
-    )
+    state = State(header["i"], tensors["x"].to(device), memory["mem"], memory["aux"], tensors.get("rng"), header["nfe"])
     return state, meta
 
 

@@ -15,10 +15,10 @@ def lincomb(*terms: Tensor | float) -> Tensor:
     A coefficient is a number, a 0-d float64 tensor on the CPU or a field that broadcasts over the latents.
     No argument is changed. The result has the dtype of the first latent.
     """
-    first, v0, *rest = terms
-    out = v0 * _coefficient(first, v0)
-    for c, v in zip(rest[::2], rest[1::2]):
-        c = _coefficient(c, v0)
+    latents = [v for v in terms[1::2] if isinstance(v, Tensor)]
+    coefficients = [_coefficient(c, latents[0]) for c in terms[::2]]
+    out = latents[0] * coefficients[0]
+    for c, v in zip(coefficients[1:], latents[1:], strict=True):
         if isinstance(c, Tensor):
             out = out.addcmul_(c, v)
         elif c:  # a term that vanishes costs no pass

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from sigmafield.grid import Grid, Span
 
+Device = torch.device | str
 
-def randn(seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device="cpu") -> Tensor:
+
+def randn(seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = "cpu") -> Tensor:
     """Standard normal numbers of a fresh generator on `device`; 0 ≤ seed < 2⁶⁴."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
@@ -31,13 +33,17 @@ class Gaussian:
     seed: of a torch generator on `device`; a sample's noise depends on the batch that it is in.
     """
 
-    def __init__(self, seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device="cpu"):
+    def __init__(self, seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = "cpu"):
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
         self._like = torch.empty(tuple(shape), dtype=dtype, device=device)
         self._generator = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, span: Span) -> Tensor:
+        return self.draw()
+
+    def draw(self) -> Tensor:
+        """The stream's next numbers."""
         like = self._like
         return torch.randn(like.shape, generator=self._generator, dtype=like.dtype, device=like.device)
 
@@ -56,7 +62,13 @@ class Keyed:
     shape: of the whole latent [B, …] with B = len(seeds). Always drawn on the CPU, so devices agree.
     """
 
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], dtype: torch.dtype = torch.float32, device="cpu"):
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: Device = "cpu",
+    ):
         if len(seeds) != shape[0]:
             raise ValueError(f"seeds must name one seed a sample: got {len(seeds)} for a batch of {shape[0]}")
         self._seeds, self._shape, self._dtype, self._device = tuple(seeds), tuple(shape), dtype, device
@@ -92,8 +104,8 @@ class Brownian:
         grid: Grid,
         shape: Sequence[int],
         dtype: torch.dtype = torch.float32,
-        device="cpu",
-        drawn_on="cpu",
+        device: Device = "cpu",
+        drawn_on: Device = "cpu",
         capacity: int = 64,
     ):
         if grid.is_field:

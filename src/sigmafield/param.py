@@ -81,9 +81,7 @@ class Sampling:
     process: Process
 
 
-def betas(
-    schedule: str = "scaled_linear", start: float = 0.00085, end: float = 0.012, n: int = 1000
-) -> np.ndarray:
+def betas(schedule: str = "scaled_linear", start: float = 0.00085, end: float = 0.012, n: int = 1000) -> np.ndarray:
     """Variances β of a DDPM, float64 [n].
 
     scaled_linear: linear in √β (Stable Diffusion); linear: linear in β; squaredcos_cap_v2: from a squared

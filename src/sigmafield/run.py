@@ -106,6 +106,14 @@ def iterate(run: Run, start: Tensor | State) -> Iterator[State]:
         yield (st := run.step(st))
 
 
+def finish(run: Run, start: Tensor | State) -> State:
+    """The state at the end of the schedule."""
+    last = start if isinstance(start, State) else run.start(start)
+    for state in iterate(run, last):
+        last = state
+    return last
+
+
 def sample(
     denoise: Denoiser,
     x: Tensor,
@@ -124,10 +132,7 @@ def sample(
     """
     method, grid = lookup(sampler), Grid(sigmas, process)
     run = Run(denoise, method, grid, noise or default_noise(method, seed, grid, x), params)
-    st = run.start(x)
-    for st in iterate(run, st):
-        pass
-    return st.x
+    return finish(run, x).x
 
 
 def default_noise(method: Method, seed: int, grid: Grid, x: Tensor) -> Noise | None:

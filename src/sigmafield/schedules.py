@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import beta as beta_distribution
 from torch import Tensor
 
 from sigmafield.maths import near_miss
@@ -106,7 +105,9 @@ def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> T
 
     Levels that round to the same timestep are kept once, so long schedules come out shorter than asked for.
     """
-    quantiles = beta_distribution.ppf(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta)
+    from scipy.special import betaincinv  # here, for it takes longer to import than all of sigmafield
+
+    quantiles = betaincinv(alpha, beta, 1 - np.linspace(0, 1, steps, endpoint=False))
     index = np.rint(quantiles * (len(levels.sigmas) - 1)).astype(int)
     keep = np.concatenate([[True], index[1:] != index[:-1]])
     return _to_zero(levels.sigmas[index[keep].tolist()])

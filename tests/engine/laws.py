@@ -80,11 +80,3 @@ def table(name, grid, **params):
 def run_of(name, denoise, grid, x, **params):
     """A run with the noise that the method would get by default, seeded with 7."""
     return Run(denoise, lookup(name), grid, default_noise(lookup(name), 7, grid, x), params)
-
-
-def finish(run, state):
-    """The last state from a state or a start latent."""
-    state = run.start(state) if isinstance(state, torch.Tensor) else state
-    while not run.done(state):
-        state = run.step(state)
-    return state

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from laws import CHURN, LINEAR, PROCESSES, grid, table
-from pytest import approx
+from laws import CHURN, LINEAR, PROCESSES, Probe, grid, table
 
 from sigmafield.grid import VE, Flow, Grid
 from sigmafield.methods import METHODS
+from sigmafield.run import Run
 
 NAMES = [(name, {}) for name in LINEAR] + [
     ("euler", CHURN),
@@ -28,16 +28,16 @@ def cases(names):
             yield pytest.param(name, params, process, marks=CHURN_ON_FLOW if off else [], id=f"{name}{params}{process}")
 
 
-@pytest.mark.parametrize("name, params, process", cases(NAMES))
+@pytest.mark.parametrize("name, params, process", list(cases(NAMES)))
 def test_constants_and_marginals(name, params, process):
     """A network that always answers the same x0 gives α' x0, and the noise that is left has variance σ'²."""
     g = grid(process)
     for row in table(name, g, **params):
         s, s0 = row.span, table_start(name, g)
         alpha0, alpha = float(process.alpha(s0)), float(process.alpha(s.sigma_next))
-        assert row.a * alpha0 + sum(row.D) == approx(alpha, abs=1e-12)
+        assert row.a * alpha0 + sum(row.D) == pytest.approx(alpha, abs=1e-12)
         kept = row.a**2 * float(s0) ** 2 + sum(c * c for c in row.xi)
-        assert kept == approx(float(s.sigma_next) ** 2, rel=1e-11, abs=1e-20)
+        assert kept == pytest.approx(float(s.sigma_next) ** 2, rel=1e-11, abs=1e-20)
 
 
 def table_start(name, g):
@@ -68,18 +68,13 @@ def test_first_moment(name, process, h_prev):
 
 def stage_times(name, g, params):
     """λ of every evaluation, in order."""
-    from laws import Probe
-
-    from sigmafield.methods import lookup
-    from sigmafield.run import Run
-
     probe, times = Probe(), []
 
     def denoise(x, sigma, ctx):
         times.append(float(g.process.lam(sigma)))
         return probe.denoise(x, sigma, ctx)
 
-    run = Run(denoise, lookup(name), g, probe, params)
+    run = Run(denoise, METHODS[name], g, probe, params)
     state = run.start(probe.x)
     while not run.done(state):
         state = run.step(state)
@@ -92,13 +87,13 @@ def test_split_and_ei_compose():
         s = grid(process).span(2)
         one, two = s.split(0.3)
         (a1, b1, c1), (a2, b2, c2), (a, b, c) = one.ei(0.7), two.ei(0.7), s.ei(0.7)
-        assert float(a1 * a2) == approx(float(a), rel=1e-12)
-        assert float(a2 * b1 + b2) == approx(float(b), rel=1e-10)
-        assert float((a2 * c1) ** 2 + c2**2) == approx(float(c) ** 2, rel=1e-10)
+        assert float(a1 * a2) == pytest.approx(float(a), rel=1e-12)
+        assert float(a2 * b1 + b2) == pytest.approx(float(b), rel=1e-10)
+        assert float((a2 * c1) ** 2 + c2**2) == pytest.approx(float(c) ** 2, rel=1e-10)
 
 
 def test_ancestral_split_keeps_the_variance():
     s = grid(VE()).span(3)
     down, up = s.ancestral(0.8)
-    assert float(down.sigma_next**2 + up**2) == approx(float(s.sigma_next**2), rel=1e-12)
+    assert float(down.sigma_next**2 + up**2) == pytest.approx(float(s.sigma_next**2), rel=1e-12)
     assert torch.equal(s.ancestral(0.0)[0].sigma_next, s.sigma_next)

@@ -1,14 +1,16 @@
 """Order of convergence, in both processes, on exact denoisers: Gaussian (closed form) and mixture (fine reference)."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from laws import LINEAR, PROCESSES, finish, run_of
+from laws import LINEAR, PROCESSES, run_of
 
 from sigmafield.grid import Grid
 from sigmafield.methods import METHODS
 from sigmafield.models.analytic import Mixture
+from sigmafield.run import finish
 
 GAUSSIAN = {"means": (0.4,), "weights": (1.0,), "tau": 0.6}
 
@@ -53,7 +55,7 @@ def fine(model, x, process):
             return t.exp() * model(y * sigma, sigma).x0
 
         y = x / process.sigma(lam[0])
-        for t, u in zip(lam[:-1], lam[1:]):
+        for t, u in itertools.pairwise(lam):
             h = u - t
             k1 = slope(y, t)
             k2 = slope(y + h / 2 * k1, t + h / 2)

@@ -5,7 +5,7 @@ import torch
 
 from sigmafield.grid import VE, Flow, Grid
 from sigmafield.methods import METHODS, lookup
-from sigmafield.run import Run, default_noise, iterate
+from sigmafield.run import Run, default_noise, finish
 from sigmafield.types import Pred
 
 # float32 error estimates feed back into the step sizes of these
@@ -31,10 +31,7 @@ def run(case, reference):
     method = lookup(case["sampler"])
     params = {RENAMED.get(name, name): value for name, value in case["params"].items()}
     run = Run(denoise, method, grid, default_noise(method, case["seed"], grid, x), params)
-    state = run.start(x)
-    for state in iterate(run, state):
-        pass
-    return state, sigmas_seen
+    return finish(run, x), sigmas_seen
 
 
 def compare(case, reference, tolerance, worst):

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from sigmafield import param
-from sigmafield.maths import lincomb
 from sigmafield.schedules import SCHEDULES, lookup
 
 SD = param.betas()

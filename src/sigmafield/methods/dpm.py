@@ -87,11 +87,11 @@ def embedded_pair(
 ) -> Generator[tuple[Tensor, Sigma], Pred, tuple[Tensor, Tensor]]:
     """(low, high): DPM-Solver-1 and -2, or -2 and -3, over s, sharing their evaluations. E = expm1.
 
-        u₁ = x − σ₁ E(r₁h) ε₀
-        order 2, r₁ = ½:    low  = x − σ' E(h) ε₀,   high = low − σ' E(h) (ε₁ − ε₀)
-        order 3, r = ⅓, ⅔:  low  = x − σ' E(h) ε₀ − (3/2) σ' E(h) (ε₁ − ε₀)
-                            u₂   = x − σ₂ E(r₂h) ε₀ − 2 σ₂ (E(r₂h)/(r₂h) − 1) (ε₁ − ε₀)
-                            high = x − σ' E(h) ε₀ − (3/2) σ' (E(h)/h − 1) (ε₂ − ε₀)
+    u₁ = x − σ₁ E(r₁h) ε₀
+    order 2, r₁ = ½:    low  = x − σ' E(h) ε₀,   high = low − σ' E(h) (ε₁ − ε₀)
+    order 3, r = ⅓, ⅔:  low  = x − σ' E(h) ε₀ − (3/2) σ' E(h) (ε₁ − ε₀)
+                        u₂   = x − σ₂ E(r₂h) ε₀ − 2 σ₂ (E(r₂h)/(r₂h) − 1) (ε₁ − ε₀)
+                        high = x − σ' E(h) ε₀ − (3/2) σ' (E(h)/h − 1) (ε₂ − ε₀)
     """
 
     def eps(u: Tensor, sigma: Sigma) -> Generator[tuple[Tensor, Sigma], Pred, Tensor]:

@@ -17,8 +17,8 @@ from sigmafield.types import Memory, Noise, Step
 def dpmpp_2m(x: Tensor, s: Span, mem: Memory, noise: Noise) -> Step:
     """DPM-Solver++(2M), in λ = −ln σ for every process.
 
-        x' = a x + (b + w) D − w D₋,   (a, b, ·) = s.ve.ei(),   w = b h/(2 h₋)
-        w  = 0 on the first step and where σ' = 0.
+    x' = a x + (b + w) D − w D₋,   (a, b, ·) = s.ve.ei(),   w = b h/(2 h₋)
+    w  = 0 on the first step and where σ' = 0.
     """
     D = (yield x, s.sigma).x0
     ve = s.ve
@@ -27,9 +27,7 @@ def dpmpp_2m(x: Tensor, s: Span, mem: Memory, noise: Noise) -> Step:
     return lincomb(a, x, b + w, D, -w, mem.get("D", D)), {"D": D, "h": ve.h}
 
 
-@method(
-    "dpmpp_2m_sde", order=2, evals=1, noise="brownian", grid=clip_first, paper="arXiv:2211.01095 Sec. 5"
-)
+@method("dpmpp_2m_sde", order=2, evals=1, noise="brownian", grid=clip_first, paper="arXiv:2211.01095 Sec. 5")
 def dpmpp_2m_sde(
     x: Tensor,
     s: Span,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from sigmafield.grid import Span
 from sigmafield.maths import lincomb
 from sigmafield.methods.registry import method, preset
 from sigmafield.types import Memory, Noise, Sigma, Step
-from torch import Tensor
 
 
 def churn(

@@ -5,14 +5,16 @@ model_index.json names a (library, class) for each component; each lies in a sub
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sigmafield.maths import near_miss
-
 INDEX = "model_index.json"
+TINY = "tiny"
+"""Name of the model that is shipped."""
+
 WEIGHTS = ("diffusion_pytorch_model", "model")
 NETWORKS = ("unet", "transformer", "prior", "decoder")
 
@@ -51,9 +53,15 @@ class Directory:
         other = next((name for name in NETWORKS if self.has(name)), "unet")
         return self.folder(other, supported)
 
+    def scheduler(self) -> dict[str, Any]:
+        """The scheduler's config. Raises FileNotFoundError where it is missing."""
+        return read_json(self.path / "scheduler" / "scheduler_config.json")
+
 
 def open_directory(path: Path) -> Directory:
     """The model directory at `path`. Raises FileNotFoundError saying what is there and where the model may be."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such directory")
     if not (path / INDEX).is_file():
         near = [p for p in [path.parent, *sorted(path.iterdir())] if (p / INDEX).is_file()]
         hint = f"; did you mean {' or '.join(map(str, near))}?" if near else f"; {listing(path)}"
@@ -63,10 +71,8 @@ def open_directory(path: Path) -> Directory:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The dictionary in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent}: {path.name} is missing; {listing(path.parent)}")
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(needed(path).read_text("utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
@@ -94,7 +100,9 @@ def weights(folder: Path) -> tuple[list[Path], str | None]:
 
 
 def needed(path: Path) -> Path:
-    """The path, if there is a file. Raises FileNotFoundError otherwise."""
+    """The path, if there is a file. Raises FileNotFoundError naming the file, or the folder that is missing."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent.parent}: sub-folder {path.parent.name} is missing")
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent}: {path.name} is missing; {listing(path.parent)}")
     return path
@@ -111,7 +119,8 @@ def listing(folder: Path) -> str:
 
 def nearby(path: Path) -> str:
     """The end of an error about a path that does not exist: names like it beside it, if there are any."""
-    parent = path.parent
-    if not parent.is_dir():
-        return f"; {parent} does not exist either"
-    return near_miss(path.name, [p.name for p in parent.iterdir() if p.is_dir()]) if any(parent.iterdir()) else ""
+    if not path.parent.is_dir():
+        return f"; {path.parent} does not exist either"
+    names = [p.name for p in path.parent.iterdir() if p.is_dir()]
+    close = difflib.get_close_matches(path.name, [*names, TINY], n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -13,7 +13,7 @@ from sigmafield.param import Sampling
 from sigmafield.types import Cond, Ctx, Sigma
 
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
-"""Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning with B rows) → F, of the input's shape."""
+"""Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Pipeline:
     size: tuple[int, int]
     """Height and width in pixels that the model was trained for."""
     device: torch.device = torch.device("cpu")
+    preview: Callable[[Tensor], Tensor] | None = None
+    """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
 
     def model(self, x: Tensor, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call: a `Model`."""
         if sigma.ndim:
-            raise ValueError(
-                f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}"
-            )
+            raise ValueError(f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}")
         pre = self.sampling.prediction(sigma)
         rows, k = x.shape[0], len(conds)
         xs = lincomb(pre.c_in, x).float().repeat(k, *[1] * (x.ndim - 1))

@@ -33,9 +33,9 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
     network_folder = where.network("UNet2DConditionModel")
     vae_folder = where.folder("vae", "AutoencoderKL")
     text_folder = where.folder("text_encoder", "CLIPTextModel")
-    tokenizer = Tokenizer(where.folder("tokenizer", "CLIPTokenizer"))
     unet = read_module(UNet, network_folder, device, dtype)
     text = read_module(CLIPText, text_folder, device, dtype)
+    tokenizer = Tokenizer(where.folder("tokenizer", "CLIPTokenizer"), text.config.max_position_embeddings)
     upcast = read_json(vae_folder / "config.json").get("force_upcast", True)
     vae_dtype = torch.float32 if upcast else dtype
     vae = read_module(VAE, vae_folder, device, vae_dtype)
@@ -52,9 +52,7 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
 
     return Pipeline(
         name=directory.name,
-        sampling=sampling_of(
-            read_json(where.folder("scheduler", *[where.class_of("scheduler") or ""]) / "scheduler_config.json")
-        ),
+        sampling=sampling_of(where.scheduler()),
         latent=latent,
         encode_text=encode_text,
         network=network,
@@ -79,8 +77,12 @@ def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: t
     tensors = {key: value for file in files for key, value in load_file(file, device=str(device)).items()}
     tensors = {key.removeprefix("text_model."): value.to(dtype) for key, value in tensors.items()}
     tensors.pop("embeddings.position_ids", None)  # written by older transformers; a range of numbers
-    try:
-        module.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: {' '.join(str(error).split())}") from None
+    shapes = {key: value.shape for key, value in module.state_dict().items()}
+    wrong = {
+        key for key in shapes.keys() | tensors.keys() if key not in tensors or shapes.get(key) != tensors[key].shape
+    }
+    if wrong:
+        rule = "are missing, unknown or of another shape than config.json says"
+        raise ValueError(f"{folder}: {len(wrong)} weights {rule}, the first is {min(wrong)}")
+    module.load_state_dict(tensors, strict=True, assign=True)
     return module.eval().requires_grad_(False)

@@ -5,15 +5,17 @@ Radford et al., arXiv:2103.00020; Sennrich et al., arXiv:1508.07909. Files are t
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sigmafield.models.directory import needed, read_json
 
 END = "</w>"
 """Marks the last symbol of a word."""
@@ -37,20 +39,21 @@ class Tokenizer:
     """Texts → ids of one length: begin, the words cut to fit, end, padding.
 
     Reads vocab.json, merges.txt and, for special tokens and length, tokenizer_config.json (special_tokens_map.json)
-    of a directory. Raises ValueError naming a special token that is not in the vocabulary.
+    of a directory. Raises FileNotFoundError for a missing file, ValueError for a special token not in the vocabulary.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.vocab: dict[str, int] = json.loads((directory / "vocab.json").read_text("utf-8"))
+    def __init__(self, directory: Path, limit: int = 77) -> None:
+        """limit: largest length; the files may name a smaller one."""
+        self.vocab: dict[str, int] = read_json(directory / "vocab.json")
         self.ranks = read_merges(directory / "merges.txt")
         config = read_settings(directory)
-        self.length = min(int(config.get("model_max_length", 77)), 2**16)
-        names = [config[key] for key in SPECIAL]
-        for key, name in zip(SPECIAL, names):
+        self.length = min(config.get("model_max_length", limit), limit)
+        names = {key: config[key] for key in SPECIAL}
+        for key, name in names.items():
             if name not in self.vocab:
                 raise ValueError(f"{directory}: {key} {name!r} is not in vocab.json")
-        self.bos, self.eos, self.pad, self.unknown = (self.vocab[name] for name in names)
-        self.special = re.compile("(" + "|".join(sorted(map(re.escape, set(names)), key=len, reverse=True)) + ")")
+        self.bos, self.eos, self.pad, self.unknown = (self.vocab[name] for name in names.values())
+        self.special = re.compile("(" + "|".join(map(re.escape, sorted(set(names.values()), reverse=True))) + ")")
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """int64 ids [len(texts), length]."""
@@ -70,7 +73,7 @@ class Tokenizer:
         symbols = [SYMBOLS[byte] for byte in word.encode()]
         symbols[-1] += END
         while len(symbols) > 1:
-            pair = min(zip(symbols, symbols[1:]), key=lambda p: self.ranks.get(p, len(self.ranks)))
+            pair = min(pairwise(symbols), key=lambda p: self.ranks.get(p, len(self.ranks)))
             if pair not in self.ranks:
                 break
             symbols = join(symbols, pair)
@@ -98,18 +101,18 @@ def join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
 
 def read_merges(path: Path) -> dict[tuple[str, str], int]:
     """Pairs of symbols with their rank, from a file of one pair a line under a line with the version."""
-    lines = [line.split() for line in path.read_text("utf-8").split("\n") if not line.startswith("#version")]
+    lines = [line.split() for line in needed(path).read_text("utf-8").split("\n") if not line.startswith("#version")]
     return {(line[0], line[1]): rank for rank, line in enumerate(line for line in lines if len(line) == 2)}
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
     """Special tokens (as text) and model_max_length, from the files of a directory, over the defaults."""
     config: dict[str, Any] = dict(SPECIAL)
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (directory / name).is_file():
-            config |= json.loads((directory / name).read_text("utf-8"))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (directory / name).is_file() and "added_tokens_decoder" not in config:  # which makes the map obsolete
+            config |= read_json(directory / name)
     return {
-        key: value["content"] if isinstance(value, dict) and key in SPECIAL else value for key, value in config.items()
+        key: value["content"] if key in SPECIAL and isinstance(value, dict) else value for key, value in config.items()
     }
 
 

@@ -215,7 +215,7 @@ class Up(Level):
         channels = c.block_out_channels
         out, below, above = channels[i], channels[min(i + 1, len(channels) - 1)], channels[max(i - 1, 0)]
         skips = [out] * c.layers_per_block + [above]
-        inputs = [x + skip for x, skip in zip([below] + [out] * c.layers_per_block, skips)]
+        inputs = [x + skip for x, skip in zip([below] + [out] * c.layers_per_block, skips, strict=True)]
         super().__init__(c, inputs, out, heads, depth)
         self.upsamplers = nn.ModuleList([Upsample(out)] if i else [])
 
@@ -268,7 +268,7 @@ def depths_of(key: str, types: tuple[str, ...], plain: str, depths: tuple[int, .
     if len(types) != len(depths):
         raise ValueError(f"config: {key} = {types!r} must have {len(depths)} entries, one a level")
     kinds = [choose(key, kind, plain, f"CrossAttn{plain}") for kind in types]
-    return tuple(0 if kind == plain else depth for kind, depth in zip(kinds, depths))
+    return tuple(0 if kind == plain else depth for kind, depth in zip(kinds, depths, strict=True))
 
 
 def sinusoids(t: Tensor, channels: int, flip: bool, shift: float) -> Tensor:

@@ -1,0 +1,5 @@
+"""`python -m sigmafield` is the command line."""
+
+from sigmafield.cli import main
+
+main()

@@ -1,0 +1,159 @@
+"""The commands and their options; each hands over to a function of the same name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    help="Draw pictures with diffusion models, by any sampler of ComfyUI's, from the shell.\n\n"
+    'Begin with:  [bold]sigmafield sample "a red heart" -o heart.png[/bold]  (works offline, with the embedded model).',
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, and no progress.")]
+Model = Annotated[
+    str, typer.Option(help="'tiny', a diffusers directory, or a hub id.", rich_help_panel="Model", metavar="tiny|PATH")
+]
+Device = Annotated[
+    Optional[str], typer.Option(help="cpu, cuda, mps; default: the best there is.", rich_help_panel="Model")
+]
+Dtype = Annotated[
+    Optional[str], typer.Option(help="float32, float16 or bfloat16, of the network.", rich_help_panel="Model")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("sigmafield"))
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def sample(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write.")] = Path("out.png"),
+    negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    sampler: Annotated[str, typer.Option(help="See `sigmafield methods`.", rich_help_panel="Sampling")] = "dpmpp_2m",
+    scheduler: Annotated[str, typer.Option(help="See `sigmafield schedules`.", rich_help_panel="Sampling")] = "karras",
+    steps: Annotated[int, typer.Option(help="Steps, at least 1.", rich_help_panel="Sampling")] = 20,
+    cfg: Annotated[float, typer.Option(help="Guidance; 1 = none.", rich_help_panel="Sampling")] = 5.0,
+    seed: Annotated[int, typer.Option(help="0 … 2^64 - 1.", rich_help_panel="Sampling")] = 0,
+    param: Annotated[
+        Optional[list[str]],
+        typer.Option(help="A parameter of the sampler, such as eta=0.5; repeat for more.", rich_help_panel="Sampling"),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures; more than one also writes a sheet of all.")] = 1,
+    size: Annotated[
+        Optional[str], typer.Option(help="Width x height; default: the model's own, or the image's.", metavar="WxH")
+    ] = None,
+    image: Annotated[
+        Optional[Path], typer.Option(help="Picture to start from.", rich_help_panel="Image to image")
+    ] = None,
+    denoise: Annotated[
+        float,
+        typer.Option(help="How much to change it: above 0, up to 1 = all new.", rich_help_panel="Image to image"),
+    ] = 1.0,
+    model: Model = "tiny",
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a picture from a prompt.
+
+    The PNG carries all that [bold]sigmafield replay[/bold] needs to draw it again. Ctrl-C keeps a checkpoint
+    that [bold]sigmafield resume[/bold] finishes.
+    """
+    from sigmafield.cli.draw import parse_params, parse_size, report, user_errors
+    from sigmafield.recipe import Recipe
+
+    with user_errors():
+        width, height = parse_size(size)
+        recipe = Recipe(
+            prompt, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
+            str(image) if image else None, params=parse_params(sampler, param or []),
+        )  # fmt: skip
+    report(recipe, output, device=device, dtype=dtype, as_json=as_json)
+
+
+@app.command()
+def resume(
+    checkpoint: Annotated[Path, typer.Argument(help="File that an interrupted run left.")],
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", help="Default: where the run would have written.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Finish an interrupted run, with the very pixels that it would have had."""
+    from sigmafield.checkpoint import load_state
+    from sigmafield.cli.draw import report, user_errors
+    from sigmafield.recipe import Recipe
+
+    with user_errors():
+        state, meta = load_state(checkpoint)
+        if "recipe" not in meta:
+            raise ValueError(f"{checkpoint} is a state without a recipe: it was not saved by `sigmafield sample`")
+        recipe = Recipe.from_json(meta["recipe"])
+    report(recipe, output or Path(meta["output"]), device=device, dtype=dtype, as_json=as_json, state=state)
+
+
+@app.command()
+def replay(
+    picture: Annotated[Path, typer.Argument(help="PNG that sigmafield wrote.")],
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", help="Default: NAME-replay.png beside it.")
+    ] = None,
+    image: Annotated[Optional[Path], typer.Option(help="Where the input image is now, if it has moved.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a picture again from the recipe that its PNG carries, and compare the pixels."""
+    from sigmafield.cli.draw import again
+
+    again(picture, output, image, device=device, dtype=dtype, as_json=as_json)
+
+
+@app.command()
+def methods(
+    name: Annotated[Optional[str], typer.Argument(help="One method, in full.")] = None, as_json: Json = False
+) -> None:
+    """List the samplers, or explain one."""
+    from sigmafield.cli.listing import show_methods
+
+    show_methods(name, as_json)
+
+
+@app.command()
+def schedules(
+    steps: Annotated[int, typer.Option(help="Steps to list or draw.")] = 10,
+    plot: Annotated[Optional[Path], typer.Option(help="PNG to draw them in.")] = None,
+    model: Model = "tiny",
+    as_json: Json = False,
+) -> None:
+    """List the schedules with the noise levels that they visit, or draw them."""
+    from sigmafield.cli.listing import show_schedules
+
+    show_schedules(steps, plot, model, as_json)
+
+
+def main() -> None:
+    """Entry point of the `sigmafield` command."""
+    app()

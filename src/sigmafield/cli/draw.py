@@ -1,0 +1,179 @@
+"""Running a recipe in a terminal: progress, preview, interruption, files, comparison."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+
+from sigmafield import __version__, images
+from sigmafield.checkpoint import save_state
+from sigmafield.cli.terminal import Display
+from sigmafield.methods import lookup
+from sigmafield.models import load
+from sigmafield.recipe import Job, Recipe, open_job
+from sigmafield.types import State
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Errors about what the user gave end the program with status 2 and one line."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        fail(str(error))
+
+
+def fail(message: str, status: int = 2) -> None:
+    """End the program with one line on the error stream."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {' '.join(message.split())}")
+    raise typer.Exit(status)
+
+
+def parse_size(text: str | None) -> tuple[int | None, int | None]:
+    """(width, height) from 'WxH'."""
+    if text is None:
+        return None, None
+    width, x, height = text.lower().partition("x")
+    if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"size must be WIDTHxHEIGHT in pixels, such as 512x768; got {text!r}")
+    return int(width), int(height)
+
+
+def parse_params(sampler: str, pairs: list[str]) -> dict[str, Any]:
+    """The sampler's parameters from 'name=value' texts; values of the type that the default has."""
+    params: dict[str, Any] = {}
+    method = lookup(sampler)
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--param must be name=value, such as eta=0.5; got {pair!r}")
+        method.check({name: text})
+        kind = type(method.defaults[name])
+        try:
+            params[name] = kind(text)
+        except ValueError:
+            raise ValueError(f"{sampler}'s {name} must be {kind.__name__}; got {text!r}") from None
+    return params
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished run: its pictures, and what it took."""
+
+    pictures: list[Image.Image]
+    nfe: int
+    seconds: float
+
+
+def draw(
+    recipe: Recipe, output: Path, *, device: str | None, dtype: str | None, quiet: bool, state: State | None = None
+) -> Drawing:
+    """Run a recipe, from a state if one is given; an interruption leaves a checkpoint and ends the program."""
+    with user_errors():
+        if not output.parent.is_dir():
+            raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
+        pipe = load(recipe.model, device=device, dtype=dtype)
+        job = open_job(recipe, pipe)
+    state = state or job.start
+    state = replace(state, x=state.x.to(pipe.device))
+    began = time.perf_counter()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
+    try:
+        with Display(recipe, quiet) as display:
+            while not job.run.done(state):
+                display.update(job, state)
+                state = job.run.step(state)
+        return Drawing(job.pictures(state), state.nfe, time.perf_counter() - began)
+    except KeyboardInterrupt:
+        keep(job, state, output)
+        raise typer.Exit(130) from None
+
+
+def keep(job: Job, state: State, output: Path) -> None:
+    """Save an interrupted run beside its output and say how to go on."""
+    path = output.with_name(f"{output.stem}.checkpoint.safetensors")
+    save_state(state, path, {"recipe": job.recipe.to_json(), "output": str(output)})
+    done = "1 step" if state.i == 1 else f"{state.i} steps"
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"interrupted after {done}; finish it with: [bold]sigmafield resume {path}[/]"
+    )
+
+
+def report(
+    recipe: Recipe,
+    output: Path,
+    *,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+    state: State | None = None,
+) -> None:
+    """Run a recipe, write its files and say what they are."""
+    drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json, state=state)
+    with user_errors():
+        files = write(drawing.pictures, output, recipe)
+    if as_json:
+        facts = {"nfe": drawing.nfe, "seconds": round(drawing.seconds, 3), "recipe": json.loads(recipe.to_json())}
+        typer.echo(json.dumps({"files": [str(file) for file in files], **facts}, ensure_ascii=False))
+    else:
+        names = str(files[0]) if len(files) == 1 else f"{files[0]} (all) and {files[1]} … {files[-1].name}"
+        typer.echo(f"{names}: {drawing.nfe} evaluations in {drawing.seconds:.1f} s, seed {recipe.seed}")
+
+
+def write(pictures: list[Image.Image], output: Path, recipe: Recipe) -> list[Path]:
+    """One PNG, or for a batch a sheet of all and one PNG each; all carry the recipe."""
+    if len(pictures) == 1:
+        images.save_png(pictures[0], output, label(recipe, 0))
+        return [output]
+    files = [output] + [output.with_name(f"{output.stem}-{k}{output.suffix}") for k in range(1, len(pictures) + 1)]
+    images.save_png(images.sheet(pictures), output, label(recipe, None))
+    for k, picture in enumerate(pictures):
+        images.save_png(picture, files[k + 1], label(recipe, k))
+    return files
+
+
+def label(recipe: Recipe, index: int | None) -> str:
+    """What a PNG carries: the recipe and which picture of the batch it is, None = the sheet of all."""
+    return json.dumps(
+        {"sigmafield": __version__, "picture": index, "recipe": json.loads(recipe.to_json())}, ensure_ascii=False
+    )
+
+
+def again(
+    path: Path, output: Path | None, image: Path | None, *, device: str | None, dtype: str | None, as_json: bool
+) -> None:
+    """Draw a PNG again and compare: status 0 if every pixel is the same, 1 if not."""
+    with user_errors():
+        carried = json.loads(images.recipe_of(path))
+        recipe, index = Recipe.from_json(json.dumps(carried["recipe"])), carried["picture"]
+        if image:
+            recipe = replace(recipe, image=str(image))
+        output = output or path.with_name(f"{path.stem}-replay{path.suffix}")
+    drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json)
+    picture = images.sheet(drawing.pictures) if index is None else drawing.pictures[index]
+    with user_errors():
+        images.save_png(picture, output, label(recipe, index))
+    before = np.asarray(images.open_picture(path)).astype(int)
+    after = np.asarray(picture).astype(int)
+    same = before.shape == after.shape and bool((before == after).all())
+    if as_json:
+        typer.echo(json.dumps({"files": [str(output)], "identical": same, "made_by": carried["sigmafield"]}))
+    elif same:
+        typer.echo(f"{output}: every pixel is the same as in {path}")
+    else:
+        typer.echo(
+            f"{output}: differs from {path} by up to {np.abs(before - after).max()} of 255 "
+            f"(made by sigmafield {carried['sigmafield']}, this is {__version__})"
+        )
+    raise typer.Exit(0 if same else 1)

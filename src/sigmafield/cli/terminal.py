@@ -1,0 +1,77 @@
+"""Progress and preview of a run in the terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+import numpy as np
+from PIL import Image
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from sigmafield import images
+from sigmafield.recipe import Job, Recipe
+from sigmafield.types import State
+
+PREVIEW_EVERY = 0.2
+"""Seconds between two previews, so that they cost little of a fast run."""
+
+PREVIEW_WIDTH = 32
+"""Columns of the terminal that a preview takes; two pixels fit above each other in a character."""
+
+
+class Display:
+    """A progress bar with the time left and, in a terminal and for models that have one, a preview."""
+
+    def __init__(self, recipe: Recipe, quiet: bool):
+        console = Console(stderr=True)
+        self._live_preview = console.is_terminal and console.color_system == "truecolor"
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=1.0)
+        self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
+        self._quiet = quiet or not console.is_terminal
+        self._last = 0.0
+
+    def __enter__(self) -> Display:
+        if not self._quiet:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        if not self._quiet:
+            self._live.stop()
+
+    def update(self, job: Job, state: State) -> None:
+        """Show how far the run is, and now and then what it sees."""
+        if self._quiet:
+            return
+        self._bar.update(self._task, completed=job.run.progress(state))
+        if self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
+            pictures = job.preview(state)
+            if pictures:
+                self._live.update(Group(blocks(images.sheet(pictures, gap=0)), self._bar))
+            self._last = time.monotonic()
+
+
+def blocks(picture: Image.Image, width: int = PREVIEW_WIDTH) -> Text:
+    """A picture in characters: upper half blocks, the foreground above the background."""
+    height = max(1, round(width * picture.height / picture.width / 2)) * 2
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
+    text = Text()
+    for y in range(0, height, 2):
+        for x in range(width):
+            upper, lower = (",".join(map(str, pixels[row, x])) for row in (y, y + 1))
+            text.append("▀", f"rgb({upper}) on rgb({lower})")
+        text.append("\n")
+    return text

@@ -1,0 +1,80 @@
+"""Pictures in and out: tensors ↔ Pillow images, PNG files that carry their recipe, contact sheets."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from sigmafield.checkpoint import write_whole
+
+KEY = "sigmafield"
+"""Name of the PNG text chunk that holds the recipe."""
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """Pillow images from a tensor [B, 3, H, W] in [0, 1]; values outside are clipped."""
+    pixels = images.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """Tensor [1, 3, H, W] in [0, 1] from a Pillow image; transparent parts become white."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+    return pixels.permute(2, 0, 1)[None].float() / 255
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture from a file, read whole. FileNotFoundError or ValueError if there is none that can be read."""
+    try:
+        picture = Image.open(path)
+        picture.load()
+        return picture
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"no image at {path}") from None
+        raise ValueError(f"cannot read {path} as an image: {error}") from None
+
+
+def sheet(pictures: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
+    """One picture with all of the same size in rows, on white; default as near to a square as it goes."""
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    width, height = pictures[0].size
+    page = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for k, picture in enumerate(pictures):
+        page.paste(picture, (k % columns * (width + gap), k // columns * (height + gap)))
+    return page
+
+
+def save_png(picture: Image.Image, path: str | Path, recipe: str = "") -> None:
+    """Write a PNG whole or not at all, with the recipe's JSON in a text chunk."""
+    info = PngImagePlugin.PngInfo()
+    if recipe:
+        info.add_itxt(KEY, recipe)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info)
+    write_whole(Path(path), buffer.getvalue())
+
+
+def recipe_of(path: str | Path) -> str:
+    """The JSON that a PNG carries. ValueError if it carries none."""
+    text = open_picture(path).info.get(KEY)
+    if not isinstance(text, str):
+        raise ValueError(f"{path} carries no sigmafield recipe: only PNGs written by sigmafield can be replayed")
+    return text
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,7 +106,7 @@ def scheduler(prediction: str, **changes: Any) -> Any:
     """Stable Diffusion's noise levels, for a prediction."""
     from diffusers import EulerDiscreteScheduler
 
-    settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     return EulerDiscreteScheduler(
         **settings | {"timestep_spacing": "trailing", "prediction_type": prediction} | changes
     )
@@ -137,6 +138,15 @@ def save_sd(folder: Path, network: Any, autoencoder: Any, prediction: str, **lev
     pipe.save_pretrained(folder / "model")
     write_tokenizer(folder / "model" / "tokenizer")  # transformers 5 writes a tokenizer.json alone
     return pipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Modules this small are slower on several threads, by far so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def test_clip_reads_names_of_older_transformers(tmp_path: Path, small: ModuleTyp
 
     theirs = small.clip(50)
     theirs.save_pretrained(tmp_path)
-    old = {f"text_model.{key}": value for key, value in theirs.state_dict().items()}
+    old = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in theirs.state_dict().items()}
     save_file(old | {"text_model.embeddings.position_ids": torch.arange(16)[None]}, tmp_path / "model.safetensors")
     ids = torch.randint(0, 50, (1, 4))
     assert_close(read_module(CLIPText, tmp_path, CPU, F32)(ids), theirs(ids)[0], atol=1e-5, rtol=0)
@@ -138,6 +138,7 @@ def strings() -> list[str]:
 
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
 def test_tokenizer(pad: str, tmp_path: Path, small: ModuleType) -> None:
+    pytest.importorskip("transformers", minversion="5")  # before, a final sigma was lowered in another way
     theirs, _ = small.tokenizer(tmp_path, length=16, pad=pad)
     ours = Tokenizer(tmp_path)
     for text in strings():

@@ -16,8 +16,9 @@ from sigmafield.models.scheduler import sampling_of
 from sigmafield.types import Cond
 
 try:
-    from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
-    from diffusers.utils import is_accelerate_available
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.utils.import_utils import is_accelerate_available
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 except ImportError as error:
     raise ImportError(
@@ -63,6 +64,8 @@ def download(name: str) -> Path:
 
     Raises ConnectionError saying how to get them by hand.
     """
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # slow to import, and seldom needed
+
     try:
         return Path(DiffusionPipeline.download(name, use_safetensors=True))
     except Exception as error:  # whatever the hub's client raises: offline, unknown name, no permission, no safetensors
@@ -82,15 +85,20 @@ def component(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype)
 
     Raises ValueError naming a weight that is missing or of another shape.
     """
+    needed(folder / "config.json")
     _, variant = weights(folder)
-    options: dict[str, Any] = {"variant": variant, "dtype": dtype, "low_cpu_mem_usage": is_accelerate_available()}
-    with torch.random.fork_rng(devices=[]):  # weights that are drawn before they are read
-        model, info = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-        )
-    wrong = [*sorted(info["missing_keys"]), *info["mismatched_keys"]]
-    if wrong:
-        raise ValueError(f"{folder}: {len(wrong)} weights are missing or of another shape, the first is {wrong[0]}")
+    precision = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"  # transformers' name for it
+    options: dict[str, Any] = {"variant": variant, precision: dtype, "low_cpu_mem_usage": is_accelerate_available()}
+    try:
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
+            model, info = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+            )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -105,7 +113,7 @@ def load_vae(where: Directory, device: torch.device, dtype: torch.dtype) -> tupl
             f"{folder}: latents_mean and latents_std are not supported; supported: scaling_factor, shift_factor"
         )
     factor = 2 ** (len(c.block_out_channels) - 1)
-    return vae, LatentFormat(c.latent_channels, factor, c.scaling_factor, c.shift_factor or 0.0), dtype
+    return vae, LatentFormat(c.latent_channels, factor, float(c.scaling_factor), float(c.shift_factor or 0)), dtype
 
 
 def check_network(folder: Path, config: dict[str, Any], channels: int) -> None:

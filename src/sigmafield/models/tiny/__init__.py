@@ -39,9 +39,8 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
     upcast = read_json(vae_folder / "config.json").get("force_upcast", True)
     vae_dtype = torch.float32 if upcast else dtype
     vae = read_module(VAE, vae_folder, device, vae_dtype)
-    latent = LatentFormat(
-        vae.config.latent_channels, vae.factor, vae.config.scaling_factor, vae.config.shift_factor or 0.0
-    )
+    c = vae.config
+    latent = LatentFormat(c.latent_channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0))
     encode, decode = codec(vae.encode, vae.decode, latent, device, vae_dtype)
 
     def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:

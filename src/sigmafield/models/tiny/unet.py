@@ -271,7 +271,7 @@ def depths_of(key: str, types: tuple[str, ...], plain: str, depths: tuple[int, .
     return tuple(0 if kind == plain else depth for kind, depth in zip(kinds, depths, strict=True))
 
 
-def sinusoids(t: Tensor, channels: int, flip: bool, shift: float) -> Tensor:
+def sinusoids(t: Tensor, channels: int, flip: bool, shift: int) -> Tensor:
     """Embedding of the timestep in float32, [B] → [B, channels]: sin and cos of t · 10000^(−i/(channels/2 − shift)).
 
     flip: cosines first. Vaswani et al., arXiv:1706.03762, section 3.5.

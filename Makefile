@@ -1,0 +1,60 @@
+# Everything from a clean clone with nothing but Python 3.10 or later: each target makes what it needs.
+PYTHON ?= python3
+PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow lint types docs bench constraints clean
+.DEFAULT_GOAL := help
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	@touch $@
+
+.venv/test: .venv/core
+	$(PIP) --editable ".[test]"
+	@touch $@
+
+.venv/docs: .venv/core
+	$(PIP) --editable ".[docs,lab]"
+	@touch $@
+
+demo: .venv/core ## draw pictures with the embedded model into out/
+	@mkdir -p out
+	.venv/bin/sigmafield sample "a red heart" -o out/heart.png --steps 20 --cfg 3 --seed 1 --batch 4
+	.venv/bin/sigmafield replay out/heart.png -o out/heart-again.png
+	.venv/bin/sigmafield sample "a green apple" --image out/heart-1.png --denoise 0.7 -o out/heart-to-apple.png
+	.venv/bin/python examples/contact_sheet.py out/contact-sheet.png
+	@echo && echo "pictures are in $(CURDIR)/out: look at contact-sheet.png first"
+
+test: .venv/test ## run the tests
+	.venv/bin/python -m pytest -m "not slow"
+
+test-slow: .venv/test ## run the slow tests as well
+	.venv/bin/python -m pytest
+
+lint: .venv/test ## check style
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/test ## check types
+	.venv/bin/pyright
+
+docs: .venv/docs ## build the documentation into site/
+	.venv/bin/mkdocs build --strict --quiet
+
+bench: .venv/test ## measure, and print tables
+	.venv/bin/python benchmarks/imports.py
+	.venv/bin/python benchmarks/brownian.py
+
+constraints: .venv/test ## choose the pinned versions anew
+	.venv/bin/pip install --quiet uv
+	echo "torch==2.13.0" | .venv/bin/uv pip compile --quiet --universal --python-version 3.10 --all-extras \
+		--constraint - --no-annotate --no-header pyproject.toml | grep -vE '^(nvidia-|triton|cuda-)' > constraints.new
+	(echo "# The versions that tests and demo run with; rebuilt by \`make constraints\`." && cat constraints.new) > constraints.txt
+	rm constraints.new
+
+clean: ## remove what was made
+	rm -rf .venv out site dist

@@ -1,0 +1,187 @@
+"""The command line as a user meets it: files, reproducible pictures, interruption, one-line errors."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sigmafield.cli import app
+from sigmafield.images import open_picture, recipe_of, save_png
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def pixels(path):
+    return np.asarray(open_picture(path))
+
+
+@pytest.fixture(scope="module")
+def heart(tmp_path_factory):
+    """A picture drawn by the command line."""
+    path = tmp_path_factory.mktemp("cli") / "heart.png"
+    result = run("sample", "a red heart", "-o", path, "--steps", 6, "--cfg", 3, "--seed", 5)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_sample_writes_a_picture_with_its_recipe(heart):
+    assert open_picture(heart).size == (64, 64)
+    carried = json.loads(recipe_of(heart))
+    assert carried["recipe"]["prompt"] == "a red heart"
+    assert carried["recipe"]["seed"] == 5
+
+
+def test_replay_makes_the_same_pixels(heart, tmp_path):
+    result = run("replay", heart, "-o", tmp_path / "again.png")
+    assert result.exit_code == 0, result.output
+    assert "every pixel is the same" in result.output
+    assert (pixels(heart) == pixels(tmp_path / "again.png")).all()
+
+
+def test_replay_says_when_pixels_differ(heart, tmp_path):
+    changed = pixels(heart).copy()
+    changed[0, 0] ^= 64
+    save_png(Image.fromarray(changed), tmp_path / "changed.png", recipe_of(heart))
+    result = run("replay", tmp_path / "changed.png")
+    assert result.exit_code == 1
+    assert "differs" in result.output
+
+
+def test_batch_writes_a_sheet_and_each_picture(tmp_path):
+    result = run("sample", "pizza", "-o", tmp_path / "p.png", "--steps", 3, "--batch", 3, "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.output)
+    assert [open_picture(file).size for file in facts["files"]] == [(132, 132)] + [(64, 64)] * 3
+    assert facts["nfe"] == 3
+    for file in facts["files"][:2]:
+        assert run("replay", file).exit_code == 0
+
+
+def test_image_to_image(heart, tmp_path):
+    """Less denoising stays nearer to the input image; a replay notices a changed input."""
+    copy = tmp_path / "in.png"
+    copy.write_bytes(heart.read_bytes())
+    distance = {}
+    for denoise in (0.2, 0.9):
+        out = tmp_path / f"{denoise}.png"
+        result = run("sample", "green apple", "-o", out, "--image", copy, "--denoise", denoise, "--steps", 6)
+        assert result.exit_code == 0, result.output
+        distance[denoise] = np.abs(pixels(out).astype(int) - pixels(heart)).mean()
+    assert distance[0.2] < distance[0.9]
+    assert run("replay", tmp_path / "0.2.png").exit_code == 0
+    copy.write_bytes((tmp_path / "0.9.png").read_bytes())
+    result = run("replay", tmp_path / "0.2.png")
+    assert result.exit_code == 2
+    assert "has changed since" in result.stderr
+    assert run("replay", tmp_path / "0.2.png", "--image", heart).exit_code == 0  # the input's bytes, moved
+
+
+def interrupted(how, command):
+    """(exit status, what the terminal showed) of a process that gets a signal once its progress bar moves."""
+    terminal, theirs = pty.openpty()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown, sent = "", False
+        with suppress(OSError):  # how Linux says that the other end has closed
+            while part := os.read(terminal, 4096):
+                shown += part.decode(errors="replace")
+                if not sent and re.search(r"[1-9]\d? %", shown):
+                    process.send_signal(how)
+                    sent = True
+        os.close(terminal)
+    return process.returncode, shown
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+def test_interrupted_run_resumes_to_the_same_pixels(how, tmp_path):
+    """A real process in a real terminal, a real signal: the checkpoint finishes to the uninterrupted pixels."""
+    out, checkpoint, whole = (tmp_path / name for name in ("i.png", "i.checkpoint.safetensors", "whole.png"))
+    options = ["--steps", "40", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
+    status, shown = interrupted(how, [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", out, *options])
+    assert status == 130, shown
+    assert f"sigmafield resume {checkpoint}" in shown
+    assert "Traceback" not in shown
+    assert not out.exists()
+    result = run("resume", checkpoint)
+    assert result.exit_code == 0, result.output
+    assert run("sample", "rocket", "-o", whole, *options).exit_code == 0
+    assert (pixels(out) == pixels(whole)).all()
+    assert sorted(tmp_path.iterdir()) == sorted([checkpoint, out, whole])
+
+
+ERRORS = [
+    (["--sampler", "dpmp_2m"], "unknown sampler 'dpmp_2m'; did you mean dpmpp_2m"),
+    (["--scheduler", "kerras"], "unknown scheduler 'kerras'; did you mean karras?"),
+    (["--steps", "0"], "steps must be ≥ 1; got 0"),
+    (["--batch", "0"], "batch must be ≥ 1; got 0"),
+    (["--denoise", "2"], "denoise must be above 0 and at most 1; got 2.0"),
+    (["--denoise", "0.5"], "denoise 0.5 needs an image to start from"),
+    (["--seed", "-1"], "seed must be 0 … 2**64 - 1; got -1"),
+    (["--cfg", "nan"], "cfg must be a finite number; got nan"),
+    (["--size", "64"], "size must be WIDTHxHEIGHT in pixels, such as 512x768; got '64'"),
+    (["--size", "66x64"], "width must be a multiple of 4, the VAE's factor; got 66: try 64 or 68"),
+    (["--image", "nowhere.png"], "no image at nowhere.png"),
+    (["--image", __file__], "cannot read"),
+    (["--param", "eta=0.5"], "dpmpp_2m has no parameter 'eta'"),
+    (["--param", "eta"], "--param must be name=value, such as eta=0.5; got 'eta'"),
+    (["--sampler", "euler", "--param", "s_churn=much"], "euler's s_churn must be float; got 'much'"),
+    (["--model", "nowhere/at/all"], "nowhere/at/all"),
+    (["--device", "gpu"], "unknown device 'gpu'"),
+    (["--dtype", "float61"], "unknown dtype 'float61'; did you mean float16"),
+    (["-o", "nowhere/out.png"], "no folder nowhere to write out.png in"),
+]
+
+
+@pytest.mark.parametrize("options, message", ERRORS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("sample", "a red heart", *options)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_replay_and_resume_refuse_other_files(heart, tmp_path):
+    plain = tmp_path / "plain.png"
+    open_picture(heart).save(plain)
+    for command, path, message in [
+        ("replay", plain, "carries no sigmafield recipe"),
+        ("replay", tmp_path / "none.png", "no image at"),
+        ("resume", plain, "is not a safetensors file"),
+        ("resume", tmp_path / "none", "no checkpoint at"),
+    ]:
+        result = run(command, path)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
+def test_lists(tmp_path):
+    names = [row["name"] for row in json.loads(run("methods", "--json").output)]
+    assert {"euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "seeds_2", "dpm_adaptive"} <= set(names)
+    assert "Euler's method" in run("methods", "euler").output
+    assert "did you mean euler" in run("methods", "eular").stderr
+    levels = json.loads(run("schedules", "--steps", "5", "--json").output)
+    assert len(levels["karras"]) == 6
+    assert run("schedules", "--plot", tmp_path / "s.png").exit_code == 0
+    assert open_picture(tmp_path / "s.png").size[0] > 600
+
+
+def test_help_teaches():
+    assert "a red heart" in run("--help").output
+    text = " ".join(run("sample", "--help").output.split())
+    for option in "negative sampler scheduler steps cfg seed batch size model image denoise".split():
+        assert f"--{option}" in text

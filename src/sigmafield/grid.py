@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from sigmafield.maths import lincomb
-from sigmafield.types import Sigma
+from sigmafield.types import Latent, Sigma
 
 LAM_MAX = 80.0
 """|λ| is clamped here (σ ≈ 2e-35), so that σ = 0 gives no infinities; ends are handled by `Span.last`."""
@@ -35,18 +36,18 @@ class VE:
         """λ(σ) = −ln σ."""
         return -sigma.log()
 
-    def sigma(self, lam: Tensor) -> Sigma:
+    def sigma(self, lam: Sigma) -> Sigma:
         """σ(λ) = e^(−λ)."""
         return (-lam).exp()
 
-    def start(self, sigma: Sigma, noise: Tensor, latent: Tensor) -> Tensor:
+    def start(self, sigma: Sigma, noise: Latent, latent: Latent) -> Latent:
         """The first x: latent + σ ξ, or latent + √(1 + σ²) ξ where σ is the model's largest (pure noise)."""
         pure = torch.isclose(sigma, torch.full_like(sigma, self.sigma_max), rtol=1e-5, atol=0) | (
             sigma > self.sigma_max
         )
         return lincomb(1.0, latent, torch.where(pure, (1 + sigma**2).sqrt(), sigma), noise)
 
-    def finish(self, sigma: Sigma, x: Tensor) -> Tensor:
+    def finish(self, sigma: Sigma, x: Latent) -> Latent:
         """The latent of a run that ended at σ: x itself."""
         return x
 
@@ -68,7 +69,7 @@ class Flow:
         """λ(σ) = ln((1 − σ)/σ)."""
         return torch.log1p(-sigma) - sigma.log()
 
-    def sigma(self, lam: Tensor) -> Sigma:
+    def sigma(self, lam: Sigma) -> Sigma:
         """σ(λ) = 1/(1 + e^λ)."""
         return torch.sigmoid(-lam)
 
@@ -78,11 +79,11 @@ class Flow:
         u = 1 - 1e-4
         return self.shift * u / (1 + (self.shift - 1) * u)
 
-    def start(self, sigma: Sigma, noise: Tensor, latent: Tensor) -> Tensor:
+    def start(self, sigma: Sigma, noise: Latent, latent: Latent) -> Latent:
         """The first x: (1 − σ) latent + σ ξ."""
         return lincomb(1 - sigma, latent, sigma, noise)
 
-    def finish(self, sigma: Sigma, x: Tensor) -> Tensor:
+    def finish(self, sigma: Sigma, x: Latent) -> Latent:
         """The latent of a run that ended at σ: x/(1 − σ)."""
         return x if not sigma.any() else lincomb(1 / (1 - sigma), x)
 
@@ -104,38 +105,38 @@ class Span:
     n: int = 1
 
     @cached_property
-    def lam(self) -> Tensor:
+    def lam(self) -> Sigma:
         """λ = ln(α/σ), clamped to ±80."""
         return self.process.lam(self.sigma).clamp(-LAM_MAX, LAM_MAX)
 
     @cached_property
-    def lam_next(self) -> Tensor:
+    def lam_next(self) -> Sigma:
         """λ' at σ'."""
         return self.process.lam(self.sigma_next).clamp(-LAM_MAX, LAM_MAX)
 
     @cached_property
-    def h(self) -> Tensor:
+    def h(self) -> Sigma:
         """Step in λ: λ' − λ, positive when denoising."""
         return self.lam_next - self.lam
 
     @cached_property
-    def alpha_next(self) -> Tensor:
+    def alpha_next(self) -> Sigma:
         """Signal scale α' at σ'."""
         return self.process.alpha(self.sigma_next)
 
     @cached_property
-    def ratio(self) -> Tensor:
+    def ratio(self) -> Sigma:
         """σ'/σ, and 1 where both are 0 (a region that has finished)."""
         done = self.sigma == 0
         return torch.where(done, 1.0, self.sigma_next / torch.where(done, 1.0, self.sigma))
 
     @cached_property
-    def last(self) -> Tensor:
+    def last(self) -> Bool[Tensor, "*field"]:
         """Where this interval ends at σ' = 0: there the update is the denoised latent itself."""
         return self.sigma_next == 0
 
     @cached_property
-    def frozen(self) -> Tensor:
+    def frozen(self) -> Bool[Tensor, "*field"]:
         """Where nothing happens in this interval."""
         return self.h.abs() < FROZEN
 
@@ -150,7 +151,7 @@ class Span:
         mid = self.sigma_next if r == 1 else self.process.sigma(self.lam + r * self.h)
         return replace(self, sigma_next=mid), replace(self, sigma=mid)
 
-    def ancestral(self, eta: float) -> tuple[Span, Tensor]:
+    def ancestral(self, eta: float) -> tuple[Span, Sigma]:
         """(the interval to σ_down, σ_up) with σ_down² + σ_up² = σ'².
 
         σ_up = min(σ', η √(σ'² (σ² − σ'²)/σ²)); η = 0 keeps the interval. Song et al., arXiv:2010.02502.
@@ -160,7 +161,7 @@ class Span:
         up = torch.where(up.isnan(), b, torch.minimum(up, b)) if eta else torch.zeros_like(b)
         return replace(self, sigma_next=(b**2 - up**2).sqrt() if eta else b), up
 
-    def ei(self, eta: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    def ei(self, eta: float = 0.0) -> tuple[Sigma, Sigma, Sigma]:
         """Coefficients (a, b, c) of x' = a x + b D + c ξ, exact while D is constant over the interval.
 
         a = (σ'/σ) e^(−ηh),   b = α' (1 − e^(−(1+η)h)),   c = σ' √(1 − e^(−2ηh))

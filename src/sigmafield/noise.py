@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.grid import Grid, Span
+from sigmafield.types import Latent
 
 Device = torch.device | str
 
@@ -25,6 +26,19 @@ def randn(seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, d
         raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
     generator = torch.Generator(device).manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
+
+
+class Silent:
+    """No noise: raises RuntimeError when asked. What a method gets that draws none."""
+
+    def __call__(self, span: Span) -> Latent:
+        raise RuntimeError(f"step {span.i} asked for noise, but its method is declared to draw none")
+
+    def get_state(self) -> None:
+        return None
+
+    def set_state(self, state: Tensor | None) -> None:
+        pass
 
 
 class Gaussian:
@@ -39,7 +53,7 @@ class Gaussian:
         self._like = torch.empty(tuple(shape), dtype=dtype, device=device)
         self._generator = torch.Generator(device).manual_seed(seed)
 
-    def __call__(self, span: Span) -> Tensor:
+    def __call__(self, span: Span) -> Latent:
         return self.draw()
 
     def draw(self) -> Tensor:
@@ -74,7 +88,7 @@ class Keyed:
         self._seeds, self._shape, self._dtype, self._device = tuple(seeds), tuple(shape), dtype, device
         self._draw = 0
 
-    def __call__(self, span: Span) -> Tensor:
+    def __call__(self, span: Span) -> Latent:
         key, self._draw = (span.i, self._draw), self._draw + 1
         samples = [randn(_word(seed, key, 1, np.uint64), self._shape[1:], self._dtype) for seed in self._seeds]
         return torch.stack(samples).to(self._device) if samples else torch.empty(self._shape, dtype=self._dtype)
@@ -123,7 +137,7 @@ class Brownian:
         root = _word(seed, (), 3, np.uint32)
         self._root = self._randn(root) * math.sqrt(ends[1] - ends[0])
 
-    def __call__(self, span: Span) -> Tensor:
+    def __call__(self, span: Span) -> Latent:
         a, b = float(span.sigma), float(span.sigma_next)
         w = self._increment(self._clamp(min(a, b)), self._clamp(max(a, b)))
         return w.to(self._device) * ((1.0 if a < b else -1.0) / math.sqrt(abs(b - a)))
@@ -162,8 +176,8 @@ class Brownian:
             self._nodes.move_to_end((key, depth))
             return self._nodes[key, depth]
         xi = self._randn(_word(self._seed, (key, depth), 4, np.uint32))
-        mean = (middle - start) * w / (end - start)
-        left = mean + math.sqrt((middle - start) * (end - middle) / (end - start)) * xi
+        before, after, per_length = middle - start, end - middle, 1 / (end - start)  # the order decides the last bit
+        left = before * w * per_length + math.sqrt(before * after * per_length) * xi
         self._nodes[key, depth] = left
         if len(self._nodes) > self._capacity:
             self._nodes.popitem(last=False)

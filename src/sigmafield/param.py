@@ -53,12 +53,13 @@ class Levels:
     """The noise levels that a network was trained on, and its clock.
 
     sigmas: ascending float32 table [N]; timestep(σ): what the network is told, float64 of σ's shape;
-    sigma(t): its counterpart for tensors t; sigma_at(percent): 0 = start of sampling (most noise), 1 = end.
+    sigma(t): its counterpart for tensors t, the float32 values of the reference in float64;
+    sigma_at(percent): 0 = start of sampling (most noise), 1 = end.
     """
 
     sigmas: Tensor
     timestep: Callable[[Sigma], Tensor]
-    sigma: Callable[[Tensor], Tensor]
+    sigma: Callable[[Tensor], Sigma]
     sigma_at: Callable[[float], float]
 
     @property
@@ -115,10 +116,10 @@ def discrete(beta: np.ndarray, zsnr: bool = False) -> Levels:
         nearest = (sigma.float().log().reshape(-1, 1) - logs).abs().argmin(dim=1)
         return nearest.reshape(sigma.shape).double()
 
-    def sigma(t: Tensor) -> Tensor:
+    def sigma(t: Tensor) -> Sigma:
         t = t.float().clamp(0, len(sigmas) - 1)
         low, high, w = t.floor().long(), t.ceil().long(), t.frac()
-        return ((1 - w) * logs[low] + w * logs[high]).exp()
+        return ((1 - w) * logs[low] + w * logs[high]).exp().double()
 
     def sigma_at(percent: float) -> float:
         if percent <= 0:
@@ -143,7 +144,7 @@ def shifted_flow(shift: float = 1.0, multiplier: float = 1000.0, n: int = 1000) 
         return 0.0 if percent >= 1 else phi(1 - percent)
 
     sigmas = phi(torch.arange(1, n + 1, dtype=torch.float32) / n)
-    return Levels(sigmas, lambda sigma: sigma * multiplier, lambda t: phi(t.float() / multiplier), sigma_at)
+    return Levels(sigmas, lambda sigma: sigma * multiplier, lambda t: phi(t.float() / multiplier).double(), sigma_at)
 
 
 def discrete_sampling(prediction: str, beta: np.ndarray, zsnr: bool = False) -> Sampling:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sigmafield import images, schedules
 from sigmafield.grid import Grid
@@ -20,7 +19,7 @@ from sigmafield.methods import lookup
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import Gaussian
 from sigmafield.run import Run, default_noise, finish
-from sigmafield.types import State
+from sigmafield.types import Latent, State
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def size_of(recipe: Recipe, pipe: Pipeline, source: Image.Image | None) -> tuple
     return height, width
 
 
-def initial_latent(recipe: Recipe, pipe: Pipeline, source: Image.Image | None, size: tuple[int, int]) -> Tensor:
+def initial_latent(recipe: Recipe, pipe: Pipeline, source: Image.Image | None, size: tuple[int, int]) -> Latent:
     """The latent that noise is added to: zeros, or the image's, once for each of the batch."""
     height, width = size
     if source is None:

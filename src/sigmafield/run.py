@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sigmafield.grid import VE, Grid, Process, Span
 from sigmafield.methods.registry import Method, lookup
-from sigmafield.noise import Brownian, Gaussian, Keyed
-from sigmafield.types import Ctx, Denoiser, Noise, Pred, State
+from sigmafield.noise import Brownian, Gaussian, Keyed, Silent
+from sigmafield.types import Ctx, Denoiser, Latent, Noise, Pred, State
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Run:
     denoise: Denoiser
     method: Method
     grid: Grid
-    noise: Noise | None = None
+    noise: Noise = Silent()
     params: Mapping[str, Any] = field(default_factory=dict)
     rng: Tensor | None = field(init=False, default=None, repr=False)
     """The noise source's state when the run was made: every start of this run begins there."""
@@ -41,9 +41,9 @@ class Run:
             )
         if self.method.grid is not None:
             object.__setattr__(self, "grid", self.method.grid(self.grid))
-        if self.noise is None and self.draws:
+        if isinstance(self.noise, Silent) and self.draws:
             raise ValueError(f"{name} draws noise: give a source, such as Keyed(seeds, x.shape)")
-        object.__setattr__(self, "rng", self.noise.get_state() if self.noise else None)
+        object.__setattr__(self, "rng", self.noise.get_state())
 
     @property
     def draws(self) -> bool:
@@ -53,7 +53,7 @@ class Run:
             return p["s_churn"] > 0
         return self.method.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0
 
-    def start(self, x: Tensor) -> State:
+    def start(self, x: Latent) -> State:
         """The state before the first step, from the noisy latent x [B, C, *space] (float32 or float64)."""
         return State(0, x, rng=self.rng)
 
@@ -81,8 +81,7 @@ class Run:
         """The state after one step. Pure: `st` is unchanged, and the same state gives the same result."""
         span = self.span(st.i)
         ctx = Ctx(span, dict(st.aux), self.method.need_uncond)
-        if self.noise:
-            self.noise.set_state(st.rng)
+        self.noise.set_state(st.rng)
         gen = self.method.step(st.x, span, st.mem, self.noise, **self.params)
         first: Pred | None = None
         nfe = st.nfe
@@ -96,17 +95,17 @@ class Run:
             x, mem = end.value
         if span.sigma.ndim and (frozen := span.frozen).any():
             x = torch.where(frozen.to(x.device), st.x, x)
-        return State(st.i + 1, x, mem, ctx.aux, self.noise.get_state() if self.noise else None, nfe, first)
+        return State(st.i + 1, x, mem, ctx.aux, self.noise.get_state(), nfe, first)
 
 
-def iterate(run: Run, start: Tensor | State) -> Iterator[State]:
+def iterate(run: Run, start: Latent | State) -> Iterator[State]:
     """Step until the schedule ends, giving each state: preview, save, edit or stop between any two."""
     st = start if isinstance(start, State) else run.start(start)
     while not run.done(st):
         yield (st := run.step(st))
 
 
-def finish(run: Run, start: Tensor | State) -> State:
+def finish(run: Run, start: Latent | State) -> State:
     """The state at the end of the schedule."""
     last = start if isinstance(start, State) else run.start(start)
     for state in iterate(run, last):
@@ -116,7 +115,7 @@ def finish(run: Run, start: Tensor | State) -> State:
 
 def sample(
     denoise: Denoiser,
-    x: Tensor,
+    x: Latent,
     sigmas: Tensor,
     sampler: str = "euler",
     *,
@@ -135,14 +134,14 @@ def sample(
     return finish(run, x).x
 
 
-def default_noise(method: Method, seed: int, grid: Grid, x: Tensor) -> Noise | None:
+def default_noise(method: Method, seed: int, grid: Grid, x: Latent) -> Noise:
     """The source that ComfyUI would give the method; for a σ-field, keyed by the sample.
 
     A stream on the CPU is seeded with seed + 1, since the initial noise was drawn there with `seed`.
     """
     of_x = {"shape": x.shape, "dtype": x.dtype, "device": x.device}
     if method.noise == "none":
-        return None
+        return Silent()
     if grid.is_field:
         return Keyed([seed + k for k in range(x.shape[0])], **of_x)
     if method.noise in ("brownian", "brownian_device"):

@@ -72,7 +72,7 @@ def normal(steps: int, levels: Levels) -> Tensor:
     ends = levels.timestep(torch.stack([levels.sigmas[-1], levels.sigmas[0]]).double())
     first, last = ends.float().tolist()
     if abs(float(levels.sigma(torch.tensor(last)))) <= 1e-5:  # the last level plays the part of 0
-        return levels.sigma(torch.linspace(first, last, steps + 1)).double()
+        return levels.sigma(torch.linspace(first, last, steps + 1))
     return _to_zero(levels.sigma(torch.linspace(first, last, steps)))
 
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 if TYPE_CHECKING:
     from sigmafield.grid import Span
 
-Sigma = Tensor
-"""A noise level: float64 on the CPU, 0-d, or a field [B, 1, *space] that varies over the latent."""
+Latent = Float[Tensor, "batch channels *space"]
+"""A batch of latents, clean or noisy; *space is (width), (height, width) or (frames, height, width)."""
+
+Images = Float[Tensor, "batch 3 height width"]
+"""Pictures in RGB, values 0 … 1."""
+
+Sigma = Float64[Tensor, "*field"]
+"""A noise level, or a coefficient that follows from one: float64 on the CPU, 0-d or a field [B, 1, *space]."""
 
 Memory = dict[str, Any]
 """Values carried from step to step: Tensor, float, bool, or a tuple of floats. Replaced, never mutated."""
@@ -25,9 +32,9 @@ Memory = dict[str, Any]
 class Pred(NamedTuple):
     """The answer to one evaluation: predictions of the clean latent, each of x's shape."""
 
-    x0: Tensor
-    cond: Tensor | None = None
-    uncond: Tensor | None = None
+    x0: Latent
+    cond: Latent | None = None
+    uncond: Latent | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class State:
     """
 
     i: int
-    x: Tensor
+    x: Latent
     mem: Memory = field(default_factory=dict)
     aux: Memory = field(default_factory=dict)
     rng: Tensor | None = None
@@ -69,22 +76,25 @@ class Cond:
     extra: dict[str, Tensor] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Guided prediction: all that a method sees of a model."""
 
-    def __call__(self, x: Tensor, sigma: Sigma, ctx: Ctx, /) -> Pred: ...
+    def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx, /) -> Pred: ...
 
 
+@runtime_checkable
 class Model(Protocol):
     """One network asked about several conditionings at once; answers the clean latent for each."""
 
-    def __call__(self, x: Tensor, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, /) -> list[Tensor]: ...
+    def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, /) -> list[Latent]: ...
 
 
+@runtime_checkable
 class Noise(Protocol):
     """Unit-variance noise for an interval of the schedule, so that Brownian paths fit as well."""
 
-    def __call__(self, span: Span, /) -> Tensor: ...
+    def __call__(self, span: Span, /) -> Latent: ...
 
     def get_state(self) -> Tensor | None:
         """State of the stream between two steps; None where draws depend on the interval alone."""
@@ -95,5 +105,5 @@ class Noise(Protocol):
         ...
 
 
-Step = Generator[tuple[Tensor, Sigma], Pred, tuple[Tensor, Memory]]
+Step = Generator[tuple[Latent, Sigma], Pred, tuple[Latent, Memory]]
 """One step of a method: yields what it wants evaluated, is sent the answer, returns the new x and its memory."""

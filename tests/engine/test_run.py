@@ -155,7 +155,7 @@ def test_declared_needs(name, params, process):
     assert max(counts) == method.evals
     assert bool(drawn) == run.draws
     if not run.draws:
-        assert torch.equal(state.x, finish(Run(denoise, method, g, None, params), x).x)
+        assert torch.equal(state.x, finish(Run(denoise, method, g, params=params), x).x)
 
 
 @processes

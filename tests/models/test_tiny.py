@@ -180,6 +180,15 @@ def test_load_tiny_equals_diffusers(sd1: tuple[Path, Any]) -> None:
     assert (ours.name, ours.size, ours.latent.factor) == ("model", (16, 16), 2)
 
 
+def test_missing_files_and_tokens_are_named(tmp_path: Path, small: ModuleType) -> None:
+    small.write_tokenizer(tmp_path, pad="<pad>")
+    with pytest.raises(ValueError, match="pad_token '<pad>' is not in vocab.json"):
+        Tokenizer(tmp_path)
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="merges.txt is missing; it has tokenizer_config.json, vocab.json"):
+        Tokenizer(tmp_path)
+
+
 def test_codec_says_which_shapes_it_takes(sd1: tuple[Path, Any]) -> None:
     ours = load_tiny(sd1[0], CPU, F32)
     with pytest.raises(

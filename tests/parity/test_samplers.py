@@ -30,6 +30,7 @@ def run(case, reference):
     grid = Grid(case.tensor(case["sigmas"]), Flow(shift=3.0) if case["flow"] else VE(14.614642))
     method = lookup(case["sampler"])
     params = {RENAMED.get(name, name): value for name, value in case["params"].items()}
+    params = {name: type(method.defaults[name])(value) for name, value in params.items()}  # JSON's 1 for 1.0
     run = Run(denoise, method, grid, default_noise(method, case["seed"], grid, x), params)
     return finish(run, x), sigmas_seen
 

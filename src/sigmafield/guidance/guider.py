@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from sigmafield.maths import lincomb
-from sigmafield.types import Cond, Ctx, Model, Pred, Sigma
+from sigmafield.types import Cond, Ctx, Latent, Model, Pred, Sigma
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Guider:
     negative: Cond
     cfg: float = 5.0
 
-    def __call__(self, x: Tensor, sigma: Sigma, ctx: Ctx) -> Pred:
+    def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         if self.cfg == 1 and not ctx.need_uncond:
             (c,) = self.model(x, sigma, [self.positive], ctx)
             return Pred(c, c)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sigmafield.grid import Span, ends
 from sigmafield.maths import lincomb
 from sigmafield.methods.registry import method
-from sigmafield.types import Memory, Noise, Pred, Sigma, Step
+from sigmafield.types import Latent, Memory, Noise, Pred, Sigma, Step
 
 END = 1e-5
 """Distance in λ at which the end of the run counts as reached."""
@@ -30,7 +30,7 @@ END = 1e-5
     paper="arXiv:2206.00927 App. C",
 )
 def dpm_adaptive(
-    x: Tensor,
+    x: Latent,
     s: Span,
     mem: Memory,
     noise: Noise,
@@ -83,8 +83,8 @@ def dpm_adaptive(
 
 
 def embedded_pair(
-    x: Tensor, s: Span, order: Literal[2, 3]
-) -> Generator[tuple[Tensor, Sigma], Pred, tuple[Tensor, Tensor]]:
+    x: Latent, s: Span, order: Literal[2, 3]
+) -> Generator[tuple[Latent, Sigma], Pred, tuple[Latent, Latent]]:
     """(low, high): DPM-Solver-1 and -2, or -2 and -3, over s, sharing their evaluations. E = expm1.
 
     u₁ = x − σ₁ E(r₁h) ε₀
@@ -94,11 +94,11 @@ def embedded_pair(
                         high = x − σ' E(h) ε₀ − (3/2) σ' (E(h)/h − 1) (ε₂ − ε₀)
     """
 
-    def eps(u: Tensor, sigma: Sigma) -> Generator[tuple[Tensor, Sigma], Pred, Tensor]:
+    def eps(u: Tensor, sigma: Sigma) -> Generator[tuple[Latent, Sigma], Pred, Latent]:
         D = (yield u, sigma).x0
         return lincomb(1 / sigma, u, -1 / sigma, D)
 
-    def move(p: Span, k: Tensor | float = 0.0, e: Tensor | None = None) -> Tensor:
+    def move(p: Span, k: Sigma | float = 0.0, e: Latent | None = None) -> Latent:
         """x − σE(h) ε₀ − k (e − ε₀) over p."""
         along = -p.sigma_next * E(p.h)
         return lincomb(1.0, x, along, e0) if e is None else lincomb(1.0, x, along + k, e0, -k, e)

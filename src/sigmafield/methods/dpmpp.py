@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from sigmafield.grid import Span, clip_first
 from sigmafield.maths import lincomb, phi_2, safe_div
 from sigmafield.methods.registry import method, preset
-from sigmafield.types import Memory, Noise, Step
+from sigmafield.types import Latent, Memory, Noise, Step
 
 
 @method("dpmpp_2m", order=2, evals=1, paper="arXiv:2211.01095 Alg. 2")
-def dpmpp_2m(x: Tensor, s: Span, mem: Memory, noise: Noise) -> Step:
+def dpmpp_2m(x: Latent, s: Span, mem: Memory, noise: Noise) -> Step:
     """DPM-Solver++(2M), in λ = −ln σ for every process.
 
     x' = a x + (b + w) D − w D₋,   (a, b, ·) = s.ve.ei(),   w = b h/(2 h₋)
@@ -29,7 +28,7 @@ def dpmpp_2m(x: Tensor, s: Span, mem: Memory, noise: Noise) -> Step:
 
 @method("dpmpp_2m_sde", order=2, evals=1, noise="brownian", grid=clip_first, paper="arXiv:2211.01095 Sec. 5")
 def dpmpp_2m_sde(
-    x: Tensor,
+    x: Latent,
     s: Span,
     mem: Memory,
     noise: Noise,

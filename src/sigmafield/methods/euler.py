@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from sigmafield.grid import Span
 from sigmafield.maths import lincomb
 from sigmafield.methods.registry import method, preset
-from sigmafield.types import Memory, Noise, Sigma, Step
+from sigmafield.types import Latent, Memory, Noise, Sigma, Step
 
 
 def churn(
-    x: Tensor, s: Span, noise: Noise, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
-) -> tuple[Tensor, Sigma]:
+    x: Latent, s: Span, noise: Noise, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
+) -> tuple[Latent, Sigma]:
     """(x̂, σ̂): raise the noise level before a step, arXiv:2206.00364 Alg. 2.
 
         σ̂ = (1 + γ) σ,   x̂ = x + √(σ̂² − σ²) s_noise ξ,   γ = min(s_churn/n, √2 − 1) on [s_tmin, s_tmax]
@@ -34,7 +33,7 @@ def churn(
 
 @method("euler", order=1, evals=1, noise="churn", paper="arXiv:2206.00364 Alg. 2")
 def euler(
-    x: Tensor,
+    x: Latent,
     s: Span,
     mem: Memory,
     noise: Noise,

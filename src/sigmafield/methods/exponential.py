@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from sigmafield.grid import Span, clip_first
 from sigmafield.maths import lincomb, phi_2
 from sigmafield.methods.registry import method, preset
-from sigmafield.types import Memory, Noise, Step
+from sigmafield.types import Latent, Memory, Noise, Step
 
 
 @method("seeds_2", order=2, evals=2, noise="gaussian", grid=clip_first, paper="arXiv:2305.14267 Alg. 2")
 def seeds_2(
-    x: Tensor,
+    x: Latent,
     s: Span,
     mem: Memory,
     noise: Noise,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from sigmafield.grid import Span
 from sigmafield.maths import lincomb
 from sigmafield.methods.euler import churn
 from sigmafield.methods.registry import method
-from sigmafield.types import Memory, Noise, Step
+from sigmafield.types import Latent, Memory, Noise, Step
 
 
 @method("heun", order=2, evals=2, noise="churn", paper="arXiv:2206.00364 Alg. 2")
 def heun(
-    x: Tensor,
+    x: Latent,
     s: Span,
     mem: Memory,
     noise: Noise,

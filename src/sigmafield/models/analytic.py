@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.grid import VE, Process
-from sigmafield.types import Ctx, Pred, Sigma
+from sigmafield.types import Ctx, Latent, Pred, Sigma
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Mixture:
     tau: float = 0.35
     process: Process = VE()
 
-    def __call__(self, x: Tensor, sigma: Sigma, ctx: Ctx | None = None) -> Pred:
+    def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx | None = None) -> Pred:
         s = sigma.to(x.device, x.dtype)
         alpha = self.process.alpha(sigma).to(x.device, x.dtype)
         var = alpha**2 * self.tau**2 + s**2
@@ -38,7 +38,7 @@ class Mixture:
         posterior = [m + alpha * self.tau**2 / var * (x - alpha * m) for m in self.means]
         return Pred((torch.stack(logits).softmax(0) * torch.stack(posterior)).sum(0))
 
-    def exact(self, x: Tensor, sigma: Sigma, sigma_next: Sigma) -> Tensor:
+    def exact(self, x: Latent, sigma: Sigma, sigma_next: Sigma) -> Tensor:
         """The ODE's solution at σ' from x at σ, for a single component: x' = α' m + (v'/v)^½ (x − α m)."""
         if len(self.means) != 1:
             raise ValueError(f"only one Gaussian has an exact solution; got {len(self.means)} components")

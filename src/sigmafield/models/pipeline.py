@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigmafield.maths import lincomb
 from sigmafield.param import Sampling
-from sigmafield.types import Cond, Ctx, Sigma
+from sigmafield.types import Cond, Ctx, Latent, Sigma
 
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 """Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
@@ -50,7 +50,7 @@ class Pipeline:
     preview: Callable[[Tensor], Tensor] | None = None
     """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
 
-    def model(self, x: Tensor, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
+    def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Latent]:
         """Clean latents for each conditioning, in one network call: a `Model`."""
         if sigma.ndim:
             raise ValueError(f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}")

@@ -68,7 +68,7 @@ def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: t
     Raises ValueError naming a weight that is missing, unknown or of another shape.
     """
     try:
-        with torch.device("meta"):  # no memory, and no draw from the global random stream
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
             module = kind(read_json(folder / "config.json"))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sigmafield.guidance.guider import Guider
     from sigmafield.methods import METHODS, Method
     from sigmafield.models import load
+    from sigmafield.models.analytic import Mixture
     from sigmafield.models.pipeline import Pipeline
     from sigmafield.noise import Brownian, Gaussian, Keyed
     from sigmafield.recipe import Job, Recipe, generate, open_job
@@ -26,6 +27,7 @@ _HOME = {
     "guidance.guider": ("Guider",),
     "methods": ("METHODS", "Method"),
     "models": ("load",),
+    "models.analytic": ("Mixture",),
     "models.pipeline": ("Pipeline",),
     "noise": ("Brownian", "Gaussian", "Keyed"),
     "recipe": ("Job", "Recipe", "generate", "open_job"),
@@ -37,21 +39,10 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("sigmafield")
 __all__ = [
-    "METHODS",
-    "SCHEDULES",
-    "VE",
-    "Brownian",
-    "Cond",
-    "Ctx",
-    "Flow",
-    "Gaussian",
-    "Grid",
-    "Guider",
-    "Job",
-    "Keyed",
-]
-__all__ += ["Method", "Pipeline", "Pred", "Recipe", "Run", "Span", "State", "finish", "generate", "iterate", "load"]
-__all__ += ["load_state", "open_job", "sample", "save_state"]
+    "METHODS", "SCHEDULES", "VE", "Brownian", "Cond", "Ctx", "Flow", "Gaussian", "Grid", "Guider", "Job",
+    "Keyed", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Run", "Span", "State", "finish", "generate",
+    "iterate", "load", "load_state", "open_job", "sample", "save_state",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ noise levels (`discrete`, `shifted_flow`) and, following from the prediction, th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ class Levels:
     sigma_at(percent): 0 = start of sampling (most noise), 1 = end.
     """
 
-    sigmas: Tensor
+    sigmas: Tensor = field(repr=False)
     timestep: Callable[[Sigma], Tensor]
     sigma: Callable[[Tensor], Sigma]
     sigma_at: Callable[[float], float]

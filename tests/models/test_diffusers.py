@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from sigmafield.grid import Span
 from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
+from sigmafield.models.tiny import load_tiny
 from sigmafield.types import Cond, Ctx
 
 pytest.importorskip("diffusers")
@@ -86,8 +87,6 @@ def test_pictures(both: tuple[Pipeline, Any]) -> None:
 
 
 def test_tiny_and_diffusers_agree(sd1: tuple[Path, Any]) -> None:
-    from sigmafield.models.tiny import load_tiny
-
     a, b = load_tiny(sd1[0], CPU, torch.float32), load(sd1[0])
     cond = a.encode_text(PROMPTS, SIZE)
     assert_close(cond.embeds, b.encode_text(PROMPTS, SIZE).embeds, atol=1e-5, rtol=0)
@@ -198,6 +197,16 @@ def test_pickles_are_not_opened(sd1: tuple[Path, Any], tmp_path: Path) -> None:
     file.rename(file.with_suffix(".bin"))
     with pytest.raises(ValueError, match="diffusion_pytorch_model.bin is a pickle and is not opened; convert it"):
         load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("loader", ["tiny", "diffusers"])
+def test_files_that_are_broken_are_named(loader: str, sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    shutil.copytree(sd1[0], tmp_path / "m")
+    file = tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=f"{file} is no safetensors file .*; was it downloaded in full") as caught:
+        load_tiny(tmp_path / "m", CPU, torch.float32) if loader == "tiny" else load(tmp_path / "m")
+    assert "\n" not in str(caught.value)
 
 
 def test_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "layers_per_block": 2,
         "attention_head_dim": (1, 3, 4),
+        "transformer_layers_per_block": (1, 1, 2),
     },
     "no attention but in the middle, two transformer blocks": {
         "down_block_types": ("DownBlock2D", "DownBlock2D"),

@@ -90,10 +90,9 @@ def component(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype)
     precision = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"  # transformers' name for it
     options: dict[str, Any] = {"variant": variant, precision: dtype, "low_cpu_mem_usage": is_accelerate_available()}
     try:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
-            model, info = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-            )
+        model, info = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+        )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
     missing = sorted(info["missing_keys"])
@@ -135,10 +134,8 @@ def network_of(unet: Any, dtype: torch.dtype) -> Network:
     """`Pipeline.network` of a UNet: inputs in its dtype, the answer in float32."""
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        added = {key: value.to(x.device, dtype) for key, value in cond.extra.items()}
-        return unet(
-            x.to(dtype), t, encoder_hidden_states=cond.embeds.to(x.device, dtype), added_cond_kwargs=added
-        ).sample.float()
+        text = cond.embeds.to(dtype)
+        return unet(x.to(dtype), t, encoder_hidden_states=text, added_cond_kwargs=cond.extra).sample.float()
 
     return network
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 INDEX = "model_index.json"
 TINY = "tiny"
 """Name of the model that is shipped."""
@@ -25,10 +27,6 @@ class Directory:
 
     path: Path
     index: dict[str, Any]
-
-    def has(self, component: str) -> bool:
-        """Whether the index names a class for the component (null means that the model does without)."""
-        return bool(self.class_of(component))
 
     def class_of(self, component: str) -> str | None:
         """Class name of a component; None where there is none."""
@@ -50,7 +48,7 @@ class Directory:
 
     def network(self, supported: str) -> Path:
         """Sub-folder of the network. Raises ValueError naming its class where that is not the supported one."""
-        other = next((name for name in NETWORKS if self.has(name)), "unet")
+        other = next((name for name in NETWORKS if self.class_of(name)), "unet")
         return self.folder(other, supported)
 
     def scheduler(self) -> dict[str, Any]:
@@ -80,23 +78,31 @@ def read_json(path: Path) -> dict[str, Any]:
 def weights(folder: Path) -> tuple[list[Path], str | None]:
     """The weight files of a component and their variant: None, or 'fp16' where there are only half-precision ones.
 
-    Raises FileNotFoundError for a missing file or shard, ValueError where there are only pickles.
+    Raises FileNotFoundError for a missing file or shard, ValueError for a broken one or where there are only pickles.
     """
     for variant in (None, "fp16"):
         part = f".{variant}" if variant else ""
         for stem in WEIGHTS:
             whole, shards = folder / f"{stem}{part}.safetensors", folder / f"{stem}.safetensors.index{part}.json"
             if whole.is_file():
-                return [whole], variant
+                return [opened(whole)], variant
             if shards.is_file():
-                return [
-                    needed(folder / name) for name in sorted(set(read_json(shards)["weight_map"].values()))
-                ], variant
+                names = sorted(set(read_json(shards)["weight_map"].values()))
+                return [opened(needed(folder / name)) for name in names], variant
     pickles = [p.name for p in sorted(folder.glob("*.bin"))]
     if pickles:
         raise ValueError(f"{folder}: {pickles[0]} is a pickle and is not opened; convert it to .safetensors")
     expected = " or ".join(f"{stem}.safetensors" for stem in WEIGHTS)
     raise FileNotFoundError(f"{folder}: weights are missing, expected {expected}; {listing(folder)}")
+
+
+def opened(path: Path) -> Path:
+    """The path, if it is a safetensors file. Raises ValueError otherwise."""
+    try:
+        with safe_open(path, "pt"):
+            return path
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error}); was it downloaded in full?") from None
 
 
 def needed(path: Path) -> Path:

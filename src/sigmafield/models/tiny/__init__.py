@@ -59,6 +59,7 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
         decode=decode,
         size=sides(unet.config.sample_size, latent.factor, 64),
         device=device,
+        preview=decode,  # small enough for every step
     )
 
 

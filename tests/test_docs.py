@@ -1,0 +1,32 @@
+"""The Python in the README and in the docs runs as it stands, page by page."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sigmafield.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))], ids=lambda p: p.name
+)
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before, names = dict(METHODS), {"__name__": "__docs__"}
+    try:
+        for block in BLOCK.findall(page.read_text("utf-8")):
+            exec(compile(block, str(page), "exec"), names)
+    finally:
+        METHODS.clear()
+        METHODS.update(before)  # a page may register a method of its own
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} points to {target}"

@@ -76,8 +76,9 @@ def sample(
 ) -> None:
     """Draw a picture from a prompt.
 
-    The PNG carries all that [bold]sigmafield replay[/bold] needs to draw it again. Ctrl-C keeps a checkpoint
-    that [bold]sigmafield resume[/bold] finishes.
+    The PNG carries its recipe: [bold]sigmafield replay[/bold] draws it again.
+
+    Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
     from sigmafield.cli.draw import parse_params, parse_size, report, user_errors
     from sigmafield.recipe import Recipe

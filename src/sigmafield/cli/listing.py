@@ -8,12 +8,20 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sigmafield.cli.draw import fail, user_errors
 from sigmafield.methods import METHODS, Method, lookup
 from sigmafield.models import load
 from sigmafield.schedules import SCHEDULES
+
+NOISE = {
+    "none": "none",
+    "churn": "with s_churn > 0",
+    "gaussian": "Gaussian",
+    "brownian": "Brownian",
+    "brownian_device": "Brownian, on the device",
+}
 
 
 def show_methods(name: str | None, as_json: bool) -> None:
@@ -25,12 +33,12 @@ def show_methods(name: str | None, as_json: bool) -> None:
     elif name:
         explain(chosen[0])
     else:
-        table = Table("sampler", "order", "evaluations", "noise", "parameters", "paper", box=None, header_style="bold")
-        for method in chosen:
-            r = row(method)
-            params = ", ".join(f"{key}={value}" for key, value in r["params"].items())
-            table.add_row(method.name, str(r["order"]), str(r["evals"]), r["noise"], params, method.paper)
-        Console().print(table)
+        table = Table(Column("sampler", no_wrap=True), "order", "evals", "noise", "paper", box=None, header_style="bold")
+        for method in sorted(chosen, key=lambda method: method.name):
+            table.add_row(method.name, str(method.order), str(method.evals), NOISE[method.noise], method.paper)
+        console = Console()
+        console.print(table)
+        console.print("\n[bold]sigmafield methods NAME[/] explains one, with its parameters.", highlight=False)
 
 
 def row(method: Method) -> dict:
@@ -45,11 +53,10 @@ def explain(method: Method) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{method.name}[/]   {method.paper}\n")
     console.print(inspect.getdoc(method.step), markup=False)
-    noise = {"none": "draws no noise", "churn": "draws noise only with s_churn > 0"}.get(
-        method.noise, f"draws {method.noise} noise"
-    )
     adaptive = ", chooses its own steps" if method.adaptive else ""
-    console.print(f"\norder {method.order}, up to {method.evals} evaluations a step, {noise}{adaptive}")
+    console.print(
+        f"\norder {method.order}; evaluations a step: up to {method.evals}; noise: {NOISE[method.noise]}{adaptive}"
+    )
     for key, value in method.defaults.items():
         console.print(f"  {key} = {value}")
 
@@ -86,6 +93,7 @@ def draw_schedules(rows: dict[str, list[float]], path: Path) -> None:
     for name, sigmas in rows.items():
         axes.semilogy(range(len(sigmas) - 1), sigmas[:-1], marker=".", label=name)
     axes.set(xlabel="step", ylabel="σ (the final 0 is not drawn)", title="Noise levels that each schedule visits")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     axes.grid(alpha=0.3)
     with user_errors():

@@ -5,11 +5,11 @@ Everything here is float64 on the CPU, and a noise level may be a number or a fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from sigmafield.maths import lincomb
@@ -95,7 +95,7 @@ Process = VE | Flow
 class Span:
     """One interval σ → σ' of a schedule, in the vocabulary of the papers; step i of n.
 
-    sigma, sigma_next: both 0-d or both [B, 1, *space]; all that follows has their shape.
+    sigma, sigma_next: both 0-d or both [B, 1, *space]; all that follows has their shape. sigmas: the whole schedule.
     """
 
     sigma: Sigma
@@ -103,6 +103,15 @@ class Span:
     process: Process
     i: int = 0
     n: int = 1
+    sigmas: Float64[Tensor, "levels *field"] | None = field(default=None, repr=False)
+    asked: int = 1
+    """Steps of the schedule as it was given, before the method changed it."""
+
+    def at(self, k: int) -> Span:
+        """The interval k steps on, −i ≤ k < n − i: earlier ones for multistep coefficients, later to look ahead."""
+        if self.sigmas is None or not 0 <= self.i + k < self.n:
+            raise IndexError(f"step {self.i} of {self.n} has no interval {k:+d}")
+        return replace(self, sigma=self.sigmas[self.i + k], sigma_next=self.sigmas[self.i + k + 1], i=self.i + k)
 
     @cached_property
     def lam(self) -> Sigma:
@@ -151,15 +160,24 @@ class Span:
         mid = self.sigma_next if r == 1 else self.process.sigma(self.lam + r * self.h)
         return replace(self, sigma_next=mid), replace(self, sigma=mid)
 
-    def ancestral(self, eta: float) -> tuple[Span, Sigma]:
-        """(the interval to σ_down, σ_up) with σ_down² + σ_up² = σ'².
+    def ancestral(self, eta: float) -> tuple[Span, Sigma, Sigma]:
+        """(the interval to σ_down, k, σ_up): x' = k y + σ_up ξ after the deterministic step to y at σ_down.
 
-        σ_up = min(σ', η √(σ'² (σ² − σ'²)/σ²)); η = 0 keeps the interval. Song et al., arXiv:2010.02502.
+        VE:    σ_up = min(σ', η √(σ'² (σ² − σ'²)/σ²)),   σ_down = √(σ'² − σ_up²),   k = 1
+        flow:  σ_down = σ' (1 + (σ'/σ − 1) η),   k = (1 − σ')/(1 − σ_down),   σ_up = √(σ'² − (k σ_down)²)
+
+        η = 0 keeps the interval. In VE, η ≥ σ/√(σ² − σ'²) leaves σ_down = 0. Song et al., arXiv:2010.02502.
         """
         a, b = self.sigma, self.sigma_next
+        if not eta:
+            return self, torch.ones_like(b), torch.zeros_like(b)
+        if isinstance(self.process, Flow):
+            down = b * (1 + (self.ratio - 1) * eta)
+            keep = (1 - b) / (1 - down)
+            return replace(self, sigma_next=down), keep, (b**2 - (keep * down) ** 2).clamp(min=0).sqrt()
         up = eta * (b**2 * (a**2 - b**2) / torch.where(a == 0, 1.0, a) ** 2).sqrt()
-        up = torch.where(up.isnan(), b, torch.minimum(up, b)) if eta else torch.zeros_like(b)
-        return replace(self, sigma_next=(b**2 - up**2).sqrt() if eta else b), up
+        up = torch.where(up.isnan(), b, torch.minimum(up, b))
+        return replace(self, sigma_next=(b**2 - up**2).sqrt()), torch.ones_like(b), up
 
     def ei(self, eta: float = 0.0) -> tuple[Sigma, Sigma, Sigma]:
         """Coefficients (a, b, c) of x' = a x + b D + c ξ, exact while D is constant over the interval.
@@ -177,12 +195,13 @@ class Span:
 class Grid:
     """A schedule with its process: n + 1 noise levels, [n + 1] or a σ-field [n + 1, B, 1, *space].
 
-    Levels are kept as float64 on the CPU. Raises ValueError for a level that is negative, not finite,
-    or, in a flow, above 1.
+    Levels are kept as float64 on the CPU. asked: steps before a method changed the grid, if it did.
+    Raises ValueError for a level that is negative, not finite or, in a flow, above 1.
     """
 
     sigmas: Tensor
     process: Process
+    asked: int | None = None
 
     def __post_init__(self) -> None:
         sigmas = torch.as_tensor(self.sigmas).detach().to("cpu", torch.float64)
@@ -208,7 +227,7 @@ class Grid:
 
     def span(self, i: int) -> Span:
         """Interval i, 0 ≤ i < n."""
-        return Span(self.sigmas[i], self.sigmas[i + 1], self.process, i, self.n)
+        return Span(self.sigmas[i], self.sigmas[i + 1], self.process, i, self.n, self.sigmas, self.asked or self.n)
 
 
 def clip_first(grid: Grid) -> Grid:

@@ -110,6 +110,7 @@ class Brownian:
     `capacity` of them are kept, others are drawn again when needed.
 
     seed: entropy of the tree; σ must be a number, not a field. drawn_on: the device that the tree lives on.
+    times: dtype that σ is rounded to before it is looked up.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Brownian:
         dtype: torch.dtype = torch.float32,
         device: Device = "cpu",
         drawn_on: Device = "cpu",
+        times: torch.dtype = torch.float32,
         capacity: int = 64,
     ):
         if grid.is_field:
@@ -131,7 +133,7 @@ class Brownian:
         ends = (float(positive.min()), float(positive.max())) if len(positive) else (0.0, 1.0)
         self._start, self._end = round(ends[0], 6), round(ends[1], 6)
         self._seed, self._shape, self._dtype = seed, tuple(shape), dtype
-        self._device, self._drawn_on = device, drawn_on
+        self._device, self._drawn_on, self._times = device, drawn_on, times
         self._nodes: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
         self._capacity = capacity
         root = _word(seed, (), 3, np.uint32)
@@ -149,7 +151,7 @@ class Brownian:
         pass
 
     def _clamp(self, time: float) -> float:
-        return min(max(round(float(np.float32(time)), 6), self._start), self._end)
+        return min(max(round(torch.tensor(time, dtype=self._times).item(), 6), self._start), self._end)
 
     def _increment(self, low: float, high: float) -> Tensor:
         """W(high) − W(low): the sum, left to right, of the largest nodes that cover the interval."""

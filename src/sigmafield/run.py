@@ -144,8 +144,10 @@ def default_noise(method: Method, seed: int, grid: Grid, x: Latent) -> Noise:
         return Silent()
     if grid.is_field:
         return Keyed([seed + k for k in range(x.shape[0])], **of_x)
-    if method.noise in ("brownian", "brownian_device"):
-        return Brownian(seed, grid, **of_x, drawn_on="cpu" if method.noise == "brownian" else x.device)
+    if method.noise == "brownian":
+        return Brownian(seed, grid, **of_x)
+    if method.noise == "brownian_device":
+        return Brownian(seed, grid, **of_x, drawn_on=x.device, times=x.dtype)
     if method.noise == "churn":
         return Gaussian(seed, **of_x)
     return Gaussian(seed + (x.device.type == "cpu"), **of_x)

@@ -6,6 +6,7 @@ import torch
 
 from sigmafield.grid import VE, Flow, Grid, Span
 from sigmafield.methods import METHODS, lookup
+from sigmafield.models.analytic import Mixture
 from sigmafield.run import Run, default_noise
 from sigmafield.schedules import karras
 from sigmafield.types import Pred
@@ -75,6 +76,23 @@ def table(name, grid, **params):
         pick = {kind: [v for v, k in zip(c, probe.kinds) if k == kind] for kind in ("D", "U", "xi")}
         rows.append(Row(span, c[0], [d + u for d, u in zip(pick["D"], pick["U"])], pick["xi"]))
     return rows
+
+
+@dataclass(frozen=True)
+class Guided:
+    """An exact denoiser with an unconditional answer beside the guided one."""
+
+    model: Mixture
+    other: Mixture
+
+    def __call__(self, x, sigma, ctx):
+        D = self.model(x, sigma).x0
+        return Pred(D, D, self.other(x, sigma).x0)
+
+
+def guided(process):
+    """The mixture, guided away from a mixture with other weights."""
+    return Guided(Mixture(process=process), Mixture(weights=(0.4, 0.3, 0.3), process=process))
 
 
 def run_of(name, denoise, grid, x, **params):

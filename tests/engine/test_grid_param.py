@@ -4,15 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import PROCESSES, grid
+from laws import PROCESSES, grid, guided
 
 from sigmafield import param
 from sigmafield.grid import VE, Flow, Grid
 from sigmafield.maths import lincomb, near_miss, safe_div
 from sigmafield.methods import METHODS
-from sigmafield.models.analytic import Mixture
 from sigmafield.run import sample
 from sigmafield.schedules import SCHEDULES, denoise_tail
+from sigmafield.types import Pred
 
 SAMPLINGS = {
     "eps": param.discrete_sampling("eps", param.betas()),
@@ -88,10 +88,10 @@ def test_every_method_takes_every_shape_and_dtype(name, shape, dtype, process, s
         return  # an empty batch has no error to control
     g = grid(process, n=steps)
     x = process.start(g.sigmas[0], torch.ones(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))
-    model = Mixture(process=process)
+    model = guided(process)
 
     def half(x, sigma, ctx):
-        return model(x, sigma)._replace(x0=model(x, sigma).x0.half().to(x.dtype))
+        return Pred(*(answer.half().to(x.dtype) for answer in model(x, sigma, ctx)))
 
     end = sample(half, x, g.sigmas, name, process=process)
     assert end.shape == shape

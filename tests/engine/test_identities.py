@@ -6,7 +6,7 @@ import pytest
 import torch
 from laws import CHURN, LINEAR, PROCESSES, Probe, grid, table
 
-from sigmafield.grid import VE, Flow, Grid
+from sigmafield.grid import Flow, Grid
 from sigmafield.methods import METHODS
 from sigmafield.run import Run
 
@@ -20,12 +20,31 @@ NAMES = [(name, {}) for name in LINEAR] + [
 # Churn is written for VE and moves x off a flow's marginals and constants, in the reference too.
 CHURN_ON_FLOW = pytest.mark.xfail(strict=True, reason="churn is a VE formula, as in the reference")
 
+# inherited from the reference, which these reproduce
+ALWAYS_OFF = {
+    "ipndm_v": "its coefficients do not sum to 1 on unequal steps",
+    "deis": "its integrals are sums that are 1e-4 off",
+    "uni_pc": "ends at 0.001, with coefficients from float32",
+    "uni_pc_bh2": "ends at 0.001, with coefficients from float32",
+}
+VE_ON_FLOW = {"ddpm", "dpmpp_2s_ancestral_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp"}
+
 
 def cases(names):
     for name, params in names:
         for process in PROCESSES:
-            off = params == CHURN and isinstance(process, Flow)
-            yield pytest.param(name, params, process, marks=CHURN_ON_FLOW if off else [], id=f"{name}{params}{process}")
+            marks = []
+            if params == CHURN and isinstance(process, Flow):
+                marks = [CHURN_ON_FLOW]
+            elif name in ALWAYS_OFF:
+                marks = [pytest.mark.xfail(strict=True, reason=ALWAYS_OFF[name])]
+            elif name in VE_ON_FLOW and isinstance(process, Flow):
+                marks = [pytest.mark.xfail(strict=True, reason="VE's noise on a flow, as in the reference")]
+            yield pytest.param(name, params, process, marks=marks, id=f"{name}{params}{process}")
+
+
+# of lower order on a schedule of two steps, or with a schedule of their own
+NOT_IN_TWO_STEPS = {"uni_pc", "uni_pc_bh2", "dpm_fast"}
 
 
 @pytest.mark.parametrize("name, params, process", list(cases(NAMES)))
@@ -47,7 +66,7 @@ def table_start(name, g):
 
 @pytest.mark.parametrize("h_prev", [2.0, 0.5])
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-@pytest.mark.parametrize("name", [name for name in LINEAR if METHODS[name].order >= 2])
+@pytest.mark.parametrize("name", [name for name in LINEAR if METHODS[name].order >= 2 and name not in NOT_IN_TWO_STEPS])
 def test_first_moment(name, process, h_prev):
     """Σ ℓ_j (λ_j − λ) = α' (h − (1 − e^(−h))) + O(h³) over a step with history at h₋ = 2h and h/2, η = 0."""
     params = {"eta": 0.0} if "eta" in METHODS[name].defaults else {}
@@ -92,8 +111,11 @@ def test_split_and_ei_compose():
         assert float((a2 * c1) ** 2 + c2**2) == pytest.approx(float(c) ** 2, rel=1e-10)
 
 
-def test_ancestral_split_keeps_the_variance():
-    s = grid(VE()).span(3)
-    down, up = s.ancestral(0.8)
-    assert float(down.sigma_next**2 + up**2) == pytest.approx(float(s.sigma_next**2), rel=1e-12)
-    assert torch.equal(s.ancestral(0.0)[0].sigma_next, s.sigma_next)
+@pytest.mark.parametrize("process", PROCESSES, ids=str)
+def test_ancestral_split_keeps_signal_and_variance(process):
+    s = grid(process).span(3)
+    down, keep, up = s.ancestral(0.8)
+    alpha = process.alpha(down.sigma_next)
+    assert float(keep * alpha) == pytest.approx(float(s.alpha_next), rel=1e-12)
+    assert float((keep * down.sigma_next) ** 2 + up**2) == pytest.approx(float(s.sigma_next**2), rel=1e-12)
+    assert s.ancestral(0.0)[0] is s

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from laws import LINEAR, PROCESSES, run_of
+from laws import LINEAR, PROCESSES, Guided, run_of
 
 from sigmafield.grid import Grid
 from sigmafield.methods import METHODS
@@ -22,24 +22,52 @@ def uneven(process, n, low=-2.0, high=2.5):
     return Grid(process.sigma(lam), process)
 
 
+# no ODE to converge to: all noise is drawn anew, or noise cannot be switched off
+STOCHASTIC = {"ddpm", "lcm"}
+# what ComfyUI's coefficients cost: see the docstrings
+INEXACT = {
+    "ipndm_v": "its coefficients do not sum to 1 on unequal steps",
+    "deis": "its integrals are sums that are 1e-4 off",
+    "er_sde": "its integrals are sums over 200 points: between first and second order",
+    "dpmpp_2s_ancestral_cfg_pp": "it mixes D of one stage with U of another",
+}
+
+
+def methods():
+    for name in LINEAR:
+        if name not in STOCHASTIC:
+            marks = pytest.mark.xfail(strict=True, reason=INEXACT[name]) if name in INEXACT else ()
+            yield pytest.param(name, marks=marks)
+
+
+def without_noise(name):
+    """Parameters that make a method an ODE solver."""
+    if name == "er_sde":
+        return {"s_noise": 0.0, "noise_scaler": lambda ell: ell}
+    if name == "lms":
+        return {"order": 2}  # with more, the start decides
+    return {"eta": 0.0} if "eta" in METHODS[name].defaults else {}
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", list(methods()))
 def test_order(name, kind, process):
-    model = Mixture(**GAUSSIAN, process=process) if kind == "gaussian" else Mixture(process=process)
+    exact_model = Mixture(**GAUSSIAN, process=process) if kind == "gaussian" else Mixture(process=process)
+    model = Guided(exact_model, exact_model)
     x = torch.linspace(-2, 2, 32, dtype=torch.float64).reshape(1, 1, 4, 8) * 4
-    params = {"eta": 0.0} if "eta" in METHODS[name].defaults else {}
+    params = without_noise(name)
 
     def end(n):
         g = uneven(process, n)
         return finish(run_of(name, model, g, x, **params), x).x
 
     g = uneven(process, 2)
-    exact = model.exact(x, g.sigmas[0], g.sigmas[-1]) if kind == "gaussian" else fine(model, x, process)
+    exact = exact_model.exact(x, g.sigmas[0], g.sigmas[-1]) if kind == "gaussian" else fine(exact_model, x, process)
     coarse, n = (32, 128) if METHODS[name].order == 2 else (128, 512)
     errors = [float((end(k) - exact).square().mean().sqrt()) for k in (coarse, n)]
     slope = math.log(errors[0] / errors[1]) / math.log(n / coarse)
-    assert slope == pytest.approx(METHODS[name].order, abs=0.2), f"errors {errors}"
+    assert slope == pytest.approx(METHODS[name].order, abs=0.3), f"errors {errors}"
 
 
 REFERENCE = {}

@@ -9,7 +9,9 @@ from sigmafield.run import Run, default_noise, finish
 from sigmafield.types import Pred
 
 # float32 error estimates feed back into the step sizes of these
-TOLERANCE_F32 = {"dpm_adaptive": 1e-3}
+TOLERANCE_F32 = {"dpm_adaptive": 1e-3, "dpm_fast": 1e-3}
+# the reference itself works in float32 inside these
+TOLERANCE_F64 = {"deis": 1e-5, "er_sde": 1e-5, "sa_solver": 1e-5, "sa_solver_pece": 1e-5, "dpm_fast": 1e-5}
 RENAMED = {"solver_type": "solver"}
 
 
@@ -56,4 +58,4 @@ def test_float32(samplers_case, reference, worst):
 
 
 def test_float64(samplers_f64_case, reference, worst):
-    compare(samplers_f64_case, reference, 1e-9, worst)
+    compare(samplers_f64_case, reference, TOLERANCE_F64.get(samplers_f64_case["sampler"], 1e-9), worst)

@@ -33,7 +33,9 @@ def show_methods(name: str | None, as_json: bool) -> None:
     elif name:
         explain(chosen[0])
     else:
-        table = Table(Column("sampler", no_wrap=True), "order", "evals", "noise", "paper", box=None, header_style="bold")
+        table = Table(
+            Column("sampler", no_wrap=True), "order", "evals", "noise", "paper", box=None, header_style="bold"
+        )
         for method in sorted(chosen, key=lambda method: method.name):
             table.add_row(method.name, str(method.order), str(method.evals), NOISE[method.noise], method.paper)
         console = Console()

@@ -1,4 +1,4 @@
-"""DPM-Solver with adaptive step size."""
+"""DPM-Solver in single steps: with adaptive step size, and with a given number of evaluations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sigmafield.grid import Span, ends
+from sigmafield.grid import Grid, Span, ends
 from sigmafield.maths import lincomb
 from sigmafield.methods.registry import method
 from sigmafield.types import Latent, Memory, Noise, Pred, Sigma, Step
@@ -62,11 +62,7 @@ def dpm_adaptive(
     x_low = mem.get("x_low", x)
     stop = min(end, lam + h)
     span = replace(s, sigma=_sigma(lam), sigma_next=_sigma(stop))
-    down, up = span, torch.zeros_like(span.sigma)
-    if eta:
-        down, _ = span.ancestral(eta)
-        down = replace(down, sigma_next=_sigma(min(end, float(down.lam_next))))
-        up = (span.sigma_next**2 - down.sigma_next**2).clamp(min=0).sqrt()
+    down, up = descend(span, s.sigma_next, eta)
     low, high = yield from embedded_pair(x, down, order)
     rtol, atol = torch.tensor([rtol, atol], dtype=torch.float32).tolist()  # ComfyUI rounds them so
     scale = torch.maximum(low.abs(), x_low.abs()).mul_(rtol).clamp_(min=atol)
@@ -80,6 +76,15 @@ def dpm_adaptive(
         return x, {"lam": lam, "h": h * f, "inv": e[1:], "x_low": x_low, "done": False}
     x = lincomb(1.0, high, up * s_noise, noise(span)) if eta else high
     return x, {"lam": stop, "h": h * f, "inv": e[:2], "x_low": low, "done": stop >= end - END}
+
+
+def descend(s: Span, end: Sigma, eta: float) -> tuple[Span, Sigma]:
+    """(interval to σ_down, σ_up) of the ancestral split in VE, with σ_down not below the run's end."""
+    if not eta:
+        return s, torch.zeros_like(s.sigma)
+    down, _, _ = s.ancestral(eta)
+    down = replace(down, sigma_next=torch.maximum(down.sigma_next, end))
+    return down, (s.sigma_next**2 - down.sigma_next**2).clamp(min=0).sqrt()
 
 
 def embedded_pair(
@@ -112,6 +117,44 @@ def embedded_pair(
     e2 = yield from eps(move(two, 2 * two.sigma_next * (E(two.h) / two.h - 1), e1), two.sigma_next)
     low = move(s, 1.5 * s.sigma_next * E(s.h), e1)
     return low, move(s, 1.5 * s.sigma_next * (E(s.h) / s.h - 1), e2)
+
+
+def macro_steps(grid: Grid) -> Grid:
+    """⌊n/3⌋ + 1 steps of equal size in ln σ, from σ₀ to the last σ above 0; rounded to float32 as ComfyUI does."""
+    if grid.is_field:
+        raise ValueError(f"dpm_fast places its own steps and needs one sigma per step; got {tuple(grid.sigmas.shape)}")
+    if grid.n == 0:
+        return grid
+    lam = -ends(grid).sigmas.log()
+    t = torch.linspace(float(lam[0]), float(lam[1]), grid.n // 3 + 2, dtype=torch.float32)
+    return replace(grid, sigmas=(-t).exp().double(), asked=grid.n)
+
+
+@method("dpm_fast", order=3, evals=3, noise="gaussian", grid=macro_steps, paper="arXiv:2206.00927 App. D.3")
+def dpm_fast(x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 0.0, s_noise: float = 1.0) -> Step:
+    """DPM-Solver-fast: steps of third order, and what is left of the n evaluations in one or two of lower order.
+
+        n mod 3 = 0: 3, 3, …, 2, 1;   else 3, 3, …, n mod 3;   λ = −ln σ, equal steps
+
+    Only σ₀, the last σ above 0 and the number of steps of the schedule count. The run ends at that σ, without a final
+    denoising step, as ComfyUI's does.
+    """
+    left = s.asked % 3
+    order = {s.n - 2: 2, s.n - 1: 1} if left == 0 else {s.n - 1: left}
+    span = s.ve
+    down, up = descend(span, span.at(s.n - 1 - s.i).sigma_next, eta)
+    high = yield from single(x, down, order.get(s.i, 3))
+    return lincomb(1.0, high, up * s_noise, noise(span)) if eta else high, {}
+
+
+def single(x: Latent, s: Span, order: int) -> Generator[tuple[Latent, Sigma], Pred, Latent]:
+    """DPM-Solver of order 1, 2 or 3 over s."""
+    if order > 1:
+        _, high = yield from embedded_pair(x, s, 2 if order == 2 else 3)
+        return high
+    D = (yield x, s.sigma).x0
+    a, b, _ = s.ei()
+    return lincomb(a, x, b, D)
 
 
 def _sigma(lam: float) -> Sigma:

@@ -1,15 +1,17 @@
-"""Stochastic exponential Runge–Kutta methods in λ."""
+"""Exponential integrators: SEEDS, refined multistep, extended reverse-time SDE."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 
 from sigmafield.grid import Span, clip_first
-from sigmafield.maths import lincomb, phi_2
+from sigmafield.maths import lincomb, phi_2, safe_div
 from sigmafield.methods.registry import method, preset
-from sigmafield.types import Latent, Memory, Noise, Step
+from sigmafield.types import Latent, Memory, Noise, Sigma, Step
 
 
 @method("seeds_2", order=2, evals=2, noise="gaussian", grid=clip_first, paper="arXiv:2305.14267 Alg. 2")
@@ -57,3 +59,168 @@ preset(
     solver="phi_2",
 )
 preset("exp_heun_2_x0_sde", of="seeds_2", r=1.0, solver="phi_2")
+
+
+@method("seeds_3", order=3, evals=3, noise="gaussian", grid=clip_first, paper="arXiv:2305.14267 Alg. 3")
+def seeds_3(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    r_1: float = 1 / 3,
+    r_2: float = 2 / 3,
+) -> Step:
+    """SEEDS-3: three-stage stochastic exponential Runge–Kutta in λ = ln(α/σ).
+
+        u₁ = a₁ x + b₁ D₁ + ζ₁                               to λ + r₁ h
+        u₂ = a₂ x + (b₂ − w₂) D₁ + w₂ D₂ + ζ₂                to λ + r₂ h
+        x' = a x + (b − w₃) D₁ + w₃ D₃ + ζ₃,   w₂ = (r₂/r₁) α₂ φ₂(r₂ z),  w₃ = α' φ₂(z)/r₂,   z = (1 + η) h
+        φ₂(z) = 1 − (1 − e^(−z))/z
+
+    ζ is one path of noise: each part's own, and what came before by that part's decay. Where σ' = 0 the result is D₁.
+    0 < r₁ < r₂ < 1. eta: 0 = ODE, 1 = full SDE; any ≥ 0.
+    """
+    D1 = (yield x, s.sigma).x0
+    if s.last.all():
+        return D1, {}
+    to_1, to_2 = s.split(r_1)[0], s.split(r_2)[0]
+    parts = [to_1, replace(to_2, sigma=to_1.sigma_next), replace(s, sigma=to_2.sigma_next)]
+    noisy, kicks = eta > 0 and s_noise > 0, []
+
+    def carried(part: Span) -> list[Any]:
+        """The noise so far, carried over this part, with the part's own added."""
+        if noisy:
+            decay, _, c = part.ei(eta)
+            kicks[:] = [v for k, xi in zip(kicks[::2], kicks[1::2]) for v in (decay * k, xi)]
+            kicks.extend([c * s_noise, noise(part)])
+        return kicks
+
+    (a1, b1, _), (a2, b2, _), (a, b, _) = to_1.ei(eta), to_2.ei(eta), s.ei(eta)
+    D2 = (yield lincomb(a1, x, b1, D1, *carried(parts[0])), to_1.sigma_next).x0
+    w2 = r_2 / r_1 * to_2.alpha_next * phi_2((1 + eta) * to_2.h)
+    D3 = (yield lincomb(a2, x, b2 - w2, D1, w2, D2, *carried(parts[1])), to_2.sigma_next).x0
+    w3 = torch.where(s.last, 0.0, s.alpha_next * phi_2((1 + eta) * s.h) / r_2)
+    return lincomb(a, x, b - w3, D1, w3, D3, *carried(parts[2])), {}
+
+
+@method("res_multistep_ancestral", order=2, evals=1, noise="gaussian", paper="arXiv:2308.02157 Sec. 3")
+def res_multistep_ancestral(
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+) -> Step:
+    """Refined exponential multistep to σ_down, then noise back up; in λ = −ln σ and with VE's noise for every process.
+
+        x' = a x + (b − w) D + w D₋ + σ_up s_noise ξ,   (a, b, ·) = down.ei(),   w = φ₂(h) h/c,   c = λ₋ − λ₋'
+        φ₂(h) = 1 − (1 − e^(−h))/h,   λ₋ of the last step's σ, λ₋' of the last step's σ_down
+
+    w = 0 on the first step and where σ_down = 0.
+    """
+    D = (yield x, s.sigma).x0
+    down, a, b, w, up = res_coefficients(s, mem, eta)
+    terms = [a, x, b - w, D, w, mem.get("D", D)]
+    if eta > 0 and s_noise > 0 and not s.last.all():
+        terms += [up * s_noise, noise(s)]
+    return lincomb(*terms), {"D": D, "lam": s.ve.lam, "lam_down": down.lam_next}
+
+
+preset("res_multistep", of="res_multistep_ancestral", row={"noise": "none"}, eta=0.0)
+
+
+@method(
+    "res_multistep_ancestral_cfg_pp",
+    order=2,
+    evals=1,
+    noise="gaussian",
+    need_uncond=True,
+    paper="arXiv:2308.02157 Sec. 3, arXiv:2406.08070",
+)
+def res_multistep_ancestral_cfg_pp(
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+) -> Step:
+    """CFG++ form of `res_multistep_ancestral`: x + D − U for x, and U for D.
+
+        x' = a (x + D − U) + (b − w) U + w U₋ + σ_up s_noise ξ
+
+    On the first step and where σ_down = 0: x' = D + (x − U) σ_down/σ + σ_up s_noise ξ.
+    """
+    p = yield x, s.sigma
+    down, a, b, w, up = res_coefficients(s, mem, eta)
+    # without history the guidance D − U is not scaled by a
+    k = torch.where(down.last, 1.0, a) if "D" in mem else torch.ones_like(a)
+    terms = [a, x, k, p.x0, b - w - k, p.uncond, w, mem.get("D", p.uncond)]
+    if eta > 0 and s_noise > 0 and not s.last.all():
+        terms += [up * s_noise, noise(s)]
+    return lincomb(*terms), {"D": p.uncond, "lam": s.ve.lam, "lam_down": down.lam_next}
+
+
+preset("res_multistep_cfg_pp", of="res_multistep_ancestral_cfg_pp", row={"noise": "none"}, eta=0.0)
+
+
+def res_coefficients(s: Span, mem: Memory, eta: float) -> tuple[Span, Sigma, Sigma, Sigma, Sigma]:
+    """(interval to σ_down, a, b, w, σ_up) of the refined exponential multistep."""
+    down, _, up = s.ve.ancestral(eta)
+    a, b, _ = down.ei()
+    zero = torch.zeros_like(a)
+    c = mem["lam_down"] - mem["lam"] if mem else zero
+    w = torch.where(down.last, zero, -phi_2(down.h) * safe_div(down.h, c))
+    return down, a, b, w, up
+
+
+NODES = 200
+"""Points of the sums that stand for ER-SDE's integrals."""
+
+
+def er_noise(ell: Sigma) -> Sigma:
+    """φ(ℓ) = ℓ (e^(ℓ^0.3) + 10), the noise scaling of ER-SDE-5."""
+    return ell * ((ell**0.3).exp() + 10)
+
+
+@method("er_sde", order=1, evals=1, noise="gaussian", grid=clip_first, paper="arXiv:2309.06169 Alg. 3")
+def er_sde(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    s_noise: float = 1.0,
+    noise_scaler: Callable[[Sigma], Sigma] = er_noise,
+    max_stage: int = 3,
+) -> Step:
+    """Extended reverse-time SDE, up to third order by history, in ℓ = σ/α.
+
+        x' = (α'/α) R x + α' ((1 − R) D + (δ + S φ') D⁽¹⁾ + (δ²/2 + Sᵤ φ') D⁽²⁾) + α' c s_noise ξ
+        R = φ(ℓ')/φ(ℓ),   δ = ℓ' − ℓ,   c² = ℓ'² − ℓ² R²,   D⁽¹⁾, D⁽²⁾ divided differences in ℓ
+        S = ∫ dℓ/φ,   Sᵤ = ∫ (ℓ'' − ℓ)/φ over [ℓ', ℓ], by ComfyUI's sums over 200 points
+
+    Where σ' = 0 the result is D. noise_scaler: φ; φ(ℓ) = ℓ^(1 + η) is the reverse-time SDE, φ(ℓ) = ℓ the ODE
+    (with s_noise = 0). max_stage: 1 … 3. The sums limit the order of convergence to little more than 1.
+    """
+    D = (yield x, s.sigma).x0
+    alpha, zero = s.process.alpha(s.sigma), torch.zeros_like(s.sigma)
+    ell, ell_next = s.sigma / alpha, s.sigma_next / s.alpha_next
+    phi, phi_next = noise_scaler(ell), noise_scaler(ell_next)
+    R = torch.where(s.last, 0.0, phi_next / torch.where(phi == 0, 1.0, phi))
+    delta = ell_next - ell
+    points = ell_next + torch.arange(NODES, dtype=torch.float64).reshape(-1, *[1] * ell.ndim) * (-delta / NODES)
+    per_phi = torch.where(points == 0, 0.0, 1 / noise_scaler(torch.where(points == 0, 1.0, points)))
+    S = -delta / NODES * per_phi.sum(0)
+    Su = -delta / NODES * ((points - ell) * per_phi).sum(0)
+
+    # weights of the divided differences in terms of D, D₋ and the last first difference
+    stage = min(max_stage, 1 + ("D" in mem) + ("slope" in mem))
+    k1 = safe_div(torch.ones_like(ell), ell - mem["ell"]) if stage >= 2 else zero
+    k2 = safe_div(torch.full_like(ell, 2.0), ell - mem["ell_2"]) if stage >= 3 else zero
+    w1 = torch.where(s.last, 0.0, s.alpha_next * (delta + S * phi_next)) if stage >= 2 else zero
+    w2 = torch.where(s.last, 0.0, s.alpha_next * (delta**2 / 2 + Su * phi_next)) * k2 if stage >= 3 else zero
+    keep: Memory = {"D": D, "ell": ell, "ell_2": mem.get("ell", ell)}
+    terms = [s.alpha_next / alpha * R, x, s.alpha_next * (1 - R), D]
+    if stage >= 2:
+        first = lincomb(k1, D, -k1, mem["D"])
+        keep["slope"] = first
+        terms += [w1 + w2, first, -w2, mem.get("slope", first)]
+    if s_noise > 0 and not s.last.all():
+        c = (ell_next**2 - (ell * R) ** 2).clamp(min=0).sqrt()
+        terms += [s.alpha_next * c * s_noise, noise(s)]
+    return lincomb(*terms), keep

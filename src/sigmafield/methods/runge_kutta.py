@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from dataclasses import replace
 
 import torch
 
 from sigmafield.grid import Span
 from sigmafield.maths import lincomb
-from sigmafield.methods.euler import churn
+from sigmafield.methods.euler import churn, slope
 from sigmafield.methods.registry import method
-from sigmafield.types import Latent, Memory, Noise, Step
+from sigmafield.types import Latent, Memory, Noise, Pred, Sigma, Step
 
 
 @method("heun", order=2, evals=2, noise="churn", paper="arXiv:2206.00364 Alg. 2")
@@ -42,3 +44,92 @@ def heun(
     D2 = (yield euler, s.sigma_next).x0
     w = torch.where(s.last, 0.0, (1 - ratio) / (2 * torch.where(s.last, 1.0, ratio)))
     return lincomb(ratio, x, 1 - ratio - w, D1, w, D2), {}
+
+
+@method("heunpp2", order=1, evals=3, noise="churn", paper="github.com/Carzit/sd-webui-samplers-scheduler")
+def heunpp2(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Step:
+    """Heun++: slopes at this level and the next two, weighted by their levels over the first, σ₀.
+
+        x' = x̂ + (σ' − σ̂) (w₁ d₁ + w₂ d₂ + w₃ d₃),   d = (x − D)/σ
+        w₂ = σ'/(3 σ₀), w₃ = σ''/(3 σ₀), w₁ = 1 − w₂ − w₃
+
+    On the last step but one w₂ = σ'/(2 σ₀) and w₃ = 0; on the last it is Euler's step.
+    """
+    x, sigma = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
+    delta, end = s.sigma_next - sigma, s.at(s.n - 1 - s.i).sigma_next
+    d = lincomb(1 / sigma, x, -1 / sigma, (yield x, sigma).x0)
+    if (s.sigma_next == end).all():
+        return lincomb(1.0, x, delta, d), {}
+    first, two = s.at(-s.i).sigma, s.at(1)
+    second = lincomb(1.0, x, delta, d)
+    d2 = slope(second, two, (yield second, two.sigma).x0)
+    if (two.sigma_next == end).all():
+        w2 = two.sigma / (2 * first)
+        return lincomb(1.0, x, delta * (1 - w2), d, delta * w2, d2), {}
+    third = lincomb(1.0, second, two.sigma_next - two.sigma, d2)
+    d3 = slope(third, two.at(1), (yield third, two.sigma_next).x0)
+    w2, w3 = two.sigma / (3 * first), two.sigma_next / (3 * first)
+    return lincomb(1.0, x, delta * (1 - w2 - w3), d, delta * w2, d2, delta * w3, d3), {}
+
+
+def midpoint(x: Latent, s: Span, D: Latent) -> Generator[tuple[Latent, Sigma], Pred, Latent]:
+    """Over s by the slope at its middle in ln σ, reached by Euler's step; where σ' = 0 the result is D."""
+    mid = s.ve.split(0.5)[0]
+    middle = lincomb(mid.ratio, x, 1 - mid.ratio, D)
+    D2 = (yield middle, mid.sigma_next).x0
+    k = torch.where(s.last, 0.0, (s.sigma_next - s.sigma) / mid.sigma_next)
+    rest = torch.where(s.last, 1.0, 0.0)
+    return lincomb(1 - rest, x, k, middle, -k, D2, rest, D)
+
+
+@method("dpm_2", order=2, evals=2, noise="churn", paper="arXiv:2206.00927 Alg. 1, arXiv:2206.00364")
+def dpm_2(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Step:
+    """DPM-Solver-2 with optional churn: the slope at the middle in ln σ, for the whole step.
+
+        u  = x̂ + (σₘ − σ̂) d(x̂, σ̂),   σₘ = √(σ̂ σ'),   x' = x̂ + (σ' − σ̂) d(u, σₘ)
+
+    Where σ' = 0 it is Euler's step.
+    """
+    x, sigma = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
+    D = (yield x, sigma).x0
+    if s.last.all():
+        return D, {}
+    return (yield from midpoint(x, replace(s, sigma=sigma), D)), {}
+
+
+@method("dpm_2_ancestral", order=2, evals=2, noise="gaussian", paper="arXiv:2206.00927 Alg. 1")
+def dpm_2_ancestral(x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0) -> Step:
+    """DPM-Solver-2 to σ_down, then noise back up to σ'.
+
+        x' = k y + σ_up s_noise ξ,   y = dpm_2 over σ → σ_down,   (σ_down, k, σ_up) = s.ancestral(η)
+
+    Where σ_down = 0 the result is D, without noise.
+    """
+    D = (yield x, s.sigma).x0
+    down, keep, up = s.ancestral(eta)
+    if down.last.all():
+        return D, {}
+    y = yield from midpoint(x, down, D)
+    if eta <= 0 or s_noise <= 0:
+        return lincomb(keep, y), {}
+    return lincomb(keep, y, torch.where(down.last, 0.0, up * s_noise), noise(s)), {}

@@ -1,0 +1,179 @@
+"""Linear multistep methods in σ: Adams–Bashforth, exact, by fixed coefficients, and in DEIS' time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sigmafield.grid import FROZEN, Span
+from sigmafield.maths import lincomb
+from sigmafield.methods.euler import slope
+from sigmafield.methods.registry import method
+from sigmafield.types import Latent, Memory, Noise, Sigma, Step
+
+Weights = Callable[[Span, int], list[Sigma]]
+"""Coefficients of d_i, d_{i−1}, … of one step with k slopes: x' = x + Σ c_j d_{i−j}."""
+
+
+def adams(x: Latent, s: Span, mem: Memory, order: int, weights: Weights, D: Latent) -> tuple[Latent, Memory]:
+    """x + Σ c_j d_{i−j} over the slopes d = (x − D)/σ that there are, at most `order`; D where σ' = 0.
+
+    Where an earlier interval was frozen there is no history: Euler's step. `weights` may assume σ' > 0.
+    """
+    d = slope(x, s, D)
+    history = [d, *(mem[f"d{j}"] for j in range(1, order) if f"d{j}" in mem)]
+    keep = {f"d{j + 1}": v for j, v in enumerate(history[: order - 1])}
+    delta = s.sigma_next - s.sigma
+    c = [delta]
+    if len(history) > 1 and not s.last.all():
+        plain = s.last.clone()
+        for k in range(1, len(history)):
+            plain = plain | (s.at(-k).h.abs() < FROZEN)
+        c = [torch.where(plain, delta if j == 0 else 0.0, w) for j, w in enumerate(weights(s, len(history)))]
+    # the own slope's part in terms of x and D, so that σ' = 0 gives D itself
+    own = c[0] / torch.where(s.sigma == 0, 1.0, s.sigma)
+    own = torch.where(s.last, -1.0, own)
+    return lincomb(1 + own, x, -own, D, *(v for pair in zip(c[1:], history[1:]) for v in pair)), keep
+
+
+def lagrange_integrals(nodes: list[Sigma], low: Sigma, high: Sigma) -> list[Sigma]:
+    """∫ L_j over [low, high] of the Lagrange basis on the nodes, by Gauss–Legendre: exact for these polynomials."""
+    points, weights = np.polynomial.legendre.leggauss(max(1, (len(nodes) + 1) // 2))
+    half, mid = (high - low) / 2, (high + low) / 2
+    out = []
+    for j, node in enumerate(nodes):
+        total = torch.zeros_like(high)
+        for p, w in zip(points.tolist(), weights.tolist()):
+            value = torch.ones_like(high)
+            for q, other in enumerate(nodes):
+                if q != j:
+                    value = value * (mid + half * p - other) / (node - other)
+            total = total + w * value
+        out.append(half * total)
+    return out
+
+
+def exact_weights(s: Span, k: int) -> list[Sigma]:
+    """Adams–Bashforth on the levels that were visited: exact for slopes that are polynomials in σ."""
+    return lagrange_integrals([s.at(-j).sigma for j in range(k)], s.sigma, s.sigma_next)
+
+
+@method("lms", order=2, evals=1, paper="Katherine Crowson, k-diffusion; Adams–Bashforth")
+def lms(x: Latent, s: Span, mem: Memory, noise: Noise, *, order: int = 4) -> Step:
+    """Linear multistep: the polynomial in σ through the last slopes, integrated exactly.
+
+        x' = x + Σ_j d_{i−j} ∫_σ^σ' L_j,   d = (x − D)/σ,   k = min(i + 1, order) slopes
+
+    Where σ' = 0 the result is D. order: 1 = Euler's method; any ≥ 1. The first steps have fewer slopes, so that a whole
+    run converges with second order.
+    """
+    return adams(x, s, mem, order, exact_weights, (yield x, s.sigma).x0)
+
+
+FIXED = {1: [1.0], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
+"""Adams–Bashforth for equal steps."""
+
+
+@method("ipndm", order=1, evals=1, paper="arXiv:2204.13902")
+def ipndm(x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: int = 4) -> Step:
+    """Adams–Bashforth with the coefficients for equal steps, whatever the steps are.
+
+        x' = x + (σ' − σ) Σ_j c_j d_{i−j},   c = [1], [3, −1]/2, [23, −16, 5]/12, [55, −59, 37, −9]/24
+
+    Where σ' = 0 the result is D. Of first order on unequal steps. max_order: 1 … 4.
+    """
+    check_order("ipndm", max_order)
+    D = (yield x, s.sigma).x0
+    return adams(x, s, mem, max_order, lambda s, k: [(s.sigma_next - s.sigma) * c for c in FIXED[k]], D)
+
+
+@method("ipndm_v", order=1, evals=1, paper="arXiv:2204.13902")
+def ipndm_v(x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: int = 4) -> Step:
+    """Adams–Bashforth with coefficients for unequal steps, as ComfyUI has them.
+
+        x' = x + h Σ_j c_j d_{i−j},   h = σ' − σ,   c from h and the three earlier steps
+
+    They are the classical ones for two slopes and for equal steps only; on unequal steps, with four slopes, they do
+    not sum to 1, so even constants are not exact. `lms` has the exact ones. Where σ' = 0 the result is D.
+    max_order: 1 … 4.
+    """
+    check_order("ipndm_v", max_order)
+    return adams(x, s, mem, max_order, variable_weights, (yield x, s.sigma).x0)
+
+
+def variable_weights(s: Span, k: int) -> list[Sigma]:
+    """Coefficients of `ipndm_v` for k slopes."""
+    h, *earlier = (s.at(-j).sigma_next - s.at(-j).sigma for j in range(k))
+    if k == 1:
+        return [h]
+    h1 = earlier[0]
+    r = h / h1
+    if k == 2:
+        return [h * (1 + r / 2), -h * r / 2]
+    h2 = earlier[1]
+    q, P = h1 / h2, h / (3 * (h + h1))
+    T = (1 - P * h * (h + h1) / (h1 * (h1 + h2))) / 2
+    c = [1 + r / 2 + T, -r / 2 - (1 + q) * T, q * T]
+    if k == 4:
+        h3 = earlier[2]
+        w = h1 * (h1 + h2) / (h2 * (h2 + h3))
+        B = (1 - P) / 2 + (1 - h / (2 * (h + h1))) * h / (6 * (h + h1 + h2))
+        B = B * h * (h + h1) * (h + h1 + h2) / (h1 * (h1 + h2) * (h1 + h2 + h3))
+        c = [c[0] + B, c[1] - (1 + q + w) * B, c[2] + (q + w * (1 + h2 / h3)) * B, -B * w * q]
+    return [h * value for value in c]
+
+
+BETA_D, BETA_MIN = 17.53785065094062, -0.004715818328307364
+"""DEIS' VP schedule between σ = 0.002 and 80, with the reference's float32 rounding of ln(1 + 0.002²)."""
+
+POINTS = 10_000
+"""Points of the sum that stands for DEIS' integral."""
+
+
+def vp_time(sigma: Sigma) -> Sigma:
+    """t(σ) of DEIS' VP schedule."""
+    return ((BETA_MIN**2 + 2 * BETA_D * (sigma**2 + 1).log()).sqrt() - BETA_MIN) / BETA_D
+
+
+def deis_weights(s: Span, k: int) -> list[Sigma]:
+    """∫ (dσ/dt) L_j(t) dt between t(σ) and t(σ'), by the biased sum over both ends that ComfyUI takes."""
+    if k == 1:
+        return [s.sigma_next - s.sigma]
+    nodes = [vp_time(s.at(-j).sigma) for j in range(k)]
+    t, t_next = nodes[0], vp_time(s.sigma_next)
+    total = [torch.zeros_like(t) for _ in nodes]
+    for u in torch.linspace(0, 1, POINTS, dtype=torch.float64).split(POINTS if t.ndim == 0 else 100):
+        tau = t + (t_next - t) * u.reshape(-1, *[1] * t.ndim)
+        bar = torch.exp(-0.5 * tau**2 * BETA_D - tau * BETA_MIN)
+        g = 0.5 * (BETA_MIN + tau * BETA_D) / (bar * (1 - bar)).sqrt()
+        for j, node in enumerate(nodes):
+            basis = g
+            for q, other in enumerate(nodes):
+                if q != j:
+                    basis = basis * (tau - other) / (node - other)
+            total[j] = total[j] + basis.sum(0)
+    return [(t_next - t) / POINTS * value for value in total]
+
+
+@method("deis", order=2, evals=1, paper="arXiv:2204.13902 tAB-DEIS")
+def deis(
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: int = 3, deis_mode: Literal["tab", "rhoab"] = "tab"
+) -> Step:
+    """DEIS: the polynomial through the last slopes, integrated in VP time ("tab") or in σ ("rhoab").
+
+        x' = x + Σ_j d_{i−j} ∫ (dσ/dt) L_j(t) dt,   d = (x − D)/σ,   k = min(i + 1, max_order) slopes
+
+    The integral is ComfyUI's sum over 10 000 points, 10⁻⁴ beside the true one. "rhoab" is `lms` with this order.
+    Where σ' = 0 the result is D. max_order: 1 … 4.
+    """
+    check_order("deis", max_order)
+    return adams(x, s, mem, max_order, deis_weights if deis_mode == "tab" else exact_weights, (yield x, s.sigma).x0)
+
+
+def check_order(name: str, max_order: int) -> None:
+    """Raise ValueError for an order that the method has no coefficients for."""
+    if not 1 <= max_order <= 4:
+        raise ValueError(f"{name}'s max_order must be 1 … 4; got {max_order}")

@@ -1,0 +1,105 @@
+"""Predictor–correctors: UniPC and SA-Solver. A state holds the predicted x; the corrected one is in `mem`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from sigmafield.grid import FROZEN, Grid, Span
+from sigmafield.maths import lincomb
+from sigmafield.methods.registry import method, preset
+from sigmafield.types import Latent, Memory, Noise, Sigma, Step
+
+UNIPC_END = 0.001
+"""Level at which UniPC ends instead of at 0."""
+
+
+def end_above_zero(grid: Grid) -> Grid:
+    """The grid with 0 replaced by 0.001: as ComfyUI's UniPC, whose runs end there."""
+    return replace(grid, sigmas=torch.where(grid.sigmas == 0, UNIPC_END, grid.sigmas))
+
+
+def vp(sigma: Sigma) -> tuple[Sigma, Sigma, Sigma]:
+    """(a, s, Λ) of σ in variance-preserving form, with the float32 arithmetic of the reference.
+
+    ln a = ½ ln(1/(σ² + 1)),   s = √(1 − a²),   Λ = ln a − ½ ln(1 − a²)
+    """
+    log_a = 0.5 * torch.log(1 / (sigma.float() ** 2 + 1))
+    rest = 1 - torch.exp(2 * log_a)
+    return log_a.exp().double(), rest.sqrt().double(), (log_a - 0.5 * rest.log()).double()
+
+
+def unipc_weights(spans: Sequence[Span], order: int, corrector: bool, variant: str) -> tuple[Sigma, list[Sigma]]:
+    """(a, [w_t, w_0, w_1, …]) of x' = a x + w_t D_t + Σ w_j D_j over spans[0], with earlier spans as history.
+
+    D_0 is at spans[0].sigma, D_j one step further back each; D_t at its end, for the corrector.
+    Where an interval of the history is frozen, the order is 1.
+    """
+    (a, s, lam), (a_next, s_next, lam_next) = vp(spans[0].sigma), vp(spans[0].sigma_next)
+    h = lam_next - lam
+    one = torch.ones_like(h)
+    frozen = h.abs() < FROZEN
+    h = torch.where(frozen, one, h)
+    r = [(vp(spans[j].sigma)[2] - lam) / h for j in range(1, order)]
+    plain = torch.zeros_like(frozen)
+    for ratio in r:
+        plain = plain | (ratio.abs() < FROZEN)
+    r = [torch.where(plain, -1.0 - j, ratio) for j, ratio in enumerate(r)]
+
+    bh = -h if variant == "bh1" else torch.expm1(-h)
+    nodes, psi, b = [*r, one], torch.expm1(-h) / -h - 1, []
+    for j in range(1, order + 1):
+        b.append(math.factorial(j) * psi / bh)
+        psi = psi / -h - 1 / math.factorial(j + 1)
+    size = order if corrector else order - 1
+    if size == 0:
+        rho = []
+    elif size == 1 and order == 1 + (not corrector):
+        rho = [0.5 * one]
+    else:
+        R = torch.stack([torch.stack([node**i for node in nodes[:size]], -1) for i in range(size)], -2)
+        rho = list(torch.linalg.solve(R, torch.stack(b[:size], -1)).unbind(-1))
+
+    w = [-bh * v for v in rho]  # of (D_j − D_0)/r_j, and of D_t − D_0
+    at_end = w.pop() if corrector else 0 * one
+    history = [torch.where(plain, 0.0, k / ratio) for k, ratio in zip(w, r)]
+    at_end = torch.where(plain, (-bh * 0.5 if corrector else 0 * one), at_end)
+    first = -torch.expm1(-h) - at_end - sum(history, 0 * one)
+    ratio = s_next / s * a / a_next
+    keep = torch.where(frozen, 0.0, 1.0)
+    return torch.where(frozen, one, ratio), [keep * at_end, keep * first, *(keep * k for k in history)]
+
+
+@method("uni_pc", order=2, evals=1, grid=end_above_zero, paper="arXiv:2302.04867")
+def uni_pc(x: Latent, s: Span, mem: Memory, noise: Noise, *, variant: Literal["bh1", "bh2"] = "bh1") -> Step:
+    """UniPC of up to third order: predict, evaluate, correct with the same evaluation; in λ of VP for every process.
+
+        D = D(xₚ, σ);  correct: x = a x₋ + w_t D + Σ w_j D₋ⱼ over σ₋ → σ;  predict: xₚ' = a x + Σ w_j D₋ⱼ
+        w from B(h) = −h (bh1) or e^(−h) − 1 (bh2), of order min(3, n − 1), rising at the start, falling at the end
+
+    The run ends at σ = 0.001 instead of 0, without a corrector. With one step x is only scaled, as in ComfyUI.
+    """
+    D = (yield x, s.sigma).x0
+    top = min(3, s.n - 1)
+    if top == 0:
+        return lincomb(vp(s.sigma)[0] / vp(s.sigma_next)[0], x), {}
+
+    def order(k: int) -> int:
+        return k if k < top else min(top, s.n + 1 - k)
+
+    history = [D, *(mem[f"D{j}"] for j in range(1, 4) if f"D{j}" in mem)]
+    if s.i:
+        spans = [s.at(-1 - j) for j in range(min(s.i, 3))]
+        a, w = unipc_weights(spans, order(s.i), True, variant)
+        x = lincomb(a, mem["x"], *(v for pair in zip(w, history) for v in pair))
+    spans = [s.at(-j) for j in range(min(s.i + 1, 3))]
+    a, w = unipc_weights(spans, order(s.i + 1), False, variant)
+    predicted = lincomb(a, x, *(v for pair in zip(w[1:], history) for v in pair))
+    return predicted, {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
+
+
+preset("uni_pc_bh2", of="uni_pc", variant="bh2")

@@ -1,0 +1,106 @@
+"""DPM-Solver++ in single steps: two stages, ancestral or stochastic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from sigmafield.grid import VE, Flow, Span, clip_first
+from sigmafield.maths import lincomb
+from sigmafield.methods.registry import method, preset
+from sigmafield.types import Latent, Memory, Noise, Sigma, Step
+
+
+@method("dpmpp_2s_ancestral", order=2, evals=2, noise="gaussian", paper="arXiv:2211.01095 Alg. 1")
+def dpmpp_2s_ancestral(
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+) -> Step:
+    """DPM-Solver++(2S) to σ_down, then noise back up to σ'.
+
+        u  = a₁ x + b₁ D,   y = a x + b D(u, σₛ),   λₛ halfway to λ_down
+        a = σ_down/σ,  b = α_down − a α;   a₁, b₁ likewise for σₛ
+        x' = k y + σ_up s_noise ξ,   (σ_down, k, σ_up) = s.ancestral(η)
+
+    Where σ_down = 0, y = D. On a flow at σ = 1, where λ = −∞, σₛ = 0.9999, as ComfyUI does.
+    """
+    D = (yield x, s.sigma).x0
+    down, keep, up = s.ancestral(eta)
+    y = D
+    if not down.last.all():
+        alpha, one = s.process.alpha(s.sigma), down.split(0.5)[0]
+        if isinstance(s.process, Flow):
+            one = replace(one, sigma_next=torch.where(s.sigma == 1, 0.9999, one.sigma_next))
+        stage = lincomb(one.ratio, x, one.alpha_next - one.ratio * alpha, D)
+        D2 = (yield stage, one.sigma_next).x0
+        b = down.alpha_next - down.ratio * alpha
+        y = lincomb(down.ratio, x, torch.where(down.last, b, 0.0), D, torch.where(down.last, 0.0, b), D2)
+    if eta <= 0 or s_noise <= 0 or s.last.all():
+        return lincomb(keep, y), {}
+    return lincomb(keep, y, up * s_noise, noise(s)), {}
+
+
+@method(
+    "dpmpp_2s_ancestral_cfg_pp",
+    order=1,
+    evals=2,
+    noise="gaussian",
+    need_uncond=True,
+    paper="arXiv:2211.01095 Alg. 1, arXiv:2406.08070",
+)
+def dpmpp_2s_ancestral_cfg_pp(
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+) -> Step:
+    """CFG++ form of `dpmpp_2s_ancestral`, in λ = −ln σ and with VE's noise for every process.
+
+        u  = a₁ (x + D − U) + b₁ D,   x' = a (x + D − U₂) + b D₂ + σ_up s_noise ξ
+
+    It mixes the first stage's D with the second's U, as ComfyUI does, and is of first order for it.
+    Where σ_down = 0, x' = D + σ_up s_noise ξ.
+    """
+    p = yield x, s.sigma
+    down, _, up = s.ve.ancestral(eta)
+    y = p.x0
+    if not down.last.all():
+        one = down.split(0.5)[0]
+        (a1, b1, _), (a, b, _) = one.ei(), down.ei()
+        q = yield lincomb(a1, x, a1 + b1, p.x0, -a1, p.uncond), one.sigma_next
+        y = lincomb(a, x, a, p.x0, -a, q.uncond, b, q.x0)
+    if eta <= 0 or s_noise <= 0 or s.last.all():
+        return y, {}
+    return lincomb(1.0, y, up * s_noise, noise(s)), {}
+
+
+@method("dpmpp_sde", order=2, evals=2, noise="brownian", grid=clip_first, paper="arXiv:2211.01095 Sec. 5")
+def dpmpp_sde(
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5
+) -> Step:
+    """SDE-DPM-Solver++ in two stages, in λ = ln(α/σ), with an ancestral split of the ratio σ/α for each.
+
+        u  = a₁ x + b₁ D₁ + c₁ s_noise ξ(σ, σ₁),   λ₁ = λ + r h
+        x' = a x + b ((1 − f) D₁ + f D(u, σ₁)) + c s_noise ξ(σ, σ'),   f = 1/(2 r)
+        a = (α'/α) σ̃_down/σ̃,  b = α' (1 − σ̃_down/σ̃),  c = α' σ̃_up   of σ̃ = σ/α → σ'/α'
+
+    The two noises overlap: on a Brownian path they are correlated. Where σ' = 0 the result is D₁.
+    """
+    D1 = (yield x, s.sigma).x0
+    if s.last.all():
+        return D1, {}
+    one, noisy = s.split(r)[0], eta > 0 and s_noise > 0
+    a, b, c = tilde_ancestral(one, eta)
+    kick = [c * s_noise, noise(one)] if noisy else []
+    D2 = (yield lincomb(a, x, b, D1, *kick), one.sigma_next).x0
+    a, b, c = tilde_ancestral(s, eta)
+    kick = [c * s_noise, noise(s)] if noisy else []
+    f = torch.where(s.last, 0.0, b / (2 * r))
+    return lincomb(a, x, b - f, D1, f, D2, *kick), {}
+
+
+preset("dpmpp_sde_gpu", of="dpmpp_sde", row={"noise": "brownian_device"})
+
+
+def tilde_ancestral(s: Span, eta: float) -> tuple[Sigma, Sigma, Sigma]:
+    """(a, b, c) of x' = a x + b D + c ξ by the ancestral split of the noise-to-signal ratio σ/α."""
+    alpha = s.process.alpha(s.sigma)
+    down, _, up = Span(s.sigma / alpha, s.sigma_next / s.alpha_next, VE(), s.i, s.n).ancestral(eta)
+    return s.alpha_next / alpha * down.ratio, s.alpha_next * (1 - down.ratio), s.alpha_next * up

@@ -36,6 +36,13 @@ class Pred(NamedTuple):
     cond: Latent | None = None
     uncond: Latent | None = None
 
+    @property
+    def U(self) -> Latent:
+        """The unconditional prediction, for methods that need it; ValueError if the denoiser gave none."""
+        if self.uncond is None:
+            raise ValueError("this method needs the unconditional prediction: answer Pred(x0, cond, uncond)")
+        return self.uncond
+
 
 @dataclass(frozen=True)
 class State:

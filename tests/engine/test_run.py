@@ -222,3 +222,9 @@ def test_a_failed_evaluation_leaves_the_state(tmp_path):
             state = run.step(state)
     assert state.i == 3
     assert torch.equal(finish(run, state).x, finish(run_of("dpmpp_2m_sde", model, g, x), x).x)
+
+
+def test_a_missing_unconditional_prediction_is_named():
+    g = grid(VE())
+    with pytest.raises(ValueError, match="needs the unconditional prediction"):
+        sample(lambda x, sigma, ctx: Pred(x), start(g), g.sigmas, "euler_cfg_pp")

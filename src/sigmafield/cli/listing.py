@@ -87,6 +87,7 @@ def draw_schedules(rows: dict[str, list[float]], path: Path) -> None:
     """σ against the step on a logarithmic axis, one line a schedule."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         fail('drawing schedules needs matplotlib: pip install "sigmafield[lab]"')
         return
@@ -95,7 +96,7 @@ def draw_schedules(rows: dict[str, list[float]], path: Path) -> None:
     for name, sigmas in rows.items():
         axes.semilogy(range(len(sigmas) - 1), sigmas[:-1], marker=".", label=name)
     axes.set(xlabel="step", ylabel="σ (the final 0 is not drawn)", title="Noise levels that each schedule visits")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     axes.grid(alpha=0.3)
     with user_errors():

@@ -38,7 +38,7 @@ def dpmpp_2m_cfg_pp(x: Latent, s: Span, mem: Memory, noise: Noise) -> Step:
     ve = s.ve
     a, b, _ = ve.ei()
     w = torch.where(s.last, 0.0, b / 2 * safe_div(ve.h, mem.get("h", torch.zeros_like(ve.h))))
-    return lincomb(a, x, 1 + w, p.x0, -a, p.uncond, -w, mem.get("U", p.uncond)), {"U": p.uncond, "h": ve.h}
+    return lincomb(a, x, 1 + w, p.x0, -a, p.U, -w, mem.get("U", p.U)), {"U": p.U, "h": ve.h}
 
 
 @method("dpmpp_2m_sde", order=2, evals=1, noise="brownian", grid=clip_first, paper="arXiv:2211.01095 Sec. 5")

@@ -111,7 +111,7 @@ def euler_ancestral_cfg_pp(
     tilde = Span(s.sigma / alpha, s.sigma_next / alpha_next, VE(), s.i, s.n)
     down, _, up = tilde.ancestral(eta)
     k = alpha_next * down.sigma_next / torch.where(s.sigma == 0, 1.0, s.sigma)
-    terms = [k, x, alpha_next, p.x0, -k * alpha, p.uncond]
+    terms = [k, x, alpha_next, p.x0, -k * alpha, p.U]
     if eta > 0 and s_noise > 0 and not s.last.all():
         terms += [alpha_next * up * s_noise, noise(s)]
     return lincomb(*terms), {}
@@ -129,7 +129,7 @@ def euler_pp(x: Latent, s: Span, mem: Memory, noise: Noise) -> Step:
     Where σ' = 0 the result is 2 D − U, not D, as in ComfyUI.
     """
     p = yield x, s.sigma
-    return lincomb(s.ratio, x, 2 * (1 - s.ratio), p.x0, s.ratio - 1, p.uncond), {}
+    return lincomb(s.ratio, x, 2 * (1 - s.ratio), p.x0, s.ratio - 1, p.U), {}
 
 
 @method("gradient_estimation", order=1, evals=1, paper="arXiv:2306.04848 Alg. 2")
@@ -155,7 +155,7 @@ def gradient_estimation_cfg_pp(x: Latent, s: Span, mem: Memory, noise: Noise, *,
     w = 0 on the first step and where σ' = 0: there the result is D.
     """
     p = yield x, s.sigma
-    d = slope(x, s, p.uncond)
+    d = slope(x, s, p.U)
     w, delta = estimation_weight(s, mem, ge_gamma)
     return lincomb(1.0, p.x0, s.sigma_next + w * delta, d, -w * delta, mem.get("d", d)), {"d": d}
 

@@ -149,10 +149,10 @@ def res_multistep_ancestral_cfg_pp(
     down, a, b, w, up = res_coefficients(s, mem, eta)
     # without history the guidance D − U is not scaled by a
     k = torch.where(down.last, 1.0, a) if "D" in mem else torch.ones_like(a)
-    terms = [a, x, k, p.x0, b - w - k, p.uncond, w, mem.get("D", p.uncond)]
+    terms = [a, x, k, p.x0, b - w - k, p.U, w, mem.get("D", p.U)]
     if eta > 0 and s_noise > 0 and not s.last.all():
         terms += [up * s_noise, noise(s)]
-    return lincomb(*terms), {"D": p.uncond, "lam": s.ve.lam, "lam_down": down.lam_next}
+    return lincomb(*terms), {"D": p.U, "lam": s.ve.lam, "lam_down": down.lam_next}
 
 
 preset("res_multistep_cfg_pp", of="res_multistep_ancestral_cfg_pp", row={"noise": "none"}, eta=0.0)

@@ -64,8 +64,8 @@ def dpmpp_2s_ancestral_cfg_pp(
     if not down.last.all():
         one = down.split(0.5)[0]
         (a1, b1, _), (a, b, _) = one.ei(), down.ei()
-        q = yield lincomb(a1, x, a1 + b1, p.x0, -a1, p.uncond), one.sigma_next
-        y = lincomb(a, x, a, p.x0, -a, q.uncond, b, q.x0)
+        q = yield lincomb(a1, x, a1 + b1, p.x0, -a1, p.U), one.sigma_next
+        y = lincomb(a, x, a, p.x0, -a, q.U, b, q.x0)
     if eta <= 0 or s_noise <= 0 or s.last.all():
         return y, {}
     return lincomb(1.0, y, up * s_noise, noise(s)), {}

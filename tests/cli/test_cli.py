@@ -137,6 +137,7 @@ ERRORS = [
     (["--param", "eta=0.5"], "dpmpp_2m has no parameter 'eta'"),
     (["--param", "eta"], "--param must be name=value, such as eta=0.5; got 'eta'"),
     (["--sampler", "euler", "--param", "s_churn=much"], "euler's s_churn must be float; got 'much'"),
+    (["--sampler", "er_sde", "--param", "noise_scaler=1"], "er_sde's noise_scaler is a function: give it in Python"),
     (["--model", "nowhere/at/all"], "nowhere/at/all"),
     (["--device", "gpu"], "unknown device 'gpu'"),
     (["--dtype", "float61"], "unknown dtype 'float61'; did you mean float16"),

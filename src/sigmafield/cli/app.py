@@ -28,12 +28,13 @@ Dtype = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from importlib.metadata import version
 
         typer.echo(version("sigmafield"))
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -60,6 +60,8 @@ def parse_params(sampler: str, pairs: list[str]) -> dict[str, Any]:
             raise ValueError(f"--param must be name=value, such as eta=0.5; got {pair!r}")
         method.check({name: text})
         kind = type(method.defaults[name])
+        if kind not in (int, float, str):
+            raise ValueError(f"{sampler}'s {name} is a function: give it in Python")
         try:
             params[name] = kind(text)
         except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -46,8 +47,14 @@ def show_methods(name: str | None, as_json: bool) -> None:
 def row(method: Method) -> dict:
     """A method's row as plain values."""
     keys = ("name", "order", "evals", "noise", "adaptive", "linear", "need_uncond", "paper")
-    params = {k: v if v != float("inf") else "inf" for k, v in method.defaults.items()}
-    return {key: getattr(method, key) for key in keys} | {"params": params}
+    return {key: getattr(method, key) for key in keys} | {"params": {k: plain(v) for k, v in method.defaults.items()}}
+
+
+def plain(value: Any) -> Any:
+    """A parameter's default as JSON and people can read it."""
+    if callable(value):
+        return value.__name__
+    return "inf" if value == float("inf") else value
 
 
 def explain(method: Method) -> None:
@@ -60,7 +67,7 @@ def explain(method: Method) -> None:
         f"\norder {method.order}; evaluations a step: up to {method.evals}; noise: {NOISE[method.noise]}{adaptive}"
     )
     for key, value in method.defaults.items():
-        console.print(f"  {key} = {value}")
+        console.print(f"  {key} = {plain(value)}")
 
 
 def show_schedules(steps: int, plot: Path | None, model: str, as_json: bool) -> None:

@@ -1,0 +1,19 @@
+"""Sixteen seeds of a few prompts, a row each: python examples/seeds.py seeds.png."""
+
+import sys
+
+import sigmafield as sf
+from sigmafield.images import save_png, sheet
+
+PROMPTS = ["red heart", "dog face", "car", "house"]
+
+
+def main(path: str) -> None:
+    pipe = sf.load("tiny")
+    rows = [sf.generate(pipe, prompt, steps=20, cfg=3.0, seed=1, batch=16) for prompt in PROMPTS]
+    save_png(sheet([picture for row in rows for picture in row], columns=16, gap=2), path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

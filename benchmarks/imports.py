@@ -4,14 +4,20 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import files
 
 from rich.console import Console
 from rich.table import Table
 
 RUNS = 7
 EVERYTHING = "import torch, sigmafield\nfor name in sigmafield.__all__: getattr(sigmafield, name)"
+OTHERS = (
+    "import torch\nfrom diffusers import AutoencoderKL, UNet2DConditionModel\nfrom transformers import CLIPTextModel"
+)
+PACKAGES = ["diffusers", "transformers", "tokenizers", "huggingface-hub", "hf-xet"]
 CASES = {
     "import torch": "import torch",
+    "… and diffusers' and transformers' classes": OTHERS,
     "import torch, sigmafield": "import torch, sigmafield",
     "… and every public name": EVERYTHING,
     '… and load("tiny")': EVERYTHING + '\nsigmafield.load("tiny")',
@@ -38,6 +44,10 @@ def main() -> None:
         median = statistics.median(values)
         table.add_row(name, f"{median:.2f}", f"{min(values):.2f} … {max(values):.2f}", f"{(median / base - 1):+.0%}")
     Console().print(table)
+    size = sum(
+        path.locate().stat().st_size for name in PACKAGES for path in files(name) or [] if path.locate().exists()
+    )
+    print(f"{', '.join(PACKAGES)}: {size / 1e6:.0f} MB installed")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import files
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table

@@ -45,9 +45,8 @@ def main() -> None:
         median = statistics.median(values)
         table.add_row(name, f"{median:.2f}", f"{min(values):.2f} … {max(values):.2f}", f"{(median / base - 1):+.0%}")
     Console().print(table)
-    size = sum(
-        path.locate().stat().st_size for name in PACKAGES for path in files(name) or [] if path.locate().exists()
-    )
+    paths = [Path(str(path.locate())) for name in PACKAGES for path in files(name) or []]
+    size = sum(path.stat().st_size for path in paths if path.exists())
     print(f"{', '.join(PACKAGES)}: {size / 1e6:.0f} MB installed")
 
 

@@ -45,6 +45,8 @@ def cases(names):
 
 # of lower order on a schedule of two steps, or with a schedule of their own
 NOT_IN_TWO_STEPS = {"uni_pc", "uni_pc_bh2", "dpm_fast"}
+SECOND_ORDER = [(name, {}) for name in LINEAR if METHODS[name].order >= 2 and name not in NOT_IN_TWO_STEPS]
+SECOND_ORDER += [("seeds_2", {"solver": solver, "r": 0.6}) for solver in ("phi_1", "phi_2")]
 
 
 @pytest.mark.parametrize("name, params, process", list(cases(NAMES)))
@@ -66,10 +68,10 @@ def table_start(name, g):
 
 @pytest.mark.parametrize("h_prev", [2.0, 0.5])
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-@pytest.mark.parametrize("name", [name for name in LINEAR if METHODS[name].order >= 2 and name not in NOT_IN_TWO_STEPS])
-def test_first_moment(name, process, h_prev):
+@pytest.mark.parametrize("name, params", SECOND_ORDER, ids=str)
+def test_first_moment(name, params, process, h_prev):
     """Σ ℓ_j (λ_j − λ) = α' (h − (1 − e^(−h))) + O(h³) over a step with history at h₋ = 2h and h/2, η = 0."""
-    params = {"eta": 0.0} if "eta" in METHODS[name].defaults else {}
+    params = params | ({"eta": 0.0} if "eta" in METHODS[name].defaults else {})
     error = {}
     for h in (0.1, 0.05):
         lam = torch.tensor([0.3, 0.3 + h_prev * h, 0.3 + h_prev * h + h], dtype=torch.float64)

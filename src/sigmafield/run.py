@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.grid import VE, Grid, Process, Span
+from sigmafield.methods.dpm import END
 from sigmafield.methods.registry import Method, lookup
 from sigmafield.noise import Brownian, Gaussian, Keyed, Silent
 from sigmafield.types import Ctx, Denoiser, Latent, Noise, Pred, State
@@ -61,7 +62,7 @@ class Run:
         """Whether the schedule has come to its end."""
         if not self.method.adaptive or not self.grid.n:
             return st.i >= self.grid.n
-        return bool(st.mem.get("done", self.span(0).ve.h <= 1e-5))
+        return bool(st.mem.get("done", self.span(0).ve.h <= END))
 
     def progress(self, st: State) -> float:
         """Share of the run that is done, 0 … 1; in λ for an adaptive method."""

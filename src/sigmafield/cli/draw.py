@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def report(
     with user_errors():
         files = write(drawing.pictures, output, recipe)
     if as_json:
-        facts = {"nfe": drawing.nfe, "seconds": round(drawing.seconds, 3), "recipe": json.loads(recipe.to_json())}
+        facts = {"nfe": drawing.nfe, "seconds": round(drawing.seconds, 3), "recipe": asdict(recipe)}
         typer.echo(json.dumps({"files": [str(file) for file in files], **facts}, ensure_ascii=False))
     else:
         names = str(files[0]) if len(files) == 1 else f"{files[0]} (all) and {files[1]} … {files[-1].name}"
@@ -147,9 +147,7 @@ def write(pictures: list[Image.Image], output: Path, recipe: Recipe) -> list[Pat
 
 def label(recipe: Recipe, index: int | None) -> str:
     """What a PNG carries: the recipe and which picture of the batch it is, None = the sheet of all."""
-    return json.dumps(
-        {"sigmafield": __version__, "picture": index, "recipe": json.loads(recipe.to_json())}, ensure_ascii=False
-    )
+    return json.dumps({"sigmafield": __version__, "picture": index, "recipe": asdict(recipe)}, ensure_ascii=False)
 
 
 def again(

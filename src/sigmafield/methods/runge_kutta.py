@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import replace
 
 import torch
 
@@ -35,9 +34,9 @@ def heun(
 
     Where σ' = 0 it is Euler's step and D₂ is not evaluated.
     """
-    x, sigma = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
-    D1 = (yield x, sigma).x0
-    ratio = s.ratio if sigma is s.sigma else s.sigma_next / sigma
+    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
+    D1 = (yield x, s.sigma).x0
+    ratio = s.ratio
     euler = lincomb(ratio, x, 1 - ratio, D1)
     if s.last.all():
         return euler, {}
@@ -65,9 +64,9 @@ def heunpp2(
 
     On the last step but one w₂ = σ'/(2 σ₀) and w₃ = 0; on the last it is Euler's step.
     """
-    x, sigma = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
-    delta, end = s.sigma_next - sigma, s.at(s.n - 1 - s.i).sigma_next
-    d = lincomb(1 / sigma, x, -1 / sigma, (yield x, sigma).x0)
+    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
+    delta, end = s.sigma_next - s.sigma, s.at(s.n - 1 - s.i).sigma_next
+    d = slope(x, s, (yield x, s.sigma).x0)
     if (s.sigma_next == end).all():
         return lincomb(1.0, x, delta, d), {}
     first, two = s.at(-s.i).sigma, s.at(1)
@@ -110,11 +109,11 @@ def dpm_2(
 
     Where σ' = 0 it is Euler's step.
     """
-    x, sigma = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
-    D = (yield x, sigma).x0
+    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
+    D = (yield x, s.sigma).x0
     if s.last.all():
         return D, {}
-    return (yield from midpoint(x, replace(s, sigma=sigma), D)), {}
+    return (yield from midpoint(x, s, D)), {}
 
 
 @method("dpm_2_ancestral", order=2, evals=2, noise="gaussian", paper="arXiv:2206.00927 Alg. 1")

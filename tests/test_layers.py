@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
 
 LAYERS = [
     ["types", "maths"],
-    ["grid", "schedules", "param", "noise"],
+    ["levels", "grid", "schedules", "param", "families", "noise"],
     ["methods"],
     ["run", "checkpoint", "images"],
     ["guidance"],

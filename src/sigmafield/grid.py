@@ -5,6 +5,7 @@ Everything here is float64 on the CPU, and a noise level may be a number or a fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from sigmafield.levels import stable_diffusion_at
 from sigmafield.maths import lincomb
 from sigmafield.types import Latent, Sigma
 
@@ -24,9 +26,13 @@ FROZEN = 1e-6
 
 @dataclass(frozen=True)
 class VE:
-    """Variance exploding, x = x0 + σ ξ: networks that predict ε, v, x0 or EDM's F. α = 1, λ = −ln σ."""
+    """Variance exploding, x = x0 + σ ξ: networks that predict ε, v, x0 or EDM's F. α = 1, λ = −ln σ.
+
+    sigma_max: the network's largest level; sigma_at: its percent → σ, Stable Diffusion's if none is given.
+    """
 
     sigma_max: float = float("inf")
+    sigma_at: Callable[[float], float] = field(default=stable_diffusion_at, repr=False)
 
     def alpha(self, sigma: Sigma) -> Sigma:
         """Signal scale α(σ) = 1."""
@@ -73,11 +79,15 @@ class Flow:
         """σ(λ) = 1/(1 + e^λ)."""
         return torch.sigmoid(-lam)
 
+    def sigma_at(self, percent: float) -> float:
+        """σ at a share of the way through the network's levels: 1 at 0, 0 at 1."""
+        u = min(max(1 - percent, 0.0), 1.0)
+        return self.shift * u / (1 + (self.shift - 1) * u)
+
     @property
     def first(self) -> float:
-        """Largest σ with a finite λ that λ-methods start from: the shifted time of 1 − 10⁻⁴."""
-        u = 1 - 1e-4
-        return self.shift * u / (1 + (self.shift - 1) * u)
+        """Largest σ with a finite λ that λ-methods start from."""
+        return self.sigma_at(1e-4)
 
     def start(self, sigma: Sigma, noise: Latent, latent: Latent) -> Latent:
         """The first x: (1 − σ) latent + σ ξ."""

@@ -1,13 +1,13 @@
-"""What a network predicts and which noise levels it knows: F(c_in x, t) → D, and σ ↔ t ↔ percent.
+"""What a network predicts: F(c_in x, t) → D; with the levels that it knows and the process, its `Sampling`.
 
-A network's `Sampling` joins three independent choices: the prediction (`eps`, `v`, `flow`), the table of
-noise levels (`discrete`, `shifted_flow`) and, following from the prediction, the process.
+The three are independent choices, so a family of models is three short names (see `families`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,18 @@ import torch
 from torch import Tensor
 
 from sigmafield.grid import VE, Flow, Process
+from sigmafield.levels import (
+    Levels,
+    cascade,
+    continuous_edm,
+    continuous_v,
+    cosmos,
+    discrete,
+    distilled,
+    flux,
+    shifted_flow,
+)
+from sigmafield.maths import near_miss
 from sigmafield.types import Sigma
 
 
@@ -34,10 +46,26 @@ def eps(sigma: Sigma) -> Preconditioning:
     return Preconditioning((sigma**2 + 1).rsqrt(), torch.ones_like(sigma), -sigma)
 
 
-def v(sigma: Sigma) -> Preconditioning:
-    """The network predicts velocity: D = x/(σ² + 1) − F(x/√(σ² + 1)) σ/√(σ² + 1). arXiv:2202.00512."""
-    scale = (sigma**2 + 1).rsqrt()
-    return Preconditioning(scale, scale**2, -sigma * scale)
+def v(sigma: Sigma, sigma_data: float = 1.0) -> Preconditioning:
+    """The network predicts velocity: D = c² x − F(x s) c σ, s = 1/√(σ² + d²), c = d s, d = σ_data. arXiv:2202.00512."""
+    scale = (sigma**2 + sigma_data**2).rsqrt()
+    return Preconditioning(scale, (sigma_data * scale) ** 2, -sigma * sigma_data * scale)
+
+
+def edm(sigma: Sigma, sigma_data: float = 0.5) -> Preconditioning:
+    """As `v` with the other sign of F. Karras et al., arXiv:2206.00364, table 1."""
+    c_in, c_skip, c_out = v(sigma, sigma_data)
+    return Preconditioning(c_in, c_skip, -c_out)
+
+
+def x0(sigma: Sigma) -> Preconditioning:
+    """The network predicts the clean latent: D = F(x/√(σ² + 1))."""
+    return Preconditioning((sigma**2 + 1).rsqrt(), torch.zeros_like(sigma), torch.ones_like(sigma))
+
+
+def img_to_img(sigma: Sigma) -> Preconditioning:
+    """The network maps latents to latents and is told no noise level by its input's scale: D = F(x)."""
+    return Preconditioning(torch.ones_like(sigma), torch.zeros_like(sigma), torch.ones_like(sigma))
 
 
 def flow(sigma: Sigma) -> Preconditioning:
@@ -45,32 +73,23 @@ def flow(sigma: Sigma) -> Preconditioning:
     return Preconditioning(torch.ones_like(sigma), torch.ones_like(sigma), -sigma)
 
 
-PREDICTIONS: dict[str, Prediction] = {"eps": eps, "v": v, "flow": flow}
+def cosmos_rflow(sigma: Sigma) -> Preconditioning:
+    """A rectified flow in variance exploding clothes, s = σ/(1 + σ): D = (1 − s) x − s F((1 − s) x)."""
+    keep = 1 / (1 + sigma)
+    return Preconditioning(keep, keep, -sigma * keep)
 
 
-@dataclass(frozen=True)
-class Levels:
-    """The noise levels that a network was trained on, and its clock.
+def lcm(sigma: Sigma, timestep: Callable[[Sigma], Tensor]) -> Preconditioning:
+    """A latent consistency model's boundary condition over `eps`: D = c_skip x + c_out (x − σ F).
 
-    sigmas: ascending float32 table [N]; timestep(σ): what the network is told, float64 of σ's shape;
-    sigma(t): its counterpart for tensors t, the float32 values of the reference in float64;
-    sigma_at(percent): 0 = start of sampling (most noise), 1 = end.
+    τ = 10 t(σ), c_skip = ¼/(τ² + ¼), c_out = τ/√(τ² + ¼). Luo et al., arXiv:2310.04378.
     """
+    scaled = 10 * timestep(sigma)
+    c_skip, c_out = 0.25 / (scaled**2 + 0.25), scaled * (scaled**2 + 0.25).rsqrt()
+    return Preconditioning((sigma**2 + 1).rsqrt(), c_skip + c_out, -sigma * c_out)
 
-    sigmas: Tensor = field(repr=False)
-    timestep: Callable[[Sigma], Tensor]
-    sigma: Callable[[Tensor], Sigma]
-    sigma_at: Callable[[float], float]
 
-    @property
-    def sigma_min(self) -> float:
-        """Smallest level of the table."""
-        return float(self.sigmas[0])
-
-    @property
-    def sigma_max(self) -> float:
-        """Largest level of the table."""
-        return float(self.sigmas[-1])
+PREDICTIONS: dict[str, Prediction] = {"eps": eps, "v": v, "edm": edm, "x0": x0, "img_to_img": img_to_img, "flow": flow}
 
 
 @dataclass(frozen=True)
@@ -82,77 +101,58 @@ class Sampling:
     process: Process
 
 
-def betas(schedule: str = "scaled_linear", start: float = 0.00085, end: float = 0.012, n: int = 1000) -> np.ndarray:
-    """Variances β of a DDPM, float64 [n].
-
-    scaled_linear: linear in √β (Stable Diffusion); linear: linear in β; squaredcos_cap_v2: from a squared
-    cosine ᾱ, capped at 0.999. Names are diffusers'. Raises ValueError for another name.
-    """
-    if schedule == "scaled_linear":
-        return np.linspace(start**0.5, end**0.5, n) ** 2
-    if schedule == "linear":
-        return np.linspace(start, end, n)
-    if schedule == "squaredcos_cap_v2":
-        bar = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * np.pi / 2) ** 2
-        return np.minimum(1 - bar[1:] / bar[:-1], 0.999)
-    raise ValueError(f"unknown beta schedule {schedule!r}; known: scaled_linear, linear, squaredcos_cap_v2")
+def _exploding(prediction: Prediction, levels: Levels) -> Sampling:
+    return Sampling(prediction, levels, VE(levels.sigma_max, levels.sigma_at))
 
 
-def discrete(beta: np.ndarray, zsnr: bool = False) -> Levels:
-    """Noise levels of a DDPM with variances β: σ² = (1 − ᾱ)/ᾱ; t is the index of the nearest level in ln σ.
-
-    zsnr: rescale so that the last level is pure noise, arXiv:2305.08891.
-    """
-    bar = np.cumprod(1 - beta)
-    if zsnr:
-        root = np.sqrt(bar)
-        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-        bar = root**2
-        bar[-1] = 4.8973451890853435e-08  # keeps the last level finite, as the reference does
-    exact = torch.from_numpy(np.sqrt((1 - bar) / bar))
-    sigmas, logs = exact.float(), exact.log().float()
-
-    def timestep(sigma: Sigma) -> Tensor:
-        nearest = (sigma.float().log().reshape(-1, 1) - logs).abs().argmin(dim=1)
-        return nearest.reshape(sigma.shape).double()
-
-    def sigma(t: Tensor) -> Sigma:
-        t = t.float().clamp(0, len(sigmas) - 1)
-        low, high, w = t.floor().long(), t.ceil().long(), t.frac()
-        return ((1 - w) * logs[low] + w * logs[high]).exp().double()
-
-    def sigma_at(percent: float) -> float:
-        if percent <= 0:
-            return 999999999.9
-        return 0.0 if percent >= 1 else float(sigma(torch.tensor((1 - percent) * 999.0)))
-
-    return Levels(sigmas, timestep, sigma, sigma_at)
-
-
-def shifted_flow(shift: float = 1.0, multiplier: float = 1000.0, n: int = 1000) -> Levels:
-    """Noise levels of a rectified flow under the time shift Φ(u) = s u/(1 + (s − 1) u); t = multiplier · σ.
-
-    timestep and sigma are not inverse for s ≠ 1: schedules that go through both shift twice, as in ComfyUI.
-    """
-
-    def phi(u):
-        return shift * u / (1 + (shift - 1) * u)
-
-    def sigma_at(percent: float) -> float:
-        if percent <= 0:
-            return 1.0
-        return 0.0 if percent >= 1 else phi(1 - percent)
-
-    sigmas = phi(torch.arange(1, n + 1, dtype=torch.float32) / n)
-    return Levels(sigmas, lambda sigma: sigma * multiplier, lambda t: phi(t.float() / multiplier).double(), sigma_at)
+def _predicts(name: str, *allowed: str) -> Prediction:
+    if name not in allowed:
+        raise ValueError(f"unknown prediction {name!r}{near_miss(name, allowed)}")
+    return PREDICTIONS[name]
 
 
 def discrete_sampling(prediction: str, beta: np.ndarray, zsnr: bool = False) -> Sampling:
-    """Sampling of a DDPM-type network (Stable Diffusion 1, 2, XL) that predicts 'eps' or 'v'."""
-    levels = discrete(beta, zsnr)
-    return Sampling(PREDICTIONS[prediction], levels, VE(levels.sigma_max))
+    """Sampling of a DDPM-type network (Stable Diffusion 1, 2, XL) with variances β.
+
+    prediction: eps, v, x0, img_to_img, or lcm for a latent consistency model with its 50 levels.
+    """
+    if prediction == "lcm":
+        levels = distilled(beta, zsnr)
+        return _exploding(partial(lcm, timestep=levels.timestep), levels)
+    return _exploding(_predicts(prediction, "eps", "v", "x0", "img_to_img"), discrete(beta, zsnr))
+
+
+def continuous_edm_sampling(
+    prediction: str, sigma_min: float = 0.002, sigma_max: float = 120.0, sigma_data: float = 1.0
+) -> Sampling:
+    """Sampling of a network with EDM's clock that predicts eps, v or edm (Playground 2.5: σ_data = 0.5, SVD: v)."""
+    chosen = _predicts(prediction, "eps", "v", "edm")
+    if prediction != "eps":
+        chosen = partial(chosen, sigma_data=sigma_data)
+    return _exploding(chosen, continuous_edm(sigma_min, sigma_max))
+
+
+def continuous_v_sampling(sigma_min: float = 0.03, sigma_max: float = 500.0) -> Sampling:
+    """Sampling of a v-prediction network with the arctangent clock (Stable Audio)."""
+    return _exploding(v, continuous_v(sigma_min, sigma_max))
+
+
+def cascade_sampling(shift: float = 2.0) -> Sampling:
+    """Sampling of Stable Cascade: shift 2 for its stage C, 1 for stage B."""
+    return _exploding(eps, cascade(shift))
+
+
+def cosmos_sampling(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Sampling:
+    """Sampling of Cosmos Predict 2. Its first noise is never raised to √(1 + σ²)."""
+    levels = cosmos(sigma_min, sigma_max)
+    return Sampling(cosmos_rflow, levels, VE(sigma_at=levels.sigma_at))
 
 
 def flow_sampling(shift: float = 3.0, multiplier: float = 1000.0) -> Sampling:
     """Sampling of a rectified-flow network (Stable Diffusion 3 by default)."""
     return Sampling(flow, shifted_flow(shift, multiplier), Flow(shift))
+
+
+def flux_sampling(mu: float = 1.15) -> Sampling:
+    """Sampling of a Flux-type network; `levels.resolution_shift` gives the μ for a size."""
+    return Sampling(flow, flux(mu), Flow(float(np.exp(mu))))

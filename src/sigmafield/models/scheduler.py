@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sigmafield.levels import betas
 from sigmafield.maths import near_miss
-from sigmafield.param import Sampling, betas, discrete_sampling
+from sigmafield.param import Sampling, discrete_sampling
 
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v"}
 SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")

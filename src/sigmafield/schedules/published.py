@@ -1,0 +1,104 @@
+"""Schedules that were found by optimisation and published as numbers, and those of single models."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigmafield.levels import flux_shift, resolution_shift
+from sigmafield.maths import near_miss
+from sigmafield.schedules.registry import schedule
+
+
+@cache
+def _published(name: str) -> dict:
+    """The noise levels of a paper, by model."""
+    return json.loads(files("sigmafield").joinpath("data", "schedules", f"{name}.json").read_text())["noise_levels"]
+
+
+def _pick(name: str, model: str) -> list[float]:
+    tables = _published(name)
+    if model not in tables:
+        raise ValueError(f"{name} has no table for the model {model!r}{near_miss(model, tables)}")
+    return tables[model]
+
+
+def _fitted(levels: list[float], steps: int) -> Tensor:
+    """Published levels for this number of steps, ln σ interpolated if they are for another; the last becomes 0."""
+    sigmas = np.asarray(levels, dtype=np.float64)
+    if len(sigmas) != steps + 1:
+        given, wanted = np.linspace(0, 1, len(sigmas)), np.linspace(0, 1, steps + 1)
+        sigmas = np.exp(np.interp(wanted, given, np.log(sigmas[::-1])))[::-1]
+    sigmas = torch.from_numpy(sigmas.copy()).float().double()
+    sigmas[-1] = 0
+    return sigmas
+
+
+@schedule("align_your_steps", paper="arXiv:2404.14507")
+def align_your_steps(steps: int, model: str = "SD1") -> Tensor:
+    """Levels that minimise a KL bound for a model: SD1, SDXL or SVD; published for 10 steps, ln σ interpolated else."""
+    return _fitted(_pick("align_your_steps", model), steps)
+
+
+@schedule("gits", paper="arXiv:2405.11326")
+def gits(steps: int, coeff: float = 1.2) -> Tensor:
+    """Levels that follow the shape of the trajectory: published for 2 to 20 steps, ln σ interpolated above.
+
+    coeff: 0.80, 0.85, … 1.50; higher puts more steps at low noise.
+    """
+    tables = _published("gits")
+    rows = {round(float(key), 2): value for key, value in tables.items()}
+    if round(coeff, 2) not in rows:
+        raise ValueError(f"coeff must be one of {', '.join(f'{key:g}' for key in sorted(rows))}; got {coeff}")
+    if steps < 2:
+        raise ValueError(f"gits has at least 2 steps; got {steps}")
+    return _fitted(rows[round(coeff, 2)][min(steps, 20) - 2], steps)
+
+
+@schedule("optimal_steps", paper="arXiv:2503.21774")
+def optimal_steps(steps: int, model: str = "FLUX") -> Tensor:
+    """Levels found by dynamic programming for FLUX (10 steps), Wan (20) or Chroma (40); ln σ interpolated else."""
+    return _fitted(_pick("optimal_steps", model), steps)
+
+
+@schedule("ltxv", paper="arXiv:2501.00103")
+def ltxv(
+    steps: int,
+    tokens: int = 4096,
+    max_shift: float = 2.05,
+    base_shift: float = 0.95,
+    stretch: bool = True,
+    terminal: float = 0.1,
+) -> Tensor:
+    """Equally spaced times under LTX-Video's shift, which grows with the number of latent places (`tokens`).
+
+    μ is base_shift at 1024 tokens and max_shift at 4096. stretch: the last level above 0 becomes `terminal`.
+    """
+    if not 0 <= terminal < 1:
+        raise ValueError(f"terminal must be at least 0 and below 1; got {terminal}")
+    mu = resolution_shift(float(tokens), (1024.0, base_shift), (4096.0, max_shift))
+    sigmas = flux_shift(mu, torch.linspace(1, 0, steps + 1))
+    left = 1 - sigmas[:-1]
+    if stretch and left[-1] > 0:
+        sigmas[:-1] = 1 - left / (left[-1] / (1 - terminal))
+    return sigmas.double()
+
+
+@schedule("flux2", paper="black-forest-labs/flux2")
+def flux2(steps: int, width: int = 1024, height: int = 1024) -> Tensor:
+    """Equally spaced times under Flux 2's shift, which grows with the picture (in pixels) and falls with the steps."""
+    if width < 1 or height < 1:
+        raise ValueError(f"width and height must be ≥ 1; got {width} and {height}")
+    tokens = round(width * height / 256)
+    long = 0.00016927 * tokens + 0.45666666
+    if tokens > 4300:
+        mu = long
+    else:
+        short = 8.73809524e-05 * tokens + 1.89833333
+        mu = (long - short) / 190 * steps + long - 200 * (long - short) / 190
+    return flux_shift(mu, torch.linspace(1, 0, steps + 1)).double()

@@ -1,0 +1,109 @@
+"""Schedules that visit the levels a network was trained on, by its table or its clock."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigmafield.levels import Levels
+from sigmafield.schedules.registry import schedule, to_zero
+
+
+@schedule("simple", paper="ComfyUI")
+def simple(steps: int, levels: Levels) -> Tensor:
+    """Every (N/steps)-th level of the network's table, from the top: σ_k = T[N − 1 − ⌊k N/steps⌋]."""
+    stride = len(levels.sigmas) / steps
+    return to_zero(levels.sigmas[[len(levels.sigmas) - 1 - int(k * stride) for k in range(steps)]])
+
+
+@schedule("sgm_uniform", paper="arXiv:2307.01952")
+def sgm_uniform(steps: int, levels: Levels) -> Tensor:
+    """The first `steps` of steps + 1 timesteps equally spaced from the first to the last: "trailing" timesteps.
+
+    For a shifted flow the way through timesteps shifts the low end twice, as in ComfyUI.
+    """
+    first, last = _clock_ends(levels)
+    return to_zero(levels.sigma(torch.linspace(first, last, steps + 1)[:-1]))
+
+
+@schedule("normal", paper="arXiv:2010.02502")
+def normal(steps: int, levels: Levels) -> Tensor:
+    """Timesteps equally spaced from the first to the last that the network knows.
+
+    For a shifted flow the way through timesteps shifts the low end twice, as in ComfyUI.
+    """
+    first, last = _clock_ends(levels)
+    if abs(float(levels.sigma(torch.tensor(last)))) <= 1e-5:  # the last level plays the part of 0
+        return levels.sigma(torch.linspace(first, last, steps + 1))
+    return to_zero(levels.sigma(torch.linspace(first, last, steps)))
+
+
+def _clock_ends(levels: Levels) -> tuple[float, float]:
+    """Timesteps of the largest and the smallest level."""
+    ends = levels.timestep(torch.stack([levels.sigmas[-1], levels.sigmas[0]]).double())
+    first, last = ends.float().tolist()
+    return first, last
+
+
+@schedule("ddim_uniform", paper="arXiv:2010.02502")
+def ddim_uniform(steps: int, levels: Levels) -> Tensor:
+    """Every q-th level of the network's table from the second, q = max(⌊N/steps⌋, 1): "leading" timesteps.
+
+    It has ⌈(N − 1)/q⌉ steps, which may be more or fewer than asked for, and seldom begins at the largest level.
+    """
+    table = levels.sigmas
+    ends_at_zero = bool(table[1].abs() <= 1e-5)  # then its second level plays the part of 0
+    stride = max(len(table) // (steps + ends_at_zero), 1)
+    picked = table[1::stride].flip(0)
+    return picked.double() if ends_at_zero else to_zero(picked)
+
+
+@schedule("beta", paper="arXiv:2407.12173")
+def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
+    """Levels at the quantiles 1 − k/n of a beta distribution over the network's timesteps; α, β > 0.
+
+    Levels that round to the same timestep are kept once, so long schedules come out shorter than asked for.
+    """
+    from scipy.special import betaincinv  # here, for it takes longer to import than all of sigmafield
+
+    if not (alpha > 0 and beta > 0):
+        raise ValueError(f"alpha and beta must be above 0; got {alpha} and {beta}")
+    quantiles = betaincinv(alpha, beta, 1 - np.linspace(0, 1, steps, endpoint=False))
+    index = np.rint(quantiles * (len(levels.sigmas) - 1)).astype(int)
+    keep = np.concatenate([[True], index[1:] != index[:-1]])
+    return to_zero(levels.sigmas[index[keep].tolist()])
+
+
+@schedule("linear_quadratic", paper="arXiv:2410.13720")
+def linear_quadratic(steps: int, levels: Levels, threshold: float = 0.025, linear_steps: int | None = None) -> Tensor:
+    """σ_k = (1 − y_k) σ_max: y rises linearly to `threshold` in `linear_steps` (half of all), then quadratically to 1.
+
+    y = τ k/L, k < L;   y = a k² + b k + a L²,   a = Δ/(L Q²),   b = τ/L − 2 Δ/Q²,   Δ = L − τ n,   Q = n − L
+    """
+    top = levels.sigmas[-1]
+    linear = steps // 2 if linear_steps is None else linear_steps
+    if steps == 1:
+        return to_zero(top.reshape(1))
+    if not 1 <= linear < steps:
+        raise ValueError(f"linear_steps must be 1 … steps - 1 = {steps - 1}; got {linear}")
+    rest = steps - linear
+    delta = linear - threshold * steps
+    a, b = delta / (linear * rest**2), threshold / linear - 2 * delta / rest**2
+    k = np.arange(steps)
+    y = np.where(k < linear, threshold * k / linear, a * k**2 + b * k + a * linear**2)
+    return to_zero(torch.from_numpy(1 - y).float() * top)
+
+
+@schedule("sd_turbo", paper="arXiv:2311.17042")
+def sd_turbo(steps: int, levels: Levels, denoise: float = 1.0) -> Tensor:
+    """The levels at timesteps 999, 899, … 99 of a distilled network; `denoise` leaves out the first of these ten.
+
+    1 ≤ steps ≤ 10; fewer where the ten end. 0 ≤ denoise ≤ 1.
+    """
+    if steps > 10:
+        raise ValueError(f"sd_turbo has at most 10 steps; got {steps}")
+    if not 0 <= denoise <= 1:
+        raise ValueError(f"denoise must be 0 … 1; got {denoise}")
+    skipped = 10 - int(10 * denoise)
+    return to_zero(levels.sigma(torch.arange(999, 0, -100)[skipped : skipped + steps]))

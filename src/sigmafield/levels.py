@@ -133,7 +133,9 @@ def _between(level: Callable[[float], float], beginning: float) -> Callable[[flo
 
 def continuous_edm(sigma_min: float = 0.002, sigma_max: float = 120.0) -> Levels:
     """Every level of [σ_min, σ_max]; the clock is t = ln(σ)/4. Karras et al., arXiv:2206.00364."""
-    return _continuous(sigma_min, sigma_max, lambda sigma: sigma.log() / 4, lambda t: (4 * t.float()).exp().double())
+    return _continuous(
+        sigma_min, sigma_max, lambda sigma: (sigma.float().log() / 4).double(), lambda t: (4 * t.float()).exp().double()
+    )
 
 
 def continuous_v(sigma_min: float = 0.03, sigma_max: float = 500.0) -> Levels:
@@ -142,7 +144,7 @@ def continuous_v(sigma_min: float = 0.03, sigma_max: float = 500.0) -> Levels:
     def sigma(t: Tensor) -> Sigma:
         return (t.float() * math.pi / 2).tan().double()
 
-    return _continuous(sigma_min, sigma_max, lambda sigma: sigma.atan() / math.pi * 2, sigma)
+    return _continuous(sigma_min, sigma_max, lambda sigma: (sigma.float().atan() / math.pi * 2).double(), sigma)
 
 
 def cosmos(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Levels:

@@ -13,7 +13,6 @@ from sigmafield.param import (
     continuous_edm_sampling,
     continuous_v_sampling,
     discrete_sampling,
-    flow_sampling,
     flux_sampling,
 )
 
@@ -36,8 +35,8 @@ def patched(node, base, inputs) -> Sampling:
         return continuous_v_sampling(inputs["sigma_min"], inputs["sigma_max"])
     if node == "ModelSamplingStableCascade":
         return cascade_sampling(inputs["shift"])
-    if node in ("ModelSamplingSD3", "ModelSamplingAuraFlow"):
-        return flow_sampling(inputs["shift"], 1000.0 if node == "ModelSamplingSD3" else 1.0)
+    if node in ("ModelSamplingSD3", "ModelSamplingAuraFlow"):  # both keep the base's multiplier
+        return family(FAMILIES[base]).sampling(shift=inputs["shift"])
     assert node == "ModelSamplingFlux"
     ends = (256.0, inputs["base_shift"]), (4096.0, inputs["max_shift"])
     return flux_sampling(resolution_shift(inputs["width"] * inputs["height"] / 256, *ends))
@@ -71,8 +70,11 @@ def parameterization(case):
     levels, process = sampling.levels, sampling.process
     close([levels.sigma_min, levels.sigma_max], case.expected("sigma_min_max"))
     close([levels.sigma_at(p) for p in case["percents"]], case.expected("percent_to_sigma"))
-    close(levels.timestep(probe), case.expected("timestep"))
-    close(levels.sigma(levels.timestep(probe)), case.expected("sigma_of_timestep"))
+    timestep = case.expected("timestep")  # float32 arc cosines near 1 lose digits of small times
+    torch.testing.assert_close(
+        levels.timestep(probe).float(), timestep.float(), rtol=0, atol=1e-5 * float(timestep.max())
+    )
+    close(levels.sigma(timestep), case.expected("sigma_of_timestep"))
     sigma, line = probe[2], torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(1, 1, 2, 4)
     close(process.start(sigma, line, -0.5 * line), case.expected("noise_scaling"))
     close(process.finish(sigma, line), case.expected("inverse"))

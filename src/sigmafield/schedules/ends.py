@@ -62,8 +62,11 @@ def kl_optimal(steps: int, sigma_min: End, sigma_max: End) -> Tensor:
 
     One step is [σ_max, 0]; the reference gives NaN there.
     """
-    low, high = (end.atan().float() for end in _ends(sigma_min, sigma_max))
-    u = torch.arange(steps, dtype=torch.float32).reshape(-1, *[1] * low.ndim) / max(steps - 1, 1)
+    ends = _ends(sigma_min, sigma_max)
+    if steps == 1:
+        return to_zero(ends[1][None])
+    low, high = (end.atan().float() for end in ends)
+    u = torch.arange(steps, dtype=torch.float32).reshape(-1, *[1] * low.ndim) / (steps - 1)
     return to_zero((u * low + (1 - u) * high).tan())
 
 

@@ -189,7 +189,7 @@ class Span:
         up = torch.where(up.isnan(), b, torch.minimum(up, b))
         return replace(self, sigma_next=(b**2 - up**2).sqrt()), torch.ones_like(b), up
 
-    def ei(self, eta: float = 0.0) -> tuple[Sigma, Sigma, Sigma]:
+    def ei(self, eta: float | Sigma = 0.0) -> tuple[Sigma, Sigma, Sigma]:
         """Coefficients (a, b, c) of x' = a x + b D + c ξ, exact while D is constant over the interval.
 
         a = (σ'/σ) e^(−ηh),   b = α' (1 − e^(−(1+η)h)),   c = σ' √(1 − e^(−2ηh))

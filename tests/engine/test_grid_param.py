@@ -8,6 +8,7 @@ from laws import PROCESSES, grid, guided
 
 from sigmafield import param
 from sigmafield.grid import VE, Flow, Grid
+from sigmafield.levels import betas
 from sigmafield.maths import lincomb, near_miss, safe_div
 from sigmafield.methods import METHODS
 from sigmafield.run import sample
@@ -15,8 +16,8 @@ from sigmafield.schedules import SCHEDULES, denoise_tail
 from sigmafield.types import Pred
 
 SAMPLINGS = {
-    "eps": param.discrete_sampling("eps", param.betas()),
-    "v": param.discrete_sampling("v", param.betas()),
+    "eps": param.discrete_sampling("eps", betas()),
+    "v": param.discrete_sampling("v", betas()),
     "flow": param.flow_sampling(3.0),
 }
 

@@ -6,11 +6,12 @@ from sigmafield.methods import (
     euler,
     exponential,
     multistep,
-    predictor_corrector,
     runge_kutta,
+    sa_solver,
     singlestep,
+    uni_pc,
 )
 from sigmafield.methods.registry import METHODS, Method, lookup, method, preset
 
 __all__ = ["METHODS", "Method", "lookup", "method", "preset"]
-__all__ += ["dpm", "dpmpp", "euler", "exponential", "multistep", "predictor_corrector", "runge_kutta", "singlestep"]
+__all__ += ["dpm", "dpmpp", "euler", "exponential", "multistep", "runge_kutta", "sa_solver", "singlestep", "uni_pc"]

@@ -1,4 +1,4 @@
-"""Predictor–correctors: UniPC and SA-Solver. A state holds the predicted x; the corrected one is in `mem`."""
+"""UniPC, a predictor–corrector. A state holds the predicted x; the corrected one is in `mem`."""
 
 from __future__ import annotations
 

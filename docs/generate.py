@@ -42,10 +42,15 @@ NETWORKS = {
 }
 """The noise levels that schedules are drawn for."""
 
-STABILITY = """Each page has the method's **region of stability**: where one step, as a linear map of x and of the
-method's memory, has no eigenvalue above 1. The test equation is dx/dλ = −x + D(x) with D(x) = (1 + μ) x, whose
-solutions decay for Re μ < 0, and z = h μ. An exact denoiser has −1 ≤ μ ≤ 0; guidance takes μ far below −1: a scale of
-7 can make a difference of predictions 7 times as steep. Leave the region and runs oscillate and burn out."""
+STABILITY = """`evals` is the number of evaluations of the network in one step, at most.
+
+Each page has the method's **region of stability**: where one step, as a linear map of x and of the method's memory,
+has no eigenvalue beyond the unit circle. The test equation is dx/dλ = −x + D(x) with D(x) = (1 + μ) x, whose solutions
+decay for Re μ < 0, and z = h μ for a step h. An exact denoiser has −1 ≤ μ ≤ 0; guidance multiplies differences of
+predictions, and can take μ out of this range. Outside of the region errors grow from step to step.
+
+In tables of **coefficients** D₁, D₂ … are the step's own predictions and D₋₁, D₋₂ … earlier ones, U unconditional
+predictions and ξ noises. They are read off by unit vectors, without a model: `sigmafield.lab.table`."""
 
 STEPS = 20
 BOX = (-5.0, 1.5, -3.25, 3.25)
@@ -94,11 +99,8 @@ def methods_page() -> str:
     """The table of all methods."""
     lines = ["# Methods", "", "From `sigmafield.METHODS`. [How to choose](../choose.md) one.", "", STABILITY]
     for family, members in families().items():
-        rows = [
-            (f"[`{m.name}`]({m.name}.md)", str(m.order), facts(m)["evaluations a step"], NOISE[m.noise], m.paper)
-            for m in members
-        ]
-        lines += ["", f"## {family}", "", *grid(("method", "order", "evaluations a step", "noise", "from"), rows)]
+        rows = [(f"[{m.name}]({m.name}.md)", str(m.order), str(m.evals), NOISE[m.noise], m.paper) for m in members]
+        lines += ["", f"## {family}", "", *grid(("method", "order", "evals", "noise", "from"), rows)]
     return "\n".join(lines)
 
 
@@ -106,9 +108,11 @@ def method_page(method: Method, write: Callable[[str, str | bytes], None]) -> st
     """Equation, row, parameters, coefficients, figures and sources of one method."""
     name = method.name
     parts = [f"# {name}", prose(inspect.getdoc(method.step) or "")]
-    parts += [block(grid(("", ""), [*facts(method).items()]))]
-    if relatives(method):
-        parts += ["The same function with other defaults: " + "; ".join(relatives(method)) + "."]
+    head, *rows = facts(method).items()
+    parts += [block(grid(head, rows))]
+    if others := relatives(method):
+        listed = (f"[{other}]({other}.md)" + f" ({differs})" * bool(differs) for other, differs in others.items())
+        parts += ["The same function, with other defaults: " + "; ".join(listed) + "."]
     if method.defaults:
         rows = [(f"`{key}`", f"`{plain(method.defaults[key])}`", f"`{kind}`") for key, kind in kinds(method).items()]
         parts += ["## Parameters", block(grid(("name", "default", "type"), rows))]
@@ -125,9 +129,8 @@ def coefficients(name: str) -> list[str]:
     cells = [(what, "" if s is None else f"{s:.4g}", f"{w:+.6f}") for what, s, w in terms(rows, i)]
     return [
         "## Coefficients",
-        f"x' at σ' = {then:.4g} from x at σ = {now:.4g}: step {i + 1} of {len(rows)} on {EXAMPLE.n} Karras steps of VE, "
-        "read off by unit vectors. D₁, D₂ … are the step's own predictions, D₋₁, D₋₂ … earlier ones; U are "
-        "unconditional ones, ξ noises.",
+        f"x' at σ' = {then:.4g} from x at σ = {now:.4g}: step {i + 1} of {len(rows)} on Karras levels of VE. "
+        "[How to read it](index.md).",
         block(grid(("term", "at σ", "weight"), cells)),
     ]
 
@@ -155,14 +158,14 @@ def stability(name: str, write: Callable[[str, str | bytes], None]) -> list[str]
         "## Stability",
         f"Where a step of length h = {STEP} in λ, with z = h μ, damps dx/dλ = −x + D(x), D(x) = (1 + μ) x; of the mean "
         f"for methods with noise. On the real axis: −{real_interval(name):.3f} ≤ z ≤ 0. "
-        "[What it means](index.md).",
+        "[How to read it](index.md).",
         f"![region of stability](figures/{name}-stability.svg)",
     ]
 
 
 def schedules_page() -> str:
     """The table of all schedules."""
-    rows = [(f"[`{s.name}`]({s.name}.md)", s.paper) for s in SCHEDULES.values()]
+    rows = [(f"[{s.name}]({s.name}.md)", s.paper) for s in SCHEDULES.values()]
     return "\n".join(["# Schedules", "", "From `sigmafield.SCHEDULES`.", "", *grid(("schedule", "from"), rows)])
 
 

@@ -158,7 +158,9 @@ def schedules(
 
 @app.command()
 def cite(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Methods and schedules; none: sigmafield itself.")] = None,
+    names: Annotated[
+        Optional[list[str]], typer.Argument(help="Methods and schedules; none: sigmafield itself.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole bibliography.")] = False,
 ) -> None:
     """Print BibTeX for the papers that methods and schedules are from."""

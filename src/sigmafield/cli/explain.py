@@ -47,15 +47,15 @@ def kinds(method: Method) -> dict[str, str]:
     return {name: str(signature[name].annotation) for name in method.defaults}
 
 
-def relatives(method: Method) -> list[str]:
-    """The other names of the same step function, with the parameters in which they differ from this one."""
-    out = []
+def relatives(method: Method) -> dict[str, str]:
+    """The other names of the same step function, each with what differs from this one."""
+    out = {}
     for other in METHODS.values():
         if other.step is method.step and other.name != method.name:
             differ = [f"{k} = {plain(v)}" for k, v in other.defaults.items() if v != method.defaults[k]]
             if other.noise != method.noise:
                 differ.append(f"noise: {NOISE[other.noise]}")
-            out.append(f"{other.name} ({', '.join(differ) or 'the same'})")
+            out[other.name] = ", ".join(differ)
     return out
 
 
@@ -79,8 +79,8 @@ def explain(method: Method) -> None:
     about = Table.grid(padding=(0, 2))
     for key, value in facts(method).items():
         about.add_row(key, value)
-    for k, name in enumerate(relatives(method)):
-        about.add_row("" if k else "with other defaults", name)
+    for k, (name, differs) in enumerate(relatives(method).items()):
+        about.add_row("" if k else "same step as", f"{name}; there {differs}" if differs else name)
     console.print("", about)
     if method.defaults:
         parameters = Table("parameter", "default", "type", box=None, header_style="bold")
@@ -91,7 +91,9 @@ def explain(method: Method) -> None:
         rows = table(method.name, EXAMPLE)
         i = len(rows) // 2
         now, then = (float(sigma) for sigma in (rows[i].span.sigma, rows[i].span.sigma_next))
-        console.print(f"\n[bold]x' at σ' = {then:.4g} from x at σ = {now:.4g}[/], step {i + 1} of {len(rows)} (Karras, VE)")
+        console.print(
+            f"\n[bold]x' at σ' = {then:.4g} from x at σ = {now:.4g}[/], step {i + 1} of {len(rows)} (Karras, VE)"
+        )
         console.print(render(rows, i))
     console.print(f"\nFrom {method.paper}:", *map(str, sources(method.paper)), sep="\n", markup=False)
     console.print(f"[bold]sigmafield cite {method.name}[/] prints BibTeX.")

@@ -15,6 +15,7 @@ from sigmafield.methods import METHODS, lookup
 from sigmafield.models import load
 from sigmafield.schedules import SCHEDULES
 
+
 def show_methods(name: str | None, as_json: bool) -> None:
     """All methods in a table, or one with its equation and parameters."""
     with user_errors():

@@ -63,7 +63,9 @@ def convergence(
         raise ValueError(f"model is of another process: {model.process} instead of {process}")
     chosen, exact = lookup(method), solution(model)
     params = without_noise(method) | params
-    last = [finish(run := Run(alone(model), chosen, uneven(process, n), params=params), run.start(START)) for n in steps]
+    last = [
+        finish(run := Run(alone(model), chosen, uneven(process, n), params=params), run.start(START)) for n in steps
+    ]
     errors = tuple(float((state.x - exact).square().mean().sqrt()) for state in last)
     return Convergence(method, process, tuple(steps), tuple(state.nfe for state in last), errors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def noise_levels(rows: Mapping[str, Sequence[float]]) -> Figure:
     """σ against the step on a logarithmic axis, one line a schedule; a final 0 is not drawn."""
     out, (axes,) = figure(size=(8.0, 5.0))
     for name, sigmas in rows.items():
-        _line(axes, [s for s in sigmas if s > 0], name)
+        _line(axes, sigmas, name, hide=0.0)
     axes.set_yscale("log")
     axes.set(ylabel="σ (the final 0 is not drawn)", title="Noise levels that each schedule visits")
     axes.legend()
@@ -70,21 +71,23 @@ def noise_levels(rows: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def schedule(sigmas: Mapping[str, Sequence[float]], processes: Mapping[str, Process]) -> Figure:
-    """σ and λ against the step, one line a network (its name → levels, and → process); ends without λ are not drawn."""
+    """σ > 0 and finite λ against the step, one line a network (name → its levels, name → its process)."""
     out, (left, right) = figure(2, size=(4.4, 3.4))
     for name, levels in sigmas.items():
-        _line(left, levels, name)
-        lam = processes[name].lam(torch.as_tensor(levels, dtype=torch.float64)).tolist()
-        right.plot(*zip(*[(k, v) for k, v in enumerate(lam) if abs(v) < float("inf")]), marker=".", label=name)
-    left.set(xlabel="step", ylabel="σ", yscale="symlog")
-    right.set(xlabel="step", ylabel="λ = ln(α/σ)")
-    right.grid(alpha=GRID_ALPHA)
+        _line(left, levels, name, hide=0.0)
+        _line(right, processes[name].lam(torch.as_tensor(levels, dtype=torch.float64)).tolist(), name)
+    left.set(ylabel="σ", yscale="log")
+    right.set(ylabel="λ = ln(α/σ)")
     left.legend()
     return out
 
 
-def _line(axes: Axes, values: Sequence[float], name: str) -> None:
-    axes.plot(range(len(values)), values, marker=".", label=name)
+def _line(axes: Axes, values: Sequence[float], name: str, hide: float = math.inf) -> None:
+    """Values against the step, but for infinite ones and those equal to `hide`."""
+    from matplotlib.ticker import MaxNLocator
+
+    steps = [k for k, value in enumerate(values) if math.isfinite(value) and value != hide]
+    axes.plot(steps, [values[k] for k in steps], marker=".", label=name)
     axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=GRID_ALPHA)

@@ -4,9 +4,9 @@ The test equation is the ODE of VE in λ with a linear denoiser,
 
     dx/dλ = −x + D(x),   D(x) = (1 + μ) x,   so that x ∝ e^(μλ): it decays for Re μ < 0,
 
-and z = h μ for steps h in λ. An exact denoiser has −1 ≤ μ ≤ 0; guidance multiplies differences of predictions and
-takes μ far below −1, which is where steps can be too long. Exponential methods treat −x exactly and are exact for
-μ = −1, so that regions depend on h; for h → 0 they are the regions of the textbooks.
+and z = h μ for steps h in λ. An exact denoiser has −1 ≤ μ ≤ 0; guidance multiplies differences of predictions, and
+can take μ out of this range. Exponential methods treat −x exactly and are exact for μ = −1, so that regions depend on
+h; for h → 0 they are the regions of the textbooks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,14 +73,13 @@ def amplification(method: str, z: Tensor, h: float = STEP, /, **params: Any) -> 
         raise ValueError(f"{method} is not linear in x and its predictions: it has no region of stability")
     if not h > 0:
         raise ValueError(f"h must be above 0; got {h}")
+    if not torch.isfinite(z).all():
+        raise ValueError("z must be finite")
     flat = z.detach().to(torch.complex128).reshape(1, -1)
-    lam = h * (torch.arange(STEPS + 1, dtype=torch.float64) - STEPS / 2)
-    run, later = (_run(method, flat, VE().sigma(start + lam), params) for start in (0.0, h))
-    step = run.grid.n // 2
-    state = _state(run, flat.shape, step)
-    # the same run at levels that are one step lower says how each part of the memory depends on σ
-    scales = _scales(state, _state(later, flat.shape, step))
-    return torch.linalg.eigvals(_matrix(run, state, scales)).abs().amax(-1).reshape(z.shape)
+    run = _run(method, flat, h, 0, params)
+    state = _state(run, flat.shape)
+    radii = np.abs(np.linalg.eigvals(_matrix(run, state, _scales(method, h, params)).numpy())).max(-1)
+    return torch.from_numpy(radii).reshape(z.shape)
 
 
 def real_interval(method: str, h: float = STEP, /, *, limit: float = 40.0, **params: Any) -> float:
@@ -100,20 +100,21 @@ def real_interval(method: str, h: float = STEP, /, *, limit: float = 40.0, **par
     return low
 
 
-def _run(method: str, z: Tensor, sigmas: Tensor, params: dict[str, Any]) -> Run:
-    """The run over these levels whose denoiser has μ = z/h, h being that of the method's own grid."""
-    chosen, still = lookup(method), Still(torch.zeros(1, 2, *z.shape, dtype=torch.float64))
-    run = Run(Rotation(torch.zeros(2, *z.shape)), chosen, Grid(sigmas, VE()), still, params)
+def _run(method: str, z: Tensor, h: float, later: int, params: dict[str, Any]) -> Run:
+    """The run, by so many steps later in λ, whose denoiser has μ = z/h, h being that of the method's own grid."""
+    lam = h * (torch.arange(STEPS + 1, dtype=torch.float64) - STEPS / 2 + later)
+    still, grid = Still(torch.zeros(1, 2, *z.shape, dtype=torch.float64)), Grid(VE().sigma(lam), VE())
+    run = Run(Rotation(torch.zeros(2, *z.shape)), lookup(method), grid, still, params)
     g = 1 + z / float(run.span(run.grid.n // 2).ve.h)
     return replace(run, denoise=Rotation(torch.view_as_real(g).movedim(-1, 0)))
 
 
-def _state(run: Run, shape: tuple[int, ...], steps: int) -> State:
-    """The state after some steps whose x are set to 1, 2, 3 …: memory of D, slopes and differences, none of it 0."""
+def _state(run: Run, shape: tuple[int, ...]) -> State:
+    """The middle of a run whose x are set to 1, 2, 3 …: with memory of D, slopes and differences, none of it 0."""
     one = torch.zeros(1, 2, *shape, dtype=torch.float64)
     one[:, 0] = 1
     state = run.start(one)
-    for k in range(steps):
+    for k in range(run.grid.n // 2):
         state = replace(run.step(state), x=(k + 2) * one)
     return state
 
@@ -125,13 +126,15 @@ def _latents(state: State) -> dict[str, Tensor]:
     }
 
 
-def _scales(now: State, later: State) -> list[float]:
-    """By what each latent's weight has to be multiplied when the memory is carried one step on.
+def _scales(method: str, h: float, params: dict[str, Any]) -> list[float]:
+    """By what the weight of each latent is multiplied when it is carried one step on; x itself has 1.
 
-    Slopes (x − D)/σ are larger by e^h where σ is smaller by e^(−h) and x the same.
+    Slopes (x − D)/σ are larger by e^h where σ is smaller by e^(−h) and x the same: the same x, given to the run and
+    to one at levels a step lower, tell. Any μ will do at which no memory vanishes, such as −½.
     """
-    size = [(a.abs().amax(), b.abs().amax()) for a, b in zip(_latents(now).values(), _latents(later).values())]
-    return [float(b / a) if a > 0 else 1.0 for a, b in size]
+    z = torch.full((1, 1), -h / 2, dtype=torch.complex128)
+    now, then = (_latents(_state(_run(method, z, h, later, params), z.shape)).values() for later in (0, 1))
+    return [float(b.abs().max() / a.abs().max()) for a, b in zip(now, then)]
 
 
 def _matrix(run: Run, state: State, scales: list[float]) -> Tensor:

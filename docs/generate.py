@@ -46,8 +46,9 @@ STABILITY = """`evals` is the number of evaluations of the network in one step, 
 
 Each page has the method's **region of stability**: where one step, as a linear map of x and of the method's memory,
 has no eigenvalue beyond the unit circle. The test equation is dx/dλ = −x + D(x) with D(x) = (1 + μ) x, whose solutions
-decay for Re μ < 0, and z = h μ for a step h. An exact denoiser has −1 ≤ μ ≤ 0; guidance multiplies differences of
-predictions, and can take μ out of this range. Outside of the region errors grow from step to step.
+decay for Re μ < 0, and z = h μ for a step h. An exact denoiser has μ ≥ −1, since dD/dx is a covariance over σ²;
+guidance multiplies differences of predictions, and can take μ below −1. Outside of the region errors grow from step
+to step.
 
 In tables of **coefficients** D₁, D₂ … are the step's own predictions and D₋₁, D₋₂ … earlier ones, U unconditional
 predictions and ξ noises. They are read off by unit vectors, without a model: `sigmafield.lab.table`."""

@@ -40,7 +40,7 @@ def test_order(name, kind, process):
 
 @pytest.mark.parametrize("name", sorted(STOCHASTIC))
 def test_methods_without_an_ode_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} draws its noise anew"):
+    with pytest.raises(ValueError, match=f"{name} has no parameter that turns its noise off"):
         convergence(name)
 
 

@@ -71,7 +71,7 @@ def convergence(
 
 
 def without_noise(method: str) -> dict[str, Any]:
-    """Parameters that make a method a solver of the ODE; ValueError for one that always draws all noise anew."""
+    """Parameters that make a method a solver of the ODE; ValueError for one that cannot do without noise."""
     chosen = lookup(method)
     if chosen.noise in ("none", "churn"):
         return {}
@@ -79,7 +79,7 @@ def without_noise(method: str) -> dict[str, Any]:
         return {"eta": 0.0}
     if "noise_scaler" in chosen.defaults:
         return {"s_noise": 0.0, "noise_scaler": _ode_scaler}
-    raise ValueError(f"{method} draws its noise anew in each step: without it there is no ODE to converge to")
+    raise ValueError(f"{method} has no parameter that turns its noise off: it has no ODE to converge to")
 
 
 def _ode_scaler(ell: Sigma) -> Sigma:

@@ -4,9 +4,9 @@ The test equation is the ODE of VE in λ with a linear denoiser,
 
     dx/dλ = −x + D(x),   D(x) = (1 + μ) x,   so that x ∝ e^(μλ): it decays for Re μ < 0,
 
-and z = h μ for steps h in λ. An exact denoiser has −1 ≤ μ ≤ 0; guidance multiplies differences of predictions, and
-can take μ out of this range. Exponential methods treat −x exactly and are exact for μ = −1, so that regions depend on
-h; for h → 0 they are the regions of the textbooks.
+and z = h μ for steps h in λ. An exact denoiser has μ ≥ −1, since dD/dx is a covariance over σ², and a Gaussian's
+−1 ≤ μ ≤ 0; guidance multiplies differences of predictions, and can take μ below −1. Exponential methods treat −x
+exactly and are exact for μ = −1, so that regions depend on h; for h → 0 they are the regions of the textbooks.
 """
 
 from __future__ import annotations

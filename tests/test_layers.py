@@ -17,6 +17,7 @@ LAYERS = [
     ["guidance"],
     ["models"],
     ["recipe"],
+    ["lab"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

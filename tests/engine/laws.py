@@ -1,10 +1,10 @@
-"""What the law tests share: schedules, processes, coefficient rows read off a method by unit vectors."""
+"""What the law tests share: schedules, processes, denoisers."""
 
 from dataclasses import dataclass
 
 import torch
 
-from sigmafield.grid import VE, Flow, Grid, Span
+from sigmafield.grid import VE, Flow, Grid
 from sigmafield.methods import METHODS, lookup
 from sigmafield.models.analytic import Mixture
 from sigmafield.run import Run, default_noise
@@ -25,57 +25,6 @@ def grid(process, n=8, low=0.03):
 
 
 PROCESSES = [VE(), Flow(3.0)]
-
-
-@dataclass(frozen=True)
-class Row:
-    """x' = a x₀ + Σ d_j D_j + Σ c_k ξ_k after a step, in everything that has entered the run so far."""
-
-    span: Span
-    a: float
-    D: list[float]
-    xi: list[float]
-
-
-class Probe:
-    """A denoiser and a noise source that answer every request with a fresh unit vector."""
-
-    def __init__(self, size=256):
-        self.size, self.kinds = size, ["x"]
-        self.x = self._unit()
-
-    def _unit(self):
-        return torch.eye(self.size, dtype=torch.float64)[len(self.kinds) - 1].reshape(1, 1, 1, -1)
-
-    def _fresh(self, kind):
-        self.kinds.append(kind)
-        return self._unit()
-
-    def denoise(self, x, sigma, ctx):
-        return Pred(self._fresh("D"), self._fresh("C"), self._fresh("U"))
-
-    def __call__(self, span):
-        return self._fresh("xi")
-
-    def get_state(self):
-        return None
-
-    def set_state(self, state):
-        pass
-
-
-def table(name, grid, **params):
-    """Coefficient rows of a method over a schedule, one a step; needs no model."""
-    probe = Probe()
-    run = Run(probe.denoise, lookup(name), grid, probe, params)
-    state, rows = run.start(probe.x), []
-    while not run.done(state):
-        span = run.span(state.i)
-        state = run.step(state)
-        c = state.x.flatten().tolist()
-        pick = {kind: [v for v, k in zip(c, probe.kinds) if k == kind] for kind in ("D", "U", "xi")}
-        rows.append(Row(span, c[0], [d + u for d, u in zip(pick["D"], pick["U"])], pick["xi"]))
-    return rows
 
 
 @dataclass(frozen=True)

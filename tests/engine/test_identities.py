@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from laws import CHURN, LINEAR, PROCESSES, Probe, grid, table
+from laws import CHURN, LINEAR, PROCESSES, grid
 
 from sigmafield.grid import Flow, Grid
+from sigmafield.lab import one_step, table
 from sigmafield.methods import METHODS
-from sigmafield.run import Run
 
 NAMES = [(name, {}) for name in LINEAR] + [
     ("euler", CHURN),
@@ -56,7 +56,7 @@ def test_constants_and_marginals(name, params, process):
     for row in table(name, g, **params):
         s, s0 = row.span, table_start(name, g)
         alpha0, alpha = float(process.alpha(s0)), float(process.alpha(s.sigma_next))
-        assert row.a * alpha0 + sum(row.D) == pytest.approx(alpha, abs=1e-12)
+        assert row.a * alpha0 + sum(row.D) + sum(row.U) == pytest.approx(alpha, abs=1e-12)
         kept = row.a**2 * float(s0) ** 2 + sum(c * c for c in row.xi)
         assert kept == pytest.approx(float(s.sigma_next) ** 2, rel=1e-11, abs=1e-20)
 
@@ -76,30 +76,13 @@ def test_first_moment(name, params, process, h_prev):
     for h in (0.1, 0.05):
         lam = torch.tensor([0.3, 0.3 + h_prev * h, 0.3 + h_prev * h + h], dtype=torch.float64)
         g = Grid(process.sigma(lam), process)
-        times = stage_times(name, g, params)
-        before, after = table(name, g, **params)
-        ratio = float(after.span.ratio)
-        old = [ratio * d for d in before.D] + [0.0] * (len(after.D) - len(before.D))
-        own = [d - o for d, o in zip(after.D, old)]
-        moment = sum(w * (t - float(lam[1])) for w, t in zip(own, times))
-        error[h] = abs(moment - float(after.span.alpha_next) * (h - (1 - math.exp(-h))))
+        step = one_step(table(name, g, **params), 1)
+        assert step.a == pytest.approx(float(step.span.ratio), rel=1e-6)
+        times = process.lam(torch.tensor(step.sigmas, dtype=torch.float64)) - lam[1]
+        moment = sum((d + u) * t for d, u, t in zip(step.D, step.U, times.tolist()))
+        error[h] = abs(moment - float(step.span.alpha_next) * (h - (1 - math.exp(-h))))
     assert error[0.05] < error[0.1] / 6 + 1e-12  # O(h³): a factor of 8, minus its own rest
     assert error[0.1] < 0.1 * 0.1**2
-
-
-def stage_times(name, g, params):
-    """λ of every evaluation, in order."""
-    probe, times = Probe(), []
-
-    def denoise(x, sigma, ctx):
-        times.append(float(g.process.lam(sigma)))
-        return probe.denoise(x, sigma, ctx)
-
-    run = Run(denoise, METHODS[name], g, probe, params)
-    state = run.start(probe.x)
-    while not run.done(state):
-        state = run.step(state)
-    return times
 
 
 def test_split_and_ei_compose():

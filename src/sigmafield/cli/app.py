@@ -156,6 +156,19 @@ def schedules(
     show_schedules(steps, plot, model, as_json)
 
 
+@app.command()
+def cite(
+    names: Annotated[
+        Optional[list[str]], typer.Argument(help="Methods and schedules; none: sigmafield itself.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole bibliography.")] = False,
+) -> None:
+    """Print BibTeX for the papers that methods and schedules are from."""
+    from sigmafield.cli.explain import show_citations
+
+    show_citations(names or [], everything)
+
+
 def main() -> None:
     """Entry point of the `sigmafield` command."""
     app()

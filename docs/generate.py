@@ -1,0 +1,215 @@
+"""A page for every method and every schedule, from the code: a hook of mkdocs, run by `make docs`."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+from collections.abc import Callable, Iterable
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from sigmafield import schedules
+from sigmafield.cli.explain import EXAMPLE, NOISE, facts, kinds, plain, relatives
+from sigmafield.grid import VE, Flow
+from sigmafield.lab import amplification, convergence, plot, real_interval, table
+from sigmafield.lab.papers import sources
+from sigmafield.lab.stability import STEP
+from sigmafield.lab.table import terms
+from sigmafield.methods import METHODS, Method
+from sigmafield.param import betas, discrete, shifted_flow
+from sigmafield.schedules import SCHEDULES, Schedule
+
+FAMILIES = {
+    "euler": "First order",
+    "runge_kutta": "Runge–Kutta",
+    "multistep": "Multistep in σ",
+    "dpm": "DPM-Solver",
+    "dpmpp": "DPM-Solver++, multistep",
+    "singlestep": "DPM-Solver++, single step",
+    "exponential": "Exponential",
+    "predictor_corrector": "Predictor–corrector",
+}
+"""Headings for the modules of `sigmafield.methods`; others are headed by their names."""
+
+NETWORKS = {
+    "Stable Diffusion": (discrete(betas()), VE()),
+    "Stable Diffusion 3": (shifted_flow(3.0), Flow(3.0)),
+}
+"""The noise levels that schedules are drawn for."""
+
+STABILITY = """`evals` is the number of evaluations of the network in one step, at most.
+
+Each page has the method's **region of stability**: where one step, as a linear map of x and of the method's memory,
+has no eigenvalue beyond the unit circle. The test equation is dx/dλ = −x + D(x) with D(x) = (1 + μ) x, whose solutions
+decay for Re μ < 0, and z = h μ for a step h. An exact denoiser has μ ≥ −1, since dD/dx is a covariance over σ²;
+guidance multiplies differences of predictions, and can take μ below −1. Outside of the region errors grow from step
+to step.
+
+In tables of **coefficients** D₁, D₂ … are the step's own predictions and D₋₁, D₋₂ … earlier ones, U unconditional
+predictions and ξ noises. They are read off by unit vectors, without a model: `sigmafield.lab.table`."""
+
+STEPS = 20
+BOX = (-5.0, 1.5, -3.25, 3.25)
+POINTS = 161
+
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sigmafield", "font.size": 9})
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the pages under 'Methods' and 'Schedules' of the navigation."""
+    for item in config.nav or []:
+        if "methods/index.md" in item.values():
+            item["Methods"] = ["methods/index.md"] + [
+                {family: [f"methods/{method.name}.md" for method in members]} for family, members in families().items()
+            ]
+        if "schedules/index.md" in item.values():
+            item["Schedules"] = ["schedules/index.md"] + [f"schedules/{name}.md" for name in SCHEDULES]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages and their figures."""
+
+    def write(path: str, content: str | bytes) -> None:
+        files.append(File.generated(config, path, content=content))
+
+    write("methods/index.md", methods_page())
+    for method in METHODS.values():
+        write(f"methods/{method.name}.md", method_page(method, write))
+    write("schedules/index.md", schedules_page())
+    for schedule in SCHEDULES.values():
+        write(f"schedules/{schedule.name}.md", schedule_page(schedule, write))
+    return files
+
+
+def families() -> dict[str, list[Method]]:
+    """The methods by the module that they are in, under its heading."""
+    out: dict[str, list[Method]] = {}
+    for method in METHODS.values():
+        module = method.step.__module__.rpartition(".")[2]
+        out.setdefault(FAMILIES.get(module, module.replace("_", " ").capitalize()), []).append(method)
+    return out
+
+
+def methods_page() -> str:
+    """The table of all methods."""
+    lines = ["# Methods", "", "From `sigmafield.METHODS`. [How to choose](../choose.md) one.", "", STABILITY]
+    for family, members in families().items():
+        rows = [(f"[{m.name}]({m.name}.md)", str(m.order), str(m.evals), NOISE[m.noise], m.paper) for m in members]
+        lines += ["", f"## {family}", "", *grid(("method", "order", "evals", "noise", "from"), rows)]
+    return "\n".join(lines)
+
+
+def method_page(method: Method, write: Callable[[str, str | bytes], None]) -> str:
+    """Equation, row, parameters, coefficients, figures and sources of one method."""
+    name = method.name
+    parts = [f"# {name}", prose(inspect.getdoc(method.step) or "")]
+    head, *rows = facts(method).items()
+    parts += [block(grid(head, rows))]
+    if others := relatives(method):
+        listed = (f"[{other}]({other}.md)" + f" ({differs})" * bool(differs) for other, differs in others.items())
+        parts += ["The same function, with other defaults: " + "; ".join(listed) + "."]
+    if method.defaults:
+        rows = [(f"`{key}`", f"`{plain(method.defaults[key])}`", f"`{kind}`") for key, kind in kinds(method).items()]
+        parts += ["## Parameters", block(grid(("name", "default", "type"), rows))]
+    if method.linear:
+        parts += coefficients(name) + order(name, write) + stability(name, write)
+    return "\n\n".join(parts + citation(method.paper)) + "\n"
+
+
+def coefficients(name: str) -> list[str]:
+    """The weights of a middle step."""
+    rows = table(name, EXAMPLE)
+    i = len(rows) // 2
+    now, then = float(rows[i].span.sigma), float(rows[i].span.sigma_next)
+    cells = [(what, "" if s is None else f"{s:.4g}", f"{w:+.6f}") for what, s, w in terms(rows, i)]
+    return [
+        "## Coefficients",
+        f"x' at σ' = {then:.4g} from x at σ = {now:.4g}: step {i + 1} of {len(rows)} on Karras levels of VE. "
+        "[How to read it](index.md).",
+        block(grid(("term", "at σ", "weight"), cells)),
+    ]
+
+
+def order(name: str, write: Callable[[str, str | bytes], None]) -> list[str]:
+    """The figure of its convergence, if without noise it has an ODE to converge to."""
+    try:
+        seen = [convergence(name, process) for process in (VE(), Flow())]
+    except ValueError as error:
+        return ["## Convergence", f"{error}."]
+    write(f"methods/figures/{name}-order.svg", svg(plot.errors(seen)))
+    return [
+        "## Convergence",
+        "Without noise, on an exact denoiser (a mixture of three Gaussians), with steps in λ that alternate 1 : 2.",
+        f"![error against steps](figures/{name}-order.svg)",
+    ]
+
+
+def stability(name: str, write: Callable[[str, str | bytes], None]) -> list[str]:
+    """The figure of its region of stability, and the real interval."""
+    re_, im = (torch.linspace(*ends, POINTS, dtype=torch.float64) for ends in (BOX[:2], BOX[2:]))
+    radius = amplification(name, torch.complex(re_.expand(POINTS, -1), im[:, None].expand(-1, POINTS)))
+    write(f"methods/figures/{name}-stability.svg", svg(plot.region(radius, BOX)))
+    return [
+        "## Stability",
+        f"Where a step of length h = {STEP} in λ, with z = h μ, damps dx/dλ = −x + D(x), D(x) = (1 + μ) x; of the mean "
+        f"for methods with noise. On the real axis: −{real_interval(name):.3f} ≤ z ≤ 0. "
+        "[How to read it](index.md).",
+        f"![region of stability](figures/{name}-stability.svg)",
+    ]
+
+
+def schedules_page() -> str:
+    """The table of all schedules."""
+    rows = [(f"[{s.name}]({s.name}.md)", s.paper) for s in SCHEDULES.values()]
+    return "\n".join(["# Schedules", "", "From `sigmafield.SCHEDULES`.", "", *grid(("schedule", "from"), rows)])
+
+
+def schedule_page(schedule: Schedule, write: Callable[[str, str | bytes], None]) -> str:
+    """Equation, figure and sources of one schedule."""
+    docs = [schedule.make, getattr(schedules, schedule.name, None)]
+    texts = [inspect.getdoc(f) for f in docs if callable(f)]
+    levels = {name: schedule(STEPS, known).tolist() for name, (known, _) in NETWORKS.items()}
+    figure = plot.schedule(levels, {name: process for name, (_, process) in NETWORKS.items()})
+    write(f"schedules/figures/{schedule.name}.svg", svg(figure))
+    parts = [f"# {schedule.name}", *map(prose, dict.fromkeys(text for text in texts if text))]
+    parts += [f"{STEPS} steps:", f"![noise levels](figures/{schedule.name}.svg)"]
+    return "\n\n".join(parts + citation(schedule.paper)) + "\n"
+
+
+def citation(paper: str) -> list[str]:
+    """Where it is from, in words and as BibTeX."""
+    entries = sources(paper)
+    listed = block(f"- {entry}" for entry in entries)
+    return ["## From", f"{paper}:", listed, "```bibtex\n" + "\n\n".join(entry.text for entry in entries) + "\n```"]
+
+
+def prose(doc: str) -> str:
+    """A docstring as Markdown. Its equation is the second paragraph where nothing is indented."""
+    paragraphs = doc.split("\n\n")
+    if len(paragraphs) > 1 and not re.search("^    ", doc, re.MULTILINE) and " = " in paragraphs[1]:
+        paragraphs[1] = block("    " + line for line in paragraphs[1].splitlines())
+    return "\n\n".join(paragraphs)
+
+
+def grid(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    head = list(head)
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def block(lines: Iterable[str]) -> str:
+    """Lines that belong together."""
+    return "\n".join(lines)
+
+
+def svg(figure: Figure) -> str:
+    """A figure as text; without a date, so that the same figure is the same file."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()

@@ -1,0 +1,93 @@
+"""Figures of the lab's results, by matplotlib: it is imported when the first figure is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sigmafield.grid import Process
+from sigmafield.lab.order import Convergence
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GRID_ALPHA = 0.3
+
+
+def figure(columns: int = 1, size: tuple[float, float] = (5.0, 4.0)) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its axes, side by side; size: inches of each. ImportError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('drawing needs matplotlib: pip install "sigmafield[lab]"') from error
+    out = Figure(figsize=(size[0] * columns, size[1]), layout="constrained")
+    return out, list(out.subplots(1, columns, squeeze=False)[0])
+
+
+def errors(results: Sequence[Convergence]) -> Figure:
+    """Error against steps, one line a result, with the order that was seen and a dotted line of that slope."""
+    out, (axes,) = figure()
+    for k, seen in enumerate(results):
+        name = f"{seen.method}, {type(seen.process).__name__}: order {seen.slope:.2f}"
+        axes.loglog(seen.steps, seen.errors, marker=".", color=f"C{k}", label=name)
+        line = [seen.errors[-1] * (n / seen.steps[-1]) ** -seen.slope for n in seen.steps]
+        axes.loglog(seen.steps, line, color=f"C{k}", linewidth=0.8, linestyle=":")
+    ticks = sorted({n for seen in results for n in seen.steps})
+    axes.set_xticks(ticks, labels=[str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="steps", ylabel="rms error at the end")
+    axes.legend()
+    axes.grid(alpha=GRID_ALPHA)
+    return out
+
+
+def region(radius: Tensor, box: tuple[float, float, float, float], title: str = "") -> Figure:
+    """Where |ρ| ≤ 1. radius: spectral radii [height, width] over the box (Re low, Re high, Im low, Im high) of z."""
+    out, (axes,) = figure(size=(4.4, 4.0))
+    re, im = torch.linspace(*box[:2], radius.shape[1]), torch.linspace(*box[2:], radius.shape[0])
+    axes.contourf(re, im, radius, levels=[0.0, 1.0], colors=["C0"], alpha=0.35)
+    axes.contour(re, im, radius, levels=[1.0], colors=["C0"])
+    axes.axhline(0, color="0.5", linewidth=0.6)
+    axes.axvline(0, color="0.5", linewidth=0.6)
+    axes.set(xlabel="Re z", ylabel="Im z", aspect="equal", title=title)
+    axes.grid(alpha=GRID_ALPHA)
+    return out
+
+
+def noise_levels(rows: Mapping[str, Sequence[float]]) -> Figure:
+    """σ against the step on a logarithmic axis, one line a schedule; a final 0 is not drawn."""
+    out, (axes,) = figure(size=(8.0, 5.0))
+    for name, sigmas in rows.items():
+        _line(axes, sigmas, name, hide=0.0)
+    axes.set_yscale("log")
+    axes.set(ylabel="σ (the final 0 is not drawn)", title="Noise levels that each schedule visits")
+    axes.legend()
+    return out
+
+
+def schedule(sigmas: Mapping[str, Sequence[float]], processes: Mapping[str, Process]) -> Figure:
+    """σ > 0 and finite λ against the step, one line a network (name → its levels, name → its process)."""
+    out, (left, right) = figure(2, size=(4.4, 3.4))
+    for name, levels in sigmas.items():
+        _line(left, levels, name, hide=0.0)
+        _line(right, processes[name].lam(torch.as_tensor(levels, dtype=torch.float64)).tolist(), name)
+    left.set(ylabel="σ", yscale="log")
+    right.set(ylabel="λ = ln(α/σ)")
+    left.legend()
+    return out
+
+
+def _line(axes: Axes, values: Sequence[float], name: str, hide: float = math.inf) -> None:
+    """Values against the step, but for infinite ones and those equal to `hide`."""
+    from matplotlib.ticker import MaxNLocator
+
+    steps = [k for k, value in enumerate(values) if math.isfinite(value) and value != hide]
+    axes.plot(steps, [values[k] for k in steps], marker=".", label=name)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=GRID_ALPHA)

@@ -1,0 +1,152 @@
+"""Stability: for which denoisers a method's steps damp what they should damp.
+
+The test equation is the ODE of VE in λ with a linear denoiser,
+
+    dx/dλ = −x + D(x),   D(x) = (1 + μ) x,   so that x ∝ e^(μλ): it decays for Re μ < 0,
+
+and z = h μ for steps h in λ. An exact denoiser has μ ≥ −1, since dD/dx is a covariance over σ², and a Gaussian's
+−1 ≤ μ ≤ 0; guidance multiplies differences of predictions, and can take μ below −1. Exponential methods treat −x
+exactly and are exact for μ = −1, so that regions depend on h; for h → 0 they are the regions of the textbooks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigmafield.grid import VE, Grid, Span
+from sigmafield.methods import lookup
+from sigmafield.run import Run
+from sigmafield.types import Ctx, Latent, Pred, Sigma, State
+
+STEPS = 16
+"""Steps of the probed run; its middle step is looked at, when histories are full and no end is near."""
+
+STEP = 0.3
+"""Default h: 20 steps of equal h between σ = 14.6 and 0.03 have 0.31."""
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """D(x) = g x, with the two channels of x as real and imaginary part and g [2, height, width] likewise."""
+
+    g: Tensor
+
+    def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
+        (a, b), (re, im) = x.unbind(1), self.g
+        D = torch.stack([re * a - im * b, re * b + im * a], 1)
+        return Pred(D, D, D)
+
+
+@dataclass(frozen=True)
+class Still:
+    """Noise that is 0: what is left is the mean of x."""
+
+    like: Tensor
+
+    def __call__(self, span: Span) -> Latent:
+        return torch.zeros_like(self.like)
+
+    def get_state(self) -> None:
+        """None: nothing is drawn."""
+        return None
+
+    def set_state(self, state: Tensor | None) -> None:
+        """Nothing to set."""
+
+
+def amplification(method: str, z: Tensor, h: float = STEP, /, **params: Any) -> Tensor:
+    """Spectral radius of one step as a linear map of (x, memory), float64 of z's shape; the step is stable where ≤ 1.
+
+    z: h μ, complex or real, any shape; h > 0: length of every step in λ; params: the method's. For a stochastic
+    method it is the map of the mean. Where a method's coefficients change along a run of equal steps (`deis`,
+    `heunpp2`, `er_sde`, `uni_pc` by rounding) it is that of the middle one of 16, around σ = 1.
+    `dpm_fast` makes one step of about three: there h, and with it z, is of that step.
+
+    Raises ValueError for an unknown method or parameter, h ≤ 0, and a method that is not linear.
+    """
+    if not lookup(method).linear:
+        raise ValueError(f"{method} is not linear in x and its predictions: it has no region of stability")
+    if not h > 0:
+        raise ValueError(f"h must be above 0; got {h}")
+    if not torch.isfinite(z).all():
+        raise ValueError("z must be finite")
+    flat = z.detach().to(torch.complex128).reshape(1, -1)
+    run = _run(method, flat, h, 0, params)
+    state = _state(run, flat.shape)
+    radii = np.abs(np.linalg.eigvals(_matrix(run, state, _scales(method, h, params)).numpy())).max(-1)
+    return torch.from_numpy(radii).reshape(z.shape)
+
+
+def real_interval(method: str, h: float = STEP, /, *, limit: float = 40.0, **params: Any) -> float:
+    """The largest r ≤ limit for which all real −r ≤ z ≤ 0 are stable, to 1e-6; 0 if there is none.
+
+    A radius up to 1 + 1e-6 counts as stable; the limit is returned when it was not reached.
+    """
+    low, high = 0.0, limit
+    while high - low > 1e-6:
+        r = torch.linspace(low, high, 401, dtype=torch.float64)
+        unstable = (amplification(method, -r, h, **params) > 1 + 1e-6).nonzero()
+        if not len(unstable):
+            return high
+        k = int(unstable[0])
+        if k == 0:
+            return low
+        low, high = float(r[k - 1]), float(r[k])
+    return low
+
+
+def _run(method: str, z: Tensor, h: float, later: int, params: dict[str, Any]) -> Run:
+    """The run, by so many steps later in λ, whose denoiser has μ = z/h, h being that of the method's own grid."""
+    lam = h * (torch.arange(STEPS + 1, dtype=torch.float64) - STEPS / 2 + later)
+    still, grid = Still(torch.zeros(1, 2, *z.shape, dtype=torch.float64)), Grid(VE().sigma(lam), VE())
+    run = Run(Rotation(torch.zeros(2, *z.shape)), lookup(method), grid, still, params)
+    g = 1 + z / float(run.span(run.grid.n // 2).ve.h)
+    return replace(run, denoise=Rotation(torch.view_as_real(g).movedim(-1, 0)))
+
+
+def _state(run: Run, shape: tuple[int, ...]) -> State:
+    """The middle of a run whose x are set to 1, 2, 3 …: with memory of D, slopes and differences, none of it 0."""
+    one = torch.zeros(1, 2, *shape, dtype=torch.float64)
+    one[:, 0] = 1
+    state = run.start(one)
+    for k in range(run.grid.n // 2):
+        state = replace(run.step(state), x=(k + 2) * one)
+    return state
+
+
+def _latents(state: State) -> dict[str, Tensor]:
+    """x and the latents in the memory: all that a step is linear in."""
+    return {"": state.x} | {
+        name: v for name, v in state.mem.items() if isinstance(v, Tensor) and v.shape[1:] == state.x.shape[1:]
+    }
+
+
+def _scales(method: str, h: float, params: dict[str, Any]) -> list[float]:
+    """By what the weight of each latent is multiplied when it is carried one step on; x itself has 1.
+
+    Slopes (x − D)/σ are larger by e^h where σ is smaller by e^(−h) and x the same: the same x, given to the run and
+    to one at levels a step lower, tell. Any μ will do at which no memory vanishes, such as −½.
+    """
+    z = torch.full((1, 1), -h / 2, dtype=torch.complex128)
+    now, then = (_latents(_state(_run(method, z, h, later, params), z.shape)).values() for later in (0, 1))
+    return [float(b.abs().max() / a.abs().max()) for a, b in zip(now, then)]
+
+
+def _matrix(run: Run, state: State, scales: list[float]) -> Tensor:
+    """The step's matrix [points, latents, latents], complex: column k is what a unit in latent k becomes."""
+    latents = _latents(state)
+    unit = torch.eye(len(latents), dtype=torch.float64)[:, :, None, None, None]  # latent, batch, channel, y, x
+    parts = {
+        name: torch.cat([unit[k], torch.zeros_like(unit[k])], 1).expand(-1, -1, *state.x.shape[2:])
+        for k, name in enumerate(latents)
+    }
+    start = replace(state, x=parts.pop(""), mem={**state.mem, **parts})
+    noise = Still(torch.zeros_like(start.x))
+    after = _latents(replace(run, noise=noise).step(start))
+    rows = [torch.complex(*after[name].unbind(1)).flatten(1) / scale for name, scale in zip(latents, scales)]
+    return torch.stack(rows).permute(2, 0, 1)  # row, column, point → point, row, column

@@ -1,0 +1,62 @@
+"""`sigmafield methods NAME` and `sigmafield cite`, as a user runs them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from sigmafield.cli import app
+from sigmafield.methods import METHODS
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120"})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_explained(name):
+    result = run("methods", name)
+    assert result.exit_code == 0, result.output
+    method = METHODS[name]
+    assert method.step.__doc__.splitlines()[0] in result.output.replace("\n", " ")
+    assert all(key in result.output for key in method.defaults)
+    assert f"sigmafield cite {name}" in result.output
+    assert ("weight" in result.output) == method.linear
+
+
+def test_one_method_in_full():
+    text = " ".join(run("methods", "dpmpp_2m_sde").output.split())
+    for part in (
+        "x' = a x + (b + w) D − w D₋ + c s_noise ξ",
+        "order 2",
+        "noise Brownian",
+        "dpmpp_2m_sde_heun; there solver = heun",
+        "solver midpoint Literal['midpoint', 'heun']",
+        "x' at σ' = 0.3256 from x at σ = 0.8366, step 5 of 8 (Karras, VE)",
+        "D₋₁ 1.922",
+        "From arXiv:2211.01095 Sec. 5: Lu et al. (2022): DPM-Solver++",
+    ):
+        assert part in text, text
+
+
+def test_one_method_for_machines():
+    [row] = json.loads(run("methods", "dpmpp_2m_sde", "--json").output)
+    assert row["params"] == {"eta": 1.0, "s_noise": 1.0, "solver": "midpoint"}
+
+
+def test_cite_prints_bibtex():
+    out = subprocess.run(
+        [sys.executable, "-m", "sigmafield", "cite", "dpmpp_2m", "karras"], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.startswith("@misc{lu2022dpmsolverpp,\n  title = {{DPM-Solver++}: Fast Solver")
+    assert out.count("@misc{") == 2 and "eprint = {2206.00364}" in out
+    assert run("cite").output.startswith("@software{sigmafield,")
+    assert run("cite", "--all").output.count("@misc{") > 20
+
+
+def test_cite_refuses_unknown_names():
+    result = run("cite", "dpmp_2m")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: no method or schedule 'dpmp_2m' to cite; did you mean dpmpp_2m")

@@ -1,0 +1,47 @@
+"""Figures show the results that they are given, and say what to install where they cannot."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sigmafield.grid import VE, Flow
+from sigmafield.lab import Convergence, plot
+
+
+def test_errors_are_drawn_with_their_slope():
+    seen = Convergence("heun", VE(), (8, 16, 32), (16, 32, 64), (0.4, 0.1, 0.025))
+    (axes,) = plot.errors([seen]).axes
+    measured, line = axes.lines
+    assert list(measured.get_ydata()) == [0.4, 0.1, 0.025]
+    assert list(line.get_ydata()) == pytest.approx([0.4, 0.1, 0.025])
+    assert measured.get_label() == "heun, VE: order 2.00"
+
+
+def test_region_is_drawn_where_it_is():
+    """A disc of radius 1 around −1, as of Euler's method, is drawn between −2 and 0."""
+    box = (-3.0, 1.0, -2.0, 2.0)
+    re, im = torch.meshgrid(torch.linspace(*box[:2], 81), torch.linspace(*box[2:], 81), indexing="xy")
+    (axes,) = plot.region(((1 + re) ** 2 + im**2).sqrt(), box).axes
+    edge = axes.collections[-1].get_paths()[0].get_extents()
+    assert (edge.x0, edge.x1, edge.y0, edge.y1) == pytest.approx((-2, 0, -1, 1), abs=0.01)
+
+
+def test_schedules_leave_out_what_has_no_place():
+    """No σ = 0 on a logarithmic axis and no λ = ∞."""
+    left, right = plot.schedule({"sd3": [1.0, 0.5, 0.0]}, {"sd3": Flow()}).axes
+    assert list(left.lines[0].get_ydata()) == [1.0, 0.5]
+    assert list(right.lines[0].get_xdata()) == [1] and list(right.lines[0].get_ydata()) == [0.0]
+    (axes,) = plot.noise_levels({"a": [3.0, 2.0, 0.0], "b": [3.0, 1.0, 0.5]}).axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[3.0, 2.0], [3.0, 1.0, 0.5]]
+
+
+def test_without_matplotlib_the_error_says_what_to_install():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from sigmafield.lab import plot\n"
+        "try: plot.noise_levels({})\n"
+        "except ImportError as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == 'drawing needs matplotlib: pip install "sigmafield[lab]"'

@@ -43,8 +43,8 @@ def cases(names):
             yield pytest.param(name, params, process, marks=marks, id=f"{name}{params}{process}")
 
 
-# of lower order on a schedule of two steps, or with a schedule of their own
-NOT_IN_TWO_STEPS = {"uni_pc", "uni_pc_bh2", "dpm_fast"}
+# of lower order on two steps, with a schedule of their own, or with the predicted x as their state
+NOT_IN_TWO_STEPS = {"uni_pc", "uni_pc_bh2", "dpm_fast", "sa_solver", "sa_solver_pece"}
 SECOND_ORDER = [(name, {}) for name in LINEAR if METHODS[name].order >= 2 and name not in NOT_IN_TWO_STEPS]
 SECOND_ORDER += [("seeds_2", {"solver": solver, "r": 0.6}) for solver in ("phi_1", "phi_2")]
 

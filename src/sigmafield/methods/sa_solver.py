@@ -56,7 +56,7 @@ def moved(
     return [s.ei(eta)[0], x, *(v for pair in zip(b, history) for v in pair)]
 
 
-@method("sa_solver", order=3, evals=1, noise="gaussian", grid=clip_first, paper="arXiv:2309.05019")
+@method("sa_solver", order=4, evals=1, noise="gaussian", grid=clip_first, paper="arXiv:2309.05019")
 def sa_solver(
     x: Latent,
     s: Span,

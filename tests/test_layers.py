@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
 
 LAYERS = [
     ["types", "maths"],
-    ["grid", "schedules", "param", "noise", "brownian"],
+    ["grid", "schedules", "param", "noise", "shaped_noise", "brownian"],
     ["methods"],
     ["run", "checkpoint", "images"],
     ["guidance"],

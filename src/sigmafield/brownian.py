@@ -22,6 +22,10 @@ ANSWERS = 4
 """Increments that are remembered: the last few asked for, and the one drawn ahead."""
 
 
+DRAWERS = 4
+"""Threads that draw at most, if torch has as many: beyond that, the sums take longer than the drawing."""
+
+
 class Node(NamedTuple):
     """An interval of the tree and the path's increment over it."""
 
@@ -39,12 +43,13 @@ class Brownian:
     the seed that its place in the tree has, and an increment is the sum of the largest nodes that cover it.
 
     Work. Only nodes on the way to an end of an interval are drawn, and while the schedule is followed none twice.
-    A tree on the CPU draws the interval that should be asked for next in a thread of its own, from construction on,
+    A tree on the CPU draws the interval that should be asked for next in threads of its own, from construction on,
     so that a network on another device hides the drawing. Neither changes a bit, in any order of questions.
 
-    Memory, in latents, for a tree of d = log₂((σ_max − σ_min)/10⁻⁶) levels (24 for Stable Diffusion): at most 3 d
-    while a schedule is followed, about d most of the time, 2 d more for a stage within the step; never more than
-    `capacity` and what one interval needs, 4 d. Nodes that no later step of the schedule needs are dropped.
+    Memory, for a tree of d = log₂((σ_max − σ_min)/10⁻⁶) levels (24 for Stable Diffusion): at most 3 d nodes of a latent
+    each while a schedule is followed step by step, 5 d if stages within the steps are asked for as well; in any other
+    order, `capacity` and the 4 d that one interval may need. Besides, the last 4 increments. Nodes that no step to come
+    needs are dropped, and their memory is used again.
 
     seed: entropy of the tree, or a list of one seed a sample, so that a sample is the same in any batch.
     shape: of the whole latent [B, …]. σ must be a number, not a field. drawn_on: the device that the tree lives on.
@@ -82,13 +87,15 @@ class Brownian:
         low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.0, 1.0)
         self._range, self._root_std = (round(low, 6), round(high, 6)), math.sqrt(high - low)
         self._levels = sorted({self._time(float(sigma)) for sigma in grid.sigmas})
-        self._generator = torch.Generator(drawn_on)
         self._nodes: dict[int, Node] = {}  # by number: the root is 1, the halves of n are 2 n and 2 n + 1
         self._spare: list[Tensor] = []
+        self._drawn: dict[int, Future[Tensor]] = {}  # numbers of nodes that are about to be cut
         self._answers: dict[Interval, Future[Tensor]] = {}
         self._stage = (-1, 1.0)  # the last step that a stage was asked for in, and the share of its h
         # on another device the tree is drawn in the caller's stream
         self._worker = ThreadPoolExecutor(1, "brownian") if self._drawn_on.type == "cpu" else None
+        drawers = min(torch.get_num_threads(), DRAWERS) if self._worker else 1
+        self._drawers = ThreadPoolExecutor(drawers, "brownian-draw") if drawers > 1 else None
         if grid.n and grid.sigmas[1] > 0:
             self._begin(grid.span(0))
 
@@ -163,16 +170,17 @@ class Brownian:
         What lies outside of `to_come` is forgotten first, then the oldest nodes beyond the capacity.
         """
         if not self._nodes:
-            self._nodes[1] = Node(*self._range, self._normal(()).mul_(self._root_std))
+            self._nodes[1] = Node(*self._range, self._normal(0).mul_(self._root_std))
         for n in [n for n, node in self._nodes.items() if node.end <= to_come[0] or node.start >= to_come[1]]:
             self._forget(n)
         for n in list(self._nodes)[: -self._capacity]:
             self._forget(n)
-        first, *others = self._cover(*asked) or [None]
-        if first is None:
+        if not (cover := self._cover(*asked)):
             return torch.zeros(self._shape, dtype=self._dtype, device=self._drawn_on)
-        total = self._value(first).clone()
-        for n in others:
+        if self._drawers:
+            self._drawn = {n: self._drawers.submit(self._normal, n) for n in self._cuts(cover)}
+        total = self._value(cover[0]).clone()
+        for n in cover[1:]:
             total += self._value(n)
         return total
 
@@ -193,6 +201,15 @@ class Brownian:
                 pending.append((2 * n, start, middle))
         return cover
 
+    def _cuts(self, cover: list[int]) -> list[int]:
+        """The nodes that must be cut for those of a cover to be in memory, from the root down."""
+        cuts = set()
+        for n in cover:
+            while n not in self._nodes and n >> 1 not in cuts:
+                n >>= 1
+                cuts.add(n)
+        return sorted(cuts)
+
     def _value(self, n: int) -> Tensor:
         """Increment over node n, cut out of the nearest node above it that is in memory."""
         above = n
@@ -206,9 +223,10 @@ class Brownian:
     def _split(self, n: int) -> None:
         """Cut a node in two, by the Brownian bridge over it."""
         start, end, w = self._nodes[n]
-        middle, depth = round((start + end) / 2, 6), n.bit_length() - 1
+        middle = round((start + end) / 2, 6)
         before, after, per_length = middle - start, end - middle, 1 / (end - start)
-        left, right = self._normal((n - (1 << depth), depth)), self._buffer()
+        left = self._drawn.pop(n).result() if n in self._drawn else self._normal(n)
+        right = self._buffer()
         torch.mul(w, before, out=right).mul_(per_length)  # the order of operations decides the last bit
         left.mul_(math.sqrt(before * after * per_length)).add_(right)
         torch.sub(w, left, out=right)
@@ -225,11 +243,16 @@ class Brownian:
                 self._spare.append(w)
 
     def _buffer(self) -> Tensor:
-        return self._spare.pop() if self._spare else torch.empty(self._shape, dtype=self._dtype, device=self._drawn_on)
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return torch.empty(self._shape, dtype=self._dtype, device=self._drawn_on)
 
-    def _normal(self, key: tuple[int, ...]) -> Tensor:
-        """The numbers that belong to a place in the tree, one sample after the other where each has its seed."""
-        out = self._buffer()
+    def _normal(self, n: int) -> Tensor:
+        """Standard normal numbers to cut node n with, in a buffer of their own; n = 0: to make the root from."""
+        depth = n.bit_length() - 1
+        key = (n - (1 << depth), depth) if n else ()
+        out, generator = self._buffer(), torch.Generator(self._drawn_on)
         for seed, part in zip(self._seeds, out if self._per_sample else [out]):
-            part.normal_(generator=self._generator.manual_seed(seed_word(seed, key)))
+            part.normal_(generator=generator.manual_seed(seed_word(seed, key)))
         return out

@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 import torchsde
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import grid
 
@@ -44,6 +44,15 @@ def ask(theirs, a, b):
         return theirs(low, high) * ((1 if a < b else -1) / abs(b - a) ** 0.5)
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    """A source draws with as many threads as torch has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @st.composite
 def questions(draw):
     """(levels, intervals) in any order: steps, parts of steps, repeats, and intervals that ascend."""
@@ -69,9 +78,9 @@ def test_any_questions_in_any_order_are_answered_as_torchsde_does(asked, seed, s
         assert torch.equal(ours(span(a, b)), ask(theirs, a, b))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 18), min_size=1, max_size=12), st.sampled_from([1.0, 0.5, 0.3]))
-def test_steps_in_any_order_are_answered_as_torchsde_does(steps, r):
+def test_steps_in_any_order_are_answered_as_torchsde_does(threads, steps, r):
     """Jumps forth and back along a schedule: resumed runs, and runs that share a source, with drawing ahead."""
     g, theirs = Grid(SIGMAS, VE()), tree(SIGMAS, 5)
     ours = Brownian(5, g, SHAPE)
@@ -102,15 +111,18 @@ class Recorded(Brownian):
         self.asked.append((float(span.sigma), float(span.sigma_next)))
         return super().__call__(span)
 
-    def _normal(self, key):
-        self.drawn.append(key)
-        self.held.append(len(self._nodes) + len(self._spare))
-        return super()._normal(key)
+    def _normal(self, n):
+        self.drawn.append(n)
+        return super()._normal(n)
+
+    def _split(self, n):
+        super()._split(n)
+        self.held.append(len(self._nodes) + len(self._spare) + len(self._drawn))
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])
 @pytest.mark.parametrize("n", [20, 200])
-def test_no_node_is_drawn_twice_and_few_are_held(name, n):
+def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
     """A whole run draws what torchsde's tree has, once: nothing again, and nothing ahead that is not asked for."""
     sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 2)
     g, theirs = Grid(sigmas, VE()), tree(sigmas, 3)
@@ -194,7 +206,7 @@ def test_answers_are_the_callers_own():
             source(g.span(i)).zero_()
 
 
-def test_an_error_of_the_thread_is_raised_by_the_question(monkeypatch):
+def test_an_error_of_the_thread_is_raised_by_the_question(monkeypatch, threads):
     g = Grid(SIGMAS, VE())
     source = Brownian(3, g, SHAPE)
     expected = [source(g.span(i)) for i in (0, 1)]
@@ -213,16 +225,17 @@ def test_an_error_of_the_thread_is_raised_by_the_question(monkeypatch):
     assert torch.equal(broken(g.span(7)), source(g.span(7)))
 
 
-def test_threads_end_with_their_source():
+def test_threads_end_with_their_source(threads):
     before = set(threading.enumerate())
     source = Brownian(3, Grid(SIGMAS, VE()), SHAPE)
     source(Grid(SIGMAS, VE()).span(0))
-    (own,) = set(threading.enumerate()) - before
-    assert own.name.startswith("brownian")
+    own = set(threading.enumerate()) - before
+    assert own and all(thread.name.startswith("brownian") for thread in own)
     del source
     gc.collect()
-    own.join(timeout=60)
-    assert not own.is_alive()
+    for thread in own:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
 
 
 def test_the_interpreter_ends_while_the_thread_draws():

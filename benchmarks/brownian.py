@@ -40,7 +40,9 @@ def theirs(shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
         positive.min(), torch.zeros(shape), positive.max(), entropy=seed, tol=1e-6, pool_size=24
     )
     for a, b in itertools.pairwise(positive):
-        yield tree(b, a) * -((a - b) ** -0.5)
+        w = tree(b, a)
+        assert isinstance(w, Tensor)
+        yield w * -((a - b) ** -0.5)
 
 
 def ours(shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:

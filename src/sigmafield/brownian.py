@@ -21,7 +21,6 @@ Interval = tuple[float, float]
 ANSWERS = 4
 """Increments that are remembered: the last few asked for, and the one drawn ahead."""
 
-
 DRAWERS = 4
 """Threads that draw at most, if torch has as many: beyond that, the sums take longer than the drawing."""
 
@@ -96,14 +95,14 @@ class Brownian:
         self._worker = ThreadPoolExecutor(1, "brownian") if self._drawn_on.type == "cpu" else None
         drawers = min(torch.get_num_threads(), DRAWERS) if self._worker else 1
         self._drawers = ThreadPoolExecutor(drawers, "brownian-draw") if drawers > 1 else None
-        if grid.n and grid.sigmas[1] > 0:
+        if self._worker and grid.n and grid.sigmas[1] > 0:
             self._begin(grid.span(0))
 
     def __call__(self, span: Span) -> Latent:
         a, b = float(span.sigma), float(span.sigma_next)
         w = self._answer(span)
         following = self._following(span)
-        if following is not None:
+        if self._worker and following:
             self._begin(following)
         return w.to(self._device) * (math.copysign(1, b - a) / math.sqrt(abs(b - a)) if a != b else 0.0)
 
@@ -118,21 +117,22 @@ class Brownian:
         asked, to_come = self._question(span)
         if self._worker is None:
             return self._increment(asked, to_come)
-        self._begin(span)
         try:
-            return self._answers[asked].result()
+            return self._begin(span).result()
         except BaseException:
             self._answers.pop(asked, None)  # so that the next try draws again
             raise
 
-    def _begin(self, span: Span) -> None:
-        """Have the thread draw an increment, unless it has done so lately; what is older and not begun is dropped."""
+    def _begin(self, span: Span) -> Future[Tensor]:
+        """Have the thread draw an increment, unless it has done so lately."""
         asked, to_come = self._question(span)
-        if self._worker is None or asked in self._answers:
-            return
-        self._answers[asked] = self._worker.submit(self._increment, asked, to_come)
-        for old in list(self._answers)[:-ANSWERS]:
-            self._answers.pop(old).cancel()
+        answer = self._answers.get(asked)
+        if answer is None:
+            assert self._worker is not None
+            answer = self._answers[asked] = self._worker.submit(self._increment, asked, to_come)
+            for old in list(self._answers)[:-ANSWERS]:
+                self._answers.pop(old, None)
+        return answer
 
     def _question(self, span: Span) -> tuple[Interval, Interval]:
         """(the times asked for, the part of the tree that this step and those to come lie in)."""

@@ -18,12 +18,50 @@ from sigmafield.types import Latent
 Device = torch.device | str
 
 
-def randn(seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = "cpu") -> Tensor:
-    """Standard normal numbers of a fresh generator on `device`; 0 ≤ seed < 2⁶⁴."""
+def generator_of(seed: int | torch.Generator, device: Device = "cpu") -> torch.Generator:
+    """A fresh generator on `device`, 0 ≤ seed < 2⁶⁴; or the given one, which then goes on where it stands."""
+    if isinstance(seed, torch.Generator):
+        return seed
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
-    generator = torch.Generator(device).manual_seed(seed)
-    return torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def randn(
+    seed: int | torch.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = "cpu"
+) -> Tensor:
+    """Standard normal numbers of a fresh generator on `device`, or the next ones of a given generator."""
+    return torch.randn(tuple(shape), generator=generator_of(seed, device), dtype=dtype, device=device)
+
+
+def initial_noise(
+    seed: int | torch.Generator,
+    shape: Sequence[int],
+    batch_index: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Latent:
+    """The noise [B, C, *space] that a run begins with, as ComfyUI draws it: on the CPU, from the seed.
+
+    batch_index: which draw of the stream each sample is, so that one of a batch can be drawn again alone: the samples
+    0 … max are drawn one after the other and picked, repeats allowed. Without it the whole batch is one draw, which is
+    the same as 0 … B − 1 only where C·∏space is a multiple of 16: torch draws in blocks of 16.
+    seed: 0 … 2⁶⁴ − 1; or a CPU generator, which goes on: for the second part of a nested latent, and for churn noise
+    after this (`Gaussian(generator, shape)`). dtype: of the latent. Disabled noise is `torch.zeros`.
+    Raises ValueError for a seed out of range and for a batch_index that is negative or not one for each sample.
+    """
+    generator = generator_of(seed)
+    if batch_index is None:
+        return randn(generator, shape, dtype)
+    if len(batch_index) != shape[0]:
+        raise ValueError(f"batch_index must name one draw a sample: got {len(batch_index)} for a batch of {shape[0]}")
+    if any(k < 0 for k in batch_index):
+        raise ValueError(f"batch_index must be ≥ 0; got {min(batch_index)}")
+    noise = torch.empty(tuple(shape), dtype=dtype)
+    for k in range(max(batch_index, default=-1) + 1):
+        one = randn(generator, (1, *shape[1:]), dtype)
+        for at in (b for b, index in enumerate(batch_index) if index == k):
+            noise[at] = one[0]
+    return noise
 
 
 class Silent:
@@ -42,22 +80,26 @@ class Silent:
 class Gaussian:
     """One sequential stream for the whole batch, in the order of the draws: what ComfyUI uses.
 
-    seed: of a torch generator on `device`; a sample's noise depends on the batch that it is in.
+    seed: of a torch generator on `device`, or the generator itself, which goes on where it stands;
+    a sample's noise depends on the batch that it is in.
     """
 
-    def __init__(self, seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = "cpu"):
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
+    def __init__(
+        self,
+        seed: int | torch.Generator,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: Device = "cpu",
+    ):
         self._like = torch.empty(tuple(shape), dtype=dtype, device=device)
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self._generator = generator_of(seed, device)
 
     def __call__(self, span: Span) -> Latent:
         return self.draw()
 
     def draw(self) -> Tensor:
         """The stream's next numbers."""
-        like = self._like
-        return torch.randn(like.shape, generator=self._generator, dtype=like.dtype, device=like.device)
+        return randn(self._generator, self._like.shape, self._like.dtype, self._like.device)
 
     def get_state(self) -> Tensor:
         return self._generator.get_state()

@@ -109,9 +109,7 @@ def perlin(white: Latent, cell: int = 8) -> Latent:
         raise ValueError(f"cell must be ≥ 1; got {cell}")
     corners = [math.floor((n - 0.5) / cell) + 2 for n in space]
     if (slopes := axes * math.prod(corners)) > (there := math.prod(space)):
-        raise ValueError(
-            f"cell {cell} needs {slopes} slopes, more than the {there} numbers of {tuple(space)}: enlarge it"
-        )
+        raise ValueError(f"cell {cell} needs {slopes} slopes, but {tuple(space)} has {there} numbers: enlarge it")
     g = white.flatten(2)[:, :, :slopes].reshape(*white.shape[:2], axes, *corners)
     at = [(torch.arange(n, dtype=torch.float64) + 0.5) / cell for n in space]
     first, t = [u.floor().long() for u in at], [u - u.floor() for u in at]

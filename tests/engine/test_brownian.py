@@ -121,7 +121,7 @@ class Recorded(Brownian):
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])
-@pytest.mark.parametrize("n", [20, 200])
+@pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (200, 1)], indirect=["threads"])
 def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
     """A whole run draws what torchsde's tree has, once: nothing again, and nothing ahead that is not asked for."""
     sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 2)
@@ -241,6 +241,7 @@ def test_threads_end_with_their_source(threads):
 def test_the_interpreter_ends_while_the_thread_draws():
     code = (
         "import torch\nfrom sigmafield import VE, Brownian, Grid\nfrom sigmafield.schedules import karras\n"
+        "torch.set_num_threads(3)\n"
         "source = Brownian(3, Grid(karras(20, 0.03, 14.6), VE()), (1, 4, 256, 256))\nprint('asked')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

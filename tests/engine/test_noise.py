@@ -1,12 +1,14 @@
 """Noise sources: keyed noise is order-free, a stream goes on from its state, all have unit variance."""
 
+import math
+
 import pytest
 import torch
 from laws import grid
 
 from sigmafield.brownian import Brownian
 from sigmafield.grid import VE, Span
-from sigmafield.noise import Gaussian, Keyed, randn
+from sigmafield.noise import Gaussian, Keyed, initial_noise, randn
 
 SHAPE = (2, 3, 4, 5)
 
@@ -53,8 +55,49 @@ def test_unit_variance_and_no_correlation(kind):
     assert abs(float((a * b).mean())) < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_initial_noise_is_one_draw_of_the_batch(dtype):
+    """What torch.manual_seed and torch.randn would give, without the global generator."""
+    expected = torch.randn(SHAPE, generator=torch.Generator().manual_seed(2**64 - 1), dtype=dtype)
+    before = torch.get_rng_state()
+    noise = initial_noise(2**64 - 1, SHAPE, dtype=dtype)
+    assert torch.equal(noise, expected) and noise.dtype == dtype
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("space", [(4, 4), (8,), (2, 4, 4), (3, 5)], ids=str)
+@pytest.mark.parametrize("index", [[0, 1, 2], [4, 0, 0], [2], [], [7, 3]], ids=str)
+def test_batch_index_picks_from_samples_drawn_in_turn(index, space):
+    """Sample k is draw batch_index[k]: that of the whole batch where 16 divides a sample's size, else drawn alone."""
+    one = (4, *space)
+    alone, stream = torch.Generator().manual_seed(9), torch.Generator().manual_seed(9)
+    drawn = torch.cat(
+        [torch.empty(0, *one), *(torch.randn((1, *one), generator=alone) for _ in range(max(index, default=-1) + 1))]
+    )
+    noise = initial_noise(stream, (len(index), *one), index)
+    assert torch.equal(noise, drawn[index])
+    whole = initial_noise(9, drawn.shape)
+    assert torch.equal(drawn, whole) == (math.prod(one) % 16 == 0 or len(drawn) < 2)
+    assert torch.equal(torch.randn(5, generator=stream), torch.randn(5, generator=alone))  # draws passed over count
+
+
+def test_initial_noise_leaves_the_stream_to_churn():
+    stream = torch.Generator().manual_seed(4)
+    first, churn = initial_noise(stream, SHAPE), Gaussian(stream, SHAPE)
+    reference = torch.Generator().manual_seed(4)
+    expected = [torch.randn(SHAPE, generator=reference) for _ in range(2)]
+    assert torch.equal(first, expected[0]) and torch.equal(churn(span(2.0, 1.0)), expected[1])
+
+
+def test_initial_noise_says_what_is_wrong():
+    with pytest.raises(ValueError, match="one draw a sample: got 2 for a batch of 3"):
+        initial_noise(1, (3, 4, 2, 2), [0, 1])
+    with pytest.raises(ValueError, match="batch_index must be ≥ 0; got -1"):
+        initial_noise(1, (2, 4, 2, 2), [0, -1])
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seeds_have_a_range(seed):
-    for make in (lambda: randn(seed, (1,)), lambda: Gaussian(seed, (1,))):
+    for make in (lambda: randn(seed, (1,)), lambda: Gaussian(seed, (1,)), lambda: initial_noise(seed, (1, 1))):
         with pytest.raises(ValueError, match=f"seed must be 0 … 2\\*\\*64 - 1; got {seed}"):
             make()

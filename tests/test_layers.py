@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
 
 LAYERS = [
     ["types", "maths"],
-    ["levels", "grid", "schedules", "param", "families", "noise"],
+    ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "brownian"],
     ["methods"],
     ["run", "checkpoint", "images"],
     ["guidance"],

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sigmafield.brownian import Brownian
     from sigmafield.checkpoint import load_state, save_state
     from sigmafield.grid import VE, Flow, Grid, Span
     from sigmafield.guidance.guider import Guider
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from sigmafield.models import load
     from sigmafield.models.analytic import Mixture
     from sigmafield.models.pipeline import Pipeline
-    from sigmafield.noise import Brownian, Gaussian, Keyed
+    from sigmafield.noise import Gaussian, Keyed
     from sigmafield.recipe import Job, Recipe, generate, open_job
     from sigmafield.run import Run, finish, iterate, sample
     from sigmafield.schedules import SCHEDULES
     from sigmafield.types import Cond, Ctx, Pred, State
 
 _HOME = {
+    "brownian": ("Brownian",),
     "checkpoint": ("load_state", "save_state"),
     "grid": ("VE", "Flow", "Grid", "Span"),
     "guidance.guider": ("Guider",),
@@ -29,7 +31,7 @@ _HOME = {
     "models": ("load",),
     "models.analytic": ("Mixture",),
     "models.pipeline": ("Pipeline",),
-    "noise": ("Brownian", "Gaussian", "Keyed"),
+    "noise": ("Gaussian", "Keyed"),
     "recipe": ("Job", "Recipe", "generate", "open_job"),
     "run": ("Run", "finish", "iterate", "sample"),
     "schedules": ("SCHEDULES",),

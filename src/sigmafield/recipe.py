@@ -17,7 +17,7 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
 from sigmafield.models.pipeline import Pipeline
-from sigmafield.noise import Gaussian
+from sigmafield.noise import Gaussian, generator_of, initial_noise
 from sigmafield.run import Run, default_noise, finish
 from sigmafield.types import Latent, State
 
@@ -119,13 +119,13 @@ def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     size = size_of(recipe, pipe, source)
     latent = initial_latent(recipe, pipe, source, size)
     sigmas = schedules.denoise_tail(schedules.lookup(recipe.scheduler), recipe.steps, sampling.levels, recipe.denoise)
-    stream = Gaussian(recipe.seed, latent.shape)
-    first = stream.draw().to(pipe.device)
+    stream = generator_of(recipe.seed)
+    first = initial_noise(stream, latent.shape).to(pipe.device)
     x = sampling.process.start(sigmas[0], first, latent)
     grid = Grid(sigmas, sampling.process)
     # churn goes on in the stream that the initial noise began, as ComfyUI's does
     goes_on = method.noise == "churn" and pipe.device.type == "cpu"
-    noise = stream if goes_on else default_noise(method, recipe.seed, grid, x)
+    noise = Gaussian(stream, latent.shape) if goes_on else default_noise(method, recipe.seed, grid, x)
     positive = pipe.encode_text([recipe.prompt], size)
     negative = pipe.encode_text([recipe.negative], size)
     run = Run(Guider(pipe.model, positive, negative, recipe.cfg), method, grid, noise, recipe.params)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigmafield.brownian import Brownian
 from sigmafield.grid import VE, Grid, Process, Span
 from sigmafield.methods.dpm import END
 from sigmafield.methods.registry import Method, lookup
-from sigmafield.noise import Brownian, Gaussian, Keyed, Silent
+from sigmafield.noise import Gaussian, Keyed, Silent
 from sigmafield.types import Ctx, Denoiser, Latent, Noise, Pred, State
 
 

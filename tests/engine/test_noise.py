@@ -1,66 +1,20 @@
-"""Noise sources: the Brownian path is torchsde's to the bit, keyed noise is order-free, all have unit variance."""
+"""Noise sources: keyed noise is order-free, a stream goes on from its state, all have unit variance."""
 
-import itertools
+import math
 
 import pytest
 import torch
-import torchsde
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from laws import grid
 
-from sigmafield.grid import VE, Grid, Span
-from sigmafield.noise import Brownian, Gaussian, Keyed, randn
-from sigmafield.schedules import karras
+from sigmafield.brownian import Brownian
+from sigmafield.grid import VE, Span
+from sigmafield.noise import Gaussian, Keyed, initial_noise, randn
 
 SHAPE = (2, 3, 4, 5)
 
 
 def span(a, b, i=0):
     return Span(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64), VE(), i, 10)
-
-
-def tree(sigmas, seed, dtype):
-    """torchsde's own tree over the positive levels, asked as k-diffusion asks it."""
-    t0, t1 = sigmas[sigmas > 0].min().float(), sigmas.max().float()
-    return torchsde.BrownianTree(t0, torch.zeros(SHAPE, dtype=dtype), t1, entropy=seed, tol=1e-6, pool_size=24)
-
-
-@pytest.mark.filterwarnings("ignore:Should have tb<=t1")  # torchsde clamps to its rounded ends, and says so
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("order", ["forwards", "backwards", "random"])
-def test_brownian_is_torchsde(dtype, order):
-    sigmas = karras(20, 0.0291675, 14.614642)
-    pairs = [*itertools.pairwise(sigmas[:-1].tolist()), (9.0, 3.0), (3.0, 1.5), (0.5, 2.5)]
-    if order == "backwards":
-        pairs.reverse()
-    if order == "random":
-        pairs = [pairs[k] for k in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist()]
-    ours, theirs = Brownian(12, Grid(sigmas, VE()), SHAPE, dtype), tree(sigmas, 12, dtype)
-    for a, b in pairs:
-        low, high = sorted((torch.tensor(a).float(), torch.tensor(b).float()))
-        expected = theirs(low, high) * (1 if a < b else -1) / abs(b - a) ** 0.5
-        torch.testing.assert_close(ours(span(a, b)), expected, rtol=2e-7, atol=0)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.floats(0.03, 14.5), st.floats(0.03, 14.5), st.integers(0, 2**40))
-def test_brownian_increments_equal_torchsde_bit_for_bit(a, b, seed):
-    low, high = sorted((float(torch.tensor(a)), float(torch.tensor(b))))
-    sigmas = torch.tensor([14.6, 1.0, 0.0291675, 0.0])
-    ours = Brownian(seed, Grid(sigmas, VE()), SHAPE)._increment(round(low, 6), round(high, 6))
-    assert torch.equal(ours, tree(sigmas, seed, torch.float32)(torch.tensor(low), torch.tensor(high)) + 0.0)
-
-
-def test_brownian_path_is_additive_and_remembers_little():
-    """Increments over adjoining intervals add up; a small memory changes nothing but the work."""
-    g = grid(VE(), n=30)
-    wide, narrow = Brownian(3, g, SHAPE, torch.float64), Brownian(3, g, SHAPE, torch.float64, capacity=2)
-    a, b, c = 7.5, 2.25, 0.5
-    parts = wide(span(a, b)) * (a - b) ** 0.5 + wide(span(b, c)) * (b - c) ** 0.5
-    torch.testing.assert_close(parts, wide(span(a, c)) * (a - c) ** 0.5)
-    assert torch.equal(wide(span(b, c)), narrow(span(b, c)))
-    assert len(narrow._nodes) <= 2
 
 
 def test_keyed_noise_depends_on_its_key_alone():
@@ -101,13 +55,49 @@ def test_unit_variance_and_no_correlation(kind):
     assert abs(float((a * b).mean())) < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_initial_noise_is_one_draw_of_the_batch(dtype):
+    """What torch.manual_seed and torch.randn would give, without the global generator."""
+    expected = torch.randn(SHAPE, generator=torch.Generator().manual_seed(2**64 - 1), dtype=dtype)
+    before = torch.get_rng_state()
+    noise = initial_noise(2**64 - 1, SHAPE, dtype=dtype)
+    assert torch.equal(noise, expected) and noise.dtype == dtype
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("space", [(4, 4), (8,), (2, 4, 4), (3, 5)], ids=str)
+@pytest.mark.parametrize("index", [[0, 1, 2], [4, 0, 0], [2], [], [7, 3]], ids=str)
+def test_batch_index_picks_from_samples_drawn_in_turn(index, space):
+    """Sample k is draw batch_index[k]: that of the whole batch where 16 divides a sample's size, else drawn alone."""
+    one = (4, *space)
+    alone, stream = torch.Generator().manual_seed(9), torch.Generator().manual_seed(9)
+    drawn = torch.cat(
+        [torch.empty(0, *one), *(torch.randn((1, *one), generator=alone) for _ in range(max(index, default=-1) + 1))]
+    )
+    noise = initial_noise(stream, (len(index), *one), index)
+    assert torch.equal(noise, drawn[index])
+    whole = initial_noise(9, drawn.shape)
+    assert torch.equal(drawn, whole) == (math.prod(one) % 16 == 0 or len(drawn) < 2)
+    assert torch.equal(torch.randn(5, generator=stream), torch.randn(5, generator=alone))  # draws passed over count
+
+
+def test_initial_noise_leaves_the_stream_to_churn():
+    stream = torch.Generator().manual_seed(4)
+    first, churn = initial_noise(stream, SHAPE), Gaussian(stream, SHAPE)
+    reference = torch.Generator().manual_seed(4)
+    expected = [torch.randn(SHAPE, generator=reference) for _ in range(2)]
+    assert torch.equal(first, expected[0]) and torch.equal(churn(span(2.0, 1.0)), expected[1])
+
+
+def test_initial_noise_says_what_is_wrong():
+    with pytest.raises(ValueError, match="one draw a sample: got 2 for a batch of 3"):
+        initial_noise(1, (3, 4, 2, 2), [0, 1])
+    with pytest.raises(ValueError, match="batch_index must be ≥ 0; got -1"):
+        initial_noise(1, (2, 4, 2, 2), [0, -1])
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seeds_have_a_range(seed):
-    for make in (lambda: randn(seed, (1,)), lambda: Gaussian(seed, (1,))):
+    for make in (lambda: randn(seed, (1,)), lambda: Gaussian(seed, (1,)), lambda: initial_noise(seed, (1, 1))):
         with pytest.raises(ValueError, match=f"seed must be 0 … 2\\*\\*64 - 1; got {seed}"):
             make()
-
-
-def test_brownian_refuses_a_field():
-    with pytest.raises(ValueError, match="one sigma per step; got a field"):
-        Brownian(1, Grid(torch.ones(3, 1, 1, 4, 4), VE()), (1, 3, 4, 4))

@@ -1,0 +1,265 @@
+"""The Brownian path is torchsde's to the bit, whatever was asked before; nodes are drawn once and ahead of time."""
+
+import gc
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+import torch
+import torchsde
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from laws import grid
+
+import sigmafield.brownian as brownian
+from sigmafield.brownian import ANSWERS, Brownian
+from sigmafield.checkpoint import load_state, save_state
+from sigmafield.grid import VE, Grid, Span
+from sigmafield.methods import lookup
+from sigmafield.models.analytic import Mixture
+from sigmafield.run import Run, finish, iterate
+from sigmafield.schedules import karras
+
+SHAPE = (2, 3, 4, 5)
+SIGMAS = karras(20, 0.0291675, 14.614642)
+
+
+def span(a, b):
+    return Span(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64), VE())
+
+
+def tree(sigmas, seed, shape=SHAPE, dtype=torch.float32):
+    """torchsde's own tree over the positive levels, made as k-diffusion makes it."""
+    t0, t1 = sigmas[sigmas > 0].min().float(), sigmas.max().float()
+    return torchsde.BrownianTree(t0, torch.zeros(shape, dtype=dtype), t1, entropy=seed, tol=1e-6, pool_size=24)
+
+
+def ask(theirs, a, b):
+    """torchsde's answer in the form of ours: the increment divided by the signed root of the length."""
+    low, high = sorted((torch.tensor(a).float(), torch.tensor(b).float()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchsde clamps to its rounded ends, and says so
+        return theirs(low, high) * ((1 if a < b else -1) / abs(b - a) ** 0.5)
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    """A source draws with as many threads as torch has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@st.composite
+def questions(draw):
+    """(levels, intervals) in any order: steps, parts of steps, repeats, and intervals that ascend."""
+    levels = draw(st.lists(st.floats(0.002, 80.0), min_size=2, max_size=8, unique_by=lambda v: round(v, 3)))
+    levels = sorted((float(torch.tensor(v)) for v in levels), reverse=True)
+    time = st.sampled_from(levels) | st.floats(levels[-1], levels[0])
+    pairs = draw(st.lists(st.tuples(time, time).filter(lambda p: abs(p[0] - p[1]) > 1e-4), min_size=1, max_size=8))
+    return torch.tensor([*levels, 0.0], dtype=torch.float64), pairs
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    questions(),
+    st.integers(0, 2**64),
+    st.sampled_from([(1, 3), (1, 4, 8, 8), (2, 3, 4, 5), (1, 2, 3, 5, 4)]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([1, 5, 64]),
+)
+def test_any_questions_in_any_order_are_answered_as_torchsde_does(asked, seed, shape, dtype, capacity):
+    sigmas, pairs = asked
+    ours, theirs = Brownian(seed, Grid(sigmas, VE()), shape, dtype, capacity=capacity), tree(sigmas, seed, shape, dtype)
+    for a, b in pairs:
+        assert torch.equal(ours(span(a, b)), ask(theirs, a, b))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 18), min_size=1, max_size=12), st.sampled_from([1.0, 0.5, 0.3]))
+def test_steps_in_any_order_are_answered_as_torchsde_does(threads, steps, r):
+    """Jumps forth and back along a schedule: resumed runs, and runs that share a source, with drawing ahead."""
+    g, theirs = Grid(SIGMAS, VE()), tree(SIGMAS, 5)
+    ours = Brownian(5, g, SHAPE)
+    for i in steps:
+        for part in [g.span(i).split(r)[0], g.span(i)]:
+            assert torch.equal(ours(part), ask(theirs, float(part.sigma), float(part.sigma_next)))
+
+
+def nodes(theirs):
+    """How many numbers torchsde's tree needs: one for each interval that it has cut, and the whole one."""
+    count, pending = 1, [theirs._interval]
+    while pending:
+        node = pending.pop()
+        if node._midway is not None:
+            count += 1
+            pending += [node._left_child, node._right_child]
+    return count
+
+
+class Recorded(Brownian):
+    """A source that notes what it is asked, what it draws, and how much it holds."""
+
+    def __init__(self, *args, **kwargs):
+        self.asked, self.drawn, self.held = [], [], []
+        super().__init__(*args, **kwargs)
+
+    def __call__(self, span):
+        self.asked.append((float(span.sigma), float(span.sigma_next)))
+        return super().__call__(span)
+
+    def _normal(self, n):
+        self.drawn.append(n)
+        return super()._normal(n)
+
+    def _split(self, n):
+        super()._split(n)
+        self.held.append(len(self._nodes) + len(self._spare) + len(self._drawn))
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])
+@pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (200, 1)], indirect=["threads"])
+def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
+    """A whole run draws what torchsde's tree has, once: nothing again, and nothing ahead that is not asked for."""
+    sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 2)
+    g, theirs = Grid(sigmas, VE()), tree(sigmas, 3)
+    source = Recorded(3, g, shape)
+    finish(Run(Mixture(), lookup(name), g, source), 14.6 * torch.ones(shape))
+    for a, b in source.asked:
+        ask(theirs, a, b)
+    assert len(source.asked) == (n - 1) * lookup(name).evals
+    assert len(source.drawn) == len(set(source.drawn)) == nodes(theirs)
+    depth = 24  # log2((14.6 - 0.03)/1e-6), rounded up
+    assert max(source.held) <= depth * (5 if name == "dpmpp_sde" else 3)
+    assert len(source._answers) <= ANSWERS
+
+
+def test_memory_has_a_bound_without_a_schedule():
+    """Questions at random hold no more than the capacity and what one of them needs."""
+    source = Recorded(3, Grid(SIGMAS, VE()), (1, 1, 2, 2), capacity=30)
+    for a, b in (0.03 + 14.5 * torch.rand(200, 2, generator=torch.Generator().manual_seed(0))).tolist():
+        source(span(a, b))
+    assert max(source.held) <= 30 + 4 * 24
+
+
+@pytest.mark.parametrize("r", [1.0, 0.5, 0.3])
+def test_questions_are_begun_before_they_are_asked(r):
+    """Each step, and after the first step its stage as well, wherever that is."""
+    g = Grid(SIGMAS, VE())
+    source, begun = Brownian(3, g, SHAPE), []
+    for i in range(19):
+        for part in [g.span(i).split(r)[0], g.span(i)] if r < 1 else [g.span(i)]:
+            begun.append(source._question(part)[0] in source._answers)
+            source(part)
+    assert begun.count(False) == (r < 1)  # the first stage cannot be known
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde"])
+def test_resumed_and_interleaved_runs_are_the_run_alone(name, tmp_path):
+    g, x = grid(VE(), n=9), 14.6 * torch.ones(SHAPE)
+    alone = list(iterate(Run(Mixture(), lookup(name), g, Brownian(3, g, SHAPE)), x))
+    for cut in range(len(alone)):
+        save_state(alone[cut], tmp_path / "state.safetensors")
+        run = Run(Mixture(), lookup(name), g, Brownian(3, g, SHAPE))
+        assert torch.equal(finish(run, load_state(tmp_path / "state.safetensors")[0]).x, alone[-1].x)
+    run = Run(Mixture(), lookup(name), g, Brownian(3, g, SHAPE))
+    two, ahead = [run.start(x), run.start(x)], 0
+    while not all(run.done(state) for state in two):
+        if not run.done(two[0]):
+            two[0] = run.step(two[0])
+        ahead += 1
+        if ahead > 3:  # the second follows three steps behind
+            two[1] = run.step(two[1])
+    assert torch.equal(two[0].x, alone[-1].x) and torch.equal(two[1].x, alone[-1].x)
+
+
+def test_a_list_of_seeds_is_a_tree_a_sample():
+    """Sample k is what a source of its own would give, and torchsde's tree of one sample's shape."""
+    g, seeds = Grid(SIGMAS, VE()), [7, 2**40, 7]
+    ours = Brownian(seeds, g, (3, *SHAPE[1:]))
+    for i in (0, 5, 18):
+        xi = ours(g.span(i))
+        for seed, sample in zip(seeds, xi):
+            assert torch.equal(sample, ask(tree(SIGMAS, seed, SHAPE[1:]), *g.sigmas[i : i + 2].tolist()))
+            assert torch.equal(sample, Brownian([seed], g, (1, *SHAPE[1:]))(g.span(i))[0])
+
+
+def test_path_is_additive_and_an_empty_interval_has_no_noise():
+    source = Brownian(3, grid(VE(), n=30), SHAPE, torch.float64)
+    a, b, c = 7.5, 2.25, 0.5
+    parts = source(span(a, b)) * (a - b) ** 0.5 + source(span(b, c)) * (b - c) ** 0.5
+    torch.testing.assert_close(parts, source(span(a, c)) * (a - c) ** 0.5)
+    assert torch.equal(source(span(b, c)), -source(span(c, b)))
+    assert not source(span(b, b)).any()
+
+
+def test_answers_are_the_callers_own():
+    """What was handed out may be overwritten without harm to later answers, within inference_mode as well."""
+    g = Grid(SIGMAS, VE())
+    source, other = Brownian(3, g, SHAPE), Brownian(3, g, SHAPE)
+    for i in (0, 0, 1, 1, 1, 2):
+        with torch.inference_mode(i % 2 == 1):
+            assert torch.equal(source(g.span(i)).clone(), other(g.span(i)))
+            source(g.span(i)).zero_()
+
+
+def test_an_error_of_the_thread_is_raised_by_the_question(monkeypatch, threads):
+    g = Grid(SIGMAS, VE())
+    source = Brownian(3, g, SHAPE)
+    expected = [source(g.span(i)) for i in (0, 1)]
+
+    def fails(*args):
+        raise MemoryError("no room for a node")
+
+    broken = Brownian(3, g, SHAPE)
+    assert torch.equal(broken(g.span(0)), expected[0])
+    broken._answers.clear()
+    monkeypatch.setattr(brownian, "seed_word", fails)
+    with pytest.raises(MemoryError, match="no room for a node"):
+        broken(g.span(7))
+    monkeypatch.undo()
+    assert torch.equal(broken(g.span(1)), expected[1])
+    assert torch.equal(broken(g.span(7)), source(g.span(7)))
+
+
+def test_threads_end_with_their_source(threads):
+    before = set(threading.enumerate())
+    source = Brownian(3, Grid(SIGMAS, VE()), SHAPE)
+    source(Grid(SIGMAS, VE()).span(0))
+    own = set(threading.enumerate()) - before
+    assert own and all(thread.name.startswith("brownian") for thread in own)
+    del source
+    gc.collect()
+    for thread in own:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+
+
+def test_the_interpreter_ends_while_the_thread_draws():
+    code = (
+        "import torch\nfrom sigmafield import VE, Brownian, Grid\nfrom sigmafield.schedules import karras\n"
+        "torch.set_num_threads(3)\n"
+        "source = Brownian(3, Grid(karras(20, 0.03, 14.6), VE()), (1, 4, 256, 256))\nprint('asked')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "asked\n", "")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_tree_on_a_device_has_no_thread():
+    before, g = threading.active_count(), Grid(SIGMAS, VE())
+    source = Brownian(3, g, SHAPE, device="cuda", drawn_on="cuda")
+    source(g.span(0))
+    assert threading.active_count() == before and not source._answers
+
+
+def test_refuses_what_it_cannot_draw():
+    with pytest.raises(ValueError, match="one sigma per step; got a field"):
+        Brownian(1, Grid(torch.ones(3, 1, 1, 4, 4), VE()), (1, 3, 4, 4))
+    with pytest.raises(ValueError, match="one number or one a sample: got 2 for a batch of 3"):
+        Brownian([1, 2], Grid(SIGMAS, VE()), (3, 1, 2, 2))
+    with pytest.raises(ValueError, match="seed must be ≥ 0; got -1"):
+        Brownian(-1, Grid(SIGMAS, VE()), SHAPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ FLOW = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
 MODELS = {"eps": EPS, "v": V, "flow": FLOW}
 SERVED = [name for name, m in METHODS.items() if not m.adaptive and not m.need_uncond]
 STOCHASTIC = [name for name in SERVED if METHODS[name].noise not in ("none", "churn")]
-STEPS = 7
+STEPS = 5
 
 
 def sampling(model: str) -> Any:
@@ -82,8 +83,7 @@ def drive(s: Any, x: Tensor, **step: Any) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name, model", [*product(SERVED, ["eps", "flow"]), *product(["heun", "dpmpp_3m_sde"], ["v"])])
 def test_equals_iterate(name: str, model: str) -> None:
     sigmas, x = schedules.lookup("normal")(STEPS, sampling(model).levels), start(model)
     run = run_of(model, name, sigmas, x)
@@ -94,40 +94,47 @@ def test_equals_iterate(name: str, model: str) -> None:
     assert s.order == (lookup(name).evals if name != "dpm_fast" else 1)
     with pytest.raises(ValueError, match=f"all {len(s.timesteps)} evaluations have been made: call set_timesteps"):
         s.step(x, s.timesteps[-1], x)
-    s.set_timesteps(STEPS)
-    assert torch.equal(drive(s, x), ours(run, x)), "a scheduler serves run after run"
 
 
-@pytest.mark.parametrize("model", ["eps", "flow"])
-@pytest.mark.parametrize("name", SERVED)
+def test_serves_run_after_run() -> None:
+    x, s = start("eps"), scheduler("eps", "dpmpp_2m_sde")
+    for steps in (4, 6, 4):
+        s.set_timesteps(steps)
+        sigmas = schedules.lookup("normal")(steps, sampling("eps").levels)
+        assert torch.equal(drive(s, x), ours(run_of("eps", "dpmpp_2m_sde", sigmas, x), x))
+
+
+@pytest.mark.parametrize("name, model", [*product(SERVED, ["eps"]), *product(["uni_pc", "seeds_3"], ["flow"])])
 def test_begins_in_the_middle_as_on_the_rest_of_the_schedule(name: str, model: str) -> None:
     sigmas = schedules.lookup("simple")(STEPS, sampling(model).levels)
     s = scheduler(model, name, schedule="simple")
     s.set_timesteps(STEPS)
     if name == "dpm_fast":
-        with pytest.raises(ValueError, match="dpm_fast cannot begin at evaluation 3 of 7"):
-            s.set_begin_index(3)
+        with pytest.raises(ValueError, match="dpm_fast cannot begin at evaluation 2 of 5"):
+            s.set_begin_index(2)
         return
-    s.set_begin_index(3 * s.order)
+    s.set_begin_index(2 * s.order)
     clean, noise = start(model) * 0.1, Gaussian(4, (2, 4, 6, 5)).draw()
-    x = sampling(model).process.start(sigmas[3], noise, clean)
-    assert torch.equal(s.add_noise(clean, noise, s.timesteps[3 * s.order].repeat(2)), x)
-    assert torch.equal(drive(s, x), ours(run_of(model, name, sigmas[3:], x), x))
+    x = sampling(model).process.start(sigmas[2], noise, clean)
+    assert torch.equal(s.add_noise(clean, noise, s.timesteps[2 * s.order].repeat(2)), x)
+    assert torch.equal(drive(s, x), ours(run_of(model, name, sigmas[2:], x), x))
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_noise_of_a_sample_is_from_its_own_generator(name: str) -> None:
+    eta = {"eta": 1.0} if name == "dpm_fast" else {}
+
     def drawn(rows: list[int], together: bool = False) -> Tensor:
-        s, generators = scheduler("eps", name), [torch.Generator().manual_seed(row) for row in rows]
-        s.set_timesteps(STEPS)
+        s, generators = scheduler("eps", name, **eta), [torch.Generator().manual_seed(row) for row in rows]
+        s.set_timesteps(3)
         return drive(s, start("eps")[: len(rows)], generator=generators[0] if together else generators)
 
     one, other = drawn([1]), drawn([2])
     assert not torch.allclose(one, other)
     assert torch.equal(drawn([1, 2])[:1], one)
     assert torch.equal(drawn([1], together=True), one)
-    s = scheduler("eps", name)
-    s.set_timesteps(STEPS)
+    s = scheduler("eps", name, **eta)
+    s.set_timesteps(3)
     with pytest.raises(ValueError, match="one generator, or one a sample: got 3 for a batch of 2"):
         drive(s, start("eps"), generator=[torch.Generator() for _ in range(3)])
 
@@ -165,7 +172,7 @@ def test_diffusers_own_on_the_same_levels(name: str, theirs: str) -> None:
     peer.set_timesteps(12)
     x = start("eps")
     s = SigmafieldScheduler.from_config(peer.config, sampler=name)
-    s.set_timesteps(sigmas=[*dict.fromkeys(peer.sigmas.tolist())] if name != "dpm_2" else levels_of_kdpm2(peer))
+    s.set_timesteps(sigmas=[*dict.fromkeys(peer.sigmas.tolist())])  # some list a level twice
     assert len(s.timesteps) == len(peer.timesteps)
 
     def timeless(x: Tensor, t: Tensor) -> Tensor:
@@ -177,11 +184,6 @@ def test_diffusers_own_on_the_same_levels(name: str, theirs: str) -> None:
         y = peer.step(timeless(peer.scale_model_input(y, t_peer), t_peer), t_peer, y).prev_sample
     # lms: diffusers integrates the polynomials with an error of 1e-4
     assert_close(x, y, rtol=0, atol=2e-5 if name != "lms" else 1e-3)
-
-
-def levels_of_kdpm2(peer: Any) -> list[float]:
-    """The levels at both ends of its steps: it lists each twice."""
-    return [*dict.fromkeys(peer.sigmas.tolist())]
 
 
 def test_levels_that_are_given() -> None:
@@ -223,7 +225,7 @@ def test_half_precision() -> None:
         results[dtype] = drive(s, x.to(dtype))
         assert results[dtype].dtype == dtype
     assert_close(results[torch.float32].double(), results[torch.float64], rtol=0, atol=1e-5)
-    assert_close(results[torch.bfloat16].double(), results[torch.float64], rtol=0, atol=0.1)
+    assert (results[torch.bfloat16].double() - results[torch.float64]).norm() < 0.03 * results[torch.float64].norm()
 
 
 # -- whole pipelines
@@ -255,8 +257,6 @@ def test_stable_diffusion(name: str, model: str, request: Any, restored: None) -
     theirs = pipe("a red heart", latents=latents, **CALL).images  # no generator: noise is ours
     recipe = Recipe("a red heart", sampler=name, scheduler="karras", steps=5, cfg=3.0, seed=11)
     job = open_job(recipe, load(folder, device="cpu"))
-    if pipe.vae.config.shift_factor:
-        pass  # latents are the network's on both sides; the VAE is not asked
     noise = default_noise(job.run.method, 11, job.run.grid, job.start.x)
     end = finish(replace(job.run, noise=noise), job.run.start(job.start.x)).x
     assert_close(theirs, end, rtol=0, atol=2e-4)
@@ -265,14 +265,14 @@ def test_stable_diffusion(name: str, model: str, request: Any, restored: None) -
 def test_ancestral_noise_and_all_is_diffusers(sd1: tuple[Path, Any], restored: None) -> None:
     """The same generator draws the same picture as with diffusers' scheduler."""
     pipe = sd1[1]
-    config = {**pipe.scheduler.config, "timestep_spacing": "linspace"}
+    config, steps = {**pipe.scheduler.config, "timestep_spacing": "linspace"}, {"num_inference_steps": 4}
     pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(config)
-    theirs, levels = picture(pipe), pipe.scheduler.sigmas.tolist()
+    theirs, levels = picture(pipe, **steps), pipe.scheduler.sigmas.tolist()
     pipe.scheduler = SigmafieldScheduler.from_config(config, sampler="euler_ancestral")
     latents = torch.randn((1, 4, 8, 8), generator=(g := torch.Generator().manual_seed(11)))
     # our first x has √(σ² + 1) in place of their σ
     latents = latents * levels[0] / (levels[0] ** 2 + 1) ** 0.5
-    assert_close(pipe("a red heart", generator=g, latents=latents, **CALL).images, theirs, rtol=0, atol=1e-4)
+    assert_close(pipe("a red heart", generator=g, latents=latents, **CALL | steps).images, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m_sde", "uni_pc"])
@@ -297,6 +297,28 @@ def test_image_to_image(name: str, sd1: tuple[Path, Any], restored: None) -> Non
     end = finish(Run(job.run.denoise, method, grid, default_noise(method, seed, grid, x)), x)
     assert_close(theirs, end.x, rtol=0, atol=2e-4)
     assert len(calls) == end.nfe
+
+
+def test_inpainting(sd1: tuple[Path, Any], restored: None) -> None:
+    """After each evaluation, what is kept is the image with one noise, at the level that is evaluated next."""
+    pipe = sd1[1]
+    paint = diffusers.StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+    paint.scheduler = SigmafieldScheduler.from_config(pipe.scheduler.config, sampler="heun", schedule="karras")
+    image, mask, seen = torch.rand(1, 3, 16, 16) * 2 - 1, torch.zeros(1, 1, 16, 16), []
+    mask[..., 8:] = 1
+
+    def look(pipe: Any, i: int, t: Any, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(held["latents"][..., :4])
+        return {}
+
+    call = CALL | {"image": image, "mask_image": mask, "strength": 0.6, "callback_on_step_end": look}
+    end = paint("a red heart", **call, generator=torch.Generator().manual_seed(1)).images
+    sigmas = paint.scheduler.sigmas[-len(seen) :]
+    assert len(seen) == 5 and sigmas[-1] == 0 and torch.equal(end[..., :4], seen[-1])
+    noises = [(x - seen[-1]) / sigma for x, sigma in zip(seen[:-1], sigmas)]
+    for xi in noises[1:]:
+        assert_close(xi, noises[0], rtol=0, atol=1e-4)
+    assert 0.8 < noises[0].std() < 1.2
 
 
 def test_round_trip_on_disk(tmp_path: Path, sd1: tuple[Path, Any], restored: None) -> None:
@@ -348,12 +370,9 @@ def test_stable_diffusion_3(small: Any) -> None:
         pipe.scheduler = SigmafieldScheduler.from_config(FLOW.config, sampler=name)
         drawn[name] = pipe(**call).images
     assert_close(drawn["euler"], theirs, rtol=0, atol=1e-5)
-    assert not torch.allclose(drawn["heun"], theirs, atol=1e-3)
-    fine = pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(FLOW.config)
-    assert isinstance(fine, diffusers.FlowMatchEulerDiscreteScheduler)
-    truth = pipe(**call | {"num_inference_steps": 200}).images
-    assert (drawn["heun"] - truth).norm() < (theirs - truth).norm()
     assert drawn["dpmpp_2m_sde"].isfinite().all()
+    pipe.scheduler = diffusers.FlowMatchHeunDiscreteScheduler.from_config(FLOW.config)
+    assert_close(drawn["heun"], pipe(**call).images, rtol=0, atol=1e-5)
 
 
 def test_flux(small: Any) -> None:
@@ -415,7 +434,7 @@ def test_refused_calls() -> None:
     with pytest.raises(ValueError, match="at least one step"):
         scheduler("eps", "heun").set_timesteps(sigmas=[1.0])
     s.set_timesteps(STEPS)
-    with pytest.raises(ValueError, match="heun cannot begin at evaluation 3 of 13"):
+    with pytest.raises(ValueError, match="heun cannot begin at evaluation 3 of 9"):
         s.set_begin_index(3)
     with pytest.raises(ValueError, match="timestep 998 is none of this run's"):
         s.step(x, 998, x)

@@ -165,9 +165,7 @@ def main() -> None:
             "{:.1f} ± {:.1f}".format(*large[name]),
         )
     Console(width=120).print(table)
-    print(
-        "diffusers' multistep SDE draws fresh noise, ours a Brownian path, as its DPMSolverSDEScheduler (dpmpp_sde) does"
-    )
+    print("diffusers' multistep SDE draws fresh noise, ours a Brownian path, as diffusers' dpmpp_sde does")
     for name in TARGETS:
         ratio = small[name][0] / small["diffusers " + name][0]
         print(f"{name}: {ratio:.2f} of diffusers' time; target 1.00: {'met' if ratio <= 1 else 'missed'}")

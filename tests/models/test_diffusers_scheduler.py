@@ -230,6 +230,18 @@ def test_first_x_is_of_the_schedules_level() -> None:
     assert torch.equal(s.scale_noise(clean, s.timesteps[:1].repeat(2), noise), noise)
 
 
+def test_first_step_that_has_a_timestep() -> None:
+    """Pipelines that do not say where they begin: heun's second evaluation has the time of the next step's first."""
+    s, sigmas = scheduler("eps", "heun"), schedules.lookup("normal")(STEPS, sampling("eps").levels)
+    s.set_timesteps(STEPS)
+    assert s.timesteps[3] == s.timesteps[4] and s.index_for_timestep(s.timesteps[3]) == 4
+    x = start("eps") / 8
+    y = x
+    for t in s.timesteps[4:]:
+        y = s.step(network(s.scale_model_input(y, t), t), t, y, return_dict=False)[0]
+    assert torch.equal(y, ours(run_of("eps", "heun", sigmas[2:], x), x))
+
+
 def test_defaults_of_another_scheduler_count() -> None:
     """diffusers leaves out of a config what it has by default, and another class's defaults are others."""
     s = SigmafieldScheduler.from_config(diffusers.EulerDiscreteScheduler().config, sampler="euler")

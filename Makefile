@@ -48,6 +48,7 @@ docs: .venv/docs ## build the documentation into site/
 bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/imports.py
 	.venv/bin/python benchmarks/brownian.py
+	.venv/bin/python benchmarks/engine.py
 
 constraints: .venv/test ## choose the pinned versions anew
 	.venv/bin/pip install --quiet uv

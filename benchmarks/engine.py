@@ -1,0 +1,177 @@
+"""What the engine itself costs: every method with a network that costs nothing, beside diffusers' schedulers.
+
+Two figures for each. Time a step at the latent of a 1024x1024 picture (1x4x128x128, float32, 20 Karras steps), noise
+and all: what a method adds to the network's time. And the update alone, at 4.2 M floats with the noise free as well, in
+copies of the latent (`x.clone()`): what a method costs where memory is what counts. All on one thread, in CPU time of
+this process, so that other programs disturb less.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import diffusers
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sigmafield import METHODS, Grid, Pred, Run, finish, sample
+from sigmafield.grid import VE
+from sigmafield.schedules import karras
+
+STEPS, RUNS = 20, 11
+LARGE, LARGE_STEPS, LARGE_RUNS = (1, 4, 1024, 1024), 8, 5
+LIMIT = 12.0
+"""Copies that an evaluation's update may cost before the method has to say why."""
+TARGETS = ("euler", "dpmpp_2m", "uni_pc")
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+K = {"use_karras_sigmas": True}
+PEERS = {
+    "euler": ("EulerDiscreteScheduler", K),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", K),
+    "dpm_2": ("KDPM2DiscreteScheduler", K),
+    "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", K),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", K),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", K | {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2m_sde_heun": (
+        "DPMSolverMultistepScheduler",
+        K | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
+    "dpmpp_3m_sde": ("DPMSolverMultistepScheduler", K | {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+    "dpmpp_sde": ("DPMSolverSDEScheduler", K),
+    "uni_pc": ("UniPCMultistepScheduler", K | {"solver_order": 3, "solver_type": "bh1"}),
+    "uni_pc_bh2": ("UniPCMultistepScheduler", K | {"solver_order": 3, "solver_type": "bh2"}),
+    "lms": ("LMSDiscreteScheduler", K),
+    "deis": ("DEISMultistepScheduler", K | {"solver_order": 3}),
+    "ipndm": ("IPNDMScheduler", {}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "lcm": ("LCMScheduler", {}),
+}
+
+
+class Free:
+    """Noise that costs nothing."""
+
+    def __init__(self, xi: torch.Tensor):
+        self.xi = xi
+
+    def __call__(self, span):
+        return self.xi
+
+    def get_state(self):
+        return None
+
+    def set_state(self, state):
+        pass
+
+
+def ours(name: str, shape: tuple[int, ...]) -> Callable[[], int]:
+    """A run from schedule to end, with its noise; returns its steps."""
+    x, answer, sigmas = torch.randn(shape) * 14.6, Pred(*torch.randn(3, *shape)), karras(STEPS, 0.0292, 14.6146)
+    taken = len(sigmas) - 1 if not METHODS[name].adaptive else steps_taken(name, answer, x, sigmas)
+
+    def run() -> int:
+        sample(lambda x, sigma, ctx: answer, x, sigmas, name)
+        return taken
+
+    return run
+
+
+def steps_taken(name: str, answer: Pred, x: torch.Tensor, sigmas: torch.Tensor) -> int:
+    """Attempts of an adaptive method; one of its steps is not one of the schedule's."""
+    return finish(Run(lambda x, sigma, ctx: answer, METHODS[name], Grid(sigmas, VE()), Free(x)), x).i
+
+
+def theirs(name: str, settings: dict, shape: tuple[int, ...]) -> Callable[[], int]:
+    """A loop over diffusers' scheduler, whose timesteps are set beforehand; returns its steps."""
+    scheduler = getattr(diffusers, name)(**({} if name == "IPNDMScheduler" else SD), **settings)
+    x, answer = torch.randn(shape) * 14.6, torch.randn(shape)
+
+    def prepare() -> None:
+        scheduler.set_timesteps(STEPS)
+        scheduler.scale_model_input(x, scheduler.timesteps[0])
+
+    def run() -> int:
+        y = x
+        for t in scheduler.timesteps:
+            y = scheduler.step(answer, t, y).prev_sample
+        return STEPS
+
+    run.prepare = prepare  # type: ignore[attr-defined]
+    return run
+
+
+def updates(name: str) -> Callable[[], int]:
+    """A run at 4.2 M floats with free noise; returns its evaluations."""
+    x, answer, xi = torch.randn(LARGE), Pred(*torch.randn(3, *LARGE)), torch.randn(LARGE)
+    run = Run(lambda x, sigma, ctx: answer, METHODS[name], Grid(karras(LARGE_STEPS, 0.0292, 14.6146), VE()), Free(xi))
+    return lambda: finish(run, x).nfe
+
+
+def clones() -> Callable[[], int]:
+    x = torch.randn(LARGE)
+
+    def run() -> int:
+        for _ in range(10):
+            x.clone()
+        return 10
+
+    return run
+
+
+def measure(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, tuple[float, float]]:
+    """(median, interquartile range) of milliseconds a step; in turn, so that the machine's changes meet all alike."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for k in range(runs + 1):
+        for name, run in cases.items():
+            getattr(run, "prepare", lambda: None)()
+            began = time.process_time()
+            steps = run()
+            if k:  # the first round warms up
+                times[name].append((time.process_time() - began) / steps * 1e3)
+    quarters = {name: statistics.quantiles(values, n=4) for name, values in times.items()}
+    return {name: (q[1], q[2] - q[0]) for name, q in quarters.items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    shape = (1, 4, 128, 128)
+    cases = {name: ours(name, shape) for name in METHODS}
+    cases |= {"diffusers " + name: theirs(kind, settings, shape) for name, (kind, settings) in PEERS.items()}
+    small = measure(cases, RUNS)
+    large: dict[str, tuple[float, float]] = {}
+    for name in METHODS:  # each beside copies of its own, for one at a time fits the memory
+        both = measure({name: updates(name), "clone": clones()}, LARGE_RUNS)
+        large[name] = tuple(value / both["clone"][0] for value in both[name])  # type: ignore[assignment]
+
+    table = Table(
+        "method",
+        "ms a step ± IQR",
+        "diffusers, ms ± IQR",
+        "ratio",
+        "clones an evaluation ± IQR",
+        title=f"CPU time, 1 thread; medians of {RUNS} runs of {STEPS} steps, {LARGE_RUNS} runs of {LARGE_STEPS} steps",
+    )
+    for name in sorted(METHODS, key=lambda name: small[name][0]):
+        peer = small.get("diffusers " + name)
+        table.add_row(
+            name,
+            "{:.2f} ± {:.2f}".format(*small[name]),
+            "{:.2f} ± {:.2f}".format(*peer) if peer else "",
+            f"{small[name][0] / peer[0]:.2f}" if peer else "",
+            "{:.1f} ± {:.1f}".format(*large[name]),
+        )
+    Console(width=120).print(table)
+    print("diffusers' multistep SDE draws fresh noise, ours a Brownian path, as diffusers' dpmpp_sde does")
+    for name in TARGETS:
+        ratio = small[name][0] / small["diffusers " + name][0]
+        print(f"{name}: {ratio:.2f} of diffusers' time; target 1.00: {'met' if ratio <= 1 else 'missed'}")
+    above = [f"{name} ({value:.1f})" for name, (value, _) in large.items() if value > LIMIT]
+    print(f"updates above {LIMIT:.0f} clones an evaluation: {', '.join(above) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,10 +10,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
 
 LAYERS = [
-    ["types", "maths"],
+    ["types", "maths", "resize"],
     ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "brownian"],
     ["methods"],
-    ["run", "checkpoint", "images"],
+    ["run", "lcm_upscale", "checkpoint", "images"],
     ["guidance"],
     ["models"],
     ["recipe"],

@@ -194,7 +194,7 @@ class Span:
 
         a = (σ'/σ) e^(−ηh),   b = α' (1 − e^(−(1+η)h)),   c = σ' √(1 − e^(−2ηh))
         """
-        if not eta:  # the same numbers from a third of the operations
+        if isinstance(eta, float) and not eta:  # the same numbers from a third of the operations
             return self.ratio, self.alpha_next * -torch.expm1(-self.h), torch.zeros_like(self.h)
         return (
             self.ratio * (-eta * self.h).exp(),

@@ -17,6 +17,7 @@ INEXACT = {
     "er_sde": "its integrals are sums over 200 points: between first and second order",
     "dpmpp_2s_ancestral_cfg_pp": "it mixes D of one stage with U of another",
 }
+INEXACT |= dict.fromkeys(["er_sde_ode", "er_sde_reverse_time"], INEXACT["er_sde"])
 
 
 def methods():

@@ -53,7 +53,12 @@ def test_step_is_pure_and_runs_interleave(name, params, process):
 
 
 FIELD = [(name, params) for name, params in ALL if not METHODS[name].adaptive and name != "dpm_fast"]
-SUMMED = {"deis", "er_sde"}  # sums over many points, whose order of addition depends on the shape
+SUMMED = {
+    "deis",
+    "er_sde",
+    "er_sde_ode",
+    "er_sde_reverse_time",
+}  # sums over many points, whose order of addition depends on the shape
 
 
 def keyed_run(name, params, denoise, g, x):

@@ -62,8 +62,17 @@ def test_textbook_regions_for_short_steps():
         assert real_interval(name, 1e-3) == pytest.approx(interval, abs=5e-3)
 
 
-HAS_OWN_SCALE = {"dpm_fast", "heunpp2", "deis", "er_sde"}
-"""Methods whose coefficients depend on the step or on σ itself, so that a run has no one factor of growth."""
+HAS_OWN_SCALE = {
+    "dpm_fast",
+    "heunpp2",
+    "deis",
+    "er_sde",
+    "er_sde_ode",
+    "er_sde_reverse_time",
+    "sa_solver",
+    "sa_solver_pece",
+}
+"""Methods whose coefficients depend on the step or on σ itself (SA-Solver: where its noise is on), so that a run has no one factor of growth."""
 
 
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.linear and n not in HAS_OWN_SCALE])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sigmafield.grid import VE, Grid, Process
 from sigmafield.methods import lookup
+from sigmafield.methods.exponential import ode
 from sigmafield.models.analytic import Mixture
 from sigmafield.run import Run, finish
 from sigmafield.types import Ctx, Denoiser, Latent, Pred, Sigma
@@ -78,13 +79,8 @@ def without_noise(method: str) -> dict[str, Any]:
     if "eta" in chosen.defaults:
         return {"eta": 0.0}
     if "noise_scaler" in chosen.defaults:
-        return {"s_noise": 0.0, "noise_scaler": _ode_scaler}
+        return {"s_noise": 0.0, "noise_scaler": ode}
     raise ValueError(f"{method} has no parameter that turns its noise off: it has no ODE to converge to")
-
-
-def _ode_scaler(ell: Sigma) -> Sigma:
-    """φ(ℓ) = ℓ, which makes ER-SDE an ODE solver."""
-    return ell
 
 
 def uneven(process: Process, n: int) -> Grid:

@@ -134,7 +134,7 @@ def _scales(method: str, h: float, params: dict[str, Any]) -> list[float]:
     """
     z = torch.full((1, 1), -h / 2, dtype=torch.complex128)
     now, then = (_latents(_state(_run(method, z, h, later, params), z.shape)).values() for later in (0, 1))
-    return [float(b.abs().max() / a.abs().max()) for a, b in zip(now, then)]
+    return [float(b.abs().max() / a.abs().max()) if a.any() else 1.0 for a, b in zip(now, then)]  # 0: remembered noise
 
 
 def _matrix(run: Run, state: State, scales: list[float]) -> Tensor:

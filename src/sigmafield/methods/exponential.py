@@ -177,6 +177,21 @@ def er_noise(ell: Sigma) -> Sigma:
     return ell * ((ell**0.3).exp() + 10)
 
 
+def reverse_time(eta: float = 1.0) -> Callable[[Sigma], Sigma]:
+    """φ(ℓ) = ℓ^(1 + η), the noise scaling of the reverse-time SDE with η ≥ 0 times its noise; η = 0: `ode`."""
+
+    def power(ell: Sigma) -> Sigma:
+        return ell ** (1 + eta)
+
+    power.__name__ = f"reverse_time({eta:g})"
+    return power
+
+
+def ode(ell: Sigma) -> Sigma:
+    """φ(ℓ) = ℓ, which leaves ER-SDE without noise: give s_noise = 0 with it."""
+    return ell
+
+
 @method("er_sde", order=1, evals=1, noise="gaussian", grid=clip_first, paper="arXiv:2309.06169 Alg. 3")
 def er_sde(
     x: Latent,
@@ -194,7 +209,7 @@ def er_sde(
         R = φ(ℓ')/φ(ℓ),   δ = ℓ' − ℓ,   c² = ℓ'² − ℓ² R²,   D⁽¹⁾, D⁽²⁾ divided differences in ℓ
         S = ∫ dℓ/φ,   Sᵤ = ∫ (ℓ'' − ℓ)/φ over [ℓ', ℓ], by ComfyUI's sums over 200 points
 
-    Where σ' = 0 the result is D. noise_scaler: φ; φ(ℓ) = ℓ^(1 + η) is the reverse-time SDE, φ(ℓ) = ℓ the ODE
+    Where σ' = 0 the result is D. noise_scaler: φ; `reverse_time(eta)` is the reverse-time SDE, `ode` the ODE
     (with s_noise = 0). max_stage: 1 … 3. The sums limit the order of convergence to little more than 1.
     """
     D = (yield x, s.sigma).x0
@@ -224,3 +239,7 @@ def er_sde(
         c = (ell_next**2 - (ell * R) ** 2).clamp(min=0).sqrt()
         terms += [s.alpha_next * c * s_noise, noise(s)]
     return lincomb(*terms), keep
+
+
+preset("er_sde_reverse_time", of="er_sde", noise_scaler=reverse_time(1.0))
+preset("er_sde_ode", of="er_sde", row={"noise": "none"}, s_noise=0.0, noise_scaler=ode)

@@ -89,7 +89,7 @@ def ltxv(
     return sigmas.double()
 
 
-@schedule("flux2", paper="black-forest-labs/flux2")
+@schedule("flux2", paper="FLUX.2")
 def flux2(steps: int, width: int = 1024, height: int = 1024) -> Tensor:
     """Equally spaced times under Flux 2's shift, which grows with the picture (in pixels) and falls with the steps."""
     if width < 1 or height < 1:

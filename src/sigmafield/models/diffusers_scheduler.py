@@ -90,7 +90,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         self._sampling = self._sampling_at(1.0)
         self._grid = self._grid_of(4, None, None)
         trial = plan(self._method, self._grid, self._params)
-        self.order = len(trial.asked[0]) if len(trial.asked) == 4 else 1
+        self.order = max(map(len, trial.asked)) if len(trial.asked) == 4 else 1
         self.timesteps, self.sigmas, self._levels = torch.empty(0), torch.empty(0), torch.empty(0)
         self.num_inference_steps: int | None = None
         self._plan: Plan | None = None
@@ -229,7 +229,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at this index of `timesteps`, for image to image: a run over the rest of the schedule.
 
-        Raises ValueError where no step begins, or where a shorter run has other timesteps (dpm_fast).
+        Raises ValueError where no step begins, or where a shorter run has other timesteps (dpm_fast, sa_solver_pece).
         """
         self._from(begin_index)
         self._begin_index = begin_index

@@ -63,7 +63,7 @@ _MAKE: dict[str, Callable[..., Sampling]] = {
 @cache
 def families() -> dict[str, Family]:
     """Every family by its name in ComfyUI."""
-    table = json.loads(files("sigmafield").joinpath("data", "families.json").read_text())
+    table = json.loads((files("sigmafield") / "data" / "families.json").read_text("utf-8"))
     return {name: Family(**row) for name, row in table.items()}
 
 

@@ -126,9 +126,8 @@ def continuous_edm_sampling(
     prediction: str, sigma_min: float = 0.002, sigma_max: float = 120.0, sigma_data: float = 1.0
 ) -> Sampling:
     """Sampling of a network with EDM's clock that predicts eps, v or edm (Playground 2.5: σ_data = 0.5, SVD: v)."""
-    chosen = _predicts(prediction, "eps", "v", "edm")
-    if prediction != "eps":
-        chosen = partial(chosen, sigma_data=sigma_data)
+    scaled = {"v": partial(v, sigma_data=sigma_data), "edm": partial(edm, sigma_data=sigma_data)}
+    chosen = scaled.get(prediction) or _predicts(prediction, "eps", *scaled)
     return _exploding(chosen, continuous_edm(sigma_min, sigma_max))
 
 

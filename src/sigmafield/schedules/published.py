@@ -18,7 +18,7 @@ from sigmafield.schedules.registry import schedule
 @cache
 def _published(name: str) -> dict:
     """The noise levels of a paper, by model."""
-    return json.loads(files("sigmafield").joinpath("data", "schedules", f"{name}.json").read_text())["noise_levels"]
+    return json.loads((files("sigmafield") / "data" / "schedules" / f"{name}.json").read_text("utf-8"))["noise_levels"]
 
 
 def _pick(name: str, model: str) -> list[float]:

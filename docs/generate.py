@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from sigmafield import schedules
-from sigmafield.cli.explain import EXAMPLE, NOISE, facts, kinds, plain, relatives
+from sigmafield.cli.explain import EXAMPLE, NETWORK, NOISE, facts, kinds, plain, relatives
 from sigmafield.grid import VE, Flow
 from sigmafield.lab import amplification, convergence, plot, real_interval, table
 from sigmafield.lab.papers import sources
 from sigmafield.lab.stability import STEP
 from sigmafield.lab.table import terms
+from sigmafield.levels import betas, discrete, shifted_flow
 from sigmafield.methods import METHODS, Method
-from sigmafield.param import betas, discrete, shifted_flow
 from sigmafield.schedules import SCHEDULES, Schedule
 
 FAMILIES = {
@@ -32,7 +31,8 @@ FAMILIES = {
     "dpmpp": "DPM-Solver++, multistep",
     "singlestep": "DPM-Solver++, single step",
     "exponential": "Exponential",
-    "predictor_corrector": "Predictor–corrector",
+    "uni_pc": "UniPC",
+    "sa_solver": "SA-Solver",
 }
 """Headings for the modules of `sigmafield.methods`; others are headed by their names."""
 
@@ -166,18 +166,27 @@ def stability(name: str, write: Callable[[str, str | bytes], None]) -> list[str]
 
 def schedules_page() -> str:
     """The table of all schedules."""
-    rows = [(f"[{s.name}]({s.name}.md)", s.paper) for s in SCHEDULES.values()]
-    return "\n".join(["# Schedules", "", "From `sigmafield.SCHEDULES`.", "", *grid(("schedule", "from"), rows)])
+    rows = [(f"[{s.name}]({s.name}.md)", NETWORK[s.network], s.paper) for s in SCHEDULES.values()]
+    intro = "From `sigmafield.SCHEDULES`; parts, refinements and reversals of them are in `sigmafield.schedules`."
+    return "\n".join(["# Schedules", "", intro, "", *grid(("schedule", "networks", "from"), rows)])
 
 
 def schedule_page(schedule: Schedule, write: Callable[[str, str | bytes], None]) -> str:
-    """Equation, figure and sources of one schedule."""
-    docs = [schedule.make, getattr(schedules, schedule.name, None)]
-    texts = [inspect.getdoc(f) for f in docs if callable(f)]
-    levels = {name: schedule(STEPS, known).tolist() for name, (known, _) in NETWORKS.items()}
-    figure = plot.schedule(levels, {name: process for name, (_, process) in NETWORKS.items()})
+    """Equation, parameters, figure and sources of one schedule."""
+    fitting = {
+        name: (levels, process)
+        for name, (levels, process) in NETWORKS.items()
+        if schedule.network in ("any", "flow" if isinstance(process, Flow) else "ve")
+    }
+    levels = {name: schedule(STEPS, known).tolist() for name, (known, _) in fitting.items()}
+    figure = plot.schedule(levels, {name: process for name, (_, process) in fitting.items()})
     write(f"schedules/figures/{schedule.name}.svg", svg(figure))
-    parts = [f"# {schedule.name}", *map(prose, dict.fromkeys(text for text in texts if text))]
+    parts = [f"# {schedule.name}", prose(inspect.getdoc(schedule.make) or "")]
+    if schedule.defaults:
+        rows = [
+            (f"`{key}`", "the network's" if value is None else plain(value)) for key, value in schedule.defaults.items()
+        ]
+        parts.append("\n".join(grid(("parameter", "default"), rows)))
     parts += [f"{STEPS} steps:", f"![noise levels](figures/{schedule.name}.svg)"]
     return "\n\n".join(parts + citation(schedule.paper)) + "\n"
 

@@ -26,7 +26,7 @@ from sigmafield.types import Latent, State
 class Recipe:
     """What to draw and how; the same recipe on the same machine gives the same pixels.
 
-    prompt, negative: text; model: 'tiny' or a path; sampler, scheduler: names, `params` the sampler's own;
+    prompt, negative: text; model: 'tiny' or a path; sampler, scheduler: names, with `params` and `scheduler_params`;
     steps ≥ 1; cfg: guidance, 1 = none; seed: 0 … 2⁶⁴ − 1, of the whole batch; width, height: in pixels, None =
     the model's own, or the image's; denoise: 0 < d ≤ 1, share of the schedule that an input image goes through;
     image: path of the input image; image_sha256: of its bytes, filled in so that a replay knows it again.
@@ -48,10 +48,11 @@ class Recipe:
     image: str | None = None
     image_sha256: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    scheduler_params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
-        schedules.lookup(self.scheduler)
+        schedules.lookup(self.scheduler).check(self.scheduler_params)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
         if not math.isfinite(self.cfg):
@@ -118,7 +119,8 @@ def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     source = read_image(recipe) if recipe.image else None
     size = size_of(recipe, pipe, source)
     latent = initial_latent(recipe, pipe, source, size)
-    sigmas = schedules.denoise_tail(schedules.lookup(recipe.scheduler), recipe.steps, sampling.levels, recipe.denoise)
+    schedule = schedules.lookup(recipe.scheduler)
+    sigmas = schedules.denoise_tail(schedule, recipe.steps, sampling.levels, recipe.denoise, **recipe.scheduler_params)
     stream = generator_of(recipe.seed)
     first = initial_noise(stream, latent.shape).to(pipe.device)
     x = sampling.process.start(sigmas[0], first, latent)

@@ -135,7 +135,7 @@ ERRORS = [
     (["--image", "nowhere.png"], "no image at nowhere.png"),
     (["--image", __file__], "cannot read"),
     (["--param", "eta=0.5"], "dpmpp_2m has no parameter 'eta'"),
-    (["--param", "eta"], "--param must be name=value, such as eta=0.5; got 'eta'"),
+    (["--param", "eta"], "a parameter must be name=value, such as eta=0.5; got 'eta'"),
     (["--sampler", "euler", "--param", "s_churn=much"], "euler's s_churn must be float; got 'much'"),
     (["--sampler", "er_sde", "--param", "noise_scaler=1"], "er_sde's noise_scaler is a function: give it in Python"),
     (["--model", "nowhere/at/all"], "nowhere/at/all"),

@@ -72,7 +72,7 @@ HAS_OWN_SCALE = {
     "sa_solver",
     "sa_solver_pece",
 }
-"""Coefficients depend on the step or on σ itself (SA-Solver: where its noise is on): a run has no one factor of growth."""
+"""Their coefficients depend on the step or on σ (SA-Solver: where its noise is on): no one factor of growth."""
 
 
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.linear and n not in HAS_OWN_SCALE])

@@ -133,7 +133,8 @@ TOOLS = {
 
 def node(case):
     name, inputs = case["node"], case["inputs"]
-    levels = sampling_of(case).levels if case["model"] else family("SD15").sampling().levels
+    flow = name in ("OptimalStepsScheduler", "LTXVScheduler", "Flux2Scheduler")
+    levels = (sampling_of(case) if case["model"] else family("SD3" if flow else "SD15").sampling()).levels
     if name in SCHEDULERS:
         out = [SCHEDULERS[name](levels, **inputs)]
     elif name in TOOLS:

@@ -59,6 +59,10 @@ def sample(
         Optional[list[str]],
         typer.Option(help="A parameter of the sampler, such as eta=0.5; repeat for more.", rich_help_panel="Sampling"),
     ] = None,
+    scheduler_param: Annotated[
+        Optional[list[str]],
+        typer.Option(help="A parameter of the schedule, such as rho=5; repeat for more.", rich_help_panel="Sampling"),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Pictures; more than one also writes a sheet of all.")] = 1,
     size: Annotated[
         Optional[str], typer.Option(help="Width x height; default: the model's own, or the image's.", metavar="WxH")
@@ -81,14 +85,17 @@ def sample(
 
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
+    from sigmafield import schedules
     from sigmafield.cli.draw import parse_params, parse_size, report, user_errors
+    from sigmafield.methods import lookup
     from sigmafield.recipe import Recipe
 
     with user_errors():
         width, height = parse_size(size)
         recipe = Recipe(
             prompt, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
-            str(image) if image else None, params=parse_params(sampler, param or []),
+            str(image) if image else None, params=parse_params(lookup(sampler), param or []),
+            scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
         )  # fmt: skip
     report(recipe, output, device=device, dtype=dtype, as_json=as_json)
 
@@ -145,15 +152,16 @@ def methods(
 
 @app.command()
 def schedules(
+    name: Annotated[Optional[str], typer.Argument(help="One schedule, in full.")] = None,
     steps: Annotated[int, typer.Option(help="Steps to list or draw.")] = 10,
     plot: Annotated[Optional[Path], typer.Option(help="PNG to draw them in.")] = None,
     model: Model = "tiny",
     as_json: Json = False,
 ) -> None:
-    """List the schedules with the noise levels that they visit, or draw them."""
+    """List the schedules with the noise levels that they visit, draw them, or explain one."""
     from sigmafield.cli.listing import show_schedules
 
-    show_schedules(steps, plot, model, as_json)
+    show_schedules(name, steps, plot, model, as_json)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from rich.console import Console
 from sigmafield import __version__, images
 from sigmafield.checkpoint import save_state
 from sigmafield.cli.terminal import Display
-from sigmafield.methods import lookup
+from sigmafield.methods import Method
 from sigmafield.models import load
 from sigmafield.recipe import Job, Recipe, open_job
+from sigmafield.schedules import Schedule
 from sigmafield.types import State
 
 
@@ -50,23 +51,35 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
     return int(width), int(height)
 
 
-def parse_params(sampler: str, pairs: list[str]) -> dict[str, Any]:
-    """The sampler's parameters from 'name=value' texts; values of the type that the default has."""
+def parse_params(owner: Method | Schedule, pairs: list[str]) -> dict[str, Any]:
+    """A sampler's or schedule's parameters from 'name=value' texts; values of the type that the default has."""
     params: dict[str, Any] = {}
-    method = lookup(sampler)
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ValueError(f"--param must be name=value, such as eta=0.5; got {pair!r}")
-        method.check({name: text})
-        kind = type(method.defaults[name])
-        if kind not in (int, float, str):
-            raise ValueError(f"{sampler}'s {name} is a function: give it in Python")
+            raise ValueError(f"a parameter must be name=value, such as eta=0.5; got {pair!r}")
+        owner.check({name: text})
+        default = owner.defaults[name]
+        kind = float if default is None else type(default)
         try:
-            params[name] = kind(text)
+            params[name] = PARSERS[kind](text)
+        except KeyError:
+            raise ValueError(f"{owner.name}'s {name} is a function: give it in Python") from None
         except ValueError:
-            raise ValueError(f"{sampler}'s {name} must be {kind.__name__}; got {text!r}") from None
+            raise ValueError(f"{owner.name}'s {name} must be {kind.__name__}; got {text!r}") from None
     return params
+
+
+def _truth(text: str) -> bool:
+    """true or false, yes or no, 1 or 0."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]
+
+
+PARSERS: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _truth}
+"""How the text of a parameter is read, by the type of its default."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sigmafield.grid import VE, Grid
 from sigmafield.lab.papers import bibliography, cite, sources
 from sigmafield.lab.table import render, table
 from sigmafield.methods import METHODS, Method
-from sigmafield.schedules import karras
+from sigmafield.schedules import Schedule, karras
 
 NOISE = {
     "none": "none",
@@ -23,6 +23,8 @@ NOISE = {
     "brownian": "Brownian",
     "brownian_device": "Brownian, on the device",
 }
+
+NETWORK = {"any": "any", "flow": "flows", "ve": "variance exploding"}
 
 EXAMPLE = Grid(karras(8, 0.03, 14.6), VE())
 """The schedule of which a middle step is shown."""
@@ -97,6 +99,21 @@ def explain(method: Method) -> None:
         console.print(render(rows, i))
     console.print(f"\nFrom {method.paper}:", *map(str, sources(method.paper)), sep="\n", markup=False)
     console.print(f"[bold]sigmafield cite {method.name}[/] prints BibTeX.")
+
+
+def explain_schedule(schedule: Schedule) -> None:
+    """Print a schedule's equation, parameters and sources."""
+    console = Console(highlight=False)
+    console.print(f"[bold]{schedule.name}[/]\n")
+    console.print(inspect.getdoc(schedule.make), markup=False)
+    console.print(f"\nnetworks: {NETWORK[schedule.network]}")
+    if schedule.defaults:
+        parameters = Table("parameter", "default", box=None, header_style="bold")
+        for name, value in schedule.defaults.items():
+            parameters.add_row(name, "the network's" if value is None else str(plain(value)))
+        console.print("", parameters)
+    console.print(f"\nFrom {schedule.paper}:", *map(str, sources(schedule.paper)), sep="\n", markup=False)
+    console.print(f"[bold]sigmafield cite {schedule.name}[/] prints BibTeX.")
 
 
 def show_citations(names: list[str], everything: bool) -> None:

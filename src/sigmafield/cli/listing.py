@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from sigmafield import schedules
 from sigmafield.cli.draw import user_errors
-from sigmafield.cli.explain import NOISE, explain, row
+from sigmafield.cli.explain import NOISE, explain, explain_schedule, row
 from sigmafield.methods import METHODS, lookup
 from sigmafield.models import load
 from sigmafield.schedules import SCHEDULES
@@ -35,13 +36,19 @@ def show_methods(name: str | None, as_json: bool) -> None:
         console.print("\n[bold]sigmafield methods NAME[/] explains one, with its parameters.", highlight=False)
 
 
-def show_schedules(steps: int, plot: Path | None, model: str, as_json: bool) -> None:
-    """All schedules of a model's noise levels: table, JSON or plot."""
+def show_schedules(name: str | None, steps: int, plot: Path | None, model: str, as_json: bool) -> None:
+    """The schedules that fit a model's noise levels, as table, JSON or plot; or one, explained."""
     with user_errors():
         if steps < 1:
             raise ValueError(f"steps must be ≥ 1; got {steps}")
+        chosen = [schedules.lookup(name)] if name else list(SCHEDULES.values())
         levels = load(model).sampling.levels
-    rows = {name: schedule(steps, levels).tolist() for name, schedule in SCHEDULES.items()}
+    rows, unfit = {}, {}
+    for schedule in chosen:
+        try:
+            rows[schedule.name] = schedule(steps, levels).tolist()
+        except ValueError as error:
+            unfit[schedule.name] = str(error)
     if plot:
         from sigmafield.lab.plot import noise_levels
 
@@ -52,7 +59,12 @@ def show_schedules(steps: int, plot: Path | None, model: str, as_json: bool) -> 
     elif plot:
         typer.echo(plot)
     else:
+        if name:
+            explain_schedule(chosen[0])
         table = Table("schedule", "sigmas", "paper", box=None, header_style="bold")
-        for name, sigmas in rows.items():
-            table.add_row(name, " ".join(f"{sigma:.4g}" for sigma in sigmas), SCHEDULES[name].paper)
+        for each in chosen:
+            sigmas = " ".join(f"{sigma:.4g}" for sigma in rows.get(each.name, []))
+            table.add_row(each.name, sigmas or f"[dim]{unfit[each.name]}[/]", each.paper)
         Console().print(table)
+        if not name:
+            Console(highlight=False).print("\n[bold]sigmafield schedules NAME[/] explains one, with its parameters.")

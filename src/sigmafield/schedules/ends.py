@@ -70,7 +70,7 @@ def kl_optimal(steps: int, sigma_min: End, sigma_max: End) -> Tensor:
     return to_zero((u * low + (1 - u) * high).tan())
 
 
-@schedule("laplace", paper="arXiv:2407.03297")
+@schedule("laplace", paper="arXiv:2407.03297", network="ve")
 def laplace(steps: int, sigma_min: End, sigma_max: End, mu: float = 0.0, beta: float = 0.5) -> Tensor:
     """Quantiles of a Laplace distribution of ln σ with mean μ and scale β ≥ 0, kept in [σ_min, σ_max].
 
@@ -86,7 +86,7 @@ def laplace(steps: int, sigma_min: End, sigma_max: End, mu: float = 0.0, beta: f
     return torch.minimum(torch.maximum(sigma, low.float()), high.float()).double()
 
 
-@schedule("vp", paper="arXiv:2011.13456")
+@schedule("vp", paper="arXiv:2011.13456", network="ve")
 def vp(steps: int, beta_d: float = 19.9, beta_min: float = 0.1, eps_s: float = 0.001) -> Tensor:
     """σ = √(e^(β_d t²/2 + β_min t) − 1) at times t equally spaced from 1 to eps_s: the VP-SDE's own clock; then 0.
 

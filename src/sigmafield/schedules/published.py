@@ -39,13 +39,13 @@ def _fitted(levels: list[float], steps: int) -> Tensor:
     return sigmas
 
 
-@schedule("align_your_steps", paper="arXiv:2404.14507")
+@schedule("align_your_steps", paper="arXiv:2404.14507", network="ve")
 def align_your_steps(steps: int, model: str = "SD1") -> Tensor:
     """Levels that minimise a KL bound for a model: SD1, SDXL or SVD; published for 10 steps, ln σ interpolated else."""
     return _fitted(_pick("align_your_steps", model), steps)
 
 
-@schedule("gits", paper="arXiv:2405.11326")
+@schedule("gits", paper="arXiv:2405.11326", network="ve")
 def gits(steps: int, coeff: float = 1.2) -> Tensor:
     """Levels that follow the shape of the trajectory: published for 2 to 20 steps, ln σ interpolated above.
 
@@ -60,13 +60,13 @@ def gits(steps: int, coeff: float = 1.2) -> Tensor:
     return _fitted(rows[round(coeff, 2)][min(steps, 20) - 2], steps)
 
 
-@schedule("optimal_steps", paper="arXiv:2503.21774")
+@schedule("optimal_steps", paper="arXiv:2503.21774", network="flow")
 def optimal_steps(steps: int, model: str = "FLUX") -> Tensor:
     """Levels found by dynamic programming for FLUX (10 steps), Wan (20) or Chroma (40); ln σ interpolated else."""
     return _fitted(_pick("optimal_steps", model), steps)
 
 
-@schedule("ltxv", paper="arXiv:2501.00103")
+@schedule("ltxv", paper="arXiv:2501.00103", network="flow")
 def ltxv(
     steps: int,
     tokens: int = 4096,
@@ -89,7 +89,7 @@ def ltxv(
     return sigmas.double()
 
 
-@schedule("flux2", paper="FLUX.2")
+@schedule("flux2", paper="FLUX.2", network="flow")
 def flux2(steps: int, width: int = 1024, height: int = 1024) -> Tensor:
     """Equally spaced times under Flux 2's shift, which grows with the picture (in pixels) and falls with the steps."""
     if width < 1 or height < 1:

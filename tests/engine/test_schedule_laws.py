@@ -154,7 +154,7 @@ ERRORS = {
     "ends": (lambda: schedules.karras(5, 15.0, 14.6), "at most sigma_max; got 15.0 and 14.6"),
     "zero": (lambda: schedules.exponential(5, 0.0, 14.6), "sigma_min must be above 0"),
     "rho": (lambda: schedules.karras(5, 0.1, 14.6, rho=0.0), "rho must be above 0; got 0.0"),
-    "model": (lambda: schedules.align_your_steps(5, model="SD2"), "no table for the model 'SD2'; did you mean SVD, SD1"),
+    "model": (lambda: schedules.align_your_steps(5, model="SD2"), "no table for the model 'SD2'; did you mean"),
     "coeff": (lambda: schedules.gits(5, coeff=1.22), "coeff must be one of 0.8, 0.85"),
     "gits": (lambda: schedules.gits(1), "gits has at least 2 steps; got 1"),
     "spacing": (lambda: schedules.extend_intermediate(torch.ones(3).double(), spacing="sin"), "did you mean sine"),

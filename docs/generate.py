@@ -184,7 +184,8 @@ def schedule_page(schedule: Schedule, write: Callable[[str, str | bytes], None])
     parts = [f"# {schedule.name}", prose(inspect.getdoc(schedule.make) or "")]
     if schedule.defaults:
         rows = [
-            (f"`{key}`", "the network's" if value is None else plain(value)) for key, value in schedule.defaults.items()
+            (f"`{key}`", "the network's" if value is None else f"`{plain(value)}`")
+            for key, value in schedule.defaults.items()
         ]
         parts.append("\n".join(grid(("parameter", "default"), rows)))
     parts += [f"{STEPS} steps:", f"![noise levels](figures/{schedule.name}.svg)"]

@@ -57,3 +57,10 @@ def test_adaptive_meets_its_tolerance():
         calls.append(state.nfe)
     assert errors[1] < errors[0] / 20 and calls[1] > calls[0]
     assert errors[1] < 1e-3
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=str)
+def test_taking_both_predictions_from_one_stage_converges(process):
+    """The correction of dpmpp_2s_ancestral_cfg_pp, whose default (ComfyUI's) is in `INEXACT`."""
+    seen = convergence("dpmpp_2s_ancestral_cfg_pp", process, (32, 128), same_stage=True)
+    assert seen.slope == pytest.approx(2, abs=0.1), f"errors {seen.errors}"

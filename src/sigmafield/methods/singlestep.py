@@ -49,13 +49,14 @@ def dpmpp_2s_ancestral(
     paper="arXiv:2211.01095 Alg. 1, arXiv:2406.08070",
 )
 def dpmpp_2s_ancestral_cfg_pp(
-    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0, same_stage: bool = False
 ) -> Step:
     """CFG++ form of `dpmpp_2s_ancestral`, in λ = −ln σ and with VE's noise for every process.
 
         u  = a₁ (x + D − U) + b₁ D,   x' = a (x + D − U₂) + b D₂ + σ_up s_noise ξ
 
-    It mixes the first stage's D with the second's U, as ComfyUI does, and is of first order for it.
+    It mixes the first stage's D with the second's U, as ComfyUI does, and does not converge for it.
+    same_stage: D₂ with U₂ instead, which does.
     Where σ_down = 0, x' = D + σ_up s_noise ξ.
     """
     p = yield x, s.sigma
@@ -65,7 +66,7 @@ def dpmpp_2s_ancestral_cfg_pp(
         one = down.split(0.5)[0]
         (a1, b1, _), (a, b, _) = one.ei(), down.ei()
         q = yield lincomb(a1, x, a1 + b1, p.x0, -a1, p.U), one.sigma_next
-        y = lincomb(a, x, a, p.x0, -a, q.U, b, q.x0)
+        y = lincomb(a, x, a, q.x0 if same_stage else p.x0, -a, q.U, b, q.x0)
     if eta <= 0 or s_noise <= 0 or s.last.all():
         return y, {}
     return lincomb(1.0, y, up * s_noise, noise(s)), {}

@@ -61,12 +61,14 @@ def region(radius: Tensor, box: tuple[float, float, float, float], title: str = 
 
 def noise_levels(rows: Mapping[str, Sequence[float]]) -> Figure:
     """σ against the step on a logarithmic axis, one line a schedule; a final 0 is not drawn."""
-    out, (axes,) = figure(size=(8.0, 5.0))
+    out, (axes,) = figure(size=(9.0, 5.0))
+    colours = ["blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan"]
+    axes.set_prop_cycle(linestyle=["-"] * 10 + ["--"] * 10, color=[f"tab:{name}" for name in colours] * 2)
     for name, sigmas in rows.items():
         _line(axes, sigmas, name, hide=0.0)
     axes.set_yscale("log")
     axes.set(ylabel="σ (the final 0 is not drawn)", title="Noise levels that each schedule visits")
-    axes.legend()
+    out.legend(loc="outside right upper")
     return out
 
 

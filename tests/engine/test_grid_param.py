@@ -51,19 +51,6 @@ def test_discrete_levels_and_timesteps_are_inverse(name):
     assert levels.sigma_at(1.0) == 0.0
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 30])
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules_descend_to_zero(name, sampling, steps):
-    levels = SAMPLINGS[sampling].levels
-    sigmas = SCHEDULES[name](steps, levels)
-    assert sigmas.dtype == torch.float64
-    assert len(sigmas) == steps + 1
-    assert (sigmas.diff() < 0).all()
-    assert sigmas[0] == pytest.approx(levels.sigma_max, rel=1e-6)
-    assert sigmas[-1] == 0
-
-
 def test_denoise_tail_keeps_the_steps_and_starts_later():
     levels, schedule = SAMPLINGS["eps"].levels, SCHEDULES["karras"]
     assert torch.equal(denoise_tail(schedule, 10, levels, 1.0), schedule(10, levels))

@@ -141,9 +141,8 @@ def gradient_estimation(x: Latent, s: Span, mem: Memory, noise: Noise, *, ge_gam
     w = 0 on the first step and where σ' = 0: there the result is D.
     """
     D = (yield x, s.sigma).x0
-    d = slope(x, s, D)
-    w, delta = estimation_weight(s, mem, ge_gamma)
-    return lincomb(s.ratio, x, 1 - s.ratio, D, w * delta, d, -w * delta, mem.get("d", d)), {"d": d}
+    d, k = slope(x, s, D), estimation_weight(s, mem, ge_gamma)
+    return lincomb(s.ratio, x, 1 - s.ratio, D, k, d, -k, mem.get("d", d)), {"d": d}
 
 
 @method("gradient_estimation_cfg_pp", order=1, evals=1, need_uncond=True, paper="arXiv:2306.04848, arXiv:2406.08070")
@@ -155,15 +154,13 @@ def gradient_estimation_cfg_pp(x: Latent, s: Span, mem: Memory, noise: Noise, *,
     w = 0 on the first step and where σ' = 0: there the result is D.
     """
     p = yield x, s.sigma
-    d = slope(x, s, p.U)
-    w, delta = estimation_weight(s, mem, ge_gamma)
-    return lincomb(1.0, p.x0, s.sigma_next + w * delta, d, -w * delta, mem.get("d", d)), {"d": d}
+    d, k = slope(x, s, p.U), estimation_weight(s, mem, ge_gamma)
+    return lincomb(1.0, p.x0, s.sigma_next + k, d, -k, mem.get("d", d)), {"d": d}
 
 
-def estimation_weight(s: Span, mem: Memory, ge_gamma: float) -> tuple[Sigma, Sigma]:
-    """(w, σ' − σ) of gradient estimation."""
-    w = torch.where(s.last, 0.0, ge_gamma - 1 if "d" in mem else 0.0)
-    return w.double(), s.sigma_next - s.sigma
+def estimation_weight(s: Span, mem: Memory, ge_gamma: float) -> Sigma:
+    """(σ' − σ) w of gradient estimation, 0 on the first step and where σ' = 0."""
+    return torch.where(s.last, 0.0, (s.sigma_next - s.sigma) * (ge_gamma - 1 if "d" in mem else 0.0))
 
 
 def slope(x: Latent, s: Span, D: Latent) -> Latent:

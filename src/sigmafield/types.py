@@ -72,15 +72,41 @@ class Ctx:
 
 
 @dataclass(frozen=True)
+class Area:
+    """A box of the latent: its size and its offset along each axis of space, (height, width) or with frames in front.
+
+    relative: in shares of the latent, 0 … 1, instead of places. Raises ValueError if the two have other lengths.
+    """
+
+    size: tuple[int | float, ...]
+    offset: tuple[int | float, ...]
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.size) != len(self.offset):
+            raise ValueError(f"size and offset must have an entry for each axis; got {self.size} and {self.offset}")
+
+
+@dataclass(frozen=True)
 class Cond:
-    """One conditioning: what the network is told besides x and the timestep.
+    """One conditioning: what the network is told besides x and the timestep, and where and when.
 
     embeds: token embeddings [B or 1, tokens, channels]; extra: further inputs by the network's own names
     (SDXL's `text_embeds` and `time_ids`), each with a leading axis of B or 1.
+    strength: weight against other conditionings of the same prompt; area: the box that it acts in; mask: weights
+    [M, *space] or [*space] at any resolution, times mask_strength; bounds: act in the box around the mask only;
+    window: shares of the way through sampling between which it acts, 0 = start; default: acts where no other does.
     """
 
     embeds: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
+    strength: float = 1.0
+    area: Area | None = None
+    mask: Tensor | None = None
+    mask_strength: float = 1.0
+    bounds: bool = False
+    window: tuple[float | None, float | None] = (None, None)
+    default: bool = False
 
 
 @runtime_checkable
@@ -92,9 +118,12 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """One network asked about several conditionings at once; answers the clean latent for each."""
+    """One network asked about several conditionings at once; answers the clean latent for each.
 
-    def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, /) -> list[Latent]: ...
+    x: the rows of the first conditioning, then those of the second, …: [len(conds) · B, C, *space].
+    """
+
+    def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, /) -> list[Tensor]: ...
 
 
 @runtime_checkable

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigmafield.latents import LatentFormat
 from sigmafield.models.directory import Directory, needed, open_directory, read_json, weights
 from sigmafield.models.picture import codec, sides
-from sigmafield.models.pipeline import LatentFormat, Network, Pipeline
+from sigmafield.models.pipeline import Network, Pipeline
 from sigmafield.models.scheduler import sampling_of
 from sigmafield.types import Cond
 

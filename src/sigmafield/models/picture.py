@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sigmafield.models.pipeline import LatentFormat
+from sigmafield.latents import LatentFormat
 
 Codec = Callable[[Tensor], Tensor]
 
@@ -25,12 +25,12 @@ def codec(
             rule = f"must be [B, 3, H, W] with H and W multiples of {latent.factor}"
             raise ValueError(f"images {rule}; got shape {tuple(images.shape)}")
         z = encode(images.to(device, dtype) * 2 - 1).float()
-        return (z - latent.shift) * latent.scale
+        return latent.to_network(z)
 
     def to_images(latents: Tensor) -> Tensor:
         if latents.ndim != 4 or latents.shape[1] != latent.channels:
             raise ValueError(f"latents must be [B, {latent.channels}, h, w]; got shape {tuple(latents.shape)}")
-        z = latents.to(device, torch.float32) / latent.scale + latent.shift
+        z = latent.to_vae(latents.to(device, torch.float32))
         return (decode(z.to(dtype)).float() / 2 + 0.5).clamp(0, 1)
 
     return to_latents, to_images

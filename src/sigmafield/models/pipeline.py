@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sigmafield.latents import LatentFormat
 from sigmafield.maths import lincomb
 from sigmafield.param import Sampling
 from sigmafield.types import Cond, Ctx, Latent, Sigma
 
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 """Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
-
-
-@dataclass(frozen=True)
-class LatentFormat:
-    """How the network's latents relate to the VAE's: z_network = (z_vae − shift) · scale.
-
-    channels: of the latent; factor: image pixels per latent pixel along one side.
-    """
-
-    channels: int = 4
-    factor: int = 8
-    scale: float = 1.0
-    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,23 +39,31 @@ class Pipeline:
     preview: Callable[[Tensor], Tensor] | None = None
     """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
 
-    def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Latent]:
+    def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call: a `Model`."""
         if sigma.ndim:
             raise ValueError(f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}")
-        pre = self.sampling.prediction(sigma)
-        rows, k = x.shape[0], len(conds)
-        xs = lincomb(pre.c_in, x).float().repeat(k, *[1] * (x.ndim - 1))
-        t = xs.new_full((rows * k,), float(self.sampling.levels.timestep(sigma)))
-        out = self.network(xs, t, stack(conds, rows)).to(x.dtype)
-        return [lincomb(pre.c_skip, x, pre.c_out, F) for F in out.chunk(k)]
+        pre, k = self.sampling.prediction(sigma), len(conds)
+        xs = lincomb(pre.c_in, x).float()
+        t = xs.new_full(xs.shape[:1], float(self.sampling.levels.timestep(sigma)))
+        out = self.network(xs, t, stack(conds, len(xs) // k)).to(x.dtype)
+        return list(lincomb(pre.c_skip, x, pre.c_out, out).chunk(k))
 
 
 def stack(conds: Sequence[Cond], rows: int) -> Cond:
-    """Several conditionings as one with `rows` rows for each, in order."""
+    """Several conditionings as one with `rows` rows for each, in order.
+
+    Embeddings of different lengths are repeated up to their least common multiple, as ComfyUI does.
+    """
+    length = math.lcm(*(c.embeds.shape[1] for c in conds))
 
     def join(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([t.expand(rows, *t.shape[1:]) for t in tensors])
+        return torch.cat([of_rows(t, rows) for t in tensors])
 
     extra = {key: join([c.extra[key] for c in conds]) for key in conds[0].extra}
-    return Cond(join([c.embeds for c in conds]), extra)
+    return Cond(join([c.embeds.repeat(1, length // c.embeds.shape[1], 1) for c in conds]), extra)
+
+
+def of_rows(t: Tensor, rows: int) -> Tensor:
+    """The rows of a tensor, repeated and cut to so many."""
+    return t.expand(rows, *t.shape[1:]) if len(t) == 1 else t.repeat(-(-rows // len(t)), *[1] * (t.ndim - 1))[:rows]

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sigmafield.latents import LatentFormat
 from sigmafield.models.directory import open_directory, read_json, weights
 from sigmafield.models.picture import codec, sides
-from sigmafield.models.pipeline import LatentFormat, Pipeline
+from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.scheduler import sampling_of
 from sigmafield.models.tiny.clip import CLIPText
 from sigmafield.models.tiny.tokenizer import Tokenizer

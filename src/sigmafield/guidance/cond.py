@@ -1,0 +1,191 @@
+"""Conditionings that act in a part of the latent or of the run: where each acts, and what they predict together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import EllipsisType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sigmafield.grid import Process
+from sigmafield.types import Area, Cond, Ctx, Latent, Model, Sigma
+
+Prompt = Sequence[Cond]
+"""The conditionings that make up one prompt."""
+
+EMPTY = 1e-37
+"""Added to the sum of weights, so that places without any give 0."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A conditioning with its box in a latent of known size: the size and offset along each axis of space."""
+
+    cond: Cond
+    size: tuple[int, ...]
+    offset: tuple[int, ...]
+
+    @property
+    def crop(self) -> tuple[slice | EllipsisType, ...]:
+        """Index of the box in [B, C, *space]."""
+        return (..., *(slice(o, o + n) for o, n in zip(self.offset, self.size)))
+
+
+def place(prompts: Sequence[Prompt], space: Sequence[int]) -> list[list[Placed]]:
+    """Every prompt's conditionings in a latent of that size.
+
+    For a conditioning with an area, each other prompt is given its own conditioning of the smallest box around that
+    area, cut to it, so that all prompts' predictions are of equal crops, as in ComfyUI.
+    """
+    areas = [[(cond, absolute(cond, space)) for cond in prompt] for prompt in prompts]
+    for a, these in enumerate(areas):
+        for b, those in enumerate(areas):
+            if a != b:
+                for cond, area in list(these):
+                    if area is not None:
+                        _mirror(cond, area, those)
+    return [[Placed(cond, *_clipped(area, space)) for cond, area in prompt] for prompt in areas]
+
+
+def _mirror(cond: Cond, area: Area, those: list[tuple[Cond, Area | None]]) -> None:
+    """Give a prompt a conditioning for an area of another's, unless it has one of just that area."""
+    best: tuple[Cond, Area | None] | None = None
+    for other, around in those:
+        if around is None:
+            best = best or (other, around)
+        elif _within(area, around) and (
+            best is None or best[1] is None or math.prod(around.size) < math.prod(best[1].size)
+        ):
+            best = other, around
+    if best is not None and best[1] != area:
+        those.append((replace(cond, embeds=best[0].embeds, extra=best[0].extra), area))
+
+
+def _within(inner: Area, outer: Area) -> bool:
+    ends = zip(inner.offset, inner.size, outer.offset, outer.size)
+    return all(o >= p and o + n <= p + m for o, n, p, m in ends)
+
+
+def absolute(cond: Cond, space: Sequence[int]) -> Area | None:
+    """A conditioning's area in places; with `bounds`, the box around its mask, at least 8 by 8."""
+    if cond.bounds and cond.mask is not None:
+        inked = fitted(cond.mask, space).abs().amax(0) > 0
+        if not inked.any():
+            return Area((8, 8), (0, 0))
+        low = [int(inked.any(1 - axis).nonzero().min()) for axis in (0, 1)]
+        high = [int(inked.any(1 - axis).nonzero().max()) for axis in (0, 1)]
+        return Area(tuple(max(8, last - first + 1) for first, last in zip(low, high)), tuple(low))
+    area = cond.area
+    if area is None or not area.relative:
+        return area
+    return Area(
+        tuple(max(1, round(s * n)) for s, n in zip(area.size, space)),
+        tuple(round(o * n) for o, n in zip(area.offset, space)),
+    )
+
+
+def _clipped(area: Area | None, space: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(size, offset) of an area within the latent; an area of fewer axes spans the whole of the first ones."""
+    if area is None:
+        return tuple(space), tuple(0 for _ in space)
+    lack = len(space) - len(area.size)
+    size = [*space[:lack], *area.size] if lack >= 0 else area.size[: len(space)]
+    offset = [*(0 for _ in range(lack)), *area.offset] if lack >= 0 else area.offset[: len(space)]
+    return tuple(min(n - int(o), int(s)) for s, o, n in zip(size, offset, space)), tuple(map(int, offset))
+
+
+def fitted(mask: Tensor, space: Sequence[int]) -> Tensor:
+    """A mask as [M, *space]: one of another resolution is interpolated bilinearly over its last two axes."""
+    mask = mask[None] if mask.ndim == len(space) else mask
+    if mask.shape[1:] == tuple(space):
+        return mask
+    return F.interpolate(mask[None].float(), tuple(space[-2:]), mode="bilinear")[0]
+
+
+def weight(placed: Placed, x: Latent) -> Tensor:
+    """w of a conditioning in its box, to broadcast over [B, C, *crop]: mask and strength, or strength and feather."""
+    cond, space = placed.cond, x.shape[2:]
+    if cond.mask is not None:
+        mask = fitted(cond.mask.to(x), space)[placed.crop] * (cond.mask_strength * cond.strength)
+        if len(mask) > len(x) or len(x) % len(mask):
+            raise ValueError(f"a mask must be for 1 sample or a divisor of the batch {len(x)}; got {len(mask)}")
+        return mask.repeat(len(x) // len(mask), *[1] * len(space))[:, None]
+    w = torch.full((1, 1, *placed.size), cond.strength, dtype=x.dtype, device=x.device)
+    if cond.area is None:
+        return w
+    for axis, (n, o, whole) in enumerate(zip(placed.size, placed.offset, space)):
+        ramp = min(8, n // 4)
+        line = torch.ones(n, dtype=x.dtype, device=x.device)
+        rise = (torch.arange(ramp, dtype=x.dtype, device=x.device) + 1) / max(ramp, 1)
+        if o:
+            line[:ramp] *= rise
+        if o + n < whole:
+            line[n - ramp :] *= rise.flip(0)
+        w = w * line.reshape(-1, *[1] * (len(space) - 1 - axis))
+    return w
+
+
+def active(cond: Cond, sigma: Sigma, process: Process) -> Tensor:
+    """Where σ lies in a conditioning's window, ends included; on the CPU, of σ's shape."""
+    start, end = (None if p is None else process.sigma_at(p) for p in cond.window)
+    inside = torch.ones_like(sigma, dtype=torch.bool)
+    if start is not None:
+        inside = inside & (sigma <= start)
+    return inside if end is None else inside & (sigma >= end)
+
+
+def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ctx: Ctx) -> list[Latent]:
+    """Each prompt's clean latent: D = Σ w_e D_e/Σ w_e over its active conditionings, 0 where it has none.
+
+    Conditionings of equal crops and inputs share network calls.
+    """
+    process = ctx.span.process
+    entries: list[tuple[int, Placed, Tensor]] = []
+    for j, prompt in enumerate(place(prompts, x.shape[2:])):
+        now = [(p, active(p.cond, sigma, process)) for p in prompt]
+        now = [(p, inside) for p, inside in now if inside.any()]
+        rest = torch.ones_like(x[:1, :1])
+        for p, inside in now:
+            if not p.cond.default:
+                w = weight(p, x)
+                if sigma.ndim:
+                    w = w * inside[p.crop].to(w)
+                rest = rest.expand(max(len(rest), len(w)), 1, *x.shape[2:]).clone()
+                rest[p.crop] -= w
+                entries.append((j, p, w))
+        if any(p.cond.default for p, _ in now) and (rest := rest.clamp(min=0)).any():
+            entries += [(j, p, rest) for p, _ in now if p.cond.default]
+    sums, counts = [torch.zeros_like(x) for _ in prompts], [torch.full_like(x, EMPTY) for _ in prompts]
+    for group in groups(entries, bool(sigma.ndim)):
+        conds = [p.cond for _, p, _ in group]
+        crops = [x[p.crop] for _, p, _ in group]
+        at = sigma[group[0][1].crop] if sigma.ndim else sigma
+        for (j, p, w), D in zip(group, model(torch.cat(crops), at, conds, ctx)):
+            sums[j][p.crop] += D * w
+            counts[j][p.crop] += w
+    return [total.div_(count) for total, count in zip(sums, counts)]
+
+
+def groups(entries: list[tuple[int, Placed, Tensor]], by_place: bool) -> list[list[tuple[int, Placed, Tensor]]]:
+    """Entries that one network call can serve, the later ones of a group first, as in ComfyUI."""
+    left, out = list(entries), []
+    while left:
+        first = left[0]
+        group = [e for e in left if _joins(first[1], e[1], by_place)]
+        left = [e for e in left if not any(e is g for g in group)]
+        out.append(group[::-1])
+    return out
+
+
+def _joins(a: Placed, b: Placed, by_place: bool) -> bool:
+    """Whether two conditionings fit into one call: equal crops and inputs, but for lengths of up to four times."""
+    if a.size != b.size or (by_place and a.offset != b.offset) or a.cond.extra.keys() != b.cond.extra.keys():
+        return False
+    if any(a.cond.extra[key].shape[1:] != b.cond.extra[key].shape[1:] for key in a.cond.extra):
+        return False
+    m, n = a.cond.embeds.shape[1], b.cond.embeds.shape[1]
+    return a.cond.embeds.shape[2] == b.cond.embeds.shape[2] and math.lcm(m, n) <= 4 * min(m, n)

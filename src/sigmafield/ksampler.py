@@ -1,0 +1,155 @@
+"""ComfyUI's KSampler as a function: its schedule, noise, seed and latent rules around one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sigmafield.grid import Grid
+from sigmafield.latents import LatentFormat
+from sigmafield.levels import Levels
+from sigmafield.methods import lookup
+from sigmafield.noise import Gaussian, generator_of, initial_noise, randn
+from sigmafield.param import Sampling
+from sigmafield.run import Run, default_noise, finish
+from sigmafield.schedules import lookup as schedule_of
+from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask
+from sigmafield.types import Denoiser, Latent
+
+DROPS_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
+"""Samplers whose schedule is made with a step more and loses its last level above 0."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a run gives, in the VAE's scale: samples, and the clean latent that its last evaluation saw."""
+
+    samples: Latent
+    denoised: Latent
+    nfe: int = 0
+
+
+def ksampler_sigmas(levels: Levels, sampler: str, scheduler: str, steps: int, denoise: float | None = None) -> Tensor:
+    """KSampler's schedule: the last steps + 1 levels of one with ⌊steps/denoise⌋ steps; none for denoise ≤ 0.
+
+    For `DROPS_PENULTIMATE` the schedule has a step more, and its last level above 0 is left out.
+    """
+
+    def whole(n: int) -> Tensor:
+        if sampler not in DROPS_PENULTIMATE:
+            return schedule_of(scheduler)(n, levels)
+        sigmas = schedule_of(scheduler)(n + 1, levels)
+        return torch.cat([sigmas[:-2], sigmas[-1:]])
+
+    lookup(sampler)
+    if denoise is None or denoise > 0.9999:
+        return whole(steps)
+    return whole(int(steps / denoise))[-(steps + 1) :] if denoise > 0 else torch.empty(0, dtype=torch.float64)
+
+
+def window(
+    sigmas: Tensor, start_step: int | None = None, last_step: int | None = None, force_full_denoise: bool = False
+) -> Tensor:
+    """The levels from start_step to last_step; with force_full_denoise a run that ends early ends at 0.
+
+    Empty where start_step is at or behind the end: then nothing is sampled.
+    """
+    if last_step is not None and last_step < len(sigmas) - 1:
+        sigmas = sigmas[: last_step + 1].clone()
+        if force_full_denoise:
+            sigmas[-1] = 0
+    if start_step is not None:
+        sigmas = sigmas[start_step:] if start_step < len(sigmas) - 1 else sigmas[:0]
+    return sigmas
+
+
+def repaired(latent: Latent, latents: LatentFormat) -> Latent:
+    """An empty latent with as many channels and axes as the network's; others as they are."""
+    if not latent.any() and latent.shape[1] != latents.channels:
+        times = -(-latents.channels // latent.shape[1])
+        latent = latent.repeat(1, times, *[1] * (latent.ndim - 2))[:, : latents.channels]
+    return latent[:, :, None] if latents.axes == 3 and latent.ndim == 4 else latent
+
+
+def sample_custom(
+    guider: Denoiser,
+    sampling: Sampling,
+    latents: LatentFormat,
+    sampler: str,
+    sigmas: Tensor,
+    latent: Latent,
+    noise: Latent,
+    seed: int | torch.Generator,
+    *,
+    mask: Tensor | None = None,
+    mask_of: MaskOf | None = None,
+    random_inpaint: bool = False,
+    **params: object,
+) -> Sampled:
+    """A run from a latent in the VAE's scale, as SamplerCustomAdvanced makes it.
+
+    noise: the initial noise; seed: of the sampler's own, or for churn the generator that drew the noise;
+    mask, mask_of: see `Inpaint`; random_inpaint: noise of its own for what the mask keeps, from seed + 1 (`ddim`).
+    Without levels the latent is returned as it is.
+    """
+    if not len(sigmas):
+        return Sampled(latent, latent)
+    process, method = sampling.process, lookup(sampler)
+    source = latents.to_network(latent) if latent.any() else latent
+    grid = Grid(sigmas, process)
+    x = process.start(grid.sigmas[0], noise, source)
+    denoiser = guider
+    number = seed.initial_seed() if isinstance(seed, torch.Generator) else seed
+    if mask is not None:
+        kept = randn(number + 1, noise.shape).to(noise) if random_inpaint else noise
+        m = fit_mask(mask, source)
+        denoiser = Inpaint(guider, source, kept, m, process, mask_of or (lambda sigma, mask: mask))
+    goes_on = method.noise == "churn" and isinstance(seed, torch.Generator) and not random_inpaint
+    own = Gaussian(seed, x.shape, x.dtype) if goes_on else default_noise(method, number, grid, x)
+    run = Run(denoiser, method, grid, own, params)
+    end = finish(run, x)
+    out = latents.to_vae(process.finish(run.grid.sigmas[-1], end.x).float())
+    clean = out if end.pred is None else latents.to_vae(end.pred.x0.float())
+    return Sampled(out, clean, end.nfe)
+
+
+def ksampler(
+    guider: Denoiser,
+    sampling: Sampling,
+    latents: LatentFormat,
+    latent: Latent,
+    *,
+    seed: int = 0,
+    steps: int = 20,
+    sampler: str = "euler",
+    scheduler: str = "simple",
+    denoise: float | None = None,
+    start_step: int | None = None,
+    last_step: int | None = None,
+    force_full_denoise: bool = False,
+    disable_noise: bool = False,
+    batch_index: Sequence[int] | None = None,
+    mask: Tensor | None = None,
+    mask_of: MaskOf | None = None,
+) -> Sampled:
+    """KSampler and KSamplerAdvanced: noise from the seed, schedule from names, a latent in the VAE's scale.
+
+    guider: `Guider(model, positive, negative, cfg)` or another; latent: empty (zeros), or an encoded image.
+    return_with_leftover_noise of the Advanced node is `not force_full_denoise`; its add_noise, `not disable_noise`.
+    batch_index: which draw of the noise each sample is. mask: 1 = denoise. Raises ValueError for unknown names.
+    """
+    latent = repaired(latent, latents)
+    generator = generator_of(seed)
+    if disable_noise:
+        noise = torch.zeros_like(latent, device="cpu")
+    else:
+        noise = initial_noise(generator, latent.shape, batch_index, latent.dtype)
+    sigmas = ksampler_sigmas(sampling.levels, sampler, scheduler, steps, denoise)
+    sigmas = window(sigmas, start_step, last_step, force_full_denoise)
+    return sample_custom(
+        guider, sampling, latents, sampler, sigmas, latent, noise.to(latent.device), generator,
+        mask=mask, mask_of=mask_of, random_inpaint=sampler == "ddim",
+    )  # fmt: skip

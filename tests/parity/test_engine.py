@@ -1,0 +1,124 @@
+"""Whole KSampler runs against the reference's numbers, and its network calls; to 1e-4 of max |expected|."""
+
+from dataclasses import replace
+
+import torch
+
+from sigmafield.families import family
+from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
+from sigmafield.ksampler import ksampler, ksampler_sigmas, sample_custom, window
+from sigmafield.latents import latent_format
+from sigmafield.models.pipeline import Pipeline
+from sigmafield.spatial.inpaint import differential
+from sigmafield.types import Area, Cond
+
+FAMILIES = {
+    "sd15": "SD15", "sdxl": "SDXL", "vpred": "SD20_V", "vpred_zsnr": "SDXL_V_ZSNR", "edm": "SDXL_Playground_2_5",
+    "svd": "SVD_img2vid", "sd3": "SD3", "aura": "AuraFlow", "flux": "Flux",
+}  # fmt: skip
+KINDS = {"sd15": "eps", "sdxl": "eps", "vpred": "v", "vpred_zsnr": "v", "edm": "edm", "svd": "v"}
+TOLERANCE = {"dpm_adaptive": 1e-3, "dpm_fast": 1e-3, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
+
+
+class Counted:
+    """The reference's network for a model, as a pipeline that counts its calls and rows."""
+
+    def __init__(self, name, reference):
+        self.family = family(FAMILIES[name])
+        self.sampling = self.family.sampling()
+        self.format = latent_format(self.family.latent_format)
+        self.calls = self.rows = 0
+        data = 0.5 if name == "edm" else 1.0
+
+        def network(xs, t, cond):
+            self.calls, self.rows = self.calls + 1, self.rows + len(xs)
+            kind, c = KINDS.get(name, "flow"), cond.embeds.mean((1, 2))
+            return reference.network(kind, xs, self.sampling.levels.sigma(t).float(), c, data)
+
+        nothing = lambda *_: None  # noqa: E731
+        self.pipe = Pipeline(name, self.sampling, self.format, nothing, network, nothing, nothing, (8, 8))
+
+    def cond(self, entry, case):
+        made = Cond(torch.full((1, entry.get("tokens", 2), 3), entry["value"]))
+        for node, inputs in entry.get("nodes", []):
+            made = NODES[node](made, case, **inputs)
+        return made
+
+
+def changed(cond, **values):
+    return replace(cond, **values)
+
+
+NODES = {
+    "ConditioningSetArea": lambda c, case, width, height, x, y, strength: changed(
+        c, area=Area((height // 8, width // 8), (y // 8, x // 8)), strength=strength
+    ),
+    "ConditioningSetAreaPercentage": lambda c, case, width, height, x, y, strength: changed(
+        c, area=Area((height, width), (y, x), relative=True), strength=strength
+    ),
+    "ConditioningSetAreaStrength": lambda c, case, strength: changed(c, strength=strength),
+    "ConditioningSetTimestepRange": lambda c, case, start, end: changed(c, window=(start, end)),
+    "ConditioningSetMask": lambda c, case, mask, strength, set_cond_area: changed(
+        c, mask=case.tensor(mask), mask_strength=strength, bounds=set_cond_area == "mask bounds"
+    ),
+}
+
+
+def compare(ours, expected, tolerance, what):
+    scale = max(float(expected.abs().max()), 1e-12)
+    error = float((ours - expected).abs().max()) / scale
+    assert error <= tolerance, f"{what} differ by {error:.2e} of max |expected|"
+    return error
+
+
+def test_engine(engine_case, reference, worst):
+    case = engine_case
+    if case["kind"] == "guider":
+        return guider(case, reference)
+    net = Counted(case["model"], reference)
+    positive, negative = ([net.cond(e, case) for e in case[key]] for key in ("positive", "negative"))
+    latent = case.tensor(case["latent"])
+    mask_of = None
+    if case["differential_diffusion_strength"] is not None:
+        sigmas = ksampler_sigmas(
+            net.sampling.levels, case["sampler"], case["scheduler"], case["steps"], case["denoise"]
+        )
+        sigmas = window(sigmas, case["start_step"], case["last_step"], case["force_full_denoise"])
+        mask_of = differential(net.sampling.levels, sigmas, case["differential_diffusion_strength"])
+    out = ksampler(
+        Guider(net.pipe.model, positive, negative, case["cfg"]),
+        net.sampling,
+        net.format,
+        latent,
+        mask=case.tensor(case["mask"]) if case["mask"] else None,
+        mask_of=mask_of,
+        **{key: case[key] for key in (
+            "seed", "steps", "sampler", "scheduler", "denoise", "start_step", "last_step", "force_full_denoise",
+            "disable_noise", "batch_index",
+        )},
+    )  # fmt: skip
+    tolerance = TOLERANCE.get(case["sampler"], 1e-4)
+    error = compare(out.samples, case.expected("samples"), tolerance, "samples")
+    worst[f"engine {case['sampler']}"] = max(worst.get(f"engine {case['sampler']}", 0.0), error)
+    if "x0" in case.row["out"]:
+        compare(out.denoised, case.expected("x0"), tolerance, "denoised latents")
+    assert net.calls <= case["network_calls"]
+    assert net.rows <= case["network_samples"]
+
+
+def guider(case, reference):
+    net = Counted(case["model"], reference)
+    P, M, N = (Cond(torch.full((1, 2, 3), case["conds"][key])) for key in ("positive", "middle", "negative"))
+    p, model = case["params"], net.pipe.model
+    made = {
+        "basic": lambda: Guider(model, P),
+        "dual": lambda: DualGuider(model, P, M, N, p["cfg_conds"], p["cfg_cond2_negative"]),
+        "dual_nested": lambda: DualGuider(model, P, M, N, p["cfg_conds"], p["cfg_cond2_negative"], nested=True),
+        "perpneg": lambda: PerpNegGuider(model, P, N, M, p["cfg"], p["neg_scale"]),
+    }[case["guider"]]()
+    noise = case.tensor(case["noise"])
+    sigmas = case.tensor(case["sigmas"])
+    out = sample_custom(
+        made, net.sampling, net.format, case["sampler"], sigmas, torch.zeros_like(noise), noise, case["seed"]
+    )
+    compare(out.samples, case.expected("samples"), 1e-4, "samples")

@@ -34,6 +34,11 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return pixels.permute(2, 0, 1)[None].float() / 255
 
 
+def to_mask(picture: Image.Image) -> Tensor:
+    """Tensor [1, H, W] in [0, 1] of a picture's brightness: 1 where it is white."""
+    return torch.from_numpy(np.array(picture.convert("L")))[None].float() / 255
+
+
 def open_picture(path: str | Path) -> Image.Image:
     """A picture from a file, read whole. FileNotFoundError or ValueError if there is none that can be read."""
     try:

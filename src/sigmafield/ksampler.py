@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from sigmafield.param import Sampling
 from sigmafield.run import Run, default_noise, finish
 from sigmafield.schedules import lookup as schedule_of
 from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask
-from sigmafield.types import Denoiser, Latent
+from sigmafield.types import Denoiser, Latent, State
 
 DROPS_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
 """Samplers whose schedule is made with a step more and loses its last level above 0."""
@@ -32,16 +33,24 @@ class Sampled:
     nfe: int = 0
 
 
-def ksampler_sigmas(levels: Levels, sampler: str, scheduler: str, steps: int, denoise: float | None = None) -> Tensor:
+def ksampler_sigmas(
+    levels: Levels,
+    sampler: str,
+    scheduler: str,
+    steps: int,
+    denoise: float | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Tensor:
     """KSampler's schedule: the last steps + 1 levels of one with ⌊steps/denoise⌋ steps; none for denoise ≤ 0.
 
-    For `DROPS_PENULTIMATE` the schedule has a step more, and its last level above 0 is left out.
+    For `DROPS_PENULTIMATE` the schedule has a step more, and its last level above 0 is left out. params: the
+    schedule's own. `steps` network evaluations are made whatever `denoise` is.
     """
 
     def whole(n: int) -> Tensor:
         if sampler not in DROPS_PENULTIMATE:
-            return schedule_of(scheduler)(n, levels)
-        sigmas = schedule_of(scheduler)(n + 1, levels)
+            return schedule_of(scheduler)(n, levels, **(params or {}))
+        sigmas = schedule_of(scheduler)(n + 1, levels, **(params or {}))
         return torch.cat([sigmas[:-2], sigmas[-1:]])
 
     lookup(sampler)
@@ -74,6 +83,39 @@ def repaired(latent: Latent, latents: LatentFormat) -> Latent:
     return latent[:, :, None] if latents.axes == 3 and latent.ndim == 4 else latent
 
 
+def open_run(
+    guider: Denoiser,
+    sampling: Sampling,
+    sampler: str,
+    sigmas: Tensor,
+    source: Latent,
+    noise: Latent,
+    seed: int | torch.Generator,
+    *,
+    mask: Tensor | None = None,
+    mask_of: MaskOf | None = None,
+    random_inpaint: bool = False,
+    **params: Any,
+) -> tuple[Run, State]:
+    """A run from a latent in the network's scale, and its start: iterate them, or `finish`.
+
+    noise: the initial noise; seed: of the sampler's own, or the generator that drew the noise, which churn goes on
+    with; mask, mask_of: see `Inpaint`; random_inpaint: other noise for what the mask keeps, from seed + 1 (`ddim`);
+    params: the sampler's.
+    """
+    process, method, grid = sampling.process, lookup(sampler), Grid(sigmas, sampling.process)
+    x = process.start(grid.sigmas[0], noise, source)
+    number = seed.initial_seed() if isinstance(seed, torch.Generator) else seed
+    if mask is not None:
+        kept = randn(number + 1, noise.shape).to(noise) if random_inpaint else noise
+        keep = (lambda sigma, mask: mask) if mask_of is None else mask_of
+        guider = Inpaint(guider, source, kept, fit_mask(mask, source), process, keep)
+    goes_on = method.noise == "churn" and isinstance(seed, torch.Generator) and x.device.type == "cpu"
+    own = Gaussian(seed, x.shape, x.dtype) if goes_on else default_noise(method, number, grid, x)
+    run = Run(guider, method, grid, own, params)
+    return run, run.start(x)
+
+
 def sample_custom(
     guider: Denoiser,
     sampling: Sampling,
@@ -83,37 +125,19 @@ def sample_custom(
     latent: Latent,
     noise: Latent,
     seed: int | torch.Generator,
-    *,
-    mask: Tensor | None = None,
-    mask_of: MaskOf | None = None,
-    random_inpaint: bool = False,
-    **params: object,
+    **options: Any,
 ) -> Sampled:
-    """A run from a latent in the VAE's scale, as SamplerCustomAdvanced makes it.
+    """A run from a latent in the VAE's scale, as SamplerCustomAdvanced makes it; `options` are those of `open_run`.
 
-    noise: the initial noise; seed: of the sampler's own, or for churn the generator that drew the noise;
-    mask, mask_of: see `Inpaint`; random_inpaint: noise of its own for what the mask keeps, from seed + 1 (`ddim`).
-    Without levels the latent is returned as it is.
+    Without levels the latent is returned as it is; an empty one has no shift, as in ComfyUI.
     """
     if not len(sigmas):
         return Sampled(latent, latent)
-    process, method = sampling.process, lookup(sampler)
     source = latents.to_network(latent) if latent.any() else latent
-    grid = Grid(sigmas, process)
-    x = process.start(grid.sigmas[0], noise, source)
-    denoiser = guider
-    number = seed.initial_seed() if isinstance(seed, torch.Generator) else seed
-    if mask is not None:
-        kept = randn(number + 1, noise.shape).to(noise) if random_inpaint else noise
-        m = fit_mask(mask, source)
-        denoiser = Inpaint(guider, source, kept, m, process, mask_of or (lambda sigma, mask: mask))
-    goes_on = method.noise == "churn" and isinstance(seed, torch.Generator) and not random_inpaint
-    own = Gaussian(seed, x.shape, x.dtype) if goes_on else default_noise(method, number, grid, x)
-    run = Run(denoiser, method, grid, own, params)
-    end = finish(run, x)
-    out = latents.to_vae(process.finish(run.grid.sigmas[-1], end.x).float())
-    clean = out if end.pred is None else latents.to_vae(end.pred.x0.float())
-    return Sampled(out, clean, end.nfe)
+    run, start = open_run(guider, sampling, sampler, sigmas, source, noise, seed, **options)
+    end = finish(run, start)
+    out = latents.to_vae(sampling.process.finish(run.end, end.x).float())
+    return Sampled(out, out if end.pred is None else latents.to_vae(end.pred.x0.float()), end.nfe)
 
 
 def ksampler(

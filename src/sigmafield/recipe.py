@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 
 from sigmafield import images, schedules
-from sigmafield.grid import Grid
 from sigmafield.guidance.guider import Guider
+from sigmafield.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
 from sigmafield.models.pipeline import Pipeline
-from sigmafield.noise import Gaussian, generator_of, initial_noise
-from sigmafield.run import Run, default_noise, finish
-from sigmafield.types import Latent, State
+from sigmafield.noise import generator_of, initial_noise
+from sigmafield.run import Run, finish
+from sigmafield.types import Area, Latent, State
+
+
+@dataclass(frozen=True)
+class Region:
+    """A prompt of its own for a box of the picture, in pixels; strength ≥ 0, its weight against other prompts there.
+
+    Raises ValueError for a box without pixels and a strength below 0.
+    """
+
+    prompt: str
+    x: int
+    y: int
+    width: int
+    height: int
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.x < 0 or self.y < 0 or self.width < 1 or self.height < 1:
+            box = f"{self.x},{self.y},{self.width},{self.height}"
+            raise ValueError(f"a region's x and y must be ≥ 0, its width and height ≥ 1; got {box}")
+        if not self.strength >= 0:
+            raise ValueError(f"a region's strength must be ≥ 0; got {self.strength}")
 
 
 @dataclass(frozen=True)
@@ -29,7 +51,9 @@ class Recipe:
     prompt, negative: text; model: 'tiny' or a path; sampler, scheduler: names, with `params` and `scheduler_params`;
     steps ≥ 1; cfg: guidance, 1 = none; seed: 0 … 2⁶⁴ − 1, of the whole batch; width, height: in pixels, None =
     the model's own, or the image's; denoise: 0 < d ≤ 1, share of the schedule that an input image goes through;
-    image: path of the input image; image_sha256: of its bytes, filled in so that a replay knows it again.
+    image: path of the input image; mask: of a picture whose white parts are drawn anew and whose black ones are kept,
+    grey in between; their _sha256: of the bytes, filled in so that a replay knows them again; regions: prompts for
+    parts of the picture; start_step, last_step: run only these steps of the schedule.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -47,6 +71,11 @@ class Recipe:
     denoise: float = 1.0
     image: str | None = None
     image_sha256: str | None = None
+    mask: str | None = None
+    mask_sha256: str | None = None
+    regions: Sequence[Region] = ()
+    start_step: int | None = None
+    last_step: int | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
 
@@ -63,9 +92,19 @@ class Recipe:
             raise ValueError(f"denoise must be above 0 and at most 1; got {self.denoise}")
         if self.denoise < 1 and self.image is None:
             raise ValueError(f"denoise {self.denoise} needs an image to start from; without one it must be 1")
-        if self.image is not None and self.image_sha256 is None:
-            images.open_picture(self.image)
-            object.__setattr__(self, "image_sha256", images.digest(self.image))
+        if self.mask is not None and self.image is None:
+            raise ValueError(f"mask {self.mask} needs an image whose parts it keeps")
+        for name in ("image", "mask"):
+            path = getattr(self, name)
+            if path is not None and getattr(self, f"{name}_sha256") is None:
+                images.open_picture(path)
+                object.__setattr__(self, f"{name}_sha256", images.digest(path))
+        last = self.steps if self.last_step is None else self.last_step
+        if not 0 <= (self.start_step or 0) < min(last, self.steps):
+            raise ValueError(
+                f"start_step must be at least 0 and below last_step and steps = {self.steps}; "
+                f"got {self.start_step} and {self.last_step}"
+            )
         if (self.width is None) != (self.height is None):
             raise ValueError(f"width and height go together; got {self.width} and {self.height}")
 
@@ -86,6 +125,7 @@ class Recipe:
         for name in values:
             if name not in known:
                 raise ValueError(f"the recipe has an unknown entry {name!r}{near_miss(name, known)}")
+        values["regions"] = tuple(Region(**region) for region in values.get("regions", ()))
         return cls(**values)
 
 
@@ -101,7 +141,7 @@ class Job:
     @torch.no_grad()
     def pictures(self, state: State) -> list[Image.Image]:
         """The pictures of a finished run."""
-        x = self.run.grid.process.finish(self.run.grid.sigmas[-1], state.x)
+        x = self.run.grid.process.finish(self.run.end, state.x)
         return images.to_pictures(self.pipe.decode(x))
 
     @torch.no_grad()
@@ -115,23 +155,27 @@ class Job:
 @torch.no_grad()
 def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     """Encode the text and the image, build the schedule, draw the noise. ValueError for what the model refuses."""
-    method, sampling = lookup(recipe.sampler), pipe.sampling
+    sampling = pipe.sampling
     source = read_image(recipe) if recipe.image else None
     size = size_of(recipe, pipe, source)
     latent = initial_latent(recipe, pipe, source, size)
-    schedule = schedules.lookup(recipe.scheduler)
-    sigmas = schedules.denoise_tail(schedule, recipe.steps, sampling.levels, recipe.denoise, **recipe.scheduler_params)
+    sigmas = ksampler_sigmas(
+        sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
+    )
+    sigmas = window(sigmas, recipe.start_step, recipe.last_step)
     stream = generator_of(recipe.seed)
-    first = initial_noise(stream, latent.shape).to(pipe.device)
-    x = sampling.process.start(sigmas[0], first, latent)
-    grid = Grid(sigmas, sampling.process)
-    # churn goes on in the stream that the initial noise began, as ComfyUI's does
-    goes_on = method.noise == "churn" and pipe.device.type == "cpu"
-    noise = Gaussian(stream, latent.shape) if goes_on else default_noise(method, recipe.seed, grid, x)
-    positive = pipe.encode_text([recipe.prompt], size)
-    negative = pipe.encode_text([recipe.negative], size)
-    run = Run(Guider(pipe.model, positive, negative, recipe.cfg), method, grid, noise, recipe.params)
-    return Job(recipe, pipe, run, run.start(x))
+    noise = initial_noise(stream, latent.shape).to(pipe.device)
+    positive = [pipe.encode_text([recipe.prompt], size)]
+    for region in recipe.regions:
+        cond = pipe.encode_text([region.prompt], size)
+        positive.append(replace(cond, area=area_of(region, size, pipe.latent.factor), strength=region.strength))
+    guider = Guider(pipe.model, positive, pipe.encode_text([recipe.negative], size), recipe.cfg)
+    mask = images.to_mask(read_image(recipe, "mask")).to(pipe.device) if recipe.mask else None
+    run, start = open_run(
+        guider, sampling, recipe.sampler, sigmas, latent, noise, stream,
+        mask=mask, random_inpaint=recipe.sampler == "ddim", **recipe.params,
+    )  # fmt: skip
+    return Job(recipe, pipe, run, start)
 
 
 def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
@@ -140,12 +184,24 @@ def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
     return job.pictures(finish(job.run, job.start))
 
 
-def read_image(recipe: Recipe) -> Image.Image:
-    """The recipe's input image; ValueError if it is not the one that the recipe was made with."""
-    picture = images.open_picture(str(recipe.image))
-    if recipe.image_sha256 and images.digest(str(recipe.image)) != recipe.image_sha256:
-        raise ValueError(f"{recipe.image} has changed since this recipe was made: its SHA-256 differs")
+def read_image(recipe: Recipe, name: Literal["image", "mask"] = "image") -> Image.Image:
+    """The recipe's input image or mask; ValueError if it is not the one that the recipe was made with."""
+    path, known = str(getattr(recipe, name)), getattr(recipe, f"{name}_sha256")
+    picture = images.open_picture(path)
+    if known and images.digest(path) != known:
+        raise ValueError(f"{path} has changed since this recipe was made: its SHA-256 differs")
     return picture
+
+
+def area_of(region: Region, size: tuple[int, int], factor: int) -> Area:
+    """A region in latent places; ValueError if it does not lie in the picture of (height, width), or between places."""
+    box = {"x": region.x, "y": region.y, "width": region.width, "height": region.height}
+    for name, value in box.items():
+        if value % factor:
+            raise ValueError(f"a region's {name} must be a multiple of {factor}, the VAE's factor; got {value}")
+    if region.x + region.width > size[1] or region.y + region.height > size[0]:
+        raise ValueError(f"the region {','.join(map(str, box.values()))} is not within {size[1]}x{size[0]} pixels")
+    return Area((region.height // factor, region.width // factor), (region.y // factor, region.x // factor))
 
 
 def size_of(recipe: Recipe, pipe: Pipeline, source: Image.Image | None) -> tuple[int, int]:

@@ -32,6 +32,8 @@ class Run:
     params: Mapping[str, Any] = field(default_factory=dict)
     rng: Tensor | None = field(init=False, default=None, repr=False)
     """The noise source's state when the run was made: every start of this run begins there."""
+    end: Tensor = field(init=False, repr=False)
+    """The last level, which `Process.finish` is given: the schedule's own where a method stops before it."""
 
     def __post_init__(self) -> None:
         name, sigmas = self.method.name, self.grid.sigmas
@@ -46,6 +48,7 @@ class Run:
         if isinstance(self.noise, Silent) and self.draws:
             raise ValueError(f"{name} draws noise: give a source, such as Keyed(seeds, x.shape)")
         object.__setattr__(self, "rng", self.noise.get_state())
+        object.__setattr__(self, "end", (sigmas if self.method.stops_early else self.grid.sigmas)[-1:].squeeze(0))
 
     @property
     def draws(self) -> bool:

@@ -12,7 +12,6 @@ from sigmafield.levels import betas
 from sigmafield.maths import lincomb, near_miss, safe_div
 from sigmafield.methods import METHODS
 from sigmafield.run import sample
-from sigmafield.schedules import SCHEDULES, denoise_tail
 from sigmafield.types import Pred
 
 SAMPLINGS = {
@@ -49,17 +48,6 @@ def test_discrete_levels_and_timesteps_are_inverse(name):
     torch.testing.assert_close(levels.timestep(levels.sigma(t)), t.double())
     assert levels.sigma_at(0.0) == 999999999.9
     assert levels.sigma_at(1.0) == 0.0
-
-
-def test_denoise_tail_keeps_the_steps_and_starts_later():
-    levels, schedule = SAMPLINGS["eps"].levels, SCHEDULES["karras"]
-    assert torch.equal(denoise_tail(schedule, 10, levels, 1.0), schedule(10, levels))
-    tail = denoise_tail(schedule, 10, levels, 0.5)
-    assert torch.equal(tail, schedule(20, levels)[10:])
-    with pytest.raises(ValueError, match="above 0 and at most 1; got 0"):
-        denoise_tail(schedule, 10, levels, 0.0)
-    with pytest.raises(ValueError, match="steps must be ≥ 1; got 0"):
-        schedule(0, levels)
 
 
 @settings(max_examples=40, deadline=None)

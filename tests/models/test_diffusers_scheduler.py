@@ -68,7 +68,7 @@ def run_of(model: str, name: str, sigmas: Tensor, x: Tensor, noise: Any = None, 
 
 def ours(run: Run, x: Tensor) -> Tensor:
     """The clean latent of a run."""
-    return run.grid.process.finish(run.grid.sigmas[-1], finish(run, x).x)
+    return run.grid.process.finish(run.end, finish(run, x).x)
 
 
 def scheduler(model: str, sampler: str, **settings: Any) -> SigmafieldScheduler:

@@ -74,6 +74,21 @@ def sample(
         float,
         typer.Option(help="How much to change it: above 0, up to 1 = all new.", rich_help_panel="Image to image"),
     ] = 1.0,
+    mask: Annotated[
+        Optional[Path],
+        typer.Option(help="Picture: white is drawn anew, black kept.", rich_help_panel="Image to image"),
+    ] = None,
+    region: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--positive-region",
+            metavar="X,Y,W,H:PROMPT[:STRENGTH]",
+            help="A prompt for a box, in pixels; repeat for more.",
+            rich_help_panel="Regions",
+        ),
+    ] = None,
+    start: Annotated[Optional[int], typer.Option(help="First step to run.", rich_help_panel="Sampling")] = None,
+    end: Annotated[Optional[int], typer.Option(help="Step to stop before.", rich_help_panel="Sampling")] = None,
     model: Model = "tiny",
     device: Device = None,
     dtype: Dtype = None,
@@ -86,7 +101,7 @@ def sample(
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
     from sigmafield import schedules
-    from sigmafield.cli.draw import parse_params, parse_size, report, user_errors
+    from sigmafield.cli.draw import parse_params, parse_region, parse_size, report, user_errors
     from sigmafield.methods import lookup
     from sigmafield.recipe import Recipe
 
@@ -94,7 +109,9 @@ def sample(
         width, height = parse_size(size)
         recipe = Recipe(
             prompt, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
-            str(image) if image else None, params=parse_params(lookup(sampler), param or []),
+            str(image) if image else None, mask=str(mask) if mask else None,
+            regions=tuple(parse_region(text) for text in region or []), start_step=start, last_step=end,
+            params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
         )  # fmt: skip
     report(recipe, output, device=device, dtype=dtype, as_json=as_json)

@@ -21,7 +21,7 @@ from sigmafield.checkpoint import save_state
 from sigmafield.cli.terminal import Display
 from sigmafield.methods import Method
 from sigmafield.models import load
-from sigmafield.recipe import Job, Recipe, open_job
+from sigmafield.recipe import Job, Recipe, Region, open_job
 from sigmafield.schedules import Schedule
 from sigmafield.types import State
 
@@ -49,6 +49,23 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
     if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"size must be WIDTHxHEIGHT in pixels, such as 512x768; got {text!r}")
     return int(width), int(height)
+
+
+def parse_region(text: str) -> Region:
+    """A region from 'x,y,width,height:prompt' or 'x,y,width,height:prompt:strength'."""
+    box, colon, rest = text.partition(":")
+    prompt, _, strength = rest.rpartition(":")
+    try:
+        weight = float(strength) if prompt else 1.0
+    except ValueError:  # a colon of the prompt's own
+        prompt, weight = "", 1.0
+    try:
+        x, y, width, height = (int(number) for number in box.split(","))
+    except ValueError:
+        colon = ""
+    if not colon or not rest:
+        raise ValueError(f"a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:STRENGTH; got {text!r}")
+    return Region(prompt or rest, x, y, width, height, weight)
 
 
 def parse_params(owner: Method | Schedule, pairs: list[str]) -> dict[str, Any]:

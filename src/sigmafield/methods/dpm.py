@@ -21,6 +21,7 @@ END = 1e-5
 
 @method(
     "dpm_adaptive",
+    stops_early=True,
     order=3,
     evals=3,
     noise="gaussian",
@@ -130,7 +131,15 @@ def macro_steps(grid: Grid) -> Grid:
     return replace(grid, sigmas=(-t).exp().double(), asked=grid.n)
 
 
-@method("dpm_fast", order=3, evals=3, noise="gaussian", grid=macro_steps, paper="arXiv:2206.00927 App. D.3")
+@method(
+    "dpm_fast",
+    order=3,
+    evals=3,
+    noise="gaussian",
+    stops_early=True,
+    grid=macro_steps,
+    paper="arXiv:2206.00927 App. D.3",
+)
 def dpm_fast(x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 0.0, s_noise: float = 1.0) -> Step:
     """DPM-Solver-fast: steps of third order, and what is left of the n evaluations in one or two of lower order.
 

@@ -22,7 +22,8 @@ class Method:
     noise: the source that ComfyUI gives it (none; churn: the stream of the initial noise, and only with
     s_churn > 0; gaussian: a stream of its own; brownian: a Brownian path drawn on the CPU or on the device);
     adaptive: chooses its own steps, each `step` is an attempt; linear: in x, predictions and noises;
-    need_uncond: uses the unconditional prediction (CFG++); grid: what it does to the schedule first.
+    need_uncond: uses the unconditional prediction (CFG++); grid: what it does to the schedule first;
+    stops_early: at the last level above 0, so that x keeps its noise.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Method:
     adaptive: bool = False
     linear: bool = True
     need_uncond: bool = False
+    stops_early: bool = False
     grid: Callable[[Grid], Grid] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
 

@@ -118,4 +118,4 @@ class InsideOut:
         except StopIteration as end:
             x, self._mem = end.value
         self._step, self._i = None, self._i + 1
-        return x if self._i < run.grid.n else run.grid.process.finish(run.grid.sigmas[-1], x)
+        return x if self._i < run.grid.n else run.grid.process.finish(run.end, x)

@@ -15,7 +15,7 @@ from sigmafield.schedules.trained import (  # isort: skip  (the order of registr
 )
 from sigmafield.schedules.ends import exponential, karras, kl_optimal, laplace, polyexponential, vp
 from sigmafield.schedules.published import align_your_steps, flux2, gits, ltxv, optimal_steps
-from sigmafield.schedules.registry import SCHEDULES, Schedule, denoise_tail, lookup
+from sigmafield.schedules.registry import SCHEDULES, Schedule, lookup
 from sigmafield.schedules.tools import (
     SPACINGS,
     extend_intermediate,
@@ -28,7 +28,7 @@ from sigmafield.schedules.tools import (
 )
 
 __all__ = [
-    "SCHEDULES", "SPACINGS", "Schedule", "align_your_steps", "beta", "ddim_uniform", "denoise_tail", "exponential",
+    "SCHEDULES", "SPACINGS", "Schedule", "align_your_steps", "beta", "ddim_uniform", "exponential",
     "extend_intermediate", "flip", "flux2", "gits", "karras", "kl_optimal", "laplace", "linear_quadratic", "lookup",
     "ltxv", "manual", "normal", "optimal_steps", "polyexponential", "sd_turbo", "set_first", "sgm_uniform",
     "sigma_at", "simple", "split", "split_denoise", "vp",

@@ -1,4 +1,4 @@
-"""The table of schedules: what each one is called, what it needs, and how a part of one is taken."""
+"""The table of schedules: what each one is called, what it needs."""
 
 from __future__ import annotations
 
@@ -88,15 +88,3 @@ def lookup(name: str) -> Schedule:
 def to_zero(sigmas: Tensor) -> Tensor:
     """The levels rounded to float32, as the reference has them, in float64 and with the final 0."""
     return torch.cat([sigmas.float().double(), torch.zeros_like(sigmas[:1], dtype=torch.float64)])
-
-
-def denoise_tail(schedule: Schedule, steps: int, levels: Levels, denoise: float = 1.0, **params: Any) -> Tensor:
-    """The last steps + 1 levels of a schedule with ⌊steps/denoise⌋ steps: image to image, 0 < denoise ≤ 1.
-
-    Above 0.9999 it is the whole schedule. `steps` network evaluations are made whatever `denoise` is.
-    """
-    if not 0 < denoise <= 1:
-        raise ValueError(f"denoise must be above 0 and at most 1; got {denoise}")
-    if denoise > 0.9999:
-        return schedule(steps, levels, **params)
-    return schedule(int(steps / denoise), levels, **params)[-(steps + 1) :]

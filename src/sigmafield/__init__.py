@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from sigmafield.models.analytic import Mixture
     from sigmafield.models.pipeline import Pipeline
     from sigmafield.noise import Gaussian, Keyed
-    from sigmafield.recipe import Job, Recipe, generate, open_job
+    from sigmafield.recipe import Job, Recipe, Region, generate, open_job
     from sigmafield.run import Run, finish, iterate, sample
     from sigmafield.schedules import SCHEDULES
-    from sigmafield.types import Cond, Ctx, Pred, State
+    from sigmafield.types import Area, Cond, Ctx, Pred, State
 
 _HOME = {
     "brownian": ("Brownian",),
@@ -32,17 +32,17 @@ _HOME = {
     "models.analytic": ("Mixture",),
     "models.pipeline": ("Pipeline",),
     "noise": ("Gaussian", "Keyed"),
-    "recipe": ("Job", "Recipe", "generate", "open_job"),
+    "recipe": ("Job", "Recipe", "Region", "generate", "open_job"),
     "run": ("Run", "finish", "iterate", "sample"),
     "schedules": ("SCHEDULES",),
-    "types": ("Cond", "Ctx", "Pred", "State"),
+    "types": ("Area", "Cond", "Ctx", "Pred", "State"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("sigmafield")
 __all__ = [
-    "METHODS", "SCHEDULES", "VE", "Brownian", "Cond", "Ctx", "Flow", "Gaussian", "Grid", "Guider", "Job",
-    "Keyed", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Run", "Span", "State", "finish", "generate",
+    "METHODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Ctx", "Flow", "Gaussian", "Grid", "Guider", "Job",
+    "Keyed", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Region", "Run", "Span", "State", "finish", "generate",
     "iterate", "load", "load_state", "open_job", "sample", "save_state",
 ]  # fmt: skip
 

@@ -113,7 +113,7 @@ def test_relative_areas_round_as_shares():
 
 def test_feather_rises_from_inner_borders_only():
     (placed,) = place([[cond(1.0, area=Area((8, 16), (4, 0)))]], (16, 16))[0]
-    w = weight(placed, X)[0, 0]
+    w = weight(placed, 2, (16, 16))[0, 0]
     assert w[:, 0].tolist() == [0.5, 1, 1, 1, 1, 1, 1, 0.5]
     assert (w == w[:, :1]).all()
 
@@ -158,6 +158,11 @@ def test_lengths_share_a_call_up_to_four_times():
 def test_masks_of_another_batch_are_refused():
     with pytest.raises(ValueError, match="a mask must be for 1 sample or a divisor of the batch 2; got 3"):
         at(X, [[cond(1.0, mask=torch.ones(3, 16, 16))]])
+
+
+def test_areas_outside_of_the_latent_are_refused():
+    with pytest.raises(ValueError, match="lies outside of the latent's .16, 16."):
+        at(X, [[cond(1.0, area=Area((4, 4), (20, 0)))]])
 
 
 SIGMA = torch.tensor(1.0, dtype=torch.float64)

@@ -17,6 +17,9 @@ from sigmafield.types import Area, Cond, Ctx, Latent, Model, Sigma
 Prompt = Sequence[Cond]
 """The conditionings that make up one prompt."""
 
+Entry = tuple[int, "Placed", Tensor]
+"""Which prompt, a conditioning of it, and its weights."""
+
 EMPTY = 1e-37
 """Added to the sum of weights, so that places without any give 0."""
 
@@ -95,7 +98,10 @@ def _clipped(area: Area | None, space: Sequence[int]) -> tuple[tuple[int, ...], 
     lack = len(space) - len(area.size)
     size = [*space[:lack], *area.size] if lack >= 0 else area.size[: len(space)]
     offset = [*(0 for _ in range(lack)), *area.offset] if lack >= 0 else area.offset[: len(space)]
-    return tuple(min(n - int(o), int(s)) for s, o, n in zip(size, offset, space)), tuple(map(int, offset))
+    size = tuple(min(n - int(o), int(s)) for s, o, n in zip(size, offset, space))
+    if min(size) < 1:
+        raise ValueError(f"the area {area.size} at {area.offset} lies outside of the latent's {tuple(space)}")
+    return size, tuple(map(int, offset))
 
 
 def fitted(mask: Tensor, space: Sequence[int]) -> Tensor:
@@ -106,21 +112,23 @@ def fitted(mask: Tensor, space: Sequence[int]) -> Tensor:
     return F.interpolate(mask[None].float(), tuple(space[-2:]), mode="bilinear")[0]
 
 
-def weight(placed: Placed, x: Latent) -> Tensor:
-    """w of a conditioning in its box, to broadcast over [B, C, *crop]: mask and strength, or strength and feather."""
-    cond, space = placed.cond, x.shape[2:]
+def weight(placed: Placed, batch: int, space: Sequence[int]) -> Tensor:
+    """w of a conditioning in its box, to broadcast over [B, C, *crop]: mask and strength, or strength and feather.
+
+    Made where the mask is, on the CPU as a rule, so that nothing waits for a device.
+    """
+    cond = placed.cond
     if cond.mask is not None:
-        mask = fitted(cond.mask.to(x), space)[placed.crop] * (cond.mask_strength * cond.strength)
-        if len(mask) > len(x) or len(x) % len(mask):
-            raise ValueError(f"a mask must be for 1 sample or a divisor of the batch {len(x)}; got {len(mask)}")
-        return mask.repeat(len(x) // len(mask), *[1] * len(space))[:, None]
-    w = torch.full((1, 1, *placed.size), cond.strength, dtype=x.dtype, device=x.device)
+        mask = fitted(cond.mask, space)[placed.crop].float() * (cond.mask_strength * cond.strength)
+        if batch % len(mask):
+            raise ValueError(f"a mask must be for 1 sample or a divisor of the batch {batch}; got {len(mask)}")
+        return mask.repeat(batch // len(mask), *[1] * len(space))[:, None]
+    w = torch.full((1, 1, *placed.size), cond.strength)
     if cond.area is None:
         return w
     for axis, (n, o, whole) in enumerate(zip(placed.size, placed.offset, space)):
         ramp = min(8, n // 4)
-        line = torch.ones(n, dtype=x.dtype, device=x.device)
-        rise = (torch.arange(ramp, dtype=x.dtype, device=x.device) + 1) / max(ramp, 1)
+        line, rise = torch.ones(n), torch.arange(1, ramp + 1) / max(ramp, 1)
         if o:
             line[:ramp] *= rise
         if o + n < whole:
@@ -143,18 +151,14 @@ def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ct
 
     Conditionings of equal crops and inputs share network calls.
     """
-    process = ctx.span.process
-    entries: list[tuple[int, Placed, Tensor]] = []
-    for j, prompt in enumerate(place(prompts, x.shape[2:])):
-        now = [(p, active(p.cond, sigma, process)) for p in prompt]
-        now = [(p, inside) for p, inside in now if inside.any()]
-        rest = torch.ones_like(x[:1, :1])
+    space, entries = x.shape[2:], []
+    for j, prompt in enumerate(place(prompts, space)):
+        now = [(p, inside) for p in prompt if (inside := active(p.cond, sigma, ctx.span.process)).any()]
+        rest = torch.ones(len(x), 1, *space)
         for p, inside in now:
             if not p.cond.default:
-                w = weight(p, x)
-                if sigma.ndim:
-                    w = w * inside[p.crop].to(w)
-                rest = rest.expand(max(len(rest), len(w)), 1, *x.shape[2:]).clone()
+                w = weight(p, len(x), space)
+                w = w * inside[p.crop] if sigma.ndim else w
                 rest[p.crop] -= w
                 entries.append((j, p, w))
         if any(p.cond.default for p, _ in now) and (rest := rest.clamp(min=0)).any():
@@ -165,12 +169,13 @@ def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ct
         crops = [x[p.crop] for _, p, _ in group]
         at = sigma[group[0][1].crop] if sigma.ndim else sigma
         for (j, p, w), D in zip(group, model(torch.cat(crops), at, conds, ctx)):
+            w = w.to(x.device, x.dtype, non_blocking=True)
             sums[j][p.crop] += D * w
             counts[j][p.crop] += w
     return [total.div_(count) for total, count in zip(sums, counts)]
 
 
-def groups(entries: list[tuple[int, Placed, Tensor]], by_place: bool) -> list[list[tuple[int, Placed, Tensor]]]:
+def groups(entries: Sequence[Entry], by_place: bool) -> list[list[Entry]]:
     """Entries that one network call can serve, the later ones of a group first, as in ComfyUI."""
     left, out = list(entries), []
     while left:

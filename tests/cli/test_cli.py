@@ -121,6 +121,29 @@ def test_interrupted_run_resumes_to_the_same_pixels(how, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([checkpoint, out, whole])
 
 
+def test_a_mask_keeps_the_black_part_and_a_region_changes_its_box(heart, tmp_path):
+    mask, out = tmp_path / "mask.png", tmp_path / "out.png"
+    half = np.zeros((32, 32), np.uint8)
+    half[:, 16:] = 255
+    Image.fromarray(half).save(mask)
+    options = ["-o", out, "--steps", 6, "--cfg", 3]
+    assert run("sample", "green apple", "--image", heart, "--mask", mask, *options, "--seed", 4).exit_code == 0
+    change = np.abs(pixels(out).astype(int) - pixels(heart)).mean((0, 2))
+    assert change[:28].mean() < change[36:].mean() / 3  # not 0: the kept half goes through the VAE too
+    region = ["--positive-region", "32,0,32,64:green apple:4"]
+    assert run("sample", "a red heart", *region, *options, "--seed", 5).exit_code == 0
+    change = np.abs(pixels(out).astype(int) - pixels(heart)).mean((0, 2))
+    assert change[:24].mean() < change[40:].mean() / 2
+    again = run("replay", out)
+    assert again.exit_code == 0, again.output
+
+
+def test_a_run_of_some_steps_stops_there(tmp_path):
+    assert (
+        "6 evaluations" in run("sample", "x", "-o", tmp_path / "a.png", "--start", 2, "--end", 8, "--steps", 10).output
+    )
+
+
 ERRORS = [
     (["--sampler", "dpmp_2m"], "unknown sampler 'dpmp_2m'; did you mean dpmpp_2m"),
     (["--scheduler", "kerras"], "unknown scheduler 'kerras'; did you mean karras?"),
@@ -138,6 +161,14 @@ ERRORS = [
     (["--param", "eta"], "a parameter must be name=value, such as eta=0.5; got 'eta'"),
     (["--sampler", "euler", "--param", "s_churn=much"], "euler's s_churn must be float; got 'much'"),
     (["--sampler", "er_sde", "--param", "noise_scaler=1"], "er_sde's noise_scaler is a function: give it in Python"),
+    (["--scheduler-param", "rh=5"], "karras has no parameter 'rh'; did you mean rho?"),
+    (["--scheduler", "flux2"], "flux2 is for flows, whose noise levels end at 1; this network's go up to 14.6146"),
+    (["--mask", "m.png"], "mask m.png needs an image whose parts it keeps"),
+    (["--positive-region", "apple"], "a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:STRENGTH; got 'apple'"),
+    (["--positive-region", "3,0,8,8:x"], "a region's x must be a multiple of 4, the VAE's factor; got 3"),
+    (["--positive-region", "32,0,64,8:x"], "the region 32,0,64,8 is not within 64x64 pixels"),
+    (["--positive-region", "0,0,8,8:x:-1"], "a region's strength must be ≥ 0; got -1.0"),
+    (["--start", "20"], "start_step must be at least 0 and below last_step and steps = 20; got 20 and None"),
     (["--model", "nowhere/at/all"], "nowhere/at/all"),
     (["--device", "gpu"], "unknown device 'gpu'"),
     (["--dtype", "float61"], "unknown dtype 'float61'; did you mean float16"),

@@ -148,6 +148,24 @@ def test_the_other_prompt_is_cut_to_an_areas_box():
     assert sorted(model.rows) == [4, 4]  # whole: both prompts; box: both prompts
 
 
+def test_it_is_cut_from_the_smallest_of_its_boxes_around():
+    """The empty prompt's own halves: the inner area is given the smaller one's words."""
+    inner = cond(2.0, area=Area((4, 4), (0, 0)))
+    half, quarter = cond(5.0, area=Area((8, 16), (0, 0))), cond(7.0, area=Area((8, 8), (0, 0)))
+    for order in ([half, quarter], [quarter, half]):
+        added = place([[inner], [cond(1.0), *order]], (16, 16))[1][-1]
+        assert (added.size, float(added.cond.embeds.mean())) == ((4, 4), 7.0)
+
+
+def test_bounds_are_the_masks_box_of_at_least_8():
+    mask = torch.zeros(16, 16)
+    mask[3:13, 5:7] = 0.1
+    (found,) = place([[cond(1.0, mask=mask, bounds=True)]], (16, 16))[0]
+    assert (found.size, found.offset) == ((10, 8), (3, 5))
+    (nothing,) = place([[cond(1.0, mask=mask * 0, bounds=True)]], (16, 16))[0]
+    assert (nothing.size, nothing.offset) == ((8, 8), (0, 0))
+
+
 def test_lengths_share_a_call_up_to_four_times():
     for lengths, calls in {(77, 154, 231): 1, (77, 385): 2}.items():
         model = Model()
@@ -260,3 +278,10 @@ def test_latent_formats_go_there_and_back(name):
     picture = form.to_rgb(x) if form.axes > 1 else None
     assert picture is None or (picture.shape[:2] == (2, 3) and 0 <= float(picture.min()) <= float(picture.max()) <= 1)
     assert math.isfinite(float(x.abs().max()))
+
+
+def test_a_videos_picture_is_its_first_frame():
+    form = formats()["Wan21"]
+    x = torch.randn(1, 16, 3, 4, 5)
+    assert torch.equal(form.to_rgb(x), form.to_rgb(x[:, :, :1]))
+    assert not torch.equal(form.to_rgb(x), form.to_rgb(x.flip(2)))

@@ -147,6 +147,15 @@ def test_a_consistency_models_levels_are_every_twentieth():
     assert some.timestep(some.sigmas.double()).tolist() == list(range(19, 1000, 20))
 
 
+def test_a_consistency_model_is_bound_to_x_at_the_end():
+    """D = c_skip x + c_out (x − σ F) with τ = 10 t: at t = 19, τ = 190."""
+    sampling = discrete_sampling("lcm", betas())
+    _, c_skip, c_out = sampling.prediction(torch.tensor(sampling.levels.sigma_min, dtype=torch.float64))
+    skip, out = 0.25 / (190**2 + 0.25), 190 / (190**2 + 0.25) ** 0.5
+    assert float(c_skip) == pytest.approx(skip + out, rel=1e-12)
+    assert float(c_out) == pytest.approx(-sampling.levels.sigma_min * out, rel=1e-12)
+
+
 ERRORS = {
     "unknown": (lambda: schedules.lookup("kerras"), "unknown scheduler 'kerras'; did you mean karras?"),
     "steps": (lambda: SCHEDULES["karras"](0, NETWORKS["ve"]), "steps must be ≥ 1; got 0"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 
@@ -51,10 +51,13 @@ class LatentFormat:
             x = x.unflatten(1, (2, -1)).movedim(1, 3).flatten(2, 3)[:, :, 1:]
         return x * _channels(self.std, x) / self.scale + _channels(self.shift, x)
 
-    def to_rgb(self, x: Tensor) -> Tensor | None:
-        """Rough pictures [B, 3, height, width] in [0, 1] of network latents (their first frame); None without `rgb`."""
+    def to_rgb(self, x: Tensor) -> Tensor:
+        """Rough pictures [B, 3, height, width] in [0, 1] of network latents (their first frame).
+
+        Raises ValueError for a format without `rgb`.
+        """
         if not self.rgb:
-            return None
+            raise ValueError("nobody has measured what latents of this format look like: it has no rgb factors")
         x = x[:, :, 0] if x.ndim == 5 else x
         x = F.pixel_shuffle(x, self.rgb_shuffle)
         weights, bias = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (self.rgb, self.rgb_bias))
@@ -80,3 +83,11 @@ def latent_format(name: str) -> LatentFormat:
     if name not in formats():
         raise ValueError(f"unknown latent format {name!r}{near_miss(name, formats())}")
     return formats()[name]
+
+
+def recognised(form: LatentFormat) -> LatentFormat:
+    """The format with what is known of latents of these numbers: what they look like; itself where nothing is."""
+    for known in formats().values():
+        if (known.channels, known.scale, known.shift, known.std) == (form.channels, form.scale, form.shift, form.std):
+            return replace(known, factor=form.factor)
+    return form

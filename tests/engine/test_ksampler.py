@@ -10,7 +10,7 @@ from sigmafield.grid import VE, Grid
 from sigmafield.guidance.cond import place, predict, weight
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
 from sigmafield.ksampler import DROPS_PENULTIMATE, ksampler, ksampler_sigmas, open_run, window
-from sigmafield.latents import LatentFormat, formats
+from sigmafield.latents import LatentFormat, formats, recognised
 from sigmafield.run import finish
 from sigmafield.schedules import SCHEDULES
 from sigmafield.spatial.inpaint import Inpaint, differential, fit_mask
@@ -275,8 +275,13 @@ def test_latent_formats_go_there_and_back(name):
     x = form.to_network(z)
     assert x.shape[1] == form.channels
     torch.testing.assert_close(form.to_vae(x), z)
-    picture = form.to_rgb(x) if form.axes > 1 else None
-    assert picture is None or (picture.shape[:2] == (2, 3) and 0 <= float(picture.min()) <= float(picture.max()) <= 1)
+    if form.rgb:
+        picture = form.to_rgb(x)
+        assert picture.shape[:2] == (2, 3)
+        assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
+    else:
+        with pytest.raises(ValueError, match="no rgb factors"):
+            form.to_rgb(x)
     assert math.isfinite(float(x.abs().max()))
 
 
@@ -285,3 +290,10 @@ def test_a_videos_picture_is_its_first_frame():
     x = torch.randn(1, 16, 3, 4, 5)
     assert torch.equal(form.to_rgb(x), form.to_rgb(x[:, :, :1]))
     assert not torch.equal(form.to_rgb(x), form.to_rgb(x.flip(2)))
+
+
+def test_a_vaes_numbers_tell_its_format():
+    assert recognised(LatentFormat(4, 8, 0.13025)).rgb == formats()["SDXL"].rgb
+    assert recognised(LatentFormat(16, 4, 0.3611, 0.1159)).factor == 4
+    unknown = LatentFormat(4, 8, 0.5)
+    assert recognised(unknown) is unknown

@@ -65,6 +65,13 @@ def test_text(model: str, request: pytest.FixtureRequest) -> None:
     assert torch.equal(cond.embeds, want) and not cond.extra
 
 
+def test_previews_are_of_the_latents_own_colours(sd1: tuple[Path, Any]) -> None:
+    pipe = load(sd1[0])
+    assert pipe.preview is not None
+    pictures = pipe.preview(torch.randn(2, 4, 8, 8))
+    assert pictures.shape == (2, 3, 8, 8) and 0 <= pictures.min() <= pictures.max() <= 1
+
+
 def test_text_of_xl(sdxl: tuple[Path, Any]) -> None:
     folder, pipe = sdxl
     embeds, negative, pooled, negative_pooled = pipe.encode_prompt(["a red heart"], device=CPU, negative_prompt=[""])

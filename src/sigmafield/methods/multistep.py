@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -39,14 +40,21 @@ def adams(x: Latent, s: Span, mem: Memory, order: int, weights: Weights, D: Late
     return lincomb(1 + own, x, -own, D, *(v for pair in zip(c[1:], history[1:]) for v in pair)), keep
 
 
+@cache
+def gauss(n: int) -> tuple[list[float], list[float]]:
+    """Points and weights of n-point Gauss–Legendre quadrature on [−1, 1]."""
+    points, weights = np.polynomial.legendre.leggauss(n)
+    return points.tolist(), weights.tolist()
+
+
 def lagrange_integrals(nodes: list[Sigma], low: Sigma, high: Sigma) -> list[Sigma]:
     """∫ L_j over [low, high] of the Lagrange basis on the nodes, by Gauss–Legendre: exact for these polynomials."""
-    points, weights = np.polynomial.legendre.leggauss(max(1, (len(nodes) + 1) // 2))
+    points, weights = gauss(max(1, (len(nodes) + 1) // 2))
     half, mid = (high - low) / 2, (high + low) / 2
     out = []
     for j, node in enumerate(nodes):
         total = torch.zeros_like(high)
-        for p, w in zip(points.tolist(), weights.tolist()):
+        for p, w in zip(points, weights):
             value = torch.ones_like(high)
             for q, other in enumerate(nodes):
                 if q != j:

@@ -33,18 +33,20 @@ def vp(sigma: Sigma) -> tuple[Sigma, Sigma, Sigma]:
     return log_a.exp().double(), rest.sqrt().double(), (log_a - 0.5 * rest.log()).double()
 
 
-def unipc_weights(spans: Sequence[Span], order: int, corrector: bool, variant: str) -> tuple[Sigma, list[Sigma]]:
-    """(a, [w_t, w_0, w_1, …]) of x' = a x + w_t D_t + Σ w_j D_j over spans[0], with earlier spans as history.
+def unipc_weights(
+    levels: Sequence[tuple[Sigma, Sigma, Sigma]], order: int, corrector: bool, variant: str
+) -> tuple[Sigma, list[Sigma]]:
+    """(a, [w_t, w_0, w_1, …]) of x' = a x + w_t D_t + Σ w_j D_j from levels[1] to levels[0], each as `vp` gives it.
 
-    D_0 is at spans[0].sigma, D_j one step further back each; D_t at its end, for the corrector.
+    D_0 is at levels[1], D_j one level further back each; D_t at levels[0], for the corrector.
     Where an interval of the history is frozen, the order is 1.
     """
-    (a, s, lam), (a_next, s_next, lam_next) = vp(spans[0].sigma), vp(spans[0].sigma_next)
+    (a_next, s_next, lam_next), (a, s, lam) = levels[:2]
     h = lam_next - lam
     one = torch.ones_like(h)
     frozen = h.abs() < FROZEN
     h = torch.where(frozen, one, h)
-    r = [(vp(spans[j].sigma)[2] - lam) / h for j in range(1, order)]
+    r = [(levels[j + 1][2] - lam) / h for j in range(1, order)]
     plain = torch.zeros_like(frozen)
     for ratio in r:
         plain = plain | (ratio.abs() < FROZEN)
@@ -82,6 +84,7 @@ def uni_pc(x: Latent, s: Span, mem: Memory, noise: Noise, *, variant: Literal["b
         w from B(h) = −h (bh1) or e^(−h) − 1 (bh2), of order min(3, n − 1), rising at the start, falling at the end
 
     The run ends at σ = 0.001 instead of 0, without a corrector. With one step x is only scaled, as in ComfyUI.
+    An update is 9 terms, as both halves sum over the history: 12 copies' worth of memory traffic.
     """
     D = (yield x, s.sigma).x0
     top = min(3, s.n - 1)
@@ -92,12 +95,11 @@ def uni_pc(x: Latent, s: Span, mem: Memory, noise: Noise, *, variant: Literal["b
         return k if k < top else min(top, s.n + 1 - k)
 
     history = [D, *(mem[f"D{j}"] for j in range(1, 4) if f"D{j}" in mem)]
+    levels = [vp(s.sigma_next), *(vp(s.at(-j).sigma) for j in range(min(s.i + 1, 4)))]
     if s.i:
-        spans = [s.at(-1 - j) for j in range(min(s.i, 3))]
-        a, w = unipc_weights(spans, order(s.i), True, variant)
+        a, w = unipc_weights(levels[1:], order(s.i), True, variant)
         x = lincomb(a, mem["x"], *(v for pair in zip(w, history) for v in pair))
-    spans = [s.at(-j) for j in range(min(s.i + 1, 3))]
-    a, w = unipc_weights(spans, order(s.i + 1), False, variant)
+    a, w = unipc_weights(levels, order(s.i + 1), False, variant)
     predicted = lincomb(a, x, *(v for pair in zip(w[1:], history) for v in pair))
     return predicted, {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sigmafield.latents import LatentFormat
+from sigmafield.latents import LatentFormat, recognised
 from sigmafield.models.directory import Directory, needed, open_directory, read_json, weights
 from sigmafield.models.picture import codec, sides
 from sigmafield.models.pipeline import Network, Pipeline
@@ -57,6 +57,7 @@ def load_diffusers(model: str | Path, device: torch.device, dtype: torch.dtype) 
         decode=decode,
         size=sides(config.get("sample_size"), latent.factor, 64),
         device=device,
+        preview=latent.to_rgb if latent.rgb else None,
     )
 
 
@@ -113,7 +114,8 @@ def load_vae(where: Directory, device: torch.device, dtype: torch.dtype) -> tupl
             f"{folder}: latents_mean and latents_std are not supported; supported: scaling_factor, shift_factor"
         )
     factor = 2 ** (len(c.block_out_channels) - 1)
-    return vae, LatentFormat(c.latent_channels, factor, float(c.scaling_factor), float(c.shift_factor or 0)), dtype
+    form = LatentFormat(c.latent_channels, factor, float(c.scaling_factor), float(c.shift_factor or 0))
+    return vae, recognised(form), dtype
 
 
 def check_network(folder: Path, config: dict[str, Any], channels: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sigmafield.latents import LatentFormat
+from sigmafield.latents import LatentFormat, recognised
 from sigmafield.models.directory import open_directory, read_json, weights
 from sigmafield.models.picture import codec, sides
 from sigmafield.models.pipeline import Pipeline
@@ -41,7 +41,9 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
     vae_dtype = torch.float32 if upcast else dtype
     vae = read_module(VAE, vae_folder, device, vae_dtype)
     c = vae.config
-    latent = LatentFormat(c.latent_channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0))
+    latent = recognised(
+        LatentFormat(c.latent_channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0))
+    )
     encode, decode = codec(vae.encode, vae.decode, latent, device, vae_dtype)
 
     def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:

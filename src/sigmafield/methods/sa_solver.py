@@ -83,7 +83,7 @@ def sa_solver(
     at 0, fall at the end; 1 ≤ predictor_order ≤ 6, 0 ≤ corrector_order ≤ 6. use_pece: evaluate again after
     correcting. simple_order_2: cheaper weights at order 2. The weights here are exact; the reference solves for
     them in float32, which costs it 2e-5 at 20 steps and 4e-4 at 50 (default orders).
-    An update is 13 terms at full order, as both halves sum over the history: 20 copies' worth of memory traffic.
+    An update is up to 13 terms, as both halves sum over the history: the most memory traffic of all methods.
     """
     if not (1 <= predictor_order <= 6 and 0 <= corrector_order <= 6):
         raise ValueError(

@@ -84,7 +84,7 @@ def uni_pc(x: Latent, s: Span, mem: Memory, noise: Noise, *, variant: Literal["b
         w from B(h) = −h (bh1) or e^(−h) − 1 (bh2), of order min(3, n − 1), rising at the start, falling at the end
 
     The run ends at σ = 0.001 instead of 0, without a corrector. With one step x is only scaled, as in ComfyUI.
-    An update is 9 terms, as both halves sum over the history: 12 copies' worth of memory traffic.
+    An update is up to 9 terms, as both halves sum over the history.
     """
     D = (yield x, s.sigma).x0
     top = min(3, s.n - 1)

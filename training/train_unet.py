@@ -55,6 +55,7 @@ def main():
     ap.add_argument("--init", type=Path, help="the output folder of an earlier run: start from its UNet")
     ap.add_argument("--out", type=Path, default=Path("unet"))
     ap.add_argument("--steps", type=int, default=7000)
+    ap.add_argument("--stop", type=int, help="end after this step, on the way that --steps plans")
     ap.add_argument("--batch", type=int, default=32)
     ap.add_argument("--lr", type=float, default=1e-3)
     ap.add_argument("--text-lr", type=float, default=0.1, help="the text encoder's rate as a share of --lr")
@@ -95,7 +96,8 @@ def main():
     start, losses = time.time(), []
     curve = (args.out / "curve.csv").open("w")
     curve.write("step,images,seconds,train,eval\n")
-    for step in range(1, args.steps + 1):
+    end = args.stop or args.steps
+    for step in range(1, end + 1):
         captions = rng.integers(0, len(data.rows), args.batch)
         picks = np.array([data.draw(rng, c, args.turned) for c in captions])
         ids = data.tokens([data.text(rng, i, args.empty) for i in picks])
@@ -112,11 +114,11 @@ def main():
         plan.step()
         average.update()
         losses.append(loss.item())
-        if step % 250 == 0 or step == args.steps:
+        if step % 250 == 0 or step == end:
             average.swap()
             with torch.no_grad():
                 error = F.mse_loss(unet(eval_noisy, eval_t, text(eval_ids).last_hidden_state).sample, eval_v).item()
-            if step % args.save == 0 or step == args.steps:
+            if step % args.save == 0 or step == end:
                 unet.save_pretrained(args.out / "unet")
                 text.save_pretrained(args.out / "text_encoder")
             average.swap()

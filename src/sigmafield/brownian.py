@@ -47,8 +47,8 @@ class Brownian:
 
     Memory, for a tree of d = log₂((σ_max − σ_min)/10⁻⁶) levels (24 for Stable Diffusion): at most 3 d nodes of a latent
     each while a schedule is followed step by step, 5 d if stages within the steps are asked for as well; in any other
-    order, `capacity` and the 4 d that one interval may need. Besides, the last 4 increments. Nodes that no step to come
-    needs are dropped, and their memory is used again.
+    order, `capacity` and the 4 d that one interval may need, 6 d where several threads draw for it at once. Besides,
+    the last 4 increments. Nodes that no step to come needs are dropped, and their memory is used again.
 
     seed: entropy of the tree, or a list of one seed a sample, so that a sample is the same in any batch.
     shape: of the whole latent [B, …]. σ must be a number, not a field. drawn_on: the device that the tree lives on.

@@ -137,12 +137,13 @@ def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
     assert len(source._answers) <= ANSWERS
 
 
-def test_memory_has_a_bound_without_a_schedule():
-    """Questions at random hold no more than the capacity and what one of them needs."""
+@pytest.mark.parametrize("threads, most", [(1, 4), (3, 6)], indirect=["threads"])
+def test_memory_has_a_bound_without_a_schedule(threads, most):
+    """Questions at random hold no more than the capacity and what one needs, drawn one by one or all at once."""
     source = Recorded(3, Grid(SIGMAS, VE()), (1, 1, 2, 2), capacity=30)
     for a, b in (0.03 + 14.5 * torch.rand(200, 2, generator=torch.Generator().manual_seed(0))).tolist():
         source(span(a, b))
-    assert max(source.held) <= 30 + 4 * 24
+    assert max(source.held) <= 30 + most * 24
 
 
 @pytest.mark.parametrize("r", [1.0, 0.5, 0.3])

@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from sigmafield.levels import betas
-from sigmafield.maths import near_miss
+from sigmafield.maths import named, near_miss
 from sigmafield.param import (
     Sampling,
     cascade_sampling,
@@ -69,6 +69,4 @@ def families() -> dict[str, Family]:
 
 def family(name: str) -> Family:
     """The family of that name; ValueError with the near miss if there is none."""
-    if name not in families():
-        raise ValueError(f"unknown model family {name!r}{near_miss(name, families())}")
-    return families()[name]
+    return named(families(), name, "model family")

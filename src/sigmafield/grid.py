@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from sigmafield.levels import stable_diffusion_at
+from sigmafield.levels import stable_diffusion_at, time_shift
 from sigmafield.maths import lincomb
 from sigmafield.types import Latent, Sigma
 
@@ -81,8 +81,7 @@ class Flow:
 
     def sigma_at(self, percent: float) -> float:
         """σ at a share of the way through the network's levels: 1 at 0, 0 at 1."""
-        u = min(max(1 - percent, 0.0), 1.0)
-        return self.shift * u / (1 + (self.shift - 1) * u)
+        return time_shift(self.shift, min(max(1 - percent, 0.0), 1.0))
 
     @property
     def first(self) -> float:

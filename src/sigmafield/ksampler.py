@@ -12,12 +12,13 @@ from torch import Tensor
 from sigmafield.grid import Grid
 from sigmafield.latents import LatentFormat
 from sigmafield.levels import Levels
+from sigmafield.maths import filled
 from sigmafield.methods import lookup
 from sigmafield.noise import Gaussian, generator_of, initial_noise, randn
 from sigmafield.param import Sampling
 from sigmafield.run import Run, default_noise, finish
 from sigmafield.schedules import lookup as schedule_of
-from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask
+from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask, unchanged
 from sigmafield.types import Denoiser, Latent, State
 
 DROPS_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
@@ -78,8 +79,7 @@ def window(
 def repaired(latent: Latent, latents: LatentFormat) -> Latent:
     """An empty latent with as many channels and axes as the network's; others as they are."""
     if not latent.any() and latent.shape[1] != latents.channels:
-        times = -(-latents.channels // latent.shape[1])
-        latent = latent.repeat(1, times, *[1] * (latent.ndim - 2))[:, : latents.channels]
+        latent = filled(latent, latents.channels, axis=1)
     return latent[:, :, None] if latents.axes == 3 and latent.ndim == 4 else latent
 
 
@@ -93,7 +93,7 @@ def open_run(
     seed: int | torch.Generator,
     *,
     mask: Tensor | None = None,
-    mask_of: MaskOf | None = None,
+    mask_of: MaskOf = unchanged,
     random_inpaint: bool = False,
     **params: Any,
 ) -> tuple[Run, State]:
@@ -108,8 +108,7 @@ def open_run(
     number = seed.initial_seed() if isinstance(seed, torch.Generator) else seed
     if mask is not None:
         kept = randn(number + 1, noise.shape).to(noise) if random_inpaint else noise
-        keep = (lambda sigma, mask: mask) if mask_of is None else mask_of
-        guider = Inpaint(guider, source, kept, fit_mask(mask, source), process, keep)
+        guider = Inpaint(guider, source, kept, fit_mask(mask, source), process, mask_of)
     goes_on = method.noise == "churn" and isinstance(seed, torch.Generator) and x.device.type == "cpu"
     own = Gaussian(seed, x.shape, x.dtype) if goes_on else default_noise(method, number, grid, x)
     run = Run(guider, method, grid, own, params)
@@ -157,7 +156,7 @@ def ksampler(
     disable_noise: bool = False,
     batch_index: Sequence[int] | None = None,
     mask: Tensor | None = None,
-    mask_of: MaskOf | None = None,
+    mask_of: MaskOf = unchanged,
 ) -> Sampled:
     """KSampler and KSamplerAdvanced: noise from the seed, schedule from names, a latent in the VAE's scale.
 

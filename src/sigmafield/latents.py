@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sigmafield.maths import near_miss
+from sigmafield.maths import named
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,7 @@ def formats() -> dict[str, LatentFormat]:
 
 def latent_format(name: str) -> LatentFormat:
     """The format of that name; ValueError with the near miss if there is none."""
-    if name not in formats():
-        raise ValueError(f"unknown latent format {name!r}{near_miss(name, formats())}")
-    return formats()[name]
+    return named(formats(), name, "latent format")
 
 
 def recognised(form: LatentFormat) -> LatentFormat:

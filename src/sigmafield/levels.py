@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from sigmafield.maths import near_miss
 from sigmafield.types import Sigma
+
+Time = TypeVar("Time", float, Tensor)
 
 BEGINNING = 999999999.9
 """The level at 0 % of variance exploding processes: above every σ, so that whatever begins there is active."""
@@ -177,13 +180,18 @@ def shifted_flow(shift: float = 1.0, multiplier: float = 1000.0, n: int = 1000) 
     """
     if shift <= 0:
         raise ValueError(f"shift must be above 0; got {shift}")
+    sigmas = time_shift(shift, torch.arange(1, n + 1, dtype=torch.float32) / n)
+    at = _between(lambda percent: time_shift(shift, 1 - percent), 1.0)
 
-    def phi(u):
-        return shift * u / (1 + (shift - 1) * u)
+    def sigma(t: Tensor) -> Sigma:
+        return time_shift(shift, t.float() / multiplier).double()
 
-    sigmas = phi(torch.arange(1, n + 1, dtype=torch.float32) / n)
-    at = _between(lambda percent: phi(1 - percent), 1.0)
-    return Levels(sigmas, lambda sigma: sigma * multiplier, lambda t: phi(t.float() / multiplier).double(), at)
+    return Levels(sigmas, lambda sigma: sigma * multiplier, sigma, at)
+
+
+def time_shift(shift: float, u: Time) -> Time:
+    """Φ(u) = s u/(1 + (s − 1) u), of a number or in the precision of a tensor."""
+    return shift * u / (1 + (shift - 1) * u)
 
 
 def flux(mu: float = 1.15) -> Levels:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+V = TypeVar("V")
 
 
 def lincomb(*terms: Tensor | float) -> Tensor:
@@ -50,3 +53,19 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(known)}"
+
+
+def named(table: Mapping[str, V], name: str, kind: str) -> V:
+    """The value of that name in a table of such things; ValueError with the near miss if there is none."""
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}{near_miss(name, table)}")
+    return table[name]
+
+
+def filled(t: Tensor, size: int, axis: int) -> Tensor:
+    """A tensor repeated along an axis, and cut there to that size; a view where the axis has one entry."""
+    if t.shape[axis] == 1:
+        return t.expand(*t.shape[:axis], size, *t.shape[axis + 1 :])
+    times = [1] * t.ndim
+    times[axis] = -(-size // t.shape[axis])
+    return t.repeat(times).narrow(axis, 0, size)

@@ -147,9 +147,9 @@ def cosmos_sampling(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Sampli
     return Sampling(cosmos_rflow, levels, VE(sigma_at=levels.sigma_at))
 
 
-def flow_sampling(shift: float = 3.0, multiplier: float = 1000.0) -> Sampling:
-    """Sampling of a rectified-flow network (Stable Diffusion 3 by default)."""
-    return Sampling(flow, shifted_flow(shift, multiplier), Flow(shift))
+def flow_sampling(shift: float = 3.0, multiplier: float = 1000.0, n: int = 1000) -> Sampling:
+    """Sampling of a rectified-flow network (Stable Diffusion 3 by default) with a table of n levels."""
+    return Sampling(flow, shifted_flow(shift, multiplier, n), Flow(shift))
 
 
 def flux_sampling(mu: float = 1.15) -> Sampling:

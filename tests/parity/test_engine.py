@@ -3,19 +3,16 @@
 from dataclasses import replace
 
 import torch
+from golden_models import FAMILIES
 
 from sigmafield.families import family
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
 from sigmafield.ksampler import ksampler, ksampler_sigmas, sample_custom, window
 from sigmafield.latents import latent_format
 from sigmafield.models.pipeline import Pipeline
-from sigmafield.spatial.inpaint import differential
+from sigmafield.spatial.inpaint import differential, unchanged
 from sigmafield.types import Area, Cond
 
-FAMILIES = {
-    "sd15": "SD15", "sdxl": "SDXL", "vpred": "SD20_V", "vpred_zsnr": "SDXL_V_ZSNR", "edm": "SDXL_Playground_2_5",
-    "svd": "SVD_img2vid", "sd3": "SD3", "aura": "AuraFlow", "flux": "Flux",
-}  # fmt: skip
 KINDS = {"sd15": "eps", "sdxl": "eps", "vpred": "v", "vpred_zsnr": "v", "edm": "edm", "svd": "v"}
 TOLERANCE = {"dpm_adaptive": 1e-3, "dpm_fast": 1e-3, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
 
@@ -81,7 +78,7 @@ def test_engine(engine_case, reference, worst):
     net = Counted(case["model"], reference)
     positive, negative = ([net.cond(e, case) for e in case[key]] for key in ("positive", "negative"))
     latent = case.tensor(case["latent"])
-    mask_of = None
+    mask_of = unchanged
     if case["differential_diffusion_strength"] is not None:
         sigmas = ksampler_sigmas(
             net.sampling.levels, case["sampler"], case["scheduler"], case["steps"], case["denoise"]

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from golden_models import FAMILIES
 
 from sigmafield import schedules
 from sigmafield.families import family
@@ -16,10 +17,6 @@ from sigmafield.param import (
     flux_sampling,
 )
 
-FAMILIES = {
-    "sd15": "SD15", "sdxl": "SDXL", "vpred": "SD20_V", "vpred_zsnr": "SDXL_V_ZSNR", "edm": "SDXL_Playground_2_5",
-    "svd": "SVD_img2vid", "sd3": "SD3", "aura": "AuraFlow", "flux": "Flux",
-}  # fmt: skip
 NAMES = {"v_prediction": "v", "edm_playground_v2.5": "edm"}
 
 

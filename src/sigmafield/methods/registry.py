@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sigmafield.grid import Grid
-from sigmafield.maths import near_miss
+from sigmafield.maths import named, near_miss
 from sigmafield.types import Step
 
 NoiseKind = Literal["none", "churn", "gaussian", "brownian", "brownian_device"]
@@ -76,6 +76,4 @@ def preset(name: str, *, of: str, row: Mapping[str, Any] | None = None, **params
 
 def lookup(name: str) -> Method:
     """The method of that name; ValueError with the near miss if there is none."""
-    if name not in METHODS:
-        raise ValueError(f"unknown sampler {name!r}{near_miss(name, METHODS)}")
-    return METHODS[name]
+    return named(METHODS, name, "sampler")

@@ -16,7 +16,7 @@ from sigmafield.maths import lincomb, near_miss
 from sigmafield.methods import lookup
 from sigmafield.models.inside_out import FromGenerators, InsideOut, Plan, plan
 from sigmafield.models.scheduler import sampling_of
-from sigmafield.param import Sampling, flow, shifted_flow
+from sigmafield.param import Sampling, flow_sampling
 from sigmafield.run import default_noise
 from sigmafield.types import Latent, Pred, Sigma
 
@@ -165,7 +165,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         shift, n = float(c["shift"]), c["num_train_timesteps"]
         if c["use_dynamic_shifting"] and mu is not None:
             shift = math.exp(mu) if c["time_shift_type"] == "exponential" else mu
-        return Sampling(flow, shifted_flow(shift, float(n), n), Flow(shift))
+        return flow_sampling(shift, float(n), n)
 
     def _grid_of(self, steps: int | None, sigmas: Any, timesteps: Any) -> Grid:
         """The schedule that `set_timesteps` was asked for."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.latents import LatentFormat
-from sigmafield.maths import lincomb
+from sigmafield.maths import filled, lincomb
 from sigmafield.param import Sampling
 from sigmafield.types import Cond, Ctx, Latent, Sigma
 
@@ -58,12 +58,7 @@ def stack(conds: Sequence[Cond], rows: int) -> Cond:
     length = math.lcm(*(c.embeds.shape[1] for c in conds))
 
     def join(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([of_rows(t, rows) for t in tensors])
+        return torch.cat([filled(t, rows, axis=0) for t in tensors])
 
     extra = {key: join([c.extra[key] for c in conds]) for key in conds[0].extra}
     return Cond(join([c.embeds.repeat(1, length // c.embeds.shape[1], 1) for c in conds]), extra)
-
-
-def of_rows(t: Tensor, rows: int) -> Tensor:
-    """The rows of a tensor, repeated and cut to so many."""
-    return t.expand(rows, *t.shape[1:]) if len(t) == 1 else t.repeat(-(-rows // len(t)), *[1] * (t.ndim - 1))[:rows]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.levels import Levels
-from sigmafield.maths import near_miss
+from sigmafield.maths import named, near_miss
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,7 @@ def schedule(
 
 def lookup(name: str) -> Schedule:
     """The schedule of that name; ValueError with the near miss if there is none."""
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown scheduler {name!r}{near_miss(name, SCHEDULES)}")
-    return SCHEDULES[name]
+    return named(SCHEDULES, name, "scheduler")
 
 
 def to_zero(sigmas: Tensor) -> Tensor:

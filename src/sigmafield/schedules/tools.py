@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.levels import Levels
-from sigmafield.maths import near_miss
+from sigmafield.maths import named
 
 SPACINGS = {
     "linear": lambda u: u,
@@ -63,11 +63,10 @@ def extend_intermediate(
     """
     if sigmas.ndim != 1:
         raise ValueError(f"extend_intermediate needs one sigma per step; got shape {tuple(sigmas.shape)}")
-    if spacing not in SPACINGS:
-        raise ValueError(f"unknown spacing {spacing!r}{near_miss(spacing, SPACINGS)}")
+    f = named(SPACINGS, spacing, "spacing")
     if steps < 1:
         raise ValueError(f"steps must be ≥ 1; got {steps}")
-    f, out = SPACINGS[spacing], []
+    out = []
     for a, b in zip(sigmas.tolist()[:-1], sigmas.tolist()[1:], strict=True):
         cuts = steps if end <= a <= start else 1
         out += [a + f(j / cuts) * (b - a) if j else a for j in range(cuts)]

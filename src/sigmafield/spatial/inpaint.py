@@ -11,11 +11,16 @@ from torch import Tensor
 
 from sigmafield.grid import Process
 from sigmafield.levels import Levels
-from sigmafield.maths import lincomb
+from sigmafield.maths import filled, lincomb
 from sigmafield.types import Ctx, Denoiser, Latent, Pred, Sigma
 
 MaskOf = Callable[[Sigma, Tensor], Tensor]
 """(σ, mask) → the mask to use at σ."""
+
+
+def unchanged(sigma: Sigma, mask: Tensor) -> Tensor:
+    """The same mask at every σ."""
+    return mask
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Inpaint:
     noise: Latent
     mask: Tensor
     process: Process
-    mask_of: MaskOf = lambda sigma, mask: mask
+    mask_of: MaskOf = unchanged
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         m = self.mask_of(sigma, self.mask)
@@ -59,8 +64,7 @@ def fit_mask(mask: Tensor, like: Latent) -> Tensor:
         mask = F.interpolate(mask, space, mode="trilinear")
     else:
         mask = F.interpolate(mask.reshape(-1, 1, mask.shape[-1]), space, mode="linear")
-    mask = mask.repeat(1, -(-like.shape[1] // mask.shape[1]), *[1] * len(space))[:, : like.shape[1]]
-    return mask.repeat(-(-len(like) // len(mask)), *[1] * (mask.ndim - 1))[: len(like)]
+    return filled(filled(mask, like.shape[1], axis=1), len(like), axis=0)
 
 
 def differential(levels: Levels, sigmas: Tensor, strength: float = 1.0) -> MaskOf:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from sigmafield.levels import stable_diffusion_at, time_shift
@@ -157,6 +157,18 @@ class Span:
     def frozen(self) -> Bool[Tensor, "*field"]:
         """Where nothing happens in this interval."""
         return self.h.abs() < FROZEN
+
+    def history(self, most: int) -> Int[Tensor, "*field"]:
+        """How many intervals right before this one were none of them frozen, at most `most`.
+
+        So many steps a multistep method may look back on: a place that joins late begins without history.
+        """
+        unbroken = torch.ones_like(self.sigma, dtype=torch.bool)
+        count = torch.zeros_like(self.sigma, dtype=torch.int64)
+        for k in range(1, min(self.i, most) + 1):
+            unbroken = unbroken & ~self.at(-k).frozen
+            count = count + unbroken
+        return count
 
     @cached_property
     def ve(self) -> Span:

@@ -253,6 +253,12 @@ class Grid:
         return Span(self.sigmas[i], self.sigmas[i + 1], self.process, i, self.n, self.sigmas, self.asked or self.n)
 
 
+def per_sample(sigma: Sigma) -> Float64[Tensor, "batch"] | None:
+    """The level of each sample of a field [B, 1, *space] that is the same all over each of them; None for others."""
+    rows = sigma.flatten(1)
+    return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
+
+
 def clip_first(grid: Grid) -> Grid:
     """The grid with σ₀ = 1 of a flow, where λ = −∞, replaced by `Flow.first`; others unchanged.
 

@@ -112,6 +112,38 @@ def fitted(mask: Tensor, space: Sequence[int]) -> Tensor:
     return F.interpolate(mask[None].float(), tuple(space[-2:]), mode="bilinear")[0]
 
 
+def cut(cond: Cond, offset: Sequence[int], size: Sequence[int], space: Sequence[int]) -> Cond:
+    """The conditioning of a part of the latent: its spatial inputs cut to the box, in their own resolution.
+
+    offset, size: along each axis of space. Spatial are the inputs of `extra` with as many axes as the latent. What
+    lies outside of the latent is mirrored, as `part` does. area, mask and strength are left to `predict`.
+    """
+    spatial = {key: t for key, t in cond.extra.items() if t.ndim == len(space) + 2}
+    if not spatial or all(o == 0 and n == whole for o, n, whole in zip(offset, size, space)):
+        return cond
+
+    def scaled(t: Tensor) -> Tensor:
+        ratios = [n / whole for n, whole in zip(t.shape[2:], space)]
+        firsts = [round(o * r) for o, r in zip(offset, ratios)]
+        return part(t, firsts, [max(1, round(n * r)) for n, r in zip(size, ratios)])
+
+    return replace(cond, extra={**cond.extra, **{key: scaled(t) for key, t in spatial.items()}})
+
+
+def part(t: Tensor, offset: Sequence[int], size: Sequence[int]) -> Tensor:
+    """A box of the last axes of t; outside of t its part within is mirrored, or repeated at the edge if too small."""
+    for axis, (o, n) in enumerate(zip(offset, size), start=t.ndim - len(size)):
+        low, high = max(o, 0), min(o + n, t.shape[axis])
+        if (low, high) == (o, o + n):
+            t = t.narrow(axis, o, n)
+            continue
+        at = torch.arange(o, o + n, device=t.device)
+        if max(low - o, o + n - high) < high - low:
+            at = torch.where(at < low, 2 * low - at, torch.where(at >= high, 2 * (high - 1) - at, at))
+        t = t.index_select(axis, at.clamp(low, high - 1))
+    return t
+
+
 def weight(placed: Placed, batch: int, space: Sequence[int]) -> Tensor:
     """w of a conditioning in its box, to broadcast over [B, C, *crop]: mask and strength, or strength and feather.
 
@@ -149,9 +181,10 @@ def active(cond: Cond, sigma: Sigma, process: Process) -> Tensor:
 def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ctx: Ctx) -> list[Latent]:
     """Each prompt's clean latent: D = Σ w_e D_e/Σ w_e over its active conditionings, 0 where it has none.
 
-    Conditionings of equal crops and inputs share network calls.
+    Conditionings of equal crops and inputs share network calls; spatial inputs are cut to the crops. A crop without
+    a place that `ctx.want` names is not evaluated.
     """
-    space, entries = x.shape[2:], []
+    space, entries, want = x.shape[2:], [], ctx.want
     for j, prompt in enumerate(place(prompts, space)):
         now = [(p, inside) for p in prompt if (inside := active(p.cond, sigma, ctx.span.process)).any()]
         rest = torch.ones(len(x), 1, *space)
@@ -160,15 +193,19 @@ def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ct
                 w = weight(p, len(x), space)
                 w = w * inside[p.crop] if sigma.ndim else w
                 rest[p.crop] -= w
-                entries.append((j, p, w))
-        if any(p.cond.default for p, _ in now) and (rest := rest.clamp(min=0)).any():
-            entries += [(j, p, rest) for p, _ in now if p.cond.default]
+                if want is None or (want[p.crop] & (w != 0)).any():
+                    entries.append((j, p, w))
+        if any(p.cond.default for p, _ in now):
+            rest = rest.clamp(min=0)
+            if (rest if want is None else rest * want).any():
+                entries += [(j, p, rest) for p, _ in now if p.cond.default]
     sums, counts = [torch.zeros_like(x) for _ in prompts], [torch.full_like(x, EMPTY) for _ in prompts]
-    for group in groups(entries, bool(sigma.ndim)):
-        conds = [p.cond for _, p, _ in group]
-        crops = [x[p.crop] for _, p, _ in group]
-        at = sigma[group[0][1].crop] if sigma.ndim else sigma
-        for (j, p, w), D in zip(group, model(torch.cat(crops), at, conds, ctx)):
+    for group in groups(entries, bool(sigma.ndim) or want is not None):
+        conds = [cut(p.cond, p.offset, p.size, space) for _, p, _ in group]
+        crops, first = [x[p.crop] for _, p, _ in group], group[0][1].crop
+        at = sigma[first] if sigma.ndim else sigma
+        inner = ctx if want is None else replace(ctx, want=want[first])
+        for (j, p, w), D in zip(group, model(torch.cat(crops), at, conds, inner)):
             w = w.to(x.device, x.dtype, non_blocking=True)
             sums[j][p.crop] += D * w
             counts[j][p.crop] += w

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sigmafield.grid import per_sample
 from sigmafield.latents import LatentFormat
 from sigmafield.maths import filled, lincomb
 from sigmafield.param import Sampling
@@ -41,11 +42,19 @@ class Pipeline:
 
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call: a `Model`."""
+        k = len(conds)
         if sigma.ndim:
-            raise ValueError(f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}")
-        pre, k = self.sampling.prediction(sigma), len(conds)
+            rows = per_sample(sigma)
+            if rows is None:
+                raise ValueError(
+                    f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}: "
+                    "put spatial.served.Served around the guider"
+                )
+            rows = filled(rows, len(x) // k, axis=0).repeat(k)
+            sigma = rows.reshape(-1, *[1] * (x.ndim - 1))
+        pre, t = self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)
         xs = lincomb(pre.c_in, x).float()
-        t = xs.new_full(xs.shape[:1], float(self.sampling.levels.timestep(sigma)))
+        t = t.flatten().to(xs) if sigma.ndim else xs.new_full(xs.shape[:1], float(t))
         out = self.network(xs, t, stack(conds, len(xs) // k)).to(x.dtype)
         return list(lincomb(pre.c_skip, x, pre.c_out, out).chunk(k))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sigmafield.grid import per_sample
 from sigmafield.guidance.cond import cut, part
 from sigmafield.noise import generator_of
-from sigmafield.spatial.tiles import Tile, Tiles, Window, batches, check, grid_tiles, shares, uniform
+from sigmafield.spatial.tiles import Tile, Tiles, Window, batches, check, grid_tiles, places, shares, uniform
 from sigmafield.types import Cond, Ctx, Latent, Model, Sigma
 
 Cover = Callable[[int, int], Tiles]
@@ -101,12 +101,6 @@ def wanted(tiles: Tiles, ctx: Ctx) -> Tiles:
     return tiles if want is None else tuple(t for t in tiles if want[(..., *t.core.index)].any())
 
 
-def places(tile: Tile, height: int, width: int) -> tuple[tuple, tuple]:
-    """Index of a tile's part within the canvas: in the canvas, and in the tile."""
-    box, inside = tile.box, tile.box.clipped(height, width)
-    return (..., *inside.index), (..., *inside._replace(y=inside.y - box.y, x=inside.x - box.x).index)
-
-
 def ask(
     model: Model, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, tiles: Sequence[Tile]
 ) -> list[list[Tensor]]:
@@ -190,7 +184,7 @@ def in_order(drawn: list[int]) -> list[int]:
 
 
 def fibonacci(drawn: list[int]) -> list[int]:
-    """The ascending shifts at the steps 0, 1, 1, 2, 3, 5 … modulo n, and on to the next free step where one is taken."""
+    """The ascending shifts at the steps 0, 1, 1, 2, 3, 5 … modulo n, each at the next free one where that is taken."""
     n, places = len(drawn), [0, 1]
     while places[-1] < n:
         places.append(places[-2] + places[-1])

@@ -9,11 +9,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from types import EllipsisType
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Index = tuple[slice | EllipsisType, ...]
 
 
 class Box(NamedTuple):
@@ -82,7 +86,7 @@ def grid_tiles(height: int, width: int, tile: tuple[int, int], overlap: int = 0)
 
 def _borders(firsts: Sequence[int], tile: int, length: int) -> list[int]:
     """Where the places nearest to each tile's centre begin, and the end."""
-    return [0, *((a + b + tile - 1) // 2 + 1 for a, b in zip(firsts, firsts[1:])), length]
+    return [0, *((a + b + tile - 1) // 2 + 1 for a, b in pairwise(firsts)), length]
 
 
 def leaf_tiles(leaves: Sequence[Box], height: int, width: int, factor: int = 8, overlap: int = 0) -> Tiles:
@@ -113,6 +117,12 @@ def check(tiles: Sequence[Tile], height: int, width: int) -> None:
         y, x = (counts != 1).nonzero()[0].tolist()
         n = int(counts[y, x])
         raise ValueError(f"tiles must own each place of {height} by {width} once; row {y}, column {x} has {n} owners")
+
+
+def places(tile: Tile, height: int, width: int) -> tuple[Index, Index]:
+    """Index of a tile's part within the canvas: in the canvas, and in the tile."""
+    box, inside = tile.box, tile.box.clipped(height, width)
+    return (..., *inside.index), (..., *inside._replace(y=inside.y - box.y, x=inside.x - box.x).index)
 
 
 def batches(tiles: Sequence[Tile], most: int) -> list[list[Tile]]:
@@ -172,29 +182,16 @@ def shares(tiles: Tiles, window: Window, height: int, width: int) -> tuple[Float
     Uniform weights where the sum is 0 or not finite, as it is for extreme shapes.
     """
 
-    def parts(window: Window) -> list[Tensor]:
-        inside = [tile.box.clipped(height, width) for tile in tiles]
-        whole = [window(tile.box.height, tile.box.width) for tile in tiles]
-        return [
-            w[Box(part.y - tile.box.y, part.x - tile.box.x, part.height, part.width).index]
-            for w, part, tile in zip(whole, inside, tiles)
-        ]
-
-    def total(weights: Sequence[Tensor]) -> Tensor:
-        sums = torch.zeros(height, width, dtype=torch.float64)
-        for w, tile in zip(weights, tiles):
-            sums[tile.box.clipped(height, width).index] += w
-        return sums
-
-    own, even = parts(window), parts(uniform)
-    sums, counts = total(own), total(even)
+    at = [places(tile, height, width) for tile in tiles]
+    weights = [window(tile.box.height, tile.box.width)[inside] for tile, (_, inside) in zip(tiles, at)]
+    sums, counts = torch.zeros(2, height, width, dtype=torch.float64)
+    for w, (canvas, _) in zip(weights, at):
+        sums[canvas] += w
+        counts[canvas] += 1
     usable = sums.isfinite() & (sums > 1e-30)
-    out = []
-    for w, one, tile in zip(own, even, tiles):
-        at = tile.box.clipped(height, width).index
-        share = torch.where(usable[at], w / torch.where(usable[at], sums[at], 1.0), one / counts[at])
-        out.append(torch.where(counts[at] == 1, 1.0, share).float())
-    return tuple(out)
+    sums = torch.where(usable, sums, counts)
+    weights = [torch.where(usable[canvas], w, 1.0) / sums[canvas] for w, (canvas, _) in zip(weights, at)]
+    return tuple(torch.where(counts[canvas] == 1, 1.0, w).float() for w, (canvas, _) in zip(weights, at))
 
 
 def painted(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Float[Tensor, "1 1 h w"]:

@@ -137,7 +137,7 @@ MEMORY = "field_x0"
 
 
 def brought(
-    x: Latent, sigma: Sigma, level: Sigma, known: Latent, noise: Latent, process: Process, anew: Tensor
+    x: Latent, sigma: Sigma, level: Tensor, known: Latent, noise: Latent, process: Process, anew: Tensor
 ) -> Latent:
     """x at another level, where `known` is the clean latent: see `Served`."""
     if level is sigma or (sigma == level).all():

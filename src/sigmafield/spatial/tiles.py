@@ -188,7 +188,7 @@ def shares(tiles: Tiles, window: Window, height: int, width: int) -> tuple[Float
     for w, (canvas, _) in zip(weights, at):
         sums[canvas] += w
         counts[canvas] += 1
-    usable = sums.isfinite() & (sums > 1e-30)
+    usable = sums.isfinite() & (sums > 1e-300)
     sums = torch.where(usable, sums, counts)
     weights = [torch.where(usable[canvas], w, 1.0) / sums[canvas] for w, (canvas, _) in zip(weights, at)]
     return tuple(torch.where(counts[canvas] == 1, 1.0, w).float() for w, (canvas, _) in zip(weights, at))

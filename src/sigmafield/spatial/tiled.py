@@ -5,8 +5,8 @@ Guidance, masks and areas are outside: an area is cropped first, and the crop ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -52,18 +52,31 @@ def fixed_cover(tiles: Sequence[Tile], height: int, width: int) -> Cover:
     return cover
 
 
+Change = Callable[[Tile, Latent, Latent, Sigma, Ctx], Latent]
+"""(tile, what the network was shown of it, its prediction, σ, ctx) → the prediction to blend; see `approximate`."""
+
+
+def unchanged(tile: Tile, x: Latent, D: Latent, sigma: Sigma, ctx: Ctx) -> Latent:
+    """The prediction as it is."""
+    return D
+
+
 @dataclass(frozen=True)
 class Tiled:
     """A network that is shown tiles: D = Σ w_t D_t/Σ w_t, t over the tiles whose core is wanted.
 
     window = uniform: MultiDiffusion, arXiv:2302.08113; mixture_gaussian: Mixture of Diffusers, arXiv:2302.02412.
     batch: tiles of equal size that share a network call, at most. Where σ varies within samples, tiles go one by one.
+    change: what becomes of each prediction before it is blended; known: predictions [B or 1, C, …] of tiles that the
+    network is not asked about.
     """
 
     model: Model
     cover: Cover
     window: Window = uniform
     batch: int = 4
+    change: Change = unchanged
+    known: Mapping[Tile, Latent] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -74,12 +87,19 @@ class Tiled:
         height, width = plane(x)
         weight = dict(zip(tiles, shares(tiles, self.window, height, width)))
         out = [x.new_zeros(len(x) // len(conds), *x.shape[1:]) for _ in conds]
-        for group in batches(tiles, self.batch if together(sigma) else 1):
-            for tile, answers in zip(group, ask(self.model, x, sigma, conds, ctx, group)):
-                w = weight[tile].to(x.device, x.dtype, non_blocking=True)
-                at, inside = places(tile, height, width)
-                for total, D in zip(out, answers):
-                    total[at].addcmul_(D[inside], w)
+
+        def blend(tile: Tile, answers: Sequence[Latent]) -> None:
+            w = weight[tile].to(x.device, x.dtype, non_blocking=True)
+            at, inside = places(tile, height, width)
+            for total, D in zip(out, answers):
+                total[at].addcmul_(D[inside].to(total), w)
+
+        for tile in (t for t in tiles if t in self.known):
+            blend(tile, [self.known[tile]] * len(conds))
+        asked = [t for t in tiles if t not in self.known]
+        for group in batches(asked, self.batch if together(sigma) else 1):
+            for tile, shown, answers in ask(self.model, x, sigma, conds, ctx, group):
+                blend(tile, [self.change(tile, one, D, sigma, ctx) for one, D in zip(shown, answers)])
         return out
 
 
@@ -103,15 +123,15 @@ def wanted(tiles: Tiles, ctx: Ctx) -> Tiles:
 
 def ask(
     model: Model, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, tiles: Sequence[Tile]
-) -> list[list[Tensor]]:
-    """The network's predictions for each tile and conditioning, by one call: rows tile by tile."""
+) -> list[tuple[Tile, tuple[Tensor, ...], list[Tensor]]]:
+    """(tile, what is shown of it, the predictions), one for each conditioning; by one call, rows tile by tile."""
     space = x.shape[2:]
     boxes = [((*(0 for _ in space[:-2]), t.box.y, t.box.x), (*space[:-2], t.box.height, t.box.width)) for t in tiles]
-    xs = torch.cat([part(x, *box) for box in boxes])
+    shown = [part(x, *box) for box in boxes]
     own = [cut(cond, *box, space) for box in boxes for cond in conds]
     at = part(sigma, *boxes[0]) if sigma.ndim else sigma
-    k, answers = len(conds), model(xs, at, own, replace(ctx, want=None))
-    return [answers[j * k : (j + 1) * k] for j in range(len(tiles))]
+    k, answers = len(conds), model(torch.cat(shown), at, own, replace(ctx, want=None))
+    return [(tile, shown[j].chunk(k), answers[j * k : (j + 1) * k]) for j, tile in enumerate(tiles)]
 
 
 @dataclass(frozen=True)
@@ -146,7 +166,7 @@ class Spot:
         tiles = wanted(grid_tiles(height, width, self.tile, self.overlap), ctx)
         out = [x.new_zeros(len(x) // len(conds), *x.shape[1:]) for _ in conds]
         for group in batches(tiles, self.batch):
-            for tile, answers in zip(group, ask(self.model, rolled, sigma, own, ctx, group)):
+            for tile, _, answers in ask(self.model, rolled, sigma, own, ctx, group):
                 for total, D in zip(out, answers):
                     total[(..., *tile.box.index)] = D
         return [torch.roll(total, (-shift[0], -shift[1]), (-2, -1)) for total in out]

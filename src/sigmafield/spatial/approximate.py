@@ -111,7 +111,7 @@ def crop(source: Tensor, tile: Tile) -> Tensor:
     return part(source, (tile.box.y, tile.box.x), (tile.box.height, tile.box.width))
 
 
-def kept(tiles: Sequence[Tile], source: Latent) -> dict[Tile, Latent]:
+def kept(tiles: Sequence[Tile], source: Tensor) -> dict[Tile, Tensor]:
     """For `Tiled(known=…)`: these tiles are not shown to the network, their prediction is the source.
 
     Zeros as the source, where there is no image, fade to grey.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,19 +18,21 @@ from sigmafield.types import Cond, Ctx, Latent, Sigma
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 """Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
 
+EncodeText = Callable[[Sequence[str], tuple[int, int]], Cond]
+"""(prompts, (height, width) in pixels) → conditioning with one row a prompt."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
     """What `load` gives: text encoder, network and VAE of one model, on one device.
 
-    encode_text(prompts, (height, width)): conditioning with one row a prompt; size in pixels.
     encode(images [B, 3, H, W] in [0, 1]) → latents in the network's scale; decode(latents) → images in [0, 1].
     """
 
     name: str
     sampling: Sampling
     latent: LatentFormat
-    encode_text: Callable[[Sequence[str], tuple[int, int]], Cond]
+    encode_text: EncodeText
     network: Network
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
@@ -38,6 +41,8 @@ class Pipeline:
     device: torch.device = torch.device("cpu")
     preview: Callable[[Tensor], Tensor] | None = None
     """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
+    modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The torch modules behind it, by diffusers' names: unet or transformer, vae, text_encoder, …"""
 
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call: a `Model`."""

@@ -6,7 +6,7 @@ The three are independent choices, so a family of models is three short names (s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -94,15 +94,16 @@ PREDICTIONS: dict[str, Prediction] = {"eps": eps, "v": v, "edm": edm, "x0": x0, 
 
 @dataclass(frozen=True)
 class Sampling:
-    """A network's prediction, noise levels and process."""
+    """A network's prediction, noise levels and process; beta: the variances that discrete levels were made of."""
 
     prediction: Prediction
     levels: Levels
     process: Process
+    beta: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
-def _exploding(prediction: Prediction, levels: Levels) -> Sampling:
-    return Sampling(prediction, levels, VE(levels.sigma_max, levels.sigma_at))
+def _exploding(prediction: Prediction, levels: Levels, beta: np.ndarray | None = None) -> Sampling:
+    return Sampling(prediction, levels, VE(levels.sigma_max, levels.sigma_at), beta)
 
 
 def _predicts(name: str, *allowed: str) -> Prediction:
@@ -118,8 +119,8 @@ def discrete_sampling(prediction: str, beta: np.ndarray, zsnr: bool = False) -> 
     """
     if prediction == "lcm":
         levels = distilled(beta, zsnr)
-        return _exploding(partial(lcm, timestep=levels.timestep), levels)
-    return _exploding(_predicts(prediction, "eps", "v", "x0", "img_to_img"), discrete(beta, zsnr))
+        return _exploding(partial(lcm, timestep=levels.timestep), levels, beta)
+    return _exploding(_predicts(prediction, "eps", "v", "x0", "img_to_img"), discrete(beta, zsnr), beta)
 
 
 def continuous_edm_sampling(

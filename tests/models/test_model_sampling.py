@@ -96,7 +96,7 @@ def test_other_clocks() -> None:
     [
         (lambda: discrete(flow_pipe(1.0)), "tiny has no discrete noise levels"),
         (lambda: discrete(TINY, prediction="esp"), "unknown prediction 'esp'; did you mean eps"),
-        (lambda: shifted_flow(TINY), "tiny is no rectified flow"),
+        (lambda: shifted_flow(TINY), "this one's noise levels have no time shift"),
         (lambda: shifted_flow(flow_pipe(1.0), shift=0.0), "shift must be above 0; got 0.0"),
         (lambda: stable_cascade(TINY, shift=-1.0), "shift must be above 0; got -1.0"),
         (lambda: flux(flow_pipe(1000.0)), "trained on 1000 σ"),

@@ -1,4 +1,4 @@
-"""Loading a model: the shipped one, or Stable Diffusion 1, 2 and XL in diffusers' layout."""
+"""Loading a model: the shipped one, or one of the supported families in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def load(
 
     model: "tiny" (shipped, 64x64 pixels), a directory in diffusers' layout or a hub id such as "org/name".
     device: cpu, cuda, cuda:1, mps; None takes the first there is of cuda, mps, cpu.
-    dtype: float32, float16, bfloat16; None is float32 for "tiny" and on the CPU, float16 otherwise.
+    dtype: float32, float16, bfloat16; None is float32 for "tiny" and on the CPU, otherwise float16 for UNets and
+    bfloat16 for transformers.
 
     Raises ValueError for an argument or a model that is not supported, FileNotFoundError for what is missing,
     ImportError where a model needs packages that are not installed, ConnectionError where a hub id cannot be had.
@@ -35,7 +36,7 @@ def load(
     place = choose_device(device)
     if model == TINY:
         return load_tiny(Path(str(files("sigmafield"))) / "data" / TINY, place, choose_dtype(dtype, torch.float32))
-    precision = choose_dtype(dtype, torch.float32 if place.type == "cpu" else torch.float16)
+    asked = None if dtype is None else choose_dtype(dtype, torch.float32)
     path = Path(model).expanduser()
     if path.is_file():
         raise ValueError(refusal(path))
@@ -43,7 +44,7 @@ def load(
         raise FileNotFoundError(f"model {str(model)!r}: no such directory, and no hub id like 'org/name'{nearby(path)}")
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
 
-    return load_diffusers(path if path.is_dir() else str(model), place, precision)
+    return load_diffusers(path if path.is_dir() else str(model), place, asked)
 
 
 def refusal(path: Path) -> str:

@@ -12,19 +12,17 @@ from dataclasses import replace
 
 import torch
 
-from sigmafield.grid import Flow
 from sigmafield.latents import latent_format
 from sigmafield.levels import resolution_shift
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.param import (
-    Sampling,
     cascade_sampling,
     continuous_edm_sampling,
     continuous_v_sampling,
     cosmos_sampling,
     discrete_sampling,
-    flow_sampling,
     flux_sampling,
+    shifted,
 )
 
 
@@ -76,7 +74,7 @@ def shifted_flow(pipe: Pipeline, *, shift: float = 3.0) -> Pipeline:
     Stable Diffusion 3 has 3, AuraFlow 1.73. Esser et al., arXiv:2403.03206, eq. 23. Raises ValueError for a network
     that is no flow.
     """
-    return replace(pipe, sampling=flow_sampling(_positive(shift), _multiplier(pipe)))
+    return replace(pipe, sampling=shifted(pipe.sampling, _positive(shift)))
 
 
 def flux(
@@ -87,10 +85,10 @@ def flux(
     base_shift is for 256 places (256x256 pixels), max_shift for 4096 (1024x1024); beyond them the line goes on.
     Raises ValueError for a network that is no flow whose timestep is σ.
     """
-    if _multiplier(pipe) != 1:
+    mu = resolution_shift(width * height / 256, (256.0, base_shift), (4096.0, max_shift))
+    if pipe.sampling.levels.timestep(torch.ones((), dtype=torch.float64)) > 1:
         raise ValueError(f"{pipe.name}: Flux's levels tell the network σ, and this one was trained on 1000 σ")
-    places = width * height / 256
-    return replace(pipe, sampling=flux_sampling(resolution_shift(places, (256.0, base_shift), (4096.0, max_shift))))
+    return replace(pipe, sampling=flux_sampling(mu))
 
 
 MODEL_SAMPLINGS: dict[str, Callable[..., Pipeline]] = {
@@ -104,11 +102,3 @@ def _positive(shift: float) -> float:
     if not shift > 0:
         raise ValueError(f"shift must be above 0; got {shift}")
     return shift
-
-
-def _multiplier(pipe: Pipeline) -> float:
-    """What a flow's network is told for σ = 1."""
-    sampling: Sampling = pipe.sampling
-    if not isinstance(sampling.process, Flow):
-        raise ValueError(f"{pipe.name} is no rectified flow: its noise levels cannot be shifted")
-    return round(float(sampling.levels.timestep(torch.tensor(1.0, dtype=torch.float64))), 3)

@@ -14,18 +14,22 @@ from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.tiny import load_tiny
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def load(
     model: str | Path = TINY,
     *,
+    parts: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> Pipeline:
     """A model, ready to sample with.
 
-    model: "tiny" (shipped, 64x64 pixels), a directory in diffusers' layout or a hub id such as "org/name".
+    model: "tiny" (shipped, 64x64 pixels), a directory in diffusers' layout, a single .safetensors file in the layout
+    that the model was published in, or a hub id such as "org/name".
+    parts: a directory in diffusers' layout, for parts that a single file has not: VAE, text encoders.
     device: cpu, cuda, cuda:1, mps; None takes the first there is of cuda, mps, cpu.
     dtype: float32, float16, bfloat16; None is float32 for "tiny" and on the CPU, float16 otherwise.
 
@@ -38,7 +42,12 @@ def load(
     precision = choose_dtype(dtype, torch.float32 if place.type == "cpu" else torch.float16)
     path = Path(model).expanduser()
     if path.is_file():
-        raise ValueError(refusal(path))
+        check_file(path)
+        from sigmafield.models.diffusers import load_single_file  # slow to import, and an extra
+
+        return load_single_file(path, Path(parts).expanduser() if parts else None, place, precision)
+    if parts is not None:
+        raise ValueError(f"parts goes with a single file; model {str(model)!r} is none")
     if not path.is_dir() and not (isinstance(model, str) and HUB_ID.fullmatch(model)):
         raise FileNotFoundError(f"model {str(model)!r}: no such directory, and no hub id like 'org/name'{nearby(path)}")
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
@@ -46,13 +55,15 @@ def load(
     return load_diffusers(path if path.is_dir() else str(model), place, precision)
 
 
-def refusal(path: Path) -> str:
-    """Why a single file is not loaded."""
-    if path.suffix == ".safetensors":
-        return f"model '{path}': single-file checkpoints are not supported yet; pass a directory in diffusers' layout"
-    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
-        return f"model '{path}': a pickle can run any code and is not opened; pass a directory in diffusers' layout"
-    return f"model '{path}' is a file; pass a directory in diffusers' layout"
+def check_file(path: Path) -> None:
+    """Raises ValueError for a file of a kind that is not opened."""
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"model '{path}': a pickle can run any code and is not opened; convert it to .safetensors, or pass a "
+            "directory in diffusers' layout"
+        )
+    if path.suffix != ".safetensors":
+        raise ValueError(f"model '{path}': a single file must be .safetensors; or pass a directory in diffusers' layout")
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -85,7 +85,8 @@ class SingleFile:
         with safe_open(self.path, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a dict
             tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        tensors = {name: value.to(dtype) for name, value in unscaled(tensors).items()}
+        # copies, for how a file happens to align its numbers would show in the last bit of what kernels compute
+        tensors = {name: value.to(dtype, copy=True) for name, value in unscaled(tensors).items()}
         try:
             return converted(kind, tensors, self.config(part, kind), self.layout.family)
         except KeyError as error:

@@ -155,3 +155,11 @@ def flow_sampling(shift: float = 3.0, multiplier: float = 1000.0, n: int = 1000)
 def flux_sampling(mu: float = 1.15) -> Sampling:
     """Sampling of a Flux-type network; `levels.resolution_shift` gives the μ for a size."""
     return Sampling(flow, flux(mu), Flow(float(np.exp(mu))))
+
+
+def shifted(sampling: Sampling, shift: float) -> Sampling:
+    """A rectified flow's sampling under another time shift s (e^μ for Flux). ValueError for another process."""
+    if not isinstance(sampling.process, Flow):
+        raise ValueError("shift is for networks of rectified flow; this one's noise levels have no time shift")
+    multiplier = float(sampling.levels.timestep(torch.ones((), dtype=torch.float64)))
+    return flow_sampling(shift, multiplier, len(sampling.levels.sigmas))

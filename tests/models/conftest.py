@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,3 +63,29 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     )
     pipe.save_pretrained(folder / "model")
     return folder / "model", pipe
+
+
+FAMILIES: dict[str, Callable[[Path], Any]] = {
+    "sd3": small_models.save_sd3,
+    "sd3 without T5": lambda folder: small_models.save_sd3(folder, long=False),
+    "flux dev": lambda folder: small_models.save_flux(folder, guided=True),
+    "flux schnell": lambda folder: small_models.save_flux(folder, guided=False),
+    "auraflow": small_models.save_auraflow,
+    "lumina2": small_models.save_lumina,
+    "wan": small_models.save_wan,
+}
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+    """Directory and diffusers' pipeline of a small model of a family, by its name in `FAMILIES`; made once."""
+    pytest.importorskip("diffusers")
+
+    @cache
+    def made(name: str) -> tuple[Path, Any]:
+        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        pipe = FAMILIES[name](folder)
+        pipe.set_progress_bar_config(disable=True)
+        return folder / "model", pipe
+
+    return made

@@ -27,6 +27,7 @@ class Pipeline:
     """What `load` gives: text encoder, network and VAE of one model, on one device.
 
     encode(images [B, 3, H, W] in [0, 1]) → latents in the network's scale; decode(latents) → images in [0, 1].
+    A model of videos has images [B, 3, frames, H, W] and latents [B, C, frames, h, w].
     """
 
     name: str
@@ -43,6 +44,18 @@ class Pipeline:
     """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
     modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The torch modules behind it, by diffusers' names: unet or transformer, vae, text_encoder, …"""
+    encode_negative: EncodeText | None = None
+    """How it reads negative prompts, where that is not `encode_text`."""
+    cfg: float = 5.0
+    """Guidance that the model is made for; 1 for networks that were distilled with theirs."""
+    frames: int = 1
+    """Frames that the model was trained for."""
+    patch: int = 1
+    """Side in latent places of the network's patches: the latent's sides are multiples of it."""
+    max_side: int | None = None
+    """Largest height or width in pixels that the network has positions for."""
+    shift_at: Callable[[tuple[int, int]], float] | None = None
+    """(height, width) → the time shift that a flow network was trained with at that size, where it depends on it."""
 
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call: a `Model`."""

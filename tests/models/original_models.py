@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import original_names as names
 import torch
-from small_models import clip, randomise, scheduler
+from small_models import clip, flow_scheduler, randomise, scheduler, t5
 from torch import Tensor
+
+from sigmafield.models.original.tokenizers import unpack
 
 VOCABULARY = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
 SPREAD = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
+FLOW_VAE = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
 C, D = "CrossAttnDownBlock2D", "DownBlock2D"
 
 
@@ -106,13 +111,57 @@ def sdxl() -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
 
 
-def save_directory(folder: Path, parts: dict[str, Any], family: str, prediction: str = "epsilon") -> Path:
+def sd3() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Parts of a model like Stable Diffusion 3.5, and the weights of its file."""
+    from diffusers import SD3Transformer2DModel
+
+    parts = {
+        "transformer": randomise(
+            SD3Transformer2DModel(
+                sample_size=16, num_layers=3, num_attention_heads=2, attention_head_dim=64, joint_attention_dim=192,
+                caption_projection_dim=128, pooled_projection_dim=64 + 128, pos_embed_max_size=16,
+                dual_attention_layers=(0,), qk_norm="rms_norm",
+            )
+        ),
+        "vae": vae(**FLOW_VAE, scaling_factor=1.5305, shift_factor=0.0609),
+        "text_encoder": text(64, 2, projection=64, hidden_act="quick_gelu"),
+        "text_encoder_2": text(128, 3, projection=128),
+        "text_encoder_3": t5("T5", 32128, 192),
+    }  # fmt: skip
+    return parts, {
+        **names.sd3(parts["transformer"]),
+        **names.autoencoder(parts["vae"]),
+        **names.clip(parts["text_encoder"], "text_encoders.clip_l.transformer."),
+        **names.clip(parts["text_encoder_2"], "text_encoders.clip_g.transformer."),
+        **names.t5(parts["text_encoder_3"], "text_encoders.t5xxl.transformer."),
+    }
+
+
+def flux(guided: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Parts of a model like Flux, and the weights of its file with all of them."""
+    from diffusers import FluxTransformer2DModel
+
+    parts = {
+        "transformer": randomise(
+            FluxTransformer2DModel(
+                num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=32, joint_attention_dim=48,
+                pooled_projection_dim=64, guidance_embeds=guided, axes_dims_rope=(4, 14, 14),
+            )
+        ),
+        "vae": vae(**FLOW_VAE, scaling_factor=0.3611, shift_factor=0.1159),
+        "text_encoder": text(64, 2, hidden_act="quick_gelu"),
+        "text_encoder_2": t5("T5", 32128, 48),
+    }  # fmt: skip
+    return parts, {
+        **names.flux(parts["transformer"], names.LDM),
+        **names.autoencoder(parts["vae"], "vae."),
+        **names.clip(parts["text_encoder"], "text_encoders.clip_l.transformer."),
+        **names.t5(parts["text_encoder_2"], "text_encoders.t5xxl.transformer."),
+    }
+
+
+def save_directory(folder: Path, parts: dict[str, Any], family: str) -> Path:
     """The parts in diffusers' layout, with the shipped tokenizers; saved by diffusers and transformers."""
-    import json
-    from importlib.resources import files
-
-    from sigmafield.models.original.tokenizers import unpack
-
     shipped = Path(str(files("sigmafield"))) / "data" / "configs" / family
     folder.mkdir()
     (folder / "model_index.json").write_bytes((shipped / "model_index.json").read_bytes())
@@ -121,5 +170,7 @@ def save_directory(folder: Path, parts: dict[str, Any], family: str, prediction:
     for name, entry in json.loads((shipped / "model_index.json").read_text()).items():
         if name.startswith("tokenizer"):
             unpack(entry[1], folder / name, shipped / name / "tokenizer_config.json")
-    scheduler(prediction).save_pretrained(folder / "scheduler")
+    levels = {"sd3": {"shift": 3.0}, "flux": {"shift": 3.0, "use_dynamic_shifting": True}}
+    made = flow_scheduler(**levels[family]) if family in levels else scheduler("epsilon")
+    made.save_pretrained(folder / "scheduler")
     return folder

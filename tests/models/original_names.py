@@ -139,6 +139,11 @@ def open_clip(module: torch.nn.Module, prefix: str) -> Weights:
     return {prefix + k: v.contiguous() for k, v in out.items()}
 
 
+def t5(module: torch.nn.Module, prefix: str) -> Weights:
+    """The weights of T5's encoder, whose words are in the file once."""
+    return {prefix + k: v for k, v in module.state_dict().items() if not k.startswith("encoder.embed_tokens")}
+
+
 def swapped(value: Tensor) -> Tensor:
     """Shift and scale in the order of the original, scale and shift in diffusers'."""
     return torch.cat(value.chunk(2)[::-1])
@@ -209,7 +214,11 @@ def flux(module: torch.nn.Module, prefix: str = "") -> Weights:
     take = Taken(module)
     take("img_in", "x_embedder")
     take("txt_in", "context_embedder")
-    for old, new in {"time_in": "timestep_embedder", "vector_in": "text_embedder", "guidance_in": "guidance_embedder"}.items():
+    for old, new in {
+        "time_in": "timestep_embedder",
+        "vector_in": "text_embedder",
+        "guidance_in": "guidance_embedder",
+    }.items():
         perceptron(take, old, new, "in_layer", "out_layer")
     take("final_layer.linear", "proj_out")
     take("final_layer.adaLN_modulation.1", "norm_out.linear")

@@ -46,7 +46,12 @@ def weights(family: str) -> dict[str, Tensor]:
     """All weights of a published file, by the names in it."""
     parts = {part: empty(family, part, kind) for part, kind in kinds(family).items()}
     out = names.autoencoder(parts["vae"])
-    levels = {"sd1": ((1, 1, 1, 0), 1), "sd2": ((1, 1, 1, 0), 1), "sdxl": ((0, 2, 10), 10), "sdxl_refiner": ((0, 4, 4, 0), 4)}
+    levels = {
+        "sd1": ((1, 1, 1, 0), 1),
+        "sd2": ((1, 1, 1, 0), 1),
+        "sdxl": ((0, 2, 10), 10),
+        "sdxl_refiner": ((0, 4, 4, 0), 4),
+    }
     if family in levels:
         out |= names.renamed(parts["unet"], names.unet(*levels[family]), names.LDM)
     else:
@@ -62,8 +67,9 @@ def weights(family: str) -> dict[str, Tensor]:
     if family == "sdxl_refiner":
         return out | names.open_clip(parts["text_encoder_2"], "conditioner.embedders.0.model.")
     encoders = {part: module for part, module in parts.items() if part.startswith("text_encoder")}
-    for name, module in zip(("clip_l", "clip_g", "t5xxl") if family == "sd3" else ("clip_l", "t5xxl"), encoders.values()):
+    for name, module in zip(
+        ("clip_l", "clip_g", "t5xxl") if family == "sd3" else ("clip_l", "t5xxl"), encoders.values()
+    ):
         prefix = f"text_encoders.{name}.transformer."
-        t5 = {prefix + k: v for k, v in module.state_dict().items() if not k.startswith("encoder.embed")}
-        out |= t5 if name == "t5xxl" else names.clip(module, prefix)
+        out |= (names.t5 if name == "t5xxl" else names.clip)(module, prefix)
     return out

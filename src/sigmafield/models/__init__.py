@@ -47,35 +47,35 @@ def load(
         check_offload(place)
     if compile:
         check_compile(place)
-    pipe = opened(model, parts, place, dtype, torch.device("cpu") if offload else None)
+    pipe = load_plain(model, place, dtype, parts, torch.device("cpu") if offload else None)
     pipe = offloaded(pipe) if offload else pipe
     return compiled(pipe) if compile else pipe
 
 
-def opened(
+def load_plain(
     model: str | Path,
-    parts: str | Path | None,
-    device: torch.device,
+    place: torch.device,
     dtype: str | torch.dtype | None,
+    parts: str | Path | None,
     home: torch.device | None,
 ) -> Pipeline:
-    """The pipeline of a model, by what it is: the shipped one, a single file, a directory or a hub id."""
+    """The pipeline of a model as its own files have it: the shipped one, a single file, a directory or a hub id."""
     path = Path(model).expanduser()
     if parts is not None and not path.is_file():
         raise ValueError(f"parts goes with a single file; model {str(model)!r} is none")
     if model == TINY:
-        return load_tiny(Path(str(files("sigmafield"))) / "data" / TINY, device, choose_dtype(dtype, torch.float32))
+        return load_tiny(Path(str(files("sigmafield"))) / "data" / TINY, place, choose_dtype(dtype, torch.float32))
     asked = None if dtype is None else choose_dtype(dtype, torch.float32)
     if path.is_file():
         check_file(path)
         from sigmafield.models.diffusers import load_single_file  # slow to import, and an extra
 
-        return load_single_file(path, Path(parts).expanduser() if parts else None, device, asked, home)
+        return load_single_file(path, Path(parts).expanduser() if parts else None, place, asked, home)
     if not path.is_dir() and not (isinstance(model, str) and HUB_ID.fullmatch(model)):
         raise FileNotFoundError(f"model {str(model)!r}: no such directory, and no hub id like 'org/name'{nearby(path)}")
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
 
-    return load_diffusers(path if path.is_dir() else str(model), device, asked, home)
+    return load_diffusers(path if path.is_dir() else str(model), place, asked, home)
 
 
 def check_file(path: Path) -> None:
@@ -86,7 +86,9 @@ def check_file(path: Path) -> None:
             "directory in diffusers' layout"
         )
     if path.suffix != ".safetensors":
-        raise ValueError(f"model '{path}': a single file must be .safetensors; or pass a directory in diffusers' layout")
+        raise ValueError(
+            f"model '{path}': a single file must be .safetensors; or pass a directory in diffusers' layout"
+        )
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

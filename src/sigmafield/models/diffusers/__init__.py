@@ -12,6 +12,7 @@ from sigmafield.models.directory import Directory, open_directory
 from sigmafield.models.pipeline import Pipeline
 
 try:
+    import accelerate  # noqa: F401
     import diffusers  # noqa: F401
     import transformers  # noqa: F401
 except ImportError as error:

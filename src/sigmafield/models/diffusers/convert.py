@@ -84,7 +84,7 @@ def flux(tensors: Weights) -> Weights:
     width = tensors["img_in.weight"].shape[0]
     sizes = (width, width, width, 4 * width)
     names = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
-    fused = {name: tensors.pop(name) for name in list(tensors) if ".linear1." in name}
+    fused = {name: value for name, value in tensors.items() if ".linear1." in name}
     blank = torch.empty(7 * FLUX_WIDTH, 0)
     out = used_up(convert_flux_transformer_checkpoint_to_diffusers, tensors | dict.fromkeys(fused, blank))
     for name, value in fused.items():

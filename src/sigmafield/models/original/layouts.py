@@ -17,7 +17,10 @@ CLIP_L, CLIP_G, T5 = (f"text_encoders.{name}.transformer." for name in ("clip_l"
 ENCODERS = {
     "sd1": {"text_encoder": "cond_stage_model.transformer."},
     "sd2": {"text_encoder": "cond_stage_model.model."},
-    "sdxl": {"text_encoder": "conditioner.embedders.0.transformer.", "text_encoder_2": "conditioner.embedders.1.model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
     "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
     "sd3": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5},
     "flux": {"text_encoder": CLIP_L, "text_encoder_2": T5},

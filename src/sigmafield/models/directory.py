@@ -46,6 +46,10 @@ class Directory:
             raise FileNotFoundError(f"{self.path}: sub-folder {component} is missing; {listing(self.path)}")
         return folder
 
+    def config(self, component: str, *supported: str) -> dict[str, Any]:
+        """The config.json of a component, which must be of one of the supported classes."""
+        return read_json(self.folder(component, *supported) / "config.json")
+
     def network(self, *supported: str) -> str:
         """Class of the network. Raises ValueError naming it where it is none of the supported ones."""
         part = next((name for name in NETWORKS if self.class_of(name)), "unet")

@@ -1,4 +1,4 @@
-"""Where the parts of a model come from: a directory in diffusers' layout, whose parts are read when asked for."""
+"""Where the parts of a model come from: a directory in diffusers' layout or a single file, read when asked for."""
 
 from __future__ import annotations
 
@@ -9,29 +9,38 @@ from typing import Any
 import torch
 from diffusers.utils.import_utils import is_accelerate_available
 
-from sigmafield.models.directory import Directory, needed, read_json, weights
+from sigmafield.models.diffusers.assemble import assembled
+from sigmafield.models.diffusers.single_file import SingleFile
+from sigmafield.models.directory import Directory, needed, weights
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model to load: its directory, the name to call it by, the device to put it on and the dtype of its parts."""
+    """A model to load: where it lies, the name to call it by, the device to put it on and the dtype of its parts."""
 
-    where: Directory
+    where: Directory | SingleFile
     name: str
     device: torch.device
     dtype: torch.dtype
+    home: torch.device | None = None
+    """Where parts wait until they are needed on the device; None: they are put on the device at once."""
 
     def config(self, part: str, *supported: str) -> dict[str, Any]:
-        """The config.json of a part, which must be of one of the supported classes."""
-        return read_json(self.where.folder(part, *supported) / "config.json")
+        """The config of a part, which must be of one of the supported classes."""
+        return self.where.config(part, *supported)
 
     def module(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
         """A part as a module of a class of diffusers or transformers, without gradients; dtype: another than `dtype`.
 
         Raises ValueError naming a weight that is missing or of another shape.
         """
-        folder = self.where.folder(part, kind.__name__)
-        return pretrained(kind, folder, dtype or self.dtype).to(self.device)
+        where, precision = self.where, dtype or self.dtype
+        if isinstance(where, SingleFile) and where.has(part):
+            tensors = where.weights(part, kind.__name__, precision)
+            module = assembled(kind, self.config(part, kind.__name__), tensors, f"{where.path}: {part}")
+        else:
+            module = pretrained(kind, where.folder(part, kind.__name__), precision)
+        return module.to(self.home or self.device)
 
 
 def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:

@@ -17,6 +17,7 @@ LAYERS = [
     ["guidance", "spatial"],
     ["ksampler"],
     ["models"],
+    ["hints"],
     ["recipe"],
     ["lab"],
     ["cli"],

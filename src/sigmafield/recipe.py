@@ -6,20 +6,22 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 
 from sigmafield import images, schedules
+from sigmafield.guidance.cond import fit
 from sigmafield.guidance.guider import Guider
+from sigmafield.hints import ControlImage, concat_of, controls_of, read_image, resized, seal
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
 from sigmafield.run import Run, finish
-from sigmafield.types import Area, Latent, State
+from sigmafield.types import Area, Cond, Control, Latent, State
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Recipe:
     the model's own, or the image's; denoise: 0 < d ≤ 1, share of the schedule that an input image goes through;
     image: path of the input image; mask: of a picture whose white parts are drawn anew and whose black ones are kept,
     grey in between; their _sha256: of the bytes, filled in so that a replay knows them again; regions: prompts for
-    parts of the picture; start_step, last_step: run only these steps of the schedule.
+    parts of the picture; start_step, last_step: run only these steps of the schedule; controls: pictures that steer.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -78,6 +80,7 @@ class Recipe:
     last_step: int | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
+    controls: Sequence[ControlImage] = ()
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
@@ -94,11 +97,8 @@ class Recipe:
             raise ValueError(f"denoise {self.denoise} needs an image to start from; without one it must be 1")
         if self.mask is not None and self.image is None:
             raise ValueError(f"mask {self.mask} needs an image whose parts it keeps")
-        for name in ("image", "mask"):
-            path = getattr(self, name)
-            if path is not None and getattr(self, f"{name}_sha256") is None:
-                images.open_picture(path)
-                object.__setattr__(self, f"{name}_sha256", images.digest(path))
+        seal(self, "image")
+        seal(self, "mask")
         last = self.steps if self.last_step is None else self.last_step
         if not 0 <= (self.start_step or 0) < min(last, self.steps):
             raise ValueError(
@@ -126,6 +126,7 @@ class Recipe:
             if name not in known:
                 raise ValueError(f"the recipe has an unknown entry {name!r}{near_miss(name, known)}")
         values["regions"] = tuple(Region(**region) for region in values.get("regions", ()))
+        values["controls"] = tuple(ControlImage(**control) for control in values.get("controls", ()))
         return cls(**values)
 
 
@@ -153,10 +154,14 @@ class Job:
 
 
 @torch.no_grad()
-def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
-    """Encode the text and the image, build the schedule, draw the noise. ValueError for what the model refuses."""
+def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None = None) -> Job:
+    """Encode the text and the image, build the schedule, draw the noise. ValueError for what the model refuses.
+
+    controls: those of the recipe, where they are read already (`controls_of`), for many recipes with the same.
+    """
     sampling = pipe.sampling
-    source = read_image(recipe) if recipe.image else None
+    source = read_image(recipe.image, recipe.image_sha256) if recipe.image else None
+    mask = images.to_mask(read_image(recipe.mask, recipe.mask_sha256)) if recipe.mask else None
     size = size_of(recipe, pipe, source)
     latent = initial_latent(recipe, pipe, source, size)
     sigmas = ksampler_sigmas(
@@ -165,15 +170,19 @@ def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     sigmas = window(sigmas, recipe.start_step, recipe.last_step)
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
-    positive = [pipe.encode_text([recipe.prompt], size)]
-    for region in recipe.regions:
-        cond = pipe.encode_text([region.prompt], size)
-        positive.append(replace(cond, area=area_of(region, size, pipe.latent.factor), strength=region.strength))
-    guider = Guider(pipe.model, positive, pipe.encode_text([recipe.negative], size), recipe.cfg)
-    mask = images.to_mask(read_image(recipe, "mask")).to(pipe.device) if recipe.mask else None
+    positive, negative = prompts_of(recipe, pipe, size)
+    steered = controls_of(recipe.controls, pipe) if controls is None else controls
+    concat = concat_of(pipe, size, source, mask)
+
+    def complete(cond: Cond) -> Cond:
+        cond = replace(cond, concat=concat, controls=steered)
+        pipe.check(cond)
+        return fit(cond, latent.shape[2:])
+
+    guider = Guider(pipe.model, [complete(cond) for cond in positive], complete(negative), recipe.cfg)
     run, start = open_run(
         guider, sampling, recipe.sampler, sigmas, latent, noise, stream,
-        mask=mask, random_inpaint=recipe.sampler == "ddim", **recipe.params,
+        mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
     return Job(recipe, pipe, run, start)
 
@@ -184,13 +193,13 @@ def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
     return job.pictures(finish(job.run, job.start))
 
 
-def read_image(recipe: Recipe, name: Literal["image", "mask"] = "image") -> Image.Image:
-    """The recipe's input image or mask; ValueError if it is not the one that the recipe was made with."""
-    path, known = str(getattr(recipe, name)), getattr(recipe, f"{name}_sha256")
-    picture = images.open_picture(path)
-    if known and images.digest(path) != known:
-        raise ValueError(f"{path} has changed since this recipe was made: its SHA-256 differs")
-    return picture
+def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> tuple[list[Cond], Cond]:
+    """Conditionings of the prompt and the regions, and of the negative prompt."""
+    positive = [pipe.encode_text([recipe.prompt], size)]
+    for region in recipe.regions:
+        cond = pipe.encode_text([region.prompt], size)
+        positive.append(replace(cond, area=area_of(region, size, pipe.latent.factor), strength=region.strength))
+    return positive, pipe.as_negative(pipe.encode_text([recipe.negative], size))
 
 
 def area_of(region: Region, size: tuple[int, int], factor: int) -> Area:
@@ -228,9 +237,7 @@ def initial_latent(recipe: Recipe, pipe: Pipeline, source: Image.Image | None, s
     if source is None:
         shape = (recipe.batch, pipe.latent.channels, height // pipe.latent.factor, width // pipe.latent.factor)
         return torch.zeros(shape, device=pipe.device)
-    if source.size != (width, height):
-        source = source.resize((width, height), Image.Resampling.LANCZOS)
-    latent = pipe.encode(images.to_tensor(source).to(pipe.device))
+    latent = pipe.encode(images.to_tensor(resized(source, size)).to(pipe.device))
     return latent.expand(recipe.batch, *latent.shape[1:]).contiguous()
 
 

@@ -16,9 +16,9 @@ CORPUS = [
 PIXELS = 16
 
 
-def randomise(module: torch.nn.Module) -> torch.nn.Module:
+def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """The module with all weights random, so that no two norms are alike."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=generator))
@@ -134,3 +134,33 @@ def save_sd(folder: Path, network: Any, autoencoder: Any, prediction: str, **lev
     pipe.save_pretrained(folder / "model")
     write_tokenizer(folder / "model" / "tokenizer")  # transformers 5 writes a tokenizer.json alone
     return pipe
+
+
+def control_net(network: Any, seed: int = 1) -> Any:
+    """A ControlNet of diffusers for a UNet of a VAE that halves sides, with random weights."""
+    from diffusers import ControlNetModel
+
+    side = ControlNetModel.from_unet(network, conditioning_embedding_out_channels=(8, 16), load_weights_from_unet=False)
+    return randomise(side, seed)
+
+
+def adapter(kind: str = "full_adapter", seed: int = 1, **changes: Any) -> Any:
+    """A T2I-Adapter of diffusers for the same UNets."""
+    from diffusers import T2IAdapter
+
+    settings = {"channels": [16, 32], "num_res_blocks": 1, "downscale_factor": 2, "adapter_type": kind}
+    return randomise(T2IAdapter(**settings | changes), seed)
+
+
+def control_union(network: Any) -> Any:
+    """A ControlNet of diffusers that reads hints of six kinds."""
+    from diffusers import ControlNetUnionModel
+
+    names = (
+        "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim", "attention_head_dim",
+        "norm_num_groups",
+    )  # fmt: skip
+    settings: dict[str, Any] = {name: network.config[name] for name in names}
+    settings |= {"conditioning_embedding_out_channels": (8, 16), "num_trans_head": 2, "num_trans_channel": 16}
+    settings |= {"num_control_type": 6, "num_proj_channel": 16, "addition_time_embed_dim": 4}
+    return randomise(ControlNetUnionModel(**settings))

@@ -151,7 +151,7 @@ CONFIGS = {
     "prediction": ("scheduler/scheduler_config", {"prediction_type": "epsilom"}, "'epsilom'; did you mean epsilon"),
     "schedule": ("scheduler/scheduler_config", {"beta_schedule": "cosine"}, "unknown beta_schedule 'cosine'; known"),
     "no betas": ("scheduler/scheduler_config", {"beta_start": None}, "EulerDiscreteScheduler has no beta_start"),
-    "inpainting": ("unet/config", {"in_channels": 9}, "unet: config: in_channels = 9 is not supported; supported: 4"),
+    "channels": ("unet/config", {"in_channels": 7}, "unet: config: in_channels = 7 is not supported; supported: 4, 5"),
     "classes": ("unet/config", {"class_embed_type": "timestep"}, "class_embed_type = 'timestep' is not supported"),
     "latents": ("vae/config", {"latents_mean": [0.0] * 4}, "vae: latents_mean and latents_std are not supported"),
     "shape": ("unet/config", {"cross_attention_dim": 16}, "unet: .* shape"),

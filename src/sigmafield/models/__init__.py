@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sigmafield.maths import near_miss
 from sigmafield.models.directory import TINY, nearby
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.tiny import load_tiny
+from sigmafield.types import ControlNetwork
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -22,20 +24,37 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    max_rows: int | None = None,
+    preview: str | Path | None = None,
 ) -> Pipeline:
     """A model, ready to sample with.
 
     model: "tiny" (shipped, 64x64 pixels), a directory in diffusers' layout or a hub id such as "org/name".
     device: cpu, cuda, cuda:1, mps; None takes the first there is of cuda, mps, cpu.
     dtype: float32, float16, bfloat16; None is float32 for "tiny" and on the CPU, float16 otherwise.
+    max_rows: at most so many rows (samples times prompts) in one network call, for little memory; None: all at once.
+    preview: a small decoder of the model's latents for previews: AutoencoderTiny's directory or TAESD's .safetensors.
 
     Raises ValueError for an argument or a model that is not supported, FileNotFoundError for what is missing,
     ImportError where a model needs packages that are not installed, ConnectionError where a hub id cannot be had.
     """
-    place = choose_device(device)
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"max_rows must be ≥ 1; got {max_rows}")
+    if preview is not None and not Path(preview).expanduser().exists():
+        raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
+    pipe = replace(read_model(model, choose_device(device), dtype), max_rows=max_rows)
+    if preview is None:
+        return pipe
+    from sigmafield.models.diffusers.preview import load_preview
+
+    return replace(pipe, preview=load_preview(Path(preview).expanduser(), pipe.latent, pipe.device))
+
+
+def read_model(model: str | Path, place: torch.device, dtype: str | torch.dtype | None) -> Pipeline:
+    """The model on a device, as `load` describes it."""
     if model == TINY:
         return load_tiny(Path(str(files("sigmafield"))) / "data" / TINY, place, choose_dtype(dtype, torch.float32))
-    precision = choose_dtype(dtype, torch.float32 if place.type == "cpu" else torch.float16)
+    precision = half_on_devices(dtype, place)
     path = Path(model).expanduser()
     if path.is_file():
         raise ValueError(refusal(path))
@@ -44,6 +63,32 @@ def load(
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
 
     return load_diffusers(path if path.is_dir() else str(model), place, precision)
+
+
+def load_control(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    kind: str | None = None,
+) -> ControlNetwork:
+    """A ControlNet or T2I-Adapter for a `Control`, from its directory in diffusers' layout.
+
+    device, dtype: as for `load`; kind: of the hint, for a ControlNet that reads several (canny, depth, openpose, …).
+
+    Raises ValueError for an argument or a network that is not supported, FileNotFoundError for what is missing,
+    ImportError where the packages that run it are not installed.
+    """
+    place = choose_device(device)
+    precision = half_on_devices(dtype, place)
+    from sigmafield.models.diffusers.control import read_control
+
+    return read_control(Path(path).expanduser(), place, precision, kind)
+
+
+def half_on_devices(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
+    """The dtype asked for, or float32 on the CPU and float16 elsewhere."""
+    return choose_dtype(dtype, torch.float32 if place.type == "cpu" else torch.float16)
 
 
 def refusal(path: Path) -> str:

@@ -61,3 +61,37 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     )
     pipe.save_pretrained(folder / "model")
     return folder / "model", pipe
+
+
+@pytest.fixture(scope="session")
+def inpainting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Directory and diffusers' pipeline of an inpainting model: its network is told the mask and the rest as well."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("inpainting")
+    pipe = small_models.save_sd(folder, small_models.unet(in_channels=9), small_models.vae(), "epsilon")
+    parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
+    return folder / "model", diffusers.StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+
+
+@pytest.fixture(scope="session")
+def refiner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Directory and diffusers' pipeline of a model like Stable Diffusion XL's refiner."""
+    pytest.importorskip("diffusers")
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    folder = tmp_path_factory.mktemp("refiner")
+    words, size = small_models.tokenizer(folder / "words", pad="!")
+    network = small_models.unet(
+        cross_attention_dim=24,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=5 * 4 + 20,
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+    )
+    text, levels = small_models.clip(size, 24, projection=20, hidden_act="gelu"), small_models.scheduler("epsilon")
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        small_models.vae(), None, text, None, words, network, levels, requires_aesthetics_score=True
+    )
+    pipe.save_pretrained(folder / "model")
+    return folder / "model", pipe

@@ -188,7 +188,7 @@ def test_an_area_cuts_the_hint_along(nets: dict[str, tuple[Any, Any]], pipe: Pip
     steered = control(nets, "control")
     whole, part = told(pipe, steered), told(pipe, replace(steered, hint=HINT[..., 4:12, 8:20]))
     box = answer(pipe, replace(whole, area=Area((4, 6), (2, 4))))
-    assert torch.equal(box[..., 2:6, 4:10], answer(pipe, part, x=X[..., 2:6, 4:10]))
+    assert_close(box[..., 2:6, 4:10], answer(pipe, part, x=X[..., 2:6, 4:10]))
 
 
 def test_hints_of_other_sizes_are_cut_to_proportion_and_resized(

@@ -164,3 +164,60 @@ def control_union(network: Any) -> Any:
     settings |= {"conditioning_embedding_out_channels": (8, 16), "num_trans_head": 2, "num_trans_channel": 16}
     settings |= {"num_control_type": 6, "num_proj_channel": 16, "addition_time_embed_dim": 4}
     return randomise(ControlNetUnionModel(**settings))
+
+
+def xl_unet(width: int, numbers: int) -> Any:
+    """A UNet that is told a pooled vector and some numbers besides the text, as Stable Diffusion XL's are."""
+    return unet(
+        cross_attention_dim=width,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=numbers * 4 + 20,
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+    )
+
+
+def save_xl(folder: Path) -> Any:
+    """A pipeline of Stable Diffusion XL, also saved to the folder."""
+    from diffusers import StableDiffusionXLPipeline
+
+    words, size = tokenizer(folder / "words")
+    words_2, _ = tokenizer(folder / "words_2", pad="!")
+    second = clip(size, 24, projection=20, hidden_act="gelu")
+    network = xl_unet(32 + 24, 6)
+    pipe = StableDiffusionXLPipeline(vae(), clip(size), second, words, words_2, network, scheduler("epsilon"))
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def save_refiner(folder: Path) -> Any:
+    """A pipeline of Stable Diffusion XL's refiner, also saved to the folder."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    words, size = tokenizer(folder / "words", pad="!")
+    text = clip(size, 24, projection=20, hidden_act="gelu")
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        vae(), None, text, None, words, xl_unet(24, 5), scheduler("epsilon"), requires_aesthetics_score=True
+    )
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def write_page(folder: Path) -> None:
+    """The files that docs/control.md speaks of, small and random, at the names that it calls them."""
+    from diffusers import AutoencoderTiny
+    from PIL import Image
+
+    plain = save_sd(folder / "sd", unet(), vae(), "epsilon")
+    save_sd(folder / "inpainting", unet(in_channels=9), vae(), "epsilon")
+    save_xl(folder / "xl")
+    save_refiner(folder / "refiner")
+    names = {"sd": "stable-diffusion-v1-5", "inpainting": "stable-diffusion-inpainting"}
+    for made, name in {**names, "xl": "stable-diffusion-xl-base", "refiner": "stable-diffusion-xl-refiner"}.items():
+        (folder / made / "model").rename(folder / name)
+    control_net(plain.unet).save_pretrained(folder / "sd-controlnet-canny")
+    adapter().save_pretrained(folder / "t2iadapter-depth")
+    randomise(AutoencoderTiny()).save_pretrained(folder / "taesd")
+    for name in ("edges", "depth", "photo", "mask"):
+        Image.effect_noise((PIXELS, PIXELS), 90).save(folder / f"{name}.png")

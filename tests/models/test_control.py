@@ -304,3 +304,32 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
     with pytest.raises(ValueError, match="needs pictures with sides that are multiples of 4; got 22x16"):
         xl = control(nets, "xl adapter")
         xl.net(X, T, told(pipe), torch.rand(1, 3, 16, 22), 1.0)
+
+
+def test_the_command_line_steers_and_replays(
+    nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any], tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from sigmafield.cli import app
+    from sigmafield.images import open_picture, save_png, to_pictures
+
+    def run(*arguments: Any) -> Any:
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    hint = tmp_path / "hint.png"
+    save_png(to_pictures(HINT)[0], hint)
+    options = ["--model", sd1[0], "--steps", 2, "--size", "24x16", "--seed", 3]
+    steered = ["--controlnet", f"net={nets['control'][0]},image={hint},strength=0.9,end=0.8"]
+    for name, more in {"a": steered, "b": [*steered, *steered], "c": []}.items():
+        result = run("sample", "a red heart", "-o", tmp_path / f"{name}.png", *options, *more)
+        assert result.exit_code == 0, result.output
+    drawn = [open_picture(tmp_path / f"{name}.png").tobytes() for name in "abc"]
+    assert len(set(drawn)) == 3
+    assert run("replay", tmp_path / "b.png").exit_code == 0
+    hint.write_bytes((tmp_path / "c.png").read_bytes())
+    result = run("replay", tmp_path / "a.png")
+    assert result.exit_code == 2 and "hint.png has changed since this recipe was made" in result.stderr
+    wrong = ["--controlnet", f"net={nets['xl control'][0]},image={hint}"]
+    result = run("sample", "a red heart", "-o", tmp_path / "d.png", *options, *wrong)
+    assert result.exit_code == 2 and "this ControlNetModel is for networks with" in result.stderr

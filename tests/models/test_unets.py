@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from sigmafield.grid import Grid
 from sigmafield.guidance.cond import predict
-from sigmafield.guidance.guider import Guider
+from sigmafield.guidance.guider import DualGuider, Guider
 from sigmafield.images import save_png, to_pictures
 from sigmafield.latents import latent_format
 from sigmafield.models import load
@@ -72,6 +72,26 @@ def test_whole_runs_of_inpainting_are_those_of_diffusers(inpainting: tuple[Path,
     ).images  # fmt: skip
     positive, negative = (replace(pipe.encode_text([text], SIZE), concat=concat) for text in ("a red heart", "a horse"))
     guider = Guider(pipe.model, positive, negative, 3.0)
+    got = sample(guider, noise * float(theirs.scheduler.init_noise_sigma), theirs.scheduler.sigmas, "euler")
+    assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+def test_whole_runs_of_instruct_pix2pix_are_those_of_diffusers(tmp_path: Path, small: ModuleType) -> None:
+    """The picture's latent in the VAE's own scale, and the two scales of dual guidance."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    known = small.save_sd(tmp_path, small.unet(in_channels=8), small.vae(), "epsilon")
+    theirs = StableDiffusionInstructPix2PixPipeline(**known.components, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    pipe, noise = load(tmp_path / "model"), torch.randn(1, 4, 8, 12)
+    want = theirs(
+        "a red heart", image=PICTURE, negative_prompt="a horse", num_inference_steps=5, guidance_scale=3.0,
+        image_guidance_scale=1.5, latents=noise, output_type="latent",
+    ).images  # fmt: skip
+    picture = pipe.latent.to_vae(pipe.encode(PICTURE))
+    told, other = (pipe.encode_text([text], SIZE) for text in ("a red heart", "a horse"))
+    conds = replace(told, concat=picture), replace(other, concat=picture), replace(other, concat=picture * 0)
+    guider = DualGuider(pipe.model, *conds, cfg=3.0, cfg_negative=1.5)
     got = sample(guider, noise * float(theirs.scheduler.init_noise_sigma), theirs.scheduler.sigmas, "euler")
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["guidance", "spatial"],
     ["ksampler"],
     ["models"],
-    ["recipe"],
+    ["hints", "recipe", "job"],
     ["lab"],
     ["cli"],
 ]

@@ -47,25 +47,26 @@ def sd2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """Directory and diffusers' pipeline of a model like Stable Diffusion XL."""
     pytest.importorskip("diffusers")
-    from diffusers import StableDiffusionXLPipeline
-
     folder = tmp_path_factory.mktemp("sdxl")
-    words, size = small_models.tokenizer(folder / "words")
-    words_2, _ = small_models.tokenizer(folder / "words_2", pad="!")
-    network = small_models.unet(
-        cross_attention_dim=32 + 24,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=6 * 4 + 20,
-        transformer_layers_per_block=(1, 2),
-        use_linear_projection=True,
-    )
-    second = small_models.clip(size, 24, projection=20, hidden_act="gelu")
-    pipe = StableDiffusionXLPipeline(
-        small_models.vae(), small_models.clip(size), second, words, words_2, network, small_models.scheduler("epsilon")
-    )
-    pipe.save_pretrained(folder / "model")
-    return folder / "model", pipe
+    return folder / "model", small_models.save_xl(folder)
+
+
+@pytest.fixture(scope="session")
+def inpainting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Directory and diffusers' pipeline of an inpainting model: its network is told the mask and the rest as well."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("inpainting")
+    pipe = small_models.save_sd(folder, small_models.unet(in_channels=9), small_models.vae(), "epsilon")
+    parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
+    return folder / "model", diffusers.StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+
+
+@pytest.fixture(scope="session")
+def refiner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Directory and diffusers' pipeline of a model like Stable Diffusion XL's refiner."""
+    pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("refiner")
+    return folder / "model", small_models.save_refiner(folder)
 
 
 Family = Callable[[str], tuple[Path, Any]]

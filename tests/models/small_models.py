@@ -16,9 +16,9 @@ CORPUS = [
 PIXELS = 16
 
 
-def randomise(module: torch.nn.Module) -> torch.nn.Module:
+def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """The module with all weights random, so that no two norms are alike."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=generator))
@@ -134,6 +134,93 @@ def save_sd(folder: Path, network: Any, autoencoder: Any, prediction: str, **lev
     pipe.save_pretrained(folder / "model")
     write_tokenizer(folder / "model" / "tokenizer")  # transformers 5 writes a tokenizer.json alone
     return pipe
+
+
+def control_net(network: Any, seed: int = 1) -> Any:
+    """A ControlNet of diffusers for a UNet of a VAE that halves sides, with random weights."""
+    from diffusers import ControlNetModel
+
+    side = ControlNetModel.from_unet(network, conditioning_embedding_out_channels=(8, 16), load_weights_from_unet=False)
+    return randomise(side, seed)
+
+
+def adapter(kind: str = "full_adapter", seed: int = 1, **changes: Any) -> Any:
+    """A T2I-Adapter of diffusers for the same UNets."""
+    from diffusers import T2IAdapter
+
+    settings = {"channels": [16, 32], "num_res_blocks": 1, "downscale_factor": 2, "adapter_type": kind}
+    return randomise(T2IAdapter(**settings | changes), seed)
+
+
+def control_union(network: Any) -> Any:
+    """A ControlNet of diffusers that reads hints of six kinds."""
+    from diffusers import ControlNetUnionModel
+
+    names = (
+        "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim", "attention_head_dim",
+        "norm_num_groups",
+    )  # fmt: skip
+    settings: dict[str, Any] = {name: network.config[name] for name in names}
+    settings |= {"conditioning_embedding_out_channels": (8, 16), "num_trans_head": 2, "num_trans_channel": 16}
+    settings |= {"num_control_type": 6, "num_proj_channel": 16, "addition_time_embed_dim": 4}
+    return randomise(ControlNetUnionModel(**settings))
+
+
+def xl_unet(width: int, numbers: int) -> Any:
+    """A UNet that is told a pooled vector and some numbers besides the text, as Stable Diffusion XL's are."""
+    return unet(
+        cross_attention_dim=width,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=numbers * 4 + 20,
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+    )
+
+
+def save_xl(folder: Path) -> Any:
+    """A pipeline of Stable Diffusion XL, also saved to the folder."""
+    from diffusers import StableDiffusionXLPipeline
+
+    words, size = tokenizer(folder / "words")
+    words_2, _ = tokenizer(folder / "words_2", pad="!")
+    second = clip(size, 24, projection=20, hidden_act="gelu")
+    network = xl_unet(32 + 24, 6)
+    pipe = StableDiffusionXLPipeline(vae(), clip(size), second, words, words_2, network, scheduler("epsilon"))
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def save_refiner(folder: Path) -> Any:
+    """A pipeline of Stable Diffusion XL's refiner, also saved to the folder."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    words, size = tokenizer(folder / "words", pad="!")
+    text = clip(size, 24, projection=20, hidden_act="gelu")
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        vae(), None, text, None, words, xl_unet(24, 5), scheduler("epsilon"), requires_aesthetics_score=True
+    )
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def write_page(folder: Path) -> None:
+    """The files that docs/control.md speaks of, small and random, at the names that it calls them."""
+    from diffusers import AutoencoderTiny
+    from PIL import Image
+
+    plain = save_sd(folder / "sd", unet(), vae(), "epsilon")
+    save_sd(folder / "inpainting", unet(in_channels=9), vae(), "epsilon")
+    save_xl(folder / "xl")
+    save_refiner(folder / "refiner")
+    names = {"sd": "stable-diffusion-v1-5", "inpainting": "stable-diffusion-inpainting"}
+    for made, name in {**names, "xl": "stable-diffusion-xl-base", "refiner": "stable-diffusion-xl-refiner"}.items():
+        (folder / made / "model").rename(folder / name)
+    control_net(plain.unet).save_pretrained(folder / "sd-controlnet-canny")
+    adapter().save_pretrained(folder / "t2iadapter-depth")
+    randomise(AutoencoderTiny()).save_pretrained(folder / "taesd")
+    for name in ("edges", "depth", "photo", "mask"):
+        Image.effect_noise((PIXELS, PIXELS), 90).save(folder / f"{name}.png")
 
 
 def write_words(folder: Path, kind: str) -> int:

@@ -161,7 +161,7 @@ CONFIGS = {
     "prediction": ("scheduler/scheduler_config", {"prediction_type": "epsilom"}, "'epsilom'; did you mean epsilon"),
     "schedule": ("scheduler/scheduler_config", {"beta_schedule": "cosine"}, "unknown beta_schedule 'cosine'; known"),
     "no betas": ("scheduler/scheduler_config", {"beta_start": None}, "EulerDiscreteScheduler has no beta_start"),
-    "inpainting": ("unet/config", {"in_channels": 9}, "unet: config: in_channels = 9 is not supported; supported: 4"),
+    "channels": ("unet/config", {"in_channels": 7}, "unet: config: in_channels = 7 is not supported; supported: 4, 5"),
     "classes": ("unet/config", {"class_embed_type": "timestep"}, "class_embed_type = 'timestep' is not supported"),
     "shape": ("unet/config", {"cross_attention_dim": 16}, "unet: .* shape"),
     "layers": ("text_encoder/config", {"num_hidden_layers": 4}, "text_encoder: 16 weights are missing, the first is "),

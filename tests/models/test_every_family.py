@@ -17,8 +17,9 @@ from sigmafield import generate
 from sigmafield.cli import app
 from sigmafield.grid import Flow
 from sigmafield.images import open_frames, recipe_of, to_tensor
+from sigmafield.job import open_job
 from sigmafield.models.pipeline import Pipeline
-from sigmafield.recipe import Recipe, Region, open_job
+from sigmafield.recipe import Recipe, Region
 from sigmafield.run import finish
 
 pytest.importorskip("diffusers")

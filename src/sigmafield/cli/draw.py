@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,18 @@ from rich.console import Console
 from sigmafield import __version__, images
 from sigmafield.checkpoint import save_state
 from sigmafield.cli.terminal import Display
+from sigmafield.hints import ControlImage
+from sigmafield.job import Job, open_job
+from sigmafield.maths import near_miss
 from sigmafield.methods import Method
 from sigmafield.models import load
-from sigmafield.recipe import Job, Recipe, Region, open_job
+from sigmafield.models.pipeline import Pipeline
+from sigmafield.recipe import Recipe, Region
 from sigmafield.schedules import Schedule
 from sigmafield.types import State
+
+USER_ERRORS = (ValueError, OSError, ImportError)
+"""What is raised about things that the user gave."""
 
 
 @contextmanager
@@ -31,14 +39,33 @@ def user_errors() -> Iterator[None]:
     """Errors about what the user gave end the program with status 2 and one line."""
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except USER_ERRORS as error:
         fail(str(error))
+
+
+def complain(message: str) -> None:
+    """One line on the error stream."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {' '.join(message.split())}")
 
 
 def fail(message: str, status: int = 2) -> None:
     """End the program with one line on the error stream."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {' '.join(message.split())}")
+    complain(message)
     raise typer.Exit(status)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a model runs on: `load`'s arguments."""
+
+    device: str | None = None
+    dtype: str | None = None
+    max_rows: int | None = None
+    preview: Path | None = None
+
+    def load(self, model: str) -> Pipeline:
+        """The model, as `load` gives it."""
+        return load(model, device=self.device, dtype=self.dtype, max_rows=self.max_rows, preview=self.preview)
 
 
 def parse_size(text: str | None) -> tuple[int | None, int | None]:
@@ -76,6 +103,26 @@ def parse_region(text: str) -> Region:
     if not colon or not rest:
         raise ValueError(f"a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:STRENGTH; got {text!r}")
     return Region(prompt or rest, x, y, width, height, weight)
+
+
+def parse_control(text: str) -> ControlImage:
+    """A picture that steers from 'net=DIR,image=PNG,strength=0.8,start=0,end=0.5': paths may have commas and colons."""
+    names = [f.name for f in fields(ControlImage) if f.name != "image_sha256"]
+    pairs = [pair.partition("=") for pair in re.split(r",(?=\w+=)", text)]
+    values: dict[str, Any] = {name: value for name, _, value in pairs}
+    for name in values:
+        if name not in names:
+            raise ValueError(f"a control has no entry {name!r}{near_miss(name, names)}")
+    if not all(values.get(name) for name in ("net", "image")):
+        raise ValueError(
+            f"a control must be net=DIR,image=PNG and, if wanted, strength=0.8,start=0,end=1; got {text!r}"
+        )
+    for name in values.keys() & {"strength", "start", "end"}:
+        try:
+            values[name] = float(values[name])
+        except ValueError:
+            raise ValueError(f"a control's {name} must be a number; got {values[name]!r}") from None
+    return ControlImage(**values)
 
 
 def parse_params(owner: Method | Schedule, pairs: list[str]) -> dict[str, Any]:
@@ -119,25 +166,25 @@ class Drawing:
 
 
 def draw(
-    recipe: Recipe, output: Path, *, device: str | None, dtype: str | None, quiet: bool, state: State | None = None
+    job: Job, state: State, output: Path, display: Display, part: int = 0, preview_every: int | None = None
 ) -> Drawing:
-    """Run a recipe, from a state if one is given; an interruption leaves a checkpoint and ends the program."""
-    with user_errors():
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
-        pipe = load(recipe.model, device=device, dtype=dtype)
-        job = open_job(recipe, pipe)
-    state = state or job.start
-    state = replace(state, x=state.x.to(pipe.device))
+    """Run a job from a state; an interruption leaves a checkpoint beside the output and ends the program.
+
+    part: which of the display's pictures it is; preview_every: steps between two previews beside the output.
+    """
+    state = replace(state, x=state.x.to(job.pipe.device))
     began = time.perf_counter()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
     try:
-        with Display(recipe, quiet) as display:
+        with display:
             while not job.run.done(state):
-                display.update(job, state)
+                display.update(job, state, part)
                 state = job.run.step(state)
+                if preview_every and state.i % preview_every == 0:
+                    preview = images.sheet(job.preview(state))
+                    images.save_png(preview, output.with_name(f"{output.stem}-preview.png"))
         pictures = job.pictures(state)
-        frames = len(pictures) // recipe.batch
+        frames = len(pictures) // job.recipe.batch
         apart = [pictures[k : k + frames] for k in range(0, len(pictures), frames)]
         return Drawing(apart, state.nfe, time.perf_counter() - began)
     except KeyboardInterrupt:
@@ -153,27 +200,6 @@ def keep(job: Job, state: State, output: Path) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"interrupted after {done}; finish it with: [bold]sigmafield resume {path}[/]"
     )
-
-
-def report(
-    recipe: Recipe,
-    output: Path,
-    *,
-    device: str | None,
-    dtype: str | None,
-    as_json: bool,
-    state: State | None = None,
-) -> None:
-    """Run a recipe, write its files and say what they are."""
-    drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json, state=state)
-    with user_errors():
-        files = write(drawing.pictures, output, recipe)
-    if as_json:
-        facts = {"nfe": drawing.nfe, "seconds": round(drawing.seconds, 3), "recipe": asdict(recipe)}
-        typer.echo(json.dumps({"files": [str(file) for file in files], **facts}, ensure_ascii=False))
-    else:
-        names = str(files[0]) if len(files) == 1 else f"{files[0]} (all) and {files[1]} … {files[-1].name}"
-        typer.echo(f"{names}: {drawing.nfe} evaluations in {drawing.seconds:.1f} s, seed {recipe.seed}")
 
 
 def write(pictures: list[list[Image.Image]], output: Path, recipe: Recipe) -> list[Path]:
@@ -202,9 +228,7 @@ def label(recipe: Recipe, index: int | None) -> str:
     return json.dumps({"sigmafield": __version__, "picture": index, "recipe": asdict(recipe)}, ensure_ascii=False)
 
 
-def again(
-    path: Path, output: Path | None, image: Path | None, *, device: str | None, dtype: str | None, as_json: bool
-) -> None:
+def again(path: Path, output: Path | None, image: Path | None, machine: Machine, *, as_json: bool) -> None:
     """Draw a PNG again and compare: status 0 if every pixel is the same, 1 if not."""
     with user_errors():
         carried = json.loads(images.recipe_of(path))
@@ -212,7 +236,10 @@ def again(
         if image:
             recipe = replace(recipe, image=str(image))
         output = output or path.with_name(f"{path.stem}-replay{path.suffix}")
-    drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json)
+        if not output.parent.is_dir():
+            raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
+        job = open_job(recipe, machine.load(recipe.model))
+    drawing = draw(job, job.start, output, Display(recipe, as_json))
     frames = sheets(drawing.pictures) if index is None else drawing.pictures[index]
     with user_errors():
         images.save_png(frames[0], output, label(recipe, index), frames[1:])

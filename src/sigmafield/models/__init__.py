@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sigmafield.models.directory import TINY, nearby
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.tiny import load_tiny
+from sigmafield.types import ControlNetwork
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -27,6 +29,8 @@ def load(
     dtype: str | torch.dtype | None = None,
     offload: bool = False,
     compile: bool = False,
+    max_rows: int | None = None,
+    preview: str | Path | None = None,
 ) -> Pipeline:
     """A model, ready to sample with.
 
@@ -38,6 +42,8 @@ def load(
     bfloat16 for transformers.
     offload: text encoders, network and VAE wait on the CPU and are on the device one at a time.
     compile: the network is compiled by torch at its first call; faster afterwards, with other last bits.
+    max_rows: at most so many rows (samples times prompts) in one network call, for little memory; None: all at once.
+    preview: a small decoder of the model's latents for previews: AutoencoderTiny's directory or TAESD's .safetensors.
 
     Raises ValueError for an argument or a model that is not supported, FileNotFoundError for what is missing,
     ImportError where a model needs packages that are not installed, ConnectionError where a hub id cannot be had.
@@ -47,8 +53,16 @@ def load(
         check_offload(place)
     if compile:
         check_compile(place)
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"max_rows must be ≥ 1; got {max_rows}")
+    if preview is not None and not Path(preview).expanduser().exists():
+        raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
     pipe = load_plain(model, place, dtype, parts, torch.device("cpu") if offload else None)
-    pipe = offloaded(pipe) if offload else pipe
+    pipe = replace(offloaded(pipe) if offload else pipe, max_rows=max_rows)
+    if preview is not None:
+        from sigmafield.models.diffusers.preview import load_preview
+
+        pipe = replace(pipe, preview=load_preview(Path(preview).expanduser(), pipe.latent, pipe.device))
     return compiled(pipe) if compile else pipe
 
 
@@ -76,6 +90,27 @@ def load_plain(
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
 
     return load_diffusers(path if path.is_dir() else str(model), place, asked, home)
+
+
+def load_control(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    kind: str | None = None,
+) -> ControlNetwork:
+    """A ControlNet or T2I-Adapter for a `Control`, from its directory in diffusers' layout.
+
+    device, dtype: as for `load`; kind: of the hint, for a ControlNet that reads several (canny, depth, openpose, …).
+
+    Raises ValueError for an argument or a network that is not supported, FileNotFoundError for what is missing,
+    ImportError where the packages that run it are not installed.
+    """
+    place = choose_device(device)
+    precision = choose_dtype(dtype, torch.float32 if place.type == "cpu" else torch.float16)
+    from sigmafield.models.diffusers.control import read_control
+
+    return read_control(Path(path).expanduser(), place, precision, kind)
 
 
 def check_file(path: Path) -> None:

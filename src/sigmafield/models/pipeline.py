@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sigmafield.guidance.cond import active, same_controls
 from sigmafield.latents import LatentFormat
 from sigmafield.maths import filled, lincomb
 from sigmafield.param import Sampling
-from sigmafield.types import Cond, Ctx, Latent, Sigma
+from sigmafield.types import Cond, ControlNetwork, Ctx, Latent, Sigma
 
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 """Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
@@ -44,6 +46,10 @@ class Pipeline:
     """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
     modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The torch modules behind it, by diffusers' names: unet or transformer, vae, text_encoder, …"""
+    concat: int = 0
+    """Channels that a conditioning's `concat` must have, such as 5 for an inpainting network's mask and picture."""
+    controls: Callable[[ControlNetwork], None] | None = None
+    """Raises ValueError for a control that was made for another network; None if the network takes no controls."""
     encode_negative: EncodeText | None = None
     """How it reads negative prompts, where that is not `encode_text`."""
     cfg: float = 5.0
@@ -56,27 +62,85 @@ class Pipeline:
     """Largest height or width in pixels that the network has positions for."""
     shift_at: Callable[[tuple[int, int]], float] | None = None
     """(height, width) → the time shift that a flow network was trained with at that size, where it depends on it."""
+    max_rows: int | None = None
+    """Rows that one network call may have, for little memory; None: as many as there are."""
 
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
-        """Clean latents for each conditioning, in one network call: a `Model`."""
+        """Clean latents for each conditioning, in one network call or as few as `max_rows` allows: a `Model`.
+
+        The conditionings must have the same controls; those outside of their windows are left out.
+        """
         if sigma.ndim:
             raise ValueError(f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}")
+        for cond in conds:
+            self.check(cond)
         pre, k = self.sampling.prediction(sigma), len(conds)
         xs = lincomb(pre.c_in, x).float()
         t = xs.new_full(xs.shape[:1], float(self.sampling.levels.timestep(sigma)))
-        out = self.network(xs, t, stack(conds, len(xs) // k)).to(x.dtype)
-        return list(lincomb(pre.c_skip, x, pre.c_out, out).chunk(k))
+        cond = stack([self.at(sigma, cond) for cond in conds], len(xs) // k)
+        out = torch.cat([self.network(xs[some], t[some], rows(cond, some)) for some in self.shares(len(xs))])
+        return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
+
+    def at(self, sigma: Sigma, cond: Cond) -> Cond:
+        """The conditioning with the controls that act at σ alone."""
+        process = self.sampling.process
+        return replace(cond, controls=tuple(c for c in cond.controls if c.strength and bool(active(c, sigma, process))))
+
+    def shares(self, n: int) -> list[slice]:
+        """n rows in as few parts of nearly equal length as `max_rows` allows."""
+        calls = max(1, -(-n // (self.max_rows or n or 1)))
+        ends = [n * i // calls for i in range(calls + 1)]
+        return [slice(first, last) for first, last in pairwise(ends)]
+
+    def check(self, cond: Cond) -> None:
+        """Raises ValueError for a conditioning whose `concat` or controls the network cannot take."""
+        channels = 0 if cond.concat is None else cond.concat.shape[1]
+        if channels != self.concat:
+            raise ValueError(
+                f"{self.name} takes {self.concat} channels of concat besides the latent's {self.latent.channels}; "
+                f"got {channels}"
+            )
+        for control in cond.controls:
+            if self.controls is None:
+                raise no_controls(self.name)
+            self.controls(control.net)
 
 
-def stack(conds: Sequence[Cond], rows: int) -> Cond:
-    """Several conditionings as one with `rows` rows for each, in order.
+def no_controls(name: str) -> ValueError:
+    """The error for a control where the network takes none."""
+    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2 and XL in diffusers' layout")
 
-    Embeddings of different lengths are repeated up to their least common multiple, as ComfyUI does.
+
+def stack(conds: Sequence[Cond], each: int) -> Cond:
+    """Several conditionings as one with `each` rows for each, in order.
+
+    Embeddings of different lengths are repeated up to their least common multiple, as ComfyUI does. Raises ValueError
+    for conditionings with other controls than the first's.
     """
-    length = math.lcm(*(c.embeds.shape[1] for c in conds))
+    first, length = conds[0], math.lcm(*(c.embeds.shape[1] for c in conds))
+    if not all(same_controls(first, c) for c in conds):
+        raise ValueError("conditionings of one network call must have the same controls, as strong and as long")
 
     def join(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([filled(t, rows, axis=0) for t in tensors])
+        return torch.cat([filled(t, each, axis=0) for t in tensors])
 
-    extra = {key: join([c.extra[key] for c in conds]) for key in conds[0].extra}
-    return Cond(join([c.embeds.repeat(1, length // c.embeds.shape[1], 1) for c in conds]), extra)
+    extra = {key: join([c.extra[key] for c in conds]) for key in first.extra}
+    concat = [c.concat for c in conds if c.concat is not None]
+    return Cond(
+        join([c.embeds.repeat(1, length // c.embeds.shape[1], 1) for c in conds]),
+        extra,
+        concat=join(concat) if concat else None,
+        controls=[
+            replace(control, hint=join([c.controls[i].hint for c in conds])) for i, control in enumerate(first.controls)
+        ],
+    )
+
+
+def rows(cond: Cond, some: slice) -> Cond:
+    """Some rows of a stacked conditioning."""
+    return Cond(
+        cond.embeds[some],
+        {key: value[some] for key, value in cond.extra.items()},
+        concat=None if cond.concat is None else cond.concat[some],
+        controls=[replace(control, hint=control.hint[some]) for control in cond.controls],
+    )

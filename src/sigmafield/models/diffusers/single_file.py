@@ -38,6 +38,11 @@ class SingleFile:
     elsewhere: Directory | None
     scratch: Path
 
+    @property
+    def index(self) -> dict[str, Any]:
+        """As a directory's."""
+        return self.shipped.index
+
     def has(self, part: str) -> bool:
         """Whether the weights of a part are in the file."""
         return part in self.layout.prefixes

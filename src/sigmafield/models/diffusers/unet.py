@@ -1,13 +1,16 @@
-"""Networks of diffusers' UNet2DConditionModel: Stable Diffusion 1, 2 and XL."""
+"""Networks of diffusers' UNet2DConditionModel: Stable Diffusion 1, 2 and XL, their inpainting models, XL's refiner."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
+from sigmafield.models.diffusers.control import fitting, residuals
+from sigmafield.models.diffusers.refiner import refiner_encoder
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.picture import sides
@@ -23,7 +26,12 @@ def build_unet(source: Source) -> Pipeline:
     config = source.config("unet", "UNet2DConditionModel")
     check_network(source, config, latent.channels)
     xl = config.get("addition_embed_type") == "text_time"
-    encode_text, encoders = (xl_encoder if xl else clip_encoder)(source)
+    refiner = xl and bool(source.where.index.get("requires_aesthetics_score"))
+    encode_negative = None
+    if refiner:
+        encode_text, encode_negative, encoders = refiner_encoder(source)
+    else:
+        encode_text, encoders = (xl_encoder if xl else clip_encoder)(source)
     unet = source.module(UNet2DConditionModel, "unet")
     return Pipeline(
         name=source.name,
@@ -37,13 +45,16 @@ def build_unet(source: Source) -> Pipeline:
         device=source.device,
         preview=latent.to_rgb if latent.rgb else None,
         modules={"unet": unet, "vae": vae, **encoders},
+        concat=unet.config.in_channels - latent.channels,
+        controls=fitting(unet),
+        encode_negative=encode_negative,
     )
 
 
 def check_network(source: Source, config: dict[str, Any], channels: int) -> None:
-    """Raises ValueError for a network that wants more than latent, timestep, text and SDXL's conditioning."""
+    """Raises ValueError for a network that wants more than latent, timestep, text, SDXL's conditioning and a concat."""
     supported: dict[str, tuple[Any, ...]] = {
-        "in_channels": (channels,),
+        "in_channels": (channels, channels + 1, 2 * channels, 2 * channels + 1),  # with depth, a picture, both of it
         "addition_embed_type": (None, "text_time"),
         "class_embed_type": (None,),
         "num_class_embeds": (None,),
@@ -56,10 +67,21 @@ def check_network(source: Source, config: dict[str, Any], channels: int) -> None
 
 
 def network_of(unet: Any) -> Network:
-    """`Pipeline.network` of a UNet: inputs in its dtype, the answer in float32."""
+    """`Pipeline.network` of a UNet: inputs in its dtype, the answer in float32. Controls see x without the concat."""
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        text = cond.embeds.to(unet.dtype)
-        return unet(x.to(unet.dtype), t, encoder_hidden_states=text, added_cond_kwargs=cond.extra).sample.float()
+        x, text = x.to(unet.dtype), cond.embeds.to(unet.dtype)
+        added = residuals(x, t, cond)
+        wide = x if cond.concat is None else torch.cat([x, cond.concat.to(x)], dim=1)
+        out = unet(
+            wide,
+            t,
+            encoder_hidden_states=text,
+            added_cond_kwargs=cond.extra,
+            down_block_additional_residuals=added.skips or None,
+            mid_block_additional_residual=added.middle,
+            down_intrablock_additional_residuals=list(added.blocks) or None,
+        )
+        return out.sample.float()
 
     return network

@@ -63,7 +63,7 @@ def test_constants_and_marginals(name, params, process):
 
 def table_start(name, g):
     regrid = METHODS[name].grid
-    return (regrid(g) if regrid else g).sigmas[0]
+    return (regrid(g, METHODS[name].defaults) if regrid else g).sigmas[0]
 
 
 @pytest.mark.parametrize("h_prev", [2.0, 0.5])

@@ -81,8 +81,10 @@ class Parameter:
 
     def check(self, owner: str, values: Mapping[str, Any]) -> None:
         """Raise ValueError if the value of this name is not of its type or not in its range; values: of all."""
+        if self.kind is None or (values[self.name] is None and self.default is None):
+            return
         value: Any = values[self.name]
-        if self.kind is None or (value is None and self.default is None) or (self.other and not _is(value, float)):
+        if self.other and not _is(value, float):
             return
         if self.choices:
             if value not in self.choices:

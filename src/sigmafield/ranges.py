@@ -14,6 +14,8 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from torch import Tensor
+
 from sigmafield.maths import near_miss
 
 
@@ -58,7 +60,7 @@ class Parameter:
     """A parameter: its default, None where what that is depends on the run; its type; and which values of it.
 
     kind: float, int, bool or str; None for another, whose values are not checked. choices: all values, if they are
-    few. other: its annotation allows values of further types (a field), which are left to the function.
+    few. field: it may be a tensor too, which is left to the function.
     """
 
     name: str
@@ -66,7 +68,7 @@ class Parameter:
     kind: type | None
     choices: tuple[Any, ...] = ()
     range: Range | None = None
-    other: bool = False
+    field: bool = False
 
     @property
     def values(self) -> str:
@@ -84,7 +86,7 @@ class Parameter:
         if self.kind is None or (values[self.name] is None and self.default is None):
             return
         value: Any = values[self.name]
-        if self.other and not _is(value, float):
+        if self.field and isinstance(value, Tensor):
             return
         if self.choices:
             if value not in self.choices:

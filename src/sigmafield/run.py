@@ -44,7 +44,7 @@ class Run:
                 f"{name} chooses its own steps and needs one sigma per step; got a field {tuple(sigmas.shape)}"
             )
         if self.method.grid is not None:
-            object.__setattr__(self, "grid", self.method.grid(self.grid, {**self.method.defaults, **self.params}))
+            object.__setattr__(self, "grid", self.method.grid(self.grid, {**self.method.values, **self.params}))
         if isinstance(self.noise, Silent) and self.draws:
             raise ValueError(f"{name} draws noise: give a source, such as Keyed(seeds, x.shape)")
         object.__setattr__(self, "rng", self.noise.get_state())
@@ -53,7 +53,7 @@ class Run:
     @property
     def draws(self) -> bool:
         """Whether the method, with these parameters, asks for noise."""
-        p = {**self.method.defaults, **self.params}
+        p = {**self.method.values, **self.params}
         if self.method.noise == "churn":
             return p["s_churn"] > 0
         return self.method.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0

@@ -163,7 +163,17 @@ def scaled_split(s: Span, eta: float, limit: bool = False) -> tuple[Sigma, Sigma
     return s.alpha_next * low / torch.where(s.sigma == 0, 1.0, s.sigma), s.alpha_next * up
 
 
-preset("euler_cfg_pp", of="euler_ancestral_cfg_pp", row={"noise": "none"}, eta=0.0, s_noise=0.0)
+NO_NOISE = ("eta", "s_noise")
+"""Parameters that are fixed where a method without noise is the preset of one with noise."""
+
+preset(
+    "euler_cfg_pp",
+    of="euler_ancestral_cfg_pp",
+    row={"noise": "none", "fixed": (*NO_NOISE, "keep_first_noise")},
+    eta=0.0,
+    s_noise=0.0,
+    keep_first_noise=False,
+)
 
 
 @method("euler_pp", order=1, evals=1, need_uncond=True, paper="arXiv:2406.08070")

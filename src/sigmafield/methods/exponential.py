@@ -10,6 +10,7 @@ import torch
 
 from sigmafield.grid import Span, clip_first
 from sigmafield.maths import lincomb, phi_2, safe_div
+from sigmafield.methods.euler import NO_NOISE
 from sigmafield.methods.multistep import gauss
 from sigmafield.methods.registry import method, preset
 from sigmafield.ranges import NonNegative, Range
@@ -55,7 +56,7 @@ def seeds_2(
 preset(
     "exp_heun_2_x0",
     of="seeds_2",
-    row={"noise": "none", "paper": "arXiv:2308.02157"},
+    row={"noise": "none", "fixed": NO_NOISE, "paper": "arXiv:2308.02157"},
     eta=0.0,
     s_noise=0.0,
     r=1.0,
@@ -136,7 +137,9 @@ def res_multistep_ancestral(
     return lincomb(*terms), {"D": D, "lam": s.ve.lam, "lam_down": down.lam_next}
 
 
-preset("res_multistep", of="res_multistep_ancestral", row={"noise": "none"}, eta=0.0)
+WITHOUT = {"noise": "none", "fixed": (*NO_NOISE, "flow_noise")}
+
+preset("res_multistep", of="res_multistep_ancestral", row=WITHOUT, eta=0.0, s_noise=0.0, flow_noise=False)
 
 
 @method(
@@ -174,7 +177,7 @@ def res_multistep_ancestral_cfg_pp(
     return lincomb(*terms), {"D": p.U, "lam": s.ve.lam, "lam_down": down.lam_next}
 
 
-preset("res_multistep_cfg_pp", of="res_multistep_ancestral_cfg_pp", row={"noise": "none"}, eta=0.0)
+preset("res_multistep_cfg_pp", of="res_multistep_ancestral_cfg_pp", row=WITHOUT, eta=0.0, s_noise=0.0, flow_noise=False)
 
 
 def res_coefficients(
@@ -284,4 +287,10 @@ def er_integrals(ell: Sigma, ell_next: Sigma, phi: Callable[[Sigma], Sigma]) -> 
 
 
 preset("er_sde_reverse_time", of="er_sde", noise_scaler=reverse_time(1.0))
-preset("er_sde_ode", of="er_sde", row={"noise": "none"}, s_noise=0.0, noise_scaler=ode)
+preset(
+    "er_sde_ode",
+    of="er_sde",
+    row={"noise": "none", "fixed": ("s_noise", "noise_scaler")},
+    s_noise=0.0,
+    noise_scaler=ode,
+)

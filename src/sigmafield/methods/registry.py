@@ -25,7 +25,7 @@ class Method:
     adaptive: chooses its own steps, each `step` is an attempt; linear: in x, predictions and noises;
     need_uncond: uses the unconditional prediction (CFG++); grid: what it does to the schedule first, given the values
     of its parameters;
-    stops_early: at the last level above 0, so that x keeps its noise.
+    stops_early: at the last level above 0, so that x keeps its noise; fixed: parameters that keep their values.
     """
 
     name: str
@@ -40,12 +40,18 @@ class Method:
     stops_early: bool = False
     grid: Callable[[Grid, Mapping[str, Any]], Grid] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> dict[str, Parameter]:
         """All parameters by name: the keyword-only arguments of the step function, with this method's defaults."""
-        own = {p.name: p for p in parameters(self.step, _by_keyword)}
-        return own | {name: replace(own[name], default=value) for name, value in self.params.items()}
+        own = {p.name: p for p in parameters(self.step, _by_keyword) if p.name not in self.fixed}
+        return own | {name: replace(own[name], default=v) for name, v in self.params.items() if name in own}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Values of all arguments of the step function: defaults, and what is fixed."""
+        return self.defaults | dict(self.params)
 
     @property
     def defaults(self) -> dict[str, Any]:

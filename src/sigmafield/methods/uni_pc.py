@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
 from sigmafield.grid import FROZEN, LAM_MAX, Grid, Span
 from sigmafield.maths import lincomb
 from sigmafield.methods.registry import method, preset
-from sigmafield.ranges import NonNegative
+from sigmafield.ranges import Range
 from sigmafield.types import Latent, Memory, Noise, Sigma, Step
 
 
@@ -85,7 +85,7 @@ def uni_pc(
     noise: Noise,
     *,
     variant: Literal["bh1", "bh2"] = "bh1",
-    end: NonNegative = 0.001,
+    end: Annotated[float, Range(0, 0.01)] = 0.001,
     precise: bool = False,
     solve_one_step: bool = False,
 ) -> Step:
@@ -94,8 +94,8 @@ def uni_pc(
         D = D(xₚ, σ);  correct: x = a x₋ + w_t D + Σ w_j D₋ⱼ over σ₋ → σ;  predict: xₚ' = a x + Σ w_j D₋ⱼ
         w from B(h), of order min(3, n − 1), rising at the start, falling at the end; no corrector in the last step
 
-    variant: B = −h (bh1) or e^(−h) − 1 (bh2). end ≥ 0: level that a final 0 is replaced by; ComfyUI's 0.001 leaves that
-    much noise and scales a flow's latent by 1/(1 − 0.001), 0 leaves none. precise: coefficients in float64, not in
+    variant: B = −h (bh1) or e^(−h) − 1 (bh2). 0 ≤ end ≤ 0.01: level that a final 0 is replaced by; ComfyUI's 0.001
+    leaves that much noise and scales a flow's latent by 1/(1 − 0.001), 0 leaves none. precise: coefficients in float64, not in
     ComfyUI's float32. solve_one_step: where n = 1 make a step of first order; ComfyUI only scales x there.
     An update is up to 9 terms, as both halves sum over the history.
     """

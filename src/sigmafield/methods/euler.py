@@ -30,7 +30,7 @@ def churn(
     inside = (s_tmin <= s.sigma) & (s.sigma <= s_tmax)
     if not inside.any():
         return x, s
-    gamma = torch.where(inside, min(s_churn / s.n, 2**0.5 - 1), 0.0)
+    gamma = torch.where(inside, torch.full_like(s.sigma, min(s_churn / s.n, 2**0.5 - 1)), 0.0)
     keep = 1 / (1 + gamma * s.sigma) if flow_noise and isinstance(s.process, Flow) else torch.ones_like(gamma)
     hat = (1 + gamma) * keep * s.sigma
     return lincomb(keep, x, s_noise * (hat**2 - (keep * s.sigma) ** 2).sqrt(), noise(s)), replace(s, sigma=hat)

@@ -95,8 +95,8 @@ def uni_pc(
         w from B(h), of order min(3, n − 1), rising at the start, falling at the end; no corrector in the last step
 
     variant: B = −h (bh1) or e^(−h) − 1 (bh2). 0 ≤ end ≤ 0.01: level that a final 0 is replaced by; ComfyUI's 0.001
-    leaves that much noise and scales a flow's latent by 1/(1 − 0.001), 0 leaves none. precise: coefficients in float64, not in
-    ComfyUI's float32. solve_one_step: where n = 1 make a step of first order; ComfyUI only scales x there.
+    leaves that much noise and scales a flow's latent by 1/(1 − 0.001), 0 leaves none. precise: coefficients in float64,
+    not in ComfyUI's float32. solve_one_step: where n = 1 make a step of first order; ComfyUI only scales x there.
     An update is up to 9 terms, as both halves sum over the history.
     """
     D = (yield x, s.sigma).x0

@@ -26,6 +26,7 @@ from sigmafield.maths import near_miss
 from sigmafield.methods import Method
 from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
+from sigmafield.ranges import WORDS
 from sigmafield.recipe import Recipe, Region
 from sigmafield.schedules import Schedule
 from sigmafield.types import State
@@ -126,21 +127,21 @@ def parse_control(text: str) -> ControlImage:
 
 
 def parse_params(owner: Method | Schedule, pairs: list[str]) -> dict[str, Any]:
-    """A sampler's or schedule's parameters from 'name=value' texts; values of the type that the default has."""
+    """A sampler's or schedule's parameters from 'name=value' texts; their ranges are checked with the recipe."""
     params: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"a parameter must be name=value, such as eta=0.5; got {pair!r}")
-        owner.check({name: text})
-        default = owner.defaults[name]
-        kind = float if default is None else type(default)
+        if name not in owner.parameters:
+            owner.check({name: text})  # says which there are
+        kind = owner.parameters[name].kind
+        if kind is None:
+            raise ValueError(f"{owner.name}'s {name} is a function: give it in Python")
         try:
             params[name] = PARSERS[kind](text)
-        except KeyError:
-            raise ValueError(f"{owner.name}'s {name} is a function: give it in Python") from None
         except ValueError:
-            raise ValueError(f"{owner.name}'s {name} must be {kind.__name__}; got {text!r}") from None
+            raise ValueError(f"{owner.name} needs {name} to be {WORDS[kind]}; got {text!r}") from None
     return params
 
 
@@ -153,7 +154,7 @@ def _truth(text: str) -> bool:
 
 
 PARSERS: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _truth}
-"""How the text of a parameter is read, by the type of its default."""
+"""How the text of a parameter is read, by its type."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from sigmafield.cli.explain import EXAMPLE, NETWORK, NOISE, facts, kinds, plain, relatives
+from sigmafield.cli.explain import EXAMPLE, NETWORK, NOISE, facts, relatives, settings
 from sigmafield.grid import VE, Flow
 from sigmafield.lab import amplification, convergence, plot, real_interval, table
 from sigmafield.lab.papers import sources
@@ -114,12 +114,16 @@ def method_page(method: Method, write: Callable[[str, str | bytes], None]) -> st
     if others := relatives(method):
         listed = (f"[{other}]({other}.md)" + f" ({differs})" * bool(differs) for other, differs in others.items())
         parts += ["The same function, with other defaults: " + "; ".join(listed) + "."]
-    if method.defaults:
-        rows = [(f"`{key}`", f"`{plain(method.defaults[key])}`", f"`{kind}`") for key, kind in kinds(method).items()]
-        parts += ["## Parameters", block(grid(("name", "default", "type"), rows))]
+    parts += parameters(method)
     if method.linear:
         parts += coefficients(name) + order(name, write) + stability(name, write)
     return "\n\n".join(parts + citation(method.paper)) + "\n"
+
+
+def parameters(owner: Method | Schedule) -> list[str]:
+    """The table of parameters, if there are any."""
+    rows = [(f"`{name}`", default, values) for name, default, values in settings(owner)]
+    return ["## Parameters", block(grid(("name", "default", "values"), rows))] if rows else []
 
 
 def coefficients(name: str) -> list[str]:
@@ -182,12 +186,7 @@ def schedule_page(schedule: Schedule, write: Callable[[str, str | bytes], None])
     figure = plot.schedule(levels, {name: process for name, (_, process) in fitting.items()})
     write(f"schedules/figures/{schedule.name}.svg", svg(figure))
     parts = [f"# {schedule.name}", prose(inspect.getdoc(schedule.make) or "")]
-    if schedule.defaults:
-        rows = [
-            (f"`{key}`", "the network's" if value is None else f"`{plain(value)}`")
-            for key, value in schedule.defaults.items()
-        ]
-        parts.append("\n".join(grid(("parameter", "default"), rows)))
+    parts += parameters(schedule)
     parts += [f"{STEPS} steps:", f"![noise levels](figures/{schedule.name}.svg)"]
     return "\n\n".join(parts + citation(schedule.paper)) + "\n"
 

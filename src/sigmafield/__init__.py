@@ -12,38 +12,42 @@ if TYPE_CHECKING:
     from sigmafield.checkpoint import load_state, save_state
     from sigmafield.grid import VE, Flow, Grid, Span
     from sigmafield.guidance.guider import Guider
+    from sigmafield.hints import ControlImage
+    from sigmafield.job import Job, generate, open_job
     from sigmafield.methods import METHODS, Method
-    from sigmafield.models import load
+    from sigmafield.models import load, load_control
     from sigmafield.models.analytic import Mixture
     from sigmafield.models.pipeline import Pipeline
     from sigmafield.noise import Gaussian, Keyed
-    from sigmafield.recipe import Job, Recipe, Region, generate, open_job
+    from sigmafield.recipe import Recipe, Region
     from sigmafield.run import Run, finish, iterate, sample
     from sigmafield.schedules import SCHEDULES
-    from sigmafield.types import Area, Cond, Ctx, Pred, State
+    from sigmafield.types import Area, Cond, Control, Ctx, Pred, State
 
 _HOME = {
     "brownian": ("Brownian",),
     "checkpoint": ("load_state", "save_state"),
     "grid": ("VE", "Flow", "Grid", "Span"),
     "guidance.guider": ("Guider",),
+    "hints": ("ControlImage",),
+    "job": ("Job", "generate", "open_job"),
     "methods": ("METHODS", "Method"),
-    "models": ("load",),
+    "models": ("load", "load_control"),
     "models.analytic": ("Mixture",),
     "models.pipeline": ("Pipeline",),
     "noise": ("Gaussian", "Keyed"),
-    "recipe": ("Job", "Recipe", "Region", "generate", "open_job"),
+    "recipe": ("Recipe", "Region"),
     "run": ("Run", "finish", "iterate", "sample"),
     "schedules": ("SCHEDULES",),
-    "types": ("Area", "Cond", "Ctx", "Pred", "State"),
+    "types": ("Area", "Cond", "Control", "Ctx", "Pred", "State"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("sigmafield")
 __all__ = [
-    "METHODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Ctx", "Flow", "Gaussian", "Grid", "Guider", "Job",
-    "Keyed", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Region", "Run", "Span", "State", "finish", "generate",
-    "iterate", "load", "load_state", "open_job", "sample", "save_state",
+    "METHODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Flow", "Gaussian",
+    "Grid", "Guider", "Job", "Keyed", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Region", "Run", "Span",
+    "State", "finish", "generate", "iterate", "load", "load_control", "load_state", "open_job", "sample", "save_state",
 ]  # fmt: skip
 
 

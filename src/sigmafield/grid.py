@@ -5,9 +5,10 @@ Everything here is float64 on the CPU, and a noise level may be a number or a fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -175,25 +176,34 @@ class Span:
         """The same interval with λ = −ln σ whatever the process: the time axis that DPM-Solver++ uses."""
         return replace(self, process=VE())
 
+    @cached_property
+    def scaled(self) -> Span:
+        """The interval as x/α sees it: of a VE process, from σ/α to σ'/α'. At σ = 1 of a flow it begins at infinity."""
+        alpha = self.process.alpha(self.sigma)
+        return Span(self.sigma / alpha, self.sigma_next / self.alpha_next, VE(), self.i, self.n)
+
     def split(self, r: float) -> tuple[Span, Span]:
-        """The two parts of the interval, cut at λ + r h, 0 < r ≤ 1."""
+        """The two parts of the interval, cut at λ + r h, r > 0: beyond its end where r > 1."""
         # at r = 1 nothing may be left for the second part, not even rounding: its noise goes with √h
         mid = self.sigma_next if r == 1 else self.process.sigma(self.lam + r * self.h)
         return replace(self, sigma_next=mid), replace(self, sigma=mid)
 
-    def ancestral(self, eta: float) -> tuple[Span, Sigma, Sigma]:
+    def ancestral(self, eta: float, below_zero: bool = False) -> tuple[Span, Sigma, Sigma]:
         """(the interval to σ_down, k, σ_up): x' = k y + σ_up ξ after the deterministic step to y at σ_down.
 
         VE:    σ_up = min(σ', η √(σ'² (σ² − σ'²)/σ²)),   σ_down = √(σ'² − σ_up²),   k = 1
-        flow:  σ_down = σ' (1 + (σ'/σ − 1) η),   k = (1 − σ')/(1 − σ_down),   σ_up = √(σ'² − (k σ_down)²)
+        flow:  σ_down = max(0, σ' (1 + (σ'/σ − 1) η)),   k = (1 − σ')/(1 − σ_down),   σ_up = √(σ'² − (k σ_down)²)
 
-        η = 0 keeps the interval. In VE, η ≥ σ/√(σ² − σ'²) leaves σ_down = 0. Song et al., arXiv:2010.02502.
+        η = 0 keeps the interval. η ≥ σ/√(σ² − σ'²) in VE, η ≥ 1/(1 − σ'/σ) in a flow leave σ_down = 0: all noise is
+        new. below_zero: in a flow let σ_down go below 0, which turns the sign of the old noise.
+        Song et al., arXiv:2010.02502.
         """
         a, b = self.sigma, self.sigma_next
         if not eta:
             return self, torch.ones_like(b), torch.zeros_like(b)
         if isinstance(self.process, Flow):
             down = b * (1 + (self.ratio - 1) * eta)
+            down = down if below_zero else down.clamp(min=0)
             keep = (1 - b) / (1 - down)
             return replace(self, sigma_next=down), keep, (b**2 - (keep * down) ** 2).clamp(min=0).sqrt()
         up = eta * (b**2 * (a**2 - b**2) / torch.where(a == 0, 1.0, a) ** 2).sqrt()
@@ -259,7 +269,7 @@ def per_sample(sigma: Sigma) -> Float64[Tensor, "batch"] | None:
     return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
 
 
-def clip_first(grid: Grid) -> Grid:
+def clip_first(grid: Grid, params: Mapping[str, Any]) -> Grid:
     """The grid with σ₀ = 1 of a flow, where λ = −∞, replaced by `Flow.first`; others unchanged.
 
     x is not rescaled and noise is asked for with the new σ, as ComfyUI does.
@@ -270,12 +280,17 @@ def clip_first(grid: Grid) -> Grid:
     return replace(grid, sigmas=torch.cat([first, grid.sigmas[1:]]))
 
 
-def ends(grid: Grid) -> Grid:
-    """The single interval from σ₀ to the last σ above 0, for methods that choose their own steps."""
+def ends(grid: Grid, params: Mapping[str, Any]) -> Grid:
+    """The single interval from σ₀ to the last σ above 0, for methods that choose their own steps.
+
+    With denoise_to_zero there is a second one, to the schedule's final 0.
+    """
     if grid.n == 0:
         return grid
-    last = grid.sigmas[-1] if grid.sigmas[-1] > 0 else grid.sigmas[-2]
-    return replace(grid, sigmas=torch.stack([grid.sigmas[0], last]))
+    to_zero = grid.sigmas[-1:] == 0
+    last = grid.sigmas[-2 if to_zero else -1]
+    rest = grid.sigmas[-1:] if to_zero and params["denoise_to_zero"] else grid.sigmas[:0]
+    return replace(grid, sigmas=torch.cat([torch.stack([grid.sigmas[0], last]), rest]))
 
 
 def _some(values: Tensor, where: Tensor) -> str:

@@ -161,22 +161,26 @@ def ksampler(
     batch_index: Sequence[int] | None = None,
     mask: Tensor | None = None,
     mask_of: MaskOf = unchanged,
+    params: Mapping[str, Any] | None = None,
+    scheduler_params: Mapping[str, Any] | None = None,
 ) -> Sampled:
     """KSampler and KSamplerAdvanced: noise from the seed, schedule from names, a latent in the VAE's scale.
 
     guider: `Guider(model, positive, negative, cfg)` or another; latent: empty (zeros), or an encoded image.
     return_with_leftover_noise of the Advanced node is `not force_full_denoise`; its add_noise, `not disable_noise`.
-    batch_index: which draw of the noise each sample is. mask: 1 = denoise. Raises ValueError for unknown names.
+    batch_index: which draw of the noise each sample is. mask: 1 = denoise. params, scheduler_params: the sampler's and
+    the schedule's, which the nodes leave at their defaults. Raises ValueError for unknown names and bad values.
     """
+    lookup(sampler).check(params or {})
     latent = repaired(latent, latents)
     generator = generator_of(seed)
     if disable_noise:
         noise = torch.zeros_like(latent, device="cpu")
     else:
         noise = initial_noise(generator, latent.shape, batch_index, latent.dtype)
-    sigmas = ksampler_sigmas(sampling.levels, sampler, scheduler, steps, denoise)
+    sigmas = ksampler_sigmas(sampling.levels, sampler, scheduler, steps, denoise, scheduler_params)
     sigmas = window(sigmas, start_step, last_step, force_full_denoise)
     return sample_custom(
         guider, sampling, latents, sampler, sigmas, latent, noise.to(latent.device), generator,
-        mask=mask, mask_of=mask_of, random_inpaint=sampler == "ddim",
+        mask=mask, mask_of=mask_of, random_inpaint=sampler == "ddim", **(params or {}),
     )  # fmt: skip

@@ -39,14 +39,15 @@ def lcm_upscale(
     steps: int | None = None,
     mode: str = "bislerp",
     process: Process = VE(),
+    flow_noise: bool = False,
 ) -> Iterator[State]:
     """The states of a consistency run whose latent grows between the steps: denoise, enlarge, noise anew.
 
-        x' = resize(D) + σ' ξ
+        x' = k resize(D) + σ' ξ,   k = 1
 
     start: noisy latent [B, C, *space], or a state to go on from; sigmas: [levels], one a step; seeds: one a sample;
     scale, steps: see `factors`; mode: of `resize`. The noise is that of a variance exploding process whatever the
-    model, as in ComfyUI: [Q14]. Luo et al., arXiv:2310.04378.
+    model, as in ComfyUI; flow_noise: on a flow, k = α'. Luo et al., arXiv:2310.04378.
     Raises ValueError for a σ-field: a field has one size.
     """
     grid, jump = Grid(sigmas, process), lookup("euler")
@@ -63,6 +64,7 @@ def lcm_upscale(
             height, width = (round(n * sizes[st.i]) for n in st.mem["size"])
             x = resize(x, height, width, mode)
         if span.sigma_next > 0:
-            x = lincomb(1.0, x, span.sigma_next, Keyed(seeds, x.shape, x.dtype, x.device)(span))
+            keep = span.alpha_next if flow_noise else 1.0
+            x = lincomb(keep, x, span.sigma_next, Keyed(seeds, x.shape, x.dtype, x.device)(span))
         st = State(st.i + 1, x, st.mem, end.aux, nfe=st.nfe + end.nfe, pred=end.pred)
         yield st

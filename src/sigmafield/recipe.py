@@ -1,25 +1,17 @@
-"""From words to pictures: a recipe is all that a run was asked for, as a value that JSON can carry."""
+"""A recipe is all that a run was asked for, from prompt to parameters, as a value that JSON can carry."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-import torch
-from PIL import Image
-
-from sigmafield import images, schedules
-from sigmafield.guidance.guider import Guider
-from sigmafield.ksampler import ksampler_sigmas, open_run, window
+from sigmafield import schedules
+from sigmafield.hints import ControlImage, seal
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.noise import generator_of, initial_noise
-from sigmafield.run import Run, finish
-from sigmafield.types import Area, Latent, State
 
 
 @dataclass(frozen=True)
@@ -49,11 +41,15 @@ class Recipe:
     """What to draw and how; the same recipe on the same machine gives the same pixels.
 
     prompt, negative: text; model: 'tiny' or a path; sampler, scheduler: names, with `params` and `scheduler_params`;
-    steps ≥ 1; cfg: guidance, 1 = none; seed: 0 … 2⁶⁴ − 1, of the whole batch; width, height: in pixels, None =
-    the model's own, or the image's; denoise: 0 < d ≤ 1, share of the schedule that an input image goes through;
-    image: path of the input image; mask: of a picture whose white parts are drawn anew and whose black ones are kept,
-    grey in between; their _sha256: of the bytes, filled in so that a replay knows them again; regions: prompts for
-    parts of the picture; start_step, last_step: run only these steps of the schedule.
+    steps ≥ 1; cfg: guidance, 1 = none, None = the model's own: 5, or 1 where it was distilled; seed: 0 … 2⁶⁴ − 1, of
+    the whole batch; width, height: in pixels, None = the model's own, or the image's; denoise: 0 < d ≤ 1, share of the
+    schedule that an input image goes through; image: path of the input image, or of an animation for a video; mask: of
+    a picture whose white parts are drawn anew and whose black ones are kept, grey in between; their _sha256: of the
+    bytes, filled in so that a replay knows them again; regions: prompts for parts of the picture; start_step,
+    last_step: run only these steps of the schedule.
+    frames: of a video, None = the model's own, or the image's; distilled_guidance: what a network that was distilled
+    with guidance is told, None = 3.5; shift: time shift s of a flow network, None = the model's own as ComfyUI has it,
+    'size' = the one that the model was trained with at this size; controls: pictures that steer.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -63,7 +59,7 @@ class Recipe:
     sampler: str = "dpmpp_2m"
     scheduler: str = "karras"
     steps: int = 20
-    cfg: float = 5.0
+    cfg: float | None = None
     seed: int = 0
     batch: int = 1
     width: int | None = None
@@ -76,16 +72,26 @@ class Recipe:
     regions: Sequence[Region] = ()
     start_step: int | None = None
     last_step: int | None = None
+    frames: int | None = None
+    distilled_guidance: float | None = None
+    shift: float | Literal["size"] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
+    controls: Sequence[ControlImage] = ()
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
         schedules.lookup(self.scheduler).check(self.scheduler_params)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
-        if not math.isfinite(self.cfg):
-            raise ValueError(f"cfg must be a finite number; got {self.cfg}")
+        _at_least("frames", 1 if self.frames is None else self.frames, 1)
+        for name in ("cfg", "distilled_guidance"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number; got {value}")
+        shift = 1.0 if self.shift in (None, "size") else self.shift
+        if isinstance(shift, str) or not 0 < shift < math.inf:
+            raise ValueError(f"shift must be a number above 0 or 'size'; got {self.shift!r}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 … 2**64 - 1; got {self.seed}")
         if not 0 < self.denoise <= 1:
@@ -94,11 +100,8 @@ class Recipe:
             raise ValueError(f"denoise {self.denoise} needs an image to start from; without one it must be 1")
         if self.mask is not None and self.image is None:
             raise ValueError(f"mask {self.mask} needs an image whose parts it keeps")
-        for name in ("image", "mask"):
-            path = getattr(self, name)
-            if path is not None and getattr(self, f"{name}_sha256") is None:
-                images.open_picture(path)
-                object.__setattr__(self, f"{name}_sha256", images.digest(path))
+        seal(self, "image")
+        seal(self, "mask")
         last = self.steps if self.last_step is None else self.last_step
         if not 0 <= (self.start_step or 0) < min(last, self.steps):
             raise ValueError(
@@ -126,112 +129,8 @@ class Recipe:
             if name not in known:
                 raise ValueError(f"the recipe has an unknown entry {name!r}{near_miss(name, known)}")
         values["regions"] = tuple(Region(**region) for region in values.get("regions", ()))
+        values["controls"] = tuple(ControlImage(**control) for control in values.get("controls", ()))
         return cls(**values)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A recipe on a loaded model, ready to iterate: `for state in iterate(job.run, job.start): …`."""
-
-    recipe: Recipe
-    pipe: Pipeline
-    run: Run
-    start: State
-
-    @torch.no_grad()
-    def pictures(self, state: State) -> list[Image.Image]:
-        """The pictures of a finished run."""
-        x = self.run.grid.process.finish(self.run.end, state.x)
-        return images.to_pictures(self.pipe.decode(x))
-
-    @torch.no_grad()
-    def preview(self, state: State) -> list[Image.Image]:
-        """What the network takes the clean pictures to be after a step; none if the model has no cheap preview."""
-        if state.pred is None or self.pipe.preview is None:
-            return []
-        return images.to_pictures(self.pipe.preview(state.pred.x0))
-
-
-@torch.no_grad()
-def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
-    """Encode the text and the image, build the schedule, draw the noise. ValueError for what the model refuses."""
-    sampling = pipe.sampling
-    source = read_image(recipe) if recipe.image else None
-    size = size_of(recipe, pipe, source)
-    latent = initial_latent(recipe, pipe, source, size)
-    sigmas = ksampler_sigmas(
-        sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
-    )
-    sigmas = window(sigmas, recipe.start_step, recipe.last_step)
-    stream = generator_of(recipe.seed)
-    noise = initial_noise(stream, latent.shape).to(pipe.device)
-    positive = [pipe.encode_text([recipe.prompt], size)]
-    for region in recipe.regions:
-        cond = pipe.encode_text([region.prompt], size)
-        positive.append(replace(cond, area=area_of(region, size, pipe.latent.factor), strength=region.strength))
-    guider = Guider(pipe.model, positive, pipe.encode_text([recipe.negative], size), recipe.cfg)
-    mask = images.to_mask(read_image(recipe, "mask")).to(pipe.device) if recipe.mask else None
-    run, start = open_run(
-        guider, sampling, recipe.sampler, sigmas, latent, noise, stream,
-        mask=mask, random_inpaint=recipe.sampler == "ddim", **recipe.params,
-    )  # fmt: skip
-    return Job(recipe, pipe, run, start)
-
-
-def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
-    """Pictures for a prompt, one for each of the batch; `settings` are the fields of `Recipe`."""
-    job = open_job(Recipe(prompt, **settings), pipe)
-    return job.pictures(finish(job.run, job.start))
-
-
-def read_image(recipe: Recipe, name: Literal["image", "mask"] = "image") -> Image.Image:
-    """The recipe's input image or mask; ValueError if it is not the one that the recipe was made with."""
-    path, known = str(getattr(recipe, name)), getattr(recipe, f"{name}_sha256")
-    picture = images.open_picture(path)
-    if known and images.digest(path) != known:
-        raise ValueError(f"{path} has changed since this recipe was made: its SHA-256 differs")
-    return picture
-
-
-def area_of(region: Region, size: tuple[int, int], factor: int) -> Area:
-    """A region in latent places; ValueError if it does not lie in the picture of (height, width), or between places."""
-    box = {"x": region.x, "y": region.y, "width": region.width, "height": region.height}
-    for name, value in box.items():
-        if value % factor:
-            raise ValueError(f"a region's {name} must be a multiple of {factor}, the VAE's factor; got {value}")
-    if region.x + region.width > size[1] or region.y + region.height > size[0]:
-        raise ValueError(f"the region {','.join(map(str, box.values()))} is not within {size[1]}x{size[0]} pixels")
-    return Area((region.height // factor, region.width // factor), (region.y // factor, region.x // factor))
-
-
-def size_of(recipe: Recipe, pipe: Pipeline, source: Image.Image | None) -> tuple[int, int]:
-    """(height, width) of the pictures: asked for, or the image's, or the model's own."""
-    if recipe.width and recipe.height:
-        height, width = recipe.height, recipe.width
-    elif source:
-        width, height = source.size
-    else:
-        height, width = pipe.size
-    factor = pipe.latent.factor
-    for name, value in (("width", width), ("height", height)):
-        if value % factor or value < factor:
-            low = max(value // factor, 1) * factor
-            raise ValueError(
-                f"{name} must be a multiple of {factor}, the VAE's factor; got {value}: try {low} or {low + factor}"
-            )
-    return height, width
-
-
-def initial_latent(recipe: Recipe, pipe: Pipeline, source: Image.Image | None, size: tuple[int, int]) -> Latent:
-    """The latent that noise is added to: zeros, or the image's, once for each of the batch."""
-    height, width = size
-    if source is None:
-        shape = (recipe.batch, pipe.latent.channels, height // pipe.latent.factor, width // pipe.latent.factor)
-        return torch.zeros(shape, device=pipe.device)
-    if source.size != (width, height):
-        source = source.resize((width, height), Image.Resampling.LANCZOS)
-    latent = pipe.encode(images.to_tensor(source).to(pipe.device))
-    return latent.expand(recipe.batch, *latent.shape[1:]).contiguous()
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -21,8 +21,8 @@ from sigmafield.types import Ctx, Denoiser, Latent, Noise, Pred, State
 class Run:
     """A denoiser, a method, a schedule and a noise source: all that a run needs besides its start.
 
-    params: the method's keyword parameters. Raises ValueError for unknown ones, for a σ-field where the
-    method needs one σ per step, and for a method that draws noise without a source.
+    params: the method's keyword parameters. Raises ValueError for unknown ones and values out of their ranges, for a
+    σ-field where the method needs one σ per step, and for a method that draws noise without a source.
     """
 
     denoise: Denoiser
@@ -44,7 +44,7 @@ class Run:
                 f"{name} chooses its own steps and needs one sigma per step; got a field {tuple(sigmas.shape)}"
             )
         if self.method.grid is not None:
-            object.__setattr__(self, "grid", self.method.grid(self.grid))
+            object.__setattr__(self, "grid", self.method.grid(self.grid, {**self.method.values, **self.params}))
         if isinstance(self.noise, Silent) and self.draws:
             raise ValueError(f"{name} draws noise: give a source, such as Keyed(seeds, x.shape)")
         object.__setattr__(self, "rng", self.noise.get_state())
@@ -53,7 +53,7 @@ class Run:
     @property
     def draws(self) -> bool:
         """Whether the method, with these parameters, asks for noise."""
-        p = {**self.method.defaults, **self.params}
+        p = {**self.method.values, **self.params}
         if self.method.noise == "churn":
             return p["s_churn"] > 0
         return self.method.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0
@@ -66,7 +66,7 @@ class Run:
         """Whether the schedule has come to its end."""
         if not self.method.adaptive or not self.grid.n:
             return st.i >= self.grid.n
-        return bool(st.mem.get("done", self.span(0).ve.h <= END))
+        return bool(st.mem.get("done", self.grid.n == 1 and self.span(0).ve.h <= END))
 
     def progress(self, st: State) -> float:
         """Share of the run that is done, 0 … 1; in λ for an adaptive method."""
@@ -75,7 +75,7 @@ class Run:
         if not self.method.adaptive:
             return st.i / self.grid.n
         span = self.span(0).ve
-        return float((st.mem.get("lam", float(span.lam)) - span.lam) / span.h)
+        return float((st.mem.get("lam", float(span.lam)) - span.lam) / span.h.clamp(min=END))
 
     def span(self, i: int) -> Span:
         """The interval that step i works on: the whole run for an adaptive method."""

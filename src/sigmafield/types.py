@@ -92,6 +92,49 @@ class Area:
             raise ValueError(f"size and offset must have an entry for each axis; got {self.size} and {self.offset}")
 
 
+class Residuals(NamedTuple):
+    """What a control adds inside of a UNet: empty, or None, where it adds nothing.
+
+    skips: to each skip connection of the way down; middle: behind the middle block; blocks: within each down block.
+    """
+
+    skips: Sequence[Tensor] = ()
+    middle: Tensor | None = None
+    blocks: Sequence[Tensor] = ()
+
+
+@runtime_checkable
+class ControlNetwork(Protocol):
+    """A side network that reads a picture: what a `Control` holds; `load_control` gives one."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the hint along a side for one place of the latent."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond, hint: Tensor, strength: float, /) -> Residuals:
+        """From the network's own inputs and the hint [B, 3, factor · height, factor · width], times the strength."""
+        ...
+
+
+@dataclass(frozen=True)
+class Control:
+    """A picture that steers the network, by a side network that reads it. ControlNet, arXiv:2302.05543.
+
+    hint: [B or 1, 3, height, width] in [0, 1], for the whole latent; another size is cut to the latent's proportions
+    and resized. strength: factor of what is added, 0 = nothing; window: as a conditioning's.
+    """
+
+    net: ControlNetwork
+    hint: Tensor
+    strength: float = 1.0
+    window: tuple[float | None, float | None] = (None, None)
+
+    def __post_init__(self) -> None:
+        if self.hint.ndim != 4 or self.hint.shape[1] != 3:
+            raise ValueError(f"a control's hint must be [B, 3, height, width]; got shape {tuple(self.hint.shape)}")
+
+
 @dataclass(frozen=True)
 class Cond:
     """One conditioning: what the network is told besides x and the timestep, and where and when.
@@ -101,6 +144,8 @@ class Cond:
     strength: weight against other conditionings of the same prompt; area: the box that it acts in; mask: weights
     [M, *space] or [*space] at any resolution, times mask_strength; bounds: act in the box around the mask only;
     window: shares of the way through sampling between which it acts, 0 = start; default: acts where no other does.
+    concat: further channels of the network's input [B or 1, C', *space], not scaled with x: an inpainting network's
+    mask and picture; controls: pictures that steer the network, whose effects add up.
     """
 
     embeds: Tensor
@@ -112,6 +157,8 @@ class Cond:
     bounds: bool = False
     window: tuple[float | None, float | None] = (None, None)
     default: bool = False
+    concat: Tensor | None = None
+    controls: Sequence[Control] = ()
 
 
 @runtime_checkable

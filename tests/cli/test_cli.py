@@ -159,7 +159,7 @@ ERRORS = [
     (["--image", __file__], "cannot read"),
     (["--param", "eta=0.5"], "dpmpp_2m has no parameter 'eta'"),
     (["--param", "eta"], "a parameter must be name=value, such as eta=0.5; got 'eta'"),
-    (["--sampler", "euler", "--param", "s_churn=much"], "euler's s_churn must be float; got 'much'"),
+    (["--sampler", "euler", "--param", "s_churn=much"], "euler needs s_churn to be a number; got 'much'"),
     (["--sampler", "er_sde", "--param", "noise_scaler=1"], "er_sde's noise_scaler is a function: give it in Python"),
     (["--scheduler-param", "rh=5"], "karras has no parameter 'rh'; did you mean rho?"),
     (["--scheduler", "flux2"], "flux2 is for flows, whose noise levels end at 1; this network's go up to 14.6146"),

@@ -33,7 +33,8 @@ def test_one_method_in_full():
         "order 2",
         "noise Brownian",
         "dpmpp_2m_sde_heun; there solver = heun",
-        "solver midpoint Literal['midpoint', 'heun']",
+        "eta 1.0 eta ≥ 0",
+        "solver midpoint midpoint or heun",
         "x' at σ' = 0.3256 from x at σ = 0.8366, step 5 of 8 (Karras, VE)",
         "D₋₁ 1.922",
         "From arXiv:2211.01095 Sec. 5: Lu et al. (2022): DPM-Solver++",
@@ -44,6 +45,7 @@ def test_one_method_in_full():
 def test_one_method_for_machines():
     [row] = json.loads(run("methods", "dpmpp_2m_sde", "--json").output)
     assert row["params"] == {"eta": 1.0, "s_noise": 1.0, "solver": "midpoint"}
+    assert row["values"] == {"eta": "eta ≥ 0", "s_noise": "s_noise ≥ 0", "solver": "midpoint or heun"}
 
 
 def test_cite_prints_bibtex():

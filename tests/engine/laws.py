@@ -15,6 +15,28 @@ LINEAR = [name for name, method in METHODS.items() if method.linear]
 # churn adds noise only when asked to: the laws of stochastic methods hold for these parameters too
 CHURN = {"s_churn": 4.0}
 
+# the corrections of the reference's quirks, each of which is a parameter; laws that the defaults break hold with them
+FLOW_NOISE = {"flow_noise": True}
+LARGE = {"eta": 3.0}  # σ_down would be below 0
+CORRECTED = [
+    ("ipndm_v", {"exact_weights": True}),
+    ("deis", {"quadrature": "gauss"}),
+    ("deis", {"deis_mode": "rhoab"}),
+    ("er_sde", {"quadrature": "gauss"}),
+    ("uni_pc", {"precise": True}),
+    ("uni_pc", {"precise": True, "end": 0.0, "solve_one_step": True}),
+    ("uni_pc_bh2", {"precise": True, "end": 0.0, "solve_one_step": True}),
+    ("ddpm", FLOW_NOISE),
+    ("dpmpp_2s_ancestral_cfg_pp", {"same_stage": True, **FLOW_NOISE}),
+    ("res_multistep_ancestral", FLOW_NOISE),
+    ("res_multistep_ancestral_cfg_pp", FLOW_NOISE),
+    *((name, {**CHURN, **FLOW_NOISE}) for name in ("euler", "heun", "heunpp2", "dpm_2")),
+    ("dpm_fast", {"eta": 0.7, "denoise_to_zero": True, **FLOW_NOISE}),
+    ("euler_ancestral", {**LARGE, "renoise_from_zero": True}),
+    ("dpm_2_ancestral", {**LARGE, "renoise_from_zero": True}),
+    ("euler_ancestral_cfg_pp", {"eta": 0.5, "keep_first_noise": True}),
+]
+
 
 def grid(process, n=8, low=0.03):
     """A schedule that ends at 0: Karras for VE, a shifted line for a flow."""

@@ -4,66 +4,181 @@ import math
 
 import pytest
 import torch
-from laws import CHURN, LINEAR, PROCESSES, grid
+from laws import CHURN, CORRECTED, FLOW_NOISE, LARGE, LINEAR, PROCESSES, grid, run_of
 
 from sigmafield.grid import Flow, Grid
 from sigmafield.lab import one_step, table
 from sigmafield.methods import METHODS
+from sigmafield.run import Run, finish
+from sigmafield.types import Pred
 
 NAMES = [(name, {}) for name in LINEAR] + [
     ("euler", CHURN),
-    ("heun", CHURN),
+    *((name, CHURN) for name in ("heun", "heunpp2", "dpm_2")),
+    ("dpm_fast", {"eta": 0.7}),
+    ("euler_ancestral", LARGE),
+    ("dpm_2_ancestral", LARGE),
     ("dpmpp_2m_sde", {"eta": 0.4}),
     ("dpmpp_2m_sde_heun", {"eta": 0.0}),
     ("seeds_2", {"eta": 0.7, "r": 0.6, "solver": "phi_2"}),
 ]
-# Churn is written for VE and moves x off a flow's marginals and constants, in the reference too.
-CHURN_ON_FLOW = pytest.mark.xfail(strict=True, reason="churn is a VE formula, as in the reference")
-
-# inherited from the reference, which these reproduce
+# inherited from the reference, which these reproduce; the same with `CORRECTED` parameters keep the law
 ALWAYS_OFF = {
     "ipndm_v": "its coefficients do not sum to 1 on unequal steps",
     "deis": "its integrals are sums that are 1e-4 off",
-    "uni_pc": "ends at 0.001, with coefficients from float32",
-    "uni_pc_bh2": "ends at 0.001, with coefficients from float32",
+    "uni_pc": "its coefficients are float32",
+    "uni_pc_bh2": "its coefficients are float32",
 }
-VE_ON_FLOW = {"ddpm", "dpmpp_2s_ancestral_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp"}
+VE_ON_FLOW = {
+    "ddpm": {},
+    "dpmpp_2s_ancestral_cfg_pp": {},
+    "res_multistep_ancestral": {},
+    "res_multistep_ancestral_cfg_pp": {},
+    "dpm_fast": {"eta": 0.7},
+    **dict.fromkeys(("euler", "heun", "heunpp2", "dpm_2"), CHURN),
+}
 
 
-def cases(names):
-    for name, params in names:
+def broken(name, params, process):
+    """Why a law does not hold with the reference's behaviour, or None."""
+    if name in ALWAYS_OFF:
+        return ALWAYS_OFF[name]
+    if VE_ON_FLOW.get(name) == params and isinstance(process, Flow):
+        return "VE's noise on a flow"
+    if params == LARGE and (name == "dpm_2_ancestral" or not isinstance(process, Flow)):
+        return "a jump to D without noise"
+    return None
+
+
+def cases():
+    for name, params in NAMES:
         for process in PROCESSES:
-            marks = []
-            if params == CHURN and isinstance(process, Flow):
-                marks = [CHURN_ON_FLOW]
-            elif name in ALWAYS_OFF:
-                marks = [pytest.mark.xfail(strict=True, reason=ALWAYS_OFF[name])]
-            elif name in VE_ON_FLOW and isinstance(process, Flow):
-                marks = [pytest.mark.xfail(strict=True, reason="VE's noise on a flow, as in the reference")]
+            reason = broken(name, params, process)
+            marks = [pytest.mark.xfail(strict=True, reason=f"{reason}, as in the reference")] if reason else []
             yield pytest.param(name, params, process, marks=marks, id=f"{name}{params}{process}")
+    for name, params in CORRECTED:
+        for process in PROCESSES:
+            yield pytest.param(name, params, process, id=f"{name}{params}{process}")
 
 
 # of lower order on two steps, with a schedule of their own, or with the predicted x as their state
 NOT_IN_TWO_STEPS = {"uni_pc", "uni_pc_bh2", "dpm_fast", "sa_solver", "sa_solver_pece"}
 SECOND_ORDER = [(name, {}) for name in LINEAR if METHODS[name].order >= 2 and name not in NOT_IN_TWO_STEPS]
+SECOND_ORDER += [
+    ("ipndm_v", {"exact_weights": True}),
+    ("deis", {"quadrature": "gauss"}),
+    ("er_sde_ode", {"quadrature": "gauss"}),
+]
 SECOND_ORDER += [("seeds_2", {"solver": solver, "r": 0.6}) for solver in ("phi_1", "phi_2")]
 
 
-@pytest.mark.parametrize("name, params, process", list(cases(NAMES)))
+@pytest.mark.parametrize("name, params, process", list(cases()))
 def test_constants_and_marginals(name, params, process):
     """A network that always answers the same x0 gives α' x0, and the noise that is left has variance σ'²."""
     g = grid(process)
     for row in table(name, g, **params):
-        s, s0 = row.span, table_start(name, g)
+        s, s0 = row.span, table_start(name, g, params)
         alpha0, alpha = float(process.alpha(s0)), float(process.alpha(s.sigma_next))
         assert row.a * alpha0 + sum(row.D) + sum(row.U) == pytest.approx(alpha, abs=1e-12)
         kept = row.a**2 * float(s0) ** 2 + sum(c * c for c in row.xi)
         assert kept == pytest.approx(float(s.sigma_next) ** 2, rel=1e-11, abs=1e-20)
 
 
-def table_start(name, g):
+def table_start(name, g, params):
     regrid = METHODS[name].grid
-    return (regrid(g) if regrid else g).sigmas[0]
+    return (regrid(g, METHODS[name].values | params) if regrid else g).sigmas[0]
+
+
+TO_THE_END = [(name, {}) for name in METHODS] + [
+    (name, params) for name, params in CORRECTED if "end" in params or "denoise_to_zero" in params
+]
+TO_THE_END += [("dpm_adaptive", {"denoise_to_zero": True})]
+STOPS_BEFORE = {"uni_pc", "uni_pc_bh2", "dpm_fast", "dpm_adaptive"}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("process", PROCESSES, ids=str)
+@pytest.mark.parametrize(
+    "name, params",
+    [
+        pytest.param(name, params, marks=pytest.mark.xfail(strict=True, reason="it ends above 0, as in the reference"))
+        if name in STOPS_BEFORE and not params
+        else (name, params)
+        for name, params in TO_THE_END
+    ],
+)
+def test_a_run_to_zero_ends_at_the_prediction(name, params, process, steps):
+    """Where the network always answers c, a run whose schedule ends at 0 gives c."""
+    g, c = grid(process, steps), torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64)
+    x = torch.linspace(-5, 5, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
+    end = finish(run_of(name, lambda x, sigma, ctx: Pred(c, c, c), g, x, **params), x)
+    torch.testing.assert_close(end.x, c, rtol=1e-12, atol=0)
+
+
+class Axes:
+    """Noise whose draws are orthogonal unit vectors, from the third on: x begins as σ₀ e₁ + α₀ e₂."""
+
+    def __init__(self, size):
+        self.size, self.drawn = size, 2
+
+    def unit(self, k):
+        return torch.nn.functional.one_hot(torch.tensor(k), self.size).double().reshape(1, 1, 1, -1)
+
+    def __call__(self, span):
+        self.drawn += 1
+        return self.unit(self.drawn - 1)
+
+    def get_state(self):
+        return None
+
+    def set_state(self, state):
+        pass
+
+
+VE_NOISE = pytest.mark.xfail(strict=True, reason="VE's noise on a flow, as in the reference")
+
+
+@pytest.mark.parametrize(
+    "process, params",
+    [
+        (PROCESSES[0], {}),
+        pytest.param(PROCESSES[1], {}, marks=VE_NOISE),
+        (PROCESSES[0], FLOW_NOISE),
+        (PROCESSES[1], FLOW_NOISE),
+    ],
+    ids=str,
+)
+def test_constants_and_marginals_of_chosen_steps(process, params):
+    """dpm_adaptive has no table; with a network that always answers e₂, x is the list of its weights."""
+    g, axes = Grid(grid(process).sigmas[:-1], process), Axes(200)
+    x = float(g.sigmas[0]) * axes.unit(0) + float(process.alpha(g.sigmas[0])) * axes.unit(1)
+    constant = axes.unit(1)
+    run = Run(lambda x, sigma, ctx: Pred(constant), METHODS["dpm_adaptive"], g, axes, {"eta": 0.7, **params})
+    first, signal, *noises = finish(run, x).x.flatten().tolist()
+    assert axes.drawn > 3
+    assert signal == pytest.approx(float(process.alpha(g.sigmas[-1])), abs=1e-12)
+    assert first**2 + sum(c * c for c in noises) == pytest.approx(float(g.sigmas[-1]) ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param({}, marks=pytest.mark.xfail(strict=True, reason="all noise is new at σ = 1, as in the reference")),
+        {"keep_first_noise": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("eta", [0.3, 0.8])
+def test_the_first_step_of_a_flow_is_the_limit(eta, params):
+    """Coefficients at σ = 1 are those of σ → 1."""
+    at_one, near = (
+        table(
+            "euler_ancestral_cfg_pp", Grid(torch.tensor([s, 0.7, 0.3], dtype=torch.float64), Flow()), eta=eta, **params
+        )[0]
+        for s in (1.0, 1 - 1e-9)
+    )
+    for a, b in ((at_one.a, near.a), (at_one.D[0], near.D[0]), (at_one.xi[0], near.xi[0])):
+        assert a == pytest.approx(b, abs=1e-6)
 
 
 @pytest.mark.parametrize("h_prev", [2.0, 0.5])

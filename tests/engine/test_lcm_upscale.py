@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sigmafield.grid import Grid
+from sigmafield.grid import Flow, Grid
 from sigmafield.lcm_upscale import factors, lcm_upscale
 from sigmafield.methods import lookup
 from sigmafield.models.analytic import Mixture
@@ -63,6 +63,21 @@ def test_scale_1_is_lcm():
     end = states(x, scale=1.0, mode="nearest-exact")[-1]
     torch.testing.assert_close(end.x, finish(run, x).x)
     assert end.nfe == 5
+
+
+def test_scale_1_with_a_flows_noise_is_lcm_on_the_flow():
+    x, model = torch.randn(2, 3, 6, 6, dtype=torch.float64), Mixture(process=Flow())
+    sigmas = torch.linspace(1, 0, 6, dtype=torch.float64)
+
+    def denoise(x, sigma, ctx):
+        return model(x, sigma)
+
+    exact = finish(Run(denoise, lookup("lcm"), Grid(sigmas, Flow()), Keyed([7, 7], x.shape, x.dtype)), x).x
+    of = {"scale": 1.0, "mode": "nearest-exact", "process": Flow()}
+    *_, end = lcm_upscale(denoise, x, sigmas, [7, 7], flow_noise=True, **of)
+    torch.testing.assert_close(end.x, exact)
+    *_, as_comfyui = lcm_upscale(denoise, x, sigmas, [7, 7], **of)
+    assert not torch.allclose(as_comfyui.x, exact, atol=0.01)
 
 
 def test_it_grows_and_resumes():

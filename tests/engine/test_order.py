@@ -1,7 +1,7 @@
 """Order of convergence, in both processes, on exact denoisers: Gaussian (closed form) and mixture (fine reference)."""
 
 import pytest
-from laws import LINEAR, PROCESSES
+from laws import CORRECTED, LINEAR, PROCESSES
 
 from sigmafield.lab.order import START, alone, convergence, solution, uneven
 from sigmafield.methods import METHODS
@@ -13,7 +13,6 @@ STOCHASTIC = {"ddpm", "lcm"}
 # what ComfyUI's coefficients cost: see the docstrings
 INEXACT = {
     "ipndm_v": "its coefficients do not sum to 1 on unequal steps",
-    "deis": "its integrals are sums that are 1e-4 off",
     "er_sde": "its integrals are sums over 200 points: between first and second order",
     "dpmpp_2s_ancestral_cfg_pp": "it mixes D of one stage with U of another",
 }
@@ -34,7 +33,7 @@ def test_order(name, kind, process):
     gaussian = Mixture(means=(0.4,), weights=(1.0,), tau=0.6, process=process)
     model = gaussian if kind == "gaussian" else Mixture(process=process)
     steps = (32, 128) if METHODS[name].order == 2 else (128, 512)
-    params = {"order": 2} if name == "lms" else {}  # with more, the start decides
+    params = {"lms": {"order": 2}, "deis": {"max_order": 2}}.get(name, {})  # with more, the start decides
     seen = convergence(name, process, steps, model=model, **params)
     assert seen.slope == pytest.approx(METHODS[name].order, abs=0.3), f"errors {seen.errors}"
 
@@ -59,8 +58,14 @@ def test_adaptive_meets_its_tolerance():
     assert errors[1] < 1e-3
 
 
+# with all their history, order 3 and more: from a start of order 1, to 2 at least
+EXACT = [case for case in CORRECTED if case[0] in INEXACT or case[0] == "deis"]
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-def test_taking_both_predictions_from_one_stage_converges(process):
-    """The correction of dpmpp_2s_ancestral_cfg_pp, whose default (ComfyUI's) is in `INEXACT`."""
-    seen = convergence("dpmpp_2s_ancestral_cfg_pp", process, (32, 128), same_stage=True)
-    assert seen.slope == pytest.approx(2, abs=0.1), f"errors {seen.errors}"
+@pytest.mark.parametrize("name, params", EXACT, ids=str)
+def test_corrected_methods_converge(name, params, process):
+    """Those of `INEXACT`, which do not converge to second order as ComfyUI has them, do with their corrections."""
+    params = params | ({"max_order": 3} if "max_order" in METHODS[name].defaults else {})
+    seen = convergence(name, process, (32, 128), **params)
+    assert seen.slope > 1.9, f"errors {seen.errors}"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import small_models
+
+from sigmafield.models import load
+from sigmafield.models.pipeline import Pipeline
 
 
 @pytest.fixture(scope="session")
@@ -42,22 +47,59 @@ def sd2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """Directory and diffusers' pipeline of a model like Stable Diffusion XL."""
     pytest.importorskip("diffusers")
-    from diffusers import StableDiffusionXLPipeline
-
     folder = tmp_path_factory.mktemp("sdxl")
-    words, size = small_models.tokenizer(folder / "words")
-    words_2, _ = small_models.tokenizer(folder / "words_2", pad="!")
-    network = small_models.unet(
-        cross_attention_dim=32 + 24,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=6 * 4 + 20,
-        transformer_layers_per_block=(1, 2),
-        use_linear_projection=True,
-    )
-    second = small_models.clip(size, 24, projection=20, hidden_act="gelu")
-    pipe = StableDiffusionXLPipeline(
-        small_models.vae(), small_models.clip(size), second, words, words_2, network, small_models.scheduler("epsilon")
-    )
-    pipe.save_pretrained(folder / "model")
-    return folder / "model", pipe
+    return folder / "model", small_models.save_xl(folder)
+
+
+@pytest.fixture(scope="session")
+def inpainting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Directory and diffusers' pipeline of an inpainting model: its network is told the mask and the rest as well."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("inpainting")
+    pipe = small_models.save_sd(folder, small_models.unet(in_channels=9), small_models.vae(), "epsilon")
+    parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
+    return folder / "model", diffusers.StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+
+
+@pytest.fixture(scope="session")
+def refiner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Directory and diffusers' pipeline of a model like Stable Diffusion XL's refiner."""
+    pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("refiner")
+    return folder / "model", small_models.save_refiner(folder)
+
+
+Family = Callable[[str], tuple[Path, Any]]
+
+FAMILIES: dict[str, Callable[[Path], Any]] = {
+    "sd3": small_models.save_sd3,
+    "sd3 without T5": lambda folder: small_models.save_sd3(folder, long=False),
+    "flux dev": lambda folder: small_models.save_flux(folder, guided=True),
+    "flux schnell": lambda folder: small_models.save_flux(folder, guided=False),
+    "auraflow": small_models.save_auraflow,
+    "lumina2": small_models.save_lumina,
+    "wan": small_models.save_wan,
+}
+
+
+@pytest.fixture(scope="session")
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Directory and diffusers' pipeline of a small model, by a fixture's name or one of `FAMILIES`; made once."""
+    pytest.importorskip("diffusers")
+
+    @cache
+    def made(name: str) -> tuple[Path, Any]:
+        if name not in FAMILIES:
+            return request.getfixturevalue(name)
+        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        pipe = FAMILIES[name](folder)
+        pipe.set_progress_bar_config(disable=True)
+        return folder / "model", pipe
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def loaded(family: Family) -> Callable[[str], Pipeline]:
+    """A small model of a family as loaded here, once."""
+    return cache(lambda name: load(family(name)[0]))

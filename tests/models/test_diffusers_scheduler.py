@@ -17,6 +17,7 @@ import diffusers
 
 from sigmafield import schedules
 from sigmafield.grid import Grid
+from sigmafield.job import open_job
 from sigmafield.maths import lincomb
 from sigmafield.methods import METHODS, lookup
 from sigmafield.models import load
@@ -24,7 +25,7 @@ from sigmafield.models.diffusers_scheduler import SigmafieldScheduler
 from sigmafield.models.scheduler import sampling_of
 from sigmafield.noise import Gaussian
 from sigmafield.param import flow_sampling
-from sigmafield.recipe import Recipe, open_job
+from sigmafield.recipe import Recipe
 from sigmafield.run import Run, default_noise, finish, iterate
 from sigmafield.types import Pred
 

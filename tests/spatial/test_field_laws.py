@@ -28,7 +28,7 @@ from sigmafield.spatial.tiles import grid_tiles
 N, D = 7, [0.0, 0.3, 0.6, 1.0]
 SHAPE = (1, 4, 8, 8)
 TILES = grid_tiles(8, 8, (4, 4))
-SETTINGS = [("eps", "normal"), ("eps", "karras"), ("flow", "normal")]
+SETTINGS = [("eps", "normal"), ("flow", "normal"), pytest.param("eps", "karras", marks=pytest.mark.slow)]
 
 
 def canvas_run(name, kind, field, source, noise, model):

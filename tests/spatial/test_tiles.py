@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn
 
 from sigmafield.grid import VE, Grid
-from sigmafield.guidance.cond import cut, part, predict
+from sigmafield.guidance.cond import part, predict
 from sigmafield.guidance.guider import Guider
 from sigmafield.run import sample
 from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree, square
@@ -27,7 +28,7 @@ from sigmafield.spatial.tiles import (
     shares,
     uniform,
 )
-from sigmafield.types import Area, Cond, Ctx
+from sigmafield.types import Area, Cond, Control, Ctx
 
 windows = pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
 
@@ -247,28 +248,43 @@ def test_areas_have_tiles_of_their_own_and_masks_stay_outside():
     assert model.rows - rows == 2
 
 
-@pytest.mark.parametrize("scale", [1, 2, 0.5])
-def test_spatial_inputs_are_cut_with_the_tiles(scale, figure):
-    """An input of the latent's rank, at any resolution, is shown its tile's part; others go along whole."""
-    x = drawn((1, 2, 16, 24))
-    height, width = int(16 * scale), int(24 * scale)
-    hint = torch.arange(height * width).reshape(1, 1, height, width) / 100.0
-    given = Cond(cond(0.0).embeds, {"hint": hint, "vector": drawn((1, 5))})
+class Lines:
+    """A control network that is not asked: its hint has two pixels for each place."""
+
+    factor = 2
+
+    def __call__(self, x, t, cond, hint, strength):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("made", ["plain", "tiled", "leaves", "spot"])
+def test_what_is_in_every_place_is_cut_with_the_tiles(made, figure):
+    """Further channels at the latent's resolution, hints at theirs: a tile is shown its own part."""
+    x, size = drawn((1, 2, 16, 24)), (16, 24)
+    concat = torch.arange(16 * 24).reshape(1, 1, 16, 24) / 100.0
+    hint = torch.nn.functional.interpolate(concat, (32, 48), mode="nearest").expand(1, 3, 32, 48)
+    given = Cond(cond(0.0).embeds, {"vector": drawn((1, 5))}, concat=concat, controls=(Control(Lines(), hint),))
 
     def network(x, sigma, conds, ctx):
         for c in conds:
             assert c.extra["vector"].shape == (1, 5)
-        hints = torch.cat([c.extra["hint"] for c in conds])
-        return list((x + torch.nn.functional.interpolate(hints, x.shape[2:], mode="nearest")).chunk(len(conds)))
+        seen = torch.cat([c.concat + c.controls[0].hint[:, :1, ::2, 1::2] for c in conds])
+        return list((x + seen).chunk(len(conds)))
 
-    (plain,) = network(x, SIGMA, [given], None)
-    sigmas = torch.tensor([1.0, 0.0])
-    for tiled in (Tiled(network, grid_cover((8, 8))), Spot(network, (8, 8), sigmas, [(0, 4)])):
-        (got,) = tiled(x, SIGMA, [given], context())
-        assert figure("tiled − untiled, a hint cut along", (got - plain).abs().max()) <= 1e-6
-    area = Cond(given.embeds, given.extra, area=Area((8, 12), (4, 4)))
-    (inside,) = predict(network, x, SIGMA, [[area]], context())
-    torch.testing.assert_close(inside[..., 4:12, 4:16], plain[..., 4:12, 4:16])
+    leaves = leaf_tiles([Box(0, 0, 16, 12), Box(0, 12, 8, 12), Box(8, 12, 8, 12)], *size, 1, 4)
+    model = {
+        "plain": network,
+        "tiled": Tiled(network, grid_cover((8, 8), 4)),
+        "leaves": Tiled(network, fixed_cover(leaves, *size)),
+        "spot": Spot(network, (8, 8), torch.tensor([1.0, 0.0]), [(0, 4)]),
+    }[made]
+    (whole,) = predict(network, x, SIGMA, [[given]], context())
+    (got,) = predict(model, x, SIGMA, [[given]], context())
+    assert figure("tiled − untiled, hints cut along", (got - whole).abs().max()) <= 1e-6
+    if made != "leaves":
+        area = replace(given, area=Area((8, 12), (4, 4)))
+        (inside,) = predict(model, x, SIGMA, [[area]], context())
+        torch.testing.assert_close(inside[..., 4:12, 4:16], whole[..., 4:12, 4:16])
 
 
 def test_what_lies_outside_is_mirrored():
@@ -277,7 +293,6 @@ def test_what_lies_outside_is_mirrored():
     assert part(t, [3], [4]).tolist() == [3, 4, 4, 4]  # too little within: the edge, repeated
     assert part(t, [2], [5]).tolist() == [2, 3, 4, 3, 2]
     assert part(t, [1], [3]).data_ptr() == t[1:].data_ptr()
-    assert cut(POSITIVE, (0, 0), (4, 4), (8, 8)) is POSITIVE
 
 
 def picture(height, width, seed=0):

@@ -14,7 +14,13 @@ from sigmafield.noise import Keyed
 from sigmafield.types import Cond
 
 SAMPLINGS = {"eps": family("SD15").sampling(), "flow": family("SD3").sampling()}
-SYNCHRONOUS = [name for name, method in METHODS.items() if method.linear and not method.adaptive and name != "dpm_fast"]
+SYNCHRONOUS = [
+    name
+    for name, method in METHODS.items()
+    if method.linear and not method.adaptive and name not in ("dpm_fast", "ddim") and not name.endswith("_gpu")
+]
+"""Methods that take fields, without those that are another under a second name."""
+
 SUMMED = {"deis", "er_sde", "er_sde_ode", "er_sde_reverse_time"}
 """Methods with sums over many points, whose order of addition depends on the shape."""
 

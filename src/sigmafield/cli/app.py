@@ -26,6 +26,12 @@ Device = Annotated[
 Dtype = Annotated[
     Optional[str], typer.Option(help="float32, float16 or bfloat16, of the network.", rich_help_panel="Model")
 ]
+MaxRows = Annotated[
+    Optional[int],
+    typer.Option(
+        help="Rows (pictures x prompts) in one network call at most, for little memory.", rich_help_panel="Model"
+    ),
+]
 
 
 def _version(wanted: bool) -> bool:
@@ -47,13 +53,33 @@ def _main(
 
 @app.command()
 def sample(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write.")] = Path("out.png"),
+    prompt: Annotated[Optional[str], typer.Argument(help="What to draw.")] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", help="PNG to write; default: out.png.", rich_help_panel="Files")
+    ] = None,
+    out_dir: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder to write to, by prompt and seed; nothing is overwritten.", rich_help_panel="Files"),
+    ] = None,
+    prompts: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Text file with a prompt a line, each for a picture; blank lines and # comments are skipped.",
+            rich_help_panel="Files",
+        ),
+    ] = None,
+    preview_every: Annotated[
+        Optional[int],
+        typer.Option(help="Write NAME-preview.png beside the output every so many steps.", rich_help_panel="Files"),
+    ] = None,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     sampler: Annotated[str, typer.Option(help="See `sigmafield methods`.", rich_help_panel="Sampling")] = "dpmpp_2m",
     scheduler: Annotated[str, typer.Option(help="See `sigmafield schedules`.", rich_help_panel="Sampling")] = "karras",
     steps: Annotated[int, typer.Option(help="Steps, at least 1.", rich_help_panel="Sampling")] = 20,
-    cfg: Annotated[float, typer.Option(help="Guidance; 1 = none.", rich_help_panel="Sampling")] = 5.0,
+    cfg: Annotated[
+        Optional[float],
+        typer.Option(help="Guidance; 1 = none; default: the model's own, 5 or 1.", rich_help_panel="Sampling"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="0 … 2^64 - 1.", rich_help_panel="Sampling")] = 0,
     param: Annotated[
         Optional[list[str]],
@@ -67,6 +93,15 @@ def sample(
     size: Annotated[
         Optional[str], typer.Option(help="Width x height; default: the model's own, or the image's.", metavar="WxH")
     ] = None,
+    frames: Annotated[Optional[int], typer.Option(help="Frames of a video; default: the model's own.")] = None,
+    distilled_guidance: Annotated[
+        Optional[float],
+        typer.Option(help="What a distilled network is told, such as Flux dev; 3.5.", rich_help_panel="Sampling"),
+    ] = None,
+    shift: Annotated[
+        Optional[str],
+        typer.Option(help="Time shift of a flow network, or 'size'.", rich_help_panel="Sampling", metavar="S|size"),
+    ] = None,
     image: Annotated[
         Optional[Path], typer.Option(help="Picture to start from.", rich_help_panel="Image to image")
     ] = None,
@@ -76,7 +111,12 @@ def sample(
     ] = 1.0,
     mask: Annotated[
         Optional[Path],
-        typer.Option(help="Picture: white is drawn anew, black kept.", rich_help_panel="Image to image"),
+        typer.Option(
+            "--inpaint",
+            "--mask",
+            help="Picture: white is drawn anew, black kept; inpainting models are told it too.",
+            rich_help_panel="Image to image",
+        ),
     ] = None,
     region: Annotated[
         Optional[list[str]],
@@ -87,34 +127,64 @@ def sample(
             rich_help_panel="Regions",
         ),
     ] = None,
+    controlnet: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
+            help="A picture that steers, and the ControlNet or T2I-Adapter that reads it; start and end are shares of "
+            "the way through sampling. Repeat for more.",
+            rich_help_panel="Control",
+        ),
+    ] = None,
     start: Annotated[Optional[int], typer.Option(help="First step to run.", rich_help_panel="Sampling")] = None,
     end: Annotated[Optional[int], typer.Option(help="Step to stop before.", rich_help_panel="Sampling")] = None,
     model: Model = "tiny",
     device: Device = None,
     dtype: Dtype = None,
+    max_rows: MaxRows = None,
+    preview_decoder: Annotated[
+        Optional[Path],
+        typer.Option(help="A small decoder for previews: AutoencoderTiny or TAESD.", rich_help_panel="Model"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a picture from a prompt.
+    """Draw a picture from a prompt, or one for each prompt of a file.
 
     The PNG carries its recipe: [bold]sigmafield replay[/bold] draws it again.
 
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
     from sigmafield import schedules
-    from sigmafield.cli.draw import parse_params, parse_region, parse_size, report, user_errors
+    from sigmafield.cli.batch import asked_for, read_prompts, report
+    from sigmafield.cli.draw import (
+        Machine,
+        parse_control,
+        parse_params,
+        parse_region,
+        parse_shift,
+        parse_size,
+        user_errors,
+    )
     from sigmafield.methods import lookup
     from sigmafield.recipe import Recipe
 
     with user_errors():
+        if (prompt is None) == (prompts is None):
+            raise ValueError('give a prompt, such as "a red heart", or --prompts FILE with one a line')
         width, height = parse_size(size)
+        many = read_prompts(prompts) if prompts else {}
+        text = prompt or next(iter(many.values()), "")
         recipe = Recipe(
-            prompt, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
+            text, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
             str(image) if image else None, mask=str(mask) if mask else None,
-            regions=tuple(parse_region(text) for text in region or []), start_step=start, last_step=end,
+            regions=tuple(parse_region(box) for box in region or []), start_step=start, last_step=end,
+            frames=frames, distilled_guidance=distilled_guidance, shift=parse_shift(shift),
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
+            controls=tuple(parse_control(entry) for entry in controlnet or []),
         )  # fmt: skip
-    report(recipe, output, device=device, dtype=dtype, as_json=as_json)
+        asked = asked_for(recipe, many, output, out_dir)
+    report(asked, Machine(device, dtype, max_rows, preview_decoder), as_json=as_json, every=preview_every)
 
 
 @app.command()
@@ -125,11 +195,13 @@ def resume(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    max_rows: MaxRows = None,
     as_json: Json = False,
 ) -> None:
     """Finish an interrupted run, with the very pixels that it would have had."""
     from sigmafield.checkpoint import load_state
-    from sigmafield.cli.draw import report, user_errors
+    from sigmafield.cli.batch import Asked, report
+    from sigmafield.cli.draw import Machine, user_errors
     from sigmafield.recipe import Recipe
 
     with user_errors():
@@ -137,7 +209,8 @@ def resume(
         if "recipe" not in meta:
             raise ValueError(f"{checkpoint} is a state without a recipe: it was not saved by `sigmafield sample`")
         recipe = Recipe.from_json(meta["recipe"])
-    report(recipe, output or Path(meta["output"]), device=device, dtype=dtype, as_json=as_json, state=state)
+        asked = [Asked(recipe, output or Path(meta["output"]))]
+    report(asked, Machine(device, dtype, max_rows), as_json=as_json, state=state)
 
 
 @app.command()
@@ -149,12 +222,13 @@ def replay(
     image: Annotated[Optional[Path], typer.Option(help="Where the input image is now, if it has moved.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    max_rows: MaxRows = None,
     as_json: Json = False,
 ) -> None:
     """Draw a picture again from the recipe that its PNG carries, and compare the pixels."""
-    from sigmafield.cli.draw import again
+    from sigmafield.cli.draw import Machine, again
 
-    again(picture, output, image, device=device, dtype=dtype, as_json=as_json)
+    again(picture, output, image, Machine(device, dtype, max_rows), as_json=as_json)
 
 
 @app.command()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import typer
@@ -19,11 +20,19 @@ from rich.console import Console
 from sigmafield import __version__, images
 from sigmafield.checkpoint import save_state
 from sigmafield.cli.terminal import Display
+from sigmafield.hints import ControlImage
+from sigmafield.job import Job, open_job
+from sigmafield.maths import near_miss
 from sigmafield.methods import Method
 from sigmafield.models import load
-from sigmafield.recipe import Job, Recipe, Region, open_job
+from sigmafield.models.pipeline import Pipeline
+from sigmafield.ranges import WORDS
+from sigmafield.recipe import Recipe, Region
 from sigmafield.schedules import Schedule
 from sigmafield.types import State
+
+USER_ERRORS = (ValueError, OSError, ImportError)
+"""What is raised about things that the user gave."""
 
 
 @contextmanager
@@ -31,14 +40,33 @@ def user_errors() -> Iterator[None]:
     """Errors about what the user gave end the program with status 2 and one line."""
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except USER_ERRORS as error:
         fail(str(error))
+
+
+def complain(message: str) -> None:
+    """One line on the error stream."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {' '.join(message.split())}")
 
 
 def fail(message: str, status: int = 2) -> None:
     """End the program with one line on the error stream."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {' '.join(message.split())}")
+    complain(message)
     raise typer.Exit(status)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a model runs on: `load`'s arguments."""
+
+    device: str | None = None
+    dtype: str | None = None
+    max_rows: int | None = None
+    preview: Path | None = None
+
+    def load(self, model: str) -> Pipeline:
+        """The model, as `load` gives it."""
+        return load(model, device=self.device, dtype=self.dtype, max_rows=self.max_rows, preview=self.preview)
 
 
 def parse_size(text: str | None) -> tuple[int | None, int | None]:
@@ -49,6 +77,16 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
     if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"size must be WIDTHxHEIGHT in pixels, such as 512x768; got {text!r}")
     return int(width), int(height)
+
+
+def parse_shift(text: str | None) -> float | Literal["size"] | None:
+    """A time shift: a number, or 'size'."""
+    if text is None or text == "size":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"shift must be a number above 0 or 'size'; got {text!r}") from None
 
 
 def parse_region(text: str) -> Region:
@@ -68,22 +106,42 @@ def parse_region(text: str) -> Region:
     return Region(prompt or rest, x, y, width, height, weight)
 
 
+def parse_control(text: str) -> ControlImage:
+    """A picture that steers from 'net=DIR,image=PNG,strength=0.8,start=0,end=0.5': paths may have commas and colons."""
+    names = [f.name for f in fields(ControlImage) if f.name != "image_sha256"]
+    pairs = [pair.partition("=") for pair in re.split(r",(?=\w+=)", text)]
+    values: dict[str, Any] = {name: value for name, _, value in pairs}
+    for name in values:
+        if name not in names:
+            raise ValueError(f"a control has no entry {name!r}{near_miss(name, names)}")
+    if not all(values.get(name) for name in ("net", "image")):
+        raise ValueError(
+            f"a control must be net=DIR,image=PNG and, if wanted, strength=0.8,start=0,end=1; got {text!r}"
+        )
+    for name in values.keys() & {"strength", "start", "end"}:
+        try:
+            values[name] = float(values[name])
+        except ValueError:
+            raise ValueError(f"a control's {name} must be a number; got {values[name]!r}") from None
+    return ControlImage(**values)
+
+
 def parse_params(owner: Method | Schedule, pairs: list[str]) -> dict[str, Any]:
-    """A sampler's or schedule's parameters from 'name=value' texts; values of the type that the default has."""
+    """A sampler's or schedule's parameters from 'name=value' texts; their ranges are checked with the recipe."""
     params: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"a parameter must be name=value, such as eta=0.5; got {pair!r}")
-        owner.check({name: text})
-        default = owner.defaults[name]
-        kind = float if default is None else type(default)
+        if name not in owner.parameters:
+            owner.check({name: text})  # says which there are
+        kind = owner.parameters[name].kind
+        if kind is None:
+            raise ValueError(f"{owner.name}'s {name} is a function: give it in Python")
         try:
             params[name] = PARSERS[kind](text)
-        except KeyError:
-            raise ValueError(f"{owner.name}'s {name} is a function: give it in Python") from None
         except ValueError:
-            raise ValueError(f"{owner.name}'s {name} must be {kind.__name__}; got {text!r}") from None
+            raise ValueError(f"{owner.name} needs {name} to be {WORDS[kind]}; got {text!r}") from None
     return params
 
 
@@ -96,37 +154,40 @@ def _truth(text: str) -> bool:
 
 
 PARSERS: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _truth}
-"""How the text of a parameter is read, by the type of its default."""
+"""How the text of a parameter is read, by its type."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished run: its pictures, and what it took."""
+    """A finished run: the frames of each picture, one but for videos, and what it took."""
 
-    pictures: list[Image.Image]
+    pictures: list[list[Image.Image]]
     nfe: int
     seconds: float
 
 
 def draw(
-    recipe: Recipe, output: Path, *, device: str | None, dtype: str | None, quiet: bool, state: State | None = None
+    job: Job, state: State, output: Path, display: Display, part: int = 0, preview_every: int | None = None
 ) -> Drawing:
-    """Run a recipe, from a state if one is given; an interruption leaves a checkpoint and ends the program."""
-    with user_errors():
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
-        pipe = load(recipe.model, device=device, dtype=dtype)
-        job = open_job(recipe, pipe)
-    state = state or job.start
-    state = replace(state, x=state.x.to(pipe.device))
+    """Run a job from a state; an interruption leaves a checkpoint beside the output and ends the program.
+
+    part: which of the display's pictures it is; preview_every: steps between two previews beside the output.
+    """
+    state = replace(state, x=state.x.to(job.pipe.device))
     began = time.perf_counter()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
     try:
-        with Display(recipe, quiet) as display:
+        with display:
             while not job.run.done(state):
-                display.update(job, state)
+                display.update(job, state, part)
                 state = job.run.step(state)
-        return Drawing(job.pictures(state), state.nfe, time.perf_counter() - began)
+                if preview_every and state.i % preview_every == 0:
+                    preview = images.sheet(job.preview(state))
+                    images.save_png(preview, output.with_name(f"{output.stem}-preview.png"))
+        pictures = job.pictures(state)
+        frames = len(pictures) // job.recipe.batch
+        apart = [pictures[k : k + frames] for k in range(0, len(pictures), frames)]
+        return Drawing(apart, state.nfe, time.perf_counter() - began)
     except KeyboardInterrupt:
         keep(job, state, output)
         raise typer.Exit(130) from None
@@ -142,37 +203,25 @@ def keep(job: Job, state: State, output: Path) -> None:
     )
 
 
-def report(
-    recipe: Recipe,
-    output: Path,
-    *,
-    device: str | None,
-    dtype: str | None,
-    as_json: bool,
-    state: State | None = None,
-) -> None:
-    """Run a recipe, write its files and say what they are."""
-    drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json, state=state)
-    with user_errors():
-        files = write(drawing.pictures, output, recipe)
-    if as_json:
-        facts = {"nfe": drawing.nfe, "seconds": round(drawing.seconds, 3), "recipe": asdict(recipe)}
-        typer.echo(json.dumps({"files": [str(file) for file in files], **facts}, ensure_ascii=False))
-    else:
-        names = str(files[0]) if len(files) == 1 else f"{files[0]} (all) and {files[1]} … {files[-1].name}"
-        typer.echo(f"{names}: {drawing.nfe} evaluations in {drawing.seconds:.1f} s, seed {recipe.seed}")
+def write(pictures: list[list[Image.Image]], output: Path, recipe: Recipe) -> list[Path]:
+    """One PNG, or for a batch a sheet of all and one PNG each; all carry the recipe.
 
-
-def write(pictures: list[Image.Image], output: Path, recipe: Recipe) -> list[Path]:
-    """One PNG, or for a batch a sheet of all and one PNG each; all carry the recipe."""
-    if len(pictures) == 1:
-        images.save_png(pictures[0], output, label(recipe, 0))
-        return [output]
-    files = [output] + [output.with_name(f"{output.stem}-{k}{output.suffix}") for k in range(1, len(pictures) + 1)]
-    images.save_png(images.sheet(pictures), output, label(recipe, None))
-    for k, picture in enumerate(pictures):
-        images.save_png(picture, files[k + 1], label(recipe, k))
+    Videos are animated PNGs, and NAME-frames.png beside them is a sheet of all frames.
+    """
+    files, index = [output], None if len(pictures) > 1 else 0
+    whole = sheets(pictures) if len(pictures) > 1 else pictures[0]
+    images.save_png(whole[0], output, label(recipe, index), whole[1:])
+    for k, frames in enumerate(pictures if len(pictures) > 1 else ()):
+        files.append(output.with_name(f"{output.stem}-{k + 1}{output.suffix}"))
+        images.save_png(frames[0], files[-1], label(recipe, k), frames[1:])
+    if len(whole) > 1:
+        images.save_png(images.sheet(whole), output.with_name(f"{output.stem}-frames{output.suffix}"))
     return files
+
+
+def sheets(pictures: list[list[Image.Image]]) -> list[Image.Image]:
+    """A sheet of all pictures for each frame."""
+    return [images.sheet(frame) for frame in zip(*pictures)]
 
 
 def label(recipe: Recipe, index: int | None) -> str:
@@ -180,9 +229,7 @@ def label(recipe: Recipe, index: int | None) -> str:
     return json.dumps({"sigmafield": __version__, "picture": index, "recipe": asdict(recipe)}, ensure_ascii=False)
 
 
-def again(
-    path: Path, output: Path | None, image: Path | None, *, device: str | None, dtype: str | None, as_json: bool
-) -> None:
+def again(path: Path, output: Path | None, image: Path | None, machine: Machine, *, as_json: bool) -> None:
     """Draw a PNG again and compare: status 0 if every pixel is the same, 1 if not."""
     with user_errors():
         carried = json.loads(images.recipe_of(path))
@@ -190,12 +237,15 @@ def again(
         if image:
             recipe = replace(recipe, image=str(image))
         output = output or path.with_name(f"{path.stem}-replay{path.suffix}")
-    drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json)
-    picture = images.sheet(drawing.pictures) if index is None else drawing.pictures[index]
+        if not output.parent.is_dir():
+            raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
+        job = open_job(recipe, machine.load(recipe.model))
+    drawing = draw(job, job.start, output, Display(recipe, as_json))
+    frames = sheets(drawing.pictures) if index is None else drawing.pictures[index]
     with user_errors():
-        images.save_png(picture, output, label(recipe, index))
-    before = np.asarray(images.open_picture(path)).astype(int)
-    after = np.asarray(picture).astype(int)
+        images.save_png(frames[0], output, label(recipe, index), frames[1:])
+    before = np.asarray(images.open_frames(path)).astype(int)
+    after = np.asarray(images.open_frames(output)).astype(int)
     same = before.shape == after.shape and bool((before == after).all())
     if as_json:
         typer.echo(json.dumps({"files": [str(output)], "identical": same, "made_by": carried["sigmafield"]}))

@@ -33,7 +33,10 @@ EXAMPLE = Grid(karras(8, 0.03, 14.6), VE())
 def row(method: Method) -> dict[str, Any]:
     """A method's row as plain values."""
     keys = ("name", "order", "evals", "noise", "adaptive", "linear", "need_uncond", "paper")
-    return {key: getattr(method, key) for key in keys} | {"params": {k: plain(v) for k, v in method.defaults.items()}}
+    return {key: getattr(method, key) for key in keys} | {
+        "params": {k: plain(v) for k, v in method.defaults.items()},
+        "values": {k: parameter.values for k, parameter in method.parameters.items()},
+    }
 
 
 def plain(value: Any) -> Any:
@@ -43,10 +46,12 @@ def plain(value: Any) -> Any:
     return "inf" if value == float("inf") else value
 
 
-def kinds(method: Method) -> dict[str, str]:
-    """The type of each parameter, as it is written in the method's signature."""
-    signature = inspect.signature(method.step).parameters
-    return {name: str(signature[name].annotation) for name in method.defaults}
+def settings(owner: Method | Schedule) -> list[tuple[str, str, str]]:
+    """(name, default, values) of each parameter; a default that depends on the network or the steps is automatic."""
+    return [
+        (name, "automatic" if p.default is None else str(plain(p.default)), p.values)
+        for name, p in owner.parameters.items()
+    ]
 
 
 def relatives(method: Method) -> dict[str, str]:
@@ -54,7 +59,7 @@ def relatives(method: Method) -> dict[str, str]:
     out = {}
     for other in METHODS.values():
         if other.step is method.step and other.name != method.name:
-            differ = [f"{k} = {plain(v)}" for k, v in other.defaults.items() if v != method.defaults[k]]
+            differ = [f"{k} = {plain(v)}" for k, v in other.values.items() if v != method.values[k]]
             if other.noise != method.noise:
                 differ.append(f"noise: {NOISE[other.noise]}")
             out[other.name] = ", ".join(differ)
@@ -84,11 +89,7 @@ def explain(method: Method) -> None:
     for k, (name, differs) in enumerate(relatives(method).items()):
         about.add_row("" if k else "same step as", f"{name}; there {differs}" if differs else name)
     console.print("", about)
-    if method.defaults:
-        parameters = Table("parameter", "default", "type", box=None, header_style="bold")
-        for name, kind in kinds(method).items():
-            parameters.add_row(name, str(plain(method.defaults[name])), kind)
-        console.print("", parameters)
+    show_settings(console, method)
     if method.linear:
         rows = table(method.name, EXAMPLE)
         i = len(rows) // 2
@@ -101,17 +102,22 @@ def explain(method: Method) -> None:
     console.print(f"[bold]sigmafield cite {method.name}[/] prints BibTeX.")
 
 
+def show_settings(console: Console, owner: Method | Schedule) -> None:
+    """Print the parameters, if there are any."""
+    if owner.parameters:
+        parameters = Table("parameter", "default", "values", box=None, header_style="bold")
+        for setting in settings(owner):
+            parameters.add_row(*setting)
+        console.print("", parameters)
+
+
 def explain_schedule(schedule: Schedule) -> None:
     """Print a schedule's equation, parameters and sources."""
     console = Console(highlight=False)
     console.print(f"[bold]{schedule.name}[/]\n")
     console.print(inspect.getdoc(schedule.make), markup=False)
     console.print(f"\nnetworks: {NETWORK[schedule.network]}")
-    if schedule.defaults:
-        parameters = Table("parameter", "default", box=None, header_style="bold")
-        for name, value in schedule.defaults.items():
-            parameters.add_row(name, "the network's" if value is None else str(plain(value)))
-        console.print("", parameters)
+    show_settings(console, schedule)
     console.print(f"\nFrom {schedule.paper}:", *map(str, sources(schedule.paper)), sep="\n", markup=False)
     console.print(f"[bold]sigmafield cite {schedule.name}[/] prints BibTeX.")
 

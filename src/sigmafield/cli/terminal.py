@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from sigmafield import images
-from sigmafield.recipe import Job, Recipe
+from sigmafield.job import Job
+from sigmafield.recipe import Recipe
 from sigmafield.types import State
 
 PREVIEW_EVERY = 0.2
@@ -24,9 +25,12 @@ PREVIEW_WIDTH = 32
 
 
 class Display:
-    """A progress bar with the time left and, in a terminal and for models that have one, a preview."""
+    """A progress bar with the time left and, in a terminal and for models that have one, a preview.
 
-    def __init__(self, recipe: Recipe, quiet: bool):
+    parts: pictures, or batches of them, that the bar is for; it may be entered for each of them anew.
+    """
+
+    def __init__(self, recipe: Recipe, quiet: bool, parts: int = 1):
         console = Console(stderr=True)
         self._live_preview = console.is_terminal and console.color_system == "truecolor"
         self._bar = Progress(
@@ -38,7 +42,8 @@ class Display:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=1.0)
+        self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=parts)
+        self._parts = parts
         self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
         self._quiet = quiet or not console.is_terminal
         self._last = 0.0
@@ -52,11 +57,13 @@ class Display:
         if not self._quiet:
             self._live.stop()
 
-    def update(self, job: Job, state: State) -> None:
-        """Show how far the run is, and now and then what it sees."""
+    def update(self, job: Job, state: State, part: int = 0) -> None:
+        """Show how far the run of a part is, and now and then what it sees."""
         if self._quiet:
             return
-        self._bar.update(self._task, completed=job.run.progress(state))
+        self._bar.update(self._task, completed=part + job.run.progress(state))
+        if self._parts > 1:
+            self._bar.update(self._task, description=f"{part + 1} of {self._parts}: {job.recipe.prompt[:40]}")
         if self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
             pictures = job.preview(state)
             if pictures:

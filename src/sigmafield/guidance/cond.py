@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigmafield.grid import Process
-from sigmafield.types import Area, Cond, Ctx, Latent, Model, Sigma
+from sigmafield.types import Area, Cond, Control, Ctx, Latent, Model, Sigma
 
 Prompt = Sequence[Cond]
 """The conditionings that make up one prompt."""
@@ -35,7 +35,7 @@ class Placed:
     @property
     def crop(self) -> tuple[slice | EllipsisType, ...]:
         """Index of the box in [B, C, *space]."""
-        return (..., *(slice(o, o + n) for o, n in zip(self.offset, self.size)))
+        return _index(self.size, self.offset)
 
 
 def place(prompts: Sequence[Prompt], space: Sequence[int]) -> list[list[Placed]]:
@@ -44,7 +44,7 @@ def place(prompts: Sequence[Prompt], space: Sequence[int]) -> list[list[Placed]]
     For a conditioning with an area, each other prompt is given its own conditioning of the smallest box around that
     area, cut to it, so that all prompts' predictions are of equal crops, as in ComfyUI.
     """
-    areas = [[(cond, absolute(cond, space)) for cond in prompt] for prompt in prompts]
+    areas = [[(cond, cond.area) for cond in (fit(cond, space) for cond in prompt)] for prompt in prompts]
     for a, these in enumerate(areas):
         for b, those in enumerate(areas):
             if a != b:
@@ -65,12 +65,49 @@ def _mirror(cond: Cond, area: Area, those: list[tuple[Cond, Area | None]]) -> No
         ):
             best = other, around
     if best is not None and best[1] != area:
-        those.append((replace(cond, embeds=best[0].embeds, extra=best[0].extra), area))
+        those.append((replace(cond, embeds=best[0].embeds, extra=best[0].extra, concat=best[0].concat), area))
 
 
 def _within(inner: Area, outer: Area) -> bool:
     ends = zip(inner.offset, inner.size, outer.offset, outer.size)
     return all(o >= p and o + n <= p + m for o, n, p, m in ends)
+
+
+def fit(cond: Cond, space: Sequence[int]) -> Cond:
+    """The conditioning with all that follows from the latent's size worked out: one that fits already is as it was.
+
+    The area in places, with no bounds left; mask, concat and hints at the latent's resolution. `predict` does it at
+    every evaluation; done once before a run, nothing is left for it to do.
+    """
+    mask = None if cond.mask is None else fitted(cond.mask, space)
+    concat = None if cond.concat is None else fitted(cond.concat, space)
+    controls = tuple(replace(c, hint=covering(c.hint, *(c.net.factor * n for n in space[-2:]))) for c in cond.controls)
+    return replace(cond, area=absolute(cond, space), mask=mask, bounds=False, concat=concat, controls=controls)
+
+
+def covering(hint: Tensor, height: int, width: int) -> Tensor:
+    """A picture [B, 3, H, W] at another size: its middle of those proportions, by nearest places, as in ComfyUI."""
+    high, wide = hint.shape[2:]
+    if (high, wide) == (height, width):
+        return hint
+    kept = min(high, round(wide * height / width)), min(wide, round(high * width / height))
+    top, left = (high - kept[0]) // 2, (wide - kept[1]) // 2
+    middle = hint[..., top : top + kept[0], left : left + kept[1]]
+    return F.interpolate(middle, (height, width), mode="nearest-exact")
+
+
+def cropped(cond: Cond, size: Sequence[int], offset: Sequence[int]) -> Cond:
+    """A conditioning that fits the latent, for a box of it: what it has in every place is cut along, as `part` does."""
+    concat = None if cond.concat is None else part(cond.concat, offset, size)
+    controls = tuple(
+        replace(c, hint=part(c.hint, *([c.net.factor * n for n in ends[-2:]] for ends in (offset, size))))
+        for c in cond.controls
+    )
+    return replace(cond, concat=concat, controls=controls)
+
+
+def _index(size: Sequence[int], offset: Sequence[int]) -> tuple[slice | EllipsisType, ...]:
+    return (..., *(slice(o, o + n) for o, n in zip(offset, size)))
 
 
 def absolute(cond: Cond, space: Sequence[int]) -> Area | None:
@@ -105,29 +142,12 @@ def _clipped(area: Area | None, space: Sequence[int]) -> tuple[tuple[int, ...], 
 
 
 def fitted(mask: Tensor, space: Sequence[int]) -> Tensor:
-    """A mask as [M, *space]: one of another resolution is interpolated bilinearly over its last two axes."""
+    """A mask as [M, *space], or a concat as [B, C, *space]: bilinear over the last two axes for another resolution."""
     mask = mask[None] if mask.ndim == len(space) else mask
-    if mask.shape[1:] == tuple(space):
+    if mask.shape[-len(space) :] == tuple(space):
         return mask
-    return F.interpolate(mask[None].float(), tuple(space[-2:]), mode="bilinear")[0]
-
-
-def cut(cond: Cond, offset: Sequence[int], size: Sequence[int], space: Sequence[int]) -> Cond:
-    """The conditioning of a part of the latent: its spatial inputs cut to the box, in their own resolution.
-
-    offset, size: along each axis of space. Spatial are the inputs of `extra` with as many axes as the latent. What
-    lies outside of the latent is mirrored, as `part` does. area, mask and strength are left to `predict`.
-    """
-    spatial = {key: t for key, t in cond.extra.items() if t.ndim == len(space) + 2}
-    if not spatial or all(o == 0 and n == whole for o, n, whole in zip(offset, size, space)):
-        return cond
-
-    def scaled(t: Tensor) -> Tensor:
-        ratios = [n / whole for n, whole in zip(t.shape[2:], space)]
-        firsts = [round(o * r) for o, r in zip(offset, ratios)]
-        return part(t, firsts, [max(1, round(n * r)) for n, r in zip(size, ratios)])
-
-    return replace(cond, extra={**cond.extra, **{key: scaled(t) for key, t in spatial.items()}})
+    flat = mask.reshape(1, -1, *mask.shape[-2:]).float()
+    return F.interpolate(flat, tuple(space[-2:]), mode="bilinear").reshape(*mask.shape[:-2], *space[-2:])
 
 
 def part(t: Tensor, offset: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -169,8 +189,8 @@ def weight(placed: Placed, batch: int, space: Sequence[int]) -> Tensor:
     return w
 
 
-def active(cond: Cond, sigma: Sigma, process: Process) -> Tensor:
-    """Where σ lies in a conditioning's window, ends included; on the CPU, of σ's shape."""
+def active(cond: Cond | Control, sigma: Sigma, process: Process) -> Tensor:
+    """Where σ lies in the window of a conditioning or a control, ends included; on the CPU, of σ's shape."""
     start, end = (None if p is None else process.sigma_at(p) for p in cond.window)
     inside = torch.ones_like(sigma, dtype=torch.bool)
     if start is not None:
@@ -201,7 +221,7 @@ def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ct
                 entries += [(j, p, rest) for p, _ in now if p.cond.default]
     sums, counts = [torch.zeros_like(x) for _ in prompts], [torch.full_like(x, EMPTY) for _ in prompts]
     for group in groups(entries, bool(sigma.ndim) or want is not None):
-        conds = [cut(p.cond, p.offset, p.size, space) for _, p, _ in group]
+        conds = [cropped(p.cond, p.size, p.offset) for _, p, _ in group]
         crops, first = [x[p.crop] for _, p, _ in group], group[0][1].crop
         at = sigma[first] if sigma.ndim else sigma
         inner = ctx if want is None else replace(ctx, want=want[first])
@@ -229,5 +249,18 @@ def _joins(a: Placed, b: Placed, by_place: bool) -> bool:
         return False
     if any(a.cond.extra[key].shape[1:] != b.cond.extra[key].shape[1:] for key in a.cond.extra):
         return False
+    if _channels(a.cond) != _channels(b.cond) or not same_controls(a.cond, b.cond):
+        return False
     m, n = a.cond.embeds.shape[1], b.cond.embeds.shape[1]
     return a.cond.embeds.shape[2] == b.cond.embeds.shape[2] and math.lcm(m, n) <= 4 * min(m, n)
+
+
+def _channels(cond: Cond) -> int:
+    return 0 if cond.concat is None else cond.concat.shape[1]
+
+
+def same_controls(a: Cond, b: Cond) -> bool:
+    """Whether two conditionings are steered by the same networks, as strongly and as long; hints may differ."""
+    return len(a.controls) == len(b.controls) and all(
+        c.net is d.net and (c.strength, c.window) == (d.strength, d.window) for c, d in zip(a.controls, b.controls)
+    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from sigmafield.grid import Grid, Span, ends
 from sigmafield.maths import lincomb
 from sigmafield.methods.registry import method
+from sigmafield.ranges import NonNegative, Positive, Share
 from sigmafield.types import Latent, Memory, Noise, Pred, Sigma, Step
 
 END = 1e-5
@@ -37,15 +38,17 @@ def dpm_adaptive(
     noise: Noise,
     *,
     order: Literal[2, 3] = 3,
-    rtol: float = 0.05,
-    atol: float = 0.0078,
-    h_init: float = 0.05,
-    pcoeff: float = 0.0,
-    icoeff: float = 1.0,
-    dcoeff: float = 0.0,
-    accept_safety: float = 0.81,
-    eta: float = 0.0,
-    s_noise: float = 1.0,
+    rtol: NonNegative = 0.05,
+    atol: Positive = 0.0078,
+    h_init: Positive = 0.05,
+    pcoeff: NonNegative = 0.0,
+    icoeff: NonNegative = 1.0,
+    dcoeff: NonNegative = 0.0,
+    accept_safety: Share = 0.81,
+    eta: NonNegative = 0.0,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
+    denoise_to_zero: bool = False,
 ) -> Step:
     """One attempt of DPM-Solver-12 or -23 with a PID step-size controller; s is the whole run, λ = −ln σ.
 
@@ -53,17 +56,22 @@ def dpm_adaptive(
         f   = 1 + atan(e₀^b₁ e₁^b₂ e₂^b₃ − 1),  eₖ = 1/err of this and the last two accepted attempts
         accept iff f ≥ accept_safety;  h ← f h;   (b₁, b₂, b₃) = (P+I+D, −(P+2D), D)/p
 
-    The run ends at the last σ above 0, without a final denoising step, as ComfyUI's does.
-    rtol, atol: tolerances on the latent; h_init: first step in λ; eta: 0 = ODE, 1 = ancestral noise.
+    The run ends at the last σ above 0, as ComfyUI's does. denoise_to_zero: then one evaluation more, for D there.
+    order: of the higher solver, 2 or 3. rtol ≥ 0, atol > 0: tolerances, relative and on the latent. h_init > 0: first
+    step in λ. pcoeff ≥ 0, icoeff ≥ 0, dcoeff ≥ 0: P, I and D of the controller, by default I alone.
+    0 ≤ accept_safety ≤ 1: 0 accepts every attempt. eta ≥ 0: 0 = ODE, 1 = ancestral noise; s_noise ≥ 0: times the noise.
+    flow_noise: a flow's noise on a flow, instead of VE's, as ComfyUI has it.
     The error is over the whole batch, and reading it is the only time a method waits for the device.
     """
-    s = s.ve
-    end = float(s.lam_next)
-    lam, h = mem.get("lam", float(s.lam)), mem.get("h", h_init)
+    ve, goes_on = s.ve, s.n > 1
+    end = float(ve.lam_next)
+    lam, h = mem.get("lam", float(ve.lam)), mem.get("h", h_init)
+    if lam >= end - END:  # the last evaluation is left
+        return (yield x, ve.sigma_next).x0, {"lam": lam, "done": True}
     x_low = mem.get("x_low", x)
     stop = min(end, lam + h)
-    span = replace(s, sigma=_sigma(lam), sigma_next=_sigma(stop))
-    down, up = descend(span, s.sigma_next, eta)
+    span = replace(s if flow_noise else ve, sigma=_sigma(lam), sigma_next=_sigma(stop))
+    down, keep, up = descend(span, ve.sigma_next, eta)
     low, high = yield from embedded_pair(x, down, order)
     rtol, atol = torch.tensor([rtol, atol], dtype=torch.float32).tolist()  # ComfyUI rounds them so
     scale = torch.maximum(low.abs(), x_low.abs()).mul_(rtol).clamp_(min=atol)
@@ -72,20 +80,23 @@ def dpm_adaptive(
     p, inv = (1.5 if eta else order), 1 / (err + 1e-8)
     e = (inv, *mem.get("inv", (inv, inv)))
     b = ((pcoeff + icoeff + dcoeff) / p, -(pcoeff + 2 * dcoeff) / p, dcoeff / p)
-    f = 1 + math.atan(math.prod(v**k for v, k in zip(e, b)) - 1)
+    factor = math.exp(min(sum(k * math.log(v) for v, k in zip(e, b)), 700))  # a product of powers that may overflow
+    f = 1 + math.atan(factor - 1)
     if f < accept_safety:
         return x, {"lam": lam, "h": h * f, "inv": e[1:], "x_low": x_low, "done": False}
-    x = lincomb(1.0, high, up * s_noise, noise(span)) if eta else high
-    return x, {"lam": stop, "h": h * f, "inv": e[:2], "x_low": low, "done": stop >= end - END}
+    x = lincomb(keep, high, up * s_noise, noise(span.ve)) if eta else high
+    done = not goes_on and stop >= end - END
+    return x, {"lam": stop, "h": h * f, "inv": e[:2], "x_low": low, "done": done}
 
 
-def descend(s: Span, end: Sigma, eta: float) -> tuple[Span, Sigma]:
-    """(interval to σ_down, σ_up) of the ancestral split in VE, with σ_down not below the run's end."""
+def descend(s: Span, end: Sigma, eta: float) -> tuple[Span, Sigma, Sigma]:
+    """(interval to σ_down, in VE; k, σ_up) of the ancestral split, with σ_down not below the run's end."""
     if not eta:
-        return s, torch.zeros_like(s.sigma)
+        return s.ve, torch.ones_like(s.sigma), torch.zeros_like(s.sigma)
     down, _, _ = s.ancestral(eta)
     down = replace(down, sigma_next=torch.maximum(down.sigma_next, end))
-    return down, (s.sigma_next**2 - down.sigma_next**2).clamp(min=0).sqrt()
+    keep = s.alpha_next / down.alpha_next
+    return down.ve, keep, (s.sigma_next**2 - (keep * down.sigma_next) ** 2).clamp(min=0).sqrt()
 
 
 def embedded_pair(
@@ -120,15 +131,19 @@ def embedded_pair(
     return low, move(s, 1.5 * s.sigma_next * (E(s.h) / s.h - 1), e2)
 
 
-def macro_steps(grid: Grid) -> Grid:
-    """⌊n/3⌋ + 1 steps of equal size in ln σ, from σ₀ to the last σ above 0; rounded to float32 as ComfyUI does."""
+def macro_steps(grid: Grid, params: Mapping[str, Any]) -> Grid:
+    """⌊n/3⌋ + 1 steps of equal size in ln σ, from σ₀ to the last σ above 0; rounded to float32 as ComfyUI does.
+
+    With denoise_to_zero there is one more, to the schedule's final 0.
+    """
     if grid.is_field:
         raise ValueError(f"dpm_fast places its own steps and needs one sigma per step; got {tuple(grid.sigmas.shape)}")
     if grid.n == 0:
         return grid
-    lam = -ends(grid).sigmas.log()
-    t = torch.linspace(float(lam[0]), float(lam[1]), grid.n // 3 + 2, dtype=torch.float32)
-    return replace(grid, sigmas=(-t).exp().double(), asked=grid.n)
+    sigmas = ends(grid, params).sigmas
+    high, low = sigmas[:2].log().tolist()
+    t = torch.linspace(-high, -low, grid.n // 3 + 2, dtype=torch.float32)
+    return replace(grid, sigmas=torch.cat([(-t).exp().double(), sigmas[2:]]), asked=grid.n)
 
 
 @method(
@@ -140,20 +155,33 @@ def macro_steps(grid: Grid) -> Grid:
     grid=macro_steps,
     paper="arXiv:2206.00927 App. D.3",
 )
-def dpm_fast(x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 0.0, s_noise: float = 1.0) -> Step:
+def dpm_fast(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    eta: NonNegative = 0.0,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
+    denoise_to_zero: bool = False,
+) -> Step:
     """DPM-Solver-fast: steps of third order, and what is left of the n evaluations in one or two of lower order.
 
         n mod 3 = 0: 3, 3, …, 2, 1;   else 3, 3, …, n mod 3;   λ = −ln σ, equal steps
 
-    Only σ₀, the last σ above 0 and the number of steps of the schedule count. The run ends at that σ, without a final
-    denoising step, as ComfyUI's does.
+    Only σ₀, the last σ above 0 and the number of steps of the schedule count. It ends at that σ, as ComfyUI's does.
+    denoise_to_zero: then one evaluation more, for D there. eta ≥ 0: 0 = ODE, 1 = ancestral noise; s_noise ≥ 0: times
+    the noise. flow_noise: a flow's noise on a flow, instead of VE's, as ComfyUI has it.
     """
-    left = s.asked % 3
-    order = {s.n - 2: 2, s.n - 1: 1} if left == 0 else {s.n - 1: left}
-    span = s.ve
-    down, up = descend(span, span.at(s.n - 1 - s.i).sigma_next, eta)
+    if s.last:
+        return (yield x, s.sigma).x0, {}
+    n, left = s.asked // 3 + 1, s.asked % 3
+    order = {n - 2: 2, n - 1: 1} if left == 0 else {n - 1: left}
+    span = s if flow_noise else s.ve
+    down, keep, up = descend(span, s.at(n - 1 - s.i).sigma_next, eta)
     high = yield from single(x, down, order.get(s.i, 3))
-    return lincomb(1.0, high, up * s_noise, noise(span)) if eta else high, {}
+    return lincomb(keep, high, up * s_noise, noise(s.ve)) if eta else high, {}
 
 
 def single(x: Latent, s: Span, order: int) -> Generator[tuple[Latent, Sigma], Pred, Latent]:

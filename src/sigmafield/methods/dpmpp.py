@@ -9,6 +9,7 @@ import torch
 from sigmafield.grid import Span, clip_first
 from sigmafield.maths import lincomb, phi_2, safe_div
 from sigmafield.methods.registry import method, preset
+from sigmafield.ranges import NonNegative
 from sigmafield.types import Latent, Memory, Noise, Step
 
 
@@ -48,8 +49,8 @@ def dpmpp_2m_sde(
     mem: Memory,
     noise: Noise,
     *,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
     solver: Literal["midpoint", "heun"] = "midpoint",
 ) -> Step:
     """DPM-Solver++(2M) for the reverse SDE, in λ = ln(α/σ).
@@ -58,7 +59,7 @@ def dpmpp_2m_sde(
         w  = φ h/h₋,   φ = b/2 (midpoint)   or   α' (1 − (1 − e^(−z))/z), z = (1 + η) h (heun)
         w  = 0 on the first step and where σ' = 0.
 
-    eta: 0 = ODE, 1 = full SDE; any ≥ 0.
+    eta ≥ 0: 0 = ODE, 1 = full SDE; s_noise ≥ 0: times the noise; solver: midpoint or heun, ComfyUI's names for the φ.
     """
     D = (yield x, s.sigma).x0
     a, b, c = s.ei(eta)
@@ -76,7 +77,9 @@ preset("dpmpp_2m_sde_heun_gpu", of="dpmpp_2m_sde_heun", row={"noise": "brownian_
 
 
 @method("dpmpp_3m_sde", order=2, evals=1, noise="brownian", grid=clip_first, paper="arXiv:2211.01095 App. B")
-def dpmpp_3m_sde(x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0) -> Step:
+def dpmpp_3m_sde(
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+) -> Step:
     """DPM-Solver++(3M) for the reverse SDE, in λ = ln(α/σ).
 
         x' = a x + b D + α' (φ₂ d₁ − φ₃ d₂) + c s_noise ξ,   (a, b, c) = s.ei(η),   z = (1 + η) h
@@ -85,7 +88,8 @@ def dpmpp_3m_sde(x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 
         d₁ = e₀ + (e₀ − e₁) r₀/(r₀ + r₁),   d₂ = (e₀ − e₁)/(r₀ + r₁)
 
     With one step of history d₁ = e₀ and d₂ = 0; with none, and where σ' = 0, both are 0. A step is of third order,
-    a whole run of second: its first steps have less history.
+    a whole run of second: its first steps have less history. eta ≥ 0: 0 = ODE, 1 = full SDE; s_noise ≥ 0: times the
+    noise.
     """
     D = (yield x, s.sigma).x0
     a, b, c = s.ei(eta)

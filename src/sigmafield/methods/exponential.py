@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
 from sigmafield.grid import Span, clip_first
 from sigmafield.maths import lincomb, phi_2, safe_div
+from sigmafield.methods.euler import NO_NOISE
+from sigmafield.methods.multistep import gauss
 from sigmafield.methods.registry import method, preset
+from sigmafield.ranges import NonNegative, Range
 from sigmafield.types import Latent, Memory, Noise, Sigma, Step
 
 
@@ -21,9 +24,9 @@ def seeds_2(
     mem: Memory,
     noise: Noise,
     *,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    r: float = 0.5,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    r: Annotated[float, Range(0, 1, above=True)] = 0.5,
     solver: Literal["phi_1", "phi_2"] = "phi_1",
 ) -> Step:
     """SEEDS-2: two-stage stochastic exponential Runge–Kutta in λ = ln(α/σ).
@@ -33,7 +36,8 @@ def seeds_2(
         w  = b/(2r) (phi_1)   or   α' (1 − (1 − e^(−z))/z)/r, z = (1 + η) h (phi_2)
 
     ξ₁ is carried to σ' by the second part's own decay a₂. Where σ' = 0 the result is D₁.
-    r: place of the stage, 0 < r ≤ 1. eta: 0 = ODE, 1 = full SDE; any ≥ 0.
+    eta ≥ 0: 0 = ODE, 1 = full SDE; s_noise ≥ 0: times the noise; 0 < r ≤ 1: place of the stage;
+    solver: which w, phi_1 or phi_2.
     """
     D1 = (yield x, s.sigma).x0
     if s.last.all():
@@ -52,7 +56,7 @@ def seeds_2(
 preset(
     "exp_heun_2_x0",
     of="seeds_2",
-    row={"noise": "none", "paper": "arXiv:2308.02157"},
+    row={"noise": "none", "fixed": NO_NOISE, "paper": "arXiv:2308.02157"},
     eta=0.0,
     s_noise=0.0,
     r=1.0,
@@ -68,10 +72,10 @@ def seeds_3(
     mem: Memory,
     noise: Noise,
     *,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    r_1: float = 1 / 3,
-    r_2: float = 2 / 3,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    r_1: Annotated[float, Range(0, "r_2", above=True, below=True)] = 1 / 3,
+    r_2: Annotated[float, Range("r_1", 1, above=True)] = 2 / 3,
 ) -> Step:
     """SEEDS-3: three-stage stochastic exponential Runge–Kutta in λ = ln(α/σ).
 
@@ -81,7 +85,7 @@ def seeds_3(
         φ₂(z) = 1 − (1 − e^(−z))/z
 
     ζ is one path of noise: each part's own, and what came before by that part's decay. Where σ' = 0 the result is D₁.
-    0 < r₁ < r₂ < 1. eta: 0 = ODE, 1 = full SDE; any ≥ 0.
+    eta ≥ 0: 0 = ODE, 1 = full SDE; s_noise ≥ 0: times the noise; 0 < r_1 < r_2, r_1 < r_2 ≤ 1: places of the stages.
     """
     D1 = (yield x, s.sigma).x0
     if s.last.all():
@@ -108,24 +112,34 @@ def seeds_3(
 
 @method("res_multistep_ancestral", order=2, evals=1, noise="gaussian", paper="arXiv:2308.02157 Sec. 3")
 def res_multistep_ancestral(
-    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
 ) -> Step:
-    """Refined exponential multistep to σ_down, then noise back up; in λ = −ln σ and with VE's noise for every process.
+    """Refined exponential multistep to σ_down, then noise back up to σ'; in λ = −ln σ for every process.
 
-        x' = a x + (b − w) D + w D₋ + σ_up s_noise ξ,   (a, b, ·) = down.ei(),   w = φ₂(h) h/c,   c = λ₋ − λ₋'
+        x' = k (a x + (b − w) D + w D₋) + σ_up s_noise ξ,   (a, b, ·) = down.ei(),   w = φ₂(h) h/c,   c = λ₋ − λ₋'
         φ₂(h) = 1 − (1 − e^(−h))/h,   λ₋ of the last step's σ, λ₋' of the last step's σ_down
 
-    w = 0 on the first step and where σ_down = 0.
+    w = 0 on the first step and where σ_down = 0. eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise.
+    (σ_down, k, σ_up) are VE's on a flow too, as in ComfyUI, which does not keep its marginals; flow_noise: a flow's.
     """
     D = (yield x, s.sigma).x0
-    down, a, b, w, up = res_coefficients(s, mem, eta)
-    terms = [a, x, b - w, D, w, mem.get("D", D)]
+    down, keep, a, b, w, up = res_coefficients(s, mem, eta, flow_noise)
+    terms = [keep * a, x, keep * (b - w), D, keep * w, mem.get("D", D)]
     if eta > 0 and s_noise > 0 and not s.last.all():
         terms += [up * s_noise, noise(s)]
     return lincomb(*terms), {"D": D, "lam": s.ve.lam, "lam_down": down.lam_next}
 
 
-preset("res_multistep", of="res_multistep_ancestral", row={"noise": "none"}, eta=0.0)
+WITHOUT = {"noise": "none", "fixed": (*NO_NOISE, "flow_noise")}
+
+preset("res_multistep", of="res_multistep_ancestral", row=WITHOUT, eta=0.0, s_noise=0.0, flow_noise=False)
 
 
 @method(
@@ -137,35 +151,46 @@ preset("res_multistep", of="res_multistep_ancestral", row={"noise": "none"}, eta
     paper="arXiv:2308.02157 Sec. 3, arXiv:2406.08070",
 )
 def res_multistep_ancestral_cfg_pp(
-    x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
 ) -> Step:
     """CFG++ form of `res_multistep_ancestral`: x + D − U for x, and U for D.
 
-        x' = a (x + D − U) + (b − w) U + w U₋ + σ_up s_noise ξ
+        x' = k (a (x + D − U) + (b − w) U + w U₋) + σ_up s_noise ξ
 
-    On the first step and where σ_down = 0: x' = D + (x − U) σ_down/σ + σ_up s_noise ξ.
+    On the first step and where σ_down = 0: x' = k (D + (x − U) σ_down/σ) + σ_up s_noise ξ.
+    eta ≥ 0, s_noise ≥ 0 and flow_noise: as there.
     """
     p = yield x, s.sigma
-    down, a, b, w, up = res_coefficients(s, mem, eta)
+    down, keep, a, b, w, up = res_coefficients(s, mem, eta, flow_noise)
     # without history the guidance D − U is not scaled by a
-    k = torch.where(down.last | (s.history(1) == 0), 1.0, a)
-    terms = [a, x, k, p.x0, b - w - k, p.U, w, mem.get("D", p.U)]
+    g = torch.where(down.last | (s.history(1) == 0), 1.0, a)
+    terms = [keep * a, x, keep * g, p.x0, keep * (b - w - g), p.U, keep * w, mem.get("D", p.U)]
     if eta > 0 and s_noise > 0 and not s.last.all():
         terms += [up * s_noise, noise(s)]
     return lincomb(*terms), {"D": p.U, "lam": s.ve.lam, "lam_down": down.lam_next}
 
 
-preset("res_multistep_cfg_pp", of="res_multistep_ancestral_cfg_pp", row={"noise": "none"}, eta=0.0)
+preset("res_multistep_cfg_pp", of="res_multistep_ancestral_cfg_pp", row=WITHOUT, eta=0.0, s_noise=0.0, flow_noise=False)
 
 
-def res_coefficients(s: Span, mem: Memory, eta: float) -> tuple[Span, Sigma, Sigma, Sigma, Sigma]:
-    """(interval to σ_down, a, b, w, σ_up) of the refined exponential multistep."""
-    down, _, up = s.ve.ancestral(eta)
+def res_coefficients(
+    s: Span, mem: Memory, eta: float, flow_noise: bool
+) -> tuple[Span, Sigma, Sigma, Sigma, Sigma, Sigma]:
+    """(interval to σ_down, k, a, b, w, σ_up) of the refined exponential multistep."""
+    down, keep, up = (s if flow_noise else s.ve).ancestral(eta)
+    down = down.ve
     a, b, _ = down.ei()
     zero = torch.zeros_like(a)
     c = mem["lam_down"] - mem["lam"] if mem else zero
     w = torch.where(down.last, zero, -phi_2(down.h) * safe_div(down.h, c))
-    return down, a, b, w, up
+    return down, keep, a, b, w, up
 
 
 NODES = 200
@@ -199,18 +224,20 @@ def er_sde(
     mem: Memory,
     noise: Noise,
     *,
-    s_noise: float = 1.0,
+    s_noise: NonNegative = 1.0,
     noise_scaler: Callable[[Sigma], Sigma] = er_noise,
-    max_stage: int = 3,
+    max_stage: Annotated[int, Range(1, 3)] = 3,
+    quadrature: Literal["sum", "gauss"] = "sum",
 ) -> Step:
     """Extended reverse-time SDE, up to third order by history, in ℓ = σ/α.
 
         x' = (α'/α) R x + α' ((1 − R) D + (δ + S φ') D⁽¹⁾ + (δ²/2 + Sᵤ φ') D⁽²⁾) + α' c s_noise ξ
         R = φ(ℓ')/φ(ℓ),   δ = ℓ' − ℓ,   c² = ℓ'² − ℓ² R²,   D⁽¹⁾, D⁽²⁾ divided differences in ℓ
-        S = ∫ dℓ/φ,   Sᵤ = ∫ (ℓ'' − ℓ)/φ over [ℓ', ℓ], by ComfyUI's sums over 200 points
+        S = ∫ dℓ/φ,   Sᵤ = ∫ (ℓ'' − ℓ)/φ over [ℓ', ℓ]
 
-    Where σ' = 0 the result is D. noise_scaler: φ; `reverse_time(eta)` is the reverse-time SDE, `ode` the ODE
-    (with s_noise = 0). max_stage: 1 … 3. The sums limit the order of convergence to little more than 1.
+    Where σ' = 0 the result is D. s_noise ≥ 0: times the noise. noise_scaler: φ; `reverse_time(eta)` is the
+    reverse-time SDE, `ode` the ODE (with s_noise = 0). 1 ≤ max_stage ≤ 3: predictions used. quadrature: of S and Sᵤ;
+    sum: ComfyUI's over 200 points, which limits the order of convergence to little more than 1; gauss: exact.
     """
     D = (yield x, s.sigma).x0
     alpha, zero = s.process.alpha(s.sigma), torch.zeros_like(s.sigma)
@@ -218,10 +245,7 @@ def er_sde(
     phi, phi_next = noise_scaler(ell), noise_scaler(ell_next)
     R = torch.where(s.last, 0.0, phi_next / torch.where(phi == 0, 1.0, phi))
     delta = ell_next - ell
-    points = ell_next + torch.arange(NODES, dtype=torch.float64).reshape(-1, *[1] * ell.ndim) * (-delta / NODES)
-    per_phi = torch.where(points == 0, 0.0, 1 / noise_scaler(torch.where(points == 0, 1.0, points)))
-    S = -delta / NODES * per_phi.sum(0)
-    Su = -delta / NODES * ((points - ell) * per_phi).sum(0)
+    S, Su = (er_sums if quadrature == "sum" else er_integrals)(ell, ell_next, noise_scaler)
 
     # weights of the divided differences in terms of D, D₋ and the last first difference
     stage = min(max_stage, 1 + ("D" in mem) + ("slope" in mem))
@@ -242,5 +266,32 @@ def er_sde(
     return lincomb(*terms), keep
 
 
+def er_sums(ell: Sigma, ell_next: Sigma, phi: Callable[[Sigma], Sigma]) -> tuple[Sigma, Sigma]:
+    """(S, Sᵤ) of ER-SDE by sums over `NODES` points, without the upper end, as ComfyUI has them."""
+    step = (ell - ell_next) / NODES
+    points = ell_next + torch.arange(NODES, dtype=torch.float64).reshape(-1, *[1] * ell.ndim) * step
+    per_phi = torch.where(points == 0, 0.0, 1 / phi(torch.where(points == 0, 1.0, points)))
+    return step * per_phi.sum(0), step * ((points - ell) * per_phi).sum(0)
+
+
+def er_integrals(ell: Sigma, ell_next: Sigma, phi: Callable[[Sigma], Sigma]) -> tuple[Sigma, Sigma]:
+    """(S, Sᵤ) of ER-SDE by Gauss–Legendre quadrature in ln ℓ, where 1/φ is smooth; 0 where ℓ' = 0."""
+    points, weights = gauss(32)
+    at_zero = ell_next == 0
+    half = torch.where(at_zero, 0.0, (ell / torch.where(at_zero, 1.0, ell_next)).log() / 2)
+    S, Su = torch.zeros_like(ell), torch.zeros_like(ell)
+    for p, w in zip(points, weights):
+        at = ell * ((p - 1) * half).exp()
+        share = w * half * at / phi(torch.where(at == 0, 1.0, at))
+        S, Su = S + share, Su + share * (at - ell)
+    return S, Su
+
+
 preset("er_sde_reverse_time", of="er_sde", noise_scaler=reverse_time(1.0))
-preset("er_sde_ode", of="er_sde", row={"noise": "none"}, s_noise=0.0, noise_scaler=ode)
+preset(
+    "er_sde_ode",
+    of="er_sde",
+    row={"noise": "none", "fixed": ("s_noise", "noise_scaler")},
+    s_noise=0.0,
+    noise_scaler=ode,
+)

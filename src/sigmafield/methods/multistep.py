@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sigmafield.grid import Span
 from sigmafield.maths import by_order, lincomb
 from sigmafield.methods.euler import slope
 from sigmafield.methods.registry import method
+from sigmafield.ranges import Range
 from sigmafield.types import Latent, Memory, Noise, Sigma, Step
 
 Weights = Callable[[Span, int], list[Sigma]]
 """Coefficients of d_i, d_{i−1}, … of one step with k slopes: x' = x + Σ c_j d_{i−j}."""
+
+Order = Annotated[int, Range(1, 4)]
+"""How many slopes: those that there are coefficients for."""
 
 
 def adams(x: Latent, s: Span, mem: Memory, order: int, weights: Weights, D: Latent) -> tuple[Latent, Memory]:
@@ -43,38 +48,45 @@ def gauss(n: int) -> tuple[list[float], list[float]]:
     return points.tolist(), weights.tolist()
 
 
-def lagrange_integrals(nodes: list[Sigma], low: Sigma, high: Sigma) -> list[Sigma]:
-    """∫ L_j over [low, high] of the Lagrange basis on the nodes, by Gauss–Legendre: exact for these polynomials."""
-    points, weights = gauss(max(1, (len(nodes) + 1) // 2))
-    half, mid = (high - low) / 2, (high + low) / 2
+def lagrange(nodes: list[Tensor], at: Tensor) -> list[Tensor]:
+    """L_j(at) of the Lagrange basis on the nodes; `at` may have an axis of points in front."""
     out = []
     for j, node in enumerate(nodes):
-        total = torch.zeros_like(high)
-        for p, w in zip(points, weights):
-            value = torch.ones_like(high)
-            for q, other in enumerate(nodes):
-                if q != j:
-                    value = value * (mid + half * p - other) / (node - other)
-            total = total + w * value
-        out.append(half * total)
+        value = torch.ones_like(at)
+        for q, other in enumerate(nodes):
+            if q != j:
+                value = value * (at - other) / (node - other)
+        out.append(value)
     return out
 
 
-def exact_weights(s: Span, k: int) -> list[Sigma]:
+def integrals(s: Span, k: int, n: int, clock: Callable[[Sigma], Sigma]) -> list[Sigma]:
+    """∫ L_j(t(σ)) dσ from σ to σ', t the clock and L_j the basis on the last k levels, by n-point Gauss–Legendre."""
+    points, weights = gauss(n)
+    half, mid = (s.sigma_next - s.sigma) / 2, (s.sigma_next + s.sigma) / 2
+    nodes = [clock(s.at(-j).sigma) for j in range(k)]
+    total = [torch.zeros_like(half) for _ in nodes]
+    for p, w in zip(points, weights):
+        basis = lagrange(nodes, clock(mid + half * p))
+        total = [so_far + w * value for so_far, value in zip(total, basis)]
+    return [half * value for value in total]
+
+
+def lagrange_weights(s: Span, k: int) -> list[Sigma]:
     """Adams–Bashforth on the levels that were visited: exact for slopes that are polynomials in σ."""
-    return lagrange_integrals([s.at(-j).sigma for j in range(k)], s.sigma, s.sigma_next)
+    return integrals(s, k, (k + 1) // 2, lambda sigma: sigma)
 
 
 @method("lms", order=2, evals=1, paper="Katherine Crowson, k-diffusion; Adams–Bashforth")
-def lms(x: Latent, s: Span, mem: Memory, noise: Noise, *, order: int = 4) -> Step:
+def lms(x: Latent, s: Span, mem: Memory, noise: Noise, *, order: Annotated[int, Range(1)] = 4) -> Step:
     """Linear multistep: the polynomial in σ through the last slopes, integrated exactly.
 
         x' = x + Σ_j d_{i−j} ∫_σ^σ' L_j,   d = (x − D)/σ,   k = min(i + 1, order) slopes
 
-    Where σ' = 0 the result is D. order: 1 = Euler's method; any ≥ 1. The first steps have fewer slopes, so that a whole
-    run converges with second order.
+    Where σ' = 0 the result is D. order ≥ 1: 1 = Euler's method. The first steps have fewer slopes, so that a whole run
+    converges with second order.
     """
-    return adams(x, s, mem, order, exact_weights, (yield x, s.sigma).x0)
+    return adams(x, s, mem, order, lagrange_weights, (yield x, s.sigma).x0)
 
 
 FIXED = {1: [1.0], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
@@ -82,30 +94,31 @@ FIXED = {1: [1.0], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 
 
 
 @method("ipndm", order=1, evals=1, paper="arXiv:2204.13902")
-def ipndm(x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: int = 4) -> Step:
+def ipndm(x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: Order = 4) -> Step:
     """Adams–Bashforth with the coefficients for equal steps, whatever the steps are.
 
         x' = x + (σ' − σ) Σ_j c_j d_{i−j},   c = [1], [3, −1]/2, [23, −16, 5]/12, [55, −59, 37, −9]/24
 
-    Where σ' = 0 the result is D. Of first order on unequal steps. max_order: 1 … 4.
+    Where σ' = 0 the result is D. Of first order on unequal steps. 1 ≤ max_order ≤ 4: slopes used, 1 = Euler's method.
     """
-    check_order("ipndm", max_order)
     D = (yield x, s.sigma).x0
     return adams(x, s, mem, max_order, lambda s, k: [(s.sigma_next - s.sigma) * c for c in FIXED[k]], D)
 
 
 @method("ipndm_v", order=1, evals=1, paper="arXiv:2204.13902")
-def ipndm_v(x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: int = 4) -> Step:
+def ipndm_v(
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: Order = 4, exact_weights: bool = False
+) -> Step:
     """Adams–Bashforth with coefficients for unequal steps, as ComfyUI has them.
 
         x' = x + h Σ_j c_j d_{i−j},   h = σ' − σ,   c from h and the three earlier steps
 
     They are the classical ones for two slopes and for equal steps only; on unequal steps, with four slopes, they do
-    not sum to 1, so even constants are not exact. `lms` has the exact ones. Where σ' = 0 the result is D.
-    max_order: 1 … 4.
+    not sum to 1, so even constants are not exact. exact_weights: Adams–Bashforth's own, which makes it `lms`.
+    Where σ' = 0 the result is D. 1 ≤ max_order ≤ 4: slopes used, 1 = Euler's method.
     """
-    check_order("ipndm_v", max_order)
-    return adams(x, s, mem, max_order, variable_weights, (yield x, s.sigma).x0)
+    weights = lagrange_weights if exact_weights else variable_weights
+    return adams(x, s, mem, max_order, weights, (yield x, s.sigma).x0)
 
 
 def variable_weights(s: Span, k: int) -> list[Sigma]:
@@ -142,7 +155,7 @@ def vp_time(sigma: Sigma) -> Sigma:
     return ((BETA_MIN**2 + 2 * BETA_D * (sigma**2 + 1).log()).sqrt() - BETA_MIN) / BETA_D
 
 
-def deis_weights(s: Span, k: int) -> list[Sigma]:
+def deis_sums(s: Span, k: int) -> list[Sigma]:
     """∫ (dσ/dt) L_j(t) dt between t(σ) and t(σ'), by the biased sum over both ends that ComfyUI takes."""
     if k == 1:
         return [s.sigma_next - s.sigma]
@@ -153,31 +166,32 @@ def deis_weights(s: Span, k: int) -> list[Sigma]:
         tau = t + (t_next - t) * u.reshape(-1, *[1] * t.ndim)
         bar = torch.exp(-0.5 * tau**2 * BETA_D - tau * BETA_MIN)
         g = 0.5 * (BETA_MIN + tau * BETA_D) / (bar * (1 - bar)).sqrt()
-        for j, node in enumerate(nodes):
-            basis = g
-            for q, other in enumerate(nodes):
-                if q != j:
-                    basis = basis * (tau - other) / (node - other)
-            total[j] = total[j] + basis.sum(0)
+        total = [so_far + (g * value).sum(0) for so_far, value in zip(total, lagrange(nodes, tau))]
     return [(t_next - t) / POINTS * value for value in total]
+
+
+def deis_integrals(s: Span, k: int) -> list[Sigma]:
+    """∫ L_j(t(σ)) dσ from σ to σ', exact to rounding."""
+    return integrals(s, k, 16, vp_time)
 
 
 @method("deis", order=2, evals=1, paper="arXiv:2204.13902 tAB-DEIS")
 def deis(
-    x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: int = 3, deis_mode: Literal["tab", "rhoab"] = "tab"
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    max_order: Order = 3,
+    deis_mode: Literal["tab", "rhoab"] = "tab",
+    quadrature: Literal["sum", "gauss"] = "sum",
 ) -> Step:
     """DEIS: the polynomial through the last slopes, integrated in VP time ("tab") or in σ ("rhoab").
 
         x' = x + Σ_j d_{i−j} ∫ (dσ/dt) L_j(t) dt,   d = (x − D)/σ,   k = min(i + 1, max_order) slopes
 
-    The integral is ComfyUI's sum over 10 000 points, 10⁻⁴ beside the true one. "rhoab" is `lms` with this order.
-    Where σ' = 0 the result is D. max_order: 1 … 4.
+    Where σ' = 0 the result is D. 1 ≤ max_order ≤ 4: slopes used, 1 = Euler's method. deis_mode: tab or rhoab, which is
+    `lms` with this order. quadrature: of tab; sum: ComfyUI's over 10 000 points, 10⁻⁴ beside it; gauss: exact.
     """
-    check_order("deis", max_order)
-    return adams(x, s, mem, max_order, deis_weights if deis_mode == "tab" else exact_weights, (yield x, s.sigma).x0)
-
-
-def check_order(name: str, max_order: int) -> None:
-    """Raise ValueError for an order that the method has no coefficients for."""
-    if not 1 <= max_order <= 4:
-        raise ValueError(f"{name}'s max_order must be 1 … 4; got {max_order}")
+    tab = deis_sums if quadrature == "sum" else deis_integrals
+    return adams(x, s, mem, max_order, tab if deis_mode == "tab" else lagrange_weights, (yield x, s.sigma).x0)

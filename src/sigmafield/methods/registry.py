@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sigmafield.grid import Grid
-from sigmafield.maths import named, near_miss
+from sigmafield.maths import named
+from sigmafield.ranges import Parameter, check, parameters
 from sigmafield.types import Step
 
 NoiseKind = Literal["none", "churn", "gaussian", "brownian", "brownian_device"]
@@ -22,8 +23,9 @@ class Method:
     noise: the source that ComfyUI gives it (none; churn: the stream of the initial noise, and only with
     s_churn > 0; gaussian: a stream of its own; brownian: a Brownian path drawn on the CPU or on the device);
     adaptive: chooses its own steps, each `step` is an attempt; linear: in x, predictions and noises;
-    need_uncond: uses the unconditional prediction (CFG++); grid: what it does to the schedule first;
-    stops_early: at the last level above 0, so that x keeps its noise.
+    need_uncond: uses the unconditional prediction (CFG++); grid: what it does to the schedule first, given the values
+    of its parameters;
+    stops_early: at the last level above 0, so that x keeps its noise; fixed: parameters that keep their values.
     """
 
     name: str
@@ -36,21 +38,33 @@ class Method:
     linear: bool = True
     need_uncond: bool = False
     stops_early: bool = False
-    grid: Callable[[Grid], Grid] | None = None
+    grid: Callable[[Grid, Mapping[str, Any]], Grid] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """All parameters by name: the keyword-only arguments of the step function, with this method's defaults."""
+        own = {p.name: p for p in parameters(self.step, _by_keyword) if p.name not in self.fixed}
+        return own | {name: replace(own[name], default=v) for name, v in self.params.items() if name in own}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Values of all arguments of the step function: defaults, and what is fixed."""
+        return self.defaults | dict(self.params)
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """All parameters with their default values: the keyword-only arguments of the step function."""
-        signature = inspect.signature(self.step).parameters.values()
-        own = {p.name: p.default for p in signature if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        return own | dict(self.params)
+        """All parameters with their default values."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Raise ValueError for a parameter that this method does not have."""
-        for name in params:
-            if name not in self.defaults:
-                raise ValueError(f"{self.name} has no parameter {name!r}{near_miss(name, self.defaults)}")
+        """Raise ValueError for a parameter that this method does not have, and for a value out of its range."""
+        check(self.name, self.parameters, params)
+
+
+def _by_keyword(argument: inspect.Parameter) -> bool:
+    return argument.kind is inspect.Parameter.KEYWORD_ONLY
 
 
 METHODS: dict[str, Method] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from typing import Annotated
 
 import torch
 
@@ -11,6 +12,7 @@ from sigmafield.grid import Span
 from sigmafield.maths import lincomb
 from sigmafield.methods.euler import churn, slope
 from sigmafield.methods.registry import method
+from sigmafield.ranges import NonNegative, Range
 from sigmafield.types import Latent, Memory, Noise, Pred, Sigma, Step
 
 
@@ -21,10 +23,11 @@ def heun(
     mem: Memory,
     noise: Noise,
     *,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
+    s_churn: NonNegative = 0.0,
+    s_tmin: NonNegative = 0.0,
+    s_tmax: Annotated[float, Range("s_tmin", math.inf)] = math.inf,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
 ) -> Step:
     """Heun's method for dx/dσ = (x − D)/σ, with optional churn: the mean of the slopes at both ends.
 
@@ -33,8 +36,10 @@ def heun(
            = ρ x̂ + (1 − ρ − w) D₁ + w D₂,   ρ = σ'/σ̂,   w = (1 − ρ)/(2ρ)
 
     Where σ' = 0 it is Euler's step and D₂ is not evaluated.
+    s_churn ≥ 0: noise added in all over the run, 0 = none; s_tmin ≥ 0, s_tmax ≥ s_tmin: between these σ, by default at
+    all; s_noise ≥ 0: times this. flow_noise: see `churn`; without it a flow gets VE's noise, as in ComfyUI.
     """
-    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
+    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     D1 = (yield x, s.sigma).x0
     ratio = s.ratio
     euler = lincomb(ratio, x, 1 - ratio, D1)
@@ -52,10 +57,11 @@ def heunpp2(
     mem: Memory,
     noise: Noise,
     *,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
+    s_churn: NonNegative = 0.0,
+    s_tmin: NonNegative = 0.0,
+    s_tmax: Annotated[float, Range("s_tmin", math.inf)] = math.inf,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
 ) -> Step:
     """Heun++: slopes at this level and the next two, weighted by their levels over the first, σ₀.
 
@@ -63,8 +69,10 @@ def heunpp2(
         w₂ = σ'/(3 σ₀), w₃ = σ''/(3 σ₀), w₁ = 1 − w₂ − w₃
 
     On the last step but one w₂ = σ'/(2 σ₀) and w₃ = 0; on the last it is Euler's step.
+    s_churn ≥ 0: noise added in all over the run, 0 = none; s_tmin ≥ 0, s_tmax ≥ s_tmin: between these σ, by default at
+    all; s_noise ≥ 0: times this. flow_noise: see `churn`; without it a flow gets VE's noise, as in ComfyUI.
     """
-    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
+    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     delta, end = s.sigma_next - s.sigma, s.at(s.n - 1 - s.i).sigma_next
     d = slope(x, s, (yield x, s.sigma).x0)
     if (s.sigma_next == end).all():
@@ -98,18 +106,21 @@ def dpm_2(
     mem: Memory,
     noise: Noise,
     *,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
+    s_churn: NonNegative = 0.0,
+    s_tmin: NonNegative = 0.0,
+    s_tmax: Annotated[float, Range("s_tmin", math.inf)] = math.inf,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
 ) -> Step:
     """DPM-Solver-2 with optional churn: the slope at the middle in ln σ, for the whole step.
 
         u  = x̂ + (σₘ − σ̂) d(x̂, σ̂),   σₘ = √(σ̂ σ'),   x' = x̂ + (σ' − σ̂) d(u, σₘ)
 
     Where σ' = 0 it is Euler's step.
+    s_churn ≥ 0: noise added in all over the run, 0 = none; s_tmin ≥ 0, s_tmax ≥ s_tmin: between these σ, by default at
+    all; s_noise ≥ 0: times this. flow_noise: see `churn`; without it a flow gets VE's noise, as in ComfyUI.
     """
-    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise)
+    x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     D = (yield x, s.sigma).x0
     if s.last.all():
         return D, {}
@@ -117,18 +128,31 @@ def dpm_2(
 
 
 @method("dpm_2_ancestral", order=2, evals=2, noise="gaussian", paper="arXiv:2206.00927 Alg. 1")
-def dpm_2_ancestral(x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0) -> Step:
+def dpm_2_ancestral(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    renoise_from_zero: bool = False,
+) -> Step:
     """DPM-Solver-2 to σ_down, then noise back up to σ'.
 
         x' = k y + σ_up s_noise ξ,   y = dpm_2 over σ → σ_down,   (σ_down, k, σ_up) = s.ancestral(η)
 
-    Where σ_down = 0 the result is D, without noise.
+    Where σ_down = 0, y = D. eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise.
+    With η so large that σ_down = 0 ComfyUI gives D, without noise though σ' > 0 (on a flow NaN).
+    renoise_from_zero: noise from 0 to σ'.
     """
     D = (yield x, s.sigma).x0
     down, keep, up = s.ancestral(eta)
-    if down.last.all():
+    without = s.last if renoise_from_zero else down.last
+    if without.all():
         return D, {}
-    y = yield from midpoint(x, down, D)
+    y = D if down.last.all() else (yield from midpoint(x, down, D))
+    keep = torch.where(without, 1.0, keep)
     if eta <= 0 or s_noise <= 0:
         return lincomb(keep, y), {}
-    return lincomb(keep, y, torch.where(down.last, 0.0, up * s_noise), noise(s)), {}
+    return lincomb(keep, y, torch.where(without, 0.0, up * s_noise), noise(s)), {}

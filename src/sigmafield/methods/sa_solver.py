@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from sigmafield.grid import FROZEN, Span, clip_first
 from sigmafield.maths import by_order, lincomb
 from sigmafield.methods.registry import method, preset
+from sigmafield.ranges import NonNegative, Range, Share
 from sigmafield.types import Latent, Memory, Noise, Sigma, Step
 
 
@@ -78,12 +80,12 @@ def sa_solver(
     mem: Memory,
     noise: Noise,
     *,
-    eta: float = 1.0,
-    sde_start_percent: float = 0.2,
-    sde_end_percent: float = 0.8,
-    s_noise: float = 1.0,
-    predictor_order: int = 3,
-    corrector_order: int = 4,
+    eta: NonNegative = 1.0,
+    sde_start_percent: Share = 0.2,
+    sde_end_percent: Share = 0.8,
+    s_noise: NonNegative = 1.0,
+    predictor_order: Annotated[int, Range(1, 6)] = 3,
+    corrector_order: Annotated[int, Range(0, 6)] = 4,
     use_pece: bool = False,
     simple_order_2: bool = False,
 ) -> Step:
@@ -93,17 +95,14 @@ def sa_solver(
         predict: xₚ' = a x + Σ b_j D_j + c s_noise ξ over σ → σ'
         (a, ·, c) = s.ei(τ²),   b_j = α' κ ∫ e^(−κ(λ' − λ)) L_j(λ) dλ,   κ = 1 + τ²
 
-    τ = eta where σ' lies between the levels at sde_start_percent and sde_end_percent of the network's, else 0.
+    τ = eta ≥ 0 where σ' lies between the network's levels at these shares of the way: 0 ≤ sde_start_percent ≤ 1 and
+    0 ≤ sde_end_percent ≤ 1; else 0. s_noise ≥ 0: times the noise.
     The corrector takes the same ξ as the predictor before it. Orders rise at the start and, where the run ends
-    at 0, fall at the end; 1 ≤ predictor_order ≤ 6, 0 ≤ corrector_order ≤ 6. use_pece: evaluate again after
-    correcting. simple_order_2: cheaper weights at order 2. The weights here are exact; the reference solves for
-    them in float32, which costs it 2e-5 at 20 steps and 4e-4 at 50 (default orders).
+    at 0, fall at the end; 1 ≤ predictor_order ≤ 6, 0 ≤ corrector_order ≤ 6, 0 = none. use_pece: evaluate again
+    after correcting. simple_order_2: cheaper weights at order 2. The weights here are exact; the reference solves
+    for them in float32, which costs it 2e-5 at 20 steps and 4e-4 at 50 (default orders).
     An update is up to 13 terms, as both halves sum over the history: the most memory traffic of all methods.
     """
-    if not (1 <= predictor_order <= 6 and 0 <= corrector_order <= 6):
-        raise ValueError(
-            f"predictor_order must be 1 … 6 and corrector_order 0 … 6; got {predictor_order} and {corrector_order}"
-        )
     kept = max(predictor_order, corrector_order)
     D = (yield x, s.sigma).x0
     history = [D, *(mem[f"D{j}"] for j in range(1, kept) if f"D{j}" in mem)]
@@ -115,7 +114,7 @@ def sa_solver(
     start, end = s.process.sigma_at(sde_start_percent), s.process.sigma_at(sde_end_percent)
 
     def tau_squared(sigma: Sigma) -> Sigma:
-        return torch.where((sigma <= start) & (sigma >= end), max(eta, 0.0) ** 2, 0.0).double()
+        return torch.where((sigma <= start) & (sigma >= end), eta**2, 0.0).double()
 
     lams = [s.at(-j).lam for j in range(len(history))]
     if s.i and corrector_order and (use_pece or not s.last.all()):

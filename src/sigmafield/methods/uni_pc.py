@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from sigmafield.grid import FROZEN, Grid, Span
+from sigmafield.grid import FROZEN, LAM_MAX, Grid, Span
 from sigmafield.maths import by_order, lincomb
 from sigmafield.methods.registry import method, preset
+from sigmafield.ranges import Range
 from sigmafield.types import Latent, Memory, Noise, Sigma, Step
 
-UNIPC_END = 0.001
-"""Level at which UniPC ends instead of at 0."""
+
+def end_above_zero(grid: Grid, params: Mapping[str, Any]) -> Grid:
+    """The grid with 0 replaced by `end`: 0.001 in ComfyUI's UniPC, whose runs end there."""
+    return replace(grid, sigmas=torch.where(grid.sigmas == 0, params["end"], grid.sigmas))
 
 
-def end_above_zero(grid: Grid) -> Grid:
-    """The grid with 0 replaced by 0.001: as ComfyUI's UniPC, whose runs end there."""
-    return replace(grid, sigmas=torch.where(grid.sigmas == 0, UNIPC_END, grid.sigmas))
+def vp(sigma: Sigma, precise: bool) -> tuple[Sigma, Sigma, Sigma]:
+    """(a, s, Λ) of σ in variance-preserving form: with the float32 arithmetic of the reference, or precise.
 
-
-def vp(sigma: Sigma) -> tuple[Sigma, Sigma, Sigma]:
-    """(a, s, Λ) of σ in variance-preserving form, with the float32 arithmetic of the reference.
-
-    ln a = ½ ln(1/(σ² + 1)),   s = √(1 − a²),   Λ = ln a − ½ ln(1 − a²)
+    ln a = ½ ln(1/(σ² + 1)),   s = √(1 − a²),   Λ = ln a − ½ ln(1 − a²) = −ln σ, at most 80
     """
+    if precise:
+        a = (sigma**2 + 1).rsqrt()
+        return a, sigma * a, -sigma.log().clamp(min=-LAM_MAX)
     log_a = 0.5 * torch.log(1 / (sigma.float() ** 2 + 1))
     rest = 1 - torch.exp(2 * log_a)
-    return log_a.exp().double(), rest.sqrt().double(), (log_a - 0.5 * rest.log()).double()
+    return log_a.exp().double(), rest.sqrt().double(), (log_a - 0.5 * rest.log()).double().clamp(max=LAM_MAX)
 
 
 def unipc_weights(
@@ -84,30 +85,43 @@ def unipc_scale(levels: Sequence[tuple[Sigma, Sigma, Sigma]]) -> Sigma:
 
 
 @method("uni_pc", order=2, evals=1, grid=end_above_zero, paper="arXiv:2302.04867")
-def uni_pc(x: Latent, s: Span, mem: Memory, noise: Noise, *, variant: Literal["bh1", "bh2"] = "bh1") -> Step:
+def uni_pc(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    variant: Literal["bh1", "bh2"] = "bh1",
+    end: Annotated[float, Range(0, 0.01)] = 0.001,
+    precise: bool = False,
+    solve_one_step: bool = False,
+) -> Step:
     """UniPC of up to third order: predict, evaluate, correct with the same evaluation; in λ of VP for every process.
 
         D = D(xₚ, σ);  correct: x = a x₋ + w_t D + Σ w_j D₋ⱼ over σ₋ → σ;  predict: xₚ' = a x + Σ w_j D₋ⱼ
-        w from B(h) = −h (bh1) or e^(−h) − 1 (bh2), of order min(3, n − 1), rising at the start, falling at the end
+        w from B(h), of order min(3, n − 1), rising at the start, falling at the end; no corrector in the last step
 
-    The run ends at σ = 0.001 instead of 0, without a corrector. With one step x is only scaled, as in ComfyUI.
+    variant: B = −h (bh1) or e^(−h) − 1 (bh2). 0 ≤ end ≤ 0.01: level that a final 0 is replaced by; ComfyUI's 0.001
+    leaves that much noise and scales a flow's latent by 1/(1 − 0.001), 0 leaves none. precise: coefficients in float64,
+    not in ComfyUI's float32. solve_one_step: where n = 1 make a step of first order; ComfyUI only scales x there.
     An update is up to 9 terms, as both halves sum over the history.
     """
     D = (yield x, s.sigma).x0
     have, left = s.history(3), s.n - s.i
     top = (have + left - 1).clamp(max=3)
+    alone = (top == 0) & (not solve_one_step)
 
     def order(k: Tensor, most: int) -> Tensor:
         return torch.where(k < top, k, top.clamp(max=most)).clamp(min=1)
 
     history = [D, *(mem[f"D{j}"] for j in range(1, 4) if f"D{j}" in mem)]
-    levels = [vp(s.sigma_next), *(vp(s.at(-j).sigma) for j in range(min(s.i + 1, 4)))]
+    levels = [vp(s.sigma_next, precise), *(vp(s.at(-j).sigma, precise) for j in range(min(s.i + 1, 4)))]
     if s.i:
         w = by_order(order(have, left + 1), lambda k: unipc_weights(levels[1:], k, True, variant))
         x = lincomb(unipc_scale(levels[1:]), mem["x"], *(v for pair in zip(w, history) for v in pair))
     w = by_order(order(have + 1, left), lambda k: unipc_weights(levels, k, False, variant))
-    scaled = torch.where(top == 0, vp(s.sigma)[0] / vp(s.sigma_next)[0], unipc_scale(levels))
-    terms = [v for k, latent in zip(w[1:], history) for v in (torch.where(top == 0, 0.0, k), latent)]
+    scaled = torch.where(alone, vp(s.sigma, precise)[0] / vp(s.sigma_next, precise)[0], unipc_scale(levels))
+    terms = [v for k, latent in zip(w[1:], history) for v in (torch.where(alone, 0.0, k), latent)]
     return lincomb(scaled, x, *terms), {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
 
 

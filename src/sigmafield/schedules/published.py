@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sigmafield.levels import flux_shift, resolution_shift
-from sigmafield.maths import near_miss
+from sigmafield.ranges import Range
 from sigmafield.schedules.registry import schedule
 
 
@@ -19,13 +20,6 @@ from sigmafield.schedules.registry import schedule
 def _published(name: str) -> dict:
     """The noise levels of a paper, by model."""
     return json.loads((files("sigmafield") / "data" / "schedules" / f"{name}.json").read_text("utf-8"))["noise_levels"]
-
-
-def _pick(name: str, model: str) -> list[float]:
-    tables = _published(name)
-    if model not in tables:
-        raise ValueError(f"{name} has no table for the model {model!r}{near_miss(model, tables)}")
-    return tables[model]
 
 
 def _fitted(levels: list[float], steps: int) -> Tensor:
@@ -40,16 +34,19 @@ def _fitted(levels: list[float], steps: int) -> Tensor:
 
 
 @schedule("align_your_steps", paper="arXiv:2404.14507", network="ve")
-def align_your_steps(steps: int, model: str = "SD1") -> Tensor:
-    """Levels that minimise a KL bound for a model: SD1, SDXL or SVD; published for 10 steps, ln σ interpolated else."""
-    return _fitted(_pick("align_your_steps", model), steps)
+def align_your_steps(steps: int, model: Literal["SD1", "SDXL", "SVD"] = "SD1") -> Tensor:
+    """Levels that minimise a KL bound for a model: published for 10 steps, ln σ interpolated else.
+
+    model: SD1 (1 and 2), SDXL or SVD.
+    """
+    return _fitted(_published("align_your_steps")[model], steps)
 
 
 @schedule("gits", paper="arXiv:2405.11326", network="ve")
-def gits(steps: int, coeff: float = 1.2) -> Tensor:
+def gits(steps: int, coeff: Annotated[float, Range(0.8, 1.5)] = 1.2) -> Tensor:
     """Levels that follow the shape of the trajectory: published for 2 to 20 steps, ln σ interpolated above.
 
-    coeff: 0.80, 0.85, … 1.50; higher puts more steps at low noise.
+    0.8 ≤ coeff ≤ 1.5 in steps of 0.05: higher puts more steps at low noise.
     """
     tables = _published("gits")
     rows = {round(float(key), 2): value for key, value in tables.items()}
@@ -61,26 +58,28 @@ def gits(steps: int, coeff: float = 1.2) -> Tensor:
 
 
 @schedule("optimal_steps", paper="arXiv:2503.21774", network="flow")
-def optimal_steps(steps: int, model: str = "FLUX") -> Tensor:
-    """Levels found by dynamic programming for FLUX (10 steps), Wan (20) or Chroma (40); ln σ interpolated else."""
-    return _fitted(_pick("optimal_steps", model), steps)
+def optimal_steps(steps: int, model: Literal["FLUX", "Wan", "Chroma"] = "FLUX") -> Tensor:
+    """Levels found by dynamic programming for a model; ln σ interpolated for other numbers of steps.
+
+    model: FLUX (published for 10 steps), Wan (20) or Chroma (40).
+    """
+    return _fitted(_published("optimal_steps")[model], steps)
 
 
 @schedule("ltxv", paper="arXiv:2501.00103", network="flow")
 def ltxv(
     steps: int,
-    tokens: int = 4096,
+    tokens: Annotated[int, Range(1)] = 4096,
     max_shift: float = 2.05,
     base_shift: float = 0.95,
     stretch: bool = True,
-    terminal: float = 0.1,
+    terminal: Annotated[float, Range(0, 1, below=True)] = 0.1,
 ) -> Tensor:
-    """Equally spaced times under LTX-Video's shift, which grows with the number of latent places (`tokens`).
+    """Equally spaced times under LTX-Video's shift, which grows with the number of latent places.
 
-    μ is base_shift at 1024 tokens and max_shift at 4096. stretch: the last level above 0 becomes `terminal`.
+    tokens ≥ 1: latent places, frames and all. base_shift, max_shift: μ at 1024 and at 4096 of them, any numbers.
+    stretch: the last level above 0 becomes terminal, 0 ≤ terminal < 1.
     """
-    if not 0 <= terminal < 1:
-        raise ValueError(f"terminal must be at least 0 and below 1; got {terminal}")
     mu = resolution_shift(float(tokens), (1024.0, base_shift), (4096.0, max_shift))
     sigmas = flux_shift(mu, torch.linspace(1, 0, steps + 1))
     left = 1 - sigmas[:-1]
@@ -89,11 +88,15 @@ def ltxv(
     return sigmas.double()
 
 
+Pixels = Annotated[int, Range(1)]
+
+
 @schedule("flux2", paper="FLUX.2", network="flow")
-def flux2(steps: int, width: int = 1024, height: int = 1024) -> Tensor:
-    """Equally spaced times under Flux 2's shift, which grows with the picture (in pixels) and falls with the steps."""
-    if width < 1 or height < 1:
-        raise ValueError(f"width and height must be ≥ 1; got {width} and {height}")
+def flux2(steps: int, width: Pixels = 1024, height: Pixels = 1024) -> Tensor:
+    """Equally spaced times under Flux 2's shift, which grows with the picture and falls with the steps.
+
+    width ≥ 1, height ≥ 1: of the picture, in pixels.
+    """
     tokens = round(width * height / 256)
     long = 0.00016927 * tokens + 0.45666666
     if tokens > 4300:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, ParamSpec
 
 import torch
 from torch import Tensor
 
 from sigmafield.levels import Levels
-from sigmafield.maths import named, near_miss
+from sigmafield.maths import named
+from sigmafield.ranges import Parameter, check, parameters
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -28,20 +32,18 @@ class Schedule:
     network: Literal["any", "flow", "ve"] = "any"
 
     @property
+    def parameters(self) -> dict[str, Parameter]:
+        """All parameters by name; the ends of those that take ends are the network's by default: None here."""
+        return {p.name: p for p in parameters(self.make, _of_its_own)}
+
+    @property
     def defaults(self) -> dict[str, Any]:
-        """Parameters with their default values; the ends of those that take ends are the network's: None here."""
-        parameters = inspect.signature(self.make).parameters.values()
-        return {
-            p.name: None if p.default is inspect.Parameter.empty else p.default
-            for p in parameters
-            if p.name not in ("steps", "levels")
-        }
+        """All parameters with their default values."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Raise ValueError for a parameter that this schedule does not have."""
-        for name in params:
-            if name not in self.defaults:
-                raise ValueError(f"the schedule {self.name} has no parameter {name!r}{near_miss(name, self.defaults)}")
+        """Raise ValueError for a parameter that this schedule does not have, and for a value out of its range."""
+        check(f"the schedule {self.name}", self.parameters, params)
 
     def __call__(self, steps: int, levels: Levels, **params: Any) -> Tensor:
         """Noise levels for `steps` ≥ 1 steps of a network that knows `levels`: float64, descending.
@@ -62,18 +64,28 @@ class Schedule:
         return self.make(steps, **{**given, **params})
 
 
+def _of_its_own(argument: inspect.Parameter) -> bool:
+    return argument.name not in ("steps", "levels")
+
+
 SCHEDULES: dict[str, Schedule] = {}
 """Every named schedule."""
 
 
 def schedule(
     name: str, paper: str, network: Literal["any", "flow", "ve"] = "any"
-) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Register the decorated function under `name`."""
+) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """Register the decorated function under `name`; from then on it checks its parameters."""
 
-    def register(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        SCHEDULES[name] = Schedule(name, make, paper, network)
-        return make
+    def register(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        @wraps(make)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            given = inspect.signature(make).bind(*args, **kwargs).arguments
+            SCHEDULES[name].check({key: value for key, value in given.items() if key not in ("steps", "levels")})
+            return make(*args, **kwargs)
+
+        SCHEDULES[name] = Schedule(name, checked, paper, network)
+        return checked
 
     return register
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from sigmafield.levels import Levels
+from sigmafield.ranges import Positive, Range, Share
 from sigmafield.schedules.registry import schedule, to_zero
 
 
@@ -60,15 +63,14 @@ def ddim_uniform(steps: int, levels: Levels) -> Tensor:
 
 
 @schedule("beta", paper="arXiv:2407.12173")
-def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
-    """Levels at the quantiles 1 − k/n of a beta distribution over the network's timesteps; α, β > 0.
+def beta(steps: int, levels: Levels, alpha: Positive = 0.6, beta: Positive = 0.6) -> Tensor:
+    """Levels at the quantiles 1 − k/n of a beta distribution over the network's timesteps.
 
     Levels that round to the same timestep are kept once, so long schedules come out shorter than asked for.
+    alpha > 0, beta > 0: of the distribution; lower alpha has more levels at low noise, lower beta more at high noise.
     """
     from scipy.special import betaincinv  # here, for it takes longer to import than all of sigmafield
 
-    if not (alpha > 0 and beta > 0):
-        raise ValueError(f"alpha and beta must be above 0; got {alpha} and {beta}")
     quantiles = betaincinv(alpha, beta, 1 - np.linspace(0, 1, steps, endpoint=False))
     index = np.rint(quantiles * (len(levels.sigmas) - 1)).astype(int)
     keep = np.concatenate([[True], index[1:] != index[:-1]])
@@ -76,10 +78,18 @@ def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> T
 
 
 @schedule("linear_quadratic", paper="arXiv:2410.13720")
-def linear_quadratic(steps: int, levels: Levels, threshold: float = 0.025, linear_steps: int | None = None) -> Tensor:
-    """σ_k = (1 − y_k) σ_max: y rises linearly to `threshold` in `linear_steps` (half of all), then quadratically to 1.
+def linear_quadratic(
+    steps: int,
+    levels: Levels,
+    threshold: Annotated[float, Range(0, 1, above=True, below=True)] = 0.025,
+    linear_steps: Annotated[int | None, Range(1)] = None,
+) -> Tensor:
+    """σ_k = (1 − y_k) σ_max: y rises linearly to a threshold in the first steps, then quadratically to 1.
 
-    y = τ k/L, k < L;   y = a k² + b k + a L²,   a = Δ/(L Q²),   b = τ/L − 2 Δ/Q²,   Δ = L − τ n,   Q = n − L
+        y = τ k/L, k < L;   y = a k² + b k + a L²,   a = Δ/(L Q²),   b = τ/L − 2 Δ/Q²,   Δ = L − τ n,   Q = n − L
+
+    0 < threshold < 1: τ, and at most 2 L/(n + L), above which y would not rise to its end.
+    linear_steps ≥ 1: L, fewer than all; by default half.
     """
     top = levels.sigmas[-1]
     linear = steps // 2 if linear_steps is None else linear_steps
@@ -87,6 +97,8 @@ def linear_quadratic(steps: int, levels: Levels, threshold: float = 0.025, linea
         return to_zero(top.reshape(1))
     if not 1 <= linear < steps:
         raise ValueError(f"linear_steps must be 1 … steps - 1 = {steps - 1}; got {linear}")
+    if threshold > (most := 2 * linear / (steps + linear)):
+        raise ValueError(f"threshold must be at most {most:g} with {linear} of {steps} steps linear; got {threshold}")
     rest = steps - linear
     delta = linear - threshold * steps
     a, b = delta / (linear * rest**2), threshold / linear - 2 * delta / rest**2
@@ -96,12 +108,10 @@ def linear_quadratic(steps: int, levels: Levels, threshold: float = 0.025, linea
 
 
 @schedule("sd_turbo", paper="arXiv:2311.17042", network="ve")
-def sd_turbo(steps: int, levels: Levels, denoise: float = 1.0) -> Tensor:
-    """The levels at timesteps 999, 899, … 99 of a distilled network; `denoise` leaves out the first of these ten.
+def sd_turbo(steps: int, levels: Levels, denoise: Share = 1.0) -> Tensor:
+    """The levels at timesteps 999, 899, … 99 of a distilled network. At most ten steps, fewer where they end.
 
-    At most ten steps, fewer where they end. 0 ≤ denoise ≤ 1.
+    0 ≤ denoise ≤ 1: the share of these ten that is left, the first are left out.
     """
-    if not 0 <= denoise <= 1:
-        raise ValueError(f"denoise must be 0 … 1; got {denoise}")
     skipped = 10 - int(10 * denoise)
     return to_zero(levels.sigma(torch.arange(999, 0, -100)[skipped : skipped + steps]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from sigmafield.grid import Process
 from sigmafield.levels import Levels
 from sigmafield.maths import filled, lincomb
-from sigmafield.types import Ctx, Denoiser, Latent, Pred, Sigma
+from sigmafield.types import Ctx, Denoiser, Images, Latent, Pred, Sigma
 
 MaskOf = Callable[[Sigma, Tensor], Tensor]
 """(σ, mask) → the mask to use at σ."""
@@ -65,6 +65,19 @@ def fit_mask(mask: Tensor, like: Latent) -> Tensor:
     else:
         mask = F.interpolate(mask.reshape(-1, 1, mask.shape[-1]), space, mode="linear")
     return filled(filled(mask, like.shape[1], axis=1), len(like), axis=0)
+
+
+def hidden(images: Images, mask: Tensor) -> Tensor:
+    """Pictures whose masked part is grey: ½ + (p − ½) (1 − m), m the mask (see `fit_mask`) rounded to 0 or 1."""
+    return 0.5 + (images - 0.5) * (1 - fit_mask(mask, images).round())
+
+
+def inpaint_concat(mask: Tensor, latent: Latent) -> Tensor:
+    """A `Cond.concat` for inpainting networks, [B, 1 + C, *space]: the mask, rounded to 0 or 1, before the latent.
+
+    mask: see `fit_mask`, 1 = draw anew; latent: of the picture `hidden` behind it, in the network's scale.
+    """
+    return torch.cat([fit_mask(mask, latent)[:, :1].round(), latent], dim=1)
 
 
 def differential(levels: Levels, sigmas: Tensor, strength: float = 1.0) -> MaskOf:

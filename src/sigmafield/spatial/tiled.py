@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.grid import per_sample
-from sigmafield.guidance.cond import cut, part
+from sigmafield.guidance.cond import cropped, part
 from sigmafield.noise import generator_of
 from sigmafield.spatial.tiles import Tile, Tiles, Window, batches, check, grid_tiles, places, shares, uniform
 from sigmafield.types import Cond, Ctx, Latent, Model, Sigma
@@ -128,7 +128,7 @@ def ask(
     space = x.shape[2:]
     boxes = [((*(0 for _ in space[:-2]), t.box.y, t.box.x), (*space[:-2], t.box.height, t.box.width)) for t in tiles]
     shown = [part(x, *box) for box in boxes]
-    own = [cut(cond, *box, space) for box in boxes for cond in conds]
+    own = [cropped(cond, size, offset) for offset, size in boxes for cond in conds]
     at = part(sigma, *boxes[0]) if sigma.ndim else sigma
     k, answers = len(conds), model(torch.cat(shown), at, own, replace(ctx, want=None))
     return [(tile, shown[j].chunk(k), answers[j * k : (j + 1) * k]) for j, tile in enumerate(tiles)]
@@ -161,7 +161,7 @@ class Spot:
         height, width = plane(x)
         shift = self.shift(sigma, height, width)
         want = None if ctx.want is None else torch.roll(ctx.want, shift, (-2, -1))
-        rolled, own = torch.roll(x, shift, (-2, -1)), [turned(cond, shift, x.shape[2:]) for cond in conds]
+        rolled, own = torch.roll(x, shift, (-2, -1)), [turned(cond, shift) for cond in conds]
         ctx = replace(ctx, want=want)
         tiles = wanted(grid_tiles(height, width, self.tile, self.overlap), ctx)
         out = [x.new_zeros(len(x) // len(conds), *x.shape[1:]) for _ in conds]
@@ -182,16 +182,14 @@ class Spot:
         return down, right
 
 
-def turned(cond: Cond, shift: tuple[int, int], space: Sequence[int]) -> Cond:
-    """The conditioning of a rolled latent: its spatial inputs are rolled as far, in their own resolution."""
-
-    def rolled(t: Tensor) -> Tensor:
-        if t.ndim != len(space) + 2:
-            return t
-        by = tuple(round(s * n / whole) for s, n, whole in zip(shift, t.shape[-2:], space[-2:]))
-        return torch.roll(t, by, (-2, -1))
-
-    return replace(cond, extra={key: rolled(t) for key, t in cond.extra.items()})
+def turned(cond: Cond, shift: tuple[int, int]) -> Cond:
+    """The conditioning of a rolled latent: what it has in every place is rolled along, hints in their resolution."""
+    concat = None if cond.concat is None else torch.roll(cond.concat, shift, (-2, -1))
+    controls = tuple(
+        replace(c, hint=torch.roll(c.hint, (c.net.factor * shift[0], c.net.factor * shift[1]), (-2, -1)))
+        for c in cond.controls
+    )
+    return replace(cond, concat=concat, controls=controls)
 
 
 Order = Callable[[list[int]], list[int]]

@@ -43,7 +43,7 @@ class Box(NamedTuple):
 class Tile:
     """What a network is shown, and the part of it that the tile owns: the cores of all tiles make up the canvas.
 
-    box: may reach beyond the canvas; what lies there is mirrored (see `guidance.cond.cut`).
+    box: may reach beyond the canvas; what lies there is mirrored (see `guidance.cond.part`).
     """
 
     box: Box

@@ -1,0 +1,125 @@
+"""What parameters may be: said in docstrings, checked before anything runs, and never less than what works."""
+
+import math
+
+import pytest
+import torch
+from laws import PROCESSES, grid, guided, run_of
+
+from sigmafield.families import family
+from sigmafield.methods import METHODS
+from sigmafield.noise import Keyed
+from sigmafield.recipe import Recipe
+from sigmafield.run import Run, iterate
+from sigmafield.schedules import SCHEDULES
+
+NETWORKS = {"ve": family("SD15").sampling().levels, "flow": family("SD3").sampling().levels}
+OWNERS = [*METHODS.values(), *SCHEDULES.values()]
+SETTINGS = [(owner, parameter) for owner in OWNERS for parameter in owner.parameters.values()]
+names = pytest.mark.parametrize("owner, parameter", SETTINGS, ids=lambda value: value.name)
+
+
+@names
+def test_docstrings_say_what_a_parameter_may_be(owner, parameter):
+    doc = " ".join((owner.step if owner in METHODS.values() else owner.make).__doc__.split())
+    assert parameter.name in doc
+    if parameter.range:
+        assert parameter.range.text(parameter.name) in doc
+    assert all(str(choice) in doc for choice in parameter.choices)
+
+
+@names
+def test_every_parameter_has_a_kind_or_is_a_function(owner, parameter):
+    assert parameter.kind in (float, int, bool, str) or callable(parameter.default)
+
+
+def refused(parameter, defaults):
+    """Values beside the range, and of other types."""
+    if parameter.kind is None:
+        return []
+    if parameter.choices:
+        return ["nonsense", 0.5]
+    values = {float: ["much", True, math.nan], int: [1.5, "2", True], bool: ["yes", 1], str: [1]}[parameter.kind]
+    if parameter.kind is float and (parameter.range is None or parameter.range.high is None):
+        values.append(math.inf)
+    if parameter.range:
+        low, high = (defaults.get(end, end) for end in (parameter.range.low, parameter.range.high))
+        values += [] if low is None else [low if parameter.range.above else low - 1]
+        values += [] if high in (None, math.inf) else [high if parameter.range.below else high + 1]
+    return values
+
+
+def never(x, sigma, ctx):
+    raise AssertionError("the network was called")
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.parameters])
+def test_bad_values_are_refused_before_anything_runs(name):
+    method, g = METHODS[name], grid(PROCESSES[0])
+    for parameter in method.parameters.values():
+        for value in refused(parameter, method.defaults):
+            params = {parameter.name: value}
+            with pytest.raises(ValueError, match=f"^{name} needs .*{parameter.name}.*; got "):
+                Run(never, method, g, Keyed([1], (1, 1, 2, 2)), params)
+            with pytest.raises(ValueError, match=f"^{name} needs .*{parameter.name}.*; got "):
+                Recipe("a heart", sampler=name, params=params)
+
+
+@pytest.mark.parametrize("name", [name for name, schedule in SCHEDULES.items() if schedule.parameters])
+def test_bad_values_of_schedules_are_refused(name):
+    schedule = SCHEDULES[name]
+    for parameter in schedule.parameters.values():
+        for value in refused(parameter, schedule.defaults):
+            message = f"^the schedule {name} needs .*{parameter.name}.*; got "
+            with pytest.raises(ValueError, match=message):
+                Recipe("a heart", scheduler=name, scheduler_params={parameter.name: value})
+            with pytest.raises(ValueError, match=message):
+                schedule(10, NETWORKS["flow" if schedule.network == "flow" else "ve"], **{parameter.name: value})
+
+
+def test_ends_may_be_other_parameters():
+    with pytest.raises(ValueError, match="seeds_3 needs 0 < r_1 < r_2; got 0.7 and r_2 = 0.5"):
+        METHODS["seeds_3"].check({"r_1": 0.7, "r_2": 0.5})
+    with pytest.raises(ValueError, match="euler needs s_tmax ≥ s_tmin; got 1 and s_tmin = 2"):
+        METHODS["euler"].check({"s_tmin": 2.0, "s_tmax": 1.0})
+    METHODS["seeds_3"].check({"r_1": 0.7, "r_2": 0.8})
+    SCHEDULES["karras"].check({"sigma_max": torch.full((1, 1, 2, 2), 5.0), "sigma_min": 0.1})
+
+
+def allowed(parameter, defaults):
+    """The ends of a range that belong to it (2 where there is none above), all choices, true and false."""
+    if parameter.choices:
+        return parameter.choices
+    if parameter.kind is bool:
+        return (True, False)
+    if parameter.range is None:
+        return (-1.0, 0.0, 2.0) if parameter.kind is float else ()
+    low, high = (defaults.get(end, end) for end in (parameter.range.low, parameter.range.high))
+    values = [] if parameter.range.above or low is None else [low]
+    values += [2] if high in (None, math.inf) else [] if parameter.range.below else [high]
+    return [parameter.kind(value) for value in values]
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=str)
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.parameters])
+def test_what_is_allowed_works(name, process):
+    """At the ends of every range a run comes to its end, without infinities."""
+    g = grid(process)
+    x = process.start(g.sigmas[0], torch.randn(1, 2, 3, 3, dtype=torch.float64), torch.zeros(1, 2, 3, 3).double())
+    for parameter in METHODS[name].parameters.values():
+        for value in allowed(parameter, METHODS[name].defaults):
+            run = run_of(name, guided(process), g, x, **{parameter.name: value})
+            for state, _ in zip(iterate(run, x), range(500)):  # noqa: B007
+                pass
+            assert run.done(state), f"{parameter.name} = {value}: no end"
+            assert torch.isfinite(state.x).all(), f"{parameter.name} = {value}"
+
+
+@pytest.mark.parametrize("name", [name for name, schedule in SCHEDULES.items() if schedule.parameters])
+def test_what_a_schedule_allows_descends(name):
+    schedule = SCHEDULES[name]
+    levels = NETWORKS["flow" if schedule.network == "flow" else "ve"]
+    for parameter in schedule.parameters.values():
+        for value in allowed(parameter, schedule.defaults):
+            sigmas = schedule(10, levels, **{parameter.name: value})
+            assert (sigmas.diff() <= 0).all() and (sigmas >= 0).all(), f"{parameter.name} = {value}"

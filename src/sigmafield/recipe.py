@@ -50,6 +50,9 @@ class Recipe:
     frames: of a video, None = the model's own, or the image's; distilled_guidance: what a network that was distilled
     with guidance is told, None = 3.5; shift: time shift s of a flow network, None = the model's own as ComfyUI has it,
     'size' = the one that the model was trained with at this size; controls: pictures that steer.
+    denoise_map: of a picture whose brightness is the denoise strength of each place, white = as much as `denoise`,
+    black = kept; map_schedule: what a strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many
+    but smaller steps.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -78,6 +81,9 @@ class Recipe:
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
     controls: Sequence[ControlImage] = ()
+    denoise_map: str | None = None
+    denoise_map_sha256: str | None = None
+    map_schedule: str = "delayed"
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
@@ -100,8 +106,14 @@ class Recipe:
             raise ValueError(f"denoise {self.denoise} needs an image to start from; without one it must be 1")
         if self.mask is not None and self.image is None:
             raise ValueError(f"mask {self.mask} needs an image whose parts it keeps")
-        seal(self, "image")
-        seal(self, "mask")
+        if self.denoise_map is not None and self.image is None:
+            raise ValueError(f"denoise_map {self.denoise_map} needs an image to start from")
+        if self.map_schedule not in ("delayed", "own"):
+            raise ValueError(f"map_schedule must be 'delayed' or 'own'; got {self.map_schedule!r}")
+        if self.map_schedule == "own" and (self.start_step, self.last_step) != (None, None):
+            raise ValueError("map_schedule 'own' runs whole schedules: leave start_step and last_step out")
+        for name in ("image", "mask", "denoise_map"):
+            seal(self, name)
         last = self.steps if self.last_step is None else self.last_step
         if not 0 <= (self.start_step or 0) < min(last, self.steps):
             raise ValueError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sigmafield.grid import Grid
-from sigmafield.maths import named, near_miss
+from sigmafield.maths import keyword_defaults, named, near_miss
 from sigmafield.types import Step
 
 NoiseKind = Literal["none", "churn", "gaussian", "brownian", "brownian_device"]
@@ -42,9 +41,7 @@ class Method:
     @property
     def defaults(self) -> dict[str, Any]:
         """All parameters with their default values: the keyword-only arguments of the step function."""
-        signature = inspect.signature(self.step).parameters.values()
-        own = {p.name: p.default for p in signature if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        return own | dict(self.params)
+        return keyword_defaults(self.step) | dict(self.params)
 
     def check(self, params: Mapping[str, Any]) -> None:
         """Raise ValueError for a parameter that this method does not have."""

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sigmafield import images, schedules
+from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.maths import near_miss
@@ -49,8 +50,9 @@ class Recipe:
     """What to draw and how; the same recipe on the same machine gives the same pixels.
 
     prompt, negative: text; model: 'tiny' or a path; sampler, scheduler: names, with `params` and `scheduler_params`;
-    steps ≥ 1; cfg: guidance, 1 = none; seed: 0 … 2⁶⁴ − 1, of the whole batch; width, height: in pixels, None =
-    the model's own, or the image's; denoise: 0 < d ≤ 1, share of the schedule that an input image goes through;
+    steps ≥ 1; cfg: guidance, 1 = none; guidance: mods of it, such as "apg(eta=0.5)+cfg_norm", see `parse_mods`;
+    seed: 0 … 2⁶⁴ − 1, of the whole batch; width, height: in pixels, None = the model's own, or the image's;
+    denoise: 0 < d ≤ 1, share of the schedule that an input image goes through;
     image: path of the input image; mask: of a picture whose white parts are drawn anew and whose black ones are kept,
     grey in between; their _sha256: of the bytes, filled in so that a replay knows them again; regions: prompts for
     parts of the picture; start_step, last_step: run only these steps of the schedule.
@@ -78,10 +80,12 @@ class Recipe:
     last_step: int | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
+    guidance: str = ""
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
         schedules.lookup(self.scheduler).check(self.scheduler_params)
+        parse_mods(self.guidance)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
         if not math.isfinite(self.cfg):
@@ -169,7 +173,9 @@ def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     for region in recipe.regions:
         cond = pipe.encode_text([region.prompt], size)
         positive.append(replace(cond, area=area_of(region, size, pipe.latent.factor), strength=region.strength))
-    guider = Guider(pipe.model, positive, pipe.encode_text([recipe.negative], size), recipe.cfg)
+    negative = pipe.encode_text([recipe.negative], size)
+    empty = pipe.encode_text([""], size) if recipe.guidance else None
+    guider = Guider(pipe.model, positive, negative, recipe.cfg, parse_mods(recipe.guidance), empty)
     mask = images.to_mask(read_image(recipe, "mask")).to(pipe.device) if recipe.mask else None
     run, start = open_run(
         guider, sampling, recipe.sampler, sigmas, latent, noise, stream,

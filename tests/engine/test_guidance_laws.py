@@ -10,7 +10,7 @@ from sigmafield.checkpoint import load_state, save_state
 from sigmafield.grid import VE, Flow, Grid, Span
 from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
-from sigmafield.guidance.hooks import Mods
+from sigmafield.guidance.hooks import Asked, Mods
 from sigmafield.guidance.perturbed import Perturbed
 from sigmafield.models.analytic import Mixture
 from sigmafield.run import finish, iterate
@@ -61,8 +61,8 @@ def ctx(sigma=SIGMA, process=VE(), **rest):
     return Ctx(Span(sigma, sigma / 2, process), {}, **rest)
 
 
-def noisy(shape=SHAPES[4], dtype=torch.float32, seed=0):
-    return 1.3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+def noisy(shape=SHAPES[4], seed=0):
+    return 1.3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def plain_and(text, x=None, cfg=CFG, process=VE(), **rest):
@@ -84,7 +84,9 @@ def test_neutral_parameters_are_plain_guidance(name, process):
         torch.testing.assert_close(D, plain, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in MODS if name not in ("epsilon_scaling", "tsr", "sharpen", "tonemap")])
+@pytest.mark.parametrize(
+    "name", [name for name in MODS if name not in ("epsilon_scaling", "tsr", "sharpen", "tonemap")]
+)
 def test_without_guidance_nothing_is_changed(name):
     """At cfg = 1 the negative prompt is not evaluated, and D = C, but for mods that scale D itself."""
     text = "apg(form=paper)" if name == "apg" else name
@@ -122,7 +124,7 @@ def test_a_batch_is_its_samples(name, ndim):
 @pytest.mark.parametrize("name", MODS)
 @pytest.mark.parametrize("ndim", SHAPES)
 def test_any_shape_and_precision(name, ndim):
-    exact = guider(name)(noisy(SHAPES[ndim], torch.float64), SIGMA, ctx()).x0
+    exact = guider(name)(noisy(SHAPES[ndim]).double(), SIGMA, ctx()).x0
     for dtype, tolerance in {torch.float64: 0.0, torch.float32: 1e-4, torch.bfloat16: 0.25}.items():
         x = noisy(SHAPES[ndim]).to(dtype)
         kept = x.clone()
@@ -164,9 +166,7 @@ def test_a_checkpoint_at_every_cut_is_the_uninterrupted_run(sampler, text, tmp_p
     run = run_of(sampler, guider(text), grid, x)
     states = [run.start(x), *iterate(run, x)]
     whole = states[-1].x
-    assert not torch.equal(whole, finish(run_of(sampler, guider(text.replace("momentum", "eta")), grid, x), x).x) or (
-        "eta=0.2" in text
-    )
+    assert "apg.difference" in states[-1].aux
     for k, state in enumerate(states[:-1]):
         save_state(state, tmp_path / f"{k}.safetensors")
         again = run_of(sampler, guider(text), grid, x)
@@ -186,12 +186,12 @@ def test_runs_share_no_memory():
 
 def test_mods_of_a_stage_act_in_the_order_of_the_line():
     fresca, tcfg = MODS["fresca"](freq_cutoff=2, scale_low=0.5), MODS["tcfg"]()
-    for text, before in {"fresca(freq_cutoff=2, scale_low=0.5)+tcfg": (fresca, tcfg), "tcfg+fresca(freq_cutoff=2, scale_low=0.5)": (tcfg, fresca)}.items():  # fmt: skip
-        ours = guider(text)(noisy(), SIGMA, ctx())
-        by_hand = guider(Mods(before=before))(noisy(), SIGMA, ctx())
-        assert torch.equal(ours.x0, by_hand.x0)
-    other = guider("tcfg+fresca(freq_cutoff=2, scale_low=0.5)")(noisy(), SIGMA, ctx())
-    assert not torch.equal(guider("fresca(freq_cutoff=2, scale_low=0.5)+tcfg")(noisy(), SIGMA, ctx()).x0, other.x0)
+    one, other = "fresca(freq_cutoff=2, scale_low=0.5)", "tcfg"
+    D = {line: guider(line)(noisy(), SIGMA, ctx()).x0 for line in (f"{one}+{other}", f"{other}+{one}")}
+    by_hand = {f"{one}+{other}": (fresca, tcfg), f"{other}+{one}": (tcfg, fresca)}
+    for line, before in by_hand.items():
+        assert torch.equal(D[line], guider(Mods(before=before))(noisy(), SIGMA, ctx()).x0)
+    assert not torch.equal(*D.values())
     stages = ["epsilon_scaling(scaling_factor=1.2)", "rescale", "tcfg", "ramp"]
     lines = ["+".join(stages), "+".join(reversed(stages))]
     assert torch.equal(*(guider(line)(noisy(), SIGMA, ctx()).x0 for line in lines))
@@ -227,18 +227,11 @@ def test_an_interval_over_a_field_acts_where_the_level_is_in_it():
 
 @pytest.mark.parametrize("name", ["ramp", "cosine_ramp"])
 def test_ramps_go_from_start_to_end(name):
-    process, row = Flow(), MODS[name](start=0.5, end=3.0)
-    sigmas = torch.linspace(1, 0, 9, dtype=torch.float64)
-    asked = guider().mods.scaled  # of no mods: what is asked is left as it is
-    seen = []
-    for sigma in sigmas:
-        from sigmafield.guidance.hooks import Asked
-
-        at = Asked(noisy(), sigma, torch.tensor(5.0, dtype=torch.float64), ctx(sigma, process), Model(), [])
-        seen.append(float(row(asked(at))))
+    ramp, cfg, seen = MODS[name](start=0.5, end=3.0), torch.tensor(5.0, dtype=torch.float64), []
+    for sigma in torch.linspace(1, 0, 9, dtype=torch.float64):
+        seen.append(float(ramp(Asked(noisy(), sigma, cfg, ctx(sigma, Flow()), Model(), []))))
     assert seen == sorted(seen)
-    assert seen[0] == pytest.approx(1 + 0.5 * 4)
-    assert seen[-1] == pytest.approx(1 + 3.0 * 4)
+    assert (seen[0], seen[4], seen[-1]) == pytest.approx((1 + 0.5 * 4, 1 + 1.75 * 4, 1 + 3.0 * 4))
 
 
 def test_autoguidance_leads_away_from_the_worse_model():

@@ -54,6 +54,9 @@ def sample(
     scheduler: Annotated[str, typer.Option(help="See `sigmafield schedules`.", rich_help_panel="Sampling")] = "karras",
     steps: Annotated[int, typer.Option(help="Steps, at least 1.", rich_help_panel="Sampling")] = 20,
     cfg: Annotated[float, typer.Option(help="Guidance; 1 = none.", rich_help_panel="Sampling")] = 5.0,
+    guidance: Annotated[
+        str, typer.Option(help="Mods, such as 'apg+cfg_norm'. See `sigmafield guidance`.", rich_help_panel="Sampling")
+    ] = "",
     seed: Annotated[int, typer.Option(help="0 … 2^64 - 1.", rich_help_panel="Sampling")] = 0,
     param: Annotated[
         Optional[list[str]],
@@ -112,7 +115,7 @@ def sample(
             str(image) if image else None, mask=str(mask) if mask else None,
             regions=tuple(parse_region(text) for text in region or []), start_step=start, last_step=end,
             params=parse_params(lookup(sampler), param or []),
-            scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
+            scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []), guidance=guidance,
         )  # fmt: skip
     report(recipe, output, device=device, dtype=dtype, as_json=as_json)
 
@@ -182,13 +185,23 @@ def schedules(
 
 
 @app.command()
+def guidance(
+    name: Annotated[Optional[str], typer.Argument(help="One mod, in full.")] = None, as_json: Json = False
+) -> None:
+    """List the mods of guidance with their parameters, or explain one."""
+    from sigmafield.cli.listing import show_guidance
+
+    show_guidance(name, as_json)
+
+
+@app.command()
 def cite(
     names: Annotated[
-        Optional[list[str]], typer.Argument(help="Methods and schedules; none: sigmafield itself.")
+        Optional[list[str]], typer.Argument(help="Methods, schedules and mods; none: sigmafield itself.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole bibliography.")] = False,
 ) -> None:
-    """Print BibTeX for the papers that methods and schedules are from."""
+    """Print BibTeX for the papers that methods, schedules and guidance are from."""
     from sigmafield.cli.explain import show_citations
 
     show_citations(names or [], everything)

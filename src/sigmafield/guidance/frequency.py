@@ -35,9 +35,7 @@ def scaled_frequencies(z: Latent, low: float, high: float, cutoff: int) -> Laten
 
 
 @mod("fresca", "before", "arXiv:2504.02154", scale_low=(0.0, 10.0), scale_high=(0.0, 10.0), freq_cutoff=(1, 10000))
-def fresca(
-    p: Preds, at: Asked, *, scale_low: float = 1.0, scale_high: float = 1.25, freq_cutoff: int = 20
-) -> Preds:
+def fresca(p: Preds, at: Asked, *, scale_low: float = 1.0, scale_high: float = 1.25, freq_cutoff: int = 20) -> Preds:
     """FreSca: guidance of its own strength for what is coarse and what is fine, C ← U + F⁻¹(f F(C − U)).
 
     f is scale_low within freq_cutoff waves over the picture along both axes, scale_high elsewhere. Latents of 40 places
@@ -68,19 +66,18 @@ def reinhard(z: Latent, multiplier: float = 1.0) -> Latent:
 
 @mod("sharpen", "before", "ComfyUI (LatentOperationSharpen)", radius=(1, 31), sigma=(0.1, 10.0), alpha=(0.0, 5.0))
 def sharpen(p: Preds, at: Asked, *, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) -> Preds:
-    """Unsharp masking of guidance: C ← U + S(C − U), with `unsharp` for S.
+    """Unsharp masking of guidance's directions: C ← U + S(C − U).
 
-    Where U was not evaluated it is 0, as in ComfyUI.
+        S(z) = ‖z‖ ((1 + 10 α) n − 10 α K ∗ n),   n = z/‖z‖ over the channels,   α = alpha
+
+    K is a Gaussian of 2 radius + 1 places, of deviation sigma · radius; the latent is mirrored at its borders. α = 0
+    changes nothing. Where U was not evaluated it is 0, as in ComfyUI.
     """
     return p._replace(c=p.against + unsharp(p.c - p.against, radius, sigma, alpha))
 
 
 def unsharp(z: Latent, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) -> Latent:
-    """Unsharp masking of a latent's directions: z's length times ((1 + 10 α) n − 10 α K ∗ n), n = z over its length.
-
-    K is a Gaussian of 2 radius + 1 places, of deviation sigma · radius; the latent is mirrored at its borders. α = 0
-    changes nothing. Raises ValueError where the latent is not larger than the radius.
-    """
+    """Unsharp masking of a latent's directions: see `sharpen`."""
     length = torch.linalg.vector_norm(z, dim=1, keepdim=True) + 1e-6
     n = z / length
     line = torch.linspace(-1, 1, 2 * radius + 1, dtype=z.dtype, device=z.device)
@@ -92,10 +89,9 @@ def unsharp(z: Latent, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) 
 
 
 def _along(z: Latent, kernel: Tensor, axis: int) -> Latent:
-    """The convolution of one axis, mirrored at its ends."""
-    radius = len(kernel) // 2
-    if z.shape[axis] <= radius:
-        raise ValueError(f"sharpen's radius must be below the latent's size; got {radius} for {tuple(z.shape[2:])}")
-    turned = z.transpose(axis, -1)
-    lines = F.pad(turned.reshape(-1, 1, turned.shape[-1]), (radius, radius), mode="reflect")
+    """The convolution of one axis, mirrored at its ends, as often as the kernel is longer than it."""
+    radius, n, turned = len(kernel) // 2, z.shape[axis], z.transpose(axis, -1)
+    period = max(2 * (n - 1), 1)
+    place = torch.arange(-radius, n + radius, device=z.device) % period
+    lines = turned[..., torch.minimum(place, period - place)].reshape(-1, 1, n + 2 * radius)
     return F.conv1d(lines, kernel[None, None]).reshape(turned.shape).transpose(axis, -1)

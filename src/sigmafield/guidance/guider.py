@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from sigmafield.guidance.cond import Prompt, predict
-from sigmafield.guidance.hooks import Asked, Mods, Preds, classifier_free, is_one
+from sigmafield.guidance.hooks import Asked, Mods, Preds, Scale, classifier_free, is_one
 from sigmafield.guidance.projected import Over, perpendicular
 from sigmafield.maths import lincomb
 from sigmafield.types import Cond, Ctx, Latent, Model, Pred, Sigma
@@ -19,7 +19,7 @@ def prompt(given: Cond | Prompt) -> Prompt:
     return [given] if isinstance(given, Cond) else given
 
 
-def number(cfg: float) -> Sigma:
+def number(cfg: float) -> Scale:
     """A scale as coefficients are kept: float64 on the CPU."""
     return torch.tensor(cfg, dtype=torch.float64)
 

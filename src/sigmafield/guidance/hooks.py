@@ -17,11 +17,15 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from sigmafield.guidance.cond import Prompt, predict
 from sigmafield.maths import lincomb
 from sigmafield.types import Ctx, Latent, Model, Pred, Sigma
+
+Scale = Float64[Tensor, "*scale"]
+"""A guidance scale: float64 on the CPU, 0-d or of σ's shape."""
 
 
 class Preds(NamedTuple):
@@ -44,13 +48,13 @@ class Preds(NamedTuple):
 class Asked:
     """One guided prediction, as a mod may know it.
 
-    x, sigma: where; cfg: the scale, float64 on the CPU, 0-d or of σ's shape; ctx: the step, and memory in `ctx.aux`;
-    model, positive, negative, empty: for mods that need a prediction more, with `predict`.
+    x, sigma: where; cfg: the scale; ctx: the step, and memory in `ctx.aux`;
+    model, positive, negative, empty: for mods that need one prediction more, with `predict`.
     """
 
     x: Latent
     sigma: Sigma
-    cfg: Sigma
+    cfg: Scale
     ctx: Ctx
     model: Model
     positive: Prompt
@@ -63,14 +67,14 @@ class Asked:
         return D
 
 
-ScaleHook = Callable[[Asked], Sigma]
+ScaleHook = Callable[[Asked], Scale]
 """Another scale for what is asked; `Asked.cfg` is the one so far."""
 
 Hook = Callable[[Preds, Asked], Preds]
 """Other predictions."""
 
 
-def is_one(scale: Sigma) -> Tensor:
+def is_one(scale: Scale) -> Tensor:
     """Where a scale leaves out the prediction that it is against; on the CPU."""
     return torch.isclose(scale, torch.ones_like(scale), rtol=1e-9, atol=0)
 

@@ -6,10 +6,12 @@ deviations are of each sample, so that a batch is the samples one by one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sigmafield.guidance.hooks import Asked, Preds, choose, classifier_free
 from sigmafield.guidance.norms import TINY, inner, norm, std
@@ -19,9 +21,7 @@ from sigmafield.types import Latent
 
 
 @mod("rescale", "combine", "arXiv:2305.08891 Sec. 3.4", multiplier=(0.0, 1.0), space=("v", "residual"))
-def rescale(
-    p: Preds, at: Asked, *, multiplier: float = 0.7, space: Literal["v", "residual"] = "v"
-) -> Preds:
+def rescale(p: Preds, at: Asked, *, multiplier: float = 0.7, space: Literal["v", "residual"] = "v") -> Preds:
     """RescaleCFG: guidance keeps the deviation of the positive prediction.
 
         r = x̃ − D₀,   D₀ = U + cfg (C − U)
@@ -62,9 +62,7 @@ def cfg_norm(p: Preds, at: Asked, *, strength: float = 1.0) -> Preds:
 
 
 @mod("zero_star", "after", "arXiv:2503.18886", space=("x0", "residual"), zero_init_steps=(0, 10000))
-def zero_star(
-    p: Preds, at: Asked, *, space: Literal["x0", "residual"] = "x0", zero_init_steps: int = 0
-) -> Preds:
+def zero_star(p: Preds, at: Asked, *, space: Literal["x0", "residual"] = "x0", zero_init_steps: int = 0) -> Preds:
     """CFG-Zero*: the negative prediction is fitted to the positive one before it is subtracted.
 
         α = ⟨x − C, x − U⟩/‖x − U‖²,   D ← D + (cfg − 1)(1 − α)(U − x)
@@ -106,7 +104,7 @@ def raag(p: Preds, at: Asked, *, alpha: float = 8.0) -> Preds:
 
         D = U + w (C − U),   w = 1 + (cfg − 1) e^(−α R),   R = ‖C − U‖/‖x − U‖
 
-    α = 0 is plain guidance. It is made for scales of 10 and more. diffusers calls it magnitude aware.
+    α = alpha; 0 is plain guidance. It is made for scales of 10 and more. diffusers calls it magnitude aware.
     """
     if p.u is None:
         return p
@@ -127,11 +125,11 @@ def linear_frames(p: Preds, at: Asked, *, min_cfg: float = 1.0) -> Preds:
 
 @mod("triangle_frames", "combine", "arXiv:2403.12008", min_cfg=(0.0, 100.0))
 def triangle_frames(p: Preds, at: Asked, *, min_cfg: float = 1.0) -> Preds:
-    """As `linear_frames`, from min_cfg at both ends to cfg in the middle: w = min_cfg + (1 − |2τ − 1|)(cfg − min_cfg)."""
+    """As `linear_frames`, to cfg in the middle and back: w = min_cfg + (1 − |2τ − 1|)(cfg − min_cfg)."""
     return _by_frame(p, at, min_cfg, lambda tau: 1 - (2 * tau - 1).abs())
 
 
-def _by_frame(p: Preds, at: Asked, low: float, shape) -> Preds:
+def _by_frame(p: Preds, at: Asked, low: float, shape: Callable[[Tensor], Tensor]) -> Preds:
     if p.u is None:
         return p
     axis = 2 if at.x.ndim == 5 else 0
@@ -153,7 +151,7 @@ def epsilon_scaling(p: Preds, at: Asked, *, scaling_factor: float = 1.005) -> Pr
 
 @mod("tsr", "after", "arXiv:2510.01184", tsr_k=(0.01, 100.0), tsr_sigma=(0.01, 100.0))
 def tsr(p: Preds, at: Asked, *, tsr_k: float = 0.95, tsr_sigma: float = 1.0) -> Preds:
-    """Temporal score rescaling: samples of another temperature, 1/k.
+    """Temporal score rescaling: samples of another temperature, 1/k, k = tsr_k.
 
         D ← (1 − r) x/α + r D,   r = (s ν + 1)/(s ν/k + 1),   s = (α/σ)²,   ν = tsr_sigma²
 

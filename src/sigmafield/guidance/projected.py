@@ -31,7 +31,7 @@ def apg(
     """Adaptive projected guidance: of the difference of the predictions, less of what is along C.
 
         Δ ← (C − U) + β Δ₋,   β = momentum;   Δ₋ is the Δ of the call before, none where σ rises
-        Δ' = Δ⊥ + η Δ∥ of Δ min(1, τ/‖Δ‖), along C;   τ = norm_threshold, 0 for none
+        Δ' = Δ⊥ + η Δ∥ of Δ min(1, τ/‖Δ‖), along C;   η = eta, τ = norm_threshold, 0 for none
         C ← U + (C − U + w Δ')/cfg,   so that plain guidance gives D = C + w Δ'
 
     form: paper, w = cfg − 1; comfyui, w = cfg, a scale of one more than asked for: with η = 1, τ = 0, β = 0 the first

@@ -1,6 +1,6 @@
 """The table of mods: what each one is called, where it acts, what it takes, and how they are written in a line.
 
-    rescale(multiplier=0.7)+cfg_norm          names with parameters, joined by +, in the order in which they act
+rescale(multiplier=0.7)+cfg_norm          names with parameters, joined by +, in the order in which they act
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from sigmafield.guidance.hooks import Mods
+from sigmafield.guidance.hooks import Mods, classifier_free
 from sigmafield.maths import keyword_defaults, named, near_miss
 
 Stage = Literal["scale", "before", "combine", "after"]
@@ -24,7 +24,8 @@ Range = tuple[float, float] | tuple[int, int] | tuple[str, ...]
 class Mod:
     """A named mod: its function, and its row in the table.
 
-    stage: which hook of `Mods` it is; ranges: of each parameter; evals: network evaluations that it adds to a call.
+    stage: which hook of `Mods` it is; evals: network evaluations that it adds to a call; ranges: of each parameter;
+    ordered: two of them, the first of which must be below the second.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Mod:
     paper: str
     evals: int = 0
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    ordered: tuple[str, str] | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -41,12 +43,20 @@ class Mod:
 
     def __call__(self, **params: Any) -> Callable[..., Any]:
         """The hook with these parameters; ValueError for one that it does not have, or a value out of range."""
-        return partial(self.apply, **{name: self._checked(name, value) for name, value in params.items()})
+        checked = {name: self._checked(name, value) for name, value in params.items()}
+        if self.ordered:
+            low, high = ({**self.defaults, **checked}[name] for name in self.ordered)
+            if not low < high:
+                raise ValueError(
+                    f"{self.name}'s {self.ordered[0]} must be below its {self.ordered[1]}; got {low} and {high}"
+                )
+        return partial(self.apply, **checked)
 
     def _checked(self, name: str, value: Any) -> Any:
         if name not in self.defaults:
             raise ValueError(f"{self.name} has no parameter {name!r}{near_miss(name, self.defaults)}")
-        known, default = self.ranges[name], self.defaults[name]
+        known: tuple[Any, ...] = self.ranges[name]
+        default = self.defaults[name]
         if isinstance(default, str):
             if value not in known:
                 raise ValueError(f"{self.name}'s {name} is {' or '.join(map(str, known))}; got {value!r}")
@@ -65,12 +75,12 @@ MODS: dict[str, Mod] = {}
 
 
 def mod(
-    name: str, stage: Stage, paper: str, *, evals: int = 0, **ranges: Range
+    name: str, stage: Stage, paper: str, *, evals: int = 0, ordered: tuple[str, str] | None = None, **ranges: Range
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function under `name`, with a range for each of its parameters."""
 
     def register(apply: Callable[..., Any]) -> Callable[..., Any]:
-        MODS[name] = Mod(name, apply, stage, paper, evals, ranges)
+        MODS[name] = Mod(name, apply, stage, paper, evals, ranges, ordered)
         return apply
 
     return register
@@ -87,17 +97,19 @@ def parse_mods(text: str) -> Mods:
     Those of a stage act in the order in which they are written. Raises ValueError for what is no such line, unknown
     names and parameters, values out of range, a mod given twice, and two that take the place of D = U + cfg (C − U).
     """
-    hooks: dict[str, dict[str, Callable[..., Any]]] = {"scale": {}, "before": {}, "combine": {}, "after": {}}
+    found: dict[str, Callable[..., Any]] = {}
     for name, params in _terms(text) if text.strip() else []:
-        found = lookup(name)
-        if name in hooks[found.stage]:
+        hook = lookup(name)(**params)
+        if name in found:
             raise ValueError(f"guidance has {name} twice; each acts once")
-        hooks[found.stage][name] = found(**params)
-    if len(hooks["combine"]) > 1:
-        names = " and ".join(hooks["combine"])
-        raise ValueError(f"{names} each take the place of U + cfg (C - U): leave all but one out")
-    stages = {stage: tuple(these.values()) for stage, these in hooks.items() if stage != "combine"}
-    return Mods(**stages, **{"combine": hook for hook in hooks["combine"].values()})
+        found[name] = hook
+    scale, before, instead, after = (
+        {name: hook for name, hook in found.items() if MODS[name].stage == stage} for stage in get_args(Stage)
+    )
+    if len(instead) > 1:
+        raise ValueError(f"{' and '.join(instead)} each take the place of U + cfg (C - U): leave all but one out")
+    combine = next(iter(instead.values()), classifier_free)
+    return Mods(tuple(scale.values()), tuple(before.values()), combine, tuple(after.values()))
 
 
 def _terms(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -117,7 +129,7 @@ def _split(tree: ast.expr) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(tree, ast.Name):
         return [(tree.id, {})]
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
-        return [(tree.func.id, {str(keyword.arg): _value(keyword.value) for keyword in tree.keywords})]
+        return [(tree.func.id, {keyword.arg or "**": _value(keyword.value) for keyword in tree.keywords})]
     raise ValueError(ast.dump(tree))
 
 

@@ -97,6 +97,12 @@ def test_without_guidance_nothing_is_changed(name):
     assert (model.calls, model.rows) == (1, 2)
 
 
+@pytest.mark.parametrize("name", MODS)
+def test_without_a_negative_cfg_is_1(name):
+    one, none = guider(name, cfg=1.0), replace(guider(name, cfg=7.0), negative=None)
+    assert torch.equal(none(noisy(), SIGMA, ctx()).x0, one(noisy(), SIGMA, ctx()).x0)
+
+
 @pytest.mark.parametrize("text", AT_ONE)
 def test_what_mods_do_to_the_positive_alone(text):
     """As ComfyUI's do; its APG takes the missing prediction for 0, and doubles."""
@@ -110,11 +116,11 @@ def test_scalings_of_the_noise_act_at_cfg_1_as_well(text):
     assert not torch.allclose(D, C, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", MODS)
-@pytest.mark.parametrize("ndim", SHAPES)
+@pytest.mark.parametrize(
+    "name, ndim",
+    [(name, ndim) for name in MODS for ndim in SHAPES if ndim == 5 or not name.endswith("_frames")],  # else the batch
+)
 def test_a_batch_is_its_samples(name, ndim):
-    if name.endswith("_frames") and ndim < 5:
-        pytest.skip("frames are the batch there")
     text, x = BY_SAMPLE.get(name, name), noisy((3, *SHAPES[ndim][1:]))
     together = guider(text)(x, SIGMA, ctx()).x0
     alone = torch.cat([guider(text)(one[None], SIGMA, ctx()).x0 for one in x])

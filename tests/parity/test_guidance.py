@@ -1,6 +1,7 @@
 """Guidance mods within whole KSampler runs, and FreeU on bare tensors, to 1e-5 of max |expected|."""
 
-import pytest
+from functools import partial
+
 import torch
 from golden_models import Counted
 
@@ -66,8 +67,12 @@ def test_guidance(guidance_case, reference, worst):
 def test_a_batch_is_its_samples(guidance_case, reference):
     """Three samples at once are the three alone, each with its own draw of the noise."""
     case = guidance_case
-    if case["kind"] != "patch" or case["sampler"] == "dpmpp_2m_cfg_pp":
-        pytest.skip("once per mod, model and cfg")
+    if case["kind"] == "freeu":
+        h, skip = (case.tensor(case[key]) for key in ("h", "skip"))
+        act = partial(FREEU[case["node"]], model_channels=case["model_channels"], **case["inputs"])
+        for together, *alone in zip(act(h, skip), *(act(h[k : k + 1], skip[k : k + 1]) for k in range(len(h)))):
+            torch.testing.assert_close(together, torch.cat(alone))
+        return
     net = Counted(case["model"], reference)
     text = line(case["patches"], Mahiro={"over": "sample"})
     together = samples(case, net, text, [0, 1, 2])

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from sigmafield.guidance.cond import Prompt, predict
-from sigmafield.guidance.hooks import Asked, Mods, Preds, Scale, classifier_free, is_one
+from sigmafield.guidance.hooks import Asked, Mods, Preds, Scale, all_one, classifier_free
 from sigmafield.guidance.projected import Over, perpendicular
 from sigmafield.maths import lincomb
 from sigmafield.types import Cond, Ctx, Latent, Model, Pred, Sigma
@@ -43,8 +43,9 @@ class Guider:
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         P = prompt(self.positive)
         N, E = (None if given is None else prompt(given) for given in (self.negative, self.empty))
-        at = self.mods.scaled(Asked(x, sigma, number(self.cfg), ctx, self.model, P, N, E))
-        if N is None or (is_one(at.cfg).all() and not ctx.need_uncond):
+        cfg = number(1.0 if N is None else self.cfg)
+        at = self.mods.scaled(Asked(x, sigma, cfg, ctx, self.model, P, N, E))
+        if N is None or (all_one(at.cfg) and not ctx.need_uncond):
             (c,) = predict(self.model, x, sigma, [P], ctx)
             return self.mods(Preds(c, None, c), at)
         c, u = predict(self.model, x, sigma, [P, N], ctx)
@@ -80,8 +81,8 @@ class DualGuider:
             D = lincomb(1 - self.cfg_negative, n, self.cfg_negative, inner.x0)
             return Pred(D, inner.cond, inner.uncond)
         at = self.mods.scaled(Asked(x, sigma, number(self.cfg_negative), ctx, self.model, M, N))
-        if is_one(at.cfg).all() and not ctx.need_uncond:
-            if is_one(number(self.cfg)):
+        if all_one(at.cfg) and not ctx.need_uncond:
+            if all_one(number(self.cfg)):
                 (p,) = predict(self.model, x, sigma, [P], ctx)
                 return self.mods(Preds(p, None, p), at)
             p, m = predict(self.model, x, sigma, [P, M], ctx)
@@ -120,7 +121,7 @@ class PerpNegGuider:
         P, E, N = (prompt(given) for given in (self.positive, self.empty, self.negative))
         at = self.mods.scaled(Asked(x, sigma, number(self.cfg), ctx, self.model, P, N, E))
         if not self.neg_scale and not ctx.need_uncond:
-            if is_one(at.cfg).all():
+            if all_one(at.cfg):
                 (c,) = predict(self.model, x, sigma, [P], ctx)
                 return self.mods(Preds(c, None, c), at)
             c, e = predict(self.model, x, sigma, [P, E], ctx)

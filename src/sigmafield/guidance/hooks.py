@@ -12,6 +12,7 @@ Memory between calls goes in `at.ctx.aux`, so that a run resumes bit-exactly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -76,7 +77,12 @@ Hook = Callable[[Preds, Asked], Preds]
 
 def is_one(scale: Scale) -> Tensor:
     """Where a scale leaves out the prediction that it is against; on the CPU."""
-    return torch.isclose(scale, torch.ones_like(scale), rtol=1e-9, atol=0)
+    return (scale - 1).abs() <= 1e-9
+
+
+def all_one(scale: Scale) -> bool:
+    """Whether a scale leaves it out everywhere."""
+    return bool(is_one(scale).all()) if scale.ndim else math.isclose(scale.item(), 1.0)
 
 
 def choose(where: Tensor, a: Latent, b: Latent) -> Latent:
@@ -110,13 +116,14 @@ class Mods:
         return at
 
     def __call__(self, p: Preds, at: Asked) -> Pred:
-        off = is_one(at.cfg) if self.scale else torch.tensor(False)
-        plain = p
-        if not off.all():
+        off = is_one(at.cfg) if self.scale else None
+        if off is None or not off.all():
+            C = p.c
             for hook in self.before:
                 p = hook(p, at)
             p = self.combine(p._replace(D=p.c), at)
-            p = p._replace(D=choose(off, plain.c, p.D))
+            if off is not None:
+                p = p._replace(D=choose(off, C, p.D))
         for hook in self.after:
             p = hook(p, at)
         return Pred(p.D, p.c, p.u)

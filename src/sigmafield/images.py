@@ -7,10 +7,11 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageSequence, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from sigmafield.checkpoint import write_whole
@@ -18,9 +19,16 @@ from sigmafield.checkpoint import write_whole
 KEY = "sigmafield"
 """Name of the PNG text chunk that holds the recipe."""
 
+DURATION = 62.5
+"""Milliseconds that a frame of a video is shown: 16 a second, as Wan was trained."""
+
 
 def to_pictures(images: Tensor) -> list[Image.Image]:
-    """Pillow images from a tensor [B, 3, H, W] in [0, 1]; values outside are clipped."""
+    """Pillow images from a tensor [B, 3, H, W] in [0, 1]; values outside are clipped.
+
+    Of videos [B, 3, frames, H, W]: the frames of the first, then those of the second, …
+    """
+    images = images.movedim(2, 1).flatten(0, 1) if images.ndim == 5 else images
     pixels = images.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in pixels]
 
@@ -51,6 +59,14 @@ def open_picture(path: str | Path) -> Image.Image:
         raise ValueError(f"cannot read {path} as an image: {error}") from None
 
 
+def open_frames(path: str | Path) -> list[Image.Image]:
+    """The frames of an animation, or the one picture of a file; errors as `open_picture`."""
+    picture = open_picture(path)
+    if getattr(picture, "n_frames", 1) == 1:
+        return [picture]
+    return [frame.convert("RGB") for frame in ImageSequence.Iterator(picture)]
+
+
 def sheet(pictures: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
     """One picture with all of the same size in rows, on white; default as near to a square as it goes."""
     columns = columns or math.ceil(math.sqrt(len(pictures)))
@@ -62,13 +78,14 @@ def sheet(pictures: Sequence[Image.Image], columns: int | None = None, gap: int 
     return page
 
 
-def save_png(picture: Image.Image, path: str | Path, recipe: str = "") -> None:
-    """Write a PNG whole or not at all, with the recipe's JSON in a text chunk."""
+def save_png(picture: Image.Image, path: str | Path, recipe: str = "", more: Sequence[Image.Image] = ()) -> None:
+    """Write a PNG whole or not at all, with the recipe's JSON in a text chunk; animated with `more` frames."""
     info = PngImagePlugin.PngInfo()
     if recipe:
         info.add_itxt(KEY, recipe)
+    moving: dict[str, Any] = {"save_all": True, "append_images": more, "duration": DURATION} if more else {}
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=info)
+    picture.save(buffer, "PNG", pnginfo=info, **moving)
     write_whole(Path(path), buffer.getvalue())
 
 

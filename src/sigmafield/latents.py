@@ -20,6 +20,7 @@ class LatentFormat:
     """How the network's latents relate to the VAE's: z_network = (z_vae − shift) · scale/std.
 
     channels: of the latent; axes: of its space; factor: image pixels per latent pixel along one side;
+    frame_factor: frames per latent frame of a video, after the first, which has one of its own;
     shift, std: one number, or one a channel. folded: pairs of frames lie in the channels (HunyuanImage's refiner).
     rgb: rows [R, G, B] of `to_rgb` for each channel, rgb_shuffle: channels hold so many places along a side;
     taesd: beginning of the name of a small decoder's file.
@@ -31,11 +32,18 @@ class LatentFormat:
     shift: float | Sequence[float] = 0.0
     std: float | Sequence[float] = 1.0
     axes: int = 2
+    frame_factor: int = 1
     folded: bool = False
     rgb: Sequence[Sequence[float]] = field(default=(), repr=False)
     rgb_bias: Sequence[float] = field(default=(0.0, 0.0, 0.0), repr=False)
     rgb_shuffle: int = 1
     taesd: str = ""
+
+    def shape(self, batch: int, size: tuple[int, int], frames: int = 1) -> tuple[int, ...]:
+        """Shape of latents for pictures of (height, width) pixels, or for videos of so many frames."""
+        height, width = size
+        time = ((frames - 1) // self.frame_factor + 1,) if self.axes == 3 else ()
+        return (batch, self.channels, *time, height // self.factor, width // self.factor)
 
     def to_network(self, z: Tensor) -> Tensor:
         """Latents [B, C, *space] as the network knows them, from the VAE's."""
@@ -87,5 +95,5 @@ def recognised(form: LatentFormat) -> LatentFormat:
     """The format with what is known of latents of these numbers: what they look like; itself where nothing is."""
     for known in formats().values():
         if (known.channels, known.scale, known.shift, known.std) == (form.channels, form.scale, form.shift, form.std):
-            return replace(known, factor=form.factor)
+            return replace(known, factor=form.factor, frame_factor=form.frame_factor)
     return form

@@ -6,7 +6,7 @@ The three are independent choices, so a family of models is three short names (s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -94,15 +94,16 @@ PREDICTIONS: dict[str, Prediction] = {"eps": eps, "v": v, "edm": edm, "x0": x0, 
 
 @dataclass(frozen=True)
 class Sampling:
-    """A network's prediction, noise levels and process."""
+    """A network's prediction, noise levels and process; beta: the variances that discrete levels were made of."""
 
     prediction: Prediction
     levels: Levels
     process: Process
+    beta: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
-def _exploding(prediction: Prediction, levels: Levels) -> Sampling:
-    return Sampling(prediction, levels, VE(levels.sigma_max, levels.sigma_at))
+def _exploding(prediction: Prediction, levels: Levels, beta: np.ndarray | None = None) -> Sampling:
+    return Sampling(prediction, levels, VE(levels.sigma_max, levels.sigma_at), beta)
 
 
 def _predicts(name: str, *allowed: str) -> Prediction:
@@ -118,8 +119,8 @@ def discrete_sampling(prediction: str, beta: np.ndarray, zsnr: bool = False) -> 
     """
     if prediction == "lcm":
         levels = distilled(beta, zsnr)
-        return _exploding(partial(lcm, timestep=levels.timestep), levels)
-    return _exploding(_predicts(prediction, "eps", "v", "x0", "img_to_img"), discrete(beta, zsnr))
+        return _exploding(partial(lcm, timestep=levels.timestep), levels, beta)
+    return _exploding(_predicts(prediction, "eps", "v", "x0", "img_to_img"), discrete(beta, zsnr), beta)
 
 
 def continuous_edm_sampling(
@@ -155,3 +156,11 @@ def flow_sampling(shift: float = 3.0, multiplier: float = 1000.0, n: int = 1000)
 def flux_sampling(mu: float = 1.15) -> Sampling:
     """Sampling of a Flux-type network; `levels.resolution_shift` gives the μ for a size."""
     return Sampling(flow, flux(mu), Flow(float(np.exp(mu))))
+
+
+def shifted(sampling: Sampling, shift: float) -> Sampling:
+    """A rectified flow's sampling under another time shift s (e^μ for Flux). ValueError for another process."""
+    if not isinstance(sampling.process, Flow):
+        raise ValueError("shift is for networks of rectified flow; this one's noise levels have no time shift")
+    multiplier = float(sampling.levels.timestep(torch.ones((), dtype=torch.float64)))
+    return flow_sampling(shift, multiplier, len(sampling.levels.sigmas))

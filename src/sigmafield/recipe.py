@@ -19,8 +19,9 @@ from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
+from sigmafield.param import Sampling, shifted
 from sigmafield.run import Run, finish
-from sigmafield.types import Area, Latent, State
+from sigmafield.types import Area, Cond, Latent, State
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ class Recipe:
     """What to draw and how; the same recipe on the same machine gives the same pixels.
 
     prompt, negative: text; model: 'tiny' or a path; sampler, scheduler: names, with `params` and `scheduler_params`;
-    steps ≥ 1; cfg: guidance, 1 = none; guidance: mods of it, such as "apg(eta=0.5)+cfg_norm", see `parse_mods`;
-    seed: 0 … 2⁶⁴ − 1, of the whole batch; width, height: in pixels, None = the model's own, or the image's;
-    denoise: 0 < d ≤ 1, share of the schedule that an input image goes through;
-    image: path of the input image; mask: of a picture whose white parts are drawn anew and whose black ones are kept,
-    grey in between; their _sha256: of the bytes, filled in so that a replay knows them again; regions: prompts for
-    parts of the picture; start_step, last_step: run only these steps of the schedule.
+    steps ≥ 1; cfg: guidance, 1 = none, None = the model's own: 5, or 1 where it was distilled; seed: 0 … 2⁶⁴ − 1, of
+    the whole batch; width, height: in pixels, None = the model's own, or the image's; denoise: 0 < d ≤ 1, share of the
+    schedule that an input image goes through; image: path of the input image, or of an animation for a video; mask: of
+    a picture whose white parts are drawn anew and whose black ones are kept, grey in between; their _sha256: of the
+    bytes, filled in so that a replay knows them again; regions: prompts for parts of the picture; start_step,
+    last_step: run only these steps of the schedule.
+    frames: of a video, None = the model's own, or the image's; distilled_guidance: what a network that was distilled
+    with guidance is told, None = 3.5; shift: time shift s of a flow network, None = the model's own as ComfyUI has it,
+    'size' = the one that the model was trained with at this size; guidance: mods of it, such as
+    "apg(eta=0.5)+cfg_norm", see `parse_mods`.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -65,7 +70,7 @@ class Recipe:
     sampler: str = "dpmpp_2m"
     scheduler: str = "karras"
     steps: int = 20
-    cfg: float = 5.0
+    cfg: float | None = None
     seed: int = 0
     batch: int = 1
     width: int | None = None
@@ -78,6 +83,9 @@ class Recipe:
     regions: Sequence[Region] = ()
     start_step: int | None = None
     last_step: int | None = None
+    frames: int | None = None
+    distilled_guidance: float | None = None
+    shift: float | Literal["size"] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
     guidance: str = ""
@@ -88,8 +96,14 @@ class Recipe:
         parse_mods(self.guidance)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
-        if not math.isfinite(self.cfg):
-            raise ValueError(f"cfg must be a finite number; got {self.cfg}")
+        _at_least("frames", 1 if self.frames is None else self.frames, 1)
+        for name in ("cfg", "distilled_guidance"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number; got {value}")
+        shift = 1.0 if self.shift in (None, "size") else self.shift
+        if isinstance(shift, str) or not 0 < shift < math.inf:
+            raise ValueError(f"shift must be a number above 0 or 'size'; got {self.shift!r}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 … 2**64 - 1; got {self.seed}")
         if not 0 < self.denoise <= 1:
@@ -144,7 +158,7 @@ class Job:
 
     @torch.no_grad()
     def pictures(self, state: State) -> list[Image.Image]:
-        """The pictures of a finished run."""
+        """The pictures of a finished run; of videos, the frames of each in turn."""
         x = self.run.grid.process.finish(self.run.end, state.x)
         return images.to_pictures(self.pipe.decode(x))
 
@@ -159,84 +173,132 @@ class Job:
 @torch.no_grad()
 def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     """Encode the text and the image, build the schedule, draw the noise. ValueError for what the model refuses."""
-    sampling = pipe.sampling
-    source = read_image(recipe) if recipe.image else None
+    source = read_images(recipe) if recipe.image else []
     size = size_of(recipe, pipe, source)
     latent = initial_latent(recipe, pipe, source, size)
+    pipe = replace(pipe, sampling=sampling_of(recipe, pipe, size))
     sigmas = ksampler_sigmas(
-        sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
+        pipe.sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
     )
     sigmas = window(sigmas, recipe.start_step, recipe.last_step)
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
-    positive = [pipe.encode_text([recipe.prompt], size)]
+    positive = [told(recipe, pipe.encode_text([recipe.prompt], size))]
     for region in recipe.regions:
-        cond = pipe.encode_text([region.prompt], size)
-        positive.append(replace(cond, area=area_of(region, size, pipe.latent.factor), strength=region.strength))
-    negative = pipe.encode_text([recipe.negative], size)
-    empty = pipe.encode_text([""], size) if recipe.guidance else None
-    guider = Guider(pipe.model, positive, negative, recipe.cfg, parse_mods(recipe.guidance), empty)
-    mask = images.to_mask(read_image(recipe, "mask")).to(pipe.device) if recipe.mask else None
+        cond = told(recipe, pipe.encode_text([region.prompt], size))
+        area = area_of(region, size, pipe.latent.factor, pipe.patch)
+        positive.append(replace(cond, area=area, strength=region.strength))
+    against = pipe.encode_negative or pipe.encode_text
+    negative = told(recipe, against([recipe.negative], size))
+    empty = told(recipe, against([""], size)) if recipe.guidance else None
+    cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
+    guider = Guider(pipe.model, positive, negative, cfg, parse_mods(recipe.guidance), empty)
+    mask = images.to_mask(read_images(recipe, "mask")[0]).to(pipe.device) if recipe.mask else None
     run, start = open_run(
-        guider, sampling, recipe.sampler, sigmas, latent, noise, stream,
+        guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=mask, random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
     return Job(recipe, pipe, run, start)
 
 
 def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
-    """Pictures for a prompt, one for each of the batch; `settings` are the fields of `Recipe`."""
+    """Pictures for a prompt, one for each of the batch (videos: all frames); `settings` are the fields of `Recipe`."""
     job = open_job(Recipe(prompt, **settings), pipe)
     return job.pictures(finish(job.run, job.start))
 
 
-def read_image(recipe: Recipe, name: Literal["image", "mask"] = "image") -> Image.Image:
-    """The recipe's input image or mask; ValueError if it is not the one that the recipe was made with."""
+def read_images(recipe: Recipe, name: Literal["image", "mask"] = "image") -> list[Image.Image]:
+    """The frames of the recipe's input image or mask; ValueError if it is not the one that it was made with."""
     path, known = str(getattr(recipe, name)), getattr(recipe, f"{name}_sha256")
-    picture = images.open_picture(path)
+    pictures = images.open_frames(path)
     if known and images.digest(path) != known:
         raise ValueError(f"{path} has changed since this recipe was made: its SHA-256 differs")
-    return picture
+    return pictures
 
 
-def area_of(region: Region, size: tuple[int, int], factor: int) -> Area:
-    """A region in latent places; ValueError if it does not lie in the picture of (height, width), or between places."""
+def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampling:
+    """The model's sampling, under the recipe's time shift if it has one; ValueError for a model without such."""
+    if recipe.shift is None:
+        return pipe.sampling
+    if recipe.shift != "size":
+        return shifted(pipe.sampling, recipe.shift)
+    if pipe.shift_at is None:
+        raise ValueError(f"shift 'size' needs a model whose time shift depends on the size; {pipe.name}'s does not")
+    return shifted(pipe.sampling, pipe.shift_at(size))
+
+
+def told(recipe: Recipe, cond: Cond) -> Cond:
+    """A conditioning with the recipe's distilled guidance, if any; ValueError for a network that is not told it."""
+    if recipe.distilled_guidance is None:
+        return cond
+    if "guidance" not in cond.extra:
+        raise ValueError("distilled_guidance is for networks that were distilled with it, like Flux dev; use cfg")
+    guidance = torch.full_like(cond.extra["guidance"], recipe.distilled_guidance)
+    return replace(cond, extra={**cond.extra, "guidance": guidance})
+
+
+def area_of(region: Region, size: tuple[int, int], factor: int, patch: int = 1) -> Area:
+    """A region in latent places; ValueError if it is not within the picture of (height, width), or cuts a patch."""
     box = {"x": region.x, "y": region.y, "width": region.width, "height": region.height}
     for name, value in box.items():
-        if value % factor:
-            raise ValueError(f"a region's {name} must be a multiple of {factor}, the VAE's factor; got {value}")
+        if value % (factor * patch):
+            raise ValueError(f"a region's {name} must be a multiple of {whose(factor, patch)}; got {value}")
     if region.x + region.width > size[1] or region.y + region.height > size[0]:
         raise ValueError(f"the region {','.join(map(str, box.values()))} is not within {size[1]}x{size[0]} pixels")
     return Area((region.height // factor, region.width // factor), (region.y // factor, region.x // factor))
 
 
-def size_of(recipe: Recipe, pipe: Pipeline, source: Image.Image | None) -> tuple[int, int]:
+def whose(factor: int, patch: int) -> str:
+    """The number that sides in pixels are multiples of, and why."""
+    return f"{factor * patch}, the VAE's factor" + (f" of {factor} times patches of {patch}" if patch > 1 else "")
+
+
+def size_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]) -> tuple[int, int]:
     """(height, width) of the pictures: asked for, or the image's, or the model's own."""
     if recipe.width and recipe.height:
         height, width = recipe.height, recipe.width
     elif source:
-        width, height = source.size
+        width, height = source[0].size
     else:
         height, width = pipe.size
-    factor = pipe.latent.factor
+    factor = pipe.latent.factor * pipe.patch
     for name, value in (("width", width), ("height", height)):
         if value % factor or value < factor:
-            low = max(value // factor, 1) * factor
-            raise ValueError(
-                f"{name} must be a multiple of {factor}, the VAE's factor; got {value}: try {low} or {low + factor}"
-            )
+            low, rule = max(value // factor, 1) * factor, whose(pipe.latent.factor, pipe.patch)
+            raise ValueError(f"{name} must be a multiple of {rule}; got {value}: try {low} or {low + factor}")
+        if pipe.max_side and value > pipe.max_side:
+            raise ValueError(f"{name} must be at most {pipe.max_side}, where the network's positions end; got {value}")
     return height, width
 
 
-def initial_latent(recipe: Recipe, pipe: Pipeline, source: Image.Image | None, size: tuple[int, int]) -> Latent:
-    """The latent that noise is added to: zeros, or the image's, once for each of the batch."""
+def frames_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]) -> int:
+    """Number of frames: asked for, or the image's, or the model's own; ValueError for what the model cannot have."""
+    frames = recipe.frames or (len(source) if pipe.latent.axes == 3 else 1) or pipe.frames
+    step = pipe.latent.frame_factor
+    if pipe.latent.axes != 3 and frames != 1:
+        raise ValueError(f"frames must be 1, for {pipe.name} draws no videos; got {frames}")
+    if (frames - 1) % step:
+        low = (frames - 1) // step * step + 1
+        raise ValueError(f"frames must be 1 and a multiple of {step}; got {frames}: try {low} or {low + step}")
+    if 1 < len(source) < frames:
+        raise ValueError(f"frames must be at most those of {recipe.image}, which has {len(source)}; got {frames}")
+    return frames
+
+
+def initial_latent(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image], size: tuple[int, int]) -> Latent:
+    """The latent that noise is added to: zeros, or the image's, once for each of the batch.
+
+    A video begins from the frames of the image, or from the same picture for each.
+    """
+    frames = frames_of(recipe, pipe, source)
+    if not source:
+        return torch.zeros(pipe.latent.shape(recipe.batch, size, frames), device=pipe.device)
     height, width = size
-    if source is None:
-        shape = (recipe.batch, pipe.latent.channels, height // pipe.latent.factor, width // pipe.latent.factor)
-        return torch.zeros(shape, device=pipe.device)
-    if source.size != (width, height):
-        source = source.resize((width, height), Image.Resampling.LANCZOS)
-    latent = pipe.encode(images.to_tensor(source).to(pipe.device))
+    fitted = [p if p.size == (width, height) else p.resize((width, height), Image.Resampling.LANCZOS) for p in source]
+    tensors = [images.to_tensor(picture) for picture in fitted[:frames]]
+    tensors = tensors * frames if len(tensors) == 1 else tensors
+    pictures = torch.stack(tensors, dim=2) if pipe.latent.axes == 3 else tensors[0]
+    latent = pipe.encode(pictures.to(pipe.device))
     return latent.expand(recipe.batch, *latent.shape[1:]).contiguous()
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import small_models
+
+from sigmafield.models import load
+from sigmafield.models.pipeline import Pipeline
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +66,39 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     )
     pipe.save_pretrained(folder / "model")
     return folder / "model", pipe
+
+
+Family = Callable[[str], tuple[Path, Any]]
+
+FAMILIES: dict[str, Callable[[Path], Any]] = {
+    "sd3": small_models.save_sd3,
+    "sd3 without T5": lambda folder: small_models.save_sd3(folder, long=False),
+    "flux dev": lambda folder: small_models.save_flux(folder, guided=True),
+    "flux schnell": lambda folder: small_models.save_flux(folder, guided=False),
+    "auraflow": small_models.save_auraflow,
+    "lumina2": small_models.save_lumina,
+    "wan": small_models.save_wan,
+}
+
+
+@pytest.fixture(scope="session")
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Directory and diffusers' pipeline of a small model, by a fixture's name or one of `FAMILIES`; made once."""
+    pytest.importorskip("diffusers")
+
+    @cache
+    def made(name: str) -> tuple[Path, Any]:
+        if name not in FAMILIES:
+            return request.getfixturevalue(name)
+        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        pipe = FAMILIES[name](folder)
+        pipe.set_progress_bar_config(disable=True)
+        return folder / "model", pipe
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def loaded(family: Family) -> Callable[[str], Pipeline]:
+    """A small model of a family as loaded here, once."""
+    return cache(lambda name: load(family(name)[0]))

@@ -134,3 +134,150 @@ def save_sd(folder: Path, network: Any, autoencoder: Any, prediction: str, **lev
     pipe.save_pretrained(folder / "model")
     write_tokenizer(folder / "model" / "tokenizer")  # transformers 5 writes a tokenizer.json alone
     return pipe
+
+
+def write_words(folder: Path, kind: str) -> int:
+    """The tokenizer.json of a small tokenizer of a class of transformers; returns the vocabulary's size."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pad, end, unknown, begin = "<pad>", "</s>", "<unk>", "<bos>"
+    special = [pad, end, unknown, begin]
+    if kind == "T5TokenizerFast":
+        words = Tokenizer(models.Unigram())
+        words.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token=unknown)
+        words.train_from_iterator(CORPUS * 3, trainer)
+        words.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
+    else:
+        words = Tokenizer(models.BPE(unk_token=unknown, fuse_unk=True, byte_fallback=True))
+        words.normalizer = normalizers.Replace(" ", "▁")
+        pieces = special + [f"<0x{byte:02X}>" for byte in range(256)]
+        words.train_from_iterator(CORPUS * 3, trainers.BpeTrainer(vocab_size=400, special_tokens=pieces))
+        words.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, 3)])
+    words.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": pad, "eos_token": end, "unk_token": unknown, "bos_token": begin}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, **names}))
+    return words.get_vocab_size()
+
+
+def words(folder: Path, kind: str = "T5TokenizerFast") -> tuple[Any, int]:
+    """A small tokenizer of a class of transformers and a size that holds its vocabulary."""
+    import transformers
+
+    size = write_words(folder, kind)
+    return getattr(transformers, kind).from_pretrained(folder), size + 128
+
+
+def t5(kind: str, vocab: int, width: int = 32) -> Any:
+    """A text encoder of transformers: T5 or UMT5."""
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=vocab, d_model=width, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    return randomise(getattr(transformers, f"{kind}EncoderModel")(config))
+
+
+def gemma(vocab: int, width: int = 32) -> Any:
+    """A text encoder of transformers: Gemma 2."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=vocab, hidden_size=width, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    return randomise(Gemma2Model(config))
+
+
+def flow_scheduler(**settings: Any) -> Any:
+    """A scheduler of rectified flows."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(**settings)
+
+
+def save_sd3(folder: Path, long: bool = True) -> Any:
+    """A pipeline like Stable Diffusion 3's, also saved to the folder; long: with T5."""
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    a, size = tokenizer(folder / "a")
+    b, _ = tokenizer(folder / "b", pad="!")
+    c, size_c = words(folder / "c") if long else (None, 0)
+    network = SD3Transformer2DModel(
+        sample_size=8, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=20 + 24, pos_embed_max_size=12,
+        dual_attention_layers=(0,), qk_norm="rms_norm",
+    )  # fmt: skip
+    pipe = StableDiffusion3Pipeline(
+        randomise(network), flow_scheduler(shift=3.0), vae(latent_channels=16, shift_factor=0.06, scaling_factor=1.5),
+        clip(size, 32, projection=20), a, clip(size, 24, projection=24, hidden_act="gelu"), b,
+        t5("T5", size_c, 64) if long else None, c,
+    )  # fmt: skip
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def save_flux(folder: Path, guided: bool) -> Any:
+    """A pipeline like Flux's, also saved to the folder; guided: dev, else schnell."""
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+
+    a, size = tokenizer(folder / "a")
+    b, size_b = words(folder / "b")
+    network = FluxTransformer2DModel(
+        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=guided, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    levels = {"use_dynamic_shifting": True, "shift": 3.0} if guided else {"shift": 1.0}
+    pipe = FluxPipeline(
+        flow_scheduler(**levels), vae(latent_channels=16, shift_factor=0.1, scaling_factor=0.4), clip(size), a,
+        t5("T5", size_b), b, randomise(network),
+    )  # fmt: skip
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def save_auraflow(folder: Path) -> Any:
+    """A pipeline like AuraFlow's, also saved to the folder."""
+    from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel
+
+    a, size = words(folder / "a", "LlamaTokenizerFast")
+    network = AuraFlowTransformer2DModel(
+        sample_size=8, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
+        num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32, pos_embed_max_size=144,
+    )  # fmt: skip
+    pipe = AuraFlowPipeline(a, t5("UMT5", size), vae(), randomise(network), flow_scheduler(shift=1.73))
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def save_lumina(folder: Path) -> Any:
+    """A pipeline like Lumina 2's, also saved to the folder."""
+    from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
+
+    a, size = words(folder / "a", "GemmaTokenizerFast")
+    network = Lumina2Transformer2DModel(
+        sample_size=8, in_channels=16, hidden_size=24, num_layers=2, num_refiner_layers=1, num_attention_heads=3,
+        num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 2, 2), axes_lens=(300, 12, 12), cap_feat_dim=32,
+    )  # fmt: skip
+    autoencoder = vae(latent_channels=16, shift_factor=0.1, scaling_factor=0.4)
+    pipe = Lumina2Pipeline(randomise(network), flow_scheduler(shift=6.0), autoencoder, gemma(size), a)
+    pipe.vae_scale_factor = 2
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def save_wan(folder: Path) -> Any:
+    """A pipeline like Wan 2.1's, also saved to the folder."""
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+
+    a, size = words(folder / "a")
+    network = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=16,
+        ffn_dim=32, num_layers=2, rope_max_seq_len=32,
+    )  # fmt: skip
+    levels = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    autoencoder = randomise(AutoencoderKLWan(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1))
+    pipe = WanPipeline(a, t5("UMT5", size), autoencoder, levels, randomise(network))
+    pipe.save_pretrained(folder / "model")
+    return pipe

@@ -59,3 +59,15 @@ def worst():
     yield errors
     for name, error in sorted(errors.items()):
         print(f"\n{name:40s} max error / max |expected| = {error:.1e}", end="")
+
+
+@pytest.fixture(scope="session")
+def work():
+    """[our calls, the reference's, our rows, the reference's] of the network per name, printed at the end."""
+    counts = {}
+    yield counts
+    row = "\n{:40s} {:>8} {:>10} {:>8} {:>10}"
+    if counts:
+        print(row.format("network", "calls", "reference", "rows", "reference"), end="")
+    for name, numbers in sorted(counts.items()):
+        print(row.format(name, *numbers), end="")

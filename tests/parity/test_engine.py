@@ -49,7 +49,16 @@ def compare(ours, expected, tolerance, what):
     return error
 
 
-def test_engine(engine_case, reference, worst):
+def tally(work, name, net, case):
+    """Count a run's network calls and rows beside the reference's, which they may not exceed."""
+    assert net.calls <= case["network_calls"]
+    assert net.rows <= case["network_samples"]
+    ours = net.calls, case["network_calls"], net.rows, case["network_samples"]
+    for key in (f"engine {name}", "engine: all"):
+        work[key] = [a + b for a, b in zip(work.get(key, [0] * 4), ours)]
+
+
+def test_engine(engine_case, reference, worst, work):
     case = engine_case
     if case["kind"] == "guider":
         return guider(case, reference)
@@ -82,8 +91,7 @@ def test_engine(engine_case, reference, worst):
     worst[f"engine {case['sampler']}"] = max(worst.get(f"engine {case['sampler']}", 0.0), error)
     if "x0" in case.row["out"]:
         compare(out.denoised, case.expected("x0"), tolerance, "denoised latents")
-    assert net.calls <= case["network_calls"]
-    assert net.rows <= case["network_samples"]
+    tally(work, case["sampler"], net, case)
 
 
 def guider(case, reference):

@@ -53,7 +53,10 @@ def sample(
     sampler: Annotated[str, typer.Option(help="See `sigmafield methods`.", rich_help_panel="Sampling")] = "dpmpp_2m",
     scheduler: Annotated[str, typer.Option(help="See `sigmafield schedules`.", rich_help_panel="Sampling")] = "karras",
     steps: Annotated[int, typer.Option(help="Steps, at least 1.", rich_help_panel="Sampling")] = 20,
-    cfg: Annotated[float, typer.Option(help="Guidance; 1 = none.", rich_help_panel="Sampling")] = 5.0,
+    cfg: Annotated[
+        Optional[float],
+        typer.Option(help="Guidance; 1 = none; default: the model's own, 5 or 1.", rich_help_panel="Sampling"),
+    ] = None,
     guidance: Annotated[
         str, typer.Option(help="Mods, such as 'apg+cfg_norm'. See `sigmafield guidance`.", rich_help_panel="Sampling")
     ] = "",
@@ -69,6 +72,15 @@ def sample(
     batch: Annotated[int, typer.Option(help="Pictures; more than one also writes a sheet of all.")] = 1,
     size: Annotated[
         Optional[str], typer.Option(help="Width x height; default: the model's own, or the image's.", metavar="WxH")
+    ] = None,
+    frames: Annotated[Optional[int], typer.Option(help="Frames of a video; default: the model's own.")] = None,
+    distilled_guidance: Annotated[
+        Optional[float],
+        typer.Option(help="What a distilled network is told, such as Flux dev; 3.5.", rich_help_panel="Sampling"),
+    ] = None,
+    shift: Annotated[
+        Optional[str],
+        typer.Option(help="Time shift of a flow network, or 'size'.", rich_help_panel="Sampling", metavar="S|size"),
     ] = None,
     image: Annotated[
         Optional[Path], typer.Option(help="Picture to start from.", rich_help_panel="Image to image")
@@ -104,7 +116,7 @@ def sample(
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
     from sigmafield import schedules
-    from sigmafield.cli.draw import parse_params, parse_region, parse_size, report, user_errors
+    from sigmafield.cli.draw import parse_params, parse_region, parse_shift, parse_size, report, user_errors
     from sigmafield.methods import lookup
     from sigmafield.recipe import Recipe
 
@@ -114,6 +126,7 @@ def sample(
             prompt, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
             str(image) if image else None, mask=str(mask) if mask else None,
             regions=tuple(parse_region(text) for text in region or []), start_step=start, last_step=end,
+            frames=frames, distilled_guidance=distilled_guidance, shift=parse_shift(shift),
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []), guidance=guidance,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import typer
@@ -49,6 +49,16 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
     if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"size must be WIDTHxHEIGHT in pixels, such as 512x768; got {text!r}")
     return int(width), int(height)
+
+
+def parse_shift(text: str | None) -> float | Literal["size"] | None:
+    """A time shift: a number, or 'size'."""
+    if text is None or text == "size":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"shift must be a number above 0 or 'size'; got {text!r}") from None
 
 
 def parse_region(text: str) -> Region:
@@ -101,9 +111,9 @@ PARSERS: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, b
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished run: its pictures, and what it took."""
+    """A finished run: the frames of each picture, one but for videos, and what it took."""
 
-    pictures: list[Image.Image]
+    pictures: list[list[Image.Image]]
     nfe: int
     seconds: float
 
@@ -126,7 +136,10 @@ def draw(
             while not job.run.done(state):
                 display.update(job, state)
                 state = job.run.step(state)
-        return Drawing(job.pictures(state), state.nfe, time.perf_counter() - began)
+        pictures = job.pictures(state)
+        frames = len(pictures) // recipe.batch
+        apart = [pictures[k : k + frames] for k in range(0, len(pictures), frames)]
+        return Drawing(apart, state.nfe, time.perf_counter() - began)
     except KeyboardInterrupt:
         keep(job, state, output)
         raise typer.Exit(130) from None
@@ -163,16 +176,25 @@ def report(
         typer.echo(f"{names}: {drawing.nfe} evaluations in {drawing.seconds:.1f} s, seed {recipe.seed}")
 
 
-def write(pictures: list[Image.Image], output: Path, recipe: Recipe) -> list[Path]:
-    """One PNG, or for a batch a sheet of all and one PNG each; all carry the recipe."""
-    if len(pictures) == 1:
-        images.save_png(pictures[0], output, label(recipe, 0))
-        return [output]
-    files = [output] + [output.with_name(f"{output.stem}-{k}{output.suffix}") for k in range(1, len(pictures) + 1)]
-    images.save_png(images.sheet(pictures), output, label(recipe, None))
-    for k, picture in enumerate(pictures):
-        images.save_png(picture, files[k + 1], label(recipe, k))
+def write(pictures: list[list[Image.Image]], output: Path, recipe: Recipe) -> list[Path]:
+    """One PNG, or for a batch a sheet of all and one PNG each; all carry the recipe.
+
+    Videos are animated PNGs, and NAME-frames.png beside them is a sheet of all frames.
+    """
+    files, index = [output], None if len(pictures) > 1 else 0
+    whole = sheets(pictures) if len(pictures) > 1 else pictures[0]
+    images.save_png(whole[0], output, label(recipe, index), whole[1:])
+    for k, frames in enumerate(pictures if len(pictures) > 1 else ()):
+        files.append(output.with_name(f"{output.stem}-{k + 1}{output.suffix}"))
+        images.save_png(frames[0], files[-1], label(recipe, k), frames[1:])
+    if len(whole) > 1:
+        images.save_png(images.sheet(whole), output.with_name(f"{output.stem}-frames{output.suffix}"))
     return files
+
+
+def sheets(pictures: list[list[Image.Image]]) -> list[Image.Image]:
+    """A sheet of all pictures for each frame."""
+    return [images.sheet(frame) for frame in zip(*pictures)]
 
 
 def label(recipe: Recipe, index: int | None) -> str:
@@ -191,11 +213,11 @@ def again(
             recipe = replace(recipe, image=str(image))
         output = output or path.with_name(f"{path.stem}-replay{path.suffix}")
     drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json)
-    picture = images.sheet(drawing.pictures) if index is None else drawing.pictures[index]
+    frames = sheets(drawing.pictures) if index is None else drawing.pictures[index]
     with user_errors():
-        images.save_png(picture, output, label(recipe, index))
-    before = np.asarray(images.open_picture(path)).astype(int)
-    after = np.asarray(picture).astype(int)
+        images.save_png(frames[0], output, label(recipe, index), frames[1:])
+    before = np.asarray(images.open_frames(path)).astype(int)
+    after = np.asarray(images.open_frames(output)).astype(int)
     same = before.shape == after.shape and bool((before == after).all())
     if as_json:
         typer.echo(json.dumps({"files": [str(output)], "identical": same, "made_by": carried["sigmafield"]}))

@@ -46,10 +46,15 @@ class Directory:
             raise FileNotFoundError(f"{self.path}: sub-folder {component} is missing; {listing(self.path)}")
         return folder
 
-    def network(self, supported: str) -> Path:
-        """Sub-folder of the network. Raises ValueError naming its class where that is not the supported one."""
-        other = next((name for name in NETWORKS if self.class_of(name)), "unet")
-        return self.folder(other, supported)
+    def config(self, component: str, *supported: str) -> dict[str, Any]:
+        """The config.json of a component, which must be of one of the supported classes."""
+        return read_json(self.folder(component, *supported) / "config.json")
+
+    def network(self, *supported: str) -> str:
+        """Class of the network. Raises ValueError naming it where it is none of the supported ones."""
+        part = next((name for name in NETWORKS if self.class_of(name)), "unet")
+        self.folder(part, *supported)
+        return str(self.class_of(part))
 
     def scheduler(self) -> dict[str, Any]:
         """The scheduler's config. Raises FileNotFoundError where it is missing."""

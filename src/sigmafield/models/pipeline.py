@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,19 +18,22 @@ from sigmafield.types import Cond, Ctx, Latent, Sigma
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 """Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
 
+EncodeText = Callable[[Sequence[str], tuple[int, int]], Cond]
+"""(prompts, (height, width) in pixels) → conditioning with one row a prompt."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
     """What `load` gives: text encoder, network and VAE of one model, on one device.
 
-    encode_text(prompts, (height, width)): conditioning with one row a prompt; size in pixels.
     encode(images [B, 3, H, W] in [0, 1]) → latents in the network's scale; decode(latents) → images in [0, 1].
+    A model of videos has images [B, 3, frames, H, W] and latents [B, C, frames, h, w].
     """
 
     name: str
     sampling: Sampling
     latent: LatentFormat
-    encode_text: Callable[[Sequence[str], tuple[int, int]], Cond]
+    encode_text: EncodeText
     network: Network
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
@@ -38,6 +42,20 @@ class Pipeline:
     device: torch.device = torch.device("cpu")
     preview: Callable[[Tensor], Tensor] | None = None
     """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
+    modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The torch modules behind it, by diffusers' names: unet or transformer, vae, text_encoder, …"""
+    encode_negative: EncodeText | None = None
+    """How it reads negative prompts, where that is not `encode_text`."""
+    cfg: float = 5.0
+    """Guidance that the model is made for; 1 for networks that were distilled with theirs."""
+    frames: int = 1
+    """Frames that the model was trained for."""
+    patch: int = 1
+    """Side in latent places of the network's patches: the latent's sides are multiples of it."""
+    max_side: int | None = None
+    """Largest height or width in pixels that the network has positions for."""
+    shift_at: Callable[[tuple[int, int]], float] | None = None
+    """(height, width) → the time shift that a flow network was trained with at that size, where it depends on it."""
 
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call: a `Model`."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from sigmafield.levels import betas
+from sigmafield.levels import betas, resolution_shift
 from sigmafield.maths import near_miss
-from sigmafield.param import Sampling, discrete_sampling
+from sigmafield.param import Sampling, discrete_sampling, flow_sampling, flux_sampling
 
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v"}
 SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
@@ -38,3 +39,30 @@ def variances(config: Mapping[str, Any]) -> np.ndarray:
     if schedule not in SCHEDULES:
         raise ValueError(f"scheduler: unknown beta_schedule {schedule!r}{near_miss(str(schedule), SCHEDULES)}")
     return betas(schedule, config["beta_start"], config["beta_end"], config.get("num_train_timesteps", 1000))
+
+
+def flow_sampling_of(config: Mapping[str, Any], multiplier: float) -> Sampling:
+    """Noise levels of a rectified flow; the network is told multiplier · σ, as in ComfyUI.
+
+    A shift that depends on the picture's size (use_dynamic_shifting: Flux) is taken to be the one of large pictures,
+    max_shift, at every size, as in ComfyUI; `shift_by_size` has the rule. Raises ValueError for other processes.
+    """
+    name = config.get("_class_name", "it")
+    if not (str(name).startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
+        raise ValueError(f"scheduler: {name} is for discrete diffusion; supported: schedulers of rectified flow")
+    for key, fine in (("invert_sigmas", False), ("shift_terminal", None), ("time_shift_type", "exponential")):
+        if (config.get(key) or fine) != fine:
+            raise ValueError(f"scheduler: {key} = {config[key]!r} is not supported; supported: {fine}")
+    if config.get("use_dynamic_shifting"):
+        mu = float(config.get("max_shift", 1.15))
+        return flux_sampling(mu) if multiplier == 1 else flow_sampling(math.exp(mu), multiplier)
+    return flow_sampling(float(config.get("flow_shift", config.get("shift", 1.0))), multiplier)
+
+
+def shift_by_size(config: Mapping[str, Any]) -> Callable[[float], float] | None:
+    """Tokens of a picture → its time shift e^μ, μ on a line through two sizes; None where the shift is fixed."""
+    if not config.get("use_dynamic_shifting"):
+        return None
+    low = float(config.get("base_image_seq_len", 256)), float(config.get("base_shift", 0.5))
+    high = float(config.get("max_image_seq_len", 4096)), float(config.get("max_shift", 1.15))
+    return lambda tokens: math.exp(resolution_shift(tokens, low, high))

@@ -31,7 +31,7 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
     FileNotFoundError for what is missing in the directory and ValueError for what is not supported.
     """
     where = open_directory(directory)
-    network_folder = where.network("UNet2DConditionModel")
+    network_folder = where.folder("unet", "UNet2DConditionModel")
     vae_folder = where.folder("vae", "AutoencoderKL")
     text_folder = where.folder("text_encoder", "CLIPTextModel")
     unet = read_module(UNet, network_folder, device, dtype)
@@ -63,6 +63,7 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
         size=sides(unet.config.sample_size, latent.factor, 64),
         device=device,
         preview=decode,  # small enough for every step
+        modules={"unet": unet, "vae": vae, "text_encoder": text},
     )
 
 

@@ -1,0 +1,87 @@
+"""Models in a diffusers directory or on the Hugging Face hub, run by the modules of diffusers and transformers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sigmafield.models.directory import Directory, open_directory
+from sigmafield.models.pipeline import Pipeline
+
+try:
+    import accelerate  # noqa: F401
+    import diffusers  # noqa: F401
+    import transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f'this model needs diffusers and transformers ({error}):\npip install "sigmafield[diffusers]"'
+    ) from error
+
+from sigmafield.models.diffusers.auraflow import build_auraflow
+from sigmafield.models.diffusers.flux import build_flux
+from sigmafield.models.diffusers.lumina import build_lumina
+from sigmafield.models.diffusers.sd3 import build_sd3
+from sigmafield.models.diffusers.single_file import SingleFile, open_single_file
+from sigmafield.models.diffusers.source import Source, download
+from sigmafield.models.diffusers.unet import build_unet
+from sigmafield.models.diffusers.wan import build_wan
+
+BUILDERS: dict[str, Callable[[Source], Pipeline]] = {
+    "UNet2DConditionModel": build_unet,
+    "SD3Transformer2DModel": build_sd3,
+    "FluxTransformer2DModel": build_flux,
+    "AuraFlowTransformer2DModel": build_auraflow,
+    "Lumina2Transformer2DModel": build_lumina,
+    "WanTransformer3DModel": build_wan,
+}
+"""How to load a model, by the class of its network."""
+
+
+def load_diffusers(
+    model: str | Path, device: torch.device, dtype: torch.dtype | None = None, home: torch.device | None = None
+) -> Pipeline:
+    """The model in a diffusers directory, or of a hub id such as "org/name", which is downloaded.
+
+    dtype: of network and text encoders, None = `usual_dtype`; the VAE runs in float32 where its config has
+    force_upcast. home: where parts are put if not on the device. Nothing is downloaded for a directory that exists.
+    Raises FileNotFoundError for what is missing, ValueError for what is not supported, ConnectionError where the hub
+    cannot be reached.
+    """
+    path = Path(model)
+    local = path.is_dir()
+    where = open_directory(path if local else download(str(model)))
+    return build(where, path.resolve().name if local else str(model), device, dtype, home)
+
+
+def load_single_file(
+    path: Path,
+    parts: Path | None,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    home: torch.device | None = None,
+) -> Pipeline:
+    """The model in one .safetensors file of the layout that it was published in; the rest as `load_diffusers`.
+
+    parts: a directory in diffusers' layout, for parts that are not in the file. Nothing is downloaded. Raises
+    ValueError for a file that is not such a model, for parts that are nowhere and for what is not supported.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        return build(open_single_file(path, parts, Path(scratch)), path.stem, device, dtype, home)
+
+
+def build(
+    where: Directory | SingleFile, name: str, device: torch.device, dtype: torch.dtype | None, home: torch.device | None
+) -> Pipeline:
+    """The pipeline of a model, by the class of its network."""
+    kind = where.network(*BUILDERS)
+    return BUILDERS[kind](Source(where, name, device, dtype or usual_dtype(kind, device), home))
+
+
+def usual_dtype(network: str, device: torch.device) -> torch.dtype:
+    """float32 on the CPU; elsewhere float16 for UNets and bfloat16 for transformers, which overflow float16."""
+    if device.type == "cpu":
+        return torch.float32
+    return torch.float16 if network.startswith("UNet") else torch.bfloat16

@@ -1,0 +1,82 @@
+"""Flux 1, dev and schnell, of Black Forest Labs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from sigmafield.models.diffusers.clip import load_tokenizer
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.text import t5
+from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
+from sigmafield.models.diffusers.vae import load_vae
+from sigmafield.models.picture import sides
+from sigmafield.models.pipeline import EncodeText, Network, Pipeline
+from sigmafield.types import Cond
+
+PATCH = 2
+GUIDANCE = 3.5
+"""What a network that was distilled with guidance is told, where a recipe says nothing else."""
+
+
+def build_flux(source: Source) -> Pipeline:
+    """The pipeline of a directory with a FluxTransformer2DModel; with guidance_embeds it is told its guidance."""
+    vae, latent, codecs = load_vae(source)
+    config = checked(source, "FluxTransformer2DModel", in_channels=latent.channels * PATCH**2, patch_size=1)
+    encode_text, encoders = flux_encoder(source, bool(config.get("guidance_embeds")))
+    transformer = source.module(FluxTransformer2DModel, "transformer")
+    return assemble(
+        source, 1.0, latent, codecs, encode_text, packed(transformer), PATCH, sides(None, latent.factor, 128),
+        {"transformer": transformer, "vae": vae, **encoders}, cfg=1.0,
+    )  # fmt: skip
+
+
+def flux_encoder(source: Source, guided: bool) -> tuple[EncodeText, dict[str, Any]]:
+    """`Pipeline.encode_text` and `.modules` of Flux.
+
+    embeds: T5's hidden states, of 512 tokens for dev and 256 for schnell; extra: CLIP's pooled vector
+    (pooled_projections) and, for dev, the guidance that the network is told (guidance).
+    """
+    clip = source.module(CLIPTextModel, "text_encoder")
+    ids = load_tokenizer(source, "tokenizer", clip)
+    embed, text = t5(source, "text_encoder_2", "tokenizer_2", 512 if guided else 256)
+
+    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
+        extra = {"pooled_projections": clip(ids(prompts)).pooler_output.float()}
+        if guided:
+            extra["guidance"] = torch.full((len(prompts),), GUIDANCE, device=source.device)
+        return Cond(embed(prompts), extra)
+
+    return encode_text, {"text_encoder": clip, "text_encoder_2": text}
+
+
+def packed(transformer: Any) -> Network:
+    """`Pipeline.network` of Flux: each patch of 2×2 places is a token, which is told its row and column."""
+
+    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        fits(x, PATCH)
+        patches = F.pixel_unshuffle(x.to(transformer.dtype), PATCH)
+        rows, columns = patches.shape[2:]
+        out = transformer(
+            patches.flatten(2).transpose(1, 2),
+            encoder_hidden_states=cond.embeds.to(transformer.dtype),
+            timestep=t,
+            img_ids=places(rows, columns, x.device),
+            txt_ids=torch.zeros(cond.embeds.shape[1], 3, device=x.device),
+            **in_dtype(cond, transformer),
+        ).sample
+        return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (rows, columns)), PATCH).float()
+
+    return network
+
+
+def places(rows: int, columns: int, device: torch.device) -> Tensor:
+    """(0, row, column) of each patch, row by row: [rows · columns, 3]."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.zeros_like(y), y, x], dim=-1).reshape(-1, 3).float().to(device)

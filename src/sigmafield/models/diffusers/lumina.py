@@ -1,0 +1,46 @@
+"""Lumina-Image 2: Qin et al., arXiv:2503.21758."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers.transformer_lumina2 import Lumina2Transformer2DModel
+from torch import Tensor
+
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.text import gemma
+from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
+from sigmafield.models.diffusers.vae import load_vae
+from sigmafield.models.picture import sides
+from sigmafield.models.pipeline import Network, Pipeline
+from sigmafield.types import Cond
+
+LENGTH = 256
+"""Tokens of the text encoder."""
+
+
+def build_lumina(source: Source) -> Pipeline:
+    """The pipeline of a directory with a Lumina2Transformer2DModel."""
+    vae, latent, codecs = load_vae(source)
+    checked(source, "Lumina2Transformer2DModel", in_channels=latent.channels)
+    encode_text, encode_negative, encoders = gemma(source, LENGTH)
+    transformer = source.module(Lumina2Transformer2DModel, "transformer")
+    config = transformer.config
+    patch = patch_of(config)
+    return assemble(
+        source, 1.0, latent, codecs, encode_text, reversed_time(transformer), patch,
+        sides(config.sample_size, latent.factor, 128),
+        {"transformer": transformer, "vae": vae, **encoders},
+        encode_negative=encode_negative,
+        max_side=min(config.axes_lens[1:]) * patch * latent.factor,
+    )  # fmt: skip
+
+
+def reversed_time(transformer: Any) -> Network:
+    """`Pipeline.network` of Lumina: its time is 1 for clean pictures, and it predicts x0 − ξ."""
+    network = plain(transformer)
+
+    def reverse(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return -network(x, 1 - t, cond)
+
+    return reverse

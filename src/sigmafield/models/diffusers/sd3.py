@@ -1,0 +1,65 @@
+"""Stable Diffusion 3 and 3.5: Esser et al., arXiv:2403.03206."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from transformers import CLIPTextModelWithProjection
+
+from sigmafield.models.diffusers.clip import load_tokenizer
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.text import t5
+from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
+from sigmafield.models.diffusers.vae import load_vae
+from sigmafield.models.picture import sides
+from sigmafield.models.pipeline import EncodeText, Pipeline
+from sigmafield.types import Cond
+
+LENGTH = 256
+"""Tokens of T5."""
+
+
+def build_sd3(source: Source) -> Pipeline:
+    """The pipeline of a directory with an SD3Transformer2DModel."""
+    vae, latent, codecs = load_vae(source)
+    config = checked(source, "SD3Transformer2DModel", in_channels=latent.channels)
+    encode_text, encoders = sd3_encoder(source, config.get("joint_attention_dim", 4096))
+    transformer = source.module(SD3Transformer2DModel, "transformer")
+    config = transformer.config
+    patch, side = patch_of(config), config.pos_embed_max_size
+    return assemble(
+        source, 1000.0, latent, codecs, encode_text, plain(transformer), patch,
+        sides(config.sample_size, latent.factor, 128),
+        {"transformer": transformer, "vae": vae, **encoders},
+        max_side=side and side * patch * latent.factor,
+    )  # fmt: skip
+
+
+def sd3_encoder(source: Source, channels: int) -> tuple[EncodeText, dict[str, Any]]:
+    """`Pipeline.encode_text` and `.modules` of Stable Diffusion 3.
+
+    embeds: the last hidden states but one of both CLIPs side by side, then those of T5 behind them, all with
+    `channels` (0 where they have fewer); 0 in T5's place in a directory without text_encoder_3.
+    extra: the pooled vectors of both CLIPs side by side (pooled_projections).
+    """
+    first = source.module(CLIPTextModelWithProjection, "text_encoder")
+    second = source.module(CLIPTextModelWithProjection, "text_encoder_2")
+    ids, ids_2 = load_tokenizer(source, "tokenizer", first), load_tokenizer(source, "tokenizer_2", second)
+    modules = {"text_encoder": first, "text_encoder_2": second}
+    embed = None
+    if source.where.class_of("text_encoder_3"):
+        embed, modules["text_encoder_3"] = t5(source, "text_encoder_3", "tokenizer_3", LENGTH)
+
+    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
+        a = first(ids(prompts), output_hidden_states=True)
+        b = second(ids_2(prompts), output_hidden_states=True)
+        clips = torch.cat([a.hidden_states[-2], b.hidden_states[-2]], dim=-1).float()
+        long = embed(prompts) if embed else clips.new_zeros(len(prompts), LENGTH, channels)
+        embeds = torch.cat([F.pad(clips, (0, channels - clips.shape[-1])), long], dim=1)
+        return Cond(embeds, {"pooled_projections": torch.cat([a.text_embeds, b.text_embeds], dim=-1).float()})
+
+    return encode_text, modules

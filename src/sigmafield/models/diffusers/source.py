@@ -1,0 +1,82 @@
+"""Where the parts of a model come from: a directory in diffusers' layout or a single file, read when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils.import_utils import is_accelerate_available
+
+from sigmafield.models.diffusers.assemble import assembled
+from sigmafield.models.diffusers.single_file import SingleFile
+from sigmafield.models.directory import Directory, needed, weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to load: where it lies, the name to call it by, the device to put it on and the dtype of its parts."""
+
+    where: Directory | SingleFile
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    home: torch.device | None = None
+    """Where parts wait until they are needed on the device; None: they are put on the device at once."""
+
+    def config(self, part: str, *supported: str) -> dict[str, Any]:
+        """The config of a part, which must be of one of the supported classes."""
+        return self.where.config(part, *supported)
+
+    def module(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
+        """A part as a module of a class of diffusers or transformers, without gradients; dtype: another than `dtype`.
+
+        Raises ValueError naming a weight that is missing or of another shape.
+        """
+        where, precision = self.where, dtype or self.dtype
+        if isinstance(where, SingleFile) and where.has(part):
+            tensors = where.weights(part, kind.__name__, precision)
+            module = assembled(kind, self.config(part, kind.__name__), tensors, f"{where.path}: {part}")
+        else:
+            module = pretrained(kind, where.folder(part, kind.__name__), precision)
+        return module.to(self.home or self.device)
+
+
+def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A module of diffusers or transformers with the config and weights of a local folder, without gradients."""
+    needed(folder / "config.json")
+    _, variant = weights(folder)
+    precision = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"  # transformers' name for it
+    options: dict[str, Any] = {"variant": variant, precision: dtype, "low_cpu_mem_usage": is_accelerate_available()}
+    try:
+        model, info = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+    return model.eval().requires_grad_(False)
+
+
+def download(name: str) -> Path:
+    """Directory of a hub id's files, downloaded where they are not in diffusers' cache.
+
+    Raises ConnectionError saying how to get them by hand.
+    """
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # slow to import, and seldom needed
+
+    try:
+        return Path(DiffusionPipeline.download(name, use_safetensors=True))
+    except Exception as error:  # whatever the hub's client raises: offline, unknown name, no permission, no safetensors
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        short = name.split("/")[-1]
+        raise ConnectionError(
+            f"model {name!r}: no such directory, and not to be had from the hub ({why}); "
+            f"to get the files by hand: hf download {name} --local-dir {short}, then load './{short}'"
+        ) from error

@@ -1,0 +1,90 @@
+"""What transformers share: checks of their config, their pipeline, and a network that is called plainly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sigmafield.latents import LatentFormat
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.vae import Codec
+from sigmafield.models.pipeline import EncodeText, Network, Pipeline
+from sigmafield.models.scheduler import flow_sampling_of, shift_by_size
+from sigmafield.types import Cond
+
+
+def checked(source: Source, kind: str, **supported: Any) -> dict[str, Any]:
+    """The config of the transformer; ValueError naming a value that is not the supported one, None where it lacks."""
+    config = source.config("transformer", kind)
+    for key, value in supported.items():
+        if config.get(key) != value:
+            folder = source.where.path / "transformer"
+            raise ValueError(f"{folder}: config: {key} = {config.get(key)!r} is not supported; supported: {value!r}")
+    return config
+
+
+def plain(transformer: Any) -> Network:
+    """`Pipeline.network` of a transformer that takes latents as they are: inputs in its dtype, the answer in float32.
+
+    Raises ValueError for latents whose sides its patches do not divide.
+    """
+    patch = patch_of(transformer.config)
+
+    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        fits(x, patch)
+        text, extra = cond.embeds.to(transformer.dtype), in_dtype(cond, transformer)
+        return transformer(x.to(transformer.dtype), timestep=t, encoder_hidden_states=text, **extra).sample.float()
+
+    return network
+
+
+def patch_of(config: Any) -> int:
+    """Side of a transformer's patches in latent places; of a video's, across the picture."""
+    size = config["patch_size"]
+    return size if isinstance(size, int) else size[-1]
+
+
+def in_dtype(cond: Cond, transformer: Any) -> dict[str, Tensor]:
+    """A conditioning's further inputs in the network's dtype; masks and other integers as they are."""
+    return {name: t.to(transformer.dtype) if t.is_floating_point() else t for name, t in cond.extra.items()}
+
+
+def fits(x: Tensor, patch: int) -> None:
+    """Raises ValueError for latents whose sides the network's patches do not divide."""
+    height, width = x.shape[-2:]
+    if height % patch or width % patch:
+        raise ValueError(f"latents must have sides that are multiples of {patch}, the patches'; got {height}x{width}")
+
+
+def assemble(
+    source: Source,
+    multiplier: float,
+    latent: LatentFormat,
+    codecs: tuple[Codec, Codec],
+    encode_text: EncodeText,
+    network: Network,
+    patch: int,
+    size: tuple[int, int],
+    modules: dict[str, Any],
+    **settings: Any,
+) -> Pipeline:
+    """A pipeline of a rectified flow that is told multiplier · σ; settings: further fields of `Pipeline`."""
+    config = source.where.scheduler()
+    by_size, token = shift_by_size(config), (patch * latent.factor) ** 2
+    return Pipeline(
+        name=source.name,
+        sampling=flow_sampling_of(config, multiplier),
+        latent=latent,
+        encode_text=encode_text,
+        network=network,
+        encode=codecs[0],
+        decode=codecs[1],
+        size=size,
+        device=source.device,
+        preview=latent.to_rgb if latent.rgb else None,
+        modules=modules,
+        patch=patch,
+        shift_at=by_size and (lambda size: by_size(size[0] * size[1] / token)),
+        **settings,
+    )

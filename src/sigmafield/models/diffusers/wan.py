@@ -1,0 +1,34 @@
+"""Wan 2.1, text to video: arXiv:2503.20314."""
+
+from __future__ import annotations
+
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.text import umt5, unescaped
+from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
+from sigmafield.models.diffusers.vae import load_video_vae
+from sigmafield.models.pipeline import Pipeline
+
+LENGTH = 512
+"""Tokens of the text encoder."""
+
+SIZE, FRAMES = (480, 832), 81
+"""What Wan was trained for; its config does not say."""
+
+
+def build_wan(source: Source) -> Pipeline:
+    """The pipeline of a directory with a WanTransformer3DModel."""
+    for key in ("transformer_2", "boundary_ratio", "expand_timesteps"):
+        if source.where.class_of(key) or source.where.index.get(key) not in (None, False, [None, None]):
+            raise ValueError(f"{source.where.path}: {key} (Wan 2.2) is not supported; supported: Wan 2.1")
+    vae, latent, codecs = load_video_vae(source)
+    checked(source, "WanTransformer3DModel", in_channels=latent.channels, image_dim=None)
+    encode_text, encoders = umt5(source, LENGTH, unescaped)
+    transformer = source.module(WanTransformer3DModel, "transformer")
+    patch = patch_of(transformer.config)
+    return assemble(
+        source, 1000.0, latent, codecs, encode_text, plain(transformer), patch, SIZE,
+        {"transformer": transformer, "vae": vae, **encoders},
+        frames=FRAMES, max_side=transformer.config.rope_max_seq_len * patch * latent.factor,
+    )  # fmt: skip

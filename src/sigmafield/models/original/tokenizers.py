@@ -1,0 +1,38 @@
+"""The tokenizers that ship with the package, unpacked into folders that transformers reads."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from importlib.resources import files
+from pathlib import Path
+
+from sigmafield.models.tiny.tokenizer import byte_symbols
+
+END_OF_WORD = "</w>"
+
+
+def unpack(kind: str, folder: Path, config: Path) -> Path:
+    """The folder, with the files of a tokenizer of a class of transformers, and its tokenizer_config.json in it."""
+    folder.mkdir(exist_ok=True)
+    (folder / config.name).write_bytes(config.read_bytes())
+    if kind == "CLIPTokenizer":
+        merges = shipped("clip_merges.txt").decode("utf-8").splitlines()
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", "utf-8")
+        (folder / "vocab.json").write_text(json.dumps(clip_vocabulary(merges)), "utf-8")
+    else:
+        (folder / "tokenizer.json").write_bytes(shipped("t5.json"))
+    return folder
+
+
+def clip_vocabulary(merges: list[str]) -> dict[str, int]:
+    """CLIP's ids: bytes, bytes that end a word, what each merge makes, and the two marks of a text's ends."""
+    letters = sorted(byte_symbols())
+    words = [merge.replace(" ", "") for merge in merges]
+    symbols = [*letters, *(a + END_OF_WORD for a in letters), *words, "<|startoftext|>", "<|endoftext|>"]
+    return {symbol: i for i, symbol in enumerate(symbols)}
+
+
+def shipped(name: str) -> bytes:
+    """A file of the package's tokenizers, unpacked."""
+    return lzma.decompress((files("sigmafield") / "data" / "tokenizers" / f"{name}.xz").read_bytes())

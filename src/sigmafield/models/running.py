@@ -1,0 +1,76 @@
+"""How the modules of a loaded pipeline run: compiled, or on the device one after another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from sigmafield.models.directory import NETWORKS
+from sigmafield.models.pipeline import Pipeline
+
+CPU = torch.device("cpu")
+COMPILERS = ("g++", "c++", "clang++", "cl")
+
+
+def offloaded(pipe: Pipeline) -> Pipeline:
+    """The pipeline with its parts on the CPU; text encoders, network and VAE move to the device when one is called.
+
+    At most one of the three is on the device, where it stays until another is called. Numbers are not changed.
+    """
+    text = [name for name in pipe.modules if name.startswith("text_encoder")]
+    network = [name for name in pipe.modules if name in NETWORKS]
+
+    def on_device(names: list[str], function: Callable[..., Any] | None) -> Any:
+        if function is None:
+            return None
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for name, module in pipe.modules.items():
+                if name not in names:
+                    module.to(CPU)
+            for name in names:
+                pipe.modules[name].to(pipe.device)
+            return function(*args, **kwargs)
+
+        return call
+
+    for module in pipe.modules.values():
+        module.to(CPU)
+    decode = on_device(["vae"], pipe.decode)
+    return replace(
+        pipe,
+        encode_text=on_device(text, pipe.encode_text),
+        encode_negative=on_device(text, pipe.encode_negative),
+        network=on_device(network, pipe.network),
+        encode=on_device(["vae"], pipe.encode),
+        decode=decode,
+        preview=decode if pipe.preview is pipe.decode else pipe.preview,
+    )
+
+
+def compiled(pipe: Pipeline) -> Pipeline:
+    """The pipeline with its network compiled by torch, in place, at the first call for each shape of latents."""
+    for name in NETWORKS:
+        if name in pipe.modules:
+            pipe.modules[name].compile()
+    return pipe
+
+
+def check_offload(device: torch.device) -> None:
+    """Raises ValueError where there is no device to move parts to."""
+    if device.type == "cpu":
+        raise ValueError("offload=True keeps parts on the CPU until the device needs them; here the device is the CPU")
+
+
+def check_compile(device: torch.device) -> None:
+    """Raises ValueError where torch cannot compile, for want of a compiler."""
+    if device.type == "cpu" and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
+        raise ValueError(f"compile=True needs a C++ compiler on the CPU; none of {', '.join(COMPILERS)} is there")
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise ValueError("compile=True needs the package triton on cuda; it is not installed")

@@ -1,0 +1,137 @@
+"""Published layouts at their true size: told apart, their configs read off the shapes, every weight in its place."""
+
+from __future__ import annotations
+
+import lzma
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+import true_layouts
+from small_models import randomise
+
+from sigmafield.models.diffusers.convert import converted
+from sigmafield.models.diffusers.single_file import unscaled
+from sigmafield.models.original import shapes as shapes_of
+from sigmafield.models.original.layouts import ENCODERS, recognise
+from sigmafield.models.original.shapes import derived
+
+STORED = Path(__file__).parents[1] / "data" / "layouts"
+
+PUBLISHED = {
+    "sd1": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "sd2": {"unet": 865_910_724, "vae": 83_653_863},
+    "sdxl": {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
+    "sdxl_refiner": {"text_encoder_2": 694_659_840},
+    "sd3": {"text_encoder_3": 4_762_310_656},
+    "flux": {"transformer": 11_901_408_320, "text_encoder_2": 4_762_310_656},
+}
+"""Numbers of weights that were published with the models."""
+
+
+def settings(module: Any) -> dict[str, Any]:
+    """The whole config of a module, defaults included."""
+    config = module.config if isinstance(module.config, dict) else module.config.to_dict()
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if not k.startswith("_")}
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def published(request: pytest.FixtureRequest) -> tuple[str, dict[str, torch.Tensor]]:
+    """A family and all weights of its file."""
+    return request.param, true_layouts.weights(request.param)
+
+
+def test_every_weight_finds_its_place(published: tuple[str, dict[str, torch.Tensor]]) -> None:
+    family, weights = published
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    layout = recognise(shapes)
+    assert layout.family == family and set(layout.prefixes) == set(layout.parts)
+    configs = derived(layout, shapes)
+    for part, kind in true_layouts.kinds(family).items():
+        shipped = true_layouts.config(family, part)
+        told, known = (settings(true_layouts.empty(family, part, kind, **c)) for c in (configs[part], {}))
+        assert told == known, part
+        prefix = layout.prefixes[part]
+        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        got = converted(kind.__name__, unscaled(own), shipped, family)
+        want = true_layouts.empty(family, part, kind).state_dict()
+        want.pop("encoder.embed_tokens.weight", None)  # T5's second name of one weight
+        bare = {name.removeprefix("text_model."): value.shape for name, value in got.items()}
+        assert bare == {name.removeprefix("text_model."): value.shape for name, value in want.items()}, part
+        if part in PUBLISHED[family]:
+            assert sum(prod(shape) for shape in bare.values()) == PUBLISHED[family][part], part
+
+
+@pytest.mark.parametrize("family, n", [("sd1", 1131), ("sdxl", 2515)])
+def test_names_are_those_published(family: str, n: int) -> None:
+    stored = lzma.decompress((STORED / f"{family}.txt.xz").read_bytes()).decode().splitlines()
+    ours = sorted(f"{name} {'x'.join(map(str, value.shape))}" for name, value in true_layouts.weights(family).items())
+    assert len(stored) == n and ours == stored
+
+
+WRONG = {
+    "lora": ({"lora_unet_down_blocks_0.lora_down.weight": (4, 320)}, "no diffusion network found; looks like a LoRA"),
+    "peft": ({"unet.down_blocks.0.attn1.to_q.lora_A.weight": (4, 320)}, "looks like a LoRA"),
+    "vae": ({"decoder.conv_in.weight": (512, 4, 3, 3)}, "looks like a VAE alone"),
+    "vae of a checkpoint": ({"first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3)}, "looks like a VAE alone"),
+    "clip": ({"text_model.encoder.layers.0.mlp.fc1.weight": (3072, 768)}, "looks like a text encoder alone"),
+    "t5": ({"encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096)}, "looks like a text encoder alone"),
+    "control": ({"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)}, "looks like a ControlNet"),
+    "diffusers": ({"down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3)}, "in diffusers' layout: put it in a dir"),
+    "inversion": ({"emb_params": (4, 768)}, "looks like an embedding of words"),
+    "flux 2": (
+        {"double_stream_modulation_img.lin.weight": (1, 1)},
+        "this is Flux 2, which is not supported; supported",
+    ),
+    "cosxl": ({"edm_vpred.sigma_max": (), "model.diffusion_model.x": (1,)}, "this is CosXL, which is not supported"),
+    "chroma": ({"model.diffusion_model.distilled_guidance_layer.in_proj.bias": (1,)}, "this is Chroma, which is not"),
+    "other": ({"b": (1,), "a": (2,)}, "no diffusion network found; its 2 weights begin with a, b"),
+    "empty": ({}, "no diffusion network found; the file is empty"),
+}
+
+
+@pytest.mark.parametrize("shapes, message", WRONG.values(), ids=WRONG)
+def test_other_files_are_named(shapes: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        recognise(shapes)
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_are_told_apart_without_other_parts(published: tuple[str, dict[str, torch.Tensor]]) -> None:
+    family, weights = published
+    prefix = true_layouts.names.LDM
+    bare = {k.removeprefix(prefix): tuple(v.shape) for k, v in weights.items() if k.startswith(prefix)}
+    layout = recognise(bare)
+    assert layout.family == family and len(layout.prefixes) == 1
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_transformers_keep_their_values(family: str) -> None:
+    part = true_layouts.kinds(family)["transformer"]
+    small: dict[str, Any] = {
+        "sd3": {
+            "num_layers": 3, "num_attention_heads": 2, "joint_attention_dim": 48, "caption_projection_dim": 128,
+            "pooled_projection_dim": 24, "pos_embed_max_size": 16, "sample_size": 16, "dual_attention_layers": (0,),
+            "qk_norm": "rms_norm",
+        },
+        "flux": {
+            "num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32,
+            "axes_dims_rope": (4, 14, 14), "joint_attention_dim": 48, "pooled_projection_dim": 24,
+        },
+    }[family]  # fmt: skip
+    config = true_layouts.config(family, "transformer") | small
+    module = randomise(part.from_config(config))
+    weights = {"sd3": true_layouts.names.sd3, "flux": true_layouts.names.flux}[family](module, "")
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    told = {"sd3": shapes_of.sd3, "flux": shapes_of.flux}[family](shapes)
+    want = {key: list(value) if isinstance(value, tuple) else value for key, value in small.items()}
+    assert {key: told[key] for key in told.keys() & want.keys()} == {k: v for k, v in want.items() if k in told}
+    got = converted(part.__name__, weights, config, family)
+    state = module.state_dict()
+    assert got.keys() == state.keys() and all(torch.equal(value, state[key]) for key, value in got.items())
+    with pytest.raises(ValueError, match="1 weights are unknown, the first is more.weight"):
+        converted(part.__name__, weights | {"more.weight": torch.ones(1)}, config, family)

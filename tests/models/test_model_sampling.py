@@ -1,0 +1,115 @@
+"""Pipelines with other noise levels: the network stays, and what it is told follows the levels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from sigmafield import generate, load
+from sigmafield.grid import Grid
+from sigmafield.models.model_sampling import (
+    MODEL_SAMPLINGS,
+    continuous_edm,
+    continuous_v,
+    discrete,
+    flux,
+    shifted_flow,
+    stable_cascade,
+)
+from sigmafield.models.pipeline import Pipeline
+from sigmafield.param import flow_sampling, flux_sampling
+from sigmafield.types import Ctx
+
+TINY = load("tiny", device="cpu")
+
+
+def flow_pipe(multiplier: float) -> Pipeline:
+    """The tiny network, used as a flow's."""
+    return replace(TINY, sampling=flow_sampling(3.0, multiplier))
+
+
+def denoised(pipe: Pipeline, sigma: float) -> torch.Tensor:
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    s = torch.tensor(sigma, dtype=torch.float64)
+    cond = pipe.encode_text(["red heart"], (64, 64))
+    [D] = pipe.model(x, s, [cond], Ctx(Grid(torch.stack([s, s / 2]), pipe.sampling.process).span(0), {}))
+    return D
+
+
+def test_its_own_levels_change_nothing() -> None:
+    again = discrete(TINY, prediction="v")
+    assert torch.equal(again.sampling.levels.sigmas, TINY.sampling.levels.sigmas)
+    assert torch.equal(denoised(again, 3.0), denoised(TINY, 3.0))
+    [ours], [theirs] = (generate(p, "red heart", steps=3, seed=1) for p in (again, TINY))
+    assert ours.tobytes() == theirs.tobytes()
+
+
+def test_zero_terminal_snr_both_ways() -> None:
+    zsnr = discrete(TINY, prediction="v", zsnr=True)
+    assert zsnr.sampling.levels.sigma_max > 4000 > 20 > TINY.sampling.levels.sigma_max
+    back = discrete(zsnr, prediction="v")
+    assert torch.equal(back.sampling.levels.sigmas, TINY.sampling.levels.sigmas)
+
+
+def test_another_prediction_of_the_same_network() -> None:
+    """v and eps of one answer F: D_eps = x − σ F, D_v = x/(1 + σ²) − σ F/√(1 + σ²)."""
+    sigma, x = 2.0, torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    as_v, as_eps = denoised(TINY, sigma), denoised(discrete(TINY, prediction="eps"), sigma)
+    F_v = (x / (1 + sigma**2) - as_v) * (1 + sigma**2) ** 0.5 / sigma
+    torch.testing.assert_close(as_eps, x - sigma * F_v, rtol=1e-4, atol=1e-4)
+
+
+def test_lcm_has_50_levels() -> None:
+    assert len(discrete(TINY, prediction="lcm").sampling.levels.sigmas) == 50
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 1000.0])
+def test_a_flow_keeps_its_clock(multiplier: float) -> None:
+    shifted = shifted_flow(flow_pipe(multiplier), shift=5.0).sampling
+    half = torch.tensor(0.5, dtype=torch.float64)
+    assert float(shifted.levels.timestep(half)) == pytest.approx(0.5 * multiplier)
+    assert float(shifted.levels.sigmas[499]) == pytest.approx(5 * 0.5 / (1 + 4 * 0.5), rel=1e-5)
+
+
+def test_flux_levels_follow_the_size() -> None:
+    pipe = replace(TINY, sampling=flux_sampling())
+    levels = [flux(pipe, width=w, height=w).sampling.levels.sigmas for w in (512, 1024, 2048)]
+    assert torch.equal(levels[1], flux_sampling(1.15).levels.sigmas)
+    assert (levels[0][:-1] < levels[1][:-1]).all() and (levels[1][:-1] < levels[2][:-1]).all()
+
+
+def test_other_clocks() -> None:
+    edm = continuous_edm(TINY, prediction="edm", sigma_max=80.0).sampling
+    assert edm.levels.sigma_max == pytest.approx(80, rel=1e-5)
+    assert float(edm.levels.timestep(torch.tensor(1.0, dtype=torch.float64))) == 0
+    assert continuous_v(TINY).sampling.levels.sigma_max == pytest.approx(500, rel=1e-5)
+    assert stable_cascade(TINY).sampling.levels.sigma_max > 50
+    assert continuous_edm(TINY, prediction="playground").latent.shift != TINY.latent.shift
+    assert continuous_edm(TINY, prediction="cosmos_rflow").sampling.levels.sigma_max == pytest.approx(120, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: discrete(flow_pipe(1.0)), "tiny has no discrete noise levels"),
+        (lambda: discrete(TINY, prediction="esp"), "unknown prediction 'esp'; did you mean eps"),
+        (lambda: shifted_flow(TINY), "this one's noise levels have no time shift"),
+        (lambda: shifted_flow(flow_pipe(1.0), shift=0.0), "shift must be above 0; got 0.0"),
+        (lambda: stable_cascade(TINY, shift=-1.0), "shift must be above 0; got -1.0"),
+        (lambda: flux(flow_pipe(1000.0)), "trained on 1000 σ"),
+        (lambda: continuous_edm(TINY, sigma_min=2.0, sigma_max=1.0), "sigma_min must be above 0 and below sigma_max"),
+        (lambda: continuous_v(TINY, sigma_min=0.0), "sigma_min must be above 0"),
+    ],
+)
+def test_refusals(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_all_have_names() -> None:
+    assert set(MODEL_SAMPLINGS) == {
+        "discrete", "continuous_edm", "continuous_v", "stable_cascade", "shifted_flow", "flux",
+    }  # fmt: skip

@@ -1,0 +1,274 @@
+"""Single files in the layouts that models were published in, against the modules whose weights they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import original_models
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.testing import assert_close
+
+from sigmafield import generate
+from sigmafield.models import load
+from sigmafield.models.pipeline import Pipeline
+from sigmafield.models.scheduler import sampling_of
+from sigmafield.param import PREDICTIONS
+
+pytest.importorskip("diffusers")
+from sigmafield.models.diffusers.flux import packed
+from sigmafield.models.diffusers.single_file import open_single_file
+from sigmafield.models.diffusers.transformer import plain
+from sigmafield.models.diffusers.unet import network_of
+
+FAMILIES = ["sd1", "sd2", "sdxl", "sd3", "flux"]
+PROMPTS = ["a photo of a cat", ""]
+SIZE = (64, 64)
+Made = tuple[Path, Path, dict[str, Any], dict[str, Tensor]]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """family → the file, a directory in diffusers' layout, the parts and the weights of a small model."""
+    ready: dict[str, Made] = {}
+
+    def make(family: str) -> Made:
+        if family not in ready:
+            folder = tmp_path_factory.mktemp(family)
+            parts, weights = getattr(original_models, family)()
+            save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
+            directory = original_models.save_directory(folder / "parts", parts, family)
+            ready[family] = folder / "model.safetensors", directory, parts, weights
+        return ready[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def loaded(made: Any) -> Any:
+    """family → pipelines of the file and of the directory, loaded once."""
+    ready: dict[str, tuple[Pipeline, Pipeline]] = {}
+
+    def pipelines(family: str) -> tuple[Pipeline, Pipeline]:
+        if family not in ready:
+            path, directory, _, _ = made(family)
+            ready[family] = load(path), load(directory)
+        return ready[family]
+
+    return pipelines
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_those_of_the_modules(family: str, made: Any, loaded: Any) -> None:
+    parts, modules = made(family)[2], loaded(family)[0].modules
+    assert modules.keys() == parts.keys()
+    for part, module in modules.items():
+        want = parts[part].state_dict()
+        assert module.state_dict().keys() == want.keys(), part
+        assert all(torch.equal(value, want[name]) for name, value in module.state_dict().items()), part
+        assert not module.training and not any(p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_file_answers_as_the_directory(family: str, made: Any, loaded: Any) -> None:
+    ours, theirs = loaded(family)
+    cond, other = (pipe.encode_text(PROMPTS, SIZE) for pipe in (ours, theirs))
+    close = partial(assert_close, atol=1e-4, rtol=1e-4)  # how weights lie in memory shows in the last bits
+    close(cond.embeds, other.embeds)
+    close(dict(cond.extra), dict(other.extra))
+    x, t = noise(2, ours.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
+    close(ours.network(x, t, cond), theirs.network(x, t, cond))
+    images = noise(1, 3, 64, 64).sigmoid()
+    close(ours.encode(images), theirs.encode(images))
+    close(ours.decode(x), theirs.decode(x))
+    assert (ours.latent, ours.name) == (theirs.latent, "model")
+    assert torch.equal(ours.sampling.levels.sigmas, theirs.sampling.levels.sigmas)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_network_is_the_module_bit_for_bit(family: str, made: Any, loaded: Any) -> None:
+    ours, parts = loaded(family)[0], made(family)[2]
+    called = {"sd3": plain, "flux": packed}.get(family, network_of)
+    cond = ours.encode_text(PROMPTS, SIZE)
+    x, t = noise(2, ours.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
+    want = called(parts.get("unet") or parts["transformer"])(x, t, cond)
+    assert torch.equal(ours.network(x, t, cond), want)
+    assert torch.equal(ours.decode(x), (parts["vae"].decode(ours.latent.to_vae(x)).sample / 2 + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_from_words_pictures_and_masks(family: str, loaded: Any, tmp_path: Path) -> None:
+    half = Image.fromarray(torch.arange(64).div(32, rounding_mode="floor").mul(255).byte().expand(64, 64).numpy())
+    half.save(tmp_path / "half.png")
+    picture = {"image": str(tmp_path / "half.png"), "denoise": 0.6}
+    settings = {"steps": 2, "width": 64, "height": 64, "sampler": "euler", "scheduler": "simple"}
+    seen = set()
+    for more in ({}, picture, picture | {"mask": str(tmp_path / "half.png")}):
+        ours, theirs = (generate(pipe, PROMPTS[0], **settings, **more)[0] for pipe in loaded(family))
+        assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1
+        seen.add(ours.tobytes())
+    assert len(seen) == 3
+
+
+def rewritten(made: Made, path: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
+    """The file of a model with other weights."""
+    weights = dict(made[3])
+    change(weights)
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    return path
+
+
+def without(beginning: str) -> Callable[[dict[str, Tensor]], Any]:
+    """A change that leaves weights out."""
+    return lambda weights: [weights.pop(name) for name in list(weights) if name.startswith(beginning)]
+
+
+LDM = "model.diffusion_model."
+NO_LEVELS = torch.zeros(0)
+SPREAD = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+SIGNS = {
+    "sdxl": ("sdxl", {}, "eps", False),
+    "v": ("sdxl", {"v_pred": NO_LEVELS}, "v", False),
+    "v and zsnr": ("sdxl", {"v_pred": NO_LEVELS, "ztsnr": NO_LEVELS}, "v", True),
+    "zsnr alone": ("sdxl", {"ztsnr": NO_LEVELS}, "eps", False),
+    "sd2 base": ("sd2", {SPREAD: torch.tensor([0.08, -0.08] * 32)}, "eps", False),
+    "sd2 v": ("sd2", {SPREAD: torch.tensor([1.1, 0.9] * 32)}, "v", False),
+}
+
+
+@pytest.mark.parametrize("family, signs, prediction, zsnr", SIGNS.values(), ids=SIGNS)
+def test_prediction(
+    family: str, signs: dict[str, Tensor], prediction: str, zsnr: bool, made: Any, tmp_path: Path
+) -> None:
+    path = rewritten(made(family), tmp_path / "m.safetensors", lambda weights: weights.update(signs))
+    sampling = sampling_of(open_single_file(path, None, tmp_path).scheduler())
+    assert sampling.prediction is PREDICTIONS[prediction]
+    assert (sampling.levels.sigma_max > 1000) == zsnr
+
+
+def test_names_without_the_wrapping_of_the_text_model(made: Any, loaded: Any, tmp_path: Path) -> None:
+    def unwrap(weights: dict[str, Tensor]) -> None:
+        for name in [name for name in weights if name.startswith("cond_stage")]:
+            weights[name.replace("text_model.", "")] = weights.pop(name)
+
+    pipe = load(rewritten(made("sd1"), tmp_path / "m.safetensors", unwrap))
+    assert torch.equal(pipe.encode_text(PROMPTS, SIZE).embeds, loaded("sd1")[0].encode_text(PROMPTS, SIZE).embeds)
+
+
+BITS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+
+
+@pytest.mark.parametrize("bits", [*BITS, "scaled float8"])
+def test_weights_of_few_bits_are_cast(bits: str, made: Any, tmp_path: Path) -> None:
+    def cast(weights: dict[str, Tensor]) -> None:
+        for name, value in list(weights.items()):
+            if not value.is_floating_point():
+                continue
+            if bits == "scaled float8" and name.startswith("model.diffusion_model.") and name.endswith(".weight"):
+                weights[name] = (value * 64).to(torch.float8_e4m3fn)
+                weights[name.replace(".weight", ".scale_weight")] = torch.tensor(1 / 64)
+            else:
+                weights[name] = value.to(BITS.get(bits, torch.float32))
+        if bits == "scaled float8":
+            weights["model.diffusion_model.scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+
+    path = rewritten(made("sd1"), tmp_path / "m.safetensors", cast)
+    want = made("sd1")[2]["unet"].state_dict()
+    got = open_single_file(path, None, tmp_path).weights("unet", "UNet2DConditionModel", torch.float32)
+    for name, value in got.items():
+        scaled = bits == "scaled float8" and name.endswith(".weight")
+        few = want[name].mul(64).to(torch.float8_e4m3fn).float() / 64 if scaled else want[name]
+        assert value.dtype == torch.float32 and torch.equal(value, few.to(BITS.get(bits, torch.float32)).float())
+
+
+def test_dtypes(made: Any) -> None:
+    half = load(made("sd1")[0], dtype="bfloat16")
+    assert half.modules["unet"].dtype == torch.bfloat16 and half.modules["vae"].dtype == torch.float32
+    long = load(made("flux")[0], dtype="float16").modules["text_encoder_2"]
+    block = long.encoder.block[0].layer
+    assert block[1].DenseReluDense.wo.weight.dtype == torch.float32  # which overflows float16
+    assert block[0].SelfAttention.q.weight.dtype == torch.float16
+
+
+@pytest.mark.parametrize("family, beginning", [("sd1", "first_stage"), ("flux", "text_enc")])
+def test_parts_come_from_a_directory(family: str, beginning: str, made: Any, loaded: Any, tmp_path: Path) -> None:
+    directory = made(family)[1]
+    bare = rewritten(made(family), tmp_path / "bare.safetensors", without(beginning))
+    for given, message in ((None, "pass parts=DIRECTORY, one in"), (made("sd2")[1], "nor has")):
+        if given and beginning == "first_stage":
+            continue  # which that directory has
+        with pytest.raises(ValueError, match=f"is a {family} network without .*; {message}") as caught:
+            load(bare, parts=given)
+        assert "\n" not in str(caught.value)
+    ours, whole = load(bare, parts=directory), loaded(family)[0]
+    a, b = (pipe.encode_text(PROMPTS, SIZE) for pipe in (ours, whole))
+    assert torch.equal(a.embeds, b.embeds)
+    z = noise(1, ours.latent.channels, 8, 8)
+    assert torch.equal(ours.decode(z), whole.decode(z))
+
+
+def test_sd3_without_t5(made: Any, loaded: Any, tmp_path: Path) -> None:
+    pipe = load(rewritten(made("sd3"), tmp_path / "m.safetensors", without("text_encoders.t5xxl")))
+    assert "text_encoder_3" not in pipe.modules
+    short, long = (p.encode_text(PROMPTS, SIZE).embeds for p in (pipe, loaded("sd3")[0]))
+    assert torch.equal(short[:, :77], long[:, :77]) and bool((short[:, 77:] == 0).all()) and short.shape == long.shape
+
+
+BROKEN = {
+    "missing": (without(f"{LDM}middle_block.0.in_layers.0.bias"), "unet: .* missing"),
+    "width": (without(f"{LDM}out.2.weight"), "unet: weight model.diffusion_model.out.2.weight is missing"),
+    "unknown": (
+        lambda w: w.update({f"{LDM}temporal.0.weight": torch.ones(1)}),
+        "unet: 1 weights are unknown, the first is temporal.0.weight",
+    ),
+    "shape": (
+        lambda w: w.update({f"{LDM}time_embed.0.bias": torch.ones(7)}),
+        "unet: 1 weights are of another shape, the first is time_embedding.linear_1.bias",
+    ),
+    "text": (
+        without("cond_stage_model.transformer.text_model.encoder.layers.3.mlp.fc2"),
+        "text_encoder: 2 weights are missing, the first is .*encoder.layers.3.mlp.fc2.bias",
+    ),
+    "inpainting": (
+        lambda w: w.update({f"{LDM}input_blocks.0.0.weight": torch.ones(32, 8, 3, 3)}),
+        "unet: config: in_channels = 8 is not supported",
+    ),
+    "upscaler": (
+        lambda w: w.update({f"{LDM}label_emb.weight": torch.ones(1000, 128)}),
+        "num_class_embeds = 1000 is not supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
+def test_files_that_do_not_fit(change: Any, message: str, made: Any, tmp_path: Path) -> None:
+    path = rewritten(made("sd1"), tmp_path / "m.safetensors", change)
+    with pytest.raises(ValueError, match=f"{path}.*{message}") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_broken(made: Any, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(made("sd1")[0].read_bytes()[:100])
+    with pytest.raises(ValueError, match="is no safetensors file .*; was it downloaded in full"):
+        load(tmp_path / "m.safetensors")
+    save_file({"a.lora_A.weight": torch.ones(1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="lora.safetensors: no diffusion network found; looks like a LoRA"):
+        load(tmp_path / "lora.safetensors")
+
+
+def test_parts_go_with_files_alone(made: Any) -> None:
+    for model in (made("sd1")[1], "tiny"):
+        with pytest.raises(ValueError, match="parts goes with a single file"):
+            load(model, parts=made("sd1")[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sigmafield.guidance import MODS
 from sigmafield.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -35,3 +36,9 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_every_mod_is_on_the_page_of_guidance():
+    page = (ROOT / "docs" / "guidance.md").read_text("utf-8")
+    for name, mod in MODS.items():
+        assert f"`{name}({', '.join(mod.defaults)})`" in page or (not mod.defaults and f"`{name}`" in page), name

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from sigmafield.brownian import Brownian
     from sigmafield.checkpoint import load_state, save_state
     from sigmafield.grid import VE, Flow, Grid, Span
+    from sigmafield.guidance import MODS, parse_mods
     from sigmafield.guidance.guider import Guider
+    from sigmafield.guidance.hooks import Mods
     from sigmafield.hints import ControlImage
     from sigmafield.job import Job, generate, open_job
     from sigmafield.methods import METHODS, Method
@@ -28,7 +30,9 @@ _HOME = {
     "brownian": ("Brownian",),
     "checkpoint": ("load_state", "save_state"),
     "grid": ("VE", "Flow", "Grid", "Span"),
+    "guidance": ("MODS", "parse_mods"),
     "guidance.guider": ("Guider",),
+    "guidance.hooks": ("Mods",),
     "hints": ("ControlImage",),
     "job": ("Job", "generate", "open_job"),
     "methods": ("METHODS", "Method"),
@@ -45,9 +49,10 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("sigmafield")
 __all__ = [
-    "METHODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Flow", "Gaussian",
-    "Grid", "Guider", "Job", "Keyed", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Region", "Run", "Span",
-    "State", "finish", "generate", "iterate", "load", "load_control", "load_state", "open_job", "sample", "save_state",
+    "METHODS", "MODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Flow",
+    "Gaussian", "Grid", "Guider", "Job", "Keyed", "Method", "Mixture", "Mods", "Pipeline", "Pred", "Recipe", "Region", "Run",
+    "Span", "State", "finish", "generate", "iterate", "load", "load_control", "load_state", "open_job", "parse_mods", "sample",
+    "save_state",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sigmafield import images
+from sigmafield.guidance import parse_mods
 from sigmafield.guidance.cond import fit
 from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, controls_of, read_frames, resized
@@ -62,7 +63,7 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
     sigmas = window(sigmas, recipe.start_step, recipe.last_step)
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
-    positive, negative = prompts_of(recipe, pipe, size)
+    positive, negative, empty = prompts_of(recipe, pipe, size)
     steered = controls_of(recipe.controls, pipe) if controls is None else controls
     concat = concat_of(pipe, size, source[0] if source else None, mask)
 
@@ -72,7 +73,8 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         return fit(cond, latent.shape[2:])
 
     cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
-    guider = Guider(pipe.model, [complete(cond) for cond in positive], complete(negative), cfg)
+    mods = parse_mods(recipe.guidance)
+    guider = Guider(pipe.model, [complete(cond) for cond in positive], complete(negative), cfg, mods, complete(empty))
     run, start = open_run(
         guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
@@ -86,15 +88,16 @@ def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
     return job.pictures(finish(job.run, job.start))
 
 
-def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> tuple[list[Cond], Cond]:
-    """Conditionings of the prompt and the regions, and of the negative prompt."""
+def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> tuple[list[Cond], Cond, Cond]:
+    """Conditionings of the prompt and the regions, of the negative prompt, and of none."""
     positive = [told(recipe, pipe.encode_text([recipe.prompt], size))]
     for region in recipe.regions:
         cond = told(recipe, pipe.encode_text([region.prompt], size))
         area = area_of(region, size, pipe.latent.factor, pipe.patch)
         positive.append(replace(cond, area=area, strength=region.strength))
-    negative = (pipe.encode_negative or pipe.encode_text)([recipe.negative], size)
-    return positive, told(recipe, negative)
+    against = pipe.encode_negative or pipe.encode_text
+    negative = told(recipe, against([recipe.negative], size))
+    return positive, negative, told(recipe, against([""], size)) if recipe.guidance else negative
 
 
 def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampling:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from sigmafield import schedules
+from sigmafield.guidance import parse_mods
 from sigmafield.hints import ControlImage, seal
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
@@ -49,7 +50,8 @@ class Recipe:
     last_step: run only these steps of the schedule.
     frames: of a video, None = the model's own, or the image's; distilled_guidance: what a network that was distilled
     with guidance is told, None = 3.5; shift: time shift s of a flow network, None = the model's own as ComfyUI has it,
-    'size' = the one that the model was trained with at this size; controls: pictures that steer.
+    'size' = the one that the model was trained with at this size;
+    guidance: mods of it, such as "apg(eta=0.5)+cfg_norm", see `parse_mods`; controls: pictures that steer.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -78,10 +80,12 @@ class Recipe:
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
     controls: Sequence[ControlImage] = ()
+    guidance: str = ""
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
         schedules.lookup(self.scheduler).check(self.scheduler_params)
+        parse_mods(self.guidance)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
         _at_least("frames", 1 if self.frames is None else self.frames, 1)

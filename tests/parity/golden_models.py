@@ -1,6 +1,30 @@
-"""Which family each model of the golden vectors is."""
+"""The models of the golden vectors: which family each is, and the reference's network as a pipeline."""
+
+from sigmafield.families import family
+from sigmafield.latents import latent_format
+from sigmafield.models.pipeline import Pipeline
 
 FAMILIES = {
     "sd15": "SD15", "sdxl": "SDXL", "vpred": "SD20_V", "vpred_zsnr": "SDXL_V_ZSNR", "edm": "SDXL_Playground_2_5",
     "svd": "SVD_img2vid", "sd3": "SD3", "aura": "AuraFlow", "flux": "Flux",
 }  # fmt: skip
+KINDS = {"sd15": "eps", "sdxl": "eps", "vpred": "v", "vpred_zsnr": "v", "edm": "edm", "svd": "v"}
+
+
+class Counted:
+    """The reference's network for a model, as a pipeline that counts its calls and rows."""
+
+    def __init__(self, name, reference):
+        self.family = family(FAMILIES[name])
+        self.sampling = self.family.sampling()
+        self.format = latent_format(self.family.latent_format)
+        self.calls = self.rows = 0
+        data = 0.5 if name == "edm" else 1.0
+
+        def network(xs, t, cond):
+            self.calls, self.rows = self.calls + 1, self.rows + len(xs)
+            kind, c = KINDS.get(name, "flow"), cond.embeds.mean((1, 2))
+            return reference.network(kind, xs, self.sampling.levels.sigma(t).float(), c, data)
+
+        nothing = lambda *_: None  # noqa: E731
+        self.pipe = Pipeline(name, self.sampling, self.format, nothing, network, nothing, nothing, (8, 8))

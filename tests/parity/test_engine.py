@@ -3,46 +3,24 @@
 from dataclasses import replace
 
 import torch
-from golden_models import FAMILIES
+from golden_models import Counted
 
-from sigmafield.families import family
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
 from sigmafield.ksampler import ksampler, ksampler_sigmas, sample_custom, window
-from sigmafield.latents import latent_format
-from sigmafield.models.pipeline import Pipeline
 from sigmafield.spatial.inpaint import differential, unchanged
 from sigmafield.types import Area, Cond
 
-KINDS = {"sd15": "eps", "sdxl": "eps", "vpred": "v", "vpred_zsnr": "v", "edm": "edm", "svd": "v"}
 TOLERANCE = {"dpm_adaptive": 1e-3, "dpm_fast": 1e-3, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
 
 # from σ = 4518 the reference's own float32 cancels: in its order of operations its numbers come out, not in float64
 ZSNR = {"euler": 5e-4, "dpm_2": 5e-3, "dpm_adaptive": 2e-2}
 
 
-class Counted:
-    """The reference's network for a model, as a pipeline that counts its calls and rows."""
-
-    def __init__(self, name, reference):
-        self.family = family(FAMILIES[name])
-        self.sampling = self.family.sampling()
-        self.format = latent_format(self.family.latent_format)
-        self.calls = self.rows = 0
-        data = 0.5 if name == "edm" else 1.0
-
-        def network(xs, t, cond):
-            self.calls, self.rows = self.calls + 1, self.rows + len(xs)
-            kind, c = KINDS.get(name, "flow"), cond.embeds.mean((1, 2))
-            return reference.network(kind, xs, self.sampling.levels.sigma(t).float(), c, data)
-
-        nothing = lambda *_: None  # noqa: E731
-        self.pipe = Pipeline(name, self.sampling, self.format, nothing, network, nothing, nothing, (8, 8))
-
-    def cond(self, entry, case):
-        made = Cond(torch.full((1, entry.get("tokens", 2), 3), entry["value"]))
-        for node, inputs in entry.get("nodes", []):
-            made = NODES[node](made, case, **inputs)
-        return made
+def cond(entry, case):
+    made = Cond(torch.full((1, entry.get("tokens", 2), 3), entry["value"]))
+    for node, inputs in entry.get("nodes", []):
+        made = NODES[node](made, case, **inputs)
+    return made
 
 
 def changed(cond, **values):
@@ -85,7 +63,7 @@ def test_engine(engine_case, reference, worst, work):
     if case["kind"] == "guider":
         return guider(case, reference)
     net = Counted(case["model"], reference)
-    positive, negative = ([net.cond(e, case) for e in case[key]] for key in ("positive", "negative"))
+    positive, negative = ([cond(e, case) for e in case[key]] for key in ("positive", "negative"))
     latent = case.tensor(case["latent"])
     mask_of = unchanged
     if case["differential_diffusion_strength"] is not None:

@@ -80,6 +80,9 @@ def sample(
         Optional[float],
         typer.Option(help="Guidance; 1 = none; default: the model's own, 5 or 1.", rich_help_panel="Sampling"),
     ] = None,
+    guidance: Annotated[
+        str, typer.Option(help="Mods, such as 'apg+cfg_norm'. See `sigmafield guidance`.", rich_help_panel="Sampling")
+    ] = "",
     seed: Annotated[int, typer.Option(help="0 … 2^64 - 1.", rich_help_panel="Sampling")] = 0,
     param: Annotated[
         Optional[list[str]],
@@ -181,7 +184,7 @@ def sample(
             frames=frames, distilled_guidance=distilled_guidance, shift=parse_shift(shift),
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
-            controls=tuple(parse_control(entry) for entry in controlnet or []),
+            controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
         )  # fmt: skip
         asked = asked_for(recipe, many, output, out_dir)
     report(asked, Machine(device, dtype, max_rows, preview_decoder), as_json=as_json, every=preview_every)
@@ -256,13 +259,23 @@ def schedules(
 
 
 @app.command()
+def guidance(
+    name: Annotated[Optional[str], typer.Argument(help="One mod, in full.")] = None, as_json: Json = False
+) -> None:
+    """List the mods of guidance with their parameters, or explain one."""
+    from sigmafield.cli.listing import show_guidance
+
+    show_guidance(name, as_json)
+
+
+@app.command()
 def cite(
     names: Annotated[
-        Optional[list[str]], typer.Argument(help="Methods and schedules; none: sigmafield itself.")
+        Optional[list[str]], typer.Argument(help="Methods, schedules and mods; none: sigmafield itself.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole bibliography.")] = False,
 ) -> None:
-    """Print BibTeX for the papers that methods and schedules are from."""
+    """Print BibTeX for the papers that methods, schedules and guidance are from."""
     from sigmafield.cli.explain import show_citations
 
     show_citations(names or [], everything)

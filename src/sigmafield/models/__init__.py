@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 
 from sigmafield.maths import near_miss
 from sigmafield.models.directory import TINY, nearby
+from sigmafield.models.inversion import check_folder
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.tiny import load_tiny
 
@@ -22,19 +25,37 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    embeddings: str | Path | None = None,
+    loras: Mapping[str, float] | Sequence[tuple[str, float]] = (),
 ) -> Pipeline:
     """A model, ready to sample with.
 
     model: "tiny" (shipped, 64x64 pixels), a directory in diffusers' layout or a hub id such as "org/name".
     device: cpu, cuda, cuda:1, mps; None takes the first there is of cuda, mps, cpu.
     dtype: float32, float16, bfloat16; None is float32 for "tiny" and on the CPU, float16 otherwise.
+    embeddings: directory of textual inversions, for `embedding:name` in prompts.
+    loras: strengths of LoRA files by their paths, merged into the weights in that order; any number, 0 = without.
 
     Raises ValueError for an argument or a model that is not supported, FileNotFoundError for what is missing,
     ImportError where a model needs packages that are not installed, ConnectionError where a hub id cannot be had.
     """
-    place = choose_device(device)
+    place, folder = choose_device(device), check_folder(embeddings)
+    pipe = load_plain(model, place, dtype, folder)
+    pairs = [(str(path), float(strength)) for path, strength in (loras.items() if isinstance(loras, Mapping) else loras)]
+    if pairs:
+        from sigmafield.models.diffusers.lora import merge_lora  # slow to import, and an extra
+
+        for path, strength in pairs:
+            merge_lora(pipe.modules, Path(path).expanduser(), strength)
+    return replace(pipe, loras=tuple(pairs))
+
+
+def load_plain(
+    model: str | Path, place: torch.device, dtype: str | torch.dtype | None, embeddings: Path | None
+) -> Pipeline:
+    """A model as its own files have it."""
     if model == TINY:
-        return load_tiny(Path(str(files("sigmafield"))) / "data" / TINY, place, choose_dtype(dtype, torch.float32))
+        return load_tiny(Path(str(files("sigmafield"))) / "data" / TINY, place, choose_dtype(dtype, torch.float32), embeddings)
     precision = choose_dtype(dtype, torch.float32 if place.type == "cpu" else torch.float16)
     path = Path(model).expanduser()
     if path.is_file():
@@ -43,7 +64,7 @@ def load(
         raise FileNotFoundError(f"model {str(model)!r}: no such directory, and no hub id like 'org/name'{nearby(path)}")
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
 
-    return load_diffusers(path if path.is_dir() else str(model), place, precision)
+    return load_diffusers(path if path.is_dir() else str(model), place, precision, embeddings)
 
 
 def refusal(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,8 +18,15 @@ from sigmafield.types import Cond, Ctx, Latent, Sigma
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 """Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
 
-EncodeText = Callable[[Sequence[str], tuple[int, int]], Cond]
-"""(prompts, (height, width) in pixels) → conditioning with one row a prompt."""
+
+@runtime_checkable
+class EncodeText(Protocol):
+    """(prompts, (height, width) in pixels, layer to stop at) → conditioning with one row a prompt.
+
+    clip_skip: -1 = the last layer of CLIP, -2 the one before it, …; None = the one that the model was trained with.
+    """
+
+    def __call__(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond: ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Pipeline:
     """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
     modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The torch modules behind it, by diffusers' names: unet or transformer, vae, text_encoder, …"""
+    loras: Sequence[tuple[str, float]] = ()
+    """Paths and strengths of the LoRAs that are merged into them."""
 
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call: a `Model`."""
@@ -56,14 +65,16 @@ class Pipeline:
 
 
 def stack(conds: Sequence[Cond], rows: int) -> Cond:
-    """Several conditionings as one with `rows` rows for each, in order.
-
-    Embeddings of different lengths are repeated up to their least common multiple, as ComfyUI does.
-    """
-    length = math.lcm(*(c.embeds.shape[1] for c in conds))
+    """Several conditionings as one with `rows` rows for each, in order."""
 
     def join(tensors: list[Tensor]) -> Tensor:
         return torch.cat([filled(t, rows, axis=0) for t in tensors])
 
     extra = {key: join([c.extra[key] for c in conds]) for key in conds[0].extra}
-    return Cond(join([c.embeds.repeat(1, length // c.embeds.shape[1], 1) for c in conds]), extra)
+    return Cond(join(repeated([c.embeds for c in conds])), extra)
+
+
+def repeated(embeds: Sequence[Tensor]) -> list[Tensor]:
+    """Embeddings [B, tokens, C], repeated along the tokens up to their least common multiple, as ComfyUI does."""
+    length = math.lcm(*(e.shape[1] for e in embeds))
+    return [e.repeat(1, length // e.shape[1], 1) for e in embeds]

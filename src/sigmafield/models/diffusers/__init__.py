@@ -25,15 +25,17 @@ BUILDERS: dict[str, Callable[[Source], Pipeline]] = {"UNet2DConditionModel": bui
 """How to load a model, by the class of its network."""
 
 
-def load_diffusers(model: str | Path, device: torch.device, dtype: torch.dtype) -> Pipeline:
+def load_diffusers(
+    model: str | Path, device: torch.device, dtype: torch.dtype, embeddings: Path | None = None
+) -> Pipeline:
     """The model in a diffusers directory, or of a hub id such as "org/name", which is downloaded.
 
-    dtype: of network and text encoders; the VAE runs in float32 where its config has force_upcast. Nothing is
-    downloaded for a directory that exists. Raises FileNotFoundError for what is missing, ValueError for what is
+    dtype: of network and text encoders; the VAE runs in float32 where its config has force_upcast; embeddings: folder
+    of textual inversions. Nothing is downloaded for a directory that exists. Raises FileNotFoundError for what is missing, ValueError for what is
     not supported, ConnectionError where the hub cannot be reached.
     """
     path = Path(model)
     local = path.is_dir()
     where = open_directory(path if local else download(str(model)))
     name = path.resolve().name if local else str(model)
-    return BUILDERS[where.network(*BUILDERS)](Source(where, name, device, dtype))
+    return BUILDERS[where.network(*BUILDERS)](Source(where, name, device, dtype, embeddings))

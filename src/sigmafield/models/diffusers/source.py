@@ -14,12 +14,16 @@ from sigmafield.models.directory import Directory, needed, read_json, weights
 
 @dataclass(frozen=True)
 class Source:
-    """A model to load: its directory, the name to call it by, the device to put it on and the dtype of its parts."""
+    """A model to load: its directory, the name to call it by, the device to put it on and the dtype of its parts.
+
+    embeddings: folder of textual inversions, if there is one.
+    """
 
     where: Directory
     name: str
     device: torch.device
     dtype: torch.dtype
+    embeddings: Path | None = None
 
     def config(self, part: str, *supported: str) -> dict[str, Any]:
         """The config.json of a part, which must be of one of the supported classes."""

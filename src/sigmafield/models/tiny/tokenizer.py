@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from sigmafield.models.directory import needed, read_json
+from sigmafield.models.prompt import SPACE
 
 END = "</w>"
 """Marks the last symbol of a word."""
-
-SPACE = re.compile(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
-"""Unicode's white space; `\\s` would take the separators 0x1c to 0x1f as well."""
 
 WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W_]+|(?:[^\w ]|_)+")
 """A contraction, a run of letters (or one digit: `words` sets them apart) or a run of anything else."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sigmafield.models.analytic import Mixture
     from sigmafield.models.pipeline import Pipeline
     from sigmafield.noise import Gaussian, Keyed
-    from sigmafield.recipe import Job, Recipe, Region, generate, open_job
+    from sigmafield.recipe import Job, Lora, Recipe, Region, generate, open_job, open_pipe
     from sigmafield.run import Run, finish, iterate, sample
     from sigmafield.schedules import SCHEDULES
     from sigmafield.types import Area, Cond, Ctx, Pred, State
@@ -32,7 +32,7 @@ _HOME = {
     "models.analytic": ("Mixture",),
     "models.pipeline": ("Pipeline",),
     "noise": ("Gaussian", "Keyed"),
-    "recipe": ("Job", "Recipe", "Region", "generate", "open_job"),
+    "recipe": ("Job", "Lora", "Recipe", "Region", "generate", "open_job", "open_pipe"),
     "run": ("Run", "finish", "iterate", "sample"),
     "schedules": ("SCHEDULES",),
     "types": ("Area", "Cond", "Ctx", "Pred", "State"),
@@ -42,8 +42,8 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __version__ = version("sigmafield")
 __all__ = [
     "METHODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Ctx", "Flow", "Gaussian", "Grid", "Guider", "Job",
-    "Keyed", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Region", "Run", "Span", "State", "finish", "generate",
-    "iterate", "load", "load_state", "open_job", "sample", "save_state",
+    "Keyed", "Lora", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Region", "Run", "Span", "State", "finish",
+    "generate", "iterate", "load", "load_state", "open_job", "open_pipe", "sample", "save_state",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,8 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
+from sigmafield.models import load
+from sigmafield.models.directory import needed
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
 from sigmafield.run import Run, finish
@@ -45,6 +48,28 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A LoRA file and its strength, a finite number; sha256: of its bytes, filled in so that a replay knows them again.
+
+    Raises FileNotFoundError for no file, ValueError for a strength that is not finite.
+    """
+
+    path: str
+    strength: float = 1.0
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise ValueError(f"a LoRA's strength must be a finite number; got {self.strength}")
+        if self.sha256 is None:
+            object.__setattr__(self, "sha256", self.digest())
+
+    def digest(self) -> str:
+        """SHA-256 of the file as it is now."""
+        return images.digest(needed(Path(self.path).expanduser()))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What to draw and how; the same recipe on the same machine gives the same pixels.
 
@@ -53,7 +78,9 @@ class Recipe:
     the model's own, or the image's; denoise: 0 < d ≤ 1, share of the schedule that an input image goes through;
     image: path of the input image; mask: of a picture whose white parts are drawn anew and whose black ones are kept,
     grey in between; their _sha256: of the bytes, filled in so that a replay knows them again; regions: prompts for
-    parts of the picture; start_step, last_step: run only these steps of the schedule.
+    parts of the picture; start_step, last_step: run only these steps of the schedule; clip_skip: layer of CLIP to stop
+    at, -1 = the last, None = the model's own; loras, embeddings: LoRAs and the directory of textual inversions that
+    `open_pipe` loads the model with.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -74,6 +101,9 @@ class Recipe:
     mask: str | None = None
     mask_sha256: str | None = None
     regions: Sequence[Region] = ()
+    clip_skip: int | None = None
+    loras: Sequence[Lora] = ()
+    embeddings: str | None = None
     start_step: int | None = None
     last_step: int | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +129,8 @@ class Recipe:
             if path is not None and getattr(self, f"{name}_sha256") is None:
                 images.open_picture(path)
                 object.__setattr__(self, f"{name}_sha256", images.digest(path))
+        if self.clip_skip is not None and self.clip_skip > -1:
+            raise ValueError(f"clip_skip must be -1 (the last layer), -2, … or None; got {self.clip_skip}")
         last = self.steps if self.last_step is None else self.last_step
         if not 0 <= (self.start_step or 0) < min(last, self.steps):
             raise ValueError(
@@ -126,6 +158,7 @@ class Recipe:
             if name not in known:
                 raise ValueError(f"the recipe has an unknown entry {name!r}{near_miss(name, known)}")
         values["regions"] = tuple(Region(**region) for region in values.get("regions", ()))
+        values["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         return cls(**values)
 
 
@@ -152,10 +185,28 @@ class Job:
         return images.to_pictures(self.pipe.preview(state.pred.x0))
 
 
+def open_pipe(
+    recipe: Recipe, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> Pipeline:
+    """The model of a recipe with its LoRAs and textual inversions, as `load` gives it.
+
+    Raises ValueError also for a LoRA that is not the one that the recipe was made with.
+    """
+    for lora in recipe.loras:
+        if lora.digest() != lora.sha256:
+            raise ValueError(f"{lora.path} has changed since this recipe was made: its SHA-256 differs")
+    pairs = [(lora.path, lora.strength) for lora in recipe.loras]
+    return load(recipe.model, device=device, dtype=dtype, embeddings=recipe.embeddings, loras=pairs)
+
+
 @torch.no_grad()
 def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     """Encode the text and the image, build the schedule, draw the noise. ValueError for what the model refuses."""
     sampling = pipe.sampling
+    if recipe.loras and [(lora.path, lora.strength) for lora in recipe.loras] != list(pipe.loras):
+        raise ValueError(
+            "the recipe's loras are not those that the model was loaded with; load it with open_pipe(recipe)"
+        )
     source = read_image(recipe) if recipe.image else None
     size = size_of(recipe, pipe, source)
     latent = initial_latent(recipe, pipe, source, size)
@@ -165,11 +216,12 @@ def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     sigmas = window(sigmas, recipe.start_step, recipe.last_step)
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
-    positive = [pipe.encode_text([recipe.prompt], size)]
+    positive = [pipe.encode_text([recipe.prompt], size, recipe.clip_skip)]
     for region in recipe.regions:
-        cond = pipe.encode_text([region.prompt], size)
+        cond = pipe.encode_text([region.prompt], size, recipe.clip_skip)
         positive.append(replace(cond, area=area_of(region, size, pipe.latent.factor), strength=region.strength))
-    guider = Guider(pipe.model, positive, pipe.encode_text([recipe.negative], size), recipe.cfg)
+    negative = pipe.encode_text([recipe.negative], size, recipe.clip_skip)
+    guider = Guider(pipe.model, positive, negative, recipe.cfg)
     mask = images.to_mask(read_image(recipe, "mask")).to(pipe.device) if recipe.mask else None
     run, start = open_run(
         guider, sampling, recipe.sampler, sigmas, latent, noise, stream,

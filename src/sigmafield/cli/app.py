@@ -87,6 +87,17 @@ def sample(
             rich_help_panel="Regions",
         ),
     ] = None,
+    clip_skip: Annotated[
+        Optional[int], typer.Option(help="Layer of CLIP to stop at; -1 = the last.", rich_help_panel="Model")
+    ] = None,
+    lora: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA; repeat for more.", rich_help_panel="Model"),
+    ] = None,
+    embeddings: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder of textual inversions, for embedding:name.", rich_help_panel="Model"),
+    ] = None,
     start: Annotated[Optional[int], typer.Option(help="First step to run.", rich_help_panel="Sampling")] = None,
     end: Annotated[Optional[int], typer.Option(help="Step to stop before.", rich_help_panel="Sampling")] = None,
     model: Model = "tiny",
@@ -101,7 +112,7 @@ def sample(
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
     from sigmafield import schedules
-    from sigmafield.cli.draw import parse_params, parse_region, parse_size, report, user_errors
+    from sigmafield.cli.draw import parse_lora, parse_params, parse_region, parse_size, report, user_errors
     from sigmafield.methods import lookup
     from sigmafield.recipe import Recipe
 
@@ -110,7 +121,9 @@ def sample(
         recipe = Recipe(
             prompt, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
             str(image) if image else None, mask=str(mask) if mask else None,
-            regions=tuple(parse_region(text) for text in region or []), start_step=start, last_step=end,
+            regions=tuple(parse_region(text) for text in region or []), clip_skip=clip_skip,
+            loras=tuple(parse_lora(text) for text in lora or []),
+            embeddings=str(embeddings) if embeddings else None, start_step=start, last_step=end,
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
         )  # fmt: skip

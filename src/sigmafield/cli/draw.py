@@ -20,8 +20,7 @@ from sigmafield import __version__, images
 from sigmafield.checkpoint import save_state
 from sigmafield.cli.terminal import Display
 from sigmafield.methods import Method
-from sigmafield.models import load
-from sigmafield.recipe import Job, Recipe, Region, open_job
+from sigmafield.recipe import Job, Lora, Recipe, Region, open_job, open_pipe
 from sigmafield.schedules import Schedule
 from sigmafield.types import State
 
@@ -66,6 +65,16 @@ def parse_region(text: str) -> Region:
     if not colon or not rest:
         raise ValueError(f"a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:STRENGTH; got {text!r}")
     return Region(prompt or rest, x, y, width, height, weight)
+
+
+def parse_lora(text: str) -> Lora:
+    """A LoRA from 'file' or 'file:strength'."""
+    path, _, strength = text.rpartition(":")
+    try:
+        weight = float(strength) if path else 1.0
+    except ValueError:  # a colon of the path's own
+        path, weight = "", 1.0
+    return Lora(path or text, weight)
 
 
 def parse_params(owner: Method | Schedule, pairs: list[str]) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def draw(
     with user_errors():
         if not output.parent.is_dir():
             raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
-        pipe = load(recipe.model, device=device, dtype=dtype)
+        pipe = open_pipe(recipe, device=device, dtype=dtype)
         job = open_job(recipe, pipe)
     state = state or job.start
     state = replace(state, x=state.x.to(pipe.device))

@@ -41,7 +41,9 @@ def load(
     """
     place, folder = choose_device(device), check_folder(embeddings)
     pipe = load_plain(model, place, dtype, folder)
-    pairs = [(str(path), float(strength)) for path, strength in (loras.items() if isinstance(loras, Mapping) else loras)]
+    pairs = [
+        (str(path), float(strength)) for path, strength in (loras.items() if isinstance(loras, Mapping) else loras)
+    ]
     if pairs:
         from sigmafield.models.diffusers.lora import merge_lora  # slow to import, and an extra
 
@@ -55,7 +57,9 @@ def load_plain(
 ) -> Pipeline:
     """A model as its own files have it."""
     if model == TINY:
-        return load_tiny(Path(str(files("sigmafield"))) / "data" / TINY, place, choose_dtype(dtype, torch.float32), embeddings)
+        return load_tiny(
+            Path(str(files("sigmafield"))) / "data" / TINY, place, choose_dtype(dtype, torch.float32), embeddings
+        )
     precision = choose_dtype(dtype, torch.float32 if place.type == "cpu" else torch.float16)
     path = Path(model).expanduser()
     if path.is_file():

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -113,7 +113,7 @@ def _groups(symbols: list[str]) -> list[list[str]]:
     opens = [i for i, symbol in enumerate(symbols) if symbol == "(" and depths[i] == 0]
     closes = [i + 1 for i, symbol in enumerate(symbols) if symbol == ")" and depths[i + 1] == 0]
     cuts = sorted({0, *opens, *closes, len(symbols)})
-    return [symbols[a:b] for a, b in zip(cuts, cuts[1:])]
+    return [symbols[a:b] for a, b in pairwise(cuts)]
 
 
 def _number(symbols: list[str], otherwise: float) -> tuple[list[str], float]:

@@ -31,8 +31,8 @@ def load_diffusers(
     """The model in a diffusers directory, or of a hub id such as "org/name", which is downloaded.
 
     dtype: of network and text encoders; the VAE runs in float32 where its config has force_upcast; embeddings: folder
-    of textual inversions. Nothing is downloaded for a directory that exists. Raises FileNotFoundError for what is missing, ValueError for what is
-    not supported, ConnectionError where the hub cannot be reached.
+    of textual inversions. Nothing is downloaded for a directory that exists. Raises FileNotFoundError for what is
+    missing, ValueError for what is not supported, ConnectionError where the hub cannot be reached.
     """
     path = Path(model)
     local = path.is_dir()

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from diffusers.utils.state_dict_utils import StateDictType, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sigmafield.models.directory import nearby, opened
+from sigmafield.models.directory import needed, opened
 
 try:
     from peft import LoraConfig, LoraModel, set_peft_model_state_dict
@@ -50,9 +49,7 @@ def merge_lora(modules: Mapping[str, Any], path: Path, strength: float) -> None:
 
 def read_lora(path: Path, modules: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
     """For each part of the model the tensors of a file by peft's names, and the settings of peft that it carries."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no LoRA at {path}{nearby(path)}")
-    if path.suffix != ".safetensors":
+    if needed(path).suffix != ".safetensors":
         raise ValueError(f"{path}: a LoRA must be a .safetensors file; a pickle can run any code and is not opened")
     tensors = load_file(opened(path))
     if any(key.startswith("lora_") for key in tensors):
@@ -143,10 +140,10 @@ def merge(module: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[st
     config = LoraConfig(
         target_modules="|".join(map(re.escape, names)), rank_pattern=ranks, **scales or {"alpha_pattern": ranks}
     )
-    adapted = LoraModel(module, config, NAME, low_cpu_mem_usage=True)  # which draws no random numbers
+    adapted: Any = LoraModel(module, config, NAME, low_cpu_mem_usage=True)  # which draws no random numbers
     set_peft_model_state_dict(module, dict(tensors), NAME, low_cpu_mem_usage=True)
-    for layer in module.modules():
-        if isinstance(layer, BaseTunerLayer):
-            layer.scale_layer(strength)
+    tuned: list[Any] = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in tuned:
+        layer.scale_layer(strength)
     adapted.merge_and_unload()
     del module.peft_config

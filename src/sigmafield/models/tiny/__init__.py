@@ -26,9 +26,7 @@ from sigmafield.types import Cond
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def load_tiny(
-    directory: Path, device: torch.device, dtype: torch.dtype, embeddings: Path | None = None
-) -> Pipeline:
+def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype, embeddings: Path | None = None) -> Pipeline:
     """The model in a directory of diffusers' layout, run by the modules of this package.
 
     Text encoder and network run in `dtype`, the VAE in float32 where its config has force_upcast; embeddings: folder

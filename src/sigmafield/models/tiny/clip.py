@@ -96,5 +96,7 @@ class CLIPText(nn.Module):
         """
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.embeddings["token_embedding"](ids) + self.embeddings["position_embedding"](positions)
-        layers = self.encoder["layers"]
-        return self.final_layer_norm(layers[: len(layers) + 1 + last](x))
+        layers = list(self.encoder["layers"].children())
+        for layer in layers[: len(layers) + 1 + last]:
+            x = layer(x)
+        return self.final_layer_norm(x)

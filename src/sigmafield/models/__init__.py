@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sigmafield.maths import near_miss
-from sigmafield.models.directory import TINY, nearby
+from sigmafield.models.directory import TINY, nearby, needed
 from sigmafield.models.inversion import check_folder
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.tiny import load_tiny
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+Loras = Mapping[Any, float] | Sequence[tuple[Any, float]]
+"""Strengths of LoRA files by their paths, or pairs of both, in order."""
+
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -26,7 +31,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     embeddings: str | Path | None = None,
-    loras: Mapping[str, float] | Sequence[tuple[str, float]] = (),
+    loras: Loras = (),
 ) -> Pipeline:
     """A model, ready to sample with.
 
@@ -39,17 +44,25 @@ def load(
     Raises ValueError for an argument or a model that is not supported, FileNotFoundError for what is missing,
     ImportError where a model needs packages that are not installed, ConnectionError where a hub id cannot be had.
     """
-    place, folder = choose_device(device), check_folder(embeddings)
-    pipe = load_plain(model, place, dtype, folder)
-    pairs = [
-        (str(path), float(strength)) for path, strength in (loras.items() if isinstance(loras, Mapping) else loras)
-    ]
-    if pairs:
-        from sigmafield.models.diffusers.lora import merge_lora  # slow to import, and an extra
+    place, folder, pairs = choose_device(device), check_folder(embeddings), check_loras(loras)
+    if not pairs:
+        return load_plain(model, place, dtype, folder)
+    from sigmafield.models.diffusers.lora import merge_lora  # slow to import, and an extra
 
-        for path, strength in pairs:
-            merge_lora(pipe.modules, Path(path).expanduser(), strength)
-    return replace(pipe, loras=tuple(pairs))
+    pipe = load_plain(model, place, dtype, folder)
+    for path, strength in pairs:
+        merge_lora(pipe.modules, Path(path).expanduser(), strength)
+    return replace(pipe, loras=pairs)
+
+
+def check_loras(loras: Loras) -> list[tuple[str, float]]:
+    """Paths and strengths. Raises FileNotFoundError for no file, ValueError for a strength that is not finite."""
+    pairs = [(str(path), float(s)) for path, s in (loras.items() if isinstance(loras, Mapping) else loras)]
+    for path, strength in pairs:
+        needed(Path(path).expanduser())
+        if not math.isfinite(strength):
+            raise ValueError(f"LoRA '{path}': its strength must be a finite number; got {strength}")
+    return pairs
 
 
 def load_plain(

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sigmafield.models.directory import needed, opened
+from sigmafield.models.directory import opened
 
 try:
     from peft import LoraConfig, LoraModel, set_peft_model_state_dict
@@ -36,7 +36,7 @@ NAME = "sigmafield"
 def merge_lora(modules: Mapping[str, Any], path: Path, strength: float) -> None:
     """Merge a file into the modules of a model, by their names in `Pipeline.modules`, all of it or nothing.
 
-    Raises FileNotFoundError for no file, ValueError naming what does not fit the model.
+    Raises ValueError naming what does not fit the model.
     """
     parts, settings = read_lora(path, modules)
     foreign = sorted(parts.keys() - modules.keys())
@@ -49,7 +49,7 @@ def merge_lora(modules: Mapping[str, Any], path: Path, strength: float) -> None:
 
 def read_lora(path: Path, modules: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
     """For each part of the model the tensors of a file by peft's names, and the settings of peft that it carries."""
-    if needed(path).suffix != ".safetensors":
+    if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a LoRA must be a .safetensors file; a pickle can run any code and is not opened")
     tensors = load_file(opened(path))
     if any(key.startswith("lora_") for key in tensors):
@@ -146,4 +146,3 @@ def merge(module: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[st
     for layer in tuned:
         layer.scale_layer(strength)
     adapted.merge_and_unload()
-    del module.peft_config

@@ -218,7 +218,10 @@ def weigh(z: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
 
 @contextmanager
 def inserted(table: nn.Module, rows: Sequence[Chunk]) -> Iterator[None]:
-    """While it lasts, the table of embeddings answers the rows' own vectors where they have some."""
+    """While it lasts, the table of embeddings answers the rows' own vectors where they have some.
+
+    It is the model's own table: no other thread may encode meanwhile.
+    """
     own = [(i, j, t.value) for i, row in enumerate(rows) for j, t in enumerate(row) if isinstance(t.value, Tensor)]
 
     def put(module: nn.Module, inputs: object, out: Tensor) -> Tensor:

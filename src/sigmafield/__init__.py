@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
     from sigmafield.hints import ControlImage
-    from sigmafield.job import Job, generate, open_job
+    from sigmafield.job import Job, generate, open_job, open_pipe
     from sigmafield.methods import METHODS, Method
     from sigmafield.models import load, load_control
     from sigmafield.models.analytic import Mixture
     from sigmafield.models.pipeline import Pipeline
     from sigmafield.noise import Gaussian, Keyed
-    from sigmafield.recipe import Recipe, Region
+    from sigmafield.recipe import Lora, Recipe, Region
     from sigmafield.run import Run, finish, iterate, sample
     from sigmafield.schedules import SCHEDULES
     from sigmafield.types import Area, Cond, Control, Ctx, Pred, State
@@ -34,13 +34,13 @@ _HOME = {
     "guidance.guider": ("Guider",),
     "guidance.hooks": ("Mods",),
     "hints": ("ControlImage",),
-    "job": ("Job", "generate", "open_job"),
+    "job": ("Job", "generate", "open_job", "open_pipe"),
     "methods": ("METHODS", "Method"),
     "models": ("load", "load_control"),
     "models.analytic": ("Mixture",),
     "models.pipeline": ("Pipeline",),
     "noise": ("Gaussian", "Keyed"),
-    "recipe": ("Recipe", "Region"),
+    "recipe": ("Lora", "Recipe", "Region"),
     "run": ("Run", "finish", "iterate", "sample"),
     "schedules": ("SCHEDULES",),
     "types": ("Area", "Cond", "Control", "Ctx", "Pred", "State"),
@@ -50,9 +50,9 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __version__ = version("sigmafield")
 __all__ = [
     "METHODS", "MODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Flow",
-    "Gaussian", "Grid", "Guider", "Job", "Keyed", "Method", "Mixture", "Mods", "Pipeline", "Pred", "Recipe", "Region", "Run",
-    "Span", "State", "finish", "generate", "iterate", "load", "load_control", "load_state", "open_job", "parse_mods", "sample",
-    "save_state",
+    "Gaussian", "Grid", "Guider", "Job", "Keyed", "Lora", "Method", "Mixture", "Mods", "Pipeline", "Pred", "Recipe",
+    "Region", "Run", "Span", "State", "finish", "generate", "iterate", "load", "load_control", "load_state",
+    "open_job", "open_pipe", "parse_mods", "sample", "save_state",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from sigmafield.guidance.cond import fit
 from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, controls_of, read_frames, resized
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
+from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
 from sigmafield.param import Sampling, shifted
@@ -46,12 +47,28 @@ class Job:
         return images.to_pictures(self.pipe.preview(state.pred.x0))
 
 
+def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
+    """The model of a recipe with its LoRAs and textual inversions; options: further ones of `load`.
+
+    Raises ValueError also for a LoRA that is not the one that the recipe was made with.
+    """
+    for lora in recipe.loras:
+        if lora.digest() != lora.sha256:
+            raise ValueError(f"{lora.path} has changed since this recipe was made: its SHA-256 differs")
+    pairs = [(lora.path, lora.strength) for lora in recipe.loras]
+    return load(recipe.model, embeddings=recipe.embeddings, loras=pairs, **options)
+
+
 @torch.no_grad()
 def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None = None) -> Job:
     """Encode the text and the image, build the schedule, draw the noise. ValueError for what the model refuses.
 
     controls: those of the recipe, where they are read already (`controls_of`), for many recipes with the same.
     """
+    if recipe.loras and [(lora.path, lora.strength) for lora in recipe.loras] != list(pipe.loras):
+        raise ValueError(
+            "the recipe's loras are not those that the model was loaded with; load it with open_pipe(recipe)"
+        )
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     mask = images.to_mask(read_frames(recipe.mask, recipe.mask_sha256)[0]) if recipe.mask else None
     size = size_of(recipe, pipe, source)
@@ -90,14 +107,14 @@ def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
 
 def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> tuple[list[Cond], Cond, Cond]:
     """Conditionings of the prompt and the regions, of the negative prompt, and of none."""
-    positive = [told(recipe, pipe.encode_text([recipe.prompt], size))]
+    positive = [told(recipe, pipe.encode_text([recipe.prompt], size, recipe.clip_skip))]
     for region in recipe.regions:
-        cond = told(recipe, pipe.encode_text([region.prompt], size))
+        cond = told(recipe, pipe.encode_text([region.prompt], size, recipe.clip_skip))
         area = area_of(region, size, pipe.latent.factor, pipe.patch)
         positive.append(replace(cond, area=area, strength=region.strength))
     against = pipe.encode_negative or pipe.encode_text
-    negative = told(recipe, against([recipe.negative], size))
-    return positive, negative, told(recipe, against([""], size)) if recipe.guidance else negative
+    negative = told(recipe, against([recipe.negative], size, recipe.clip_skip))
+    return positive, negative, told(recipe, against([""], size, recipe.clip_skip)) if recipe.guidance else negative
 
 
 def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampling:

@@ -6,13 +6,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from sigmafield import schedules
+from sigmafield import images, schedules
 from sigmafield.guidance import parse_mods
 from sigmafield.hints import ControlImage, seal
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
+from sigmafield.models.directory import needed
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,28 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A LoRA file and its strength, a finite number; sha256: of its bytes, filled in so that a replay knows them again.
+
+    Raises FileNotFoundError for no file, ValueError for a strength that is not finite.
+    """
+
+    path: str
+    strength: float = 1.0
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise ValueError(f"a LoRA's strength must be a finite number; got {self.strength}")
+        if self.sha256 is None:
+            object.__setattr__(self, "sha256", self.digest())
+
+    def digest(self) -> str:
+        """SHA-256 of the file as it is now."""
+        return images.digest(needed(Path(self.path).expanduser()))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What to draw and how; the same recipe on the same machine gives the same pixels.
 
@@ -51,7 +75,9 @@ class Recipe:
     frames: of a video, None = the model's own, or the image's; distilled_guidance: what a network that was distilled
     with guidance is told, None = 3.5; shift: time shift s of a flow network, None = the model's own as ComfyUI has it,
     'size' = the one that the model was trained with at this size;
-    guidance: mods of it, such as "apg(eta=0.5)+cfg_norm", see `parse_mods`; controls: pictures that steer.
+    guidance: mods of it, such as "apg(eta=0.5)+cfg_norm", see `parse_mods`; controls: pictures that steer;
+    clip_skip: layer of CLIP to stop at, -1 = the last, None = the model's own; loras, embeddings: LoRAs and the
+    directory of textual inversions that `open_pipe` loads the model with.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -72,6 +98,9 @@ class Recipe:
     mask: str | None = None
     mask_sha256: str | None = None
     regions: Sequence[Region] = ()
+    clip_skip: int | None = None
+    loras: Sequence[Lora] = ()
+    embeddings: str | None = None
     start_step: int | None = None
     last_step: int | None = None
     frames: int | None = None
@@ -106,6 +135,8 @@ class Recipe:
             raise ValueError(f"mask {self.mask} needs an image whose parts it keeps")
         seal(self, "image")
         seal(self, "mask")
+        if self.clip_skip is not None and self.clip_skip > -1:
+            raise ValueError(f"clip_skip must be -1 (the last layer), -2, … or None; got {self.clip_skip}")
         last = self.steps if self.last_step is None else self.last_step
         if not 0 <= (self.start_step or 0) < min(last, self.steps):
             raise ValueError(
@@ -134,6 +165,7 @@ class Recipe:
                 raise ValueError(f"the recipe has an unknown entry {name!r}{near_miss(name, known)}")
         values["regions"] = tuple(Region(**region) for region in values.get("regions", ()))
         values["controls"] = tuple(ControlImage(**control) for control in values.get("controls", ()))
+        values["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         return cls(**values)
 
 

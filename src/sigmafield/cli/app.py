@@ -139,6 +139,17 @@ def sample(
             rich_help_panel="Control",
         ),
     ] = None,
+    clip_skip: Annotated[
+        Optional[int], typer.Option(help="Layer of CLIP to stop at; -1 = the last.", rich_help_panel="Model")
+    ] = None,
+    lora: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA; repeat for more.", rich_help_panel="Model"),
+    ] = None,
+    embeddings: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder of textual inversions, for embedding:name.", rich_help_panel="Model"),
+    ] = None,
     start: Annotated[Optional[int], typer.Option(help="First step to run.", rich_help_panel="Sampling")] = None,
     end: Annotated[Optional[int], typer.Option(help="Step to stop before.", rich_help_panel="Sampling")] = None,
     model: Model = "tiny",
@@ -162,6 +173,7 @@ def sample(
     from sigmafield.cli.draw import (
         Machine,
         parse_control,
+        parse_lora,
         parse_params,
         parse_region,
         parse_shift,
@@ -182,6 +194,8 @@ def sample(
             str(image) if image else None, mask=str(mask) if mask else None,
             regions=tuple(parse_region(box) for box in region or []), start_step=start, last_step=end,
             frames=frames, distilled_guidance=distilled_guidance, shift=parse_shift(shift),
+            clip_skip=clip_skip, loras=tuple(parse_lora(entry) for entry in lora or []),
+            embeddings=str(embeddings) if embeddings else None,
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
             controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,

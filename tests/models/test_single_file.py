@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from sigmafield.models.diffusers.single_file import open_single_file
 from sigmafield.models.diffusers.transformer import plain
 from sigmafield.models.diffusers.unet import network_of
 
-FAMILIES = ["sd1", "sd2", "sdxl", "sd3", "flux"]
+FAMILIES = ["sd1", "sd2", "sdxl", "sdxl_refiner", "sd3", "flux"]
 PROMPTS = ["a photo of a cat", ""]
 SIZE = (64, 64)
 Made = tuple[Path, Path, dict[str, Any], dict[str, Tensor]]
@@ -127,6 +128,20 @@ def rewritten(made: Made, path: Path, change: Callable[[dict[str, Tensor]], Any]
     change(weights)
     save_file({name: value.contiguous() for name, value in weights.items()}, path)
     return path
+
+
+def test_inpainting_networks_have_their_channels(made: Any, loaded: Any, tmp_path: Path) -> None:
+    """Five channels more that weigh nothing: a concat is asked for, and the answer is the plain network's."""
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+
+    def widened(weights: dict[str, Tensor]) -> None:
+        weights[name] = torch.nn.functional.pad(weights[name], (0, 0, 0, 0, 0, 5))
+
+    plain, wide = loaded("sd1")[0], load(rewritten(made("sd1"), tmp_path / "wide.safetensors", widened))
+    assert (plain.concat, wide.concat) == (0, 5)
+    cond, x, t = plain.encode_text(PROMPTS, SIZE), noise(2, 4, 8, 8), torch.tensor([0.9, 0.3])
+    told = replace(cond, concat=noise(2, 5, 8, 8))
+    assert_close(wide.network(x, t, told), plain.network(x, t, cond), atol=1e-4, rtol=1e-4)
 
 
 def without(beginning: str) -> Callable[[dict[str, Tensor]], Any]:
@@ -240,9 +255,9 @@ BROKEN = {
         without("cond_stage_model.transformer.text_model.encoder.layers.3.mlp.fc2"),
         "text_encoder: 2 weights are missing, the first is .*encoder.layers.3.mlp.fc2.bias",
     ),
-    "inpainting": (
-        lambda w: w.update({f"{LDM}input_blocks.0.0.weight": torch.ones(32, 8, 3, 3)}),
-        "unet: config: in_channels = 8 is not supported",
+    "channels": (
+        lambda w: w.update({f"{LDM}input_blocks.0.0.weight": torch.ones(32, 7, 3, 3)}),
+        "unet: config: in_channels = 7 is not supported",
     ),
     "upscaler": (
         lambda w: w.update({f"{LDM}label_emb.weight": torch.ones(1000, 128)}),

@@ -431,7 +431,7 @@ def test_flux(small: Any) -> None:
         ({"schedule": "kerras"}, "unknown scheduler 'kerras'; did you mean karras"),
         ({"sampler": "dpmpp_2m_sde", "etta": 0.5}, "dpmpp_2m_sde has 'etta'; did you mean eta"),
         ({"scedule": "karras"}, "neither SigmafieldScheduler nor dpmpp_2m has 'scedule'; did you mean schedule"),
-        ({"sampler": "deis", "max_order": 9}, "deis's max_order must be 1 … 4; got 9"),
+        ({"sampler": "deis", "max_order": 9}, "deis needs 1 ≤ max_order ≤ 4; got 9"),
         ({"sampler": "dpm_adaptive"}, "dpm_adaptive chooses its own steps, but a pipeline asks for all timesteps"),
         ({"sampler": "euler_cfg_pp"}, "euler_cfg_pp needs the unconditional prediction, but a pipeline combines"),
         ({"sampler": "euler", "s_churn": 1.0}, "euler with .* moves x before it evaluates.* leave s_churn at 0"),

@@ -59,8 +59,14 @@ class Method:
         return {name: parameter.default for name, parameter in self.parameters.items()}
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Raise ValueError for a parameter that this method does not have, and for a value out of its range."""
-        check(self.name, self.parameters, params)
+        """Raise ValueError for a parameter that this method does not have, and for a value out of its range.
+
+        What is fixed may be given as it is: a run's `params` have it.
+        """
+        check(self.name, self.parameters, {k: v for k, v in params.items() if not self._keeps(k, v)})
+
+    def _keeps(self, name: str, value: Any) -> bool:
+        return name in self.fixed and value == self.params[name]
 
 
 def _by_keyword(argument: inspect.Parameter) -> bool:

@@ -58,7 +58,8 @@ class Recipe:
     last_step: run only these steps of the schedule.
     frames: of a video, None = the model's own, or the image's; guidance: what a network that was distilled with its
     guidance is told, None = 3.5; shift: time shift s of a flow network, None = the model's own as ComfyUI has it,
-    'size' = the one that the model was trained with at this size.
+    'size' = the one that the model was trained with at this size; parts: path of a directory for the parts of the model
+    that a single file has not.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -84,6 +85,7 @@ class Recipe:
     frames: int | None = None
     guidance: float | None = None
     shift: float | Literal["size"] | None = None
+    parts: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
 

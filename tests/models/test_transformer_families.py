@@ -310,7 +310,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name, file, changes, message", REFUSED.values(), ids=REFUSED)
-def test_refused(name: str, file: str, changes: dict[str, Any], message: str, tmp_path: Path, family: Family) -> None:
+def test_refused(
+    name: str, file: str, changes: dict[str, Any], message: str, tmp_path: Path, family: Family
+) -> None:
     shutil.copytree(family(name)[0], tmp_path / "m")
     change(tmp_path / "m" / f"{file}.json", **changes)
     with pytest.raises(ValueError, match=message) as caught:

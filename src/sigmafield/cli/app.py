@@ -18,13 +18,24 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, and no progress.")]
 Model = Annotated[
-    str, typer.Option(help="'tiny', a diffusers directory, or a hub id.", rich_help_panel="Model", metavar="tiny|PATH")
+    str,
+    typer.Option(
+        help="'tiny', a diffusers directory, a .safetensors checkpoint, or a hub id.",
+        rich_help_panel="Model",
+        metavar="tiny|PATH",
+    ),
 ]
 Device = Annotated[
     Optional[str], typer.Option(help="cpu, cuda, mps; default: the best there is.", rich_help_panel="Model")
 ]
 Dtype = Annotated[
     Optional[str], typer.Option(help="float32, float16 or bfloat16, of the network.", rich_help_panel="Model")
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep parts on the CPU until they are needed.", rich_help_panel="Model")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the network: slow to begin, then faster.", rich_help_panel="Model")
 ]
 
 
@@ -102,8 +113,16 @@ def sample(
     start: Annotated[Optional[int], typer.Option(help="First step to run.", rich_help_panel="Sampling")] = None,
     end: Annotated[Optional[int], typer.Option(help="Step to stop before.", rich_help_panel="Sampling")] = None,
     model: Model = "tiny",
+    parts: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Diffusers directory for what a checkpoint lacks: VAE, text encoders.", rich_help_panel="Model"
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     as_json: Json = False,
 ) -> None:
     """Draw a picture from a prompt.
@@ -113,7 +132,7 @@ def sample(
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
     from sigmafield import schedules
-    from sigmafield.cli.draw import parse_params, parse_region, parse_shift, parse_size, report, user_errors
+    from sigmafield.cli.draw import Loading, parse_params, parse_region, parse_shift, parse_size, report, user_errors
     from sigmafield.methods import lookup
     from sigmafield.recipe import Recipe
 
@@ -123,11 +142,11 @@ def sample(
             prompt, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
             str(image) if image else None, mask=str(mask) if mask else None,
             regions=tuple(parse_region(text) for text in region or []), start_step=start, last_step=end,
-            frames=frames, guidance=guidance, shift=parse_shift(shift),
+            frames=frames, guidance=guidance, shift=parse_shift(shift), parts=str(parts) if parts else None,
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
         )  # fmt: skip
-    report(recipe, output, device=device, dtype=dtype, as_json=as_json)
+    report(recipe, output, how=Loading(device, dtype, offload, compile), as_json=as_json)
 
 
 @app.command()
@@ -138,11 +157,13 @@ def resume(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     as_json: Json = False,
 ) -> None:
     """Finish an interrupted run, with the very pixels that it would have had."""
     from sigmafield.checkpoint import load_state
-    from sigmafield.cli.draw import report, user_errors
+    from sigmafield.cli.draw import Loading, report, user_errors
     from sigmafield.recipe import Recipe
 
     with user_errors():
@@ -150,7 +171,13 @@ def resume(
         if "recipe" not in meta:
             raise ValueError(f"{checkpoint} is a state without a recipe: it was not saved by `sigmafield sample`")
         recipe = Recipe.from_json(meta["recipe"])
-    report(recipe, output or Path(meta["output"]), device=device, dtype=dtype, as_json=as_json, state=state)
+    report(
+        recipe,
+        output or Path(meta["output"]),
+        how=Loading(device, dtype, offload, compile),
+        as_json=as_json,
+        state=state,
+    )
 
 
 @app.command()
@@ -162,12 +189,14 @@ def replay(
     image: Annotated[Optional[Path], typer.Option(help="Where the input image is now, if it has moved.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     as_json: Json = False,
 ) -> None:
     """Draw a picture again from the recipe that its PNG carries, and compare the pixels."""
-    from sigmafield.cli.draw import again
+    from sigmafield.cli.draw import Loading, again
 
-    again(picture, output, image, device=device, dtype=dtype, as_json=as_json)
+    again(picture, output, image, how=Loading(device, dtype, offload, compile), as_json=as_json)
 
 
 @app.command()

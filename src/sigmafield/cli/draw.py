@@ -118,14 +118,22 @@ class Drawing:
     seconds: float
 
 
-def draw(
-    recipe: Recipe, output: Path, *, device: str | None, dtype: str | None, quiet: bool, state: State | None = None
-) -> Drawing:
+@dataclass(frozen=True)
+class Loading:
+    """How a model is run here: the options of `load` that a recipe does not carry."""
+
+    device: str | None = None
+    dtype: str | None = None
+    offload: bool = False
+    compile: bool = False
+
+
+def draw(recipe: Recipe, output: Path, *, how: Loading, quiet: bool, state: State | None = None) -> Drawing:
     """Run a recipe, from a state if one is given; an interruption leaves a checkpoint and ends the program."""
     with user_errors():
         if not output.parent.is_dir():
             raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
-        pipe = load(recipe.model, device=device, dtype=dtype)
+        pipe = load(recipe.model, parts=recipe.parts, **asdict(how))
         job = open_job(recipe, pipe)
     state = state or job.start
     state = replace(state, x=state.x.to(pipe.device))
@@ -159,13 +167,12 @@ def report(
     recipe: Recipe,
     output: Path,
     *,
-    device: str | None,
-    dtype: str | None,
+    how: Loading,
     as_json: bool,
     state: State | None = None,
 ) -> None:
     """Run a recipe, write its files and say what they are."""
-    drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json, state=state)
+    drawing = draw(recipe, output, how=how, quiet=as_json, state=state)
     with user_errors():
         files = write(drawing.pictures, output, recipe)
     if as_json:
@@ -203,9 +210,7 @@ def label(recipe: Recipe, index: int | None) -> str:
     return json.dumps({"sigmafield": __version__, "picture": index, "recipe": asdict(recipe)}, ensure_ascii=False)
 
 
-def again(
-    path: Path, output: Path | None, image: Path | None, *, device: str | None, dtype: str | None, as_json: bool
-) -> None:
+def again(path: Path, output: Path | None, image: Path | None, *, how: Loading, as_json: bool) -> None:
     """Draw a PNG again and compare: status 0 if every pixel is the same, 1 if not."""
     with user_errors():
         carried = json.loads(images.recipe_of(path))
@@ -213,7 +218,7 @@ def again(
         if image:
             recipe = replace(recipe, image=str(image))
         output = output or path.with_name(f"{path.stem}-replay{path.suffix}")
-    drawing = draw(recipe, output, device=device, dtype=dtype, quiet=as_json)
+    drawing = draw(recipe, output, how=how, quiet=as_json)
     frames = sheets(drawing.pictures) if index is None else drawing.pictures[index]
     with user_errors():
         images.save_png(frames[0], output, label(recipe, index), frames[1:])

@@ -38,6 +38,11 @@ class SingleFile:
     elsewhere: Directory | None
     scratch: Path
 
+    @property
+    def index(self) -> dict[str, Any]:
+        """As a directory's."""
+        return self.shipped.index
+
     def has(self, part: str) -> bool:
         """Whether the weights of a part are in the file."""
         return part in self.layout.prefixes
@@ -130,6 +135,15 @@ def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFil
     return file
 
 
+def predicts_v(path: Path, unet: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a network of Stable Diffusion 2 predicts v: one for four channels, with one norm's biases far apart."""
+    if V_NORM not in unet or unet["input_blocks.0.0.weight"][1] != 4:
+        return False
+    with safe_open(path, "pt") as file:
+        name = next(name for name in file.keys() if name.endswith(V_NORM))  # noqa: SIM118 - not a dict
+        return bool(file.get_tensor(name).float().std(correction=0) > V_SPREAD)
+
+
 def levels_of(path: Path, layout: Layout, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of the scheduler's config that a file tells: prediction and noise levels of its network."""
     if layout.family == "flux" and f"{layout.prefixes['transformer']}guidance_in.in_layer.weight" not in shapes:
@@ -138,8 +152,5 @@ def levels_of(path: Path, layout: Layout, shapes: Mapping[str, Any]) -> dict[str
         prediction = "v_prediction" if "v_pred" in shapes else "epsilon"
         return {"prediction_type": prediction, "rescale_betas_zero_snr": "v_pred" in shapes and "ztsnr" in shapes}
     if layout.family == "sd2":
-        name = layout.prefixes["unet"] + V_NORM
-        with safe_open(path, "pt") as file:
-            spread = file.get_tensor(name).float().std(correction=0) if name in shapes else torch.tensor(0.0)
-        return {"prediction_type": "v_prediction" if spread > V_SPREAD else "epsilon"}
+        return {"prediction_type": "v_prediction" if predicts_v(path, layout.of("unet", shapes)) else "epsilon"}
     return {}

@@ -90,25 +90,25 @@ class SingleFile:
         with safe_open(self.path, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a dict
             tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        # copies, for how a file happens to align its numbers would show in the last bit of what kernels compute
-        tensors = {name: value.to(dtype, copy=True) for name, value in unscaled(tensors).items()}
         try:
-            return converted(kind, tensors, self.config(part, kind), self.layout.family)
+            out = converted(kind, unscaled(tensors, dtype), self.config(part, kind), self.layout.family)
         except KeyError as error:
             raise ValueError(f"{self.path}: {part}: weight {error.args[0]} is missing") from error
         except ValueError as error:
             raise ValueError(f"{self.path}: {part}: {error}") from error
+        # always copies: how a file happens to align its numbers would show in the last bit of what kernels compute
+        return {name: out.pop(name).to(dtype, copy=True) for name in list(out)}
 
 
-def unscaled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of 8 bits times the scale beside each (NAME.scale_weight), in float32; without marks and such scales."""
+def unscaled(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights of 8 bits times the scale beside each (NAME.scale_weight), in dtype; without marks and such scales."""
     plain = {}
     for name, value in tensors.items():
         stem, _, last = name.rpartition(".")
         if last in ("scale_weight", "scale_input", "scaled_fp8") or name == "scaled_fp8":
             continue
         scale = tensors.get(f"{stem}.scale_weight") if last == "weight" else None
-        plain[name] = value if scale is None else value.float() * scale.float()
+        plain[name] = value if scale is None else (value.float() * scale.float()).to(dtype)
     return plain
 
 

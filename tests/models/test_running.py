@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
 from sigmafield import generate
+from sigmafield.cli import app
 from sigmafield.models import load, running
 from sigmafield.models.running import offloaded
 
@@ -96,3 +99,16 @@ def test_a_compiled_network_answers_as_before() -> None:
     x, t = torch.randn(2, plain.latent.channels, 8, 8, generator=generator), torch.tensor([500.0, 3.0])
     assert_close(fast.network(x, t, cond), plain.network(x, t, cond), atol=1e-4, rtol=1e-4)
     assert fast.modules["unet"].state_dict().keys() == plain.modules["unet"].state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--offload"], "offload=True keeps parts on the CPU"),
+        (["--parts", "."], "parts goes with a single file; model 'tiny' is none"),
+    ],
+)
+def test_options_of_the_command_line(options: list[str], message: str, tmp_path: Path) -> None:
+    arguments = ["sample", "a red heart", "-o", str(tmp_path / "x.png"), "--device", "cpu", *options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and message in result.output and not (tmp_path / "x.png").exists()

@@ -16,8 +16,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
 from sigmafield import generate
+from sigmafield.cli import app
 from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.scheduler import sampling_of
@@ -274,3 +276,13 @@ def test_parts_go_with_files_alone(made: Any) -> None:
     for model in (made("sd1")[1], "tiny"):
         with pytest.raises(ValueError, match="parts goes with a single file"):
             load(model, parts=made("sd1")[1])
+
+
+def test_command_line_with_a_file_and_parts(made: Any, tmp_path: Path) -> None:
+    bare = rewritten(made("sd1"), tmp_path / "bare.safetensors", without("first_stage"))
+    options = ["--model", str(bare), "--parts", str(made("sd1")[1]), "--steps", "1", "--size", "64x64"]
+    picture = str(tmp_path / "x.png")
+    for arguments in (["sample", "a cat", "-o", picture, *options], ["replay", picture]):
+        result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+    assert "every pixel is the same" in result.output

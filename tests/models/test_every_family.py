@@ -111,6 +111,8 @@ def test_guidance(loaded: Loaded) -> None:
     assert drawn(dev, cfg=None, guidance=3.5)[0].tobytes() == plain
     assert drawn(dev, cfg=1.0)[0].tobytes() == plain
     assert drawn(dev, cfg=None, guidance=7.0)[0].tobytes() != plain
+    guider = open_job(Recipe("", guidance=7.0, width=16, height=16), dev).run.denoise
+    assert [float(cond.extra["guidance"]) for cond in (guider.positive[0], guider.negative)] == [7.0, 7.0]
     with pytest.raises(ValueError, match="guidance is for networks that were distilled with it"):
         drawn(schnell, guidance=3.5)
 

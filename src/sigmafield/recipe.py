@@ -94,15 +94,13 @@ class Recipe:
         schedules.lookup(self.scheduler).check(self.scheduler_params)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
-        if self.frames is not None:
-            _at_least("frames", self.frames, 1)
+        _at_least("frames", 1 if self.frames is None else self.frames, 1)
         for name in ("cfg", "guidance"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number; got {value}")
-        if self.shift not in (None, "size") and not (
-            isinstance(self.shift, (int, float)) and 0 < self.shift < math.inf
-        ):
+        shift = 1.0 if self.shift in (None, "size") else self.shift
+        if isinstance(shift, str) or not 0 < shift < math.inf:
             raise ValueError(f"shift must be a number above 0 or 'size'; got {self.shift!r}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 … 2**64 - 1; got {self.seed}")
@@ -177,9 +175,8 @@ def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     size = size_of(recipe, pipe, source)
     latent = initial_latent(recipe, pipe, source, size)
     pipe = replace(pipe, sampling=sampling_of(recipe, pipe, size))
-    sampling = pipe.sampling
     sigmas = ksampler_sigmas(
-        sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
+        pipe.sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
     )
     sigmas = window(sigmas, recipe.start_step, recipe.last_step)
     stream = generator_of(recipe.seed)
@@ -193,14 +190,14 @@ def open_job(recipe: Recipe, pipe: Pipeline) -> Job:
     guider = Guider(pipe.model, positive, negative, pipe.cfg if recipe.cfg is None else recipe.cfg)
     mask = images.to_mask(read_images(recipe, "mask")[0]).to(pipe.device) if recipe.mask else None
     run, start = open_run(
-        guider, sampling, recipe.sampler, sigmas, latent, noise, stream,
+        guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=mask, random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
     return Job(recipe, pipe, run, start)
 
 
 def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
-    """Pictures for a prompt, one for each of the batch; `settings` are the fields of `Recipe`."""
+    """Pictures for a prompt, one for each of the batch (videos: all frames); `settings` are the fields of `Recipe`."""
     job = open_job(Recipe(prompt, **settings), pipe)
     return job.pictures(finish(job.run, job.start))
 

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import small_models
 
+from sigmafield.models import load
+from sigmafield.models.pipeline import Pipeline
+
 
 @pytest.fixture(scope="session")
 def small() -> ModuleType:
@@ -65,6 +68,8 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder / "model", pipe
 
 
+Family = Callable[[str], tuple[Path, Any]]
+
 FAMILIES: dict[str, Callable[[Path], Any]] = {
     "sd3": small_models.save_sd3,
     "sd3 without T5": lambda folder: small_models.save_sd3(folder, long=False),
@@ -77,15 +82,23 @@ FAMILIES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
-    """Directory and diffusers' pipeline of a small model of a family, by its name in `FAMILIES`; made once."""
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Directory and diffusers' pipeline of a small model, by a fixture's name or one of `FAMILIES`; made once."""
     pytest.importorskip("diffusers")
 
     @cache
     def made(name: str) -> tuple[Path, Any]:
+        if name not in FAMILIES:
+            return request.getfixturevalue(name)
         folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
         pipe = FAMILIES[name](folder)
         pipe.set_progress_bar_config(disable=True)
         return folder / "model", pipe
 
     return made
+
+
+@pytest.fixture(scope="session")
+def loaded(family: Family) -> Callable[[str], Pipeline]:
+    """A small model of a family as loaded here, once."""
+    return cache(lambda name: load(family(name)[0]))

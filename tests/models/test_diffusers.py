@@ -147,20 +147,29 @@ def change(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
 
 
+def test_latents_with_a_scale_for_each_channel(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    """diffusers decodes z · std/scaling_factor + mean (Stable Diffusion XL's pipeline)."""
+    shutil.copytree(sd1[0], tmp_path / "m")
+    mean, std = [0.1, -0.2, 0.3, 1.0], [1.0, 2.0, 0.5, 3.0]
+    change(tmp_path / "m" / "vae" / "config.json", latents_mean=mean, latents_std=std, scaling_factor=0.5)
+    ours, z = load(tmp_path / "m"), torch.randn(1, 4, 8, 8)
+    mine, vae = z * torch.tensor(std).reshape(-1, 1, 1) / 0.5 + torch.tensor(mean).reshape(-1, 1, 1), sd1[1].vae
+    assert_close(ours.decode(z), (vae.decode(mine).sample / 2 + 0.5).clamp(0, 1))
+
+
 CONFIGS = {
     "prediction": ("scheduler/scheduler_config", {"prediction_type": "epsilom"}, "'epsilom'; did you mean epsilon"),
     "schedule": ("scheduler/scheduler_config", {"beta_schedule": "cosine"}, "unknown beta_schedule 'cosine'; known"),
     "no betas": ("scheduler/scheduler_config", {"beta_start": None}, "EulerDiscreteScheduler has no beta_start"),
     "inpainting": ("unet/config", {"in_channels": 9}, "unet: config: in_channels = 9 is not supported; supported: 4"),
     "classes": ("unet/config", {"class_embed_type": "timestep"}, "class_embed_type = 'timestep' is not supported"),
-    "latents": ("vae/config", {"latents_mean": [0.0] * 4}, "vae: latents_mean and latents_std are not supported"),
     "shape": ("unet/config", {"cross_attention_dim": 16}, "unet: .* shape"),
     "layers": ("text_encoder/config", {"num_hidden_layers": 4}, "text_encoder: 16 weights are missing, the first is "),
     "network": ("model_index", {"unet": ["diffusers", "UNet3DConditionModel"]}, "unet is UNet3DConditionModel; supp"),
     "transformer": (
         "model_index",
-        {"unet": None, "transformer": ["diffusers", "FluxTransformer2DModel"]},
-        "transformer is FluxTransformer2DModel; supported: UNet2DConditionModel",
+        {"unet": None, "transformer": ["diffusers", "DiTTransformer2DModel"]},
+        "transformer is DiTTransformer2DModel; supported: UNet2DConditionModel, SD3",
     ),
     "vae": ("model_index", {"vae": ["diffusers", "AutoencoderTiny"]}, "vae is AutoencoderTiny; supported: Autoenc"),
     "encoder": ("model_index", {"text_encoder": [None, None]}, "text_encoder is missing; supported: CLIPTextModel"),

@@ -286,3 +286,15 @@ def test_command_line_with_a_file_and_parts(made: Any, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
         assert result.exit_code == 0, result.output
     assert "every pixel is the same" in result.output
+
+
+def test_schnell_as_published(made: Any, loaded: Any, tmp_path: Path) -> None:
+    """The network alone, without a prefix of its names and without guidance, has levels without a shift."""
+    weights = original_models.flux(guided=False)[1]
+    own = {name.removeprefix(LDM): value.contiguous() for name, value in weights.items() if name.startswith(LDM)}
+    save_file(own, tmp_path / "schnell.safetensors")
+    schnell, dev = load(tmp_path / "schnell.safetensors", parts=made("flux")[1]), loaded("flux")[0]
+    assert not schnell.modules["transformer"].config.guidance_embeds
+    assert (schnell.shift_at is None) and dev.shift_at is not None
+    half = torch.tensor(0.5, dtype=torch.float64)
+    assert float(schnell.sampling.levels.sigma(half)) == pytest.approx(0.5) < float(dev.sampling.levels.sigma(half))

@@ -6,21 +6,19 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch.testing import assert_close
 
-from sigmafield import generate, sample
+from sigmafield import sample
+from sigmafield.grid import Flow
 from sigmafield.guidance.guider import Guider
 from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
-from sigmafield.recipe import Recipe, Region, open_job, sampling_of, told
-from sigmafield.run import finish
+from sigmafield.recipe import Recipe, sampling_of, told
 from sigmafield.types import Cond
 
 pytest.importorskip("diffusers")
@@ -30,19 +28,6 @@ PROMPTS = ["a red heart", "the green horse"]
 NEGATIVES = ["", "1999"]
 
 Family = Callable[[str], tuple[Path, Any]]
-
-
-@pytest.fixture(scope="session")
-def loaded(family: Family) -> Callable[[str], Pipeline]:
-    """A family as loaded here, once."""
-    known: dict[str, Pipeline] = {}
-
-    def pipeline(name: str) -> Pipeline:
-        if name not in known:
-            known[name] = load(family(name)[0])
-        return known[name]
-
-    return pipeline
 
 
 @pytest.fixture(params=NAMES)
@@ -177,74 +162,6 @@ def test_pictures_and_latents(both: tuple[Pipeline, Any]) -> None:
     assert ours.decode(z).shape == images.shape
 
 
-SETTINGS: dict[str, Any] = {"steps": 2, "sampler": "euler", "scheduler": "simple", "cfg": 3.0, "negative": "1999"}
-
-
-def drawn(ours: Pipeline, **settings: Any) -> list[Image.Image]:
-    height, width = size_of(ours)
-    settings = SETTINGS | {"width": width, "height": height, "frames": 5 if ours.latent.axes == 3 else None} | settings
-    return generate(ours, **{"prompt": "a red heart", **settings})
-
-
-def test_text_to_image(both: tuple[Pipeline, Any]) -> None:
-    ours, _ = both
-    pictures, (height, width) = drawn(ours, batch=2), size_of(ours)
-    assert len(pictures) == (10 if ours.latent.axes == 3 else 2) and pictures[0].size == (width, height)
-    assert pictures[0].tobytes() != pictures[-1].tobytes()
-    region = Region("the green horse", 0, 0, 2 * ours.latent.factor, height)
-    for other in ({"prompt": "the green horse"}, {"negative": ""}, {"cfg": 1.0}, {"seed": 1}, {"regions": (region,)}):
-        assert drawn(ours, **other)[0].tobytes() != pictures[0].tobytes(), other
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[str, str]:
-    """A picture, and a mask that keeps its left half."""
-    noise = torch.randint(0, 256, (32, 48, 3), generator=torch.Generator().manual_seed(0))
-    Image.fromarray(noise.byte().numpy()).save(tmp_path / "in.png")
-    mask = Image.new("L", (48, 32), 0)
-    mask.paste(255, (24, 0, 48, 32))
-    mask.save(tmp_path / "mask.png")
-    return str(tmp_path / "in.png"), str(tmp_path / "mask.png")
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_image_to_image_and_inpainting(masked: bool, files: tuple[str, str], both: tuple[Pipeline, Any]) -> None:
-    """A run begins at the image, noised; what a mask keeps is the image's at the end, the rest is not."""
-    ours, _ = both
-    height, width = size_of(ours)
-    video = ours.latent.axes == 3
-    recipe = Recipe(
-        "a red heart", image=files[0], mask=files[1] if masked else None, denoise=0.5, frames=5 if video else None,
-        width=width, height=height, **SETTINGS,
-    )  # fmt: skip
-    job = open_job(recipe, ours)
-    clean = open_job(replace(recipe, mask=None, denoise=1e-3, steps=1, scheduler="sgm_uniform"), ours).start.x
-    sigma = float(job.run.grid.sigmas[0])
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    picture = Image.open(files[0]).resize((width, height), Image.Resampling.LANCZOS)
-    pixels = torch.tensor(list(picture.tobytes()), dtype=torch.float32).reshape(1, height, width, 3) / 255
-    pixels = pixels.permute(0, 3, 1, 2)
-    source = ours.encode(pixels[:, :, None].expand(-1, -1, 5, -1, -1) if video else pixels)
-    assert 0 < sigma < 1
-    assert_close(job.start.x, (1 - sigma) * source + sigma * noise, atol=1e-5, rtol=0)
-    end = finish(job.run, job.start).x
-    left, right = slice(0, end.shape[-1] // 3), slice(-(end.shape[-1] // 3), None)
-    assert torch.isfinite(end).all() and not torch.allclose(end[..., right], source[..., right], atol=1e-2)
-    assert torch.allclose(end[..., left], source[..., left], atol=1e-5) == masked
-
-
-def test_guidance(loaded: Callable[[str], Pipeline]) -> None:
-    """A distilled network is told its guidance, and is asked once a step; others refuse to be told."""
-    dev, schnell = loaded("flux dev"), loaded("flux schnell")
-    assert dev.cfg == 1 == schnell.cfg
-    plain = drawn(dev, cfg=None)[0].tobytes()
-    assert drawn(dev, cfg=None, guidance=3.5)[0].tobytes() == plain
-    assert drawn(dev, cfg=1.0)[0].tobytes() == plain
-    assert drawn(dev, cfg=None, guidance=7.0)[0].tobytes() != plain
-    with pytest.raises(ValueError, match="guidance is for networks that were distilled with it"):
-        drawn(schnell, guidance=3.5)
-
-
 def test_shift(loaded: Callable[[str], Pipeline], family: Family) -> None:
     """Flux's levels are those of its largest picture, or by recipe those of this size, as diffusers computes them."""
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
@@ -259,10 +176,15 @@ def test_shift(loaded: Callable[[str], Pipeline], family: Family) -> None:
     mu = calculate_shift(4 * 6)
     assert_close(levels("size", (16, 24)), pipe.scheduler.time_shift(mu, 1.0, u))
     assert_close(levels(math.exp(1.15), (16, 24)), levels(None, (16, 24)))
+    for name, known in {"sd3": 3.0, "flux schnell": 1.0, "auraflow": 1.73, "lumina2": 6.0, "wan": 3.0}.items():
+        u = torch.arange(1, 1001, dtype=torch.float64) / 1000
+        want = known * u / (1 + (known - 1) * u)
+        assert_close(loaded(name).sampling.levels.sigmas.double(), want, atol=1e-6, rtol=0)
+        assert loaded(name).sampling.process == Flow(known)
     sd3 = loaded("sd3")
     assert float(sampling_of(Recipe("", shift=2.0), sd3, (16, 24)).levels.timestep(torch.tensor(0.25).double())) == 250
     with pytest.raises(ValueError, match="shift 'size' needs a model whose time shift depends on the size"):
-        drawn(sd3, shift="size")
+        sampling_of(Recipe("", shift="size"), sd3, (16, 24))
 
 
 def test_half_precision(both: tuple[Pipeline, Any], request: pytest.FixtureRequest, family: Family) -> None:
@@ -310,9 +232,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name, file, changes, message", REFUSED.values(), ids=REFUSED)
-def test_refused(
-    name: str, file: str, changes: dict[str, Any], message: str, tmp_path: Path, family: Family
-) -> None:
+def test_refused(name: str, file: str, changes: dict[str, Any], message: str, tmp_path: Path, family: Family) -> None:
     shutil.copytree(family(name)[0], tmp_path / "m")
     change(tmp_path / "m" / f"{file}.json", **changes)
     with pytest.raises(ValueError, match=message) as caught:
@@ -327,58 +247,8 @@ def test_missing_tokenizer(tmp_path: Path, family: Family) -> None:
         load(tmp_path / "m")
 
 
-SIZES = {
-    "patch": ("sd3", {"width": 18}, "width must be a multiple of 4, the VAE's factor of 2 times patches of 2; got 18"),
-    "largest": ("sd3", {"width": 52}, "width must be at most 48, where the network's positions end; got 52"),
-    "region": ("wan", {"regions": (Region("a", 0, 0, 8, 16),)}, "a region's width must be a multiple of 16, the VAE"),
-    "frames": ("wan", {"frames": 8}, "frames must be 1 and a multiple of 4; got 8: try 5 or 9"),
-    "no video": ("auraflow", {"frames": 5}, "frames must be 1, for model draws no videos; got 5"),
-}
-
-
-@pytest.mark.parametrize("name, settings, message", SIZES.values(), ids=SIZES)
-def test_sizes(name: str, settings: dict[str, Any], message: str, loaded: Callable[[str], Pipeline]) -> None:
-    with pytest.raises(ValueError, match=message):
-        drawn(loaded(name), **settings)
-
-
 def test_latents_that_patches_do_not_divide(both: tuple[Pipeline, Any]) -> None:
     ours, _ = both
     x = latents(ours, 1)[..., :3]
     with pytest.raises(ValueError, match="latents must have sides that are multiples of 2, the patches'; got 4x3"):
         ours.network(x, torch.ones(1), ours.encode_text([""], size_of(ours)))
-
-
-def test_videos(tmp_path: Path, loaded: Callable[[str], Pipeline], family: Family) -> None:
-    """A video is an animated PNG with its recipe and a sheet of frames beside it, can be replayed, and be begun from."""
-    from typer.testing import CliRunner
-
-    from sigmafield.cli import app
-    from sigmafield.images import open_frames, recipe_of, to_tensor
-
-    def run(*arguments: Any) -> None:
-        result = CliRunner().invoke(app, [str(a) for a in arguments])
-        assert result.exit_code == 0, result.output
-
-    out, options = tmp_path / "a.png", ["--model", family("wan")[0], "--size", "32x16", "--steps", "2", "--frames", "5"]
-    run("sample", "a red heart", "-o", out, *options)
-    frames = open_frames(out)
-    assert len(frames) == 5 and frames[0].size == (32, 16) and Image.open(out).info["duration"] == 62.5
-    assert Image.open(tmp_path / "a-frames.png").size == (5 * 36 - 4, 16)
-    run("replay", out, "-o", tmp_path / "b.png")
-    assert json.loads(recipe_of(tmp_path / "b.png"))["recipe"]["frames"] == 5
-    run("sample", "a red heart", "-o", tmp_path / "c.png", "--batch", 2, *options)
-    assert [len(open_frames(tmp_path / f"c{end}.png")) for end in ("", "-1", "-2")] == [5, 5, 5]
-    assert open_frames(tmp_path / "c.png")[0].size == (2 * 32 + 4, 16)
-    run("sample", "a red heart", "-o", tmp_path / "d.png", *options[:-1], 1)
-    assert len(open_frames(tmp_path / "d.png")) == 1 and not (tmp_path / "d-frames.png").exists()
-
-    wan = loaded("wan")
-    job = open_job(Recipe("", image=str(out), denoise=0.5, steps=2, sampler="euler", scheduler="simple"), wan)
-    sigma = float(job.run.grid.sigmas[0])
-    noise = torch.randn(job.start.x.shape, generator=torch.Generator().manual_seed(0))
-    source = wan.encode(torch.stack([to_tensor(frame) for frame in frames], dim=2))
-    assert_close(job.start.x, (1 - sigma) * source + sigma * noise, atol=1e-5, rtol=0)
-    assert job.preview(job.run.step(job.start))[0].size == (4, 2)
-    with pytest.raises(ValueError, match="frames must be at most those of .*a.png, which has 5; got 9"):
-        open_job(Recipe("", image=str(out), frames=9), wan)

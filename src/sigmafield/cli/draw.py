@@ -186,7 +186,7 @@ def report(
 def write(pictures: list[list[Image.Image]], output: Path, recipe: Recipe) -> list[Path]:
     """One PNG, or for a batch a sheet of all and one PNG each; all carry the recipe.
 
-    Videos are animated PNGs, and beside them is a sheet NAME-frames.png with a row of frames for each.
+    Videos are animated PNGs, and NAME-frames.png beside them is a sheet of all frames.
     """
     files, index = [output], None if len(pictures) > 1 else 0
     whole = sheets(pictures) if len(pictures) > 1 else pictures[0]
@@ -195,8 +195,7 @@ def write(pictures: list[list[Image.Image]], output: Path, recipe: Recipe) -> li
         files.append(output.with_name(f"{output.stem}-{k + 1}{output.suffix}"))
         images.save_png(frames[0], files[-1], label(recipe, k), frames[1:])
     if len(whole) > 1:
-        rows = images.sheet([frame for frames in pictures for frame in frames], columns=len(whole))
-        images.save_png(rows, output.with_name(f"{output.stem}-frames{output.suffix}"))
+        images.save_png(images.sheet(whole), output.with_name(f"{output.stem}-frames{output.suffix}"))
     return files
 
 

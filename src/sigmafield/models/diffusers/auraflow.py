@@ -20,13 +20,14 @@ LENGTH = 256
 def build_auraflow(source: Source) -> Pipeline:
     """The pipeline of a directory with an AuraFlowTransformer2DModel."""
     vae, latent, codecs = load_vae(source)
-    config = checked(source, "AuraFlowTransformer2DModel", in_channels=latent.channels)
+    checked(source, "AuraFlowTransformer2DModel", in_channels=latent.channels)
     encode_text, encoders = umt5(source, LENGTH)
     transformer = source.module(AuraFlowTransformer2DModel, "transformer")
+    config = transformer.config
     patch = patch_of(config)
     return assemble(
         source, 1.0, latent, codecs, encode_text, plain(transformer), patch,
-        sides(config.get("sample_size"), latent.factor, 64),
+        sides(config.sample_size, latent.factor, 64),
         {"transformer": transformer, "vae": vae, **encoders},
-        max_side=math.isqrt(config["pos_embed_max_size"]) * patch * latent.factor,
+        max_side=math.isqrt(config.pos_embed_max_size) * patch * latent.factor,
     )  # fmt: skip

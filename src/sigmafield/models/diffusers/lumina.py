@@ -22,16 +22,17 @@ LENGTH = 256
 def build_lumina(source: Source) -> Pipeline:
     """The pipeline of a directory with a Lumina2Transformer2DModel."""
     vae, latent, codecs = load_vae(source)
-    config = checked(source, "Lumina2Transformer2DModel", in_channels=latent.channels)
+    checked(source, "Lumina2Transformer2DModel", in_channels=latent.channels)
     encode_text, encode_negative, encoders = gemma(source, LENGTH)
     transformer = source.module(Lumina2Transformer2DModel, "transformer")
+    config = transformer.config
     patch = patch_of(config)
     return assemble(
         source, 1.0, latent, codecs, encode_text, reversed_time(transformer), patch,
-        sides(config.get("sample_size"), latent.factor, 128),
+        sides(config.sample_size, latent.factor, 128),
         {"transformer": transformer, "vae": vae, **encoders},
         encode_negative=encode_negative,
-        max_side=min(config["axes_lens"][1:]) * patch * latent.factor,
+        max_side=min(config.axes_lens[1:]) * patch * latent.factor,
     )  # fmt: skip
 
 

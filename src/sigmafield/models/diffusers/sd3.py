@@ -27,12 +27,13 @@ def build_sd3(source: Source) -> Pipeline:
     """The pipeline of a directory with an SD3Transformer2DModel."""
     vae, latent, codecs = load_vae(source)
     config = checked(source, "SD3Transformer2DModel", in_channels=latent.channels)
-    encode_text, encoders = sd3_encoder(source, config["joint_attention_dim"])
+    encode_text, encoders = sd3_encoder(source, config.get("joint_attention_dim", 4096))
     transformer = source.module(SD3Transformer2DModel, "transformer")
-    patch, side = patch_of(config), config.get("pos_embed_max_size")
+    config = transformer.config
+    patch, side = patch_of(config), config.pos_embed_max_size
     return assemble(
         source, 1000.0, latent, codecs, encode_text, plain(transformer), patch,
-        sides(config.get("sample_size"), latent.factor, 128),
+        sides(config.sample_size, latent.factor, 128),
         {"transformer": transformer, "vae": vae, **encoders},
         max_side=side and side * patch * latent.factor,
     )  # fmt: skip

@@ -23,12 +23,12 @@ def build_wan(source: Source) -> Pipeline:
         if source.where.class_of(key) or source.where.index.get(key) not in (None, False, [None, None]):
             raise ValueError(f"{source.where.path}: {key} (Wan 2.2) is not supported; supported: Wan 2.1")
     vae, latent, codecs = load_video_vae(source)
-    config = checked(source, "WanTransformer3DModel", in_channels=latent.channels, image_dim=None)
+    checked(source, "WanTransformer3DModel", in_channels=latent.channels, image_dim=None)
     encode_text, encoders = umt5(source, LENGTH, unescaped)
     transformer = source.module(WanTransformer3DModel, "transformer")
-    patch = patch_of(config)
+    patch = patch_of(transformer.config)
     return assemble(
         source, 1000.0, latent, codecs, encode_text, plain(transformer), patch, SIZE,
         {"transformer": transformer, "vae": vae, **encoders},
-        frames=FRAMES, max_side=config["rope_max_seq_len"] * patch * latent.factor,
+        frames=FRAMES, max_side=transformer.config.rope_max_seq_len * patch * latent.factor,
     )  # fmt: skip

@@ -1,0 +1,163 @@
+"""Every family drawn through `generate`: from text, from an image, inside a mask; sizes, guidance and videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+from typer.testing import CliRunner
+
+from sigmafield import generate
+from sigmafield.cli import app
+from sigmafield.grid import Flow
+from sigmafield.images import open_frames, recipe_of, to_tensor
+from sigmafield.models.pipeline import Pipeline
+from sigmafield.recipe import Recipe, Region, open_job
+from sigmafield.run import finish
+
+pytest.importorskip("diffusers")
+NAMES = ["sd1", "sd2", "sdxl", "sd3", "sd3 without T5", "flux dev", "flux schnell", "auraflow", "lumina2", "wan"]
+
+Loaded = Callable[[str], Pipeline]
+
+
+@pytest.fixture(params=NAMES)
+def ours(request: pytest.FixtureRequest, loaded: Loaded) -> Pipeline:
+    """A small model of each family."""
+    return loaded(request.param)
+
+
+def size_of(ours: Pipeline) -> tuple[int, int]:
+    """A small (height, width)."""
+    return 4 * ours.latent.factor, 6 * ours.latent.factor
+
+
+SETTINGS: dict[str, Any] = {"steps": 2, "sampler": "euler", "scheduler": "simple", "cfg": 3.0, "negative": "1999"}
+
+
+def drawn(ours: Pipeline, **settings: Any) -> list[Image.Image]:
+    height, width = size_of(ours)
+    settings = SETTINGS | {"width": width, "height": height, "frames": 5 if ours.latent.axes == 3 else None} | settings
+    return generate(ours, **{"prompt": "a red heart", **settings})
+
+
+def test_text_to_image(ours: Pipeline) -> None:
+    pictures, (height, width) = drawn(ours, batch=2), size_of(ours)
+    assert len(pictures) == (10 if ours.latent.axes == 3 else 2) and pictures[0].size == (width, height)
+    assert pictures[0].tobytes() != pictures[-1].tobytes()
+    region = Region("the green horse", 0, 0, 2 * ours.latent.factor, height)
+    for other in ({"prompt": "the green horse"}, {"negative": ""}, {"cfg": 1.0}, {"seed": 1}, {"regions": (region,)}):
+        assert drawn(ours, **other)[0].tobytes() != pictures[0].tobytes(), other
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """A picture, and a mask that keeps its left half."""
+    noise = torch.randint(0, 256, (32, 48, 3), generator=torch.Generator().manual_seed(0))
+    Image.fromarray(noise.byte().numpy()).save(tmp_path / "in.png")
+    mask = Image.new("L", (48, 32), 0)
+    mask.paste(255, (24, 0, 48, 32))
+    mask.save(tmp_path / "mask.png")
+    return str(tmp_path / "in.png"), str(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_image_to_image_and_inpainting(masked: bool, files: tuple[str, str], ours: Pipeline) -> None:
+    """A run begins at the image, noised; what a mask keeps is the image's at the end, the rest is not."""
+    height, width = size_of(ours)
+    video = ours.latent.axes == 3
+    recipe = Recipe(
+        "a red heart", image=files[0], mask=files[1] if masked else None, denoise=0.5, frames=5 if video else None,
+        width=width, height=height, **SETTINGS,
+    )  # fmt: skip
+    job = open_job(recipe, ours)
+    sigma = float(job.run.grid.sigmas[0])
+    noise = torch.randn(job.start.x.shape, generator=torch.Generator().manual_seed(0))
+    picture = Image.open(files[0]).resize((width, height), Image.Resampling.LANCZOS)
+    pixels = torch.tensor(list(picture.tobytes()), dtype=torch.float32).reshape(1, height, width, 3) / 255
+    pixels = pixels.permute(0, 3, 1, 2)
+    source = ours.encode(pixels[:, :, None].expand(-1, -1, 5, -1, -1) if video else pixels)
+    alpha = 1 - sigma if isinstance(job.run.grid.process, Flow) else 1.0
+    assert sigma > 0 and alpha > 0
+    assert_close(job.start.x, alpha * source + sigma * noise, atol=1e-5, rtol=1e-5)
+    end = finish(job.run, job.start).x
+    left, right = slice(0, end.shape[-1] // 3), slice(-(end.shape[-1] // 3), None)
+    assert torch.isfinite(end).all() and not torch.allclose(end[..., right], source[..., right], atol=1e-2)
+    assert torch.allclose(end[..., left], source[..., left], atol=1e-5) == masked
+
+
+def test_lumina_reads_negative_prompts_without_its_system_prompt(loaded: Loaded) -> None:
+    lumina = loaded("lumina2")
+    guider = open_job(Recipe("a red heart", "1999", width=16, height=16), lumina).run.denoise
+    assert lumina.encode_negative is not None
+    for cond, encode, text in (
+        (guider.positive[0], lumina.encode_text, "a red heart"),
+        (guider.negative, lumina.encode_negative, "1999"),
+    ):
+        assert torch.equal(cond.embeds, encode([text], (16, 16)).embeds)
+
+
+def test_guidance(loaded: Loaded) -> None:
+    """A distilled network is told its guidance, and runs with a cfg of 1; others refuse to be told."""
+    dev, schnell = loaded("flux dev"), loaded("flux schnell")
+    assert dev.cfg == 1 == schnell.cfg
+    plain = drawn(dev, cfg=None)[0].tobytes()
+    assert drawn(dev, cfg=None, guidance=3.5)[0].tobytes() == plain
+    assert drawn(dev, cfg=1.0)[0].tobytes() == plain
+    assert drawn(dev, cfg=None, guidance=7.0)[0].tobytes() != plain
+    guider = open_job(Recipe("", guidance=7.0, width=16, height=16), dev).run.denoise
+    assert [float(cond.extra["guidance"]) for cond in (guider.positive[0], guider.negative)] == [7.0, 7.0]
+    with pytest.raises(ValueError, match="guidance is for networks that were distilled with it"):
+        drawn(schnell, guidance=3.5)
+
+
+SIZES = {
+    "patch": ("sd3", {"width": 18}, "width must be a multiple of 4, the VAE's factor of 2 times patches of 2; got 18"),
+    "largest": ("sd3", {"width": 52}, "width must be at most 48, where the network's positions end; got 52"),
+    "region": ("wan", {"regions": (Region("a", 0, 0, 8, 16),)}, "a region's width must be a multiple of 16, the VAE"),
+    "frames": ("wan", {"frames": 8}, "frames must be 1 and a multiple of 4; got 8: try 5 or 9"),
+    "no video": ("auraflow", {"frames": 5}, "frames must be 1, for model draws no videos; got 5"),
+}
+
+
+@pytest.mark.parametrize("name, settings, message", SIZES.values(), ids=SIZES)
+def test_sizes(name: str, settings: dict[str, Any], message: str, loaded: Loaded) -> None:
+    with pytest.raises(ValueError, match=message):
+        drawn(loaded(name), **settings)
+
+
+def test_videos(tmp_path: Path, loaded: Loaded, family: Callable[[str], tuple[Path, Any]]) -> None:
+    """A video is an animated PNG with its recipe and a sheet of frames beside it, to replay or to begin from."""
+
+    def run(*arguments: Any) -> None:
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+
+    out, options = tmp_path / "a.png", ["--model", family("wan")[0], "--size", "32x16", "--steps", "2", "--frames", "5"]
+    run("sample", "a red heart", "-o", out, *options)
+    frames = open_frames(out)
+    assert len(frames) == 5 and frames[0].size == (32, 16) and Image.open(out).info["duration"] == 62.5
+    assert Image.open(tmp_path / "a-frames.png").size == (3 * 36 - 4, 2 * 20 - 4)
+    run("replay", out, "-o", tmp_path / "b.png")
+    assert json.loads(recipe_of(tmp_path / "b.png"))["recipe"]["frames"] == 5
+    run("sample", "a red heart", "-o", tmp_path / "c.png", "--batch", 2, *options)
+    assert [len(open_frames(tmp_path / f"c{end}.png")) for end in ("", "-1", "-2")] == [5, 5, 5]
+    assert open_frames(tmp_path / "c.png")[0].size == (2 * 32 + 4, 16)
+    run("sample", "a red heart", "-o", tmp_path / "d.png", *options[:-1], 1)
+    assert len(open_frames(tmp_path / "d.png")) == 1 and not (tmp_path / "d-frames.png").exists()
+
+    wan = loaded("wan")
+    job = open_job(Recipe("", image=str(out), denoise=0.5, steps=2, sampler="euler", scheduler="simple"), wan)
+    sigma = float(job.run.grid.sigmas[0])
+    noise = torch.randn(job.start.x.shape, generator=torch.Generator().manual_seed(0))
+    source = wan.encode(torch.stack([to_tensor(frame) for frame in frames], dim=2))
+    assert_close(job.start.x, (1 - sigma) * source + sigma * noise, atol=1e-5, rtol=0)
+    assert job.preview(job.run.step(job.start))[0].size == (4, 2)
+    with pytest.raises(ValueError, match="frames must be at most those of .*a.png, which has 5; got 9"):
+        open_job(Recipe("", image=str(out), frames=9), wan)

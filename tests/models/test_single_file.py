@@ -297,4 +297,5 @@ def test_schnell_as_published(made: Any, loaded: Any, tmp_path: Path) -> None:
     assert not schnell.modules["transformer"].config.guidance_embeds
     assert (schnell.shift_at is None) and dev.shift_at is not None
     half = torch.tensor(0.5, dtype=torch.float64)
-    assert float(schnell.sampling.levels.sigma(half)) == pytest.approx(0.5) < float(dev.sampling.levels.sigma(half))
+    one, other = (float(pipe.sampling.levels.sigma(half)) for pipe in (schnell, dev))
+    assert one == pytest.approx(0.5) and other > 0.7

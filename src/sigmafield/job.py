@@ -56,7 +56,7 @@ def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
         if lora.digest() != lora.sha256:
             raise ValueError(f"{lora.path} has changed since this recipe was made: its SHA-256 differs")
     pairs = [(lora.path, lora.strength) for lora in recipe.loras]
-    return load(recipe.model, embeddings=recipe.embeddings, loras=pairs, **options)
+    return load(recipe.model, parts=recipe.parts, embeddings=recipe.embeddings, loras=pairs, **options)
 
 
 @torch.no_grad()

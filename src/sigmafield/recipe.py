@@ -77,7 +77,8 @@ class Recipe:
     'size' = the one that the model was trained with at this size;
     guidance: mods of it, such as "apg(eta=0.5)+cfg_norm", see `parse_mods`; controls: pictures that steer;
     clip_skip: layer of CLIP to stop at, -1 = the last, None = the model's own; loras, embeddings: LoRAs and the
-    directory of textual inversions that `open_pipe` loads the model with.
+    directory of textual inversions that `open_pipe` loads the model with; parts: directory for
+    the parts of the model that a single file has not.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -106,6 +107,7 @@ class Recipe:
     frames: int | None = None
     distilled_guidance: float | None = None
     shift: float | Literal["size"] | None = None
+    parts: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
     controls: Sequence[ControlImage] = ()

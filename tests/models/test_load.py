@@ -49,7 +49,8 @@ def test_device_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("a.ckpt", "a pickle can run any code and is not opened"),
+        ("a.ckpt", "a pickle can run any code and is not opened; convert it to .safetensors"),
+        ("a.pt", "a pickle can run any code and is not opened"),
         ("a.txt", "a single file must be .safetensors; or pass a directory"),
     ],
 )

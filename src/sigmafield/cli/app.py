@@ -18,7 +18,12 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, and no progress.")]
 Model = Annotated[
-    str, typer.Option(help="'tiny', a diffusers directory, or a hub id.", rich_help_panel="Model", metavar="tiny|PATH")
+    str,
+    typer.Option(
+        help="'tiny', a diffusers directory, a .safetensors checkpoint, or a hub id.",
+        rich_help_panel="Model",
+        metavar="tiny|PATH",
+    ),
 ]
 Device = Annotated[
     Optional[str], typer.Option(help="cpu, cuda, mps; default: the best there is.", rich_help_panel="Model")
@@ -31,6 +36,12 @@ MaxRows = Annotated[
     typer.Option(
         help="Rows (pictures x prompts) in one network call at most, for little memory.", rich_help_panel="Model"
     ),
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep parts on the CPU until they are needed.", rich_help_panel="Model")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the network: slow to begin, then faster.", rich_help_panel="Model")
 ]
 
 
@@ -153,8 +164,16 @@ def sample(
     start: Annotated[Optional[int], typer.Option(help="First step to run.", rich_help_panel="Sampling")] = None,
     end: Annotated[Optional[int], typer.Option(help="Step to stop before.", rich_help_panel="Sampling")] = None,
     model: Model = "tiny",
+    parts: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Diffusers directory for what a checkpoint lacks: VAE, text encoders.", rich_help_panel="Model"
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     max_rows: MaxRows = None,
     preview_decoder: Annotated[
         Optional[Path],
@@ -195,13 +214,14 @@ def sample(
             regions=tuple(parse_region(box) for box in region or []), start_step=start, last_step=end,
             frames=frames, distilled_guidance=distilled_guidance, shift=parse_shift(shift),
             clip_skip=clip_skip, loras=tuple(parse_lora(entry) for entry in lora or []),
-            embeddings=str(embeddings) if embeddings else None,
+            parts=str(parts) if parts else None, embeddings=str(embeddings) if embeddings else None,
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
             controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
         )  # fmt: skip
         asked = asked_for(recipe, many, output, out_dir)
-    report(asked, Machine(device, dtype, max_rows, preview_decoder), as_json=as_json, every=preview_every)
+    machine = Machine(device, dtype, offload, compile, max_rows, preview_decoder)
+    report(asked, machine, as_json=as_json, every=preview_every)
 
 
 @app.command()
@@ -212,6 +232,8 @@ def resume(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     max_rows: MaxRows = None,
     as_json: Json = False,
 ) -> None:
@@ -227,7 +249,7 @@ def resume(
             raise ValueError(f"{checkpoint} is a state without a recipe: it was not saved by `sigmafield sample`")
         recipe = Recipe.from_json(meta["recipe"])
         asked = [Asked(recipe, output or Path(meta["output"]))]
-    report(asked, Machine(device, dtype, max_rows), as_json=as_json, state=state)
+    report(asked, Machine(device, dtype, offload, compile, max_rows), as_json=as_json, state=state)
 
 
 @app.command()
@@ -239,13 +261,15 @@ def replay(
     image: Annotated[Optional[Path], typer.Option(help="Where the input image is now, if it has moved.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     max_rows: MaxRows = None,
     as_json: Json = False,
 ) -> None:
     """Draw a picture again from the recipe that its PNG carries, and compare the pixels."""
     from sigmafield.cli.draw import Machine, again
 
-    again(picture, output, image, Machine(device, dtype, max_rows), as_json=as_json)
+    again(picture, output, image, Machine(device, dtype, offload, compile, max_rows), as_json=as_json)
 
 
 @app.command()

@@ -60,12 +60,14 @@ class Machine:
 
     device: str | None = None
     dtype: str | None = None
+    offload: bool = False
+    compile: bool = False
     max_rows: int | None = None
     preview: Path | None = None
 
     def load(self, recipe: Recipe) -> Pipeline:
         """The recipe's model, as `open_pipe` gives it."""
-        return open_pipe(recipe, device=self.device, dtype=self.dtype, max_rows=self.max_rows, preview=self.preview)
+        return open_pipe(recipe, **asdict(self))
 
 
 def parse_size(text: str | None) -> tuple[int | None, int | None]:

@@ -175,13 +175,14 @@ class Span:
         VE:    σ_up = min(σ', η √(σ'² (σ² − σ'²)/σ²)),   σ_down = √(σ'² − σ_up²),   k = 1
         flow:  σ_down = σ' (1 + (σ'/σ − 1) η),   k = (1 − σ')/(1 − σ_down),   σ_up = √(σ'² − (k σ_down)²)
 
-        η = 0 keeps the interval. In VE, η ≥ σ/√(σ² − σ'²) leaves σ_down = 0. Song et al., arXiv:2010.02502.
+        η = 0 keeps the interval. η ≥ σ/√(σ² − σ'²) in VE, and ≥ 1/(1 − σ'/σ) in a flow, leaves σ_down = 0.
+        Song et al., arXiv:2010.02502.
         """
         a, b = self.sigma, self.sigma_next
         if not eta:
             return self, torch.ones_like(b), torch.zeros_like(b)
         if isinstance(self.process, Flow):
-            down = b * (1 + (self.ratio - 1) * eta)
+            down = (b * (1 + (self.ratio - 1) * eta)).clamp(min=0)
             keep = (1 - b) / (1 - down)
             return replace(self, sigma_next=down), keep, (b**2 - (keep * down) ** 2).clamp(min=0).sqrt()
         up = eta * (b**2 * (a**2 - b**2) / torch.where(a == 0, 1.0, a) ** 2).sqrt()

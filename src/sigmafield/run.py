@@ -13,7 +13,7 @@ from sigmafield.brownian import Brownian
 from sigmafield.grid import VE, Grid, Process, Span
 from sigmafield.methods.dpm import END
 from sigmafield.methods.registry import Method, lookup
-from sigmafield.noise import Gaussian, Keyed, Silent
+from sigmafield.noise import Gaussian, Keyed, Pair, Silent
 from sigmafield.types import Ctx, Denoiser, Latent, Noise, Pred, State
 
 
@@ -56,6 +56,8 @@ class Run:
         p = {**self.method.defaults, **self.params}
         if self.method.noise == "churn":
             return p["s_churn"] > 0
+        if self.method.noise == "gaussian_pair":
+            return any(p[f"{part}eta"] and p[f"{part}s_noise"] for part in ("", "distance_step_"))
         return self.method.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0
 
     def start(self, x: Latent) -> State:
@@ -142,7 +144,8 @@ def sample(
 def default_noise(method: Method, seed: int, grid: Grid, x: Latent) -> Noise:
     """The source that ComfyUI would give the method; for a σ-field, keyed by the sample.
 
-    A stream on the CPU is seeded with seed + 1, since the initial noise was drawn there with `seed`.
+    A stream on the CPU is seeded with seed + 1, since the initial noise was drawn there with `seed`; a pair's second
+    stream with 42 more.
     """
     of_x = {"shape": x.shape, "dtype": x.dtype, "device": x.device}
     if method.noise == "none":
@@ -155,4 +158,7 @@ def default_noise(method: Method, seed: int, grid: Grid, x: Latent) -> Noise:
         return Brownian(seed, grid, **of_x, drawn_on=x.device, times=x.dtype)
     if method.noise == "churn":
         return Gaussian(seed, **of_x)
-    return Gaussian(seed + (x.device.type == "cpu"), **of_x)
+    own = seed + (x.device.type == "cpu")
+    if method.noise == "gaussian_pair":
+        return Pair(Gaussian(own, **of_x), Gaussian(own + 42, **of_x))
+    return Gaussian(own, **of_x)

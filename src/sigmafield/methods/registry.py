@@ -11,7 +11,7 @@ from sigmafield.grid import Grid
 from sigmafield.maths import named, near_miss
 from sigmafield.types import Step
 
-NoiseKind = Literal["none", "churn", "gaussian", "brownian", "brownian_device"]
+NoiseKind = Literal["none", "churn", "gaussian", "gaussian_pair", "brownian", "brownian_device"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Method:
 
     order: of convergence without noise; evals: network evaluations a step (most);
     noise: the source that ComfyUI gives it (none; churn: the stream of the initial noise, and only with
-    s_churn > 0; gaussian: a stream of its own; brownian: a Brownian path drawn on the CPU or on the device);
+    s_churn > 0; gaussian: a stream of its own; gaussian_pair: one for steps and one for their stages, and only with
+    eta > 0; brownian: a Brownian path drawn on the CPU or on the device);
     adaptive: chooses its own steps, each `step` is an attempt; linear: in x, predictions and noises;
     need_uncond: uses the unconditional prediction (CFG++); grid: what it does to the schedule first;
     stops_early: at the last level above 0, so that x keeps its noise.

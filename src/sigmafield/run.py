@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -105,14 +105,25 @@ class Run:
         return State(st.i + 1, x, mem, ctx.aux, self.noise.get_state(), nfe, first)
 
 
-def iterate(run: Run, start: Latent | State) -> Iterator[State]:
+@runtime_checkable
+class Steps(Protocol):
+    """What can be iterated: a `Run`, or one that is edited between its steps (`spatial.mixing.Mixing`)."""
+
+    def start(self, x: Latent, /) -> State: ...
+
+    def done(self, st: State, /) -> bool: ...
+
+    def step(self, st: State, /) -> State: ...
+
+
+def iterate(run: Steps, start: Latent | State) -> Iterator[State]:
     """Step until the schedule ends, giving each state: preview, save, edit or stop between any two."""
     st = start if isinstance(start, State) else run.start(start)
     while not run.done(st):
         yield (st := run.step(st))
 
 
-def finish(run: Run, start: Latent | State) -> State:
+def finish(run: Steps, start: Latent | State) -> State:
     """The state at the end of the schedule."""
     last = start if isinstance(start, State) else run.start(start)
     for state in iterate(run, last):

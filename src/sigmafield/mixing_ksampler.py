@@ -98,7 +98,7 @@ def mixing_sampler(
 def batch_unsample(
     sampling: Sampling,
     latents: LatentFormat,
-    latent: Latent,
+    latent: Tensor,
     *,
     seed: int,
     sampler: str = "euler",
@@ -107,7 +107,7 @@ def batch_unsample(
     start_step: int = 0,
     end_step: int = 10000,
     normalize: bool = False,
-) -> Latent:
+) -> Tensor:
     """Batch Unsampler: the latent [1, C, *space] noised to every level of a schedule but 0, the least noisy first.
 
     normalize: take the mean of the first from all. Noise is one draw of a generator seeded with `seed`.
@@ -126,9 +126,9 @@ class Mixed:
     """What the mixing KSampler gives, in the VAE's scale, latents of n + 1 steps: mixed ones, the first as it began;
     the n noised ones, the noisiest first; what each step's sampler gave before the blend, the first of zeros."""
 
-    mixed: Latent
-    noised: Latent
-    intermediates: Latent
+    mixed: Tensor
+    noised: Tensor
+    intermediates: Tensor
     nfe: int
 
 

@@ -31,7 +31,7 @@ def statistics(batch: Latent) -> Statistics:
     return Statistics(p, rows.mean(1).tolist(), rows.std(1, correction=0).tolist())
 
 
-def similarity(a: Latent, b: Latent) -> Tensor:
+def similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosines [B, B] of the angles between each latent of a (rows) and each of b (columns).
 
     Raises ValueError for batches of other shapes.

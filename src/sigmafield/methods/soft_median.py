@@ -46,9 +46,7 @@ def weights(slopes: Sequence[Latent], u: Latent | None = None, *, softmax: bool 
         return list((n * v).softmax(0))
     most = v.amax(0)
     v = torch.where(most == 0, torch.ones_like(v), v / torch.where(most == 0, torch.ones_like(most), most)).square()
-    return list(
-        v / sum(v, torch.zeros_like(most))
-    )  # one by one: `Tensor.sum` adds in an order that goes with the batch
+    return list(v / sum(v, torch.zeros_like(most)))  # one by one: the order in `Tensor.sum` goes with the batch
 
 
 def weighted(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:

@@ -36,7 +36,7 @@ def linear(t: int, steps: int, alpha: float, start: int, stop: int) -> float:
 
 
 def logistic(t: int, steps: int, alpha: float, start: int, stop: int) -> float:
-    """1/(1 + e^(−5α (u − m))), u = t/(N − 1), m = (S + start)/(2 (N − 1)), S = stop or N; 1 behind S, 0 before start."""
+    """1/(1 + e^(−5α (u − m))), u = t/(N − 1), m = (S + start)/(2N − 2), S = stop or N; 1 behind S, 0 before start."""
     stop, last = stop or steps, max(steps - 1, 1)
     middle = (stop + start) / (2 * last)
     return 0.0 if t < start else 1.0 if t > stop else 1 / (1 + math.exp(-5 * alpha * (t / last - middle)))

@@ -208,7 +208,7 @@ class Mixing:
         run, source, c = self.runs[k], st.aux[SOURCE], float(self.weights[self.starts[k] + i])
         span = run.span(i)
         x = self._kept(st.x, span.sigma, span)
-        if self.align == "before":
+        if self.align == "before" and i:  # a pass begins as z_0, which a blend with z_0 leaves as it is
             D = st.aux.get(DENOISED, source)
             x = self._blended(x, D, k, i, c, span.sigma, source)
         local = run.step(replace(st, i=i, x=x))

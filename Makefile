@@ -49,6 +49,7 @@ bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/imports.py
 	.venv/bin/python benchmarks/brownian.py
 	.venv/bin/python benchmarks/engine.py
+	.venv/bin/python benchmarks/distance.py
 
 constraints: .venv/test ## choose the pinned versions anew
 	.venv/bin/pip install --quiet uv

@@ -16,6 +16,7 @@ LAYERS = [
     ["run", "lcm_upscale", "checkpoint", "images", "latents"],
     ["guidance", "spatial"],
     ["ksampler"],
+    ["mixing_ksampler"],
     ["models"],
     ["hints", "recipe", "job"],
     ["lab"],

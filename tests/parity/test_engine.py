@@ -1,45 +1,17 @@
 """Whole KSampler runs against the reference's numbers, and its network calls; to 1e-4 of max |expected|."""
 
-from dataclasses import replace
-
 import torch
 from golden_models import Counted
 
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
 from sigmafield.ksampler import ksampler, ksampler_sigmas, sample_custom, window
 from sigmafield.spatial.inpaint import differential, unchanged
-from sigmafield.types import Area, Cond
+from sigmafield.types import Cond
 
 TOLERANCE = {"dpm_adaptive": 1e-3, "dpm_fast": 1e-3, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
 
 # from σ = 4518 the reference's own float32 cancels: in its order of operations its numbers come out, not in float64
 ZSNR = {"euler": 5e-4, "dpm_2": 5e-3, "dpm_adaptive": 2e-2}
-
-
-def cond(entry, case):
-    made = Cond(torch.full((1, entry.get("tokens", 2), 3), entry["value"]))
-    for node, inputs in entry.get("nodes", []):
-        made = NODES[node](made, case, **inputs)
-    return made
-
-
-def changed(cond, **values):
-    return replace(cond, **values)
-
-
-NODES = {
-    "ConditioningSetArea": lambda c, case, width, height, x, y, strength: changed(
-        c, area=Area((height // 8, width // 8), (y // 8, x // 8)), strength=strength
-    ),
-    "ConditioningSetAreaPercentage": lambda c, case, width, height, x, y, strength: changed(
-        c, area=Area((height, width), (y, x), relative=True), strength=strength
-    ),
-    "ConditioningSetAreaStrength": lambda c, case, strength: changed(c, strength=strength),
-    "ConditioningSetTimestepRange": lambda c, case, start, end: changed(c, window=(start, end)),
-    "ConditioningSetMask": lambda c, case, mask, strength, set_cond_area: changed(
-        c, mask=case.tensor(mask), mask_strength=strength, bounds=set_cond_area == "mask bounds"
-    ),
-}
 
 
 def compare(ours, expected, tolerance, what):
@@ -63,7 +35,7 @@ def test_engine(engine_case, reference, worst, work):
     if case["kind"] == "guider":
         return guider(case, reference)
     net = Counted(case["model"], reference)
-    positive, negative = ([cond(e, case) for e in case[key]] for key in ("positive", "negative"))
+    positive, negative = ([net.cond(e, case) for e in case[key]] for key in ("positive", "negative"))
     latent = case.tensor(case["latent"])
     mask_of = unchanged
     if case["differential_diffusion_strength"] is not None:

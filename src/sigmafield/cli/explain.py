@@ -21,6 +21,7 @@ NOISE = {
     "none": "none",
     "churn": "with s_churn > 0",
     "gaussian": "Gaussian",
+    "gaussian_pair": "Gaussian, with eta > 0",
     "brownian": "Brownian",
     "brownian_device": "Brownian, on the device",
 }

@@ -33,6 +33,7 @@ FAMILIES = {
     "exponential": "Exponential",
     "uni_pc": "UniPC",
     "sa_solver": "SA-Solver",
+    "distance": "Distance",
 }
 """Headings for the modules of `sigmafield.methods`; others are headed by their names."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sigmafield.guidance import MODS
 from sigmafield.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -35,3 +36,18 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_every_mod_is_on_the_page_of_guidance():
+    page = (ROOT / "docs" / "guidance.md").read_text("utf-8")
+    for name, mod in MODS.items():
+        assert f"`{name}({', '.join(mod.defaults)})`" in page or (not mod.defaults and f"`{name}`" in page), name
+
+
+def test_proofs_of_the_table_of_models_exist():
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests" / "models").glob("test_*.py"))
+    names = set(re.findall(r"`(test_\w+)", page))
+    assert len(names) > 8
+    for name in names:
+        assert f"def {name}(" in tests, f"docs/models.md names a test that is not there: {name}"

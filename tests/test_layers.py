@@ -16,13 +16,14 @@ LAYERS = [
     ["run", "lcm_upscale", "checkpoint", "images", "latents"],
     ["guidance", "spatial"],
     ["ksampler"],
+    ["mixing_ksampler"],
     ["models"],
     ["hints", "recipe", "job"],
     ["lab"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-OPTIONAL = {"diffusers", "transformers", "accelerate", "matplotlib", "aiohttp", "torchsde", "ray"}
+OPTIONAL = {"diffusers", "transformers", "accelerate", "matplotlib", "aiohttp", "torchsde", "ray", "peft"}
 DIFFUSERS = ("models/diffusers/", "models/diffusers_scheduler.py")  # imported where they are asked for
 CORE = {"torch", "numpy", "scipy", "safetensors", "jaxtyping", "PIL", "typer", "rich"}
 FILES = sorted(

@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from sigmafield.brownian import Brownian
     from sigmafield.checkpoint import load_state, save_state
     from sigmafield.grid import VE, Flow, Grid, Span
+    from sigmafield.guidance import MODS, parse_mods
     from sigmafield.guidance.guider import Guider
+    from sigmafield.guidance.hooks import Mods
     from sigmafield.hints import ControlImage
-    from sigmafield.job import Job, generate, open_job
+    from sigmafield.job import Job, generate, open_job, open_pipe
     from sigmafield.methods import METHODS, Method
     from sigmafield.models import load, load_control
     from sigmafield.models.analytic import Mixture
     from sigmafield.models.pipeline import Pipeline
     from sigmafield.noise import Gaussian, Keyed
-    from sigmafield.recipe import Recipe, Region
+    from sigmafield.recipe import Lora, Recipe, Region
     from sigmafield.run import Run, finish, iterate, sample
     from sigmafield.schedules import SCHEDULES
     from sigmafield.types import Area, Cond, Control, Ctx, Pred, State
@@ -28,15 +30,17 @@ _HOME = {
     "brownian": ("Brownian",),
     "checkpoint": ("load_state", "save_state"),
     "grid": ("VE", "Flow", "Grid", "Span"),
+    "guidance": ("MODS", "parse_mods"),
     "guidance.guider": ("Guider",),
+    "guidance.hooks": ("Mods",),
     "hints": ("ControlImage",),
-    "job": ("Job", "generate", "open_job"),
+    "job": ("Job", "generate", "open_job", "open_pipe"),
     "methods": ("METHODS", "Method"),
     "models": ("load", "load_control"),
     "models.analytic": ("Mixture",),
     "models.pipeline": ("Pipeline",),
     "noise": ("Gaussian", "Keyed"),
-    "recipe": ("Recipe", "Region"),
+    "recipe": ("Lora", "Recipe", "Region"),
     "run": ("Run", "finish", "iterate", "sample"),
     "schedules": ("SCHEDULES",),
     "types": ("Area", "Cond", "Control", "Ctx", "Pred", "State"),
@@ -45,9 +49,10 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("sigmafield")
 __all__ = [
-    "METHODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Flow", "Gaussian",
-    "Grid", "Guider", "Job", "Keyed", "Method", "Mixture", "Pipeline", "Pred", "Recipe", "Region", "Run", "Span",
-    "State", "finish", "generate", "iterate", "load", "load_control", "load_state", "open_job", "sample", "save_state",
+    "METHODS", "MODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Flow",
+    "Gaussian", "Grid", "Guider", "Job", "Keyed", "Lora", "Method", "Mixture", "Mods", "Pipeline", "Pred", "Recipe",
+    "Region", "Run", "Span", "State", "finish", "generate", "iterate", "load", "load_control", "load_state",
+    "open_job", "open_pipe", "parse_mods", "sample", "save_state",
 ]  # fmt: skip
 
 

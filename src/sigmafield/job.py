@@ -11,10 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from sigmafield import images
+from sigmafield.guidance import parse_mods
 from sigmafield.guidance.cond import fit
 from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, controls_of, read_frames, resized
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
+from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
 from sigmafield.param import Sampling, shifted
@@ -47,12 +49,28 @@ class Job:
         return images.to_pictures(self.pipe.preview(state.pred.x0))
 
 
+def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
+    """The model of a recipe with its LoRAs and textual inversions; options: further ones of `load`.
+
+    Raises ValueError also for a LoRA that is not the one that the recipe was made with.
+    """
+    for lora in recipe.loras:
+        if lora.digest() != lora.sha256:
+            raise ValueError(f"{lora.path} has changed since this recipe was made: its SHA-256 differs")
+    pairs = [(lora.path, lora.strength) for lora in recipe.loras]
+    return load(recipe.model, parts=recipe.parts, embeddings=recipe.embeddings, loras=pairs, **options)
+
+
 @torch.no_grad()
 def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None = None) -> Job:
     """Encode the text and the image, build the schedule, draw the noise. ValueError for what the model refuses.
 
     controls: those of the recipe, where they are read already (`controls_of`), for many recipes with the same.
     """
+    if recipe.loras and [(lora.path, lora.strength) for lora in recipe.loras] != list(pipe.loras):
+        raise ValueError(
+            "the recipe's loras are not those that the model was loaded with; load it with open_pipe(recipe)"
+        )
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     mask = images.to_mask(read_frames(recipe.mask, recipe.mask_sha256)[0]) if recipe.mask else None
     size = size_of(recipe, pipe, source)
@@ -61,7 +79,7 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
     sigmas = sigmas_of(recipe, pipe.sampling, latent.shape[2:])
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
-    positive, negative = prompts_of(recipe, pipe, size)
+    positive, negative, empty = prompts_of(recipe, pipe, size)
     steered = controls_of(recipe.controls, pipe) if controls is None else controls
     concat = concat_of(pipe, size, source[0] if source else None, mask)
 
@@ -71,7 +89,8 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         return fit(cond, latent.shape[2:])
 
     cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
-    guider = Guider(pipe.model, [complete(cond) for cond in positive], complete(negative), cfg)
+    mods = parse_mods(recipe.guidance)
+    guider = Guider(pipe.model, [complete(cond) for cond in positive], complete(negative), cfg, mods, complete(empty))
     run, start = open_run(
         guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
@@ -85,15 +104,16 @@ def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
     return job.pictures(finish(job.run, job.start))
 
 
-def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> tuple[list[Cond], Cond]:
-    """Conditionings of the prompt and the regions, and of the negative prompt."""
-    positive = [told(recipe, pipe.encode_text([recipe.prompt], size))]
+def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> tuple[list[Cond], Cond, Cond]:
+    """Conditionings of the prompt and the regions, of the negative prompt, and of none."""
+    positive = [told(recipe, pipe.encode_text([recipe.prompt], size, recipe.clip_skip))]
     for region in recipe.regions:
-        cond = told(recipe, pipe.encode_text([region.prompt], size))
+        cond = told(recipe, pipe.encode_text([region.prompt], size, recipe.clip_skip))
         area = area_of(region, size, pipe.latent.factor, pipe.patch)
         positive.append(replace(cond, area=area, strength=region.strength))
-    negative = (pipe.encode_negative or pipe.encode_text)([recipe.negative], size)
-    return positive, told(recipe, negative)
+    against = pipe.encode_negative or pipe.encode_text
+    negative = told(recipe, against([recipe.negative], size, recipe.clip_skip))
+    return positive, negative, told(recipe, against([""], size, recipe.clip_skip)) if recipe.guidance else negative
 
 
 def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampling:

@@ -7,13 +7,14 @@ get_state / set_state, so a run can stop and continue, and two runs may share a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sigmafield.grid import Span
-from sigmafield.types import Latent
+from sigmafield.types import Latent, Noise
 
 Device = torch.device | str
 
@@ -107,6 +108,35 @@ class Gaussian:
     def set_state(self, state: Tensor | None) -> None:
         if state is not None:
             self._generator.set_state(state)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sources for methods that draw within a step as well: `main` for the step, `inner` for its stages.
+
+    Any other source serves both, in the order of the draws (see `inner_of`). Its state is the two states.
+    """
+
+    main: Noise
+    inner: Noise
+
+    def __call__(self, span: Span) -> Latent:
+        return self.main(span)
+
+    def get_state(self) -> Tensor | None:
+        states = [state for state in (self.main.get_state(), self.inner.get_state()) if state is not None]
+        return torch.stack(states) if len(states) == 2 else None
+
+    def set_state(self, state: Tensor | None) -> None:
+        # a generator reads a state from where its storage begins, whatever the view
+        first, second = (None, None) if state is None else (part.clone() for part in state)
+        self.main.set_state(first)
+        self.inner.set_state(second)
+
+
+def inner_of(noise: Noise) -> Noise:
+    """The source for a step's stages: a pair's second, and otherwise the source itself."""
+    return noise.inner if isinstance(noise, Pair) else noise
 
 
 class Keyed:

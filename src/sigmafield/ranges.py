@@ -112,7 +112,8 @@ def check(owner: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) 
     """Raise ValueError for a parameter that is unknown, of another type or out of range; owner: whose they are."""
     for name in given:
         if name not in known:
-            raise ValueError(f"{owner} has no parameter {name!r}{near_miss(name, known)}")
+            there = near_miss(name, known) if known else "; it has none"
+            raise ValueError(f"{owner} has no parameter {name!r}{there}")
     values = {name: parameter.default for name, parameter in known.items()} | dict(given)
     for parameter in known.values():
         parameter.check(owner, values)

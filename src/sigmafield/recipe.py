@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from sigmafield import schedules
+from sigmafield import images, schedules
+from sigmafield.guidance import parse_mods
 from sigmafield.hints import ControlImage, seal
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
+from sigmafield.models.directory import needed
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,28 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A LoRA file and its strength, a finite number; sha256: of its bytes, filled in so that a replay knows them again.
+
+    Raises FileNotFoundError for no file, ValueError for a strength that is not finite.
+    """
+
+    path: str
+    strength: float = 1.0
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise ValueError(f"a LoRA's strength must be a finite number; got {self.strength}")
+        if self.sha256 is None:
+            object.__setattr__(self, "sha256", self.digest())
+
+    def digest(self) -> str:
+        """SHA-256 of the file as it is now."""
+        return images.digest(needed(Path(self.path).expanduser()))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What to draw and how; the same recipe on the same machine gives the same pixels.
 
@@ -49,7 +74,11 @@ class Recipe:
     last_step: run only these steps of the schedule.
     frames: of a video, None = the model's own, or the image's; distilled_guidance: what a network that was distilled
     with guidance is told, None = 3.5; shift: time shift s of a flow network, None = the model's own as ComfyUI has it,
-    'size' = the one that the model was trained with at this size; controls: pictures that steer.
+    'size' = the one that the model was trained with at this size;
+    guidance: mods of it, such as "apg(eta=0.5)+cfg_norm", see `parse_mods`; controls: pictures that steer;
+    clip_skip: layer of CLIP to stop at, -1 = the last, None = the model's own; loras, embeddings: LoRAs and the
+    directory of textual inversions that `open_pipe` loads the model with; parts: directory for
+    the parts of the model that a single file has not;
     denoise_map: of a picture whose brightness is the denoise strength of each place, white = as much as `denoise`,
     black = kept; map_schedule: what a strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many
     but smaller steps.
@@ -73,14 +102,19 @@ class Recipe:
     mask: str | None = None
     mask_sha256: str | None = None
     regions: Sequence[Region] = ()
+    clip_skip: int | None = None
+    loras: Sequence[Lora] = ()
+    embeddings: str | None = None
     start_step: int | None = None
     last_step: int | None = None
     frames: int | None = None
     distilled_guidance: float | None = None
     shift: float | Literal["size"] | None = None
+    parts: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
     controls: Sequence[ControlImage] = ()
+    guidance: str = ""
     denoise_map: str | None = None
     denoise_map_sha256: str | None = None
     map_schedule: str = "delayed"
@@ -88,6 +122,7 @@ class Recipe:
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
         schedules.lookup(self.scheduler).check(self.scheduler_params)
+        parse_mods(self.guidance)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
         _at_least("frames", 1 if self.frames is None else self.frames, 1)
@@ -114,6 +149,8 @@ class Recipe:
             raise ValueError("map_schedule 'own' runs whole schedules: leave start_step and last_step out")
         for name in ("image", "mask", "denoise_map"):
             seal(self, name)
+        if self.clip_skip is not None and self.clip_skip > -1:
+            raise ValueError(f"clip_skip must be -1 (the last layer), -2, … or None; got {self.clip_skip}")
         last = self.steps if self.last_step is None else self.last_step
         if not 0 <= (self.start_step or 0) < min(last, self.steps):
             raise ValueError(
@@ -142,6 +179,7 @@ class Recipe:
                 raise ValueError(f"the recipe has an unknown entry {name!r}{near_miss(name, known)}")
         values["regions"] = tuple(Region(**region) for region in values.get("regions", ()))
         values["controls"] = tuple(ControlImage(**control) for control in values.get("controls", ()))
+        values["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         return cls(**values)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from sigmafield.brownian import Brownian
 from sigmafield.grid import VE, Grid, Process, Span
 from sigmafield.methods.dpm import END
 from sigmafield.methods.registry import Method, lookup
-from sigmafield.noise import Gaussian, Keyed, Silent
+from sigmafield.noise import Gaussian, Keyed, Pair, Silent
 from sigmafield.types import Ctx, Denoiser, Latent, Noise, Pred, State
 
 
@@ -56,6 +56,8 @@ class Run:
         p = {**self.method.values, **self.params}
         if self.method.noise == "churn":
             return p["s_churn"] > 0
+        if self.method.noise == "gaussian_pair":
+            return any(p[f"{part}eta"] and p[f"{part}s_noise"] for part in ("", "distance_step_"))
         return self.method.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0
 
     def start(self, x: Latent) -> State:
@@ -103,14 +105,25 @@ class Run:
         return State(st.i + 1, x, mem, ctx.aux, self.noise.get_state(), nfe, first)
 
 
-def iterate(run: Run, start: Latent | State) -> Iterator[State]:
+@runtime_checkable
+class Steps(Protocol):
+    """What can be iterated: a `Run`, or one that is edited between its steps (`spatial.mixing.Mixing`)."""
+
+    def start(self, x: Latent, /) -> State: ...
+
+    def done(self, st: State, /) -> bool: ...
+
+    def step(self, st: State, /) -> State: ...
+
+
+def iterate(run: Steps, start: Latent | State) -> Iterator[State]:
     """Step until the schedule ends, giving each state: preview, save, edit or stop between any two."""
     st = start if isinstance(start, State) else run.start(start)
     while not run.done(st):
         yield (st := run.step(st))
 
 
-def finish(run: Run, start: Latent | State) -> State:
+def finish(run: Steps, start: Latent | State) -> State:
     """The state at the end of the schedule."""
     last = start if isinstance(start, State) else run.start(start)
     for state in iterate(run, last):
@@ -142,7 +155,8 @@ def sample(
 def default_noise(method: Method, seed: int, grid: Grid, x: Latent) -> Noise:
     """The source that ComfyUI would give the method; for a σ-field, keyed by the sample.
 
-    A stream on the CPU is seeded with seed + 1, since the initial noise was drawn there with `seed`.
+    A stream on the CPU is seeded with seed + 1, since the initial noise was drawn there with `seed`; a pair's second
+    stream with 42 more.
     """
     of_x = {"shape": x.shape, "dtype": x.dtype, "device": x.device}
     if method.noise == "none":
@@ -155,4 +169,7 @@ def default_noise(method: Method, seed: int, grid: Grid, x: Latent) -> Noise:
         return Brownian(seed, grid, **of_x, drawn_on=x.device, times=x.dtype)
     if method.noise == "churn":
         return Gaussian(seed, **of_x)
-    return Gaussian(seed + (x.device.type == "cpu"), **of_x)
+    own = seed + (x.device.type == "cpu")
+    if method.noise == "gaussian_pair":
+        return Pair(Gaussian(own, **of_x), Gaussian(own + 42, **of_x))
+    return Gaussian(own, **of_x)

@@ -11,9 +11,12 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+import sigmafield as sf
 from sigmafield.cli import app
 from sigmafield.images import open_picture, recipe_of, save_png
 
@@ -156,6 +159,45 @@ def test_a_run_of_some_steps_stops_there(tmp_path):
     )
 
 
+def lora_file(path, strength=1.0):
+    """A LoRA for the embedded model: it turns one layer's answer round."""
+    weight = sf.load("tiny", device="cpu").modules["unet"].state_dict()["conv_out.weight"]
+    down = torch.eye(weight[0].numel()).reshape(-1, *weight.shape[1:])
+    stem = "lora_unet_conv_out"
+    up = (-2 * strength * weight.flatten(1))[..., None, None]
+    save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up.contiguous()}, path)
+    return path
+
+
+def test_model_with_additions_is_replayed(tmp_path):
+    """LoRA, textual inversion and clip skip change the picture, and a replay has them again."""
+    pytest.importorskip("peft")
+    lora, words = lora_file(tmp_path / "a:b.safetensors"), tmp_path / "words"
+    words.mkdir()
+    save_file({"emb_params": 0.1 * torch.randn(3, 160)}, words / "odd.safetensors")
+    shot = ["--steps", 2, "--seed", 1]
+    additions = [[], ["--lora", f"{lora}:0.05"], ["--lora", lora], ["--embeddings", words], ["--clip-skip", -2]]
+    pictures = []
+    for i, options in enumerate(additions):
+        prompt = "red heart" + ", embedding:odd" * ("--embeddings" in options)
+        result = run("sample", prompt, "-o", tmp_path / f"{i}.png", *shot, *options)
+        assert result.exit_code == 0, result.output
+        assert run("replay", tmp_path / f"{i}.png").exit_code == 0
+        pictures.append(pixels(tmp_path / f"{i}.png").tobytes())
+    assert len(set(pictures)) == len(pictures)
+    lora_file(lora, strength=0.5)
+    result = run("replay", tmp_path / "1.png")
+    assert result.exit_code == 2
+    assert "a:b.safetensors has changed since this recipe was made" in result.stderr
+
+
+def test_recipe_refuses_a_model_without_its_loras(tmp_path):
+    recipe = sf.Recipe("x", loras=(sf.Lora(str(lora_file(tmp_path / "a.safetensors"))),), steps=1)
+    with pytest.raises(ValueError, match="the recipe's loras are not those that the model was loaded with"):
+        sf.open_job(recipe, sf.load("tiny", device="cpu"))
+    assert sf.Recipe.from_json(recipe.to_json()) == recipe
+
+
 ERRORS = [
     (["--sampler", "dpmp_2m"], "unknown sampler 'dpmp_2m'; did you mean dpmpp_2m"),
     (["--scheduler", "kerras"], "unknown scheduler 'kerras'; did you mean karras?"),
@@ -183,6 +225,12 @@ ERRORS = [
     (["--positive-region", "3,0,8,8:x"], "a region's x must be a multiple of 4, the VAE's factor; got 3"),
     (["--positive-region", "32,0,64,8:x"], "the region 32,0,64,8 is not within 64x64 pixels"),
     (["--positive-region", "0,0,8,8:x:-1"], "a region's strength must be ≥ 0; got -1.0"),
+    (["--clip-skip", "0"], "clip_skip must be -1 (the last layer), -2, … or None; got 0"),
+    (["--clip-skip", "-99"], "one of the 2 layers; got -99"),
+    (["--lora", "no.safetensors:0.5"], "no.safetensors is missing"),
+    (["--lora", f"{__file__}:nan"], "a LoRA's strength must be a finite number; got nan"),
+    (["--embeddings", "nowhere"], "embeddings 'nowhere': no such directory"),
+    (["--negative", "embedding:x"], "asks for embedding:x, but the model was loaded without a folder of embeddings"),
     (["--start", "20"], "start_step must be at least 0 and below last_step and steps = 20; got 20 and None"),
     (["--model", "nowhere/at/all"], "nowhere/at/all"),
     (["--device", "gpu"], "unknown device 'gpu'"),

@@ -61,4 +61,4 @@ def test_cite_prints_bibtex():
 def test_cite_refuses_unknown_names():
     result = run("cite", "dpmp_2m")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: no method or schedule 'dpmp_2m' to cite; did you mean dpmpp_2m")
+    assert result.stderr.startswith("error: no method, schedule or guidance 'dpmp_2m' to cite; did you mean dpmpp_2m")

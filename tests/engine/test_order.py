@@ -19,8 +19,11 @@ INEXACT = {
 INEXACT |= dict.fromkeys(["er_sde_ode", "er_sde_reverse_time"], INEXACT["er_sde"])
 
 
+SOLVERS = [*LINEAR, "distance_c2", "distance_c3", "perp_step"]  # the last three are not linear, but solve the ODE
+
+
 def methods():
-    for name in LINEAR:
+    for name in SOLVERS:
         if name not in STOCHASTIC:
             marks = pytest.mark.xfail(strict=True, reason=INEXACT[name]) if name in INEXACT else ()
             yield pytest.param(name, marks=marks)
@@ -36,6 +39,12 @@ def test_order(name, kind, process):
     params = {"lms": {"order": 2}, "deis": {"max_order": 2}}.get(name, {})  # with more, the start decides
     seen = convergence(name, process, steps, model=model, **params)
     assert seen.slope == pytest.approx(METHODS[name].order, abs=0.3), f"errors {seen.errors}"
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=str)
+@pytest.mark.parametrize("name", ["distance", "distance_n", "distance_p", "distance_fast"])
+def test_resampling_that_ends_in_heuns_steps_is_between_first_and_second_order(name, process):
+    assert 0.8 < convergence(name, process, (64, 256)).slope < 2.1
 
 
 @pytest.mark.parametrize("name", sorted(STOCHASTIC))

@@ -1,6 +1,7 @@
 """What parameters may be: said in docstrings, checked before anything runs, and never less than what works."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +85,17 @@ def test_ends_may_be_other_parameters():
         METHODS["euler"].check({"s_tmin": 2.0, "s_tmax": 1.0})
     METHODS["seeds_3"].check({"r_1": 0.7, "r_2": 0.8})
     SCHEDULES["karras"].check({"sigma_max": torch.full((1, 1, 2, 2), 5.0), "sigma_min": 0.1})
+
+
+def test_a_preset_keeps_what_it_fixes():
+    """A method without noise has no η; as it is, it may be given, so that runs can be made again from their params."""
+    with pytest.raises(ValueError, match="res_multistep has no parameter 'eta'; it has none"):
+        METHODS["res_multistep"].check({"eta": 1.0})
+    g = grid(PROCESSES[0])
+    for method in METHODS.values():
+        run = Run(never, method, g, Keyed([1], (1, 1, 2, 2)))
+        assert replace(run, grid=g).params == run.params == method.params
+        assert not set(method.fixed) & set(method.parameters) and set(method.fixed) <= set(method.params)
 
 
 def allowed(parameter, defaults):

@@ -13,8 +13,12 @@ from sigmafield.noise import Keyed
 from sigmafield.run import Run, finish, iterate, sample
 from sigmafield.types import Pred
 
+NOISY = {"eta": 0.6, "distance_step_eta": 0.3, "use_negative": True}
 ALL = [(name, {}) for name in METHODS] + [("euler", CHURN), ("heun", CHURN), ("dpm_adaptive", {"eta": 0.5})]
 ALL += [("dpm_adaptive", {"denoise_to_zero": True}), *CORRECTED]
+ALL += [("distance_c3", NOISY), ("distance_fast", {"sharpen": True, "smooth": True, "use_softmax": True})]
+PAPER = {"cfgpp": "paper", "resample": 0, "eta": 0.5}
+ALL += [("distance_c3", PAPER)]
 each = pytest.mark.parametrize("name, params", ALL, ids=str)
 processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
 
@@ -84,7 +88,10 @@ def test_constant_field_is_the_scalar(name, params, process, dtype):
         assert torch.equal(end, scalar.x)
 
 
-@pytest.mark.parametrize("name, params", FIELD, ids=str)
+ELEMENTWISE = [(name, params) for name, params in FIELD if METHODS[name].linear]
+
+
+@pytest.mark.parametrize("name, params", ELEMENTWISE, ids=str)
 @processes
 def test_field_of_two_schedules_is_two_runs(name, params, process):
     """Each half of the latent follows its own schedule; the model is elementwise, so halves do not meet."""
@@ -165,7 +172,8 @@ def same_noise(x):
 @processes
 def test_declared_needs(name, params, process):
     """Evaluations, noise and the unconditional prediction are as the registry row says."""
-    g, method, asked, drawn = grid(process), METHODS[name], [], []
+    steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples go with the schedule's length
+    g, method, asked, drawn = grid(process, steps), METHODS[name], [], []
     x = start(g)
     model = guided(process)
 
@@ -177,7 +185,8 @@ def test_declared_needs(name, params, process):
     def denoise(x, sigma, ctx):
         asked.append(sigma)
         p = model(x, sigma, ctx)
-        return p if ctx.need_uncond else Pred(p.x0)  # without cond and uncond: a method that reads them fails
+        # without cond and uncond: a method that reads them fails
+        return p if ctx.need_uncond or params == PAPER else Pred(p.x0)
 
     run = Run(denoise, method, g, Counting([1, 2], x.shape), params)
     state, counts = run.start(x), []
@@ -186,7 +195,8 @@ def test_declared_needs(name, params, process):
         state = run.step(state)
         counts.append(len(asked) - before)
         assert state.nfe == len(asked)
-    assert max(counts) == (1 if params.get("eta") == 3.0 and process == VE() else method.evals)  # there σ_down = 0
+    stops = params == PAPER or (params.get("eta") == 3.0 and process == VE())  # there σ_down = 0
+    assert max(counts) == (1 if stops else method.evals)
     assert bool(drawn) == run.draws
     if not run.draws:
         assert torch.equal(state.x, finish(Run(denoise, method, g, params=params), x).x)
@@ -205,6 +215,8 @@ def test_degenerate_schedules(name, process):
     end = sample(model, x, one, name, process=process)
     p = model(x, one[0], None)
     kept = {"dpm_adaptive": x, "dpm_fast": x, "euler_pp": 2 * p.x0 - p.uncond}
+    if METHODS[name].defaults.get("cfgpp") == "doubled":
+        kept[name] = 2 * p.x0 - p.uncond
     if METHODS[name].step.__name__ == "uni_pc":
         kept[name] = x * float(((0.001**2 + 1) / (one[0] ** 2 + 1)).sqrt())
     expected = kept.get(name, p.x0)

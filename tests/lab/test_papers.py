@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import pytest
 
+from sigmafield.guidance import MODS
 from sigmafield.lab.papers import bibliography, cite, sources
 from sigmafield.methods import METHODS
 from sigmafield.schedules import SCHEDULES
@@ -12,7 +13,10 @@ from sigmafield.schedules import SCHEDULES
 TEXT = (files("sigmafield") / "data" / "papers.bib").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name, paper", [(m.name, m.paper) for table in (METHODS, SCHEDULES) for m in table.values()])
+ROWS = [*METHODS.values(), *SCHEDULES.values(), *MODS.values()]
+
+
+@pytest.mark.parametrize("name, paper", [(row.name, row.paper) for row in ROWS])
 def test_every_paper_is_in_the_bibliography(name, paper):
     """All arXiv numbers of a row are found, and a row without one names software."""
     found = sources(paper)
@@ -50,5 +54,5 @@ def test_cite():
     assert [entry.key for entry in cite("dpmpp_2m_cfg_pp", "dpmpp_2m", "karras")] == [
         "lu2022dpmsolverpp", "chung2024cfgpp", "karras2022edm",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="no method or schedule 'kerras' to cite; did you mean karras"):
+    with pytest.raises(ValueError, match="no method, schedule or guidance 'kerras' to cite; did you mean karras"):
         cite("kerras")

@@ -8,6 +8,7 @@ import torch
 
 from sigmafield.grid import VE, Flow
 from sigmafield.lab import Convergence, plot
+from sigmafield.lab.latent_batch import similarity, statistics
 
 
 def test_errors_are_drawn_with_their_slope():
@@ -45,3 +46,22 @@ def test_without_matplotlib_the_error_says_what_to_install():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == 'drawing needs matplotlib: pip install "sigmafield[lab]"'
+
+
+def test_batches_of_latents_are_drawn():
+    """Normal latents pass the test for normality and uniform ones do not; a batch is like itself."""
+    generator = torch.Generator().manual_seed(4)
+    normal = torch.randn(3, 4, 8, 8, generator=generator) * 2 + 1
+    uniform = torch.rand(3, 4, 8, 8, generator=generator)
+    seen = statistics(torch.cat([normal, uniform]))
+    assert min(seen.p[:3]) > 0.05 > 1e-3 > max(seen.p[3:])
+    assert seen.std == pytest.approx(torch.cat([normal, uniform]).flatten(1).std(1, correction=0).tolist(), rel=1e-5)
+    left, middle, right = plot.latent_statistics(seen).axes
+    assert list(left.lines[0].get_ydata()) == seen.p and left.lines[1].get_ydata()[0] == 0.05
+    assert list(middle.lines[0].get_ydata()) == seen.mean and list(right.lines[0].get_ydata()) == seen.std
+    cosines = similarity(normal, -normal)
+    torch.testing.assert_close(cosines.diagonal(), -torch.ones(3, dtype=torch.float64))
+    axes = plot.latent_similarity(cosines).axes[0]
+    assert axes.images[0].get_array().tolist() == cosines.tolist()
+    with pytest.raises(ValueError, match="batches must be of one shape"):
+        similarity(normal, uniform[:2])

@@ -111,6 +111,24 @@ def sdxl() -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
 
 
+def sdxl_refiner() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Parts of a model like Stable Diffusion XL's refiner, and the weights of its file."""
+    parts = {
+        "unet": unet(
+            (32, 64, 64, 64), (0, 4, 4, 0), 4, cross_attention_dim=128, attention_head_dim=(1, 1, 1, 1),
+            sample_size=128, use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=5 * 256 + 96,
+        ),
+        "vae": vae(scaling_factor=0.13025),
+        "text_encoder_2": text(128, 32, projection=96),
+    }  # fmt: skip
+    return parts, {
+        **names.renamed(parts["unet"], names.unet((0, 4, 4, 0), 4), names.LDM),
+        **names.autoencoder(parts["vae"]),
+        **names.open_clip(parts["text_encoder_2"], "conditioner.embedders.0.model."),
+    }
+
+
 def sd3() -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Parts of a model like Stable Diffusion 3.5, and the weights of its file."""
     from diffusers import SD3Transformer2DModel

@@ -165,6 +165,17 @@ def test_strength_0_and_outside_of_the_window_is_no_control(
     assert not torch.equal(answer(pipe, whole), answer(pipe, plain))
 
 
+@pytest.mark.parametrize("name", ["control", "adapter"])
+@pytest.mark.parametrize("side", ["bfloat16", "float32"])
+def test_half_precision_of_the_network_and_of_its_side(
+    name: str, side: str, nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any]
+) -> None:
+    full, half = load(sd1[0]), load(sd1[0], dtype="bfloat16")
+    whole = told(full, control(nets, name))
+    low = replace(whole, controls=[Control(load_control(nets[name][0], dtype=side), HINT)])
+    assert_close(half.network(X, T, low), full.network(X, T, whole), atol=0.3, rtol=0)
+
+
 def test_a_chain_is_the_sum_of_what_its_parts_add(nets: dict[str, tuple[Any, Any]], pipe: Pipeline) -> None:
     from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 

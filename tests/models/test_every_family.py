@@ -112,6 +112,8 @@ def test_guidance(loaded: Loaded) -> None:
     assert drawn(dev, cfg=None, distilled_guidance=3.5)[0].tobytes() == plain
     assert drawn(dev, cfg=1.0)[0].tobytes() == plain
     assert drawn(dev, cfg=None, distilled_guidance=7.0)[0].tobytes() != plain
+    guider = open_job(Recipe("", distilled_guidance=7.0, width=16, height=16), dev).run.denoise
+    assert [float(cond.extra["guidance"]) for cond in (guider.positive[0], guider.negative)] == [7.0, 7.0]
     with pytest.raises(ValueError, match="distilled_guidance is for networks that were distilled with it"):
         drawn(schnell, distilled_guidance=3.5)
 

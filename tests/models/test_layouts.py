@@ -15,7 +15,6 @@ import true_layouts
 from small_models import randomise
 
 from sigmafield.models.diffusers.convert import converted
-from sigmafield.models.diffusers.single_file import unscaled
 from sigmafield.models.original import shapes as shapes_of
 from sigmafield.models.original.layouts import ENCODERS, recognise
 from sigmafield.models.original.shapes import derived
@@ -57,7 +56,7 @@ def test_every_weight_finds_its_place(published: tuple[str, dict[str, torch.Tens
         assert told == known, part
         prefix = layout.prefixes[part]
         own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        got = converted(kind.__name__, unscaled(own), shipped, family)
+        got = converted(kind.__name__, own, shipped, family)
         want = true_layouts.empty(family, part, kind).state_dict()
         want.pop("encoder.embed_tokens.weight", None)  # T5's second name of one weight
         bare = {name.removeprefix("text_model."): value.shape for name, value in got.items()}

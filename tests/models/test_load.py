@@ -49,9 +49,9 @@ def test_device_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("a.safetensors", "single-file checkpoints are not supported yet"),
-        ("a.ckpt", "a pickle can run any code and is not opened"),
-        ("a.txt", "is a file; pass a directory"),
+        ("a.ckpt", "a pickle can run any code and is not opened; convert it to .safetensors"),
+        ("a.pt", "a pickle can run any code and is not opened"),
+        ("a.txt", "a single file must be .safetensors; or pass a directory"),
     ],
 )
 def test_single_files(name: str, message: str, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
 from sigmafield import generate
+from sigmafield.cli import app
 from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.scheduler import sampling_of
@@ -28,7 +32,7 @@ from sigmafield.models.diffusers.single_file import open_single_file
 from sigmafield.models.diffusers.transformer import plain
 from sigmafield.models.diffusers.unet import network_of
 
-FAMILIES = ["sd1", "sd2", "sdxl", "sd3", "flux"]
+FAMILIES = ["sd1", "sd2", "sdxl", "sdxl_refiner", "sd3", "flux"]
 PROMPTS = ["a photo of a cat", ""]
 SIZE = (64, 64)
 Made = tuple[Path, Path, dict[str, Any], dict[str, Tensor]]
@@ -129,6 +133,20 @@ def rewritten(made: Made, path: Path, change: Callable[[dict[str, Tensor]], Any]
     return path
 
 
+def test_inpainting_networks_have_their_channels(made: Any, loaded: Any, tmp_path: Path) -> None:
+    """Five channels more that weigh nothing: a concat is asked for, and the answer is the plain network's."""
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+
+    def widened(weights: dict[str, Tensor]) -> None:
+        weights[name] = torch.nn.functional.pad(weights[name], (0, 0, 0, 0, 0, 5))
+
+    plain, wide = loaded("sd1")[0], load(rewritten(made("sd1"), tmp_path / "wide.safetensors", widened))
+    assert (plain.concat, wide.concat) == (0, 5)
+    cond, x, t = plain.encode_text(PROMPTS, SIZE), noise(2, 4, 8, 8), torch.tensor([0.9, 0.3])
+    told = replace(cond, concat=noise(2, 5, 8, 8))
+    assert_close(wide.network(x, t, told), plain.network(x, t, cond), atol=1e-4, rtol=1e-4)
+
+
 def without(beginning: str) -> Callable[[dict[str, Tensor]], Any]:
     """A change that leaves weights out."""
     return lambda weights: [weights.pop(name) for name in list(weights) if name.startswith(beginning)]
@@ -207,15 +225,16 @@ def test_parts_come_from_a_directory(family: str, beginning: str, made: Any, loa
     bare = rewritten(made(family), tmp_path / "bare.safetensors", without(beginning))
     for given, message in ((None, "pass parts=DIRECTORY, one in"), (made("sd2")[1], "nor has")):
         if given and beginning == "first_stage":
-            continue  # which that directory has
+            continue  # that directory has one
         with pytest.raises(ValueError, match=f"is a {family} network without .*; {message}") as caught:
             load(bare, parts=given)
         assert "\n" not in str(caught.value)
-    ours, whole = load(bare, parts=directory), loaded(family)[0]
+    shutil.copytree(directory, tmp_path / "parts", ignore=shutil.ignore_patterns("unet", "transformer", "scheduler"))
+    ours, whole = load(bare, parts=tmp_path / "parts"), loaded(family)[0]
     a, b = (pipe.encode_text(PROMPTS, SIZE) for pipe in (ours, whole))
-    assert torch.equal(a.embeds, b.embeds)
+    assert_close(a.embeds, b.embeds, atol=1e-4, rtol=1e-4)
     z = noise(1, ours.latent.channels, 8, 8)
-    assert torch.equal(ours.decode(z), whole.decode(z))
+    assert_close(ours.decode(z), whole.decode(z), atol=1e-4, rtol=1e-4)
 
 
 def test_sd3_without_t5(made: Any, loaded: Any, tmp_path: Path) -> None:
@@ -240,9 +259,9 @@ BROKEN = {
         without("cond_stage_model.transformer.text_model.encoder.layers.3.mlp.fc2"),
         "text_encoder: 2 weights are missing, the first is .*encoder.layers.3.mlp.fc2.bias",
     ),
-    "inpainting": (
-        lambda w: w.update({f"{LDM}input_blocks.0.0.weight": torch.ones(32, 8, 3, 3)}),
-        "unet: config: in_channels = 8 is not supported",
+    "channels": (
+        lambda w: w.update({f"{LDM}input_blocks.0.0.weight": torch.ones(32, 7, 3, 3)}),
+        "unet: config: in_channels = 7 is not supported",
     ),
     "upscaler": (
         lambda w: w.update({f"{LDM}label_emb.weight": torch.ones(1000, 128)}),
@@ -272,3 +291,26 @@ def test_parts_go_with_files_alone(made: Any) -> None:
     for model in (made("sd1")[1], "tiny"):
         with pytest.raises(ValueError, match="parts goes with a single file"):
             load(model, parts=made("sd1")[1])
+
+
+def test_command_line_with_a_file_and_parts(made: Any, tmp_path: Path) -> None:
+    bare = rewritten(made("sd1"), tmp_path / "bare.safetensors", without("first_stage"))
+    options = ["--model", str(bare), "--parts", str(made("sd1")[1]), "--steps", "1", "--size", "64x64"]
+    picture = str(tmp_path / "x.png")
+    for arguments in (["sample", "a cat", "-o", picture, *options], ["replay", picture]):
+        result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+    assert "every pixel is the same" in result.output
+
+
+def test_schnell_as_published(made: Any, loaded: Any, tmp_path: Path) -> None:
+    """The network alone, without a prefix of its names and without guidance, has levels without a shift."""
+    weights = original_models.flux(guided=False)[1]
+    own = {name.removeprefix(LDM): value.contiguous() for name, value in weights.items() if name.startswith(LDM)}
+    save_file(own, tmp_path / "schnell.safetensors")
+    schnell, dev = load(tmp_path / "schnell.safetensors", parts=made("flux")[1]), loaded("flux")[0]
+    assert not schnell.modules["transformer"].config.guidance_embeds
+    assert (schnell.shift_at is None) and dev.shift_at is not None
+    half = torch.tensor(0.5, dtype=torch.float64)
+    one, other = (float(pipe.sampling.levels.sigma(half)) for pipe in (schnell, dev))
+    assert one == pytest.approx(0.5) and other > 0.7

@@ -1,67 +1,17 @@
 """Whole KSampler runs against the reference's numbers, and its network calls; to 1e-4 of max |expected|."""
 
-from dataclasses import replace
-
 import torch
-from golden_models import FAMILIES
+from golden_models import Counted
 
-from sigmafield.families import family
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
 from sigmafield.ksampler import ksampler, ksampler_sigmas, sample_custom, window
-from sigmafield.latents import latent_format
-from sigmafield.models.pipeline import Pipeline
 from sigmafield.spatial.inpaint import differential, unchanged
-from sigmafield.types import Area, Cond
+from sigmafield.types import Cond
 
-KINDS = {"sd15": "eps", "sdxl": "eps", "vpred": "v", "vpred_zsnr": "v", "edm": "edm", "svd": "v"}
 TOLERANCE = {"dpm_adaptive": 1e-3, "dpm_fast": 1e-3, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
 
 # from σ = 4518 the reference's own float32 cancels: in its order of operations its numbers come out, not in float64
 ZSNR = {"euler": 5e-4, "dpm_2": 5e-3, "dpm_adaptive": 2e-2}
-
-
-class Counted:
-    """The reference's network for a model, as a pipeline that counts its calls and rows."""
-
-    def __init__(self, name, reference):
-        self.family = family(FAMILIES[name])
-        self.sampling = self.family.sampling()
-        self.format = latent_format(self.family.latent_format)
-        self.calls = self.rows = 0
-        data = 0.5 if name == "edm" else 1.0
-
-        def network(xs, t, cond):
-            self.calls, self.rows = self.calls + 1, self.rows + len(xs)
-            kind, c = KINDS.get(name, "flow"), cond.embeds.mean((1, 2))
-            return reference.network(kind, xs, self.sampling.levels.sigma(t).float(), c, data)
-
-        nothing = lambda *_: None  # noqa: E731
-        self.pipe = Pipeline(name, self.sampling, self.format, nothing, network, nothing, nothing, (8, 8))
-
-    def cond(self, entry, case):
-        made = Cond(torch.full((1, entry.get("tokens", 2), 3), entry["value"]))
-        for node, inputs in entry.get("nodes", []):
-            made = NODES[node](made, case, **inputs)
-        return made
-
-
-def changed(cond, **values):
-    return replace(cond, **values)
-
-
-NODES = {
-    "ConditioningSetArea": lambda c, case, width, height, x, y, strength: changed(
-        c, area=Area((height // 8, width // 8), (y // 8, x // 8)), strength=strength
-    ),
-    "ConditioningSetAreaPercentage": lambda c, case, width, height, x, y, strength: changed(
-        c, area=Area((height, width), (y, x), relative=True), strength=strength
-    ),
-    "ConditioningSetAreaStrength": lambda c, case, strength: changed(c, strength=strength),
-    "ConditioningSetTimestepRange": lambda c, case, start, end: changed(c, window=(start, end)),
-    "ConditioningSetMask": lambda c, case, mask, strength, set_cond_area: changed(
-        c, mask=case.tensor(mask), mask_strength=strength, bounds=set_cond_area == "mask bounds"
-    ),
-}
 
 
 def compare(ours, expected, tolerance, what):

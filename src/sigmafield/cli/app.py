@@ -18,7 +18,12 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, and no progress.")]
 Model = Annotated[
-    str, typer.Option(help="'tiny', a diffusers directory, or a hub id.", rich_help_panel="Model", metavar="tiny|PATH")
+    str,
+    typer.Option(
+        help="'tiny', a diffusers directory, a .safetensors checkpoint, or a hub id.",
+        rich_help_panel="Model",
+        metavar="tiny|PATH",
+    ),
 ]
 Device = Annotated[
     Optional[str], typer.Option(help="cpu, cuda, mps; default: the best there is.", rich_help_panel="Model")
@@ -31,6 +36,12 @@ MaxRows = Annotated[
     typer.Option(
         help="Rows (pictures x prompts) in one network call at most, for little memory.", rich_help_panel="Model"
     ),
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep parts on the CPU until they are needed.", rich_help_panel="Model")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the network: slow to begin, then faster.", rich_help_panel="Model")
 ]
 
 
@@ -80,6 +91,9 @@ def sample(
         Optional[float],
         typer.Option(help="Guidance; 1 = none; default: the model's own, 5 or 1.", rich_help_panel="Sampling"),
     ] = None,
+    guidance: Annotated[
+        str, typer.Option(help="Mods, such as 'apg+cfg_norm'. See `sigmafield guidance`.", rich_help_panel="Sampling")
+    ] = "",
     seed: Annotated[int, typer.Option(help="0 … 2^64 - 1.", rich_help_panel="Sampling")] = 0,
     param: Annotated[
         Optional[list[str]],
@@ -151,11 +165,30 @@ def sample(
             rich_help_panel="Control",
         ),
     ] = None,
+    clip_skip: Annotated[
+        Optional[int], typer.Option(help="Layer of CLIP to stop at; -1 = the last.", rich_help_panel="Model")
+    ] = None,
+    lora: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA; repeat for more.", rich_help_panel="Model"),
+    ] = None,
+    embeddings: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder of textual inversions, for embedding:name.", rich_help_panel="Model"),
+    ] = None,
     start: Annotated[Optional[int], typer.Option(help="First step to run.", rich_help_panel="Sampling")] = None,
     end: Annotated[Optional[int], typer.Option(help="Step to stop before.", rich_help_panel="Sampling")] = None,
     model: Model = "tiny",
+    parts: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Diffusers directory for what a checkpoint lacks: VAE, text encoders.", rich_help_panel="Model"
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     max_rows: MaxRows = None,
     preview_decoder: Annotated[
         Optional[Path],
@@ -174,6 +207,7 @@ def sample(
     from sigmafield.cli.draw import (
         Machine,
         parse_control,
+        parse_lora,
         parse_params,
         parse_region,
         parse_shift,
@@ -195,12 +229,15 @@ def sample(
             denoise_map=str(denoise_map) if denoise_map else None, map_schedule=map_schedule,
             regions=tuple(parse_region(box) for box in region or []), start_step=start, last_step=end,
             frames=frames, distilled_guidance=distilled_guidance, shift=parse_shift(shift),
+            clip_skip=clip_skip, loras=tuple(parse_lora(entry) for entry in lora or []),
+            parts=str(parts) if parts else None, embeddings=str(embeddings) if embeddings else None,
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
-            controls=tuple(parse_control(entry) for entry in controlnet or []),
+            controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
         )  # fmt: skip
         asked = asked_for(recipe, many, output, out_dir)
-    report(asked, Machine(device, dtype, max_rows, preview_decoder), as_json=as_json, every=preview_every)
+    machine = Machine(device, dtype, offload, compile, max_rows, preview_decoder)
+    report(asked, machine, as_json=as_json, every=preview_every)
 
 
 @app.command()
@@ -211,6 +248,8 @@ def resume(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     max_rows: MaxRows = None,
     as_json: Json = False,
 ) -> None:
@@ -226,7 +265,7 @@ def resume(
             raise ValueError(f"{checkpoint} is a state without a recipe: it was not saved by `sigmafield sample`")
         recipe = Recipe.from_json(meta["recipe"])
         asked = [Asked(recipe, output or Path(meta["output"]))]
-    report(asked, Machine(device, dtype, max_rows), as_json=as_json, state=state)
+    report(asked, Machine(device, dtype, offload, compile, max_rows), as_json=as_json, state=state)
 
 
 @app.command()
@@ -238,13 +277,15 @@ def replay(
     image: Annotated[Optional[Path], typer.Option(help="Where the input image is now, if it has moved.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    compile: Compile = False,
     max_rows: MaxRows = None,
     as_json: Json = False,
 ) -> None:
     """Draw a picture again from the recipe that its PNG carries, and compare the pixels."""
     from sigmafield.cli.draw import Machine, again
 
-    again(picture, output, image, Machine(device, dtype, max_rows), as_json=as_json)
+    again(picture, output, image, Machine(device, dtype, offload, compile, max_rows), as_json=as_json)
 
 
 @app.command()
@@ -272,13 +313,23 @@ def schedules(
 
 
 @app.command()
+def guidance(
+    name: Annotated[Optional[str], typer.Argument(help="One mod, in full.")] = None, as_json: Json = False
+) -> None:
+    """List the mods of guidance with their parameters, or explain one."""
+    from sigmafield.cli.listing import show_guidance
+
+    show_guidance(name, as_json)
+
+
+@app.command()
 def cite(
     names: Annotated[
-        Optional[list[str]], typer.Argument(help="Methods and schedules; none: sigmafield itself.")
+        Optional[list[str]], typer.Argument(help="Methods, schedules and mods; none: sigmafield itself.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole bibliography.")] = False,
 ) -> None:
-    """Print BibTeX for the papers that methods and schedules are from."""
+    """Print BibTeX for the papers that methods, schedules and guidance are from."""
     from sigmafield.cli.explain import show_citations
 
     show_citations(names or [], everything)

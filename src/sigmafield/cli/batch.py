@@ -93,7 +93,7 @@ def report(
     """
     first, files, failed = asked[0].recipe, [], []
     with user_errors():
-        pipe = machine.load(first.model)
+        pipe = machine.load(first)
         if every is not None:
             check_previews(pipe, every)
         controls = controls_of(first.controls, pipe)

@@ -21,13 +21,12 @@ from sigmafield import __version__, images
 from sigmafield.checkpoint import save_state
 from sigmafield.cli.terminal import Display
 from sigmafield.hints import ControlImage
-from sigmafield.job import Job, open_job
+from sigmafield.job import Job, open_job, open_pipe
 from sigmafield.maths import near_miss
 from sigmafield.methods import Method
-from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.ranges import WORDS
-from sigmafield.recipe import Recipe, Region
+from sigmafield.recipe import Lora, Recipe, Region
 from sigmafield.schedules import Schedule
 from sigmafield.types import State
 
@@ -61,12 +60,14 @@ class Machine:
 
     device: str | None = None
     dtype: str | None = None
+    offload: bool = False
+    compile: bool = False
     max_rows: int | None = None
     preview: Path | None = None
 
-    def load(self, model: str) -> Pipeline:
-        """The model, as `load` gives it."""
-        return load(model, device=self.device, dtype=self.dtype, max_rows=self.max_rows, preview=self.preview)
+    def load(self, recipe: Recipe) -> Pipeline:
+        """The recipe's model, as `open_pipe` gives it."""
+        return open_pipe(recipe, **asdict(self))
 
 
 def parse_size(text: str | None) -> tuple[int | None, int | None]:
@@ -124,6 +125,16 @@ def parse_control(text: str) -> ControlImage:
         except ValueError:
             raise ValueError(f"a control's {name} must be a number; got {values[name]!r}") from None
     return ControlImage(**values)
+
+
+def parse_lora(text: str) -> Lora:
+    """A LoRA from 'file' or 'file:strength'."""
+    path, _, strength = text.rpartition(":")
+    try:
+        weight = float(strength) if path else 1.0
+    except ValueError:  # a colon of the path's own
+        path, weight = "", 1.0
+    return Lora(path or text, weight)
 
 
 def parse_params(owner: Method | Schedule, pairs: list[str]) -> dict[str, Any]:
@@ -239,7 +250,7 @@ def again(path: Path, output: Path | None, image: Path | None, machine: Machine,
         output = output or path.with_name(f"{path.stem}-replay{path.suffix}")
         if not output.parent.is_dir():
             raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
-        job = open_job(recipe, machine.load(recipe.model))
+        job = open_job(recipe, machine.load(recipe))
     drawing = draw(job, job.start, output, Display(recipe, as_json))
     frames = sheets(drawing.pictures) if index is None else drawing.pictures[index]
     with user_errors():

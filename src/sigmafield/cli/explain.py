@@ -1,4 +1,4 @@
-"""One method in full, and what to cite."""
+"""One method, schedule or mod of guidance in full, and what to cite."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sigmafield.cli.draw import user_errors
 from sigmafield.grid import VE, Grid
+from sigmafield.guidance import Mod
 from sigmafield.lab.papers import bibliography, cite, sources
 from sigmafield.lab.table import render, table
 from sigmafield.methods import METHODS, Method
@@ -20,8 +21,16 @@ NOISE = {
     "none": "none",
     "churn": "with s_churn > 0",
     "gaussian": "Gaussian",
+    "gaussian_pair": "Gaussian, with eta > 0",
     "brownian": "Brownian",
     "brownian_device": "Brownian, on the device",
+}
+
+STAGE = {
+    "scale": "on the scale, as a function of σ",
+    "before": "on the predictions, before they are combined",
+    "combine": "in place of D = U + cfg (C − U)",
+    "after": "on the guided prediction",
 }
 
 NETWORK = {"any": "any", "flow": "flows", "ve": "variance exploding"}
@@ -122,8 +131,40 @@ def explain_schedule(schedule: Schedule) -> None:
     console.print(f"[bold]sigmafield cite {schedule.name}[/] prints BibTeX.")
 
 
+def mod_row(mod: Mod) -> dict[str, Any]:
+    """A mod's row as plain values."""
+    params = {key: {"default": value, "range": mod.ranges[key]} for key, value in mod.defaults.items()}
+    return {key: getattr(mod, key) for key in ("name", "stage", "evals", "paper")} | {"params": params}
+
+
+def span_of(mod: Mod, parameter: str) -> str:
+    """The values that a mod's parameter may have."""
+    known = mod.ranges[parameter]
+    if isinstance(mod.defaults[parameter], str):
+        return " or ".join(map(str, known))
+    return " … ".join(f"{end:g}" for end in known)
+
+
+def explain_mod(mod: Mod) -> None:
+    """Print a mod's equation, row, parameters and sources."""
+    console = Console(highlight=False)
+    console.print(f"[bold]{mod.name}[/]\n")
+    console.print(inspect.getdoc(mod.apply), markup=False)
+    about = Table.grid(padding=(0, 2))
+    about.add_row("acts", STAGE[mod.stage])
+    about.add_row("evaluations", str(mod.evals) + " more" if mod.evals else "none more")
+    console.print("", about)
+    if mod.defaults:
+        parameters = Table("parameter", "default", "range", box=None, header_style="bold")
+        for key, value in mod.defaults.items():
+            parameters.add_row(key, str(value), span_of(mod, key))
+        console.print("", parameters)
+    console.print(f"\nFrom {mod.paper}:", *map(str, sources(mod.paper)), sep="\n", markup=False)
+    console.print(f"[bold]sigmafield cite {mod.name}[/] prints BibTeX.")
+
+
 def show_citations(names: list[str], everything: bool) -> None:
-    """Print BibTeX for methods and schedules, or all there is; for nothing, sigmafield's own."""
+    """Print BibTeX for methods, schedules and mods, or all there is; for nothing, sigmafield's own."""
     with user_errors():
         entries = bibliography().values() if everything else cite(*names)
     typer.echo("\n\n".join(entry.text for entry in entries))

@@ -1,4 +1,4 @@
-"""What there is: samplers and schedules, as tables, JSON or a plot."""
+"""What there is: samplers, schedules and guidance, as tables, JSON or a plot."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from sigmafield import schedules
+from sigmafield import guidance, schedules
 from sigmafield.cli.draw import user_errors
-from sigmafield.cli.explain import NOISE, explain, explain_schedule, row
+from sigmafield.cli.explain import NOISE, explain, explain_mod, explain_schedule, mod_row, row, span_of
+from sigmafield.guidance import MODS
 from sigmafield.methods import METHODS, lookup
 from sigmafield.models import load
 from sigmafield.schedules import SCHEDULES
@@ -68,3 +69,24 @@ def show_schedules(name: str | None, steps: int, plot: Path | None, model: str, 
         Console().print(table)
         if not name:
             Console(highlight=False).print("\n[bold]sigmafield schedules NAME[/] explains one, with its parameters.")
+
+
+def show_guidance(name: str | None, as_json: bool) -> None:
+    """All mods of guidance in a table, or one with its equation."""
+    with user_errors():
+        chosen = [guidance.lookup(name)] if name else list(MODS.values())
+    if as_json:
+        typer.echo(json.dumps([mod_row(mod) for mod in chosen], ensure_ascii=False))
+    elif name:
+        explain_mod(chosen[0])
+    else:
+        table = Table(Column("guidance", no_wrap=True), "acts", "parameters", "paper", box=None, header_style="bold")
+        for mod in sorted(chosen, key=lambda mod: mod.name):
+            params = [f"{key}={value} ({span_of(mod, key)})" for key, value in mod.defaults.items()]
+            table.add_row(mod.name, mod.stage, "\n".join(params), mod.paper)
+        console = Console(highlight=False)
+        console.print(table)
+        console.print(
+            "\nWrite them with +, in the order in which they act: [bold]--guidance 'apg(eta=0.5)+cfg_norm'[/].\n"
+            "[bold]sigmafield guidance NAME[/] explains one."
+        )

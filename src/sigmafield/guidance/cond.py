@@ -190,8 +190,13 @@ def weight(placed: Placed, batch: int, space: Sequence[int]) -> Tensor:
 
 
 def active(cond: Cond | Control, sigma: Sigma, process: Process) -> Tensor:
-    """Where σ lies in the window of a conditioning or a control, ends included; on the CPU, of σ's shape."""
-    start, end = (None if p is None else process.sigma_at(p) for p in cond.window)
+    """Where σ lies in the window of a conditioning or a control; on the CPU, of σ's shape."""
+    return within(cond.window, sigma, process)
+
+
+def within(window: tuple[float | None, float | None], sigma: Sigma, process: Process) -> Tensor:
+    """Where σ lies between two shares of the way through sampling, ends included; None: without an end."""
+    start, end = (None if p is None else process.sigma_at(p) for p in window)
     inside = torch.ones_like(sigma, dtype=torch.bool)
     if start is not None:
         inside = inside & (sigma <= start)

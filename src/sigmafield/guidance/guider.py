@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
 
 from sigmafield.guidance.cond import Prompt, predict
+from sigmafield.guidance.hooks import Asked, Mods, Preds, Scale, all_one, classifier_free
+from sigmafield.guidance.projected import Over, perpendicular
 from sigmafield.maths import lincomb
 from sigmafield.types import Cond, Ctx, Latent, Model, Pred, Sigma
 
@@ -15,31 +19,37 @@ def prompt(given: Cond | Prompt) -> Prompt:
     return [given] if isinstance(given, Cond) else given
 
 
-def is_one(scale: float) -> bool:
-    """Whether a scale leaves out the prediction that it is against."""
-    return math.isclose(scale, 1.0)
+def number(cfg: float) -> Scale:
+    """A scale as coefficients are kept: float64 on the CPU."""
+    return torch.tensor(cfg, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Guider:
-    """Classifier-free guidance, D = U + cfg (C − U). Ho & Salimans, arXiv:2207.12598.
+    """Classifier-free guidance, D = U + cfg (C − U), changed by `mods`. Ho & Salimans, arXiv:2207.12598.
 
     positive, negative: a conditioning each, or several that act in parts of the latent or of the run.
     cfg = 1 is the positive prediction alone, and does not evaluate the negative unless the method needs it;
-    negative None: always the positive alone.
+    negative None: always the positive alone. mods: see `parse_mods`; empty: an empty prompt, for `perp_neg`.
     """
 
     model: Model
     positive: Cond | Prompt
     negative: Cond | Prompt | None = None
     cfg: float = 5.0
+    mods: Mods = Mods()
+    empty: Cond | Prompt | None = None
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        if self.negative is None or (is_one(self.cfg) and not ctx.need_uncond):
-            (c,) = predict(self.model, x, sigma, [prompt(self.positive)], ctx)
-            return Pred(c, c)
-        c, u = predict(self.model, x, sigma, [prompt(self.positive), prompt(self.negative)], ctx)
-        return Pred(lincomb(1 - self.cfg, u, self.cfg, c), c, u)
+        P = prompt(self.positive)
+        N, E = (None if given is None else prompt(given) for given in (self.negative, self.empty))
+        cfg = number(1.0 if N is None else self.cfg)
+        at = self.mods.scaled(Asked(x, sigma, cfg, ctx, self.model, P, N, E))
+        if N is None or (all_one(at.cfg) and not ctx.need_uncond):
+            (c,) = predict(self.model, x, sigma, [P], ctx)
+            return self.mods(Preds(c, None, c), at)
+        c, u = predict(self.model, x, sigma, [P, N], ctx)
+        return self.mods(Preds(c, u, c), at)
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ class DualGuider:
         regular: D = N + cfg_negative (M − N) + cfg (P − M)
         nested:  D = N + cfg_negative (M + cfg (P − M) − N)
 
-    Regular leaves out what scales of 1 make superfluous. InstructPix2Pix, arXiv:2211.09800.
+    Regular leaves out what scales of 1 make superfluous. mods act on the inner pair: M against N, or nested P against
+    M. InstructPix2Pix, arXiv:2211.09800.
     """
 
     model: Model
@@ -59,19 +70,27 @@ class DualGuider:
     cfg: float = 8.0
     cfg_negative: float = 8.0
     nested: bool = False
+    mods: Mods = Mods()
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         P, M, N = (prompt(given) for given in (self.first, self.second, self.negative))
-        if not self.nested and not ctx.need_uncond and is_one(self.cfg_negative):
-            if is_one(self.cfg):
+        if self.nested:
+            at = self.mods.scaled(Asked(x, sigma, number(self.cfg), ctx, self.model, P, M))
+            p, m, n = predict(self.model, x, sigma, [P, M, N], ctx)
+            inner = self.mods(Preds(p, m, p), at)
+            D = lincomb(1 - self.cfg_negative, n, self.cfg_negative, inner.x0)
+            return Pred(D, inner.cond, inner.uncond)
+        at = self.mods.scaled(Asked(x, sigma, number(self.cfg_negative), ctx, self.model, M, N))
+        if all_one(at.cfg) and not ctx.need_uncond:
+            if all_one(number(self.cfg)):
                 (p,) = predict(self.model, x, sigma, [P], ctx)
-                return Pred(p, p)
+                return self.mods(Preds(p, None, p), at)
             p, m = predict(self.model, x, sigma, [P, M], ctx)
-            return Pred(lincomb(1 - self.cfg, m, self.cfg, p), p)
-        p, m, n = predict(self.model, x, sigma, [P, M, N], ctx)
-        scale = self.cfg * self.cfg_negative if self.nested else self.cfg
-        D = lincomb(1 - self.cfg_negative, n, self.cfg_negative - scale, m, scale, p)
-        return Pred(D, p, m if self.nested else n)
+            inner = self.mods(Preds(m, None, m), at)
+        else:
+            p, m, n = predict(self.model, x, sigma, [P, M, N], ctx)
+            inner = self.mods(Preds(m, n, m), at)
+        return Pred(lincomb(1.0, inner.x0, self.cfg, p, -self.cfg, m), p, inner.uncond)
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,9 @@ class PerpNegGuider:
 
         D = E + cfg (p − neg_scale q⊥),   p = P − E,   q = N − E,   q⊥ = q − (q·p/‖p‖²) p
 
-    The products run over the whole batch, as in ComfyUI: a sample depends on the others. arXiv:2304.04968.
+    over: the products run over the whole batch, as in ComfyUI, where a sample depends on the others, or over each
+    "sample". The rule combines: mods may act before and after it. Raises ValueError for one in its place.
+    arXiv:2304.04968.
     """
 
     model: Model
@@ -89,16 +110,23 @@ class PerpNegGuider:
     empty: Cond | Prompt
     cfg: float = 8.0
     neg_scale: float = 1.0
+    over: Over = "batch"
+    mods: Mods = Mods()
+
+    def __post_init__(self) -> None:
+        if self.mods.combine is not classifier_free:
+            raise ValueError("PerpNegGuider combines by its own rule: give it mods that act before or after that only")
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        prompts = [prompt(given) for given in (self.positive, self.empty, self.negative)]
-        if math.isclose(self.neg_scale, 0.0, abs_tol=1e-9) and not ctx.need_uncond:
-            if is_one(self.cfg):
-                (P,) = predict(self.model, x, sigma, prompts[:1], ctx)
-                return Pred(P, P)
-            P, E = predict(self.model, x, sigma, prompts[:2], ctx)
-            return Pred(lincomb(1 - self.cfg, E, self.cfg, P), P, E)
-        P, E, N = predict(self.model, x, sigma, prompts, ctx)
-        p, q = P - E, N - E
-        across = q - (q * p).sum() / p.square().sum() * p
-        return Pred(E + self.cfg * (p - self.neg_scale * across), P, N)
+        P, E, N = (prompt(given) for given in (self.positive, self.empty, self.negative))
+        at = self.mods.scaled(Asked(x, sigma, number(self.cfg), ctx, self.model, P, N, E))
+        if not self.neg_scale and not ctx.need_uncond:
+            if all_one(at.cfg):
+                (c,) = predict(self.model, x, sigma, [P], ctx)
+                return self.mods(Preds(c, None, c), at)
+            c, e = predict(self.model, x, sigma, [P, E], ctx)
+            guided = self.mods(Preds(c, e, c), at)
+            return Pred(guided.x0, guided.cond, e)
+        c, e, u = predict(self.model, x, sigma, [P, E, N], ctx)
+        rule = partial(perpendicular, E=e, neg_scale=self.neg_scale, over=self.over)
+        return replace(self.mods, combine=rule)(Preds(c, u, c), at)

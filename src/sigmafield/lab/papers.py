@@ -1,4 +1,4 @@
-"""Citations: the BibTeX entries of what a method or a schedule is from."""
+"""Citations: the BibTeX entries of what a method, a schedule or a guidance mod is from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from sigmafield.guidance import MODS
 from sigmafield.maths import near_miss
 from sigmafield.methods import METHODS
 from sigmafield.schedules import SCHEDULES
@@ -56,16 +57,17 @@ def sources(paper: str) -> list[Entry]:
 
 
 def cite(*names: str) -> list[Entry]:
-    """The entries for methods and schedules of these names, each once; sigmafield's own for no name.
+    """The entries for methods, schedules and mods of these names, each once; sigmafield's own for no name.
 
-    Raises ValueError with the near miss for a name that is neither.
+    Raises ValueError with the near miss for a name that is none of them.
     """
     found: dict[str, Entry] = {}
     for name in names or ("sigmafield",):
-        papers = [table[name].paper for table in (METHODS, SCHEDULES) if name in table]
+        papers = [table[name].paper for table in (METHODS, SCHEDULES, MODS) if name in table]
         if name in bibliography():
             papers = [plain(bibliography()[name].fields["title"])]
         if not papers:
-            raise ValueError(f"no method or schedule {name!r} to cite{near_miss(name, [*METHODS, *SCHEDULES])}")
+            known = [*METHODS, *SCHEDULES, *MODS]
+            raise ValueError(f"no method, schedule or guidance {name!r} to cite{near_miss(name, known)}")
         found |= {entry.key: entry for paper in papers for entry in sources(paper)}
     return list(found.values())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.grid import Process
+from sigmafield.lab.latent_batch import Statistics
 from sigmafield.lab.order import Convergence
 
 if TYPE_CHECKING:
@@ -81,6 +82,24 @@ def schedule(sigmas: Mapping[str, Sequence[float]], processes: Mapping[str, Proc
     left.set(ylabel="σ", yscale="log")
     right.set(ylabel="λ = ln(α/σ)")
     left.legend()
+    return out
+
+
+def latent_statistics(seen: Statistics) -> Figure:
+    """p of normality with its usual threshold, mean and deviation of every latent of a batch, side by side."""
+    out, (left, middle, right) = figure(3, size=(3.6, 3.2))
+    for axes, values, name in ((left, seen.p, "Shapiro–Wilk p"), (middle, seen.mean, "mean"), (right, seen.std, "std")):
+        _line(axes, values, name)
+        axes.set(xlabel="latent", ylabel=name)
+    left.axhline(0.05, color="0.5", linestyle="--")
+    return out
+
+
+def latent_similarity(cosines: Tensor) -> Figure:
+    """A matrix of cosines [B, B], −1 … 1, of one batch (down) with another (across)."""
+    out, (axes,) = figure(size=(4.4, 4.0))
+    out.colorbar(axes.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r"), label="cosine")
+    axes.set(xlabel="latent of the second batch", ylabel="latent of the first batch")
     return out
 
 

@@ -1,6 +1,7 @@
 """Sampling methods: each a function over one interval of the schedule, and a row in the registry."""
 
 from sigmafield.methods import (
+    distance,
     dpm,
     dpmpp,
     euler,
@@ -9,9 +10,11 @@ from sigmafield.methods import (
     runge_kutta,
     sa_solver,
     singlestep,
+    soft_median,
     uni_pc,
 )
 from sigmafield.methods.registry import METHODS, Method, lookup, method, preset
 
 __all__ = ["METHODS", "Method", "lookup", "method", "preset"]
-__all__ += ["dpm", "dpmpp", "euler", "exponential", "multistep", "runge_kutta", "sa_solver", "singlestep", "uni_pc"]
+__all__ += ["distance", "dpm", "dpmpp", "euler", "exponential", "multistep", "runge_kutta", "sa_solver", "singlestep"]
+__all__ += ["soft_median", "uni_pc"]

@@ -80,8 +80,8 @@ def dpm_adaptive(
     p, inv = (1.5 if eta else order), 1 / (err + 1e-8)
     e = (inv, *mem.get("inv", (inv, inv)))
     b = ((pcoeff + icoeff + dcoeff) / p, -(pcoeff + 2 * dcoeff) / p, dcoeff / p)
-    factor = math.exp(min(sum(k * math.log(v) for v, k in zip(e, b)), 700))  # a product of powers that may overflow
-    f = 1 + math.atan(factor - 1)
+    power = sum(k * math.log(max(v, 1e-300)) for v, k in zip(e, b))
+    f = 1 + math.atan(math.exp(min(power, 700)) - 1)  # beyond that it would overflow
     if f < accept_safety:
         return x, {"lam": lam, "h": h * f, "inv": e[1:], "x_low": x_low, "done": False}
     x = lincomb(keep, high, up * s_noise, noise(span.ve)) if eta else high

@@ -12,7 +12,7 @@ from sigmafield.maths import named
 from sigmafield.ranges import Parameter, check, parameters
 from sigmafield.types import Step
 
-NoiseKind = Literal["none", "churn", "gaussian", "brownian", "brownian_device"]
+NoiseKind = Literal["none", "churn", "gaussian", "gaussian_pair", "brownian", "brownian_device"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Method:
 
     order: of convergence without noise; evals: network evaluations a step (most);
     noise: the source that ComfyUI gives it (none; churn: the stream of the initial noise, and only with
-    s_churn > 0; gaussian: a stream of its own; brownian: a Brownian path drawn on the CPU or on the device);
+    s_churn > 0; gaussian: a stream of its own; gaussian_pair: one for steps and one for their stages, and only with
+    eta > 0; brownian: a Brownian path drawn on the CPU or on the device);
     adaptive: chooses its own steps, each `step` is an attempt; linear: in x, predictions and noises;
     need_uncond: uses the unconditional prediction (CFG++); grid: what it does to the schedule first, given the values
     of its parameters;
@@ -59,8 +60,14 @@ class Method:
         return {name: parameter.default for name, parameter in self.parameters.items()}
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Raise ValueError for a parameter that this method does not have, and for a value out of its range."""
-        check(self.name, self.parameters, params)
+        """Raise ValueError for a parameter that this method does not have, and for a value out of its range.
+
+        What is fixed may be given as it is: a run's `params` have it.
+        """
+        check(self.name, self.parameters, {k: v for k, v in params.items() if not self._keeps(k, v)})
+
+    def _keeps(self, name: str, value: Any) -> bool:
+        return name in self.fixed and value == self.params[name]
 
 
 def _by_keyword(argument: inspect.Parameter) -> bool:

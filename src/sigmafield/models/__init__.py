@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sigmafield.maths import near_miss
-from sigmafield.models.directory import TINY, nearby
+from sigmafield.models.directory import TINY, nearby, needed
+from sigmafield.models.inversion import check_folder
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.tiny import load_tiny
 from sigmafield.types import ControlNetwork
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+Loras = Mapping[Any, float] | Sequence[tuple[Any, float]]
+"""Strengths of LoRA files by their paths, or pairs of both, in order."""
+
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -31,6 +38,8 @@ def load(
     compile: bool = False,
     max_rows: int | None = None,
     preview: str | Path | None = None,
+    embeddings: str | Path | None = None,
+    loras: Loras = (),
 ) -> Pipeline:
     """A model, ready to sample with.
 
@@ -44,6 +53,8 @@ def load(
     compile: the network is compiled by torch at its first call; faster afterwards, with other last bits.
     max_rows: at most so many rows (samples times prompts) in one network call, for little memory; None: all at once.
     preview: a small decoder of the model's latents for previews: AutoencoderTiny's directory or TAESD's .safetensors.
+    embeddings: directory of textual inversions, for `embedding:name` in prompts.
+    loras: strengths of LoRA files by their paths, merged into the weights in that order; any number, 0 = without.
 
     Raises ValueError for an argument or a model that is not supported, FileNotFoundError for what is missing,
     ImportError where a model needs packages that are not installed, ConnectionError where a hub id cannot be had.
@@ -57,13 +68,28 @@ def load(
         raise ValueError(f"max_rows must be ≥ 1; got {max_rows}")
     if preview is not None and not Path(preview).expanduser().exists():
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
-    pipe = load_plain(model, place, dtype, parts, torch.device("cpu") if offload else None)
-    pipe = replace(offloaded(pipe) if offload else pipe, max_rows=max_rows)
+    folder, pairs = check_folder(embeddings), check_loras(loras)
+    if pairs:
+        from sigmafield.models.diffusers.lora import merge_lora  # slow to import, and an extra
+    pipe = load_plain(model, place, dtype, parts, torch.device("cpu") if offload else None, folder)
+    for path, strength in pairs:
+        merge_lora(pipe.modules, Path(path).expanduser(), strength)
+    pipe = replace(offloaded(pipe) if offload else pipe, max_rows=max_rows, loras=pairs)
     if preview is not None:
         from sigmafield.models.diffusers.preview import load_preview
 
         pipe = replace(pipe, preview=load_preview(Path(preview).expanduser(), pipe.latent, pipe.device))
     return compiled(pipe) if compile else pipe
+
+
+def check_loras(loras: Loras) -> list[tuple[str, float]]:
+    """Paths and strengths. Raises FileNotFoundError for no file, ValueError for a strength that is not finite."""
+    pairs = [(str(path), float(s)) for path, s in (loras.items() if isinstance(loras, Mapping) else loras)]
+    for path, strength in pairs:
+        needed(Path(path).expanduser())
+        if not math.isfinite(strength):
+            raise ValueError(f"LoRA '{path}': its strength must be a finite number; got {strength}")
+    return pairs
 
 
 def load_plain(
@@ -72,24 +98,26 @@ def load_plain(
     dtype: str | torch.dtype | None,
     parts: str | Path | None,
     home: torch.device | None,
+    embeddings: Path | None,
 ) -> Pipeline:
     """The pipeline of a model as its own files have it: the shipped one, a single file, a directory or a hub id."""
     path = Path(model).expanduser()
     if parts is not None and not path.is_file():
         raise ValueError(f"parts goes with a single file; model {str(model)!r} is none")
     if model == TINY:
-        return load_tiny(Path(str(files("sigmafield"))) / "data" / TINY, place, choose_dtype(dtype, torch.float32))
+        shipped = Path(str(files("sigmafield"))) / "data" / TINY
+        return load_tiny(shipped, place, choose_dtype(dtype, torch.float32), embeddings)
     asked = None if dtype is None else choose_dtype(dtype, torch.float32)
     if path.is_file():
         check_file(path)
         from sigmafield.models.diffusers import load_single_file  # slow to import, and an extra
 
-        return load_single_file(path, Path(parts).expanduser() if parts else None, place, asked, home)
+        return load_single_file(path, Path(parts).expanduser() if parts else None, place, asked, home, embeddings)
     if not path.is_dir() and not (isinstance(model, str) and HUB_ID.fullmatch(model)):
         raise FileNotFoundError(f"model {str(model)!r}: no such directory, and no hub id like 'org/name'{nearby(path)}")
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
 
-    return load_diffusers(path if path.is_dir() else str(model), place, asked, home)
+    return load_diffusers(path if path.is_dir() else str(model), place, asked, home, embeddings)
 
 
 def load_control(

@@ -81,7 +81,8 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
         if self._method.adaptive:
             raise ValueError(f"{sampler} chooses its own steps, but a pipeline asks for all timesteps beforehand")
-        if self._method.need_uncond:
+        chosen = {**self._method.defaults, **self._params}
+        if self._method.need_uncond or chosen.get("cfgpp", "off") != "off" or chosen.get("use_negative"):
             raise ValueError(
                 f"{sampler} needs the unconditional prediction, but a pipeline combines it with the other before step"
             )
@@ -229,7 +230,8 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at this index of `timesteps`, for image to image: a run over the rest of the schedule.
 
-        Raises ValueError where no step begins, or where a shorter run has other timesteps (dpm_fast, sa_solver_pece).
+        Raises ValueError where no step begins, or where a shorter run has other timesteps (dpm_fast, sa_solver_pece,
+        distance).
         """
         self._from(begin_index)
         self._begin_index = begin_index

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,8 +21,15 @@ from sigmafield.types import Cond, ControlNetwork, Ctx, Latent, Sigma
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 """Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
 
-EncodeText = Callable[[Sequence[str], tuple[int, int]], Cond]
-"""(prompts, (height, width) in pixels) → conditioning with one row a prompt."""
+
+@runtime_checkable
+class EncodeText(Protocol):
+    """(prompts, (height, width) in pixels, layer to stop at) → conditioning with one row a prompt.
+
+    clip_skip: -1 = the last layer of CLIP, -2 the one before it, …; None = the one that the model was trained with.
+    """
+
+    def __call__(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond: ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class Pipeline:
     """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
     modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The torch modules behind it, by diffusers' names: unet or transformer, vae, text_encoder, …"""
+    loras: Sequence[tuple[str, float]] = ()
+    """Paths and strengths of the LoRAs that are merged into them."""
     concat: int = 0
     """Channels that a conditioning's `concat` must have, such as 5 for an inpainting network's mask and picture."""
     controls: Callable[[ControlNetwork], None] | None = None
@@ -128,10 +137,9 @@ def no_controls(name: str) -> ValueError:
 def stack(conds: Sequence[Cond], each: int) -> Cond:
     """Several conditionings as one with `each` rows for each, in order.
 
-    Embeddings of different lengths are repeated up to their least common multiple, as ComfyUI does. Raises ValueError
-    for conditionings with other controls than the first's.
+    Raises ValueError for conditionings with other controls than the first's.
     """
-    first, length = conds[0], math.lcm(*(c.embeds.shape[1] for c in conds))
+    first = conds[0]
     if not all(same_controls(first, c) for c in conds):
         raise ValueError("conditionings of one network call must have the same controls, as strong and as long")
 
@@ -141,7 +149,7 @@ def stack(conds: Sequence[Cond], each: int) -> Cond:
     extra = {key: join([c.extra[key] for c in conds]) for key in first.extra}
     concat = [c.concat for c in conds if c.concat is not None]
     return Cond(
-        join([c.embeds.repeat(1, length // c.embeds.shape[1], 1) for c in conds]),
+        join(repeated([c.embeds for c in conds])),
         extra,
         concat=join(concat) if concat else None,
         controls=[
@@ -158,3 +166,9 @@ def rows(cond: Cond, some: slice) -> Cond:
         concat=None if cond.concat is None else cond.concat[some],
         controls=[replace(control, hint=control.hint[some]) for control in cond.controls],
     )
+
+
+def repeated(embeds: Sequence[Tensor]) -> list[Tensor]:
+    """Embeddings [B, tokens, C], repeated along the tokens up to their least common multiple, as ComfyUI does."""
+    length = math.lcm(*(e.shape[1] for e in embeds))
+    return [e.repeat(1, length // e.shape[1], 1) for e in embeds]

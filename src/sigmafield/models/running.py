@@ -67,7 +67,7 @@ def compiled(pipe: Pipeline) -> Pipeline:
 def tiled_pictures(pipe: Pipeline, tile: int = 64, collected: Collected = "estimated") -> Pipeline:
     """The pipeline with a VAE that works tile by tile, for large pictures in little memory: see `spatial.tiled_vae`.
 
-    tile: places of the latent that a tile owns, at most. Do it before `offloaded`. Raises ValueError for a VAE of videos.
+    tile: places of the latent that a tile owns, at most. Do it before `offloaded`. Raises ValueError for VAEs of video.
     """
     vae = pipe.modules.get("vae")
     if vae is None or pipe.latent.axes != 2:

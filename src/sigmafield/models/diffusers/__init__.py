@@ -41,19 +41,23 @@ BUILDERS: dict[str, Callable[[Source], Pipeline]] = {
 
 
 def load_diffusers(
-    model: str | Path, device: torch.device, dtype: torch.dtype | None = None, home: torch.device | None = None
+    model: str | Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    home: torch.device | None = None,
+    embeddings: Path | None = None,
 ) -> Pipeline:
     """The model in a diffusers directory, or of a hub id such as "org/name", which is downloaded.
 
     dtype: of network and text encoders, None = `usual_dtype`; the VAE runs in float32 where its config has
-    force_upcast. home: where parts are put if not on the device. Nothing is downloaded for a directory that exists.
-    Raises FileNotFoundError for what is missing, ValueError for what is not supported, ConnectionError where the hub
-    cannot be reached.
+    force_upcast. home: where parts are put if not on the device; embeddings: folder of textual inversions. Nothing is
+    downloaded for a directory that exists. Raises FileNotFoundError for what is missing, ValueError for what is not
+    supported, ConnectionError where the hub cannot be reached.
     """
     path = Path(model)
     local = path.is_dir()
     where = open_directory(path if local else download(str(model)))
-    return build(where, path.resolve().name if local else str(model), device, dtype, home)
+    return build(where, path.resolve().name if local else str(model), device, dtype, home, embeddings)
 
 
 def load_single_file(
@@ -62,6 +66,7 @@ def load_single_file(
     device: torch.device,
     dtype: torch.dtype | None = None,
     home: torch.device | None = None,
+    embeddings: Path | None = None,
 ) -> Pipeline:
     """The model in one .safetensors file of the layout that it was published in; the rest as `load_diffusers`.
 
@@ -69,15 +74,20 @@ def load_single_file(
     ValueError for a file that is not such a model, for parts that are nowhere and for what is not supported.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        return build(open_single_file(path, parts, Path(scratch)), path.stem, device, dtype, home)
+        return build(open_single_file(path, parts, Path(scratch)), path.stem, device, dtype, home, embeddings)
 
 
 def build(
-    where: Directory | SingleFile, name: str, device: torch.device, dtype: torch.dtype | None, home: torch.device | None
+    where: Directory | SingleFile,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    home: torch.device | None,
+    embeddings: Path | None,
 ) -> Pipeline:
     """The pipeline of a model, by the class of its network."""
     kind = where.network(*BUILDERS)
-    return BUILDERS[kind](Source(where, name, device, dtype or usual_dtype(kind, device), home))
+    return BUILDERS[kind](Source(where, name, device, dtype or usual_dtype(kind, device), home, embeddings))
 
 
 def usual_dtype(network: str, device: torch.device) -> torch.dtype:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,33 +12,101 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.directory import needed
+from sigmafield.models.inversion import vectors_of
 from sigmafield.models.pipeline import EncodeText
+from sigmafield.models.prompt import Chunk, Vocabulary, by_space, check_layer, chunks, encode_chunks, level
 from sigmafield.types import Cond
 
 
-def load_tokenizer(source: Source, part: str, encoder: Any) -> Callable[[Sequence[str]], Tensor]:
-    """prompts → ids [B, tokens], cut and padded to what the encoder takes."""
-    folder = source.where.folder(part, "CLIPTokenizer")
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP text encoder and how its input is made."""
+
+    module: Any
+    vocabulary: Vocabulary
+
+    @property
+    def layers(self) -> int:
+        """Number of its layers."""
+        return self.module.config.num_hidden_layers
+
+    def rows(self, prompts: Sequence[str]) -> list[list[Chunk]]:
+        """Each prompt's chunks."""
+        return [chunks(prompt, self.vocabulary) for prompt in prompts]
+
+    def encode(self, rows: Sequence[Sequence[Chunk]], layer: int) -> tuple[Tensor, Tensor | None]:
+        """Hidden states as they come out of a layer [B, tokens, C], and pooled vectors if it projects some."""
+
+        def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
+            out = self.module(ids, output_hidden_states=True)
+            pooled = getattr(out, "text_embeds", None)
+            return out.hidden_states[layer].float(), None if pooled is None else pooled.float()
+
+        return encode_chunks(rows, self.vocabulary, self.module.get_input_embeddings(), run)
+
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
+        """The normalised state at the end of each prompt's first chunk [B, C], without weights."""
+
+        def run(ids: Tensor) -> tuple[Tensor, Tensor]:
+            out = self.module(ids)
+            return out.last_hidden_state.float(), out.pooler_output.float()
+
+        pooled = encode_chunks(self.rows(prompts), self.vocabulary, self.module.get_input_embeddings(), run)[1]
+        assert pooled is not None
+        return pooled
+
+
+def load_clip(source: Source, kind: Any, number: int = 1) -> Clip:
+    """The first, second, … text encoder of a model and its tokenizer, of a class of transformers.
+
+    Files of textual inversions call the first one clip_l and the second one clip_g.
+    """
+    end = "" if number == 1 else f"_{number}"
+    module = source.module(kind, f"text_encoder{end}")
+    folder = source.where.folder(f"tokenizer{end}", "CLIPTokenizer")
     if not (folder / "tokenizer.json").is_file():
         needed(folder / "vocab.json")
         needed(folder / "merges.txt")
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    vocabulary = Vocabulary(
+        by_space(lambda word: tokenizer(word, add_special_tokens=False).input_ids),
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        min(tokenizer.model_max_length, module.config.max_position_embeddings),
+        vectors_of(source.embeddings, "clip_l" if number == 1 else "clip_g", module.config.hidden_size),
+    )
+    return Clip(module, vocabulary)
 
-    def ids(prompts: Sequence[str]) -> Tensor:
-        batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return batch.input_ids.to(encoder.device)
 
-    return ids
+def beside(first: Clip, second: Clip, prompts: Sequence[str], clip_skip: int | None) -> tuple[Tensor, list[Any]]:
+    """Hidden states of two encoders side by side, of the last layer but one unless another is asked for.
+
+    And the pooled vectors of both.
+    """
+    check_layer(clip_skip, min(first.layers, second.layers))
+    layer = -2 if clip_skip is None else clip_skip
+    rows, rows_2 = first.rows(prompts), second.rows(prompts)
+    a, pooled = first.encode(level(rows, rows_2, first.vocabulary), layer)
+    b, pooled_2 = second.encode(level(rows_2, rows, second.vocabulary), layer)
+    return torch.cat([a, b], dim=-1), [pooled, pooled_2]
 
 
 def clip_encoder(source: Source) -> tuple[EncodeText, dict[str, Any]]:
-    """`Pipeline.encode_text` and `.modules` of Stable Diffusion 1 and 2: the last hidden states, normalised."""
-    text = source.module(CLIPTextModel, "text_encoder")
-    ids = load_tokenizer(source, "tokenizer", text)
+    """`Pipeline.encode_text` and `.modules` of Stable Diffusion 1 and 2: hidden states of a layer, normalised."""
+    clip = load_clip(source, CLIPTextModel)
+    text = clip.module
+    norm = getattr(text, "text_model", text).final_layer_norm  # transformers 4 has them one level deeper
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
-        return Cond(text(ids(prompts)).last_hidden_state.float())
+    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        check_layer(clip_skip, clip.layers)
+
+        def run(ids: Tensor) -> tuple[Tensor, None]:
+            if clip_skip is None:
+                return text(ids).last_hidden_state.float(), None
+            return norm(text(ids, output_hidden_states=True).hidden_states[clip_skip]).float(), None
+
+        return Cond(encode_chunks(clip.rows(prompts), clip.vocabulary, text.get_input_embeddings(), run)[0])
 
     return encode_text, {"text_encoder": text}
 
@@ -45,19 +114,15 @@ def clip_encoder(source: Source) -> tuple[EncodeText, dict[str, Any]]:
 def xl_encoder(source: Source) -> tuple[EncodeText, dict[str, Any]]:
     """`Pipeline.encode_text` and `.modules` of Stable Diffusion XL. Podell et al., arXiv:2307.01952.
 
-    embeds: the last hidden states but one of both encoders, side by side; extra: the second one's pooled vector
-    (text_embeds) and original size, crop and target size (time_ids), with size for both and no crop.
+    embeds: hidden states of both encoders side by side, as they come out of a layer, the last but one unless another
+    is asked for; extra: the second one's pooled vector (text_embeds) and original size, crop and target size
+    (time_ids), with size for both and no crop.
     """
-    first = source.module(CLIPTextModel, "text_encoder")
-    second = source.module(CLIPTextModelWithProjection, "text_encoder_2")
-    ids, ids_2 = load_tokenizer(source, "tokenizer", first), load_tokenizer(source, "tokenizer_2", second)
+    first, second = load_clip(source, CLIPTextModel), load_clip(source, CLIPTextModelWithProjection, 2)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
-        a = first(ids(prompts), output_hidden_states=True)
-        b = second(ids_2(prompts), output_hidden_states=True)
-        height, width = size
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=source.device)
-        extra = {"text_embeds": b.text_embeds.float(), "time_ids": sizes.repeat(len(prompts), 1)}
-        return Cond(torch.cat([a.hidden_states[-2], b.hidden_states[-2]], dim=-1).float(), extra)
+    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        embeds, (_, pooled) = beside(first, second, prompts, clip_skip)
+        sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=source.device)
+        return Cond(embeds, {"text_embeds": pooled, "time_ids": sizes.repeat(len(prompts), 1)})
 
-    return encode_text, {"text_encoder": first, "text_encoder_2": second}
+    return encode_text, {"text_encoder": first.module, "text_encoder_2": second.module}

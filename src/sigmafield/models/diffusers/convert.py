@@ -74,8 +74,7 @@ def clip(tensors: Weights, config: Mapping[str, Any], family: str, projected: bo
     if not projected:
         out.pop("text_projection.weight", None)
     elif "text_projection.weight" not in out:
-        dtype = next(iter(out.values())).dtype
-        out["text_projection.weight"] = torch.eye(config["hidden_size"], dtype=dtype)
+        out["text_projection.weight"] = torch.eye(config["hidden_size"])
     return out
 
 

@@ -11,9 +11,9 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from sigmafield.models.diffusers.clip import load_tokenizer
+from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.diffusers.text import t5
+from sigmafield.models.diffusers.text import no_layers, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.picture import sides
@@ -43,17 +43,17 @@ def flux_encoder(source: Source, guided: bool) -> tuple[EncodeText, dict[str, An
     embeds: T5's hidden states, of 512 tokens for dev and 256 for schnell; extra: CLIP's pooled vector
     (pooled_projections) and, for dev, the guidance that the network is told (guidance).
     """
-    clip = source.module(CLIPTextModel, "text_encoder")
-    ids = load_tokenizer(source, "tokenizer", clip)
+    clip = load_clip(source, CLIPTextModel)
     embed, text = t5(source, "text_encoder_2", "tokenizer_2", 512 if guided else 256)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
-        extra = {"pooled_projections": clip(ids(prompts)).pooler_output.float()}
+    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        no_layers(clip_skip)
+        extra = {"pooled_projections": clip.pooled(prompts)}
         if guided:
             extra["guidance"] = torch.full((len(prompts),), GUIDANCE, device=source.device)
         return Cond(embed(prompts), extra)
 
-    return encode_text, {"text_encoder": clip, "text_encoder_2": text}
+    return encode_text, {"text_encoder": clip.module, "text_encoder_2": text}
 
 
 def packed(transformer: Any) -> Network:

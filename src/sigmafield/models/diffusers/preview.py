@@ -40,6 +40,7 @@ def load_preview(path: Path, latent: LatentFormat, device: torch.device) -> Prev
     decoder = decoder.to(device).eval().requires_grad_(False)
 
     def preview(x: Tensor) -> Tensor:
+        x = x[:, :, 0] if x.ndim == 5 else x  # a video's first frame
         return (decoder(x.to(device, torch.float32) / scale + shift) / 2 + 0.5).clamp(0, 1)
 
     return preview

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection
 
-from sigmafield.models.diffusers.clip import load_tokenizer
+from sigmafield.models.diffusers.clip import beside, load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import t5
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
@@ -46,20 +46,16 @@ def sd3_encoder(source: Source, channels: int) -> tuple[EncodeText, dict[str, An
     `channels` (0 where they have fewer); 0 in T5's place in a directory without text_encoder_3.
     extra: the pooled vectors of both CLIPs side by side (pooled_projections).
     """
-    first = source.module(CLIPTextModelWithProjection, "text_encoder")
-    second = source.module(CLIPTextModelWithProjection, "text_encoder_2")
-    ids, ids_2 = load_tokenizer(source, "tokenizer", first), load_tokenizer(source, "tokenizer_2", second)
-    modules = {"text_encoder": first, "text_encoder_2": second}
+    first, second = (load_clip(source, CLIPTextModelWithProjection, number) for number in (1, 2))
+    modules = {"text_encoder": first.module, "text_encoder_2": second.module}
     embed = None
     if source.where.class_of("text_encoder_3"):
         embed, modules["text_encoder_3"] = t5(source, "text_encoder_3", "tokenizer_3", LENGTH)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
-        a = first(ids(prompts), output_hidden_states=True)
-        b = second(ids_2(prompts), output_hidden_states=True)
-        clips = torch.cat([a.hidden_states[-2], b.hidden_states[-2]], dim=-1).float()
+    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        clips, pooled = beside(first, second, prompts, clip_skip)
         long = embed(prompts) if embed else clips.new_zeros(len(prompts), LENGTH, channels)
         embeds = torch.cat([F.pad(clips, (0, channels - clips.shape[-1])), long], dim=1)
-        return Cond(embeds, {"pooled_projections": torch.cat([a.text_embeds, b.text_embeds], dim=-1).float()})
+        return Cond(embeds, {"pooled_projections": torch.cat(pooled, dim=-1)})
 
     return encode_text, modules

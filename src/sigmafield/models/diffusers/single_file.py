@@ -90,25 +90,25 @@ class SingleFile:
         with safe_open(self.path, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a dict
             tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        # copies, for how a file happens to align its numbers would show in the last bit of what kernels compute
-        tensors = {name: value.to(dtype, copy=True) for name, value in unscaled(tensors).items()}
         try:
-            return converted(kind, tensors, self.config(part, kind), self.layout.family)
+            out = converted(kind, unscaled(tensors, dtype), self.config(part, kind), self.layout.family)
         except KeyError as error:
             raise ValueError(f"{self.path}: {part}: weight {error.args[0]} is missing") from error
         except ValueError as error:
             raise ValueError(f"{self.path}: {part}: {error}") from error
+        # always copies: how a file happens to align its numbers would show in the last bit of what kernels compute
+        return {name: out.pop(name).to(dtype, copy=True) for name in list(out)}
 
 
-def unscaled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of 8 bits times the scale beside each (NAME.scale_weight), in float32; without marks and such scales."""
+def unscaled(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights of 8 bits times the scale beside each (NAME.scale_weight), in dtype; without marks and such scales."""
     plain = {}
     for name, value in tensors.items():
         stem, _, last = name.rpartition(".")
         if last in ("scale_weight", "scale_input", "scaled_fp8") or name == "scaled_fp8":
             continue
         scale = tensors.get(f"{stem}.scale_weight") if last == "weight" else None
-        plain[name] = value if scale is None else value.float() * scale.float()
+        plain[name] = value if scale is None else (value.float() * scale.float()).to(dtype)
     return plain
 
 
@@ -135,6 +135,15 @@ def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFil
     return file
 
 
+def predicts_v(path: Path, unet: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a network of Stable Diffusion 2 predicts v: one for four channels, with one norm's biases far apart."""
+    if V_NORM not in unet or unet["input_blocks.0.0.weight"][1] != 4:
+        return False
+    with safe_open(path, "pt") as file:
+        name = next(name for name in file.keys() if name.endswith(V_NORM))  # noqa: SIM118 - not a dict
+        return bool(file.get_tensor(name).float().std(correction=0) > V_SPREAD)
+
+
 def levels_of(path: Path, layout: Layout, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of the scheduler's config that a file tells: prediction and noise levels of its network."""
     if layout.family == "flux" and f"{layout.prefixes['transformer']}guidance_in.in_layer.weight" not in shapes:
@@ -143,8 +152,5 @@ def levels_of(path: Path, layout: Layout, shapes: Mapping[str, Any]) -> dict[str
         prediction = "v_prediction" if "v_pred" in shapes else "epsilon"
         return {"prediction_type": prediction, "rescale_betas_zero_snr": "v_pred" in shapes and "ztsnr" in shapes}
     if layout.family == "sd2":
-        name = layout.prefixes["unet"] + V_NORM
-        with safe_open(path, "pt") as file:
-            spread = file.get_tensor(name).float().std(correction=0) if name in shapes else torch.tensor(0.0)
-        return {"prediction_type": "v_prediction" if spread > V_SPREAD else "epsilon"}
+        return {"prediction_type": "v_prediction" if predicts_v(path, layout.of("unet", shapes)) else "epsilon"}
     return {}

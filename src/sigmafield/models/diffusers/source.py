@@ -16,14 +16,18 @@ from sigmafield.models.directory import Directory, needed, weights
 
 @dataclass(frozen=True)
 class Source:
-    """A model to load: where it lies, the name to call it by, the device to put it on and the dtype of its parts."""
+    """A model to load: where it lies, the name to call it by, the device to put it on and the dtype of its parts.
+
+    home: where parts wait until they are needed on the device; None: they are put on the device at once.
+    embeddings: folder of textual inversions, if there is one.
+    """
 
     where: Directory | SingleFile
     name: str
     device: torch.device
     dtype: torch.dtype
     home: torch.device | None = None
-    """Where parts wait until they are needed on the device; None: they are put on the device at once."""
+    embeddings: Path | None = None
 
     def config(self, part: str, *supported: str) -> dict[str, Any]:
         """The config of a part, which must be of one of the supported classes."""

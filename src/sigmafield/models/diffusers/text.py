@@ -1,4 +1,4 @@
-"""Text encoders of transformers beside CLIP: T5, UMT5 and Gemma, all padded to a fixed number of tokens."""
+"""Text encoders of transformers beside CLIP: T5, UMT5 and Gemma, padded to a fixed number of tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from transformers import AutoTokenizer, Gemma2Model, T5EncoderModel, UMT5Encoder
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.directory import needed
 from sigmafield.models.pipeline import EncodeText
+from sigmafield.models.prompt import Vocabulary, encode_chunks, one_chunk
 from sigmafield.types import Cond
 
-Tokens = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
-"""prompts → ids and mask, both [B, length]; the mask is 1 for the prompt's tokens and 0 for padding."""
-
 Embed = Callable[[Sequence[str]], Tensor]
-"""prompts → embeddings [B, length, channels], float32."""
+"""prompts → embeddings [B, tokens, channels], float32."""
 
 TOKENIZERS = (
     "T5TokenizerFast", "T5Tokenizer", "LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizerFast", "GemmaTokenizer",
@@ -32,34 +30,60 @@ LUMINA_SYSTEM = (
 """What Lumina 2 was trained to be told before a prompt. Qin et al., arXiv:2503.21758."""
 
 
-def load_tokens(source: Source, part: str, length: int, **settings: Any) -> Tokens:
-    """A tokenizer that cuts and pads prompts to `length` tokens; settings: others than those in its folder."""
+def load_tokenizer(source: Source, part: str, **settings: Any) -> Any:
+    """A tokenizer of transformers; settings: others than those in its folder."""
     folder = source.where.folder(part, *TOKENIZERS)
     needed(folder / "tokenizer.json")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **settings)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, **settings)
 
-    def tokens(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return batch.input_ids.to(source.device), batch.attention_mask.to(source.device)
 
-    return tokens
+def weighted(source: Source, text: Any, tokenizer: str, length: int, masked: bool) -> Embed:
+    """Prompts with weights through an encoder of T5's kind, of at least `length` tokens.
+
+    masked: padding is hidden from the encoder, and its own states are 0.
+    """
+    words = load_tokenizer(source, tokenizer)
+    around = words("").input_ids
+    vocabulary = Vocabulary(
+        lambda run: [words(run, add_special_tokens=False).input_ids],
+        words.bos_token_id if words.bos_token_id in around else None,
+        words.eos_token_id if words.eos_token_id in around else None,
+        words.pad_token_id, length, left=words.padding_side == "left",
+    )  # fmt: skip
+
+    def run(ids: Tensor) -> tuple[Tensor, None]:
+        if not masked:
+            return text(ids).last_hidden_state.float(), None
+        mask = (ids != words.pad_token_id).long()
+        return text(ids, attention_mask=mask).last_hidden_state.float() * mask[..., None], None
+
+    def embed(prompts: Sequence[str]) -> Tensor:
+        rows = [one_chunk(prompt, vocabulary) for prompt in prompts]
+        return encode_chunks(rows, vocabulary, text.get_input_embeddings(), run)[0]
+
+    return embed
+
+
+def no_layers(clip_skip: int | None) -> None:
+    """Raises ValueError for a layer to stop at, where only the last one has a meaning."""
+    if clip_skip is not None:
+        raise ValueError(f"clip_skip is for models whose prompts are read by CLIP layer by layer; got {clip_skip}")
 
 
 def t5(source: Source, part: str, tokenizer: str, length: int) -> tuple[Embed, Any]:
     """T5's hidden states of all tokens, padding as well: Stable Diffusion 3 and Flux hide none."""
-    tokens = load_tokens(source, tokenizer, length)
     text = source.module(T5EncoderModel, part)
-    return lambda prompts: text(tokens(prompts)[0]).last_hidden_state.float(), text
+    return weighted(source, text, tokenizer, length, masked=False), text
 
 
 def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> tuple[EncodeText, dict[str, Any]]:
     """`Pipeline.encode_text` and `.modules` of AuraFlow and Wan: UMT5's hidden states, 0 for padding."""
-    tokens = load_tokens(source, "tokenizer", length)
     text = source.module(UMT5EncoderModel, "text_encoder")
+    embed = weighted(source, text, "tokenizer", length, masked=True)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
-        ids, mask = tokens([clean(prompt) for prompt in prompts])
-        return Cond(text(ids, attention_mask=mask).last_hidden_state.float() * mask[..., None])
+    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        no_layers(clip_skip)
+        return Cond(embed([clean(prompt) for prompt in prompts]))
 
     return encode_text, {"text_encoder": text}
 
@@ -72,17 +96,20 @@ def unescaped(prompt: str) -> str:
 def gemma(source: Source, length: int) -> tuple[EncodeText, EncodeText, dict[str, Any]]:
     """`Pipeline.encode_text`, `.encode_negative` and `.modules` of Lumina 2: Gemma's last hidden states but one.
 
-    extra: encoder_attention_mask. A prompt follows the system prompt, a negative one does not.
+    extra: encoder_attention_mask. A prompt follows the system prompt, a negative one does not. Prompts are plain text,
+    cut after `length` tokens: weights have no meaning to a language model.
     """
-    tokens = load_tokens(source, "tokenizer", length, padding_side="right")
+    tokenizer = load_tokenizer(source, "tokenizer", padding_side="right")
     text = source.module(Gemma2Model, "text_encoder")
 
-    def encode_negative(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
-        ids, mask = tokens(prompts)
+    def encode_negative(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        no_layers(clip_skip)
+        batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        ids, mask = batch.input_ids.to(source.device), batch.attention_mask.to(source.device)
         states = text(ids, attention_mask=mask, output_hidden_states=True).hidden_states
         return Cond(states[-2].float(), {"encoder_attention_mask": mask})
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
-        return encode_negative([LUMINA_SYSTEM + prompt for prompt in prompts], size)
+    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        return encode_negative([LUMINA_SYSTEM + prompt for prompt in prompts], size, clip_skip)
 
     return encode_text, encode_negative, {"text_encoder": text}

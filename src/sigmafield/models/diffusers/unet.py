@@ -26,10 +26,9 @@ def build_unet(source: Source) -> Pipeline:
     config = source.config("unet", "UNet2DConditionModel")
     check_network(source, config, latent.channels)
     xl = config.get("addition_embed_type") == "text_time"
-    refiner = xl and bool(source.where.index.get("requires_aesthetics_score"))
     encode_negative = None
-    if refiner:
-        encode_text, encode_negative, encoders = refiner_encoder(source)
+    if xl and source.where.class_of("text_encoder") is None:
+        encode_text, encode_negative, encoders = refiner_encoder(source, config)
     else:
         encode_text, encoders = (xl_encoder if xl else clip_encoder)(source)
     unet = source.module(UNet2DConditionModel, "unet")

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from sigmafield.latents import LatentFormat, recognised
 from sigmafield.models.directory import open_directory, read_json, weights
+from sigmafield.models.inversion import vectors_of
 from sigmafield.models.picture import codec, sides
 from sigmafield.models.pipeline import Pipeline
+from sigmafield.models.prompt import Vocabulary, by_space, check_layer, chunks, encode_chunks
 from sigmafield.models.scheduler import sampling_of
 from sigmafield.models.tiny.clip import CLIPText
 from sigmafield.models.tiny.tokenizer import Tokenizer
@@ -24,10 +26,11 @@ from sigmafield.types import Cond
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipeline:
+def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype, embeddings: Path | None = None) -> Pipeline:
     """The model in a directory of diffusers' layout, run by the modules of this package.
 
-    Text encoder and network run in `dtype`, the VAE in float32 where its config has force_upcast. Raises
+    Text encoder and network run in `dtype`, the VAE in float32 where its config has force_upcast; embeddings: folder
+    of textual inversions. Raises
     FileNotFoundError for what is missing in the directory and ValueError for what is not supported.
     """
     where = open_directory(directory)
@@ -36,7 +39,9 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
     text_folder = where.folder("text_encoder", "CLIPTextModel")
     unet = read_module(UNet, network_folder, device, dtype)
     text = read_module(CLIPText, text_folder, device, dtype)
-    tokenizer = Tokenizer(where.folder("tokenizer", "CLIPTokenizer"), text.config.max_position_embeddings)
+    words = Tokenizer(where.folder("tokenizer", "CLIPTokenizer"), text.config.max_position_embeddings)
+    vectors = vectors_of(embeddings, "clip_l", text.config.hidden_size)
+    vocabulary = Vocabulary(by_space(words.ids), words.bos, words.eos, words.pad, words.length, vectors)
     upcast = read_json(vae_folder / "config.json").get("force_upcast", True)
     vae_dtype = torch.float32 if upcast else dtype
     vae = read_module(VAE, vae_folder, device, vae_dtype)
@@ -46,8 +51,11 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype) -> Pipe
     )
     encode, decode = codec(vae.encode, vae.decode, latent, device, vae_dtype)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int]) -> Cond:
-        return Cond(text(tokenizer(prompts).to(device)).float())
+    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        check_layer(clip_skip, text.config.num_hidden_layers)
+        rows = [chunks(prompt, vocabulary) for prompt in prompts]
+        table = text.embeddings["token_embedding"]
+        return Cond(encode_chunks(rows, vocabulary, table, lambda ids: (text(ids, clip_skip or -1).float(), None))[0])
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return unet(x.to(dtype), t, cond.embeds.to(dtype)).float()

@@ -89,8 +89,14 @@ class CLIPText(nn.Module):
         self.encoder = nn.ModuleDict({"layers": layers})
         self.final_layer_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Token ids [B, tokens], tokens ≤ max_position_embeddings → [B, tokens, hidden_size]."""
+    def forward(self, ids: Tensor, last: int = -1) -> Tensor:
+        """Token ids [B, tokens], tokens ≤ max_position_embeddings → [B, tokens, hidden_size].
+
+        last: the layer to stop at, counted from the end: -1 is the last one.
+        """
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.embeddings["token_embedding"](ids) + self.embeddings["position_embedding"](positions)
-        return self.final_layer_norm(self.encoder["layers"](x))
+        layers = list(self.encoder["layers"].children())
+        for layer in layers[: len(layers) + 1 + last]:
+            x = layer(x)
+        return self.final_layer_norm(x)

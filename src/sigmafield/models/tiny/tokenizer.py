@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from sigmafield.models.directory import needed, read_json
+from sigmafield.models.prompt import SPACE
 
 END = "</w>"
 """Marks the last symbol of a word."""
-
-SPACE = re.compile(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
-"""Unicode's white space; `\\s` would take the separators 0x1c to 0x1f as well."""
 
 WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W_]+|(?:[^\w ]|_)+")
 """A contraction, a run of letters (or one digit: `words` sets them apart) or a run of anything else."""
@@ -36,7 +31,7 @@ SPECIAL = {
 
 
 class Tokenizer:
-    """Texts → ids of one length: begin, the words cut to fit, end, padding.
+    """Text → ids; the special ones around them, and the length that they are filled up to.
 
     Reads vocab.json, merges.txt and, for special tokens and length, tokenizer_config.json (special_tokens_map.json)
     of a directory. Raises FileNotFoundError for a missing file, ValueError for a special token not in the vocabulary.
@@ -54,11 +49,6 @@ class Tokenizer:
                 raise ValueError(f"{directory}: {key} {name!r} is not in vocab.json")
         self.bos, self.eos, self.pad, self.unknown = (self.vocab[name] for name in names.values())
         self.special = re.compile("(" + "|".join(map(re.escape, sorted(set(names.values()), reverse=True))) + ")")
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """int64 ids [len(texts), length]."""
-        rows = [[self.bos, *self.ids(text)[: self.length - 2], self.eos] for text in texts]
-        return torch.tensor([row + [self.pad] * (self.length - len(row)) for row in rows])
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text without begin, end and padding, however long."""

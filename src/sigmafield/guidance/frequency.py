@@ -1,0 +1,97 @@
+"""Mods that act by frequency or by place: Fourier scaling of guidance, sharpening, tone mapping."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sigmafield.guidance.hooks import Asked, Preds
+from sigmafield.guidance.norms import std
+from sigmafield.guidance.registry import mod
+from sigmafield.types import Latent
+
+
+def plane(z: Latent) -> tuple[int, ...]:
+    """The axes of the picture: the last two, or the last of [B, C, L]."""
+    return (-2, -1) if z.ndim > 3 else (-1,)
+
+
+def scaled_frequencies(z: Latent, low: float, high: float, cutoff: int) -> Latent:
+    """z with its low frequencies times `low` and the others times `high`; of z's dtype.
+
+    A frequency is low where −min(cutoff, n//2) ≤ j < min(cutoff, n//2) along each axis of the picture, j in whole
+    waves over its n places. The real part is kept.
+    """
+    axes, wide = plane(z), z if z.dtype == torch.float64 else z.float()
+    is_low = torch.ones((), dtype=torch.bool, device=z.device)
+    for axis in axes:
+        n = z.shape[axis]
+        j = torch.fft.fftfreq(n, 1 / n, device=z.device).round()
+        edge = min(cutoff, n // 2)
+        is_low = is_low & ((j >= -edge) & (j < edge)).reshape(-1, *[1] * (-1 - axis))
+    factor = torch.where(is_low, low, high).to(wide.dtype)
+    return torch.fft.ifftn(torch.fft.fftn(wide, dim=axes) * factor, dim=axes).real.to(z.dtype)
+
+
+@mod("fresca", "before", "arXiv:2504.02154", scale_low=(0.0, 10.0), scale_high=(0.0, 10.0), freq_cutoff=(1, 10000))
+def fresca(p: Preds, at: Asked, *, scale_low: float = 1.0, scale_high: float = 1.25, freq_cutoff: int = 20) -> Preds:
+    """FreSca: guidance of its own strength for what is coarse and what is fine, C ← U + F⁻¹(f F(C − U)).
+
+    f is scale_low within freq_cutoff waves over the picture along both axes, scale_high elsewhere. Latents of 40 places
+    or fewer are all coarse at the default. Without U nothing is done.
+    """
+    if p.u is None:
+        return p
+    return p._replace(c=p.u + scaled_frequencies(p.c - p.u, scale_low, scale_high, freq_cutoff))
+
+
+@mod("tonemap", "before", "ComfyUI (TonemapReinhard)", multiplier=(0.0, 100.0))
+def tonemap(p: Preds, at: Asked, *, multiplier: float = 1.0) -> Preds:
+    """Reinhard's tone mapping of guidance: its long vectors are shortened, C ← U + T(C − U).
+
+        T(z) = z/(1 + M/top),   M = ‖z‖ over the channels,   top = (5 std(M) + mean(M)) multiplier
+
+    Where U was not evaluated it is 0, as in ComfyUI.
+    """
+    return p._replace(c=p.against + reinhard(p.c - p.against, multiplier))
+
+
+def reinhard(z: Latent, multiplier: float = 1.0) -> Latent:
+    """Reinhard's tone mapping of a latent: see `tonemap`."""
+    M = torch.linalg.vector_norm(z, dim=1, keepdim=True) + 1e-10
+    top = (5 * std(M) + M.mean(tuple(range(1, z.ndim)), keepdim=True)) * multiplier
+    return z * (top / (top + M))
+
+
+@mod("sharpen", "before", "ComfyUI (LatentOperationSharpen)", radius=(1, 31), sigma=(0.1, 10.0), alpha=(0.0, 5.0))
+def sharpen(p: Preds, at: Asked, *, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) -> Preds:
+    """Unsharp masking of guidance's directions: C ← U + S(C − U).
+
+        S(z) = ‖z‖ ((1 + 10 α) n − 10 α K ∗ n),   n = z/‖z‖ over the channels,   α = alpha
+
+    K is a Gaussian of 2 radius + 1 places, of deviation sigma · radius; the latent is mirrored at its borders. α = 0
+    changes nothing. Where U was not evaluated it is 0, as in ComfyUI.
+    """
+    return p._replace(c=p.against + unsharp(p.c - p.against, radius, sigma, alpha))
+
+
+def unsharp(z: Latent, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) -> Latent:
+    """Unsharp masking of a latent's directions: see `sharpen`."""
+    length = torch.linalg.vector_norm(z, dim=1, keepdim=True) + 1e-6
+    n = z / length
+    line = torch.linspace(-1, 1, 2 * radius + 1, dtype=z.dtype, device=z.device)
+    kernel = (-(line**2) / (2 * sigma**2)).exp()
+    blurred = n
+    for axis in plane(z):
+        blurred = _along(blurred, kernel / kernel.sum(), axis)
+    return length * ((1 + 10 * alpha) * n - 10 * alpha * blurred)
+
+
+def _along(z: Latent, kernel: Tensor, axis: int) -> Latent:
+    """The convolution of one axis, mirrored at its ends, as often as the kernel is longer than it."""
+    radius, n, turned = len(kernel) // 2, z.shape[axis], z.transpose(axis, -1)
+    period = max(2 * (n - 1), 1)
+    place = torch.arange(-radius, n + radius, device=z.device) % period
+    lines = turned[..., torch.minimum(place, period - place)].reshape(-1, 1, n + 2 * radius)
+    return F.conv1d(lines, kernel[None, None]).reshape(turned.shape).transpose(axis, -1)

@@ -1,0 +1,30 @@
+"""Measures of each sample of a batch: over all axes but the first, kept as [B, 1, …]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sigmafield.types import Latent
+
+TINY = 1e-12
+"""Least norm that is divided by, so that nothing divided by nothing is nothing."""
+
+
+def inner(a: Latent, b: Latent) -> Tensor:
+    """⟨a, b⟩."""
+    return (a * b).sum(_own(a), keepdim=True)
+
+
+def norm(a: Latent) -> Tensor:
+    """‖a‖₂."""
+    return torch.linalg.vector_norm(a, dim=_own(a), keepdim=True)
+
+
+def std(a: Latent) -> Tensor:
+    """Standard deviation, by n − 1."""
+    return a.std(_own(a), keepdim=True)
+
+
+def _own(a: Latent) -> tuple[int, ...]:
+    return tuple(range(1, a.ndim))

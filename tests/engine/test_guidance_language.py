@@ -1,0 +1,61 @@
+"""The table of guidance mods and the line that they are written in."""
+
+import pytest
+
+from sigmafield.guidance import MODS, parse_mods
+from sigmafield.guidance.hooks import Mods, classifier_free
+
+
+@pytest.mark.parametrize("name", MODS)
+def test_every_parameter_has_a_range_with_its_default_in(name):
+    row = MODS[name]
+    assert row.ranges.keys() == row.defaults.keys()
+    row(**row.defaults)
+    for key, known in row.ranges.items():
+        assert key in row.apply.__doc__, f"{name}'s docstring does not say what {key} is"
+        if isinstance(row.defaults[key], str):
+            assert row.defaults[key] in known
+            continue
+        assert type(known[0]) is type(known[1]) is type(row.defaults[key])
+        for end, beyond in zip(known, (-1, 1)):
+            if not row.ordered:
+                row(**{key: end})
+            with pytest.raises(ValueError, match=f"{name}'s {key} must be"):
+                row(**{key: end + beyond})
+
+
+def test_a_line_is_its_mods():
+    mods = parse_mods("interval(end=0.5) + apg(eta=0.5, norm_threshold=5)+rescale(multiplier = .7)+cfg_norm+tsr")
+    assert [len(stage) for stage in (mods.scale, mods.before, mods.after)] == [1, 1, 2]
+    assert mods.before[0].keywords == {"eta": 0.5, "norm_threshold": 5.0}
+    assert mods.combine.keywords == {"multiplier": 0.7}
+    assert parse_mods("") == parse_mods(" ") == Mods() and Mods().combine is classifier_free
+    for text in ("apg(eta=-0.5, form=paper)", "apg(eta=-.5, form='paper')"):
+        assert parse_mods(text).before[0].keywords == {"eta": -0.5, "form": "paper"}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("apgg", "unknown guidance 'apgg'; did you mean apg"),
+        ("apg(etta=1)", "apg has no parameter 'etta'; did you mean eta"),
+        ("apg(eta=11)", "apg's eta must be -10 … 10; got 11"),
+        ("apg(eta=nan)", "apg's eta must be a number; got 'nan'"),
+        ("apg(eta='x')", "apg's eta must be a number; got 'x'"),
+        ("apg(eta=True)", "apg's eta must be a number; got True"),
+        ("fresca(freq_cutoff=2.5)", "fresca's freq_cutoff must be an integer; got 2.5"),
+        ("apg(form=papr)", "apg's form is comfyui or paper; got 'papr'"),
+        ("interval(start=0.5, end=0.2)", "interval's start must be below its end; got 0.5 and 0.2"),
+        ("apg(**{})", "apg has no parameter"),
+        ("apg+cfg_norm+apg", "guidance has apg twice; each acts once"),
+        ("rescale+renorm", "rescale and renorm each take the place of U"),
+        *(
+            (text, "guidance must be names with parameters, such as apg.eta=0.5.+rescale")
+            for text in ("apg(0.5)", "apg(", "apg-tcfg", "__import__('os').getcwd()", "apg(eta=1+1)", "1")
+        ),
+    ],
+)
+def test_errors_are_one_clear_line(text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse_mods(text)
+    assert "\n" not in str(error.value)

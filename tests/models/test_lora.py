@@ -1,0 +1,301 @@
+"""LoRA files of every spelling against weights merged by hand, and against peft's own modules."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.testing import assert_close
+
+import sigmafield.models as models
+from sigmafield.models import load
+from sigmafield.models.pipeline import Pipeline
+from sigmafield.models.tiny import load_tiny
+
+pytest.importorskip("peft")
+CPU = torch.device("cpu")
+
+BLOCK = "attentions.0.transformer_blocks.0"
+LAYERS = {
+    "unet": [
+        f"down_blocks.0.{BLOCK}.attn1.to_q",
+        f"up_blocks.1.{BLOCK}.attn2.to_out.0",
+        f"mid_block.{BLOCK}.ff.net.0.proj",
+        "down_blocks.0.attentions.0.proj_in",
+        "down_blocks.1.resnets.0.conv1",
+        "up_blocks.1.resnets.0.conv_shortcut",
+        "mid_block.resnets.1.time_emb_proj",
+    ],
+    "text_encoder": [
+        "text_model.encoder.layers.0.self_attn.q_proj",
+        "text_model.encoder.layers.2.self_attn.out_proj",
+        "text_model.encoder.layers.1.mlp.fc1",
+    ],
+}
+LAYERS["text_encoder_2"] = LAYERS["text_encoder"]
+SGM = {  # kohya's names of SDXL's layers, by the blocks of the original network
+    f"down_blocks.0.{BLOCK}.attn1.to_q": "input_blocks_1_1_transformer_blocks_0_attn1_to_q",
+    f"up_blocks.1.{BLOCK}.attn2.to_out.0": "output_blocks_2_1_transformer_blocks_0_attn2_to_out_0",
+    f"mid_block.{BLOCK}.ff.net.0.proj": "middle_block_1_transformer_blocks_0_ff_net_0_proj",
+    "down_blocks.0.attentions.0.proj_in": "input_blocks_1_1_proj_in",
+    "down_blocks.1.resnets.0.conv1": "input_blocks_3_0_in_layers_2",
+    "up_blocks.1.resnets.0.conv_shortcut": "output_blocks_2_0_skip_connection",
+    "mid_block.resnets.1.time_emb_proj": "middle_block_2_emb_layers_1",
+}
+KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+
+
+def weight_of(pipe: Pipeline, part: str, name: str) -> Tensor:
+    module = pipe.modules[part]
+    names = dict(module.named_modules())
+    return names.get(name, names.get(name.removeprefix("text_model."))).weight
+
+
+Matrices = dict[tuple[str, str], tuple[Tensor, Tensor, float]]
+"""For (part, layer): A, B and α."""
+
+
+def matrices(pipe: Pipeline, seed: int = 0) -> Matrices:
+    """Random matrices for layers of every kind, each with a rank and an α of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    out: Matrices = {}
+    for part in LAYERS.keys() & pipe.modules.keys():
+        for i, name in enumerate(LAYERS[part]):
+            weight, rank = weight_of(pipe, part, name), 1 + (i + seed) % 3
+            a = torch.randn(rank, *weight.shape[1:], generator=generator)
+            b = torch.randn(len(weight), rank, *[1] * (weight.ndim - 2), generator=generator)
+            out[part, name] = a, b, 0.5 + i
+    return out
+
+
+def kohya(pairs: Matrices, names: dict[str, str] | None = None) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for (part, name), (a, b, alpha) in pairs.items():
+        stem = f"{KOHYA[part]}_{(names or {}).get(name, name.replace('.', '_'))}"
+        tensors |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b, f"{stem}.alpha": torch.tensor(alpha)}
+    return tensors
+
+
+def peft(pairs: Matrices) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for (part, name), (a, b, alpha) in pairs.items():
+        stem = f"{part}.{name}"
+        tensors |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b, f"{stem}.alpha": torch.tensor(alpha)}
+    return tensors
+
+
+def diffusers(pairs: Matrices) -> dict[str, Tensor]:
+    """The names of older files, with α in the second matrix."""
+    tensors: dict[str, Tensor] = {}
+    for (part, name), (a, b, alpha) in pairs.items():
+        stem = f"{part}.{name}.lora" + "_linear_layer" * part.startswith("text")
+        tensors |= {f"{stem}.down.weight": a, f"{stem}.up.weight": b * (alpha / len(a))}
+    return tensors
+
+
+SPELLINGS: dict[str, Callable[[Matrices], dict[str, Tensor]]] = {
+    "kohya": kohya,
+    "kohya, SGM's blocks": lambda pairs: kohya(pairs, SGM),
+    "peft": peft,
+    "diffusers": diffusers,
+}
+
+
+def delta(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """(α/r) B A, as one matrix over all that a row of the weight has."""
+    return (alpha / len(a) * b.flatten(1).double() @ a.flatten(1).double()).reshape(len(b), *a.shape[1:])
+
+
+def check(pipe: Pipeline, base: Pipeline, *added: tuple[Matrices, float]) -> None:
+    """Every weight is the base's, and the named ones have s (α/r) B A besides."""
+    for part in base.modules:
+        want = {key: value.double() for key, value in base.modules[part].state_dict().items()}
+        for pairs, strength in added:
+            for (where, name), (a, b, alpha) in pairs.items():
+                if where == part:
+                    key = name if f"{name}.weight" in want else name.removeprefix("text_model.")
+                    want[f"{key}.weight"] += strength * delta(a, b, alpha)
+        got = pipe.modules[part].state_dict()
+        assert got.keys() == want.keys()
+        for key, value in want.items():
+            assert_close(got[key].double(), value, atol=1e-5, rtol=1e-5, msg=lambda m, k=f"{part}.{key}": f"{k}: {m}")
+        assert not any(p.requires_grad for p in pipe.modules[part].parameters())
+
+
+KINDS = ["sd1", "sdxl", "tiny"]
+"""Small models; the last one is run by the modules of this package."""
+
+
+@pytest.fixture(scope="module")
+def bases(sd1: tuple[Path, Any], sdxl: tuple[Path, Any]) -> dict[str, Pipeline]:
+    """The models as they are."""
+    return {"sd1": load(sd1[0]), "sdxl": load(sdxl[0]), "tiny": load_tiny(sd1[0], CPU, torch.float32)}
+
+
+@pytest.fixture
+def merged(sd1: tuple[Path, Any], sdxl: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pipeline]:
+    """A small model loaded with LoRAs."""
+
+    def open_kind(kind: str, loras: Any) -> Pipeline:
+        if kind != "tiny":
+            return load({"sd1": sd1, "sdxl": sdxl}[kind][0], loras=loras)
+        monkeypatch.setattr(models, "load_plain", lambda *_: load_tiny(sd1[0], CPU, torch.float32))
+        return load("tiny", loras=loras)
+
+    return open_kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_merged_weights(
+    spelling: str, kind: str, bases: dict[str, Pipeline], merged: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    base = bases[kind]
+    pairs = matrices(base)
+    assert len(pairs) >= 10
+    save_file(SPELLINGS[spelling](pairs), tmp_path / "a.safetensors")
+    state = torch.get_rng_state()
+    check(merged(kind, {tmp_path / "a.safetensors": 0.7}), base, (pairs, 0.7))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_loras_add(kind: str, bases: dict[str, Pipeline], merged: Callable[..., Pipeline], tmp_path: Path) -> None:
+    base = bases[kind]
+    one, two = matrices(base, 1), matrices(base, 2)
+    files = [(tmp_path / "1.safetensors", 0.5), (tmp_path / "2.safetensors", -1.0)]
+    save_file(kohya(one), files[0][0])
+    save_file(peft(two), files[1][0])
+    pipe = merged(kind, [(str(path), strength) for path, strength in files])
+    check(pipe, base, (one, 0.5), (two, -1.0))
+    assert list(pipe.loras) == [(str(path), strength) for path, strength in files]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strength_0_is_the_base(
+    kind: str, bases: dict[str, Pipeline], merged: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    base = bases[kind]
+    save_file(kohya(matrices(base)), tmp_path / "a.safetensors")
+    pipe = merged(kind, {str(tmp_path / "a.safetensors"): 0.0})
+    for part, module in base.modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, pipe.modules[part].state_dict()[key])
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_what_diffusers_saves_of_peft(rslora: bool, sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    """The merged network answers as peft's, whose settings are in the file's header alone."""
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    unet = UNet2DConditionModel.from_pretrained(sd1[0] / "unet")
+    config = LoraConfig(
+        r=4, lora_alpha=3, target_modules=["to_q", "conv1"], init_lora_weights=False, use_rslora=rslora,
+        rank_pattern={"conv1": 2}, alpha_pattern={"mid_block.*.to_q": 7},
+    )  # fmt: skip
+    unet.add_adapter(config)
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path, get_peft_model_state_dict(unet), unet_lora_adapter_metadata=config.to_dict()
+    )
+    pipe = load(sd1[0], loras={str(tmp_path / "pytorch_lora_weights.safetensors"): 1.0})
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([500.0, 3.0])
+    cond = pipe.encode_text(["a", "b"], (16, 16))
+    want = unet(x, t, encoder_hidden_states=cond.embeds).sample
+    assert_close(pipe.network(x, t, cond), want, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(load(sd1[0]).network(x, t, cond), want, atol=1e-2)
+
+
+def test_half_precision(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    base = load(sd1[0])
+    pairs = matrices(base)
+    save_file(kohya(pairs), tmp_path / "a.safetensors")
+    pipe = load(sd1[0], dtype="float16", loras={str(tmp_path / "a.safetensors"): 0.1})
+    for (part, name), (a, b, alpha) in pairs.items():
+        got, weight = weight_of(pipe, part, name), weight_of(base, part, name)
+        assert got.dtype == torch.float16
+        assert_close(got.double(), weight + 0.1 * delta(a, b, alpha), atol=2e-3, rtol=2e-3)
+
+
+Q = f"down_blocks.0.{BLOCK}.attn1.to_q"
+KQ = "lora_unet_" + Q.replace(".", "_")
+ONES = torch.ones
+ERRORS: dict[str, tuple[dict[str, Tensor], str]] = {
+    "unknown keys": (
+        {f"{KQ}.hada_w1_a": ONES(1), f"{KQ}.lora_down.weight": ONES(1, 16)},
+        f"unknown keys {KQ}.hada_w1_a; a LoRA has pairs of matrices",
+    ),
+    "DoRA": (
+        {f"unet.{Q}.lora_A.weight": ONES(1, 16), f"unet.{Q}.lora_magnitude_vector": ONES(16)},
+        f"unet: unknown keys {Q}.lora_magnitude_vector",
+    ),
+    "no pair": ({f"{KQ}.lora_down.weight": ONES(1, 16)}, f"{KQ} has no pair of lora_down.weight and lora_up.weight"),
+    "no layer": (
+        {"unet.nowhere.to_q.lora_A.weight": ONES(1, 16), "unet.nowhere.to_q.lora_B.weight": ONES(16, 1)},
+        "unet has no layers nowhere.to_q; it is for another model",
+    ),
+    "no layer, kohya": (
+        {"lora_unet_nowhere_to_q.lora_down.weight": ONES(1, 16), "lora_unet_nowhere_to_q.lora_up.weight": ONES(16, 1)},
+        "unet has no layers nowhere.*to_q; it is for another model",
+    ),
+    "no such block": (
+        {
+            "lora_unet_input_blocks_x_1.lora_down.weight": ONES(1, 16),
+            "lora_unet_input_blocks_x_1.lora_up.weight": ONES(16, 1),
+        },
+        "its names are not those of a Stable Diffusion model",
+    ),
+    "part": (
+        {"transformer.a.lora_A.weight": ONES(1, 16), "transformer.a.lora_B.weight": ONES(16, 1)},
+        "is for transformer; this model has unet, vae, text_encoder",
+    ),
+    "width": (
+        {f"unet.{Q}.lora_A.weight": ONES(1, 24), f"unet.{Q}.lora_B.weight": ONES(16, 1)},
+        f"{Q} has matrices of 1×24 and 16×1, which do not fit the weight's 16×16",
+    ),
+    "rank": (
+        {f"{KQ}.lora_down.weight": ONES(2, 16), f"{KQ}.lora_up.weight": ONES(16, 3)},
+        f"{Q} has matrices of 2×16 and 16×3, which do not fit the weight's 16×16",
+    ),
+}
+
+
+@pytest.mark.parametrize("tensors, message", ERRORS.values(), ids=ERRORS)
+def test_refusals(tensors: dict[str, Tensor], message: str, sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=message) as caught:
+        load(sd1[0], loras={str(tmp_path / "a.safetensors"): 1.0})
+    assert "\n" not in str(caught.value) and "a.safetensors" in str(caught.value)
+
+
+def test_files_that_are_not_there(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="b.safetensors is missing"):
+        load(sd1[0], loras={str(tmp_path / "b.safetensors"): 1.0})
+    (tmp_path / "a.pt").touch()
+    with pytest.raises(ValueError, match="a.pt: a LoRA must be a .safetensors file; a pickle can run any code"):
+        load(sd1[0], loras={str(tmp_path / "a.pt"): 1.0})
+    with pytest.raises(ValueError, match="strength must be a finite number; got inf"):
+        load(sd1[0], loras={str(tmp_path / "a.pt"): float("inf")})
+
+
+def test_missing_peft(sd1: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def no_peft(name: str, *rest: Any) -> Any:
+        if name.partition(".")[0] == "peft":
+            raise ModuleNotFoundError("No module named 'peft'")
+        return real(name, *rest)
+
+    (tmp_path / "a.safetensors").touch()
+    monkeypatch.delitem(sys.modules, "sigmafield.models.diffusers.lora", raising=False)
+    monkeypatch.setattr(builtins, "__import__", no_peft)
+    with pytest.raises(ImportError, match="a LoRA needs peft") as caught:
+        load(sd1[0], loras={str(tmp_path / "a.safetensors"): 1.0})
+    assert str(caught.value).splitlines()[-1] == 'pip install "sigmafield[diffusers]"'

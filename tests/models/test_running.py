@@ -1,0 +1,114 @@
+"""Options of how a model runs: parts that wait on the CPU, a compiled network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from typer.testing import CliRunner
+
+from sigmafield import generate
+from sigmafield.cli import app
+from sigmafield.models import load, running
+from sigmafield.models.running import offloaded
+
+CUDA = torch.cuda.is_available()
+
+
+class Part(nn.Module):
+    """A module that counts, and writes down where it is sent."""
+
+    def __init__(self, name: str, log: list[str]):
+        super().__init__()
+        self.name, self.log = name, log
+
+    def to(self, device: Any, *rest: Any, **more: Any) -> Part:
+        self.log.append(f"{self.name}→{device}")
+        return self
+
+
+def test_one_part_at_a_time_is_on_the_device() -> None:
+    tiny, log = load("tiny", device="cpu"), []
+    modules = {name: Part(name, log) for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    pipe = offloaded(replace(tiny, device=torch.device("cuda:7"), modules=modules, encode_negative=tiny.encode_text))
+    assert log == ["unet→cpu", "vae→cpu", "text_encoder→cpu", "text_encoder_2→cpu"]
+    cond = pipe.encode_text(["a red heart"], (64, 64))
+    z = torch.zeros(1, pipe.latent.channels, 8, 8)
+    assert pipe.preview is not None and pipe.encode_negative is not None
+    calls = {
+        "text_encoder, text_encoder_2": [
+            lambda: pipe.encode_text(["a red heart"], (64, 64)),
+            lambda: pipe.encode_negative([""], size=(64, 64)),
+        ],
+        "unet": [lambda: pipe.network(z, torch.tensor([5.0]), cond)],
+        "vae": [lambda: pipe.decode(z), lambda: pipe.encode(torch.zeros(1, 3, 64, 64)), lambda: pipe.preview(z)],
+    }
+    for names, functions in calls.items():
+        here = names.split(", ")
+        for function in functions:
+            log.clear()
+            function()
+            away = [f"{name}→cpu" for name in modules if name not in here]
+            assert log == away + [f"{name}→cuda:7" for name in here]
+
+
+def test_offloading_changes_no_pixel() -> None:
+    pipe = load("tiny", device="cpu")
+    a, b = (generate(p, "a red heart", steps=2, seed=3)[0].tobytes() for p in (pipe, offloaded(pipe)))
+    assert a == b
+
+
+@pytest.mark.skipif(not CUDA, reason="there is no cuda device")
+@pytest.mark.parametrize("family", ["tiny", "sdxl"])
+def test_offloading_on_a_device(family: str, request: pytest.FixtureRequest) -> None:
+    path = "tiny" if family == "tiny" else request.getfixturevalue(family)[0]
+    waiting, there = load(path, device="cuda", offload=True), load(path, device="cuda")
+    assert all(p.device.type == "cpu" for m in waiting.modules.values() for p in m.parameters())
+    settings = {"steps": 2, "width": 64, "height": 64}
+    a, b = (generate(p, "a red heart", **settings)[0].tobytes() for p in (waiting, there))
+    assert a == b
+    places = {name: next(m.parameters()).device.type for name, m in waiting.modules.items()}
+    assert places.pop("vae") == "cuda" and set(places.values()) == {"cpu"}
+
+
+def test_offloading_needs_a_device() -> None:
+    with pytest.raises(ValueError, match="offload=True keeps parts on the CPU until .*; here the device is the CPU"):
+        load("tiny", device="cpu", offload=True)
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(running.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"compile=True needs a C\+\+ compiler on the CPU; none of g\+\+, .* is there"):
+        load("tiny", device="cpu", compile=True)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_answers_as_before() -> None:
+    try:
+        plain, fast = load("tiny", device="cpu"), load("tiny", device="cpu", compile=True)
+    except ValueError as error:
+        pytest.skip(str(error))
+    generator = torch.Generator().manual_seed(0)
+    cond = plain.encode_text(["a red heart", "a green leaf"], (64, 64))
+    x, t = torch.randn(2, plain.latent.channels, 8, 8, generator=generator), torch.tensor([500.0, 3.0])
+    assert_close(fast.network(x, t, cond), plain.network(x, t, cond), atol=1e-4, rtol=1e-4)
+    assert fast.modules["unet"].state_dict().keys() == plain.modules["unet"].state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--offload"], "offload=True keeps parts on the CPU"),
+        (["--parts", "."], "parts goes with a single file; model 'tiny' is none"),
+    ],
+)
+def test_options_of_the_command_line(options: list[str], message: str, tmp_path: Path) -> None:
+    arguments = ["sample", "a red heart", "-o", str(tmp_path / "x.png"), "--device", "cpu", *options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and message in result.output and not (tmp_path / "x.png").exists()

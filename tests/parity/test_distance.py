@@ -1,0 +1,66 @@
+"""Distance samplers against the reference's numbers: whole runs, presets after other runs, weights.
+
+Where slopes are nearly equal their weights are decided by rounding. A run's tolerance is therefore what the last bit of
+its first noise changes in the run itself, a few times over, at the most and in the median; 1e-5 where that is less.
+"""
+
+import torch
+from golden_models import Counted
+
+from sigmafield.guidance.guider import Guider
+from sigmafield.ksampler import ksampler_sigmas, sample_custom
+from sigmafield.methods.soft_median import combine
+from sigmafield.noise import initial_noise
+
+CONDS = (0.5, -0.3)
+"""Positive and negative of every case."""
+
+FLIPS, FACTOR, LEAST = 6, 4, 1e-5
+
+
+def drawn(case, reference, sampler, steps, params, flip=0):
+    """(samples in the VAE's scale, evaluations) of a run with so many steps; flip: other last bits of the noise."""
+    net = Counted(case["model"], reference)
+    sigmas = ksampler_sigmas(net.sampling.levels, sampler, case["scheduler"], steps)
+    guider = Guider(net.pipe.model, *(net.cond({"value": value}, case) for value in CONDS), case["cfg"])
+    noise = initial_noise(case["seed"], case["shape"])
+    if flip:
+        toward = torch.randn(noise.shape, generator=torch.Generator().manual_seed(flip)) * torch.inf
+        noise = torch.nextafter(noise, toward)
+    out = sample_custom(
+        guider, net.sampling, net.format, sampler, sigmas, torch.zeros_like(noise), noise, case["seed"], **params
+    )
+    return out.samples, out.nfe
+
+
+def sizes(difference, expected):
+    """(largest, median) difference over the largest expected value."""
+    relative = difference.abs() / expected.abs().max()
+    return float(relative.max()), float(relative.median())
+
+
+def test_distance(distance_case, reference, worst):
+    case = distance_case
+    if case["kind"] == "distance_weights":
+        u = case.tensor(case["uncond"]) if case["uncond"] else None
+        options = {key: case[key] for key in ("use_softmax", "use_slerp")}
+        ours, expected = combine(list(case.tensor(case["directions"])), u, **options), case.expected("d")
+        worst[case["id"]], _ = sizes(ours - expected, expected)
+        assert worst[case["id"]] <= 1e-6
+        return
+    sampler, params = case.row.get("preset", "distance_c3").lower(), dict(case.row.get("params", {}))
+    if "cfgpp" in params:
+        params["cfgpp"] = "doubled" if params["cfgpp"] else "off"
+    if "preset" in case.row:
+        drawn(case, reference, sampler, 20, params)  # of which nothing may be left in the run that is compared
+    ours, nfe = drawn(case, reference, sampler, case["steps"], params)
+    expected = case.expected("samples")
+    assert nfe == case["nfe"]
+    error = sizes(ours - expected, expected)
+    worst[f"{case['id']} {params or sampler}"] = error[0]
+    if error[0] <= LEAST:
+        return
+    flipped = [drawn(case, reference, sampler, case["steps"], params, flip)[0] for flip in range(1, 1 + FLIPS)]
+    for size, changes in zip(error, zip(*(sizes(other - ours, expected) for other in flipped))):
+        allowed = max(LEAST, FACTOR * max(changes))
+        assert size <= allowed, f"samples differ by {error} (max, median) of max |expected|; {allowed} is rounding"

@@ -1,0 +1,80 @@
+"""Guidance mods within whole KSampler runs, and FreeU on bare tensors, to 1e-5 of max |expected|."""
+
+from functools import partial
+
+import torch
+from golden_models import Counted
+
+from sigmafield.guidance import parse_mods
+from sigmafield.guidance.freeu import freeu, freeu_v2
+from sigmafield.guidance.guider import Guider
+from sigmafield.ksampler import ksampler
+from sigmafield.types import Cond
+
+NAMES = {
+    "RescaleCFG": "rescale", "RenormCFG": "renorm", "CFGNorm": "cfg_norm", "CFGZeroStar": "zero_star",
+    "Mahiro": "mahiro", "TCFG": "tcfg", "APG": "apg", "EpsilonScaling": "epsilon_scaling",
+    "TemporalScoreRescaling": "tsr", "FreSca": "fresca",
+}  # fmt: skip
+FREEU = {"FreeU": freeu, "FreeU_V2": freeu_v2}
+# float32 itself is that far from float64 here: latents grow to 180; the reference takes singular vectors in float32
+LOOSE = {"apg(eta=-0.5, norm_threshold=15.0, momentum=0.2)": 5e-5, "tcfg()": 1.2e-5}
+
+
+def line(patches, **more):
+    """The mods of a case, as they are written in a recipe."""
+    terms = []
+    for node, inputs in patches:
+        given = {**inputs, **more.get(node, {})}
+        terms.append(f"{NAMES[node]}({', '.join(f'{name}={value!r}' for name, value in given.items())})")
+    return "+".join(terms)
+
+
+def samples(case, net, text, batch_index=None):
+    positive, negative = (Cond(torch.full((1, 2, 3), case[key])) for key in ("positive", "negative"))
+    batch = case["shape"][0] if batch_index is None else len(batch_index)
+    return ksampler(
+        Guider(net.pipe.model, positive, negative, case["cfg"], parse_mods(text)),
+        net.sampling,
+        net.format,
+        torch.zeros(batch, *case["shape"][1:]),
+        batch_index=batch_index,
+        **{key: case[key] for key in ("seed", "steps", "sampler", "scheduler")},
+    ).samples
+
+
+def compare(case, name, ours, worst, what, tolerance=1e-5):
+    expected = case.expected(name)
+    error = float((ours - expected).abs().max() / expected.abs().max())
+    worst[what] = max(worst.get(what, 0.0), error)
+    assert error <= tolerance, f"{name} differ by {error:.2e} of max |expected|"
+
+
+def test_guidance(guidance_case, reference, worst):
+    case = guidance_case
+    if case["kind"] == "freeu":
+        h, skip = FREEU[case["node"]](
+            case.tensor(case["h"]), case.tensor(case["skip"]), case["model_channels"], **case["inputs"]
+        )
+        compare(case, "h", h, worst, f"guidance {case['node']}")
+        compare(case, "skip", skip, worst, f"guidance {case['node']}")
+        return
+    text, what = line(case["patches"]), "guidance " + "+".join(NAMES[node] for node, _ in case["patches"])
+    ours = samples(case, Counted(case["model"], reference), text)
+    compare(case, "samples", ours, worst, what, LOOSE.get(text, 1e-5))
+
+
+def test_a_batch_is_its_samples(guidance_case, reference):
+    """Three samples at once are the three alone, each with its own draw of the noise."""
+    case = guidance_case
+    if case["kind"] == "freeu":
+        h, skip = (case.tensor(case[key]) for key in ("h", "skip"))
+        act = partial(FREEU[case["node"]], model_channels=case["model_channels"], **case["inputs"])
+        for together, *alone in zip(act(h, skip), *(act(h[k : k + 1], skip[k : k + 1]) for k in range(len(h)))):
+            torch.testing.assert_close(together, torch.cat(alone))
+        return
+    net = Counted(case["model"], reference)
+    text = line(case["patches"], Mahiro={"over": "sample"})
+    together = samples(case, net, text, [0, 1, 2])
+    alone = torch.cat([samples(case, net, text, [k]) for k in range(3)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-6 * float(alone.abs().max()))

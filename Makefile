@@ -29,11 +29,14 @@ demo: .venv/core ## draw pictures with the embedded model into out/
 	.venv/bin/python examples/contact_sheet.py out/contact-sheet.png
 	@echo && echo "pictures are in $(CURDIR)/out: look at contact-sheet.png first"
 
+# processes instead of threads: networks this small wait for each other's threads
+TEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
+
 test: .venv/test ## run the tests
-	.venv/bin/python -m pytest -m "not slow"
+	$(TEST) -m "not slow"
 
 test-slow: .venv/test ## run the slow tests as well
-	.venv/bin/python -m pytest
+	$(TEST)
 
 lint: .venv/test ## check style
 	.venv/bin/ruff check .

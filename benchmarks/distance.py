@@ -182,10 +182,11 @@ def claim(title: str, seen: dict) -> None:
     found = {n: next(v for (m, _), v in seen.items() if m == n and v[0] == steps) for n, steps in CLAIM.items()}
     (_, d_calls, d), (_, m_calls, m) = found["distance"], found["dpmpp_2m"]
     for key in d:
-        better = d[key] >= m[key] if "right" in key else d[key] <= m[key]
+        gain = (d[key] - m[key]) * (1 if "right" in key else -1)
+        verdict = "holds" if gain > 0 else "does not hold" if gain < 0 else "is not decided: there is no difference"
         print(
             f"{title}, {key}: distance, 7 steps ({d_calls} calls) {d[key]:.4f}; dpmpp_2m, 20 steps ({m_calls} calls) "
-            f"{m[key]:.4f}: the claim {'holds' if better else 'does not hold'}"
+            f"{m[key]:.4f}: the claim {verdict}"
         )
 
 

@@ -42,3 +42,12 @@ def test_every_mod_is_on_the_page_of_guidance():
     page = (ROOT / "docs" / "guidance.md").read_text("utf-8")
     for name, mod in MODS.items():
         assert f"`{name}({', '.join(mod.defaults)})`" in page or (not mod.defaults and f"`{name}`" in page), name
+
+
+def test_proofs_of_the_table_of_models_exist():
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests" / "models").glob("test_*.py"))
+    names = set(re.findall(r"`(test_\w+)", page))
+    assert len(names) > 8
+    for name in names:
+        assert f"def {name}(" in tests, f"docs/models.md names a test that is not there: {name}"

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from sigmafield.levels import stable_diffusion_at, time_shift
@@ -159,6 +159,18 @@ class Span:
         """Where nothing happens in this interval."""
         return self.h.abs() < FROZEN
 
+    def history(self, most: int) -> Int[Tensor, "*field"]:
+        """How many intervals right before this one were none of them frozen, at most `most`.
+
+        So many steps a multistep method may look back on: a place that joins late begins without history.
+        """
+        unbroken = torch.ones_like(self.sigma, dtype=torch.bool)
+        count = torch.zeros_like(self.sigma, dtype=torch.int64)
+        for k in range(1, min(self.i, most) + 1):
+            unbroken = unbroken & ~self.at(-k).frozen
+            count = count + unbroken
+        return count
+
     @cached_property
     def ve(self) -> Span:
         """The same interval with λ = −ln σ whatever the process: the time axis that DPM-Solver++ uses."""
@@ -249,6 +261,12 @@ class Grid:
     def span(self, i: int) -> Span:
         """Interval i, 0 ≤ i < n."""
         return Span(self.sigmas[i], self.sigmas[i + 1], self.process, i, self.n, self.sigmas, self.asked or self.n)
+
+
+def per_sample(sigma: Sigma) -> Float64[Tensor, "batch"] | None:
+    """The level of each sample of a field [B, 1, *space] that is the same all over each of them; None for others."""
+    rows = sigma.flatten(1)
+    return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
 
 
 def clip_first(grid: Grid, params: Mapping[str, Any]) -> Grid:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sigmafield import images
 from sigmafield.guidance import parse_mods
@@ -21,6 +22,7 @@ from sigmafield.noise import generator_of, initial_noise
 from sigmafield.param import Sampling, shifted
 from sigmafield.recipe import Recipe, Region
 from sigmafield.run import Run, finish
+from sigmafield.spatial.field import delayed, field_from_mask, own_schedule
 from sigmafield.types import Area, Cond, Control, Latent, State
 
 
@@ -74,10 +76,7 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
     size = size_of(recipe, pipe, source)
     latent = initial_latent(recipe, pipe, source, size)
     pipe = replace(pipe, sampling=sampling_of(recipe, pipe, size))
-    sigmas = ksampler_sigmas(
-        pipe.sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
-    )
-    sigmas = window(sigmas, recipe.start_step, recipe.last_step)
+    sigmas = sigmas_of(recipe, pipe.sampling, latent.shape[2:])
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
     positive, negative, empty = prompts_of(recipe, pipe, size)
@@ -126,6 +125,22 @@ def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampli
     if pipe.shift_at is None:
         raise ValueError(f"shift 'size' needs a model whose time shift depends on the size; {pipe.name}'s does not")
     return shifted(pipe.sampling, pipe.shift_at(size))
+
+
+def sigmas_of(recipe: Recipe, sampling: Sampling, space: Sequence[int]) -> Tensor:
+    """The noise levels of the run, [steps + 1]; with a denoise map a σ-field of a latent with these axes."""
+
+    def levels(strength: float) -> Tensor:
+        denoise = strength * recipe.denoise
+        return ksampler_sigmas(
+            sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, denoise, recipe.scheduler_params
+        )
+
+    sigmas = window(levels(1.0), recipe.start_step, recipe.last_step)
+    if recipe.denoise_map is None:
+        return sigmas
+    brightness = images.to_mask(read_frames(recipe.denoise_map, recipe.denoise_map_sha256)[0])
+    return field_from_mask(own_schedule(levels) if recipe.map_schedule == "own" else delayed(sigmas), brightness, space)
 
 
 def told(recipe: Recipe, cond: Cond) -> Cond:

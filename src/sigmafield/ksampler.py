@@ -19,6 +19,7 @@ from sigmafield.param import Sampling
 from sigmafield.run import Run, default_noise, finish
 from sigmafield.schedules import lookup as schedule_of
 from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask, unchanged
+from sigmafield.spatial.served import Rule, Served, by_level
 from sigmafield.types import Denoiser, Latent, State
 
 DROPS_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
@@ -95,13 +96,14 @@ def open_run(
     mask: Tensor | None = None,
     mask_of: MaskOf = unchanged,
     random_inpaint: bool = False,
+    rule: Rule = by_level,
     **params: Any,
 ) -> tuple[Run, State]:
     """A run from a latent in the network's scale, and its start: iterate them, or `finish`.
 
     noise: the initial noise; seed: of the sampler's own, or the generator that drew the noise, which churn goes on
     with; mask, mask_of: see `Inpaint`; random_inpaint: other noise for what the mask keeps, from seed + 1 (`ddim`);
-    params: the sampler's.
+    rule: what the network is asked where sigmas is a σ-field, see `Served`; params: the sampler's.
     """
     process, method, grid = sampling.process, lookup(sampler), Grid(sigmas, sampling.process)
     x = process.start(grid.sigmas[0], noise, source)
@@ -109,6 +111,8 @@ def open_run(
     if mask is not None:
         kept = randn(number + 1, noise.shape).to(noise) if random_inpaint else noise
         guider = Inpaint(guider, source, kept, fit_mask(mask, source), process, mask_of)
+    if grid.is_field:
+        guider = Served(guider, source, noise, process, rule)
     goes_on = method.noise == "churn" and isinstance(seed, torch.Generator) and x.device.type == "cpu"
     own = Gaussian(seed, x.shape, x.dtype) if goes_on else default_noise(method, number, grid, x)
     run = Run(guider, method, grid, own, params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -46,6 +46,20 @@ def safe_div(a: Tensor, b: Tensor) -> Tensor:
 def phi_2(z: Tensor) -> Tensor:
     """φ₁-remainder (1 − (1 − e^(−z))/z) of the exponential integrators; 0 at z = 0."""
     return torch.where(z == 0, 0.0, 1 + torch.expm1(-z) / torch.where(z == 0, 1.0, z))
+
+
+def by_order(order: Tensor, weights: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
+    """Weights of a multistep method where places differ in how much history they have, 0 for what a place lacks.
+
+    order: ≥ 1, of σ's shape; weights(k): those of order k, with every order's first ones for the same latents.
+    """
+    out: list[Tensor] = []
+    for k in order.unique().tolist():
+        for j, w in enumerate(weights(k)):
+            if j == len(out):
+                out.append(torch.zeros_like(w))
+            out[j] = torch.where(order == k, w, out[j])
+    return out
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:

@@ -78,7 +78,10 @@ class Recipe:
     guidance: mods of it, such as "apg(eta=0.5)+cfg_norm", see `parse_mods`; controls: pictures that steer;
     clip_skip: layer of CLIP to stop at, -1 = the last, None = the model's own; loras, embeddings: LoRAs and the
     directory of textual inversions that `open_pipe` loads the model with; parts: directory for
-    the parts of the model that a single file has not.
+    the parts of the model that a single file has not;
+    denoise_map: of a picture whose brightness is the denoise strength of each place, white = as much as `denoise`,
+    black = kept; map_schedule: what a strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many
+    but smaller steps.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -112,6 +115,9 @@ class Recipe:
     scheduler_params: Mapping[str, Any] = field(default_factory=dict)
     controls: Sequence[ControlImage] = ()
     guidance: str = ""
+    denoise_map: str | None = None
+    denoise_map_sha256: str | None = None
+    map_schedule: str = "delayed"
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
@@ -135,8 +141,14 @@ class Recipe:
             raise ValueError(f"denoise {self.denoise} needs an image to start from; without one it must be 1")
         if self.mask is not None and self.image is None:
             raise ValueError(f"mask {self.mask} needs an image whose parts it keeps")
-        seal(self, "image")
-        seal(self, "mask")
+        if self.denoise_map is not None and self.image is None:
+            raise ValueError(f"denoise_map {self.denoise_map} needs an image to start from")
+        if self.map_schedule not in ("delayed", "own"):
+            raise ValueError(f"map_schedule must be 'delayed' or 'own'; got {self.map_schedule!r}")
+        if self.map_schedule == "own" and (self.start_step, self.last_step) != (None, None):
+            raise ValueError("map_schedule 'own' runs whole schedules: leave start_step and last_step out")
+        for name in ("image", "mask", "denoise_map"):
+            seal(self, name)
         if self.clip_skip is not None and self.clip_skip > -1:
             raise ValueError(f"clip_skip must be -1 (the last layer), -2, … or None; got {self.clip_skip}")
         last = self.steps if self.last_step is None else self.last_step

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -64,11 +64,16 @@ class State:
 
 @dataclass
 class Ctx:
-    """What a wrapper may know of the step that it serves; `aux` is its memory, copied into the next State."""
+    """What a wrapper may know of the step that it serves; `aux` is its memory, copied into the next State.
+
+    want: where the prediction will be used, [B or 1, 1, *space] on the CPU; None: everywhere. What is not wanted need
+    not be evaluated and may be any finite number.
+    """
 
     span: Span
     aux: Memory
     need_uncond: bool = False
+    want: Bool[Tensor, "batch 1 *space"] | None = None
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,18 @@ def test_a_mask_keeps_the_black_part_and_a_region_changes_its_box(heart, tmp_pat
     assert again.exit_code == 0, again.output
 
 
+@pytest.mark.parametrize("way", ["delayed", "own"])
+def test_a_denoise_map_changes_each_place_as_much_as_it_says(heart, tmp_path, way):
+    ramp, out = tmp_path / "ramp.png", tmp_path / "out.png"
+    Image.fromarray((np.clip(np.linspace(-0.5, 1.5, 64), 0, 1)[None].repeat(64, 0) * 255).astype(np.uint8)).save(ramp)
+    options = ["--denoise-map", ramp, "--map-schedule", way, "--steps", 6, "--cfg", 3, "--seed", 4]
+    assert run("sample", "green apple", "--image", heart, "-o", out, *options).exit_code == 0
+    change = np.abs(pixels(out).astype(int) - pixels(heart)).mean((0, 2))
+    assert change[:8].mean() < change[16:].mean() / 2  # not 0: the decoder looks around
+    again = run("replay", out)
+    assert again.exit_code == 0, again.output
+
+
 def test_a_run_of_some_steps_stops_there(tmp_path):
     assert (
         "6 evaluations" in run("sample", "x", "-o", tmp_path / "a.png", "--start", 2, "--end", 8, "--steps", 10).output
@@ -206,6 +218,9 @@ ERRORS = [
     (["--scheduler-param", "rh=5"], "karras has no parameter 'rh'; did you mean rho?"),
     (["--scheduler", "flux2"], "flux2 is for flows, whose noise levels end at 1; this network's go up to 14.6146"),
     (["--mask", "m.png"], "mask m.png needs an image whose parts it keeps"),
+    (["--denoise-map", "m.png"], "denoise_map m.png needs an image to start from"),
+    (["--map-schedule", "owm"], "map_schedule must be 'delayed' or 'own'; got 'owm'"),
+    (["--map-schedule", "own", "--start", "2"], "leave start_step and last_step out"),
     (["--positive-region", "apple"], "a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:STRENGTH; got 'apple'"),
     (["--positive-region", "3,0,8,8:x"], "a region's x must be a multiple of 4, the VAE's factor; got 3"),
     (["--positive-region", "32,0,64,8:x"], "the region 32,0,64,8 is not within 64x64 pixels"),

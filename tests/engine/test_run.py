@@ -1,5 +1,7 @@
 """Laws of a run: resume is uninterrupted, a constant field is the scalar, no hidden state, no host reads."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from laws import CHURN, CORRECTED, PROCESSES, grid, guided, run_of
@@ -119,6 +121,27 @@ def test_frozen_pixels_stay(name, params, process):
     assert torch.equal(states[-1].x[..., 1], states[3].x[..., 1])
     assert torch.isfinite(states[-1].x).all()
     assert not torch.equal(states[-1].x[..., 2:], x[..., 2:])
+
+
+@pytest.mark.parametrize("name", [name for name, params in FIELD if not params])
+@processes
+@pytest.mark.parametrize("first", [1, 3, 7])
+def test_late_places_begin_without_history(name, process, first):
+    """A place whose σ is held until a step goes on from there as a run of the rest of the schedule does."""
+    g = grid(process)
+    rest = Grid(g.sigmas[first:], process)
+    x = start(rest)
+    model, keyed = guided(process), Keyed(range(2), x.shape)
+
+    class Later(Keyed):
+        def __call__(self, span):
+            return super().__call__(replace(span, i=span.i + first))
+
+    alone = finish(Run(model, METHODS[name], rest, Later(range(2), x.shape)), x).x
+    field = g.sigmas.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
+    field[:first, ..., 2:] = g.sigmas[first]
+    end = finish(Run(model, METHODS[name], Grid(field, process), keyed), x).x
+    torch.testing.assert_close(end[..., 2:], alone[..., 2:], rtol=1e-6, atol=1e-6 if name in SUMMED else 0)
 
 
 @pytest.mark.parametrize("name, params", FIELD, ids=str)

@@ -37,7 +37,7 @@ def cases(config, file):
 
 
 def pytest_generate_tests(metafunc):
-    for file in ("samplers", "samplers_f64", "schedules", "engine", "guidance", "distance", "mixing"):
+    for file in ("samplers", "samplers_f64", "schedules", "engine", "guidance", "distance", "mixing", "tiled"):
         if f"{file}_case" in metafunc.fixturenames:
             metafunc.parametrize(f"{file}_case", cases(metafunc.config, file))
 

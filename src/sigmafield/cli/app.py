@@ -132,6 +132,21 @@ def sample(
             rich_help_panel="Image to image",
         ),
     ] = None,
+    denoise_map: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Picture: how much each place changes; white as --denoise says, black is kept.",
+            rich_help_panel="Image to image",
+        ),
+    ] = None,
+    map_schedule: Annotated[
+        str,
+        typer.Option(
+            help="With a denoise map: a 'delayed' start for weak places, or an 'own' schedule of small steps.",
+            rich_help_panel="Image to image",
+            metavar="delayed|own",
+        ),
+    ] = "delayed",
     region: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -211,6 +226,7 @@ def sample(
         recipe = Recipe(
             text, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
             str(image) if image else None, mask=str(mask) if mask else None,
+            denoise_map=str(denoise_map) if denoise_map else None, map_schedule=map_schedule,
             regions=tuple(parse_region(box) for box in region or []), start_step=start, last_step=end,
             frames=frames, distilled_guidance=distilled_guidance, shift=parse_shift(shift),
             clip_skip=clip_skip, loras=tuple(parse_lora(entry) for entry in lora or []),

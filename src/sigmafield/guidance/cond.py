@@ -92,16 +92,15 @@ def covering(hint: Tensor, height: int, width: int) -> Tensor:
         return hint
     kept = min(high, round(wide * height / width)), min(wide, round(high * width / height))
     top, left = (high - kept[0]) // 2, (wide - kept[1]) // 2
-    part = hint[..., top : top + kept[0], left : left + kept[1]]
-    return F.interpolate(part, (height, width), mode="nearest-exact")
+    middle = hint[..., top : top + kept[0], left : left + kept[1]]
+    return F.interpolate(middle, (height, width), mode="nearest-exact")
 
 
 def cropped(cond: Cond, size: Sequence[int], offset: Sequence[int]) -> Cond:
-    """A conditioning that fits the latent, for a box of it: what it has in every place is cut along."""
-    box = _index(size, offset)
-    concat = None if cond.concat is None else cond.concat[box]
+    """A conditioning that fits the latent, for a box of it: what it has in every place is cut along, as `part` does."""
+    concat = None if cond.concat is None else part(cond.concat, offset, size)
     controls = tuple(
-        replace(c, hint=c.hint[_index(*([c.net.factor * n for n in ends[-2:]] for ends in (size, offset)))])
+        replace(c, hint=part(c.hint, *([c.net.factor * n for n in ends[-2:]] for ends in (offset, size))))
         for c in cond.controls
     )
     return replace(cond, concat=concat, controls=controls)
@@ -151,6 +150,20 @@ def fitted(mask: Tensor, space: Sequence[int]) -> Tensor:
     return F.interpolate(flat, tuple(space[-2:]), mode="bilinear").reshape(*mask.shape[:-2], *space[-2:])
 
 
+def part(t: Tensor, offset: Sequence[int], size: Sequence[int]) -> Tensor:
+    """A box of the last axes of t; outside of t its part within is mirrored, or repeated at the edge if too small."""
+    for axis, (o, n) in enumerate(zip(offset, size), start=t.ndim - len(size)):
+        low, high = max(o, 0), min(o + n, t.shape[axis])
+        if (low, high) == (o, o + n):
+            t = t.narrow(axis, o, n)
+            continue
+        at = torch.arange(o, o + n, device=t.device)
+        if max(low - o, o + n - high) < high - low:
+            at = torch.where(at < low, 2 * low - at, torch.where(at >= high, 2 * (high - 1) - at, at))
+        t = t.index_select(axis, at.clamp(low, high - 1))
+    return t
+
+
 def weight(placed: Placed, batch: int, space: Sequence[int]) -> Tensor:
     """w of a conditioning in its box, to broadcast over [B, C, *crop]: mask and strength, or strength and feather.
 
@@ -193,9 +206,10 @@ def within(window: tuple[float | None, float | None], sigma: Sigma, process: Pro
 def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ctx: Ctx) -> list[Latent]:
     """Each prompt's clean latent: D = Σ w_e D_e/Σ w_e over its active conditionings, 0 where it has none.
 
-    Conditionings of equal crops and inputs share network calls.
+    Conditionings of equal crops and inputs share network calls; spatial inputs are cut to the crops. A crop without
+    a place that `ctx.want` names is not evaluated.
     """
-    space, entries = x.shape[2:], []
+    space, entries, want = x.shape[2:], [], ctx.want
     for j, prompt in enumerate(place(prompts, space)):
         now = [(p, inside) for p in prompt if (inside := active(p.cond, sigma, ctx.span.process)).any()]
         rest = torch.ones(len(x), 1, *space)
@@ -204,15 +218,19 @@ def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ct
                 w = weight(p, len(x), space)
                 w = w * inside[p.crop] if sigma.ndim else w
                 rest[p.crop] -= w
-                entries.append((j, p, w))
-        if any(p.cond.default for p, _ in now) and (rest := rest.clamp(min=0)).any():
-            entries += [(j, p, rest) for p, _ in now if p.cond.default]
+                if want is None or (want[p.crop] & (w != 0)).any():
+                    entries.append((j, p, w))
+        if any(p.cond.default for p, _ in now):
+            rest = rest.clamp(min=0)
+            if (rest if want is None else rest * want).any():
+                entries += [(j, p, rest) for p, _ in now if p.cond.default]
     sums, counts = [torch.zeros_like(x) for _ in prompts], [torch.full_like(x, EMPTY) for _ in prompts]
-    for group in groups(entries, bool(sigma.ndim)):
+    for group in groups(entries, bool(sigma.ndim) or want is not None):
         conds = [cropped(p.cond, p.size, p.offset) for _, p, _ in group]
-        crops = [x[p.crop] for _, p, _ in group]
-        at = sigma[group[0][1].crop] if sigma.ndim else sigma
-        for (j, p, w), D in zip(group, model(torch.cat(crops), at, conds, ctx)):
+        crops, first = [x[p.crop] for _, p, _ in group], group[0][1].crop
+        at = sigma[first] if sigma.ndim else sigma
+        inner = ctx if want is None else replace(ctx, want=want[first])
+        for (j, p, w), D in zip(group, model(torch.cat(crops), at, conds, inner)):
             w = w.to(x.device, x.dtype, non_blocking=True)
             sums[j][p.crop] += D * w
             counts[j][p.crop] += w

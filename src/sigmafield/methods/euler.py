@@ -198,7 +198,7 @@ def gradient_estimation(x: Latent, s: Span, mem: Memory, noise: Noise, *, ge_gam
     ge_gamma: γ, a number: 1 = Euler's method, 2 = goes on as far as the slope changed.
     """
     D = (yield x, s.sigma).x0
-    d, k = slope(x, s, D), estimation_weight(s, mem, ge_gamma)
+    d, k = slope(x, s, D), estimation_weight(s, ge_gamma)
     return lincomb(s.ratio, x, 1 - s.ratio, D, k, d, -k, mem.get("d", d)), {"d": d}
 
 
@@ -212,13 +212,13 @@ def gradient_estimation_cfg_pp(x: Latent, s: Span, mem: Memory, noise: Noise, *,
     ge_gamma: γ, a number: 1 = Euler's method, 2 = goes on as far as the slope changed.
     """
     p = yield x, s.sigma
-    d, k = slope(x, s, p.U), estimation_weight(s, mem, ge_gamma)
+    d, k = slope(x, s, p.U), estimation_weight(s, ge_gamma)
     return lincomb(1.0, p.x0, s.sigma_next + k, d, -k, mem.get("d", d)), {"d": d}
 
 
-def estimation_weight(s: Span, mem: Memory, ge_gamma: float) -> Sigma:
-    """(σ' − σ) w of gradient estimation, 0 on the first step and where σ' = 0."""
-    return torch.where(s.last, 0.0, (s.sigma_next - s.sigma) * (ge_gamma - 1 if "d" in mem else 0.0))
+def estimation_weight(s: Span, ge_gamma: float) -> Sigma:
+    """(σ' − σ) w of gradient estimation, 0 without history and where σ' = 0."""
+    return torch.where(s.last | (s.history(1) == 0), 0.0, (s.sigma_next - s.sigma) * (ge_gamma - 1))
 
 
 def slope(x: Latent, s: Span, D: Latent) -> Latent:

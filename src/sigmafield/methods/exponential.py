@@ -170,7 +170,7 @@ def res_multistep_ancestral_cfg_pp(
     p = yield x, s.sigma
     down, keep, a, b, w, up = res_coefficients(s, mem, eta, flow_noise)
     # without history the guidance D − U is not scaled by a
-    g = torch.where(down.last, 1.0, a) if "D" in mem else torch.ones_like(a)
+    g = torch.where(down.last | (s.history(1) == 0), 1.0, a)
     terms = [keep * a, x, keep * g, p.x0, keep * (b - w - g), p.U, keep * w, mem.get("D", p.U)]
     if eta > 0 and s_noise > 0 and not s.last.all():
         terms += [up * s_noise, noise(s)]
@@ -251,6 +251,7 @@ def er_sde(
     stage = min(max_stage, 1 + ("D" in mem) + ("slope" in mem))
     k1 = safe_div(torch.ones_like(ell), ell - mem["ell"]) if stage >= 2 else zero
     k2 = safe_div(torch.full_like(ell, 2.0), ell - mem["ell_2"]) if stage >= 3 else zero
+    k2 = torch.where(s.history(2) < 2, 0.0, k2)
     w1 = torch.where(s.last, 0.0, s.alpha_next * (delta + S * phi_next)) if stage >= 2 else zero
     w2 = torch.where(s.last, 0.0, s.alpha_next * (delta**2 / 2 + Su * phi_next)) * k2 if stage >= 3 else zero
     keep: Memory = {"D": D, "ell": ell, "ell_2": mem.get("ell", ell)}

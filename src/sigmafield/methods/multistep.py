@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmafield.grid import FROZEN, Span
-from sigmafield.maths import lincomb
+from sigmafield.grid import Span
+from sigmafield.maths import by_order, lincomb
 from sigmafield.methods.euler import slope
 from sigmafield.methods.registry import method
 from sigmafield.ranges import Range
@@ -27,18 +27,14 @@ Order = Annotated[int, Range(1, 4)]
 def adams(x: Latent, s: Span, mem: Memory, order: int, weights: Weights, D: Latent) -> tuple[Latent, Memory]:
     """x + Σ c_j d_{i−j} over the slopes d = (x − D)/σ that there are, at most `order`; D where σ' = 0.
 
-    Where an earlier interval was frozen there is no history: Euler's step. `weights` may assume σ' > 0.
+    Slopes from before a frozen interval are no history. `weights` may assume σ' > 0.
     """
     d = slope(x, s, D)
     history = [d, *(mem[f"d{j}"] for j in range(1, order) if f"d{j}" in mem)]
     keep = {f"d{j + 1}": v for j, v in enumerate(history[: order - 1])}
     delta = s.sigma_next - s.sigma
-    c = [delta]
-    if len(history) > 1 and not s.last.all():
-        plain = s.last.clone()
-        for k in range(1, len(history)):
-            plain = plain | (s.at(-k).h.abs() < FROZEN)
-        c = [torch.where(plain, delta if j == 0 else 0.0, w) for j, w in enumerate(weights(s, len(history)))]
+    k = torch.where(s.last, 1, s.history(len(history) - 1) + 1)
+    c = by_order(k, lambda n: weights(s, n) if n > 1 else [delta])
     # the own slope's part in terms of x and D, so that σ' = 0 gives D itself
     own = c[0] / torch.where(s.sigma == 0, 1.0, s.sigma)
     own = torch.where(s.last, -1.0, own)

@@ -7,9 +7,10 @@ from itertools import pairwise
 from typing import Annotated
 
 import torch
+from torch import Tensor
 
 from sigmafield.grid import FROZEN, Span, clip_first
-from sigmafield.maths import lincomb
+from sigmafield.maths import by_order, lincomb
 from sigmafield.methods.registry import method, preset
 from sigmafield.ranges import NonNegative, Range, Share
 from sigmafield.types import Latent, Memory, Noise, Sigma, Step
@@ -50,12 +51,26 @@ def simple_weights(s: Span, lams: Sequence[Sigma], kappa: Sigma, corrector: bool
 
 
 def moved(
-    x: Latent, history: Sequence[Latent], s: Span, lams: Sequence[Sigma], eta: Sigma, simple: bool | None
+    x: Latent,
+    history: Sequence[Latent],
+    s: Span,
+    lams: Sequence[Sigma],
+    eta: Sigma,
+    order: Tensor,
+    corrector: bool | None,
 ) -> list[Sigma | Latent]:
-    """Terms of a x + Σ b_j D_j over an interval; simple: which of the simple weights, None for the exact ones."""
+    """Terms of a x + Σ b_j D_j over an interval, of each place's order.
+
+    corrector: of which half the simple weights are, at order 2; None for the exact ones.
+    """
     kappa = 1 + eta
-    b = adams_weights(s, lams, kappa) if simple is None else simple_weights(s, lams, kappa, corrector=simple)
-    return [s.ei(eta)[0], x, *(v for pair in zip(b, history) for v in pair)]
+
+    def weights(k: int) -> list[Sigma]:
+        if corrector is not None and k == 2:
+            return simple_weights(s, lams[:2], kappa, corrector)
+        return adams_weights(s, lams[:k], kappa)
+
+    return [s.ei(eta)[0], x, *(v for pair in zip(by_order(order, weights), history) for v in pair)]
 
 
 @method("sa_solver", order=4, evals=1, noise="gaussian", grid=clip_first, paper="arXiv:2309.05019")
@@ -91,21 +106,20 @@ def sa_solver(
     kept = max(predictor_order, corrector_order)
     D = (yield x, s.sigma).x0
     history = [D, *(mem[f"D{j}"] for j in range(1, kept) if f"D{j}" in mem)]
-    P, C = min(predictor_order, len(history)), min(corrector_order, len(history))
     left = s.n - s.i
-    if (s.at(left - 1).sigma_next == 0).all():
-        P, C = min(P, max(left - 1, 1)), min(C, left)
+    falls = (s.at(left - 1).sigma_next == 0).all()
+    have = s.history(len(history) - 1) + 1
+    P = have.clamp(max=min(predictor_order, max(left - 1, 1)) if falls else predictor_order)
+    C = have.clamp(max=min(corrector_order, left) if falls else corrector_order)
     start, end = s.process.sigma_at(sde_start_percent), s.process.sigma_at(sde_end_percent)
 
     def tau_squared(sigma: Sigma) -> Sigma:
         return torch.where((sigma <= start) & (sigma >= end), eta**2, 0.0).double()
 
-    def lams(order: int) -> list[Sigma]:
-        return [s.at(-j).lam for j in range(order)]
-
-    if s.i and C and (use_pece or not s.last.all()):
-        simple = True if simple_order_2 and C == 2 else None
-        terms = moved(mem["x"], history, s.at(-1), lams(C), tau_squared(s.sigma), simple)
+    lams = [s.at(-j).lam for j in range(len(history))]
+    if s.i and corrector_order and (use_pece or not s.last.all()):
+        simple = True if simple_order_2 else None
+        terms = moved(mem["x"], history, s.at(-1), lams, tau_squared(s.sigma), C, simple)
         x = lincomb(*terms, *([1.0, mem["kick"]] if "kick" in mem else []))
         if use_pece:
             history[0] = (yield x, s.sigma).x0
@@ -113,7 +127,7 @@ def sa_solver(
         return history[0], {}
     memory = {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[: kept - 1])}
     eta_now = tau_squared(s.sigma_next)
-    terms = moved(x, history, s, lams(P), eta_now, False if simple_order_2 and P == 2 else None)
+    terms = moved(x, history, s, lams, eta_now, P, False if simple_order_2 else None)
     if s_noise > 0 and (eta_now > 0).any():
         memory["kick"] = lincomb(s_noise * s.ei(eta_now)[2], noise(s))
         terms += [1.0, memory["kick"]]

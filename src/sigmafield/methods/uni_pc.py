@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
+from torch import Tensor
 
 from sigmafield.grid import FROZEN, LAM_MAX, Grid, Span
-from sigmafield.maths import lincomb
+from sigmafield.maths import by_order, lincomb
 from sigmafield.methods.registry import method, preset
 from sigmafield.ranges import Range
 from sigmafield.types import Latent, Memory, Noise, Sigma, Step
@@ -36,21 +38,21 @@ def vp(sigma: Sigma, precise: bool) -> tuple[Sigma, Sigma, Sigma]:
 
 def unipc_weights(
     levels: Sequence[tuple[Sigma, Sigma, Sigma]], order: int, corrector: bool, variant: str
-) -> tuple[Sigma, list[Sigma]]:
-    """(a, [w_t, w_0, w_1, …]) of x' = a x + w_t D_t + Σ w_j D_j from levels[1] to levels[0], each as `vp` gives it.
+) -> list[Sigma]:
+    """[w_t, w_0, w_1, …] of x' = a x + w_t D_t + Σ w_j D_j from levels[1] to levels[0], each as `vp` gives it.
 
     D_0 is at levels[1], D_j one level further back each; D_t at levels[0], for the corrector.
     Where an interval of the history is frozen, the order is 1.
     """
-    (a_next, s_next, lam_next), (a, s, lam) = levels[:2]
+    lam_next, lam = levels[0][2], levels[1][2]
     h = lam_next - lam
     one = torch.ones_like(h)
     frozen = h.abs() < FROZEN
     h = torch.where(frozen, one, h)
     r = [(levels[j + 1][2] - lam) / h for j in range(1, order)]
     plain = torch.zeros_like(frozen)
-    for ratio in r:
-        plain = plain | (ratio.abs() < FROZEN)
+    for newer, older in pairwise([0 * one, *r]):
+        plain = plain | ((newer - older).abs() < FROZEN)
     r = [torch.where(plain, -1.0 - j, ratio) for j, ratio in enumerate(r)]
 
     bh = -h if variant == "bh1" else torch.expm1(-h)
@@ -72,9 +74,14 @@ def unipc_weights(
     history = [torch.where(plain, 0.0, k / ratio) for k, ratio in zip(w, r)]
     at_end = torch.where(plain, (-bh * 0.5 if corrector else 0 * one), at_end)
     first = -torch.expm1(-h) - at_end - sum(history, 0 * one)
-    ratio = s_next / s * a / a_next
     keep = torch.where(frozen, 0.0, 1.0)
-    return torch.where(frozen, one, ratio), [keep * at_end, keep * first, *(keep * k for k in history)]
+    return [keep * at_end, keep * first, *(keep * k for k in history)]
+
+
+def unipc_scale(levels: Sequence[tuple[Sigma, Sigma, Sigma]]) -> Sigma:
+    """a of the same update: σ'/σ in variance-preserving form, and 1 where the interval is frozen."""
+    (a_next, s_next, lam_next), (a, s, lam) = levels[:2]
+    return torch.where((lam_next - lam).abs() < FROZEN, 1.0, s_next / s * a / a_next)
 
 
 @method("uni_pc", order=2, evals=1, grid=end_above_zero, paper="arXiv:2302.04867")
@@ -100,21 +107,22 @@ def uni_pc(
     An update is up to 9 terms, as both halves sum over the history.
     """
     D = (yield x, s.sigma).x0
-    top = min(3, s.n - 1)
-    if top == 0 and not solve_one_step:
-        return lincomb(vp(s.sigma, precise)[0] / vp(s.sigma_next, precise)[0], x), {}
+    have, left = s.history(3), s.n - s.i
+    top = (have + left - 1).clamp(max=3)
+    alone = (top == 0) & (not solve_one_step)
 
-    def order(k: int) -> int:
-        return k if k < top else max(min(top, s.n + 1 - k), 1)
+    def order(k: Tensor, most: int) -> Tensor:
+        return torch.where(k < top, k, top.clamp(max=most)).clamp(min=1)
 
     history = [D, *(mem[f"D{j}"] for j in range(1, 4) if f"D{j}" in mem)]
     levels = [vp(s.sigma_next, precise), *(vp(s.at(-j).sigma, precise) for j in range(min(s.i + 1, 4)))]
     if s.i:
-        a, w = unipc_weights(levels[1:], order(s.i), True, variant)
-        x = lincomb(a, mem["x"], *(v for pair in zip(w, history) for v in pair))
-    a, w = unipc_weights(levels, order(s.i + 1), False, variant)
-    predicted = lincomb(a, x, *(v for pair in zip(w[1:], history) for v in pair))
-    return predicted, {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
+        w = by_order(order(have, left + 1), lambda k: unipc_weights(levels[1:], k, True, variant))
+        x = lincomb(unipc_scale(levels[1:]), mem["x"], *(v for pair in zip(w, history) for v in pair))
+    w = by_order(order(have + 1, left), lambda k: unipc_weights(levels, k, False, variant))
+    scaled = torch.where(alone, vp(s.sigma, precise)[0] / vp(s.sigma_next, precise)[0], unipc_scale(levels))
+    terms = [v for k, latent in zip(w[1:], history) for v in (torch.where(alone, 0.0, k), latent)]
+    return lincomb(scaled, x, *terms), {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
 
 
 preset("uni_pc_bh2", of="uni_pc", variant="bh2")

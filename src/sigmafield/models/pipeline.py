@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sigmafield.grid import per_sample
 from sigmafield.guidance.cond import active, same_controls
 from sigmafield.latents import LatentFormat
 from sigmafield.maths import filled, lincomb
@@ -77,23 +78,36 @@ class Pipeline:
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call or as few as `max_rows` allows: a `Model`.
 
-        The conditionings must have the same controls; those outside of their windows are left out.
+        The conditionings must have the same controls; those outside of their windows are left out. σ may differ between
+        samples, but not within one.
         """
-        if sigma.ndim:
-            raise ValueError(f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}")
         for cond in conds:
             self.check(cond)
-        pre, k = self.sampling.prediction(sigma), len(conds)
+        k = len(conds)
+        cond = stack([self.at(sigma, cond) for cond in conds], len(x) // k)
+        sigma = self.by_row(sigma, len(x) // k).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
+        pre, t = self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)
         xs = lincomb(pre.c_in, x).float()
-        t = xs.new_full(xs.shape[:1], float(self.sampling.levels.timestep(sigma)))
-        cond = stack([self.at(sigma, cond) for cond in conds], len(xs) // k)
+        t = t.flatten().to(xs) if sigma.ndim else xs.new_full(xs.shape[:1], float(t))
         out = torch.cat([self.network(xs[some], t[some], rows(cond, some)) for some in self.shares(len(xs))])
         return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
 
+    def by_row(self, sigma: Sigma, n: int) -> Tensor:
+        """The level of each of n samples, [n, 1, …]; ValueError for a field that varies within a sample."""
+        levels = per_sample(sigma)
+        if levels is None:
+            raise ValueError(
+                f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}: "
+                "put spatial.served.Served around the guider"
+            )
+        return filled(levels, n, axis=0).reshape(-1, *[1] * (sigma.ndim - 1))
+
     def at(self, sigma: Sigma, cond: Cond) -> Cond:
-        """The conditioning with the controls that act at σ alone."""
-        process = self.sampling.process
-        return replace(cond, controls=tuple(c for c in cond.controls if c.strength and bool(active(c, sigma, process))))
+        """The conditioning with the controls that act at σ alone; ValueError where they do for some samples only."""
+        now = [(c, active(c, sigma, self.sampling.process)) for c in cond.controls if c.strength]
+        if any(inside.any() and not inside.all() for _, inside in now):
+            raise ValueError("a control's window ends between the noise levels of the samples: leave the window out")
+        return replace(cond, controls=tuple(c for c, inside in now if inside.all()))
 
     def shares(self, n: int) -> list[slice]:
         """n rows in as few parts of nearly equal length as `max_rows` allows."""

@@ -1,4 +1,4 @@
-"""How the modules of a loaded pipeline run: compiled, or on the device one after another."""
+"""How the modules of a loaded pipeline run: compiled, on the device one after another, the VAE tile by tile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from sigmafield.models.directory import NETWORKS
+from sigmafield.models.picture import codec
 from sigmafield.models.pipeline import Pipeline
+from sigmafield.spatial.tiled_vae import Collected, tiled_decode, tiled_encode
 
 CPU = torch.device("cpu")
 COMPILERS = ("g++", "c++", "clang++", "cl")
@@ -60,6 +62,24 @@ def compiled(pipe: Pipeline) -> Pipeline:
         if name in pipe.modules:
             pipe.modules[name].compile()
     return pipe
+
+
+def tiled_pictures(pipe: Pipeline, tile: int = 64, collected: Collected = "estimated") -> Pipeline:
+    """The pipeline with a VAE that works tile by tile, for large pictures in little memory: see `spatial.tiled_vae`.
+
+    tile: places of the latent that a tile owns, at most. Do it before `offloaded`. Raises ValueError for VAEs of video.
+    """
+    vae = pipe.modules.get("vae")
+    if vae is None or pipe.latent.axes != 2:
+        raise ValueError(f"{pipe.name} has no VAE of pictures that could work tile by tile")
+    encode, decode = codec(
+        lambda x: tiled_encode(vae, x, tile * pipe.latent.factor, collected=collected),
+        lambda z: tiled_decode(vae, z, tile, collected=collected),
+        pipe.latent,
+        pipe.device,
+        next(vae.parameters()).dtype,
+    )
+    return replace(pipe, encode=torch.no_grad()(encode), decode=torch.no_grad()(decode))
 
 
 def check_offload(device: torch.device) -> None:

@@ -1,0 +1,68 @@
+"""Tiles drawn over a picture, with the denoise strength of each: as pixels or as SVG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from sigmafield.spatial.tiles import Box
+
+
+def colours(values: Sequence[float]) -> list[tuple[int, int, int]]:
+    """From blue, the least value, to red, the largest: (⌊255 q⌋, 0, ⌊255 (1 − q)⌋)."""
+    low, high = min(values), max(values)
+    shares = [(value - low) / (high - low + 1e-8) for value in values]
+    return [(int(255 * q), 0, int(255 * (1 - q))) for q in shares]
+
+
+def draw_tiles(
+    picture: Image.Image, boxes: Sequence[Box], values: Sequence[float], factor: int = 1, line: int = 2
+) -> Image.Image:
+    """The picture with a frame around each box and its value in the corner.
+
+    factor: pixels of the picture for one place of the boxes; line: width of the frames in pixels.
+    Raises ValueError unless there is a value for each box.
+    """
+    _check(boxes, values)
+    out = picture.convert("RGB")
+    pen = ImageDraw.Draw(out)
+    for box, value, colour in zip(boxes, values, colours(values)):
+        y, x, height, width = (side * factor for side in box)
+        pen.rectangle((x, y, x + width - 1, y + height - 1), outline=colour, width=line)
+        if min(height, width) >= 24:
+            pen.text((x + line + 2, y + line + 1), f"{value:.2g}", fill=colour)
+    return out
+
+
+def tiles_svg(
+    picture: Image.Image, boxes: Sequence[Box], values: Sequence[float], factor: int = 1, line: float = 2.0
+) -> str:
+    """The same as SVG: sharp at any size, with the value as a tooltip of each frame; the picture is part of it."""
+    _check(boxes, values)
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "PNG")
+    width, height = picture.size
+    rows = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
+        f'<image width="{width}" height="{height}" href="data:image/png;base64,{_text(buffer)}"/>',
+    ]
+    for box, value, (red, green, blue) in zip(boxes, values, colours(values)):
+        y, x, h, w = (side * factor for side in box)
+        rows.append(
+            f'<rect x="{x + line / 2:g}" y="{y + line / 2:g}" width="{w - line:g}" height="{h - line:g}" '
+            f'fill="none" pointer-events="all" stroke="rgb({red},{green},{blue})" stroke-width="{line:g}">'
+            f"<title>denoise {value:.3g}</title></rect>"
+        )
+    return "\n".join([*rows, "</svg>"]) + "\n"
+
+
+def _text(buffer: io.BytesIO) -> str:
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _check(boxes: Sequence[Box], values: Sequence[float]) -> None:
+    if len(boxes) != len(values) or not boxes:
+        raise ValueError(f"boxes to draw need a value each; got {len(boxes)} boxes and {len(values)} values")

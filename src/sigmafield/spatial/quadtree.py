@@ -1,0 +1,114 @@
+"""Quadtrees: small boxes where a picture has much to show, large ones where it has not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sigmafield.spatial.tiles import Box
+
+Content = Callable[[Float[Tensor, "channels h w"]], float]
+"""How much there is to see in a part of a picture; 0 where it is of one colour."""
+
+
+def colour_distance(part: Float[Tensor, "channels h w"]) -> float:
+    """Mean distance of the pixels' colours from the mean colour."""
+    return float((part - part.mean((1, 2), keepdim=True)).square().sum(0).sqrt().mean())
+
+
+def mean_deviation(part: Float[Tensor, "channels h w"]) -> float:
+    """Mean of |value − its channel's mean|."""
+    return float((part - part.mean((1, 2), keepdim=True)).abs().mean())
+
+
+def deviation_255(part: Float[Tensor, "channels h w"]) -> float:
+    """Standard deviation of all channels together, for values 0 … 255."""
+    return 255 * float(part.var((1, 2), correction=0).sum().sqrt())
+
+
+def edges(part: Float[Tensor, "channels h w"]) -> float:
+    """½ `mean_deviation` + ¹⁄₁₆ of the mean length of the Sobel gradient (without it below 8 pixels)."""
+    deviation = mean_deviation(part) / 2
+    if min(part.shape[1:]) < 8:
+        return deviation
+    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dtype=part.dtype, device=part.device)
+    both = torch.stack([sobel, sobel.T])[:, None]
+    length = F.conv2d(part[:, None], both, padding=1).square().sum(1).sqrt()
+    return deviation + float(length.mean()) / 16
+
+
+CONTENTS: dict[str, Content] = {f.__name__: f for f in (colour_distance, mean_deviation, deviation_255, edges)}
+
+
+def quadtree(
+    image: Float[Tensor, "channels height width"],
+    threshold: float = 0.03,
+    *,
+    max_depth: int = 4,
+    min_size: int = 256,
+    unit: int = 8,
+    content: Content = colour_distance,
+    root: Box | None = None,
+) -> tuple[Box, ...]:
+    """Leaves that make up the picture (cut to whole units), in depth-first order: top left, right, bottom left, right.
+
+    A box is split while its content is above the threshold, its depth below max_depth and its quarters are at least
+    min_size on each side. Sides are multiples of unit: 8 for the pixels of a picture, 1 for a latent.
+    root: the first box, by default the picture; leaves of a larger one (see `square`) are cut to the picture.
+    Raises ValueError for a negative threshold, a depth or size below 1 and a picture of less than one unit.
+    """
+    if threshold < 0 or max_depth < 0 or min_size < 1 or unit < 1:
+        raise ValueError(
+            "threshold and max_depth must be ≥ 0, min_size and unit ≥ 1; "
+            f"got {threshold}, {max_depth}, {min_size} and {unit}"
+        )
+    height, width = (n // unit * unit for n in image.shape[1:])
+    if height < 1 or width < 1:
+        raise ValueError(f"a quadtree of units of {unit} needs at least one; the picture is {tuple(image.shape[1:])}")
+
+    def grow(box: Box, depth: int) -> list[Box]:
+        y, x, h, w = box
+        top, left = (n // 2 // unit * unit for n in (h, w))
+        rest = h - top, w - left
+        fits = min(top, left) >= max(min_size, unit) and all(n >= unit and n % unit == 0 for n in rest)
+        if depth >= max_depth or not fits or _seen(image, box, content) <= threshold:
+            return [box]
+        four = [
+            Box(y, x, top, left),
+            Box(y, x + left, top, rest[1]),
+            Box(y + top, x, rest[0], left),
+            Box(y + top, x + left, *rest),
+        ]
+        return [leaf for part in four for leaf in grow(part, depth + 1)]
+
+    leaves = [leaf.clipped(height, width) for leaf in grow(root or Box(0, 0, height, width), 0)]
+    return tuple(leaf for leaf in leaves if leaf.height > 0 and leaf.width > 0)
+
+
+def _seen(image: Tensor, box: Box, content: Content) -> float:
+    """The content of a box's part in the picture; 0 outside."""
+    part = box.clipped(*image.shape[1:])
+    return content(image[(..., *part.index)]) if part.height > 0 and part.width > 0 else 0.0
+
+
+def square(height: int, width: int, unit: int = 8) -> Box:
+    """The smallest square around a picture whose side is a unit times a power of 2."""
+    side = unit
+    while side < max(height, width):
+        side *= 2
+    return Box(0, 0, side, side)
+
+
+def leaf_denoise(leaves: Sequence[Box], low: float = 0.2, high: float = 0.8) -> list[float]:
+    """Denoise strength of each leaf: d = low + (high − low)(1 − α), α = its area over the largest leaf's.
+
+    Large, empty parts change least. Raises ValueError unless 0 ≤ low ≤ high ≤ 1.
+    """
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"low and high must be 0 ≤ low ≤ high ≤ 1; got {low} and {high}")
+    largest = max(leaf.height * leaf.width for leaf in leaves)
+    return [low + (high - low) * (1 - leaf.height * leaf.width / largest) for leaf in leaves]

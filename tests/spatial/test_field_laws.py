@@ -1,0 +1,77 @@
+"""A region of a σ-field is a run of its own: delayed start and own schedule, for every method, bit for bit."""
+
+import pytest
+import torch
+from toys import (
+    NEGATIVE,
+    POSITIVE,
+    SAMPLINGS,
+    SUMMED,
+    SYNCHRONOUS,
+    Cropped,
+    Toy,
+    drawn,
+    keyed,
+    schedule,
+    started,
+)
+
+from sigmafield.grid import Grid
+from sigmafield.guidance.guider import Guider
+from sigmafield.methods import METHODS
+from sigmafield.run import Run, finish
+from sigmafield.spatial.field import delayed, field_from_tiles, own_schedule
+from sigmafield.spatial.served import Served
+from sigmafield.spatial.tiled import Tiled, grid_cover
+from sigmafield.spatial.tiles import grid_tiles
+
+N, D = 7, [0.0, 0.3, 0.6, 1.0]
+SHAPE = (1, 4, 8, 8)
+TILES = grid_tiles(8, 8, (4, 4))
+SETTINGS = [("eps", "normal"), ("flow", "normal"), pytest.param("eps", "karras", marks=pytest.mark.slow)]
+
+
+def canvas_run(name, kind, field, source, noise, model):
+    """The end of a run on the whole canvas, in four tiles."""
+    process = SAMPLINGS[kind].process
+    guider = Guider(Tiled(model, grid_cover((4, 4)), batch=1), POSITIVE, NEGATIVE, 3.0)
+    served = Served(guider, source, noise, process)
+    run = Run(served, METHODS[name], Grid(field, process), keyed(SHAPE))
+    return finish(run, started(process, field, noise, source))
+
+
+def tile_run(name, kind, sigmas, source, noise, tile, first):
+    """The end of a run on one tile alone."""
+    process, at = SAMPLINGS[kind].process, (..., *tile.box.index)
+    run = Run(
+        Guider(Toy(process), POSITIVE, NEGATIVE, 3.0), METHODS[name], Grid(sigmas, process),
+        Cropped(keyed(SHAPE), at, first),
+    )  # fmt: skip
+    return finish(run, started(process, sigmas, noise[at].contiguous(), source[at].contiguous())).x
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+@pytest.mark.parametrize("kind, scheduler", SETTINGS)
+@pytest.mark.parametrize("mode", ["delayed", "own"])
+def test_a_tile_is_a_run_of_its_own(name, kind, scheduler, mode):
+    """A1, B1, S1, and A2's d = 0: each tile ends as KSampler would on the crop, with the crop of the noise."""
+    sigmas = schedule(kind, name, scheduler, N)
+    ways = {
+        "delayed": delayed(sigmas),
+        "own": own_schedule(lambda d: schedule(kind, name, scheduler, N, d)),
+    }
+    field = field_from_tiles(ways[mode], TILES, D, 8, 8)
+    source, noise = drawn(SHAPE, 1, 0.5), drawn(SHAPE)
+    end = canvas_run(name, kind, field, source, noise, Toy(SAMPLINGS[kind].process)).x
+    for tile, d in zip(TILES, D):
+        got, at = end[(..., *tile.box.index)], (..., *tile.box.index)
+        if d == 0:
+            assert torch.equal(got, source[at])
+            continue
+        k = N - int(N * d + 1e-9) if mode == "delayed" else 0
+        row = sigmas[k:] if mode == "delayed" else schedule(kind, name, scheduler, N, d)
+        alone = tile_run(name, kind, row, source, noise, tile, k)
+        if name in SUMMED:
+            torch.testing.assert_close(got, alone, rtol=1e-5, atol=1e-5)
+        else:
+            assert torch.equal(got, alone), f"d = {d}: {float((got - alone).abs().max()):.1e}"

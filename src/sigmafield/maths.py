@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -75,12 +74,6 @@ def named(table: Mapping[str, V], name: str, kind: str) -> V:
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}{near_miss(name, table)}")
     return table[name]
-
-
-def keyword_defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword-only arguments of a function with their default values."""
-    signature = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in signature if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def filled(t: Tensor, size: int, axis: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the parameters of methods and schedules may be: said in their annotations, checked before a run, and shown.
+"""What parameters of methods, schedules and mods may be: said in their annotations, checked before a run, and shown.
 
 eta: Annotated[float, Range(0)],   r: Annotated[float, Range(0, 1, above=True)],   solver: Literal["midpoint", "heun"]
 """
@@ -125,6 +125,11 @@ def parameters(function: Callable[..., Any], chosen: Callable[[inspect.Parameter
     hints = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function).parameters.values()
     return tuple(_read(each, hints.get(each.name)) for each in signature if chosen(each))
+
+
+def by_keyword(argument: inspect.Parameter) -> bool:
+    """Whether an argument is given by keyword only."""
+    return argument.kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def _read(argument: inspect.Parameter, hint: Any) -> Parameter:

@@ -22,7 +22,7 @@ def test_all_mods_are_listed():
         assert name in text and all(f"{key}={value}" in text for key, value in mod.defaults.items())
     rows = {row["name"]: row for row in json.loads(run("guidance", "--json").output)}
     assert rows.keys() == MODS.keys()
-    assert rows["apg"]["params"]["eta"] == {"default": 1.0, "range": [-10.0, 10.0]}
+    assert rows["apg"]["params"]["eta"] == {"default": 1.0, "values": "-10 ≤ eta ≤ 10"}
     assert (rows["perp_neg"]["evals"], rows["perp_neg"]["stage"]) == (1, "combine")
 
 
@@ -51,7 +51,7 @@ def test_a_picture_carries_its_guidance(tmp_path):
 
 
 def test_mistakes_are_one_line():
-    for text, message in {"apgg": "did you mean apg", "apg(eta=99)": "apg's eta must be -10 … 10; got 99"}.items():
+    for text, message in {"apgg": "did you mean apg", "apg(eta=99)": "apg needs -10 ≤ eta ≤ 10; got 99"}.items():
         with pytest.raises(ValueError, match=message):
             sf.Recipe("red heart", guidance=text)
         result = run("sample", "red heart", "--guidance", text)

@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
     return "inf" if value == float("inf") else value
 
 
-def settings(owner: Method | Schedule) -> list[tuple[str, str, str]]:
+def settings(owner: Method | Schedule | Mod) -> list[tuple[str, str, str]]:
     """(name, default, values) of each parameter; a default that depends on the network or the steps is automatic."""
     return [
         (name, "automatic" if p.default is None else str(plain(p.default)), p.values)
@@ -111,7 +111,7 @@ def explain(method: Method) -> None:
     console.print(f"[bold]sigmafield cite {method.name}[/] prints BibTeX.")
 
 
-def show_settings(console: Console, owner: Method | Schedule) -> None:
+def show_settings(console: Console, owner: Method | Schedule | Mod) -> None:
     """Print the parameters, if there are any."""
     if owner.parameters:
         parameters = Table("parameter", "default", "values", box=None, header_style="bold")
@@ -133,16 +133,8 @@ def explain_schedule(schedule: Schedule) -> None:
 
 def mod_row(mod: Mod) -> dict[str, Any]:
     """A mod's row as plain values."""
-    params = {key: {"default": value, "range": mod.ranges[key]} for key, value in mod.defaults.items()}
+    params = {name: {"default": p.default, "values": p.values} for name, p in mod.parameters.items()}
     return {key: getattr(mod, key) for key in ("name", "stage", "evals", "paper")} | {"params": params}
-
-
-def span_of(mod: Mod, parameter: str) -> str:
-    """The values that a mod's parameter may have."""
-    known = mod.ranges[parameter]
-    if isinstance(mod.defaults[parameter], str):
-        return " or ".join(map(str, known))
-    return " … ".join(f"{end:g}" for end in known)
 
 
 def explain_mod(mod: Mod) -> None:
@@ -154,11 +146,7 @@ def explain_mod(mod: Mod) -> None:
     about.add_row("acts", STAGE[mod.stage])
     about.add_row("evaluations", str(mod.evals) + " more" if mod.evals else "none more")
     console.print("", about)
-    if mod.defaults:
-        parameters = Table("parameter", "default", "range", box=None, header_style="bold")
-        for key, value in mod.defaults.items():
-            parameters.add_row(key, str(value), span_of(mod, key))
-        console.print("", parameters)
+    show_settings(console, mod)
     console.print(f"\nFrom {mod.paper}:", *map(str, sources(mod.paper)), sep="\n", markup=False)
     console.print(f"[bold]sigmafield cite {mod.name}[/] prints BibTeX.")
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from sigmafield import guidance, schedules
 from sigmafield.cli.draw import user_errors
-from sigmafield.cli.explain import NOISE, explain, explain_mod, explain_schedule, mod_row, row, span_of
+from sigmafield.cli.explain import NOISE, explain, explain_mod, explain_schedule, mod_row, row
 from sigmafield.guidance import MODS
 from sigmafield.methods import METHODS, lookup
 from sigmafield.models import load
@@ -82,7 +82,7 @@ def show_guidance(name: str | None, as_json: bool) -> None:
     else:
         table = Table(Column("guidance", no_wrap=True), "acts", "parameters", "paper", box=None, header_style="bold")
         for mod in sorted(chosen, key=lambda mod: mod.name):
-            params = [f"{key}={value} ({span_of(mod, key)})" for key, value in mod.defaults.items()]
+            params = [f"{name}={p.default} ({p.values})" for name, p in mod.parameters.items()]
             table.add_row(mod.name, mod.stage, "\n".join(params), mod.paper)
         console = Console(highlight=False)
         console.print(table)

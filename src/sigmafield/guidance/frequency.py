@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +11,10 @@ from torch import Tensor
 from sigmafield.guidance.hooks import Asked, Preds
 from sigmafield.guidance.norms import std
 from sigmafield.guidance.registry import mod
+from sigmafield.ranges import Range
 from sigmafield.types import Latent
+
+Gain = Annotated[float, Range(0, 10)]
 
 
 def plane(z: Latent) -> tuple[int, ...]:
@@ -34,8 +39,15 @@ def scaled_frequencies(z: Latent, low: float, high: float, cutoff: int) -> Laten
     return torch.fft.ifftn(torch.fft.fftn(wide, dim=axes) * factor, dim=axes).real.to(z.dtype)
 
 
-@mod("fresca", "before", "arXiv:2504.02154", scale_low=(0.0, 10.0), scale_high=(0.0, 10.0), freq_cutoff=(1, 10000))
-def fresca(p: Preds, at: Asked, *, scale_low: float = 1.0, scale_high: float = 1.25, freq_cutoff: int = 20) -> Preds:
+@mod("fresca", "before", "arXiv:2504.02154")
+def fresca(
+    p: Preds,
+    at: Asked,
+    *,
+    scale_low: Gain = 1.0,
+    scale_high: Gain = 1.25,
+    freq_cutoff: Annotated[int, Range(1, 10000)] = 20,
+) -> Preds:
     """FreSca: guidance of its own strength for what is coarse and what is fine, C ← U + F⁻¹(f F(C − U)).
 
     f is scale_low within freq_cutoff waves over the picture along both axes, scale_high elsewhere. Latents of 40 places
@@ -46,8 +58,8 @@ def fresca(p: Preds, at: Asked, *, scale_low: float = 1.0, scale_high: float = 1
     return p._replace(c=p.u + scaled_frequencies(p.c - p.u, scale_low, scale_high, freq_cutoff))
 
 
-@mod("tonemap", "before", "ComfyUI (TonemapReinhard)", multiplier=(0.0, 100.0))
-def tonemap(p: Preds, at: Asked, *, multiplier: float = 1.0) -> Preds:
+@mod("tonemap", "before", "ComfyUI (TonemapReinhard)")
+def tonemap(p: Preds, at: Asked, *, multiplier: Annotated[float, Range(0, 100)] = 1.0) -> Preds:
     """Reinhard's tone mapping of guidance: its long vectors are shortened, C ← U + T(C − U).
 
         T(z) = z/(1 + M/top),   M = ‖z‖ over the channels,   top = (5 std(M) + mean(M)) multiplier
@@ -64,8 +76,15 @@ def reinhard(z: Latent, multiplier: float = 1.0) -> Latent:
     return z * (top / (top + M))
 
 
-@mod("sharpen", "before", "ComfyUI (LatentOperationSharpen)", radius=(1, 31), sigma=(0.1, 10.0), alpha=(0.0, 5.0))
-def sharpen(p: Preds, at: Asked, *, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) -> Preds:
+@mod("sharpen", "before", "ComfyUI (LatentOperationSharpen)")
+def sharpen(
+    p: Preds,
+    at: Asked,
+    *,
+    radius: Annotated[int, Range(1, 31)] = 9,
+    sigma: Annotated[float, Range(0.1, 10)] = 1.0,
+    alpha: Annotated[float, Range(0, 5)] = 0.1,
+) -> Preds:
     """Unsharp masking of guidance's directions: C ← U + S(C − U).
 
         S(z) = ‖z‖ ((1 + 10 α) n − 10 α K ∗ n),   n = z/‖z‖ over the channels,   α = alpha

@@ -7,7 +7,7 @@ deviations are of each sample, so that a batch is the samples one by one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,15 @@ from sigmafield.guidance.hooks import Asked, Preds, choose, classifier_free
 from sigmafield.guidance.norms import TINY, inner, norm, std
 from sigmafield.guidance.registry import mod
 from sigmafield.maths import lincomb
+from sigmafield.ranges import Range, Share
 from sigmafield.types import Latent
 
+Factor = Annotated[float, Range(0, 100)]
+Width = Annotated[float, Range(0.01, 100)]
 
-@mod("rescale", "combine", "arXiv:2305.08891 Sec. 3.4", multiplier=(0.0, 1.0), space=("v", "residual"))
-def rescale(p: Preds, at: Asked, *, multiplier: float = 0.7, space: Literal["v", "residual"] = "v") -> Preds:
+
+@mod("rescale", "combine", "arXiv:2305.08891 Sec. 3.4")
+def rescale(p: Preds, at: Asked, *, multiplier: Share = 0.7, space: Literal["v", "residual"] = "v") -> Preds:
     """RescaleCFG: guidance keeps the deviation of the positive prediction.
 
         r = x̃ − D₀,   D₀ = U + cfg (C − U)
@@ -37,8 +41,8 @@ def rescale(p: Preds, at: Asked, *, multiplier: float = 0.7, space: Literal["v",
     return p._replace(D=D + multiplier * (1 - k) * r)
 
 
-@mod("renorm", "combine", "arXiv:2412.07730; arXiv:2503.21758", cfg_trunc=(0.0, 100.0), renorm_cfg=(0.0, 100.0))
-def renorm(p: Preds, at: Asked, *, cfg_trunc: float = 100.0, renorm_cfg: float = 1.0) -> Preds:
+@mod("renorm", "combine", "arXiv:2412.07730; arXiv:2503.21758")
+def renorm(p: Preds, at: Asked, *, cfg_trunc: Factor = 100.0, renorm_cfg: Factor = 1.0) -> Preds:
     """RenormCFG: guidance below a noise level, and no further out than the positive prediction is.
 
         D = D₀ min(1, ρ ‖C‖/‖D₀‖)  where σ < cfg_trunc,   C elsewhere;   D₀ = U + cfg (C − U),   ρ = renorm_cfg
@@ -51,8 +55,8 @@ def renorm(p: Preds, at: Asked, *, cfg_trunc: float = 100.0, renorm_cfg: float =
     return p._replace(D=choose(at.sigma < cfg_trunc, D, p.c))
 
 
-@mod("cfg_norm", "after", "ComfyUI (HiDream-E1)", strength=(0.0, 100.0))
-def cfg_norm(p: Preds, at: Asked, *, strength: float = 1.0) -> Preds:
+@mod("cfg_norm", "after", "ComfyUI (HiDream-E1)")
+def cfg_norm(p: Preds, at: Asked, *, strength: Factor = 1.0) -> Preds:
     """CFGNorm: at each place, D is no longer than C over the channels.
 
     D ← strength · D min(1, ‖C‖/‖D‖)
@@ -61,8 +65,14 @@ def cfg_norm(p: Preds, at: Asked, *, strength: float = 1.0) -> Preds:
     return p._replace(D=strength * (lengths[0] / (lengths[1] + 1e-8)).clamp(0, 1) * p.D)
 
 
-@mod("zero_star", "after", "arXiv:2503.18886", space=("x0", "residual"), zero_init_steps=(0, 10000))
-def zero_star(p: Preds, at: Asked, *, space: Literal["x0", "residual"] = "x0", zero_init_steps: int = 0) -> Preds:
+@mod("zero_star", "after", "arXiv:2503.18886")
+def zero_star(
+    p: Preds,
+    at: Asked,
+    *,
+    space: Literal["x0", "residual"] = "x0",
+    zero_init_steps: Annotated[int, Range(0, 10000)] = 0,
+) -> Preds:
     """CFG-Zero*: the negative prediction is fitted to the positive one before it is subtracted.
 
         α = ⟨x − C, x − U⟩/‖x − U‖²,   D ← D + (cfg − 1)(1 − α)(U − x)
@@ -79,7 +89,7 @@ def zero_star(p: Preds, at: Asked, *, space: Literal["x0", "residual"] = "x0", z
     return p._replace(D=p.D + (1 - alpha) * lincomb(at.cfg - 1, p.u if space == "x0" else -r))
 
 
-@mod("mahiro", "after", "ComfyUI (Mahiro)", over=("batch", "sample"))
+@mod("mahiro", "after", "ComfyUI (Mahiro)")
 def mahiro(p: Preds, at: Asked, *, over: Literal["batch", "sample"] = "batch") -> Preds:
     """Mahiro: the more guidance points away from the negative prediction, the more it is the positive one alone.
 
@@ -98,8 +108,8 @@ def _root(t: Latent) -> Latent:
     return t.sign() * t.abs().sqrt()
 
 
-@mod("raag", "combine", "arXiv:2508.03442", alpha=(0.0, 100.0))
-def raag(p: Preds, at: Asked, *, alpha: float = 8.0) -> Preds:
+@mod("raag", "combine", "arXiv:2508.03442")
+def raag(p: Preds, at: Asked, *, alpha: Factor = 8.0) -> Preds:
     """Ratio aware adaptive guidance: less where the prompts disagree most, at the beginning.
 
         D = U + w (C − U),   w = 1 + (cfg − 1) e^(−α R),   R = ‖C − U‖/‖x − U‖
@@ -113,8 +123,8 @@ def raag(p: Preds, at: Asked, *, alpha: float = 8.0) -> Preds:
     return p._replace(D=p.c + (-alpha * ratio).exp() * lincomb(at.cfg - 1, d))
 
 
-@mod("linear_frames", "combine", "arXiv:2311.15127", min_cfg=(0.0, 100.0))
-def linear_frames(p: Preds, at: Asked, *, min_cfg: float = 1.0) -> Preds:
+@mod("linear_frames", "combine", "arXiv:2311.15127")
+def linear_frames(p: Preds, at: Asked, *, min_cfg: Factor = 1.0) -> Preds:
     """A scale for each frame, from min_cfg at the first to cfg at the last: w = min_cfg + τ (cfg − min_cfg).
 
     Frames are the third axis of [B, C, T, H, W] and the samples of a batch otherwise, as Stable Video Diffusion has
@@ -123,8 +133,8 @@ def linear_frames(p: Preds, at: Asked, *, min_cfg: float = 1.0) -> Preds:
     return _by_frame(p, at, min_cfg, lambda tau: tau)
 
 
-@mod("triangle_frames", "combine", "arXiv:2403.12008", min_cfg=(0.0, 100.0))
-def triangle_frames(p: Preds, at: Asked, *, min_cfg: float = 1.0) -> Preds:
+@mod("triangle_frames", "combine", "arXiv:2403.12008")
+def triangle_frames(p: Preds, at: Asked, *, min_cfg: Factor = 1.0) -> Preds:
     """As `linear_frames`, to cfg in the middle and back: w = min_cfg + (1 − |2τ − 1|)(cfg − min_cfg)."""
     return _by_frame(p, at, min_cfg, lambda tau: 1 - (2 * tau - 1).abs())
 
@@ -140,8 +150,8 @@ def _by_frame(p: Preds, at: Asked, low: float, shape: Callable[[Tensor], Tensor]
     return p._replace(D=lincomb(1 - w, p.u, w, p.c))
 
 
-@mod("epsilon_scaling", "after", "arXiv:2308.15321", scaling_factor=(0.5, 1.5))
-def epsilon_scaling(p: Preds, at: Asked, *, scaling_factor: float = 1.005) -> Preds:
+@mod("epsilon_scaling", "after", "arXiv:2308.15321")
+def epsilon_scaling(p: Preds, at: Asked, *, scaling_factor: Annotated[float, Range(0.5, 1.5)] = 1.005) -> Preds:
     """Epsilon scaling: the predicted noise, or a flow's velocity, is divided by κ = scaling_factor.
 
     D ← x − (x − D)/κ
@@ -149,8 +159,8 @@ def epsilon_scaling(p: Preds, at: Asked, *, scaling_factor: float = 1.005) -> Pr
     return p._replace(D=lincomb(1 - 1 / scaling_factor, at.x, 1 / scaling_factor, p.D))
 
 
-@mod("tsr", "after", "arXiv:2510.01184", tsr_k=(0.01, 100.0), tsr_sigma=(0.01, 100.0))
-def tsr(p: Preds, at: Asked, *, tsr_k: float = 0.95, tsr_sigma: float = 1.0) -> Preds:
+@mod("tsr", "after", "arXiv:2510.01184")
+def tsr(p: Preds, at: Asked, *, tsr_k: Width = 0.95, tsr_sigma: Width = 1.0) -> Preds:
     """Temporal score rescaling: samples of another temperature, 1/k, k = tsr_k.
 
         D ← (1 − r) x/α + r D,   r = (s ν + 1)/(s ν/k + 1),   s = (α/σ)²,   ν = tsr_sigma²

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
@@ -10,22 +10,20 @@ from sigmafield.guidance.hooks import Asked, Preds
 from sigmafield.guidance.norms import TINY, inner, norm
 from sigmafield.guidance.registry import mod
 from sigmafield.maths import lincomb
+from sigmafield.ranges import Range
 from sigmafield.types import Latent
 
 Over = Literal["batch", "sample"]
 
 
-@mod(
-    "apg", "before", "arXiv:2410.02416", eta=(-10.0, 10.0), norm_threshold=(0.0, 50.0), momentum=(-5.0, 1.0),
-    form=("comfyui", "paper"),
-)  # fmt: skip
+@mod("apg", "before", "arXiv:2410.02416")
 def apg(
     p: Preds,
     at: Asked,
     *,
-    eta: float = 1.0,
-    norm_threshold: float = 5.0,
-    momentum: float = 0.0,
+    eta: Annotated[float, Range(-10, 10)] = 1.0,
+    norm_threshold: Annotated[float, Range(0, 50)] = 5.0,
+    momentum: Annotated[float, Range(-5, 1)] = 0.0,
     form: Literal["comfyui", "paper"] = "comfyui",
 ) -> Preds:
     """Adaptive projected guidance: of the difference of the predictions, less of what is along C.
@@ -88,8 +86,8 @@ def perpendicular(p: Preds, at: Asked, *, E: Latent, neg_scale: float, over: Ove
     return p._replace(D=E + lincomb(at.cfg, c - neg_scale * across))
 
 
-@mod("perp_neg", "combine", "arXiv:2304.04968", evals=1, neg_scale=(0.0, 100.0), over=("batch", "sample"))
-def perp_neg(p: Preds, at: Asked, *, neg_scale: float = 1.0, over: Over = "batch") -> Preds:
+@mod("perp_neg", "combine", "arXiv:2304.04968", evals=1)
+def perp_neg(p: Preds, at: Asked, *, neg_scale: Annotated[float, Range(0, 100)] = 1.0, over: Over = "batch") -> Preds:
     """Perp-Neg: the negative prompt acts only across the positive one; an empty prompt is what both are against.
 
         D = E + cfg (c − neg_scale u⊥),   c = C − E,   u = U − E,   u⊥ = u − (u·c/‖c‖²) c

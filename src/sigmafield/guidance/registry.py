@@ -6,26 +6,23 @@ rescale(multiplier=0.7)+cfg_norm          names with parameters, joined by +, in
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
 from sigmafield.guidance.hooks import Mods, classifier_free
-from sigmafield.maths import keyword_defaults, named, near_miss
+from sigmafield.maths import named
+from sigmafield.ranges import Parameter, by_keyword, check, parameters
 
 Stage = Literal["scale", "before", "combine", "after"]
-
-Range = tuple[float, float] | tuple[int, int] | tuple[str, ...]
-"""The least and the largest value of a parameter, or the words that it may be."""
 
 
 @dataclass(frozen=True)
 class Mod:
     """A named mod: its function, and its row in the table.
 
-    stage: which hook of `Mods` it is; evals: network evaluations that it adds to a call; ranges: of each parameter;
-    ordered: two of them, the first of which must be below the second.
+    stage: which hook of `Mods` it is; evals: network evaluations that it adds to a call.
     """
 
     name: str
@@ -33,54 +30,33 @@ class Mod:
     stage: Stage
     paper: str
     evals: int = 0
-    ranges: Mapping[str, Range] = field(default_factory=dict)
-    ordered: tuple[str, str] | None = None
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """All parameters by name: the keyword-only arguments of the function."""
+        return {p.name: p for p in parameters(self.apply, by_keyword)}
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """All parameters with their default values: the keyword-only arguments of the function."""
-        return keyword_defaults(self.apply)
+        """All parameters with their default values."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
 
     def __call__(self, **params: Any) -> Callable[..., Any]:
         """The hook with these parameters; ValueError for one that it does not have, or a value out of range."""
-        checked = {name: self._checked(name, value) for name, value in params.items()}
-        if self.ordered:
-            low, high = ({**self.defaults, **checked}[name] for name in self.ordered)
-            if not low < high:
-                raise ValueError(
-                    f"{self.name}'s {self.ordered[0]} must be below its {self.ordered[1]}; got {low} and {high}"
-                )
-        return partial(self.apply, **checked)
-
-    def _checked(self, name: str, value: Any) -> Any:
-        if name not in self.defaults:
-            raise ValueError(f"{self.name} has no parameter {name!r}{near_miss(name, self.defaults)}")
-        known: tuple[Any, ...] = self.ranges[name]
-        default = self.defaults[name]
-        if isinstance(default, str):
-            if value not in known:
-                raise ValueError(f"{self.name}'s {name} is {' or '.join(map(str, known))}; got {value!r}")
-            return value
-        whole = isinstance(default, int)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise ValueError(f"{self.name}'s {name} must be {'an integer' if whole else 'a number'}; got {value!r}")
-        low, high = known
-        if not low <= value <= high:  # nor NaN
-            raise ValueError(f"{self.name}'s {name} must be {low:g} … {high:g}; got {value}")
-        return type(default)(value)
+        check(self.name, self.parameters, params)
+        numbers = {name: float(value) for name, value in params.items() if self.parameters[name].kind is float}
+        return partial(self.apply, **{**params, **numbers})
 
 
 MODS: dict[str, Mod] = {}
 """Every mod by name, in the order of registration."""
 
 
-def mod(
-    name: str, stage: Stage, paper: str, *, evals: int = 0, ordered: tuple[str, str] | None = None, **ranges: Range
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the decorated function under `name`, with a range for each of its parameters."""
+def mod(name: str, stage: Stage, paper: str, *, evals: int = 0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function under `name`; its keyword-only arguments are the mod's parameters."""
 
     def register(apply: Callable[..., Any]) -> Callable[..., Any]:
-        MODS[name] = Mod(name, apply, stage, paper, evals, ranges, ordered)
+        MODS[name] = Mod(name, apply, stage, paper, evals)
         return apply
 
     return register

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +16,16 @@ from sigmafield.methods.euler import euler_ancestral_cfg_pp
 from sigmafield.methods.registry import method, preset
 from sigmafield.methods.soft_median import combine, perpendicular, sharpened, smoothed
 from sigmafield.noise import inner_of
+from sigmafield.ranges import NonNegative, Range
 from sigmafield.types import Latent, Memory, Noise, Pred, Sigma, Step
 
 MOST = 10
 """Resamples at most where their number follows from the schedule's length."""
 
 Guidance = Literal["off", "doubled", "paper"]
+
+Times = Annotated[int, Range(-1, 32)]
+Factor = Annotated[float, Range(-100, 100)]
 
 Operator = Callable[[Latent, Latent], Latent]
 """(slope, the last one) → the slope to take."""
@@ -41,13 +45,13 @@ def distance(
     mem: Memory,
     noise: Noise,
     *,
-    resample: int = 3,
-    resample_end: int = -1,
+    resample: Times = 3,
+    resample_end: Times = -1,
     cfgpp: Guidance = "off",
-    eta: float = 0.0,
-    s_noise: float = 1.0,
-    distance_step_eta: float = 0.0,
-    distance_step_s_noise: float = 1.0,
+    eta: NonNegative = 0.0,
+    s_noise: Factor = 1.0,
+    distance_step_eta: NonNegative = 0.0,
+    distance_step_s_noise: Factor = 1.0,
     use_softmax: bool = False,
     use_slerp: bool = False,
     use_negative: bool = False,
@@ -71,21 +75,23 @@ def distance(
     K = 0 is Euler's step (also where σ' = 0) and K = 1 Heun's; `combine` weighs slopes by their distances from the
     others, see `sigmafield.methods.soft_median`. It looks at whole channels: a pixel depends on the others.
 
-    resample: K, or −1 for half the schedule's levels, at most 10. resample_end: with R = resample, K goes from R at the
-    largest σ to resample_end at the smallest, R m + E (1 − m) cut to an integer, m = √((σ − σ_min)/(σ_max − σ_min));
-    −1 keeps R. use_slerp, use_softmax: how slopes are combined. use_negative: keep away from U's direction.
-    sharpen, perp_step: change a combined slope by the last one, across steps; smooth: even out the contrast of D at σ'.
-    These three look at the whole batch, so that a sample depends on the others, but for per_sample = True.
-    eta, s_noise: noise after the step; distance_step_…: in every z. …_first, …_last: the steps where resampling and
-    each noise are on, from 0, or from the end if negative.
-    cfgpp: "doubled" aims at 2 D − U, as the reference's cfgpp does: it is guidance of twice the scale. "paper" is CFG++
-    itself, with resample = 0 only, and equals euler_ancestral_cfg_pp. Without U, at cfg 1, both U's uses are off, but
-    "paper" needs it. The reference's NaN where all slopes agree (at pinned pixels) is not reproduced.
+    -1 ≤ resample ≤ 32: K, or −1 for half the schedule's levels, at most 10. -1 ≤ resample_end ≤ 32: with R = resample,
+    K goes from R at the largest σ to resample_end at the smallest, R m + E (1 − m) cut to an integer,
+    m = √((σ − σ_min)/(σ_max − σ_min)); −1 keeps R. use_slerp, use_softmax: how slopes are combined. use_negative: keep
+    away from U's direction. sharpen, perp_step: change a combined slope by the last one, across steps; smooth: even out
+    the contrast of D at σ'. These three look at the whole batch, so that a sample depends on the others, but for
+    per_sample = True.
+    eta ≥ 0, -100 ≤ s_noise ≤ 100: noise after the step; distance_step_eta ≥ 0, -100 ≤ distance_step_s_noise ≤ 100: in
+    every z. distance_first, distance_last: the first and the last step with resampling; eta_first, eta_last and
+    distance_eta_first, distance_eta_last: those with each noise; from 0, or from the end if negative, and cut to the
+    steps that there are.
+    cfgpp: off; doubled aims at 2 D − U, as the reference's cfgpp does: it is guidance of twice the scale; paper is
+    CFG++ itself, euler_ancestral_cfg_pp, which has no resamples: there K = 0. Without U, at cfg 1, doubled and
+    use_negative do nothing, but paper needs it. The reference's NaN where all slopes agree (at pinned pixels) is not
+    reproduced.
     """
     noisy = eta if inside(s, eta_first, eta_last) else 0.0
     if cfgpp == "paper":
-        if resample != 0:
-            raise ValueError(f"cfgpp 'paper' is defined for resample 0; got resample {resample}")
         return (yield from euler_ancestral_cfg_pp(x, s, mem, noise, eta=noisy, s_noise=s_noise))
     target = partial(aim, doubled=cfgpp == "doubled", smooth=False, per_sample=per_sample)
     p = yield x, s.sigma
@@ -209,14 +215,14 @@ preset("heun_cfg_pp", of="distance_c3", row={"order": 2, "evals": 2, "linear": T
 
 @method("perp_step", order=1, evals=1, linear=False, paper="github.com/Extraltodeus/DistanceSampler")
 def perp_step(
-    x: Latent, s: Span, mem: Memory, noise: Noise, *, strength: float = 0.5, per_matrix: bool = False
+    x: Latent, s: Span, mem: Memory, noise: Noise, *, strength: NonNegative = 0.5, per_matrix: bool = False
 ) -> Step:
     """Euler's method with every slope moved away from what the last one had across it.
 
         x' = x + (σ' − σ) d,   d = perpendicular((x − D)/σ, d₋, strength),   d₋ of the step before
 
     The first slope is as it is, and where σ' = 0 the result is D. The product of the two slopes is summed over the
-    whole batch, so that a sample depends on the others; per_matrix = True: over each channel's slice.
+    whole batch, so that a sample depends on the others; per_matrix = True: over each channel's slice. strength ≥ 0.
     """
     D = (yield x, s.sigma).x0
     if s.last.all():

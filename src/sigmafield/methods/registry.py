@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sigmafield.grid import Grid
 from sigmafield.maths import named
-from sigmafield.ranges import Parameter, check, parameters
+from sigmafield.ranges import Parameter, by_keyword, check, parameters
 from sigmafield.types import Step
 
 NoiseKind = Literal["none", "churn", "gaussian", "gaussian_pair", "brownian", "brownian_device"]
@@ -46,7 +45,7 @@ class Method:
     @property
     def parameters(self) -> dict[str, Parameter]:
         """All parameters by name: the keyword-only arguments of the step function, with this method's defaults."""
-        own = {p.name: p for p in parameters(self.step, _by_keyword) if p.name not in self.fixed}
+        own = {p.name: p for p in parameters(self.step, by_keyword) if p.name not in self.fixed}
         return own | {name: replace(own[name], default=v) for name, v in self.params.items() if name in own}
 
     @property
@@ -68,10 +67,6 @@ class Method:
 
     def _keeps(self, name: str, value: Any) -> bool:
         return name in self.fixed and value == self.params[name]
-
-
-def _by_keyword(argument: inspect.Parameter) -> bool:
-    return argument.kind is inspect.Parameter.KEYWORD_ONLY
 
 
 METHODS: dict[str, Method] = {}

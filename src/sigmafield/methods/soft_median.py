@@ -37,16 +37,16 @@ def weights(slopes: Sequence[Latent], u: Latent | None = None, *, softmax: bool 
     latent to keep away from. Where all candidates are equal the mean is plain, w = 1/n; the reference divides 0 by 0
     there, which makes a whole matrix NaN.
     """
-    n, Y = len(slopes), [unit(T) for T in slopes]
-    delta = torch.stack([sum(((a - b).abs() for a in Y), torch.zeros_like(b)) for b in Y])
+    n, Y = len(slopes), torch.stack([unit(T) for T in slopes])
+    delta = torch.stack([_total((Y - y).abs()) for y in Y])
     v = delta.amax(0) - delta
     if u is not None:
-        v = v + torch.stack([(y - unit(u)).abs() for y in Y])
+        v = v + (Y - unit(u)).abs()
     if softmax:
         return list((n * v).softmax(0))
     most = v.amax(0)
     v = torch.where(most == 0, torch.ones_like(v), v / torch.where(most == 0, torch.ones_like(most), most)).square()
-    return list(v / sum(v, torch.zeros_like(most)))  # one by one: the order in `Tensor.sum` goes with the batch
+    return list(v / _total(v))
 
 
 def weighted(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
@@ -68,16 +68,12 @@ def slerped(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
     One angle for a pair of matrices. Of slopes that agree it is nearly `weighted`; of unrelated ones it is shorter,
     the more so the more there are.
     """
-    n, Y = len(slopes), [unit(T) for T in slopes]
+    n, Y = len(slopes), torch.stack([unit(T) for T in slopes])
     out = torch.zeros_like(slopes[0])
     for j, (T, k) in enumerate(zip(slopes, w)):
-        share = torch.zeros_like(T)
-        for i in range(n):
-            if i != j:
-                cosine = (Y[j] * Y[i]).sum(_matrix(T), keepdim=True).clamp(-PARALLEL, PARALLEL)
-                omega = cosine.arccos()
-                share = share + (k * (omega / (n - 1))).sin() / omega.sin()
-        out = out + T * share
+        others = torch.cat([Y[:j], Y[j + 1 :]])
+        omega = (Y[j] * others).sum(_matrix(T), keepdim=True).clamp(-PARALLEL, PARALLEL).arccos()
+        out = out + T * _total((k * (omega / (n - 1))).sin() / omega.sin())
     return out
 
 
@@ -128,6 +124,11 @@ def smoothed(D: Latent, *, per_sample: bool = False) -> Latent:
     over = _all(D, per_sample)
     bent = D.abs() ** D.std(over, keepdim=True).rsqrt() * D.sign()
     return bent * bent.std(over, keepdim=True).rsqrt()
+
+
+def _total(x: Tensor) -> Tensor:
+    """The sum over the first axis, one by one: the order in `Tensor.sum` goes with the batch."""
+    return x.cumsum(0)[-1]
 
 
 def _matrix(x: Tensor) -> tuple[int, ...]:

@@ -112,6 +112,7 @@ def allowed(parameter, defaults):
     return [parameter.kind(value) for value in values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.parameters])
 def test_what_is_allowed_works(name, process):

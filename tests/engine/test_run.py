@@ -123,7 +123,7 @@ def test_frozen_pixels_stay(name, params, process):
     assert not torch.equal(states[-1].x[..., 2:], x[..., 2:])
 
 
-@pytest.mark.parametrize("name", [name for name, params in FIELD if not params])
+@pytest.mark.parametrize("name", [name for name, params in FIELD if not params and METHODS[name].linear])
 @processes
 @pytest.mark.parametrize("first", [1, 3, 7])
 def test_late_places_begin_without_history(name, process, first):

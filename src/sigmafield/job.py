@@ -90,6 +90,8 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
 
     cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
     mods = parse_mods(recipe.guidance)
+    if mods.fits:
+        mods.check(pipe.module)
     guider = Guider(pipe.model, [complete(cond) for cond in positive], complete(negative), cfg, mods, complete(empty))
     run, start = open_run(
         guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,

@@ -5,7 +5,6 @@ rescale(multiplier=0.7)+cfg_norm          names with parameters, joined by +, in
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from sigmafield.guidance.hooks import Mods, classifier_free
+from sigmafield.language import terms
 from sigmafield.maths import named
 from sigmafield.ranges import Parameter, by_keyword, check, parameters
 
@@ -49,9 +49,7 @@ class Mod:
 
     def __call__(self, **params: Any) -> Callable[..., Any]:
         """The hook with these parameters; ValueError for one that it does not have, or a value out of range."""
-        check(self.name, self.parameters, params)
-        numbers = {name: float(value) for name, value in params.items() if self.parameters[name].kind is float}
-        return partial(self.apply, **{**params, **numbers})
+        return partial(self.apply, **check(self.name, self.parameters, params))
 
 
 MODS: dict[str, Mod] = {}
@@ -83,7 +81,7 @@ def parse_mods(text: str) -> Mods:
     names and parameters, values out of range, a mod given twice, and two that take the place of D = U + cfg (C − U).
     """
     found: dict[str, Callable[..., Any]] = {}
-    for name, params in _terms(text) if text.strip() else []:
+    for name, params in terms(text, "guidance", "apg(eta=0.5)+rescale(multiplier=0.7)"):
         hook = lookup(name)(**params)
         if name in found:
             raise ValueError(f"guidance has {name} twice; each acts once")
@@ -100,29 +98,3 @@ def parse_mods(text: str) -> Mods:
         fits=tuple(row.fits for row in rows if row.fits),
         **hooks,
     )
-
-
-def _terms(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name, parameters) of every mod in a line."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        return _split(tree)
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"guidance must be names with parameters, such as apg(eta=0.5)+rescale(multiplier=0.7); got {text!r}"
-        ) from error
-
-
-def _split(tree: ast.expr) -> list[tuple[str, dict[str, Any]]]:
-    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
-        return [*_split(tree.left), *_split(tree.right)]
-    if isinstance(tree, ast.Name):
-        return [(tree.id, {})]
-    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
-        return [(tree.func.id, {keyword.arg or "**": _value(keyword.value) for keyword in tree.keywords})]
-    raise ValueError(ast.dump(tree))
-
-
-def _value(tree: ast.expr) -> Any:
-    """A number, or a word with or without quotes."""
-    return tree.id if isinstance(tree, ast.Name) else ast.literal_eval(tree)

@@ -329,6 +329,17 @@ def test_what_a_window_and_a_view_are_told():
     assert dilated(POSITIVE, (...,), places, (0, 0)) is POSITIVE
 
 
+def test_nothing_waits_for_a_device():
+    """On the meta device, whose numbers cannot be read."""
+
+    def network(x, sigma, conds, ctx):
+        return list(x.chunk(len(conds)))
+
+    x = torch.zeros(SHAPE, device="meta")
+    model = fused(Windows(network, (N, N), 4), 2, clock(SAMPLINGS["eps"]))
+    assert ask(model, x, [POSITIVE, NEGATIVE], context("eps")).shape == (4, *SHAPE[1:])
+
+
 def test_refusals():
     field = torch.full((1, 1, 8, 8), 2.0, dtype=torch.float64)
     toy = Toy(SAMPLINGS["eps"].process)

@@ -24,8 +24,10 @@ from sigmafield import images
 from sigmafield.grid import Grid
 from sigmafield.guidance.guider import Guider
 from sigmafield.hints import controls_of, read_frames
-from sigmafield.job import initial_latent, open_job, sampling_of, sigmas_of, size_of
+from sigmafield.job import initial_latent, open_job, sampling_of, size_of
+from sigmafield.ksampler import ksampler_sigmas
 from sigmafield.methods import lookup
+from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import seed_word
 from sigmafield.ranges import NonNegative, Positive, Range, check, parameters
@@ -195,8 +197,12 @@ def open_demofusion(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Demo:
         raise ValueError(f"stride must be at most {min(window)}, the network's own size in places; got {stride}")
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     size = size_of(recipe, pipe, source)
+    pipe = parse_model_sampling(recipe.model_sampling)(pipe)
     pipe = replace(pipe, sampling=sampling_of(recipe, pipe, size))
-    recipe = replace(recipe, shift=None)
+    recipe = replace(recipe, model_sampling="", shift=None)
+    sigmas = ksampler_sigmas(
+        pipe.sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
+    )
     steered, method = controls_of(recipe.controls, pipe), lookup(recipe.sampler)
 
     def phase(q: int) -> Phase:
@@ -206,7 +212,7 @@ def open_demofusion(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Demo:
             local, q, clock(pipe.sampling), cosine_scale_2=how.cosine_scale_2, cosine_scale_3=how.cosine_scale_3,
             sigma=how.sigma, multiple=pipe.patch,
         )  # fmt: skip
-        grid = Grid(sigmas_of(recipe, pipe.sampling, ()), pipe.sampling.process)
+        grid = Grid(sigmas, pipe.sampling.process)
         noise = default_noise(method, seed, grid, x)
         run = Run(replace(guider, model=model), method, grid, noise, recipe.params)
         c = residual_weights(run.grid.sigmas, clock(pipe.sampling), how.cosine_scale_1)

@@ -69,7 +69,7 @@ def test_what_a_mask_keeps_is_not_mixed(heart, tmp_path):
 
 def test_a_line_is_what_the_parts_say(heart):
     line = "logistic(alpha_1=1, start=0.25, stop=0.75, clamp=0.9, least=0.1, most=0.9, blend=slerp, align=before, "
-    line += "shared=True, match_source=True)+perlin(mode=latents, strength=0.5, scale=4)+rewind"
+    line += "shared=true, match_source=true)+perlin(mode=latents, strength=0.5, scale=4)+rewind"
     job = sf.open_job(sf.Recipe("green apple", steps=8, image=str(heart), mixing=line, seed=3), sf.load("tiny"))
     mixing = job.run
     assert isinstance(mixing, Mixing)
@@ -95,7 +95,7 @@ def test_a_line_is_what_the_parts_say(heart):
         ("cosine(align=behind)", "cosine needs align = after or next or before; got 'behind'"),
         ("cosine(blend=slerp, of=variance)", "blends by addition: give no other blend"),
         ("cosine(of=denoised, align=before)", "cannot be blended before the step"),
-        ("cosine+rewinds", "unknown mixing 'rewinds' after the curve; did you mean rewind?"),
+        ("cosine+rewinds", "unknown mixing after the curve 'rewinds'; did you mean rewind?"),
         ("cosine+rewind+rewind", "mixing has rewind twice"),
         ("cosine+rewind(least=0.9, most=0.2)", "rewind needs least < most; got 0.9 and 0.2"),
         ("cosine(", "mixing must be names with parameters, such as cosine"),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from sigmafield.language import terms
-from sigmafield.maths import near_miss
+from sigmafield.maths import named, near_miss
 from sigmafield.noise import seed_word
 from sigmafield.ranges import NonNegative, Positive, Range, Share, by_keyword, check, parameters
 from sigmafield.run import Run
@@ -112,27 +112,24 @@ class Line:
 def parse_mixing(text: str) -> Line | None:
     """A line such as "cosine(alpha_1=0.3, align=next)+rewind(least=0.5)+perlin"; None for "".
 
-    Raises ValueError for what is no such line, unknown names and parameters, values out of range, a line without one
-    curve before all else, and options that contradict each other.
+    Raises ValueError for what is no such line, unknown names and parameters, values out of range, a line that does not
+    begin with a curve, a term given twice, and options that contradict each other.
     """
-    if not text.strip():
+    found = terms(text, "mixing", EXAMPLE)
+    if not found:
         return None
-    (name, params), *rest = terms(text, "mixing", EXAMPLE)
-    if name not in CURVES:
-        raise ValueError(f"mixing must begin with a curve, such as {EXAMPLE}; got {name!r}{near_miss(name, CURVES)}")
-    found: dict[str, Any] = {"curve": _made(name, curve, params)(name)}
+    (first, params), *rest = found
+    if first not in CURVES:
+        raise ValueError(f"mixing must begin with a curve, such as {EXAMPLE}; got {first!r}{near_miss(first, CURVES)}")
+    made: dict[str, Any] = {"curve": curve(first, **_checked(first, curve, params))}
     for name, params in rest:
-        if name not in TERMS:
-            raise ValueError(f"unknown mixing {name!r} after the curve{near_miss(name, TERMS)}")
-        if name in found:
+        function = named(TERMS, name, "mixing after the curve")
+        if name in made:
             raise ValueError(f"mixing has {name} twice")
-        found[name] = _made(name, TERMS[name], params)()
-    return Line(**found)
+        made[name] = function(**_checked(name, function, params))
+    return Line(**made)
 
 
-def _made(name: str, function: Callable[..., Any], params: dict[str, Any]) -> Callable[..., Any]:
-    """The function with these parameters, when their names and values have been checked."""
-    known = {p.name: p for p in parameters(function, by_keyword)}
-    check(name, known, params)
-    numbers = {key: float(value) for key, value in params.items() if known[key].kind is float}
-    return lambda *given: function(*given, **{**params, **numbers})
+def _checked(name: str, function: Callable[..., Any], params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a term, when their names and values have been checked."""
+    return check(name, {p.name: p for p in parameters(function, by_keyword)}, params)

@@ -10,6 +10,7 @@ middle of any phase. Its parts: `spatial.demofusion`, `spatial.mixing`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -62,7 +63,11 @@ class DemoFusion:
     batch: Annotated[int, Range(1)] = 16
 
     def __post_init__(self) -> None:
-        check("demofusion", {p.name: p for p in parameters(DemoFusion, bool)}, vars(self))
+        check("demofusion", {p.name: p for p in parameters(DemoFusion, _every)}, vars(self))
+
+
+def _every(argument: inspect.Parameter) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -186,15 +191,7 @@ def open_demofusion(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Demo:
     of inpainting, for a method that chooses its own steps, and for recipes with a mask, a denoise map, mixing, or a
     part of the steps.
     """
-    for name in ("mask", "denoise_map", "mixing", "start_step", "last_step"):
-        if getattr(recipe, name):
-            raise ValueError(f"demofusion draws whole pictures in whole runs: leave {name} out")
-    if pipe.latent.axes != 2 or pipe.concat:
-        raise ValueError(f"demofusion needs a model that draws pictures from noise; {pipe.name} is none")
-    window = pipe.size[0] // pipe.latent.factor, pipe.size[1] // pipe.latent.factor
-    stride = max(min(window) // 2, 1) if how.stride is None else how.stride
-    if stride > min(window):
-        raise ValueError(f"stride must be at most {min(window)}, the network's own size in places; got {stride}")
+    window, stride = _windows(recipe, pipe, how)
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     size = size_of(recipe, pipe, source)
     pipe = parse_model_sampling(recipe.model_sampling)(pipe)
@@ -226,6 +223,22 @@ def open_demofusion(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Demo:
     first = open_job(recipe, pipe, steered)
     phases = [Phase(1, size, first.run), *(phase(q) for q in range(2, how.scale + 1))]
     return Demo(recipe, pipe, Phases(phases, pipe.latent.factor), first.start)
+
+
+def _windows(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> tuple[tuple[int, int], int]:
+    """(height, width) of the windows in places, and the stride; ValueError for what cannot be drawn."""
+    for name in ("mask", "denoise_map", "mixing", "start_step", "last_step"):
+        if getattr(recipe, name):
+            raise ValueError(f"demofusion draws whole pictures in whole runs: leave {name} out")
+    if lookup(recipe.sampler).adaptive:
+        raise ValueError(f"{recipe.sampler} chooses its own steps: demofusion needs those of the schedule")
+    if pipe.latent.axes != 2 or pipe.concat:
+        raise ValueError(f"demofusion needs a model that draws pictures from noise; {pipe.name} is none")
+    window = pipe.size[0] // pipe.latent.factor, pipe.size[1] // pipe.latent.factor
+    stride = max(min(window) // 2, 1) if how.stride is None else how.stride
+    if stride > min(window):
+        raise ValueError(f"stride must be at most {min(window)}, the network's own size in places; got {stride}")
+    return window, stride
 
 
 def prompted(

@@ -90,7 +90,7 @@ def test_steps_in_any_order_are_answered_as_torchsde_does(threads, steps, r):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(1, 3), (1, 4, 8, 8), (2, 1, 150, 331)])
+@pytest.mark.parametrize("shape", [(1, 3), (2, 1, 150, 331)])
 def test_pieces_are_the_whole(dtype, shape, threads):
     """Sums piece by piece, by NumPy and by threads, are torch's over whole latents, cut within a piece or between."""
     g, theirs = Grid(SIGMAS, VE()), tree(SIGMAS, 7, shape, dtype)
@@ -131,7 +131,7 @@ class Recorded(Brownian):
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])
-@pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (200, 1)], indirect=["threads"])
+@pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (80, 1)], indirect=["threads"])
 def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
     """A whole run draws what torchsde's tree has, once: nothing again, and nothing ahead that is not asked for."""
     sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 2)
@@ -150,7 +150,7 @@ def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
 def test_memory_has_a_bound_without_a_schedule(threads):
     """Questions at random hold no more than the capacity and what one needs."""
     source = Recorded(3, Grid(SIGMAS, VE()), (1, 1, 2, 2), capacity=30)
-    for a, b in (0.03 + 14.5 * torch.rand(200, 2, generator=torch.Generator().manual_seed(0))).tolist():
+    for a, b in (0.03 + 14.5 * torch.rand(80, 2, generator=torch.Generator().manual_seed(0))).tolist():
         source(span(a, b))
     assert max(source.held) <= 30 + 4 * 24
 

@@ -6,8 +6,8 @@ rescale(multiplier=0.7)+cfg_norm          names with parameters, joined by +, in
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -26,7 +26,8 @@ class Mod:
 
     stage: which hook of `Mods` it is; evals: network evaluations that it adds to a call; need_uncond: whether the
     negative prompt has to be evaluated at any scale; fits: raises ValueError for a torch module in which it has nothing
-    to act on, None for mods that leave the network alone.
+    to act on, None for mods that leave the network alone; its keyword-only arguments are parameters of the mod.
+    beside: hooks of other stages that go with it, without parameters.
     """
 
     name: str
@@ -35,7 +36,8 @@ class Mod:
     paper: str
     evals: int = 0
     need_uncond: bool = False
-    fits: Callable[[nn.Module], None] | None = None
+    fits: Callable[..., Any] | None = None
+    beside: Mapping[Stage, Callable[..., Any]] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -52,6 +54,12 @@ class Mod:
         check(self.name, self.parameters, params)
         numbers = {name: float(value) for name, value in params.items() if self.parameters[name].kind is float}
         return partial(self.apply, **{**params, **numbers})
+
+    def fitting(self, **params: Any) -> Callable[[nn.Module], Any]:
+        """`fits` with those of these parameters that it asks for."""
+        assert self.fits is not None
+        wanted = [parameter.name for parameter in parameters(self.fits, by_keyword)]
+        return partial(self.fits, **{name: {**self.defaults, **params}[name] for name in wanted})
 
 
 MODS: dict[str, Mod] = {}
@@ -82,14 +90,16 @@ def parse_mods(text: str) -> Mods:
     Those of a stage act in the order in which they are written. Raises ValueError for what is no such line, unknown
     names and parameters, values out of range, a mod given twice, and two that take the place of D = U + cfg (C − U).
     """
-    found: dict[str, Callable[..., Any]] = {}
+    given: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Callable[..., Any]]] = {}
     for name, params in _terms(text) if text.strip() else []:
-        hook = lookup(name)(**params)
+        row = lookup(name)
+        hook = row(**params)
         if name in found:
             raise ValueError(f"guidance has {name} twice; each acts once")
-        found[name] = hook
+        given[name], found[name] = params, {row.stage: hook, **row.beside}
     rows = [MODS[name] for name in found]
-    hooks = {stage: tuple(found[row.name] for row in rows if row.stage == stage) for stage in get_args(Stage)}
+    hooks = {stage: tuple(by[stage] for by in found.values() if stage in by) for stage in get_args(Stage)}
     instead = hooks.pop("combine")
     if len(instead) > 1:
         names = [row.name for row in rows if row.stage == "combine"]
@@ -97,7 +107,7 @@ def parse_mods(text: str) -> Mods:
     return Mods(
         combine=instead[0] if instead else classifier_free,
         need_uncond=any(row.need_uncond for row in rows),
-        fits=tuple(row.fits for row in rows if row.fits),
+        fits=tuple(row.fitting(**given[row.name]) for row in rows if row.fits),
         **hooks,
     )
 

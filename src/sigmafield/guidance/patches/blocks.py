@@ -93,7 +93,8 @@ def every_self_attention(module: nn.Module) -> list[nn.Module]:
     if type(module).__name__ in FAMILIES:
         return [attention for block in blocks(module) for attention in _of(block)]
     middle_blocks(module)  # or it is no UNet
-    return [part.attn1 for part in module.modules() if hasattr(part, "attn1")]
+    parts: list[Any] = [part for part in module.modules() if hasattr(part, "attn1")]
+    return [part.attn1 for part in parts]
 
 
 def _of(block: Any) -> list[nn.Module]:

@@ -69,7 +69,12 @@ def _themselves(picture: Picture, q: Tensor, k: Tensor, v: Tensor, attention: pa
 
 @mod("seg", "after", "arXiv:2408.00760", evals=1, fits=self_attentions)
 def seg(
-    p: Preds, at: Asked, *, scale: Scale = 3.0, blur_sigma: Annotated[float, Range(0, 10000)] = 10000.0, layers: str = ""
+    p: Preds,
+    at: Asked,
+    *,
+    scale: Scale = 3.0,
+    blur_sigma: Annotated[float, Range(0, 10000)] = 10000.0,
+    layers: str = "",
 ) -> Preds:
     """Smoothed energy guidance: away from what the network makes of the prompt with blurred attention, W.
 

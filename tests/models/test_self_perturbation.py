@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from sigmafield.grid import Flow, Span
 from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.patches.blocks import blocks, nearest_grid
+from sigmafield.guidance.patches.layers import blocks, nearest_grid
 from sigmafield.guidance.patches.normalized_attention import nag
 from sigmafield.guidance.patches.perturbed_attention import blurred, blurred_attention, identity_attention
 from sigmafield.guidance.patches.self_attention import seen

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmafield.guidance.hooks import Asked, Preds
-from sigmafield.guidance.patches.blocks import Picture, every_self_attention
+from sigmafield.guidance.patches.layers import Picture, every_self_attention
 from sigmafield.guidance.patches.seams import after, during
 from sigmafield.guidance.registry import mod
 from sigmafield.ranges import Range, Share

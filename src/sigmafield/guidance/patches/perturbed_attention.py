@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.guidance.hooks import Asked, Preds
-from sigmafield.guidance.patches.blocks import Picture, self_attentions
+from sigmafield.guidance.patches.layers import Picture, self_attentions
 from sigmafield.guidance.patches.seams import during, inside
 from sigmafield.guidance.perturbed import away
 from sigmafield.guidance.registry import mod

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigmafield.guidance.frequency import convolved
 from sigmafield.guidance.hooks import Asked, Preds
-from sigmafield.guidance.patches.blocks import nearest_grid
+from sigmafield.guidance.patches.layers import nearest_grid
 from sigmafield.guidance.patches.seams import during, inside
 from sigmafield.guidance.patches.where import middle_attentions
 from sigmafield.guidance.registry import mod

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sigmafield.guidance.cond import within
 from sigmafield.guidance.hooks import Asked, Preds, choose
 from sigmafield.guidance.norms import TINY, std
-from sigmafield.guidance.patches.blocks import Kind, numbers, of_kind, transformer
+from sigmafield.guidance.patches.layers import Kind, numbers, of_kind, transformer
 from sigmafield.guidance.patches.seams import Place, during, instead
 from sigmafield.guidance.perturbed import away
 from sigmafield.guidance.registry import mod

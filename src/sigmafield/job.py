@@ -17,6 +17,7 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, controls_of, read_frames, resized
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.models import load
+from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
 from sigmafield.param import Sampling, shifted
@@ -71,6 +72,7 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         raise ValueError(
             "the recipe's loras are not those that the model was loaded with; load it with open_pipe(recipe)"
         )
+    pipe = parse_model_sampling(recipe.model_sampling)(pipe)
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     mask = images.to_mask(read_frames(recipe.mask, recipe.mask_sha256)[0]) if recipe.mask else None
     size = size_of(recipe, pipe, source)

@@ -15,6 +15,7 @@ from sigmafield.hints import ControlImage, seal
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
 from sigmafield.models.directory import needed
+from sigmafield.models.model_sampling import parse_model_sampling
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Recipe:
     the parts of the model that a single file has not;
     denoise_map: of a picture whose brightness is the denoise strength of each place, white = as much as `denoise`,
     black = kept; map_schedule: what a strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many
-    but smaller steps.
+    but smaller steps; model_sampling: other noise levels or another prediction of the network, such as
+    "discrete(prediction=v, zsnr=true)", see `models.model_sampling`.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -118,11 +120,13 @@ class Recipe:
     denoise_map: str | None = None
     denoise_map_sha256: str | None = None
     map_schedule: str = "delayed"
+    model_sampling: str = ""
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
         schedules.lookup(self.scheduler).check(self.scheduler_params)
         parse_mods(self.guidance)
+        parse_model_sampling(self.model_sampling)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
         _at_least("frames", 1 if self.frames is None else self.frames, 1)

@@ -57,7 +57,7 @@ def sag(
 
     M is 1 where a token of the UNet's middle receives more attention than the mean, in the negative prompt's rows; G a
     Gaussian of 9×9 places with deviation blur_sigma, 0 = no blur. Acts on pictures of more than 4 places a side; at
-    cfg 1 as well. Raises ValueError where tiles or areas split the map.
+    cfg 1 as well. Beside it the patch `seen` takes the map down. Raises ValueError where tiles or areas split it.
     """
     if not scale or p.u is None or at.negative is None or min(at.x.shape[-2:]) <= 4:
         return p

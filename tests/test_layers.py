@@ -19,6 +19,7 @@ LAYERS = [
     ["mixing_ksampler"],
     ["models"],
     ["hints", "recipe", "job"],
+    ["demofusion"],
     ["lab"],
     ["cli"],
 ]

@@ -24,6 +24,8 @@ from sigmafield.param import Sampling, shifted
 from sigmafield.recipe import Recipe, Region
 from sigmafield.run import Run, finish
 from sigmafield.spatial.field import delayed, field_from_mask, own_schedule
+from sigmafield.spatial.mixing import Mixing
+from sigmafield.spatial.mixing_line import parse_mixing
 from sigmafield.types import Area, Cond, Control, Latent, State
 
 
@@ -33,13 +35,14 @@ class Job:
 
     recipe: Recipe
     pipe: Pipeline
-    run: Run
+    run: Run | Mixing
     start: State
 
     @torch.no_grad()
     def pictures(self, state: State) -> list[Image.Image]:
         """The pictures of a finished run; of videos, the frames of each in turn."""
-        x = self.run.grid.process.finish(self.run.end, state.x)
+        run = self.run.run if isinstance(self.run, Mixing) else self.run
+        x = run.grid.process.finish(run.end, state.x)
         return images.to_pictures(self.pipe.decode(x))
 
     @torch.no_grad()
@@ -99,6 +102,9 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
+    if (line := parse_mixing(recipe.mixing)) is not None:
+        run = line.mixing(run, latent, recipe.seed)
+        start = run.start(latent)
     return Job(recipe, pipe, run, start)
 
 

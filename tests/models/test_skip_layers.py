@@ -88,6 +88,7 @@ def test_slg_simple_takes_the_blocks_from_the_negative_prompt_alone(loaded):
         ("wan", "slg_simple(double='5')", "WanTransformer3DModel has 2 double and 0 single blocks"),
         ("sd3", "pag(layers='7')", r"SD3Transformer2DModel has blocks 0 to 1 to choose from; got layers = '7'"),
         ("sdxl", "seg(layers='0, 9')", r"UNet2DConditionModel has blocks 0 to 1 to choose from; got layers = '0, 9'"),
+        ("sd3", "pag(layers=all)", "layers must be numbers of blocks, such as '7, 8, 9'; got 'all'"),
         ("sd3", "sag", "SD3Transformer2DModel is no UNet with attention in its middle"),
     ],
 )

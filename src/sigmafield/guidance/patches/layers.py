@@ -77,9 +77,11 @@ def numbers(text: str) -> list[int]:
 def self_attentions(module: nn.Module, *, layers: str = "") -> list[nn.Module]:
     """The self-attention of some blocks, by number; "": of all in a UNet's middle, of a transformer's middle block.
 
-    Raises ValueError for a number that no block has.
+    Raises ValueError for a number that no block has, and for a text without numbers.
     """
     there, chosen = blocks(module), numbers(layers)
+    if layers.strip() and not chosen:
+        raise ValueError(f"layers must be numbers of blocks, such as '7, 8, 9'; got {layers!r}")
     if any(number >= len(there) for number in chosen):
         where = f"{type(module).__name__} has blocks 0 to {len(there) - 1} to choose from"
         raise ValueError(f"{where}; got layers = {layers!r}")

@@ -180,4 +180,6 @@ def test_freeu_acts_on_two_widths_and_is_off_at_1(make):
         assert torch.equal(out[:, width // 2 :], h[:, width // 2 :])
         for ours, before in zip(make(h, skip, 8, **off), (h, skip)):
             torch.testing.assert_close(ours, before)
-    assert not make(torch.ones(1, 32, 4, 4), torch.ones(1, 4, 4, 4), 8, **on)[0].isnan().any()
+    for dtype in (torch.float32, torch.float16):
+        h, skip = make(torch.ones(1, 32, 4, 4, dtype=dtype), torch.ones(1, 4, 4, 4, dtype=dtype), 8, **on)
+        assert h.isfinite().all() and h.dtype == skip.dtype == dtype

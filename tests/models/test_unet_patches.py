@@ -190,3 +190,35 @@ def test_a_factor_of_queries_is_a_factor_of_attention_s_scale(unet, told):
     want = seams.during(network_of(unet), places)(told[0], T, Cond(told[1]))
     for key in ("q", "k"):
         assert_close(patched("self_attention_multiply", unet, *told, **{key: 2.0}), want, atol=1e-5, rtol=0)
+
+
+PATCHES = [
+    "freeu", "freeu_v2", "deep_shrink", "deep_shrink(downscale_method=bislerp, after_skip=false)",
+    "hypertile(tile_size=32, max_depth=1, keys=tile)", "tome(max_downsample=2)", "self_attention_multiply(q=2)",
+    "cross_attention_multiply(out=0.5)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [*PATCHES, "+".join([*PATCHES[:3], *PATCHES[4:]])])
+def test_no_patch_reads_latents(line, unet):
+    """Reading a latent on the meta device raises; one after the other, and all of them at once."""
+    away, sigma = copy.deepcopy(unet).to("meta"), torch.tensor(9.0, dtype=torch.float64)
+    network, call = network_of(away), Call(away, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+    for patch in parse_mods(line).network:
+        network = patch(network, call)
+    x, text = torch.zeros(2, 4, 16, 24, device="meta"), torch.zeros(2, 5, 32, device="meta")
+    assert network(x, T.to("meta"), Cond(text)).shape == x.shape
+
+
+@pytest.mark.parametrize("line", PATCHES)
+def test_half_precision_stays_near(line, unet, told):
+    """bfloat16 throughout, as networks on devices run."""
+    sigma = torch.tensor(9.0, dtype=torch.float64)
+    answers = []
+    for dtype in (torch.float32, torch.bfloat16):
+        net = copy.deepcopy(unet).to(dtype)
+        call = Call(net, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+        (patch,) = parse_mods(line).network
+        answers.append(patch(network_of(net), call)(told[0].to(dtype), T, Cond(told[1].to(dtype))))
+    assert answers[1].dtype == torch.bfloat16
+    assert float((answers[1] - answers[0]).norm() / answers[0].norm()) < 0.1

@@ -49,6 +49,6 @@ def _multiplied(network: Network, call: Call, name: str, factors: tuple[float, f
         return output * factor
 
     modules = [module for _, module in attentions(call.module, name)]
-    linears: list[tuple[Any, ...]] = [(each.to_q, each.to_k, each.to_v, each.to_out[0]) for each in modules]
+    linears = [(each.to_q, each.to_k, each.to_v, each.to_out[0]) for each in modules]
     pairs = [pair for each in linears for pair in zip(each, factors) if pair[1] != 1]
     return during(network, [partial(after, linear, partial(times, factor=factor)) for linear, factor in pairs])

@@ -48,7 +48,7 @@ def meetings(module: nn.Module) -> list[tuple[nn.Module, int]]:
     return [(block.first, resnet.conv2.out_channels) for block, resnet in zip(blocks, below)]
 
 
-def attentions(module: nn.Module, name: str) -> list[tuple[int, nn.Module]]:
+def attentions(module: nn.Module, name: str) -> list[tuple[int, Any]]:
     """(depth, attention) of every transformer block of a UNet, from first to last.
 
     name: attn1, to itself, or attn2, to the text. depth: how often the sides of its map have been halved.

@@ -91,17 +91,21 @@ def _places(
         sizes[n] = (output[0] if isinstance(output, tuple) else output).shape[-2:]
 
     def grow_output(part: nn.Module, args: Any, kwargs: Any, output: Any, n: int) -> Any:
-        return mapped(output, lambda h: h if h.shape[-2:] == sizes[n] else resize(h, *sizes[n], upscale))
+        height, width = sizes[n]
+        return mapped(output, lambda h: h if h.shape[-2:] == (height, width) else resize(h, height, width, upscale))
 
     def upsample_to(part: nn.Module, args: Any, kwargs: Any, n: int) -> Any:
         return (args[0], sizes[n]), kwargs
 
-    behind = down[block + 1].first if block + 1 < len(down) else unet(module).mid_block.resnets[0]
-    places = [partial(before, behind, shrink_input) if after_skip else partial(after, down[block].last, shrink_output)]
+    middle = unet(module).mid_block
+    upsamplers = [each for level in unet(module).up_blocks for each in level.upsamplers or ()]
+    behind = down[block + 1].first if block + 1 < len(down) else middle.resnets[0]
+    places: list[Place] = [partial(before, behind, shrink_input)]
+    if not after_skip:
+        places = [partial(after, down[block].last, shrink_output)]
     places += [partial(after, each.last, partial(see, n=n)) for n, each in enumerate(down)]
-    # an upsampler grows to the next skip's size at once, before its convolution, however far that is
-    for n, last in zip(reversed(range(len(down))), [module.mid_block, *(each.last for each in up[:-1])]):
-        if any(last is each for level in module.up_blocks for each in level.upsamplers or ()):
+    for n, last in zip(reversed(range(len(down))), [middle, *(each.last for each in up[:-1])]):
+        if any(last is each for each in upsamplers):  # grows to the next skip's size at once, before it convolves
             places.append(partial(before, last, partial(upsample_to, n=n)))
         places.append(partial(after, last, partial(grow_output, n=n)))
     return places

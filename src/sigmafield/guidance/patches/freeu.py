@@ -104,10 +104,10 @@ def _met(network: Network, call: Call, change: Callable[..., tuple[Tensor, Tenso
 
 
 def _by_mean(h: Features, b: float) -> Tensor:
-    axes = tuple(range(1, h.ndim))
-    mean = h.mean(1, keepdim=True)
+    axes, wide = tuple(range(1, h.ndim)), h if h.dtype == torch.float64 else h.float()
+    mean = wide.mean(1, keepdim=True)
     low, high = mean.amin(axes, keepdim=True), mean.amax(axes, keepdim=True)
-    return (b - 1) * (mean - low) / (high - low).clamp(min=TINY) + 1
+    return ((b - 1) * (mean - low) / (high - low).clamp(min=TINY) + 1).to(h.dtype)
 
 
 def _at(

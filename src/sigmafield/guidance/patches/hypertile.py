@@ -61,7 +61,7 @@ def hypertile(
             sides = (height >> depth, width >> depth)
             if n != sides[0] * sides[1] or n != k.shape[2]:
                 return attention(q, k, v)
-            grid = sides if keys == "tile" else sides[::-1]
+            grid = sides if keys == "tile" else (sides[1], sides[0])
             draw = generator_of((step << 16) + layer)
             parts = [_parts(n, least << depth if scale_depth else least, swap_size, keys, draw) for n in grid]
             if parts == [1, 1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from importlib.resources import files
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from sigmafield.grid import VE, Span
 from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.patches import freeu, seams
 from sigmafield.guidance.patches.blocks import attentions, inputs, meetings, outputs
+from sigmafield.models import load
 from sigmafield.types import Call, Cond, Control, Ctx
 
 diffusers = pytest.importorskip("diffusers")
@@ -222,3 +224,23 @@ def test_half_precision_stays_near(line, unet, told):
         answers.append(patch(network_of(net), call)(told[0].to(dtype), T, Cond(told[1].to(dtype))))
     assert answers[1].dtype == torch.bfloat16
     assert float((answers[1] - answers[0]).norm() / answers[0].norm()) < 0.1
+
+
+@pytest.mark.parametrize("line", ["", *PATCHES, "hypertile(tile_size=32, max_depth=2)", "tome(max_downsample=4)"])
+def test_the_shipped_unet_is_patched_as_diffusers_own_class_is(line):
+    """The same weights in both."""
+    ours = load("tiny").module
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(files("sigmafield") / "data" / "tiny" / "unet").eval()
+    theirs.load_state_dict(ours.state_dict())
+    x, text, sigma = draw(2, 4, 32, 24), draw(2, 5, 160, seed=1), torch.tensor(9.0, dtype=torch.float64)
+    answers = []
+    for module, network in (
+        (ours, lambda x, t, cond: ours(x, t, cond.embeds)),
+        (theirs, network_of(theirs)),
+    ):
+        call = Call(module, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+        for patch in parse_mods(line).network:
+            network = patch(network, call)
+        with torch.no_grad():
+            answers.append(network(x, T, Cond(text)))
+    assert_close(*answers, atol=1e-4, rtol=1e-4)

@@ -42,7 +42,8 @@ def deep_shrink(
 ) -> Network:
     """Deep shrink: behind a block of the way down the map is shrunk; the way up grows it again where a skip is larger.
 
-        h ← resize(h, H/f, W/f)  behind input block `block`,   h ← resize(h, skip's size)  before each output block
+        h ← resize(h, H/f, W/f)          behind input block `block`
+        h ← resize(h, the skip's size)   before each output block
 
     f = downscale_factor, between start_percent and end_percent of the way through the network's noise levels; nothing
     is done outside of them. A UNet on more pixels than it was trained for then sees as much of the picture at once as

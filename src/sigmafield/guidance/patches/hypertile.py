@@ -43,9 +43,10 @@ def hypertile(
     """HyperTile: the tokens of self-attention are cut into T tiles, and a token sees N/T tokens instead of all N.
 
     A side of v tokens is cut into v/d parts, d one of the swap_size smallest divisors of v that are at least
-    max(32, tile_size)//8 places; scale_depth: times 2 for each halving of the map. It acts where the latent's sides
-    have been halved max_depth times or less, and are whole numbers still. Divisors are drawn anew in every attention
-    layer and every step, from the numbers of both and nothing else.
+    max(32, tile_size)//8: tile_size is in pixels, at 8 for a place of the latent; with scale_depth d is at least twice
+    that for each halving of the map. It acts on maps whose sides are the latent's halved max_depth times or less,
+    without a remainder. Divisors are drawn anew in every attention layer and every step, from the numbers of both and
+    nothing else.
     keys: strip, tile j of the queries sees the j-th N/T tokens of the raster, tiles are cut as if height and width were
     exchanged, and the largest divisor is never drawn: as ComfyUI does. tile: it sees the tokens of its own tile.
     """

@@ -159,7 +159,8 @@ class Mods:
         model = at.model
         for wrap in self.model:
             model = wrap(model)
-        at = replace(at, model=model, ctx=with_patches(at.ctx, *self.network), against=self.against)
+        ctx = replace(with_patches(at.ctx, *self.network), notes={})  # a new evaluation: nothing has been seen of it
+        at = replace(at, model=model, ctx=ctx, against=self.against)
         for hook in self.scale:
             at = replace(at, cfg=hook(at))
         return at

@@ -124,5 +124,7 @@ def _split(tree: ast.expr) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _value(tree: ast.expr) -> Any:
-    """A number, or a word with or without quotes."""
-    return tree.id if isinstance(tree, ast.Name) else ast.literal_eval(tree)
+    """A number, true or false, or a word with or without quotes."""
+    return (
+        {"true": True, "false": False}.get(tree.id, tree.id) if isinstance(tree, ast.Name) else ast.literal_eval(tree)
+    )

@@ -79,7 +79,7 @@ def forget(aux: Memory, *beginnings: str) -> None:
         del aux[name]
 
 
-def one_level(name: str, *sigmas: Sigma) -> None:
+def one_level(name: str, *sigmas: Tensor) -> None:
     """Raises ValueError for noise levels that vary within a sample: its places are then evaluated one level by one."""
     if any(s.ndim and per_sample(s) is None for s in sigmas):
         raise ValueError(f"{name} needs one sigma per sample: leave it out where the noise level varies over a sample")

@@ -127,18 +127,18 @@ def easycache(
 
 
 def _cached(network: Network, call: Call, threshold: float, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    aux, notes, about = call.ctx.aux, call.ctx.notes, identity(call)
-    earlier: tuple[str, ...] = notes.get("easycache.calls", ())
-    notes["easycache.calls"] = (*earlier, about)
+    aux, plan, about = call.ctx.aux, call.ctx.plan, identity(call)
+    earlier: tuple[str, ...] = plan.get("easycache.calls", ())
+    plan["easycache.calls"] = (*earlier, about)
     key = f"easycache.d {about} {earlier.count(about)}"  # with max_rows, several calls are about the same
     leads, rows, change = not earlier, len(next(list(g) for _, g in groupby(call.roles))), None
     if leads:
         if aux.get("easycache.leader") != key:
             forget(aux, "easycache.")
         change = moved(aux, "easycache", sampled(x[:rows]))
-        notes["easycache.out"] = leaves_out(aux, "easycache", change, threshold)
+        plan["easycache.out"] = leaves_out(aux, "easycache", change, threshold)
     d = aux.get(key)
-    if notes["easycache.out"] and d is not None and d.shape == x.shape:
+    if plan["easycache.out"] and d is not None and d.shape == x.shape:
         return x + d
     F = network(x, t, cond)
     if leads:

@@ -2,17 +2,16 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from laws import run_of
 
 from sigmafield.grid import VE, Flow, Grid, Span
-from sigmafield.guidance import parse_mods
+from sigmafield.guidance import parse_mods, windows
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.windows import (
-    context, free_noise, looped_uniform, reversed_bits, shares, standard_uniform, step_of, weights, windows_of,
-)  # fmt: skip
+from sigmafield.guidance.windows import context, free_noise, shares, weights, windows_of
 from sigmafield.run import finish, iterate
 from sigmafield.schedules import karras
 from sigmafield.types import Cond, Control, Ctx, Residuals
@@ -33,13 +32,13 @@ def ctx(sigma=SIGMA, **rest):
 def test_every_place_is_shown_and_none_twice_at_once(schedule, size, length, overlap, stride):
     for step in range(9):
         for loop in (False, True):
-            windows = windows_of(schedule, size, length, overlap, stride, loop, step)
-            assert set().union(*windows) == set(range(size))
-            assert schedule == "looped_uniform" or len(set(windows)) == len(windows)
-            for window in windows:
-                assert len(set(window)) == len(window) <= length and 0 <= min(window) and max(window) < size
+            chosen = windows_of(schedule, size, length, overlap, stride, loop, step)
+            assert set().union(*chosen) == set(range(size))
+            assert schedule == "looped_uniform" or len(set(chosen)) == len(chosen)
+            for window in chosen:
+                assert len(set(window)) == len(window) <= length and set(window) <= set(range(size))
                 assert schedule == "batched" or len(window) == length
-                distances = {(b - a) % size for a, b in zip(window, window[1:])}
+                distances = {(b - a) % size for a, b in pairwise(window)}
                 assert len(distances) < 2 and distances <= {1, 2, 4, 8}, "a window goes in steps of one power of 2"
                 assert schedule == "looped_uniform" or list(window) == sorted(window), "only a loop wraps"
 
@@ -58,7 +57,7 @@ def test_closed_forms(size, length, overlap):
 
 def test_the_loop_by_its_definition():
     """Kinds of windows, their starts and their places, one by one; a start of every step's own."""
-    assert [reversed_bits(k) for k in range(5)] == [0, 0.5, 0.25, 0.75, 0.125]
+    assert [windows.reversed_bits(k) for k in range(5)] == [0, 0.5, 0.25, 0.75, 0.125]
     for size, length, overlap, stride, step in [(20, 16, 4, 1, 1), (33, 8, 3, 3, 2), (64, 16, 4, 2, 5)]:
         for closed in (False, True):
             want, share = [], {1: 0.5, 2: 0.25, 5: 0.625}[step]
@@ -67,16 +66,16 @@ def test_the_loop_by_its_definition():
                 while j < size + round(size * share) - (0 if closed else overlap):
                     want.append([(j + i * d) % size for i in range(length)])
                     j += length * d - overlap
-            assert [list(w) for w in looped_uniform(size, length, overlap, stride, closed, step)] == want
+            assert [list(w) for w in windows.looped_uniform(size, length, overlap, stride, closed, step)] == want
 
 
 def test_edges_of_the_loop_without_its_ring():
     """A window that wraps ends at the end, one from 0 takes over; a stride that does not fit is left out."""
-    assert looped_uniform(10, 4, 1, 1, False, 1)[1:] == ((8, 9, 0, 1), (1, 2, 3, 4))
-    assert standard_uniform(10, 4, 1, 1, 1) == ((5, 6, 7, 8), (6, 7, 8, 9), (0, 1, 2, 3), (1, 2, 3, 4))
-    assert standard_uniform(20, 16, 4, 2, 0) == standard_uniform(20, 16, 4, 1, 0)
-    two = standard_uniform(64, 16, 4, 2, 0)
-    assert any(w[1] - w[0] == 2 for w in two) and set(standard_uniform(64, 16, 4, 1, 0)) < set(two)
+    assert windows.looped_uniform(10, 4, 1, 1, False, 1)[1:] == ((8, 9, 0, 1), (1, 2, 3, 4))
+    assert windows.standard_uniform(10, 4, 1, 1, 1) == ((5, 6, 7, 8), (6, 7, 8, 9), (0, 1, 2, 3), (1, 2, 3, 4))
+    assert windows.standard_uniform(20, 16, 4, 2, 0) == windows.standard_uniform(20, 16, 4, 1, 0)
+    two = windows.standard_uniform(64, 16, 4, 2, 0)
+    assert any(w[1] - w[0] == 2 for w in two) and set(windows.standard_uniform(64, 16, 4, 1, 0)) < set(two)
 
 
 def test_the_step_of_a_level():
@@ -84,8 +83,8 @@ def test_the_step_of_a_level():
     sigmas = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0], dtype=torch.float64)
     span = Span(sigmas[0], sigmas[1], Flow(), 0, 4, sigmas)
     for level, step in {8.0: 0, 4.0003: 1, 3.9: 1, 2.5: 1, 2.0: 2, 0.5: 3, 9.0: 0}.items():
-        assert step_of(torch.tensor(level, dtype=torch.float64), span) == step
-    assert step_of(torch.full((1, 1, 2, 2), 3.0, dtype=torch.float64), replace(span, i=2)) == 2
+        assert windows.step_of(torch.tensor(level, dtype=torch.float64), span) == step
+    assert windows.step_of(torch.full((1, 1, 2, 2), 3.0, dtype=torch.float64), replace(span, i=2)) == 2
 
 
 def test_weights_by_hand():
@@ -104,9 +103,9 @@ def test_weights_by_hand():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_shares_sum_to_1(fuse, schedule):
     for size, length, overlap in SIZES:
-        windows = windows_of(schedule, size, length, overlap, 2, False, 3)
+        all_windows = windows_of(schedule, size, length, overlap, 2, False, 3)
         total = torch.zeros(size, dtype=torch.float64)
-        for window, share in zip(windows, shares(fuse, windows, size, overlap)):
+        for window, share in zip(all_windows, shares(fuse, all_windows, size, overlap)):
             assert (share >= 0).all()
             total[list(window)] += share
         torch.testing.assert_close(total, torch.ones_like(total))

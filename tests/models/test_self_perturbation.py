@@ -240,3 +240,19 @@ def test_blurring_goes_from_nothing_to_the_mean():
 @pytest.mark.parametrize("n, sides, want", [(64, (64, 64), (8, 8)), (96, (64, 96), (8, 12)), (88, (60, 84), (8, 11))])
 def test_the_grid_of_a_level_is_the_latents_shape(n, sides, want):
     assert nearest_grid(n, sides) == want
+
+
+@pytest.mark.parametrize("name", ["pag", "seg", "hypertile(max_depth=3, tile_size=32)+pag"])
+def test_attention_that_is_worked_out_otherwise_is_refused_not_left_alone(name, loaded):
+    """xformers', sliced and older processors do not call torch's function: nothing can take its place."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    pipe = loaded("sd1")
+    assert asked(pipe, "pag").x0.isfinite().all()
+    own = pipe.module.attn_processors
+    pipe.module.set_attn_processor(AttnProcessor())
+    try:
+        with pytest.raises(ValueError, match="AttnProcessor does not attend by torch's scaled_dot_product_attention"):
+            asked(pipe, name)
+    finally:
+        pipe.module.set_attn_processor(own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -73,12 +74,27 @@ def instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def inside(module: nn.Module, attend: Attend) -> Iterator[None]:
-    """`attend` in the place of every scaled dot-product attention within the module, whatever it projects and norms."""
+    """`attend` in the place of every scaled dot-product attention within the module, whatever it projects and norms.
+
+    A call of the module raises ValueError if it works its attention out in another way than by torch's function.
+    """
     forward = module.forward
 
     def attending(*args: Any, **kwargs: Any) -> Any:
-        with _Attending(attend):
-            return forward(*args, **kwargs)
+        mode = _Attending(attend)
+        token = _ENTERED.set((*_ENTERED.get(), mode))
+        try:
+            with mode:
+                out = forward(*args, **kwargs)
+        finally:
+            _ENTERED.reset(token)
+        if not mode.reached:
+            how = type(getattr(module, "processor", module)).__name__
+            raise ValueError(
+                f"{how} does not attend by torch's scaled_dot_product_attention, so nothing in it can be changed; "
+                "give the network its default attention processors"
+            )
+        return out
 
     with instead(module, attending):
         yield
@@ -90,12 +106,19 @@ class _Attending(TorchFunctionMode):
     def __init__(self, attend: Attend) -> None:
         super().__init__()
         self.attend = attend
+        self.reached = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
+        for mode in _ENTERED.get():  # an inner one may answer without asking those around it
+            mode.reached = True
         for name, value in zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args):
             kwargs[name] = value
         q, k, v = (kwargs.pop(name) for name in ("query", "key", "value"))
         return self.attend(q, k, v, partial(func, **kwargs))
+
+
+_ENTERED: ContextVar[tuple[_Attending, ...]] = ContextVar("entered", default=())
+"""The modes that are entered in this thread, the outermost first."""

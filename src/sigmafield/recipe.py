@@ -15,6 +15,7 @@ from sigmafield.hints import ControlImage, seal
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
 from sigmafield.models.directory import needed
+from sigmafield.tiling import AUTO, Detail, Tiling
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ class Recipe:
     directory of textual inversions that `open_pipe` loads the model with; parts: directory for
     the parts of the model that a single file has not;
     denoise_map: of a picture whose brightness is the denoise strength of each place, white = as much as `denoise`,
-    black = kept; map_schedule: what a strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many
-    but smaller steps.
+    black = `min_denoise`, 0 = kept; or 'auto', from the image: much `detail`, much change; map_schedule: what a
+    strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many but smaller steps.
+    scale: the image is enlarged by this factor ≥ 1 first, to sides of whole places; tiling: the network is shown tiles.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -118,6 +120,10 @@ class Recipe:
     denoise_map: str | None = None
     denoise_map_sha256: str | None = None
     map_schedule: str = "delayed"
+    min_denoise: float = 0.0
+    detail: Detail = Detail()
+    scale: float = 1.0
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
@@ -147,8 +153,10 @@ class Recipe:
             raise ValueError(f"map_schedule must be 'delayed' or 'own'; got {self.map_schedule!r}")
         if self.map_schedule == "own" and (self.start_step, self.last_step) != (None, None):
             raise ValueError("map_schedule 'own' runs whole schedules: leave start_step and last_step out")
+        self._check_large()
         for name in ("image", "mask", "denoise_map"):
-            seal(self, name)
+            if getattr(self, name) != AUTO or name != "denoise_map":
+                seal(self, name)
         if self.clip_skip is not None and self.clip_skip > -1:
             raise ValueError(f"clip_skip must be -1 (the last layer), -2, … or None; got {self.clip_skip}")
         last = self.steps if self.last_step is None else self.last_step
@@ -159,6 +167,19 @@ class Recipe:
             )
         if (self.width is None) != (self.height is None):
             raise ValueError(f"width and height go together; got {self.width} and {self.height}")
+
+    def _check_large(self) -> None:
+        if not 1 <= self.scale < math.inf:
+            raise ValueError(f"scale must be a number ≥ 1; got {self.scale}")
+        if self.scale > 1 and (self.image is None or self.width is not None):
+            raise ValueError(f"scale {self.scale} needs an image to enlarge, and no width and height besides")
+        if not 0 <= self.min_denoise <= self.denoise:
+            raise ValueError(f"min_denoise must be 0 … denoise = {self.denoise}; got {self.min_denoise}")
+        if self.min_denoise and self.denoise_map is None:
+            raise ValueError(f"min_denoise {self.min_denoise} needs a denoise_map, whose black parts have it")
+        shifting = self.tiling is not None and self.tiling.method == "spot"
+        if shifting and self.denoise_map is not None and self.map_schedule == "own":
+            raise ValueError("tiling 'spot' shifts its tiles with the step: with a denoise map, map_schedule 'delayed'")
 
     def to_json(self) -> str:
         """The recipe as one line of JSON."""
@@ -180,6 +201,8 @@ class Recipe:
         values["regions"] = tuple(Region(**region) for region in values.get("regions", ()))
         values["controls"] = tuple(ControlImage(**control) for control in values.get("controls", ()))
         values["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
+        values["detail"] = Detail(**values.get("detail", {}))
+        values["tiling"] = Tiling(**values["tiling"]) if values.get("tiling") else None
         return cls(**values)
 
 

@@ -110,7 +110,7 @@ def sample(
     denoise_map: Annotated[
         Optional[Path],
         typer.Option(
-            help="Picture: how much each place changes; white as --denoise says, black is kept.",
+            help="Picture: how much each place changes; white as --denoise says, black is kept; or 'auto'.",
             rich_help_panel="Image to image",
         ),
     ] = None,

@@ -133,7 +133,7 @@ ERRORS = [
     (["--tiling", "spot", "--map-schedule", "own"], "with a denoise map, map_schedule 'delayed'"),
     (["--denoise", "0.4", "--min-denoise", "0.1"], "give --denoise for all places, or a map with"),
     (["--denoise", "0"], "denoise must be above 0 and at most 1; got 0.0"),
-    (["--min-denoise", "0.6"], "must be 0 ≤ min ≤ max ≤ 1, and max above 0; got 0.6 and 0.5"),
+    (["--min-denoise", "0.6"], "must be 0 ≤ min ≤ max ≤ 1, and max above 0; got 0.6 and 0.4"),
     (["--denoise-map", "nowhere.png"], "no image at nowhere.png"),
     (["--threshold", "-1"], "threshold and depth must be ≥ 0; got -1.0 and 4"),
     (["--smallest", "0"], "smallest must be ≥ 1 pixel; got 0"),

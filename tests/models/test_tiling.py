@@ -56,9 +56,9 @@ def test_one_tile_over_all_is_image_to_image(pipe, small, method, scope, sampler
     assert sf.generate(pipe, "x", image=small, scale=2.0, steps=1, denoise=0.3)[0].size == big.size
 
 
-@pytest.mark.parametrize("way", ["delayed", "own"])
-def test_a_constant_map_is_the_scalar_run(pipe, small, way, tmp_path):
-    tiled = recipe(small, scale=3.0, tiling=Tiling(tile=64, overlap=16))
+@pytest.mark.parametrize("way, method", [("delayed", "mixture"), ("own", "mixture"), ("delayed", "spot")])
+def test_a_constant_map_is_the_scalar_run(pipe, small, way, method, tmp_path):
+    tiled = recipe(small, scale=3.0, tiling=Tiling(method, tile=64, overlap=16))
     _, scalar = end_of(tiled, pipe)
     _, auto = end_of(replace(tiled, denoise_map="auto", min_denoise=0.6, map_schedule=way), pipe)
     assert torch.equal(auto.x, scalar.x)
@@ -71,14 +71,15 @@ def test_a_constant_map_is_the_scalar_run(pipe, small, way, tmp_path):
         assert torch.equal(end_of(black, pipe)[1].x, end_of(replace(tiled, denoise=0.3), pipe)[1].x)
 
 
-def test_the_map_of_the_picture_keeps_what_is_empty(pipe, small):
+@pytest.mark.parametrize("tiling", [Tiling(tile=64), Tiling("spot", tile=64), None], ids=str)
+def test_the_map_of_the_picture_keeps_what_is_empty(pipe, small, tiling):
     """The flat left of the picture is the largest leaf, which has the least strength: 0 keeps it as it is."""
-    job, end = end_of(recipe(small, scale=4.0, steps=10, denoise_map="auto", tiling=Tiling(tile=64)), pipe)
+    job, end = end_of(recipe(small, scale=4.0, steps=10, denoise_map="auto", tiling=tiling), pipe)
     source = pipe.encode(_tensor(small, 4))
     change = (end.x - source).abs().amax((0, 1))
     assert (change[:, :8] == 0).all()
     assert change[12:20, 32:36].min() > 0
-    assert job.rows(end)[0] < job.rows(end)[1]
+    assert tiling is None or job.rows(end)[0] < job.rows(end)[1]
 
 
 def _tensor(path, scale):

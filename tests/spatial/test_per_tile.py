@@ -18,7 +18,7 @@ from sigmafield.spatial.per_tile import PerTile, seen_in
 from sigmafield.spatial.served import Served
 from sigmafield.spatial.tiled import ROWS, Counted, Tiled, grid_cover
 from sigmafield.spatial.tiles import gaussian, grid_tiles
-from sigmafield.types import Area
+from sigmafield.types import Area, Control, Residuals
 
 SHAPE = (2, 4, 16, 24)
 PROCESS = SAMPLINGS["eps"].process
@@ -73,6 +73,30 @@ def test_a_disjoint_tile_is_guided_as_a_run_of_its_own(mods):
     whole = finish(run_of(Guider(Tiled(Toy(PROCESS), cover), POSITIVE, NEGATIVE, 2.0, mods)), x).x
     same = torch.equal(whole[(..., *disjoint[1].box.index)], end.x[(..., *disjoint[1].box.index)])
     assert same is (mods is not STATEFUL)  # guidance of the canvas looks at other tiles
+
+
+def test_what_a_conditioning_has_in_every_place_is_cut_along():
+    """Further channels and hints as the tile's box, hints in their resolution; what does not reach the tile is left out."""
+
+    class Net:
+        factor = 8
+
+        def __call__(self, x, t, cond, hint, strength):
+            return Residuals()
+
+    concat, hint = drawn((1, 2, 16, 24)), drawn((1, 3, 128, 192))
+    given = replace(POSITIVE, concat=concat, controls=(Control(Net(), hint),))
+    corner = replace(given, area=Area((4, 4), (12, 20)))
+    tiles = grid_tiles(16, 24, (8, 12))
+    for tile in tiles:
+        y, x, height, width = tile.box
+        inner = seen_in(tile, [given, corner], SHAPE[2:])
+        assert len(inner) == (2 if tile is tiles[-1] else 1)
+        for one in inner:
+            assert torch.equal(one.concat, concat[..., y : y + height, x : x + width])
+            at = (..., slice(8 * y, 8 * (y + height)), slice(8 * x, 8 * (x + width)))
+            assert torch.equal(one.controls[0].hint, hint[at])
+    assert inner[1].area == Area((4, 4), (4, 8))
 
 
 def test_memory_of_tiles_is_in_checkpoints(tmp_path):

@@ -39,7 +39,7 @@ from sigmafield.cli.options import (
     Steps,
 )
 
-SCALE, MIN_DENOISE, MAX_DENOISE = 2.0, 0.2, 0.5
+SCALE, MIN_DENOISE, MAX_DENOISE = 2.0, 0.1, 0.4
 
 
 @app.command()
@@ -73,13 +73,11 @@ def upscale(
     ] = None,
     min_denoise: Annotated[
         float | None,
-        typer.Option(
-            help="Strength of the largest, emptiest places, or black; 0 = kept; 0.2.", rich_help_panel="Denoise"
-        ),
+        typer.Option(help="Strength where there is least to see, or black; 0 = kept; 0.1.", rich_help_panel="Denoise"),
     ] = None,
     max_denoise: Annotated[
         float | None,
-        typer.Option(help="Strength where there is most to see, or white; 0.5.", rich_help_panel="Denoise"),
+        typer.Option(help="Strength where there is most to see, or white; 0.4.", rich_help_panel="Denoise"),
     ] = None,
     map_schedule: MapSchedule = "delayed",
     threshold: Annotated[

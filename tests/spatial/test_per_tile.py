@@ -76,7 +76,7 @@ def test_a_disjoint_tile_is_guided_as_a_run_of_its_own(mods):
 
 
 def test_what_a_conditioning_has_in_every_place_is_cut_along():
-    """Further channels and hints as the tile's box, hints in their resolution; what does not reach the tile is left out."""
+    """Further channels and hints by the box, hints in their resolution; what does not reach a tile is left out."""
 
     class Net:
         factor = 8

@@ -14,9 +14,9 @@ from torch import Tensor
 from sigmafield import images
 from sigmafield.guidance import parse_mods
 from sigmafield.guidance.cond import fit
+from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, controls_of, read_frames, resized
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
-from sigmafield.methods import lookup
 from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
@@ -102,7 +102,7 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
     sigmas = sigmas_of(recipe, pipe.sampling, space, strengths_of(recipe, pipe, source, size))
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
-    prompts = prompts_of(recipe, pipe, size, shown)
+    positive, negative, empty = prompts_of(recipe, pipe, size, shown)
     steered = controls_of(recipe.controls, pipe) if controls is None else controls
     concat = concat_of(pipe, size, source[0] if source else None, mask)
 
@@ -111,16 +111,18 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         pipe.check(cond)
         return fit(cond, space)
 
-    prompts = [[complete(cond) for cond in prompt] for prompt in prompts]
-    cfg, mods = pipe.cfg if recipe.cfg is None else recipe.cfg, parse_mods(recipe.guidance)
+    cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
+    mods, positive, negative = parse_mods(recipe.guidance), [complete(cond) for cond in positive], complete(negative)
+    guider = Guider(pipe.model, positive, negative, cfg, mods, complete(empty))
     model = model_of(recipe.tiling, pipe, levels_of(recipe, pipe.sampling, 1.0), recipe.seed)
-    guider = guider_of(recipe.tiling, pipe, model, prompts, cfg, mods)
+    guider = guider_of(recipe.tiling, pipe, guider, model)
     run, start = open_run(
         guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
-    asked = prompts[:1] if cfg == 1 and not lookup(recipe.sampler).need_uncond else prompts[:2]
-    whole = 0 if recipe.tiling is None else rows_of(recipe.tiling, pipe, asked, len(latent), space)
+    alone = cfg == 1 and not run.method.need_uncond
+    prompts = [positive] if alone else [positive, [negative]]
+    whole = 0 if recipe.tiling is None else rows_of(recipe.tiling, pipe, prompts, len(latent), space)
     return Job(recipe, pipe, run, start, whole)
 
 
@@ -130,8 +132,10 @@ def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
     return job.pictures(finish(job.run, job.start))
 
 
-def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int], shown: tuple[int, int]) -> list[list[Cond]]:
-    """Conditionings of the prompt with the regions, of the negative prompt, and of none.
+def prompts_of(
+    recipe: Recipe, pipe: Pipeline, size: tuple[int, int], shown: tuple[int, int]
+) -> tuple[list[Cond], Cond, Cond]:
+    """Conditionings of the prompt and the regions, of the negative prompt, and of none.
 
     size: of the picture; shown: of what the network sees of it, which some networks are told.
     """
@@ -142,8 +146,7 @@ def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int], shown: tup
         positive.append(replace(cond, area=area, strength=region.strength))
     against = pipe.encode_negative or pipe.encode_text
     negative = told(recipe, against([recipe.negative], shown, recipe.clip_skip))
-    empty = told(recipe, against([""], shown, recipe.clip_skip)) if recipe.guidance else negative
-    return [positive, [negative], [empty]]
+    return positive, negative, told(recipe, against([""], shown, recipe.clip_skip)) if recipe.guidance else negative
 
 
 def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampling:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 from torch import Tensor
 
 from sigmafield import images
 from sigmafield.guidance.cond import Prompt, place
-from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.hooks import Mods
+from sigmafield.guidance.guider import Guider, prompt
 from sigmafield.maths import named
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.running import tiled_pictures
@@ -37,10 +36,10 @@ class Tiling:
     """A large picture is shown to the network in tiles: how, and of what size.
 
     method: mixture (of Diffusers, blended by a bell), multidiffusion (by the mean), or spot (disjoint, shifted at each
-    step); tile: side in pixels, None = the model's own size; overlap: of neighbours in pixels, below the tile, None = a
-    quarter of it, and none for spot; batch: tiles ≥ 1 of one network call; scope: guidance of the whole 'canvas', or
-    of each 'tile' alone, see `spatial.per_tile`; vae_tile: side in pixels that the VAE works on at once, 0 = all, None
-    = 64 places of its latent. Sides are multiples of the VAE's factor.
+    step); tile: side in pixels, None = the model's own size; overlap: of neighbours in pixels, at least 4 places less
+    than the tile, None = a quarter of it, none for spot; batch: tiles ≥ 1 of one network call; scope: guidance of the
+    whole 'canvas', or of each 'tile' alone, see `spatial.per_tile`; vae_tile: side in pixels that the VAE works on at
+    once, 0 = all, None = 64 places of its latent. Sides are multiples of the VAE's factor.
     Raises ValueError for a value outside its range, at construction.
     """
 
@@ -55,8 +54,10 @@ class Tiling:
         named(WINDOWS, self.method, "tiling")
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile must be ≥ 1 pixel; got {self.tile}")
-        if self.overlap is not None and not 0 <= self.overlap < (self.tile or math.inf):
-            raise ValueError(f"overlap must be ≥ 0 and below the tile's {self.tile}; got {self.overlap}")
+        if self.overlap is not None and self.overlap < 0:
+            raise ValueError(f"overlap must be ≥ 0 pixels; got {self.overlap}")
+        if self.overlap and self.tile and self.overlap >= self.tile:
+            raise ValueError(f"overlap must be below the tile's {self.tile}; got {self.overlap}")
         if self.batch < 1:
             raise ValueError(f"batch must be ≥ 1 tile; got {self.batch}")
         if self.scope not in ("canvas", "tile"):
@@ -111,12 +112,14 @@ def tile_of(tiling: Tiling, pipe: Pipeline) -> tuple[tuple[int, int], int]:
     if tiling.overlap:
         check_multiple("overlap", tiling.overlap, factor)
     tile = height // factor, width // factor
-    overlap = 0 if tiling.method == "spot" else min(tile) // 4
-    if tiling.overlap is not None:
-        overlap = tiling.overlap // factor
-    if overlap >= min(tile):
-        raise ValueError(f"overlap must be below the tile's {min(height, width)}; got {tiling.overlap}")
-    return tile, overlap
+    most = max(min(tile) - 4, 0)
+    if tiling.overlap is None:
+        return tile, 0 if tiling.method == "spot" else min(min(tile) // 4, most)
+    if tiling.overlap > most * factor:
+        raise ValueError(
+            f"overlap must be at most {most * factor}, 4 places of {factor} less than the tile; got {tiling.overlap}"
+        )
+    return tile, tiling.overlap // factor
 
 
 def seen(tiling: Tiling | None, pipe: Pipeline, size: tuple[int, int]) -> tuple[int, int]:
@@ -154,24 +157,18 @@ def model_of(tiling: Tiling | None, pipe: Pipeline, sigmas: Tensor, seed: int) -
     return Tiled(pipe.model, cover_of(tiling, pipe), WINDOWS[tiling.method], tiling.batch)
 
 
-def guider_of(
-    tiling: Tiling | None, pipe: Pipeline, model: Model, prompts: Sequence[Prompt], cfg: float, mods: Mods
-) -> Denoiser:
-    """The guider of a whole latent over a network that is shown tiles, or one for each tile over the network itself.
+def guider_of(tiling: Tiling | None, pipe: Pipeline, guider: Guider, model: Model) -> Denoiser:
+    """The guider over a network that is shown tiles (`model_of`), or one for each tile over the network itself.
 
-    prompts: positive, negative and empty, of conditionings that fit the latent.
+    guider: of the network as it is, with conditionings that fit the latent.
     """
-
-    def guide(network: Model, told: Sequence[Prompt]) -> Guider:
-        positive, negative, empty = told
-        return Guider(network, positive, negative, cfg, mods, empty)
-
     if tiling is None or tiling.scope == "canvas":
-        return guide(model, prompts)
-    network = Counted(pipe.model)
+        return replace(guider, model=model)
+    network, given = Counted(pipe.model), (guider.positive, guider.negative, guider.empty)
 
     def alone(tile: Tile, space: Sequence[int]) -> Guider:
-        return guide(network, [seen_in(tile, conds, space) for conds in prompts])
+        P, N, E = (None if conds is None else seen_in(tile, prompt(conds), space) for conds in given)
+        return replace(guider, model=network, positive=P, negative=N, empty=E)
 
     return PerTile(alone, cover_of(tiling, pipe), WINDOWS[tiling.method])
 

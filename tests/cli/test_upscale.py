@@ -127,7 +127,7 @@ ERRORS = [
     (["--scale", "2", "--size", "128x128"], "give --scale or --size, not both; got 2 and 128x128"),
     (["--size", "130x128"], "width must be a multiple of 4, the VAE's factor; got 130: try 128 or 132"),
     (["--tile", "50"], "tile must be a multiple of 4, the VAE's factor; got 50: try 48 or 52"),
-    (["--tile", "64", "--overlap", "64"], "overlap must be ≥ 0 and below the tile's 64; got 64"),
+    (["--tile", "64", "--overlap", "64"], "overlap must be below the tile's 64; got 64"),
     (["--overlap", "10"], "overlap must be a multiple of 4, the VAE's factor; got 10: try 8 or 12"),
     (["--tiling", "mixtures"], "unknown tiling 'mixtures'; did you mean mixture?"),
     (["--tiling", "spot", "--map-schedule", "own"], "with a denoise map, map_schedule 'delayed'"),

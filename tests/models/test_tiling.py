@@ -176,8 +176,8 @@ def test_recipes_with_tiles_are_json(small):
 WRONG = [
     (lambda: Tiling("mixtur"), "unknown tiling 'mixtur'; did you mean mixture?"),
     (lambda: Tiling(tile=0), "tile must be ≥ 1 pixel; got 0"),
-    (lambda: Tiling(tile=64, overlap=64), "overlap must be ≥ 0 and below the tile's 64; got 64"),
-    (lambda: Tiling(overlap=-1), "overlap must be ≥ 0"),
+    (lambda: Tiling(tile=64, overlap=64), "overlap must be below the tile's 64; got 64"),
+    (lambda: Tiling(overlap=-1), "overlap must be ≥ 0 pixels; got -1"),
     (lambda: Tiling(batch=0), "batch must be ≥ 1 tile; got 0"),
     (lambda: Tiling(scope="whole"), "scope must be 'canvas' or 'tile'; got 'whole'"),
     (lambda: Tiling("spot", scope="tile"), "take mixture or multidiffusion"),
@@ -203,7 +203,7 @@ REFUSED = [
     ({"tiling": Tiling("spot"), "denoise_map": "auto", "map_schedule": "own"}, "map_schedule 'delayed'"),
     ({"tiling": Tiling(tile=66)}, "tile must be a multiple of 4, the VAE's factor; got 66: try 64 or 68"),
     ({"tiling": Tiling(overlap=6)}, "overlap must be a multiple of 4, the VAE's factor; got 6: try 4 or 8"),
-    ({"tiling": Tiling(overlap=64)}, "overlap must be below the tile's 64; got 64"),
+    ({"tiling": Tiling(overlap=52)}, "overlap must be at most 48, 4 places of 4 less than the tile; got 52"),
     ({"tiling": Tiling(vae_tile=70)}, "vae_tile must be a multiple of 4, the VAE's factor; got 70: try 68 or 72"),
 ]
 

@@ -154,9 +154,8 @@ class Recipe:
         if self.map_schedule == "own" and (self.start_step, self.last_step) != (None, None):
             raise ValueError("map_schedule 'own' runs whole schedules: leave start_step and last_step out")
         self._check_large()
-        for name in ("image", "mask", "denoise_map"):
-            if getattr(self, name) != AUTO or name != "denoise_map":
-                seal(self, name)
+        for name in ("image", "mask", *(["denoise_map"] if self.denoise_map != AUTO else [])):
+            seal(self, name)
         if self.clip_skip is not None and self.clip_skip > -1:
             raise ValueError(f"clip_skip must be -1 (the last layer), -2, … or None; got {self.clip_skip}")
         last = self.steps if self.last_step is None else self.last_step

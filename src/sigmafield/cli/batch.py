@@ -127,11 +127,12 @@ def report(
 
 def write_tiles(job: Job, path: Path) -> None:
     """The tiles of a job with their strengths, as PNG or SVG."""
-    drawn = tiles_of(job)
+    picture, boxes, values = tiles_of(job)
+    line = min(max(picture.width // 256, 1), 4)
     if path.suffix.lower() == ".svg":
-        path.write_text(tiles_svg(*drawn), "utf-8")
+        path.write_text(tiles_svg(picture, boxes, values, line=float(line)), "utf-8")
     else:
-        images.save_png(draw_tiles(*drawn), path)
+        images.save_png(draw_tiles(picture, boxes, values, line=line), path)
 
 
 def check_previews(pipe: Pipeline, every: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
 
 LAYERS = [
-    ["types", "maths", "resize", "ranges"],
+    ["types", "maths", "resize", "ranges", "language"],
     ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "brownian"],
     ["methods"],
     ["run", "lcm_upscale", "checkpoint", "images", "latents"],
@@ -19,6 +19,7 @@ LAYERS = [
     ["mixing_ksampler"],
     ["models"],
     ["hints", "tiling", "recipe", "job"],
+    ["demofusion"],
     ["lab"],
     ["cli"],
 ]

@@ -18,12 +18,15 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, controls_of, read_frames, resized
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.models import load
+from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
 from sigmafield.param import Sampling, shifted
 from sigmafield.recipe import Recipe, Region
 from sigmafield.run import Run, finish
 from sigmafield.spatial.field import delayed, field_from_mask, own_schedule
+from sigmafield.spatial.mixing import Mixing
+from sigmafield.spatial.mixing_line import parse_mixing
 from sigmafield.spatial.tiled import ROWS
 from sigmafield.tiling import (
     AUTO,
@@ -46,7 +49,7 @@ class Job:
 
     recipe: Recipe
     pipe: Pipeline
-    run: Run
+    run: Run | Mixing
     start: State
     whole: int = 0
     """Network rows that one evaluation of the whole picture takes, in tiles; 0 without tiles."""
@@ -54,7 +57,8 @@ class Job:
     @torch.no_grad()
     def pictures(self, state: State) -> list[Image.Image]:
         """The pictures of a finished run; of videos, the frames of each in turn."""
-        x = self.run.grid.process.finish(self.run.end, state.x)
+        run = self.run.run if isinstance(self.run, Mixing) else self.run
+        x = run.grid.process.finish(run.end, state.x)
         return images.to_pictures(self.pipe.decode(x))
 
     def rows(self, state: State) -> tuple[int, int]:
@@ -91,6 +95,7 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         raise ValueError(
             "the recipe's loras are not those that the model was loaded with; load it with open_pipe(recipe)"
         )
+    pipe = parse_model_sampling(recipe.model_sampling)(pipe)
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     mask = images.to_mask(read_frames(recipe.mask, recipe.mask_sha256)[0]) if recipe.mask else None
     size = size_of(recipe, pipe, source)
@@ -112,7 +117,10 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         return fit(cond, space)
 
     cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
-    mods, positive, negative = parse_mods(recipe.guidance), [complete(cond) for cond in positive], complete(negative)
+    mods = parse_mods(recipe.guidance)
+    if mods.fits:
+        mods.check(pipe.module)
+    positive, negative = [complete(cond) for cond in positive], complete(negative)
     guider = Guider(pipe.model, positive, negative, cfg, mods, complete(empty))
     model = model_of(recipe.tiling, pipe, levels_of(recipe, pipe.sampling, 1.0), recipe.seed)
     guider = guider_of(recipe.tiling, pipe, guider, model)
@@ -120,9 +128,12 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
-    alone = cfg == 1 and not run.method.need_uncond
+    alone = cfg == 1 and not (run.method.need_uncond or mods.need_uncond)
     prompts = [positive] if alone else [positive, [negative]]
     whole = 0 if recipe.tiling is None else rows_of(recipe.tiling, pipe, prompts, len(latent), space)
+    if (line := parse_mixing(recipe.mixing)) is not None:
+        run = line.mixing(run, latent, recipe.seed)
+        start = run.start(latent)
     return Job(recipe, pipe, run, start, whole)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sigmafield import images
 from sigmafield.guidance.cond import Prompt, place
-from sigmafield.guidance.guider import Guider, prompt
+from sigmafield.guidance.guider import Guider
 from sigmafield.maths import named
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.running import tiled_pictures
@@ -19,7 +19,7 @@ from sigmafield.spatial.per_tile import PerTile, seen_in
 from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree
 from sigmafield.spatial.tiled import Counted, Cover, Spot, Tiled, grid_cover, spot_shifts
 from sigmafield.spatial.tiles import Box, Tile, Window, leaf_tiles, mixture_gaussian, painted, uniform
-from sigmafield.types import Denoiser, Model
+from sigmafield.types import Cond, Denoiser, Model
 
 AUTO = "auto"
 """The denoise map that is made from the picture itself: much detail, much change."""
@@ -164,11 +164,14 @@ def guider_of(tiling: Tiling | None, pipe: Pipeline, guider: Guider, model: Mode
     """
     if tiling is None or tiling.scope == "canvas":
         return replace(guider, model=model)
-    network, given = Counted(pipe.model), (guider.positive, guider.negative, guider.empty)
+    network = Counted(pipe.model)
 
     def alone(tile: Tile, space: Sequence[int]) -> Guider:
-        P, N, E = (None if conds is None else seen_in(tile, prompt(conds), space) for conds in given)
-        return replace(guider, model=network, positive=P, negative=N, empty=E)
+        def mine(given: Cond | Prompt | None) -> Prompt | None:
+            return None if given is None else seen_in(tile, [given] if isinstance(given, Cond) else given, space)
+
+        told = {name: mine(getattr(guider, name)) for name in ("positive", "negative", "empty")}
+        return replace(guider, model=network, **told)
 
     return PerTile(alone, cover_of(tiling, pipe), WINDOWS[tiling.method])
 

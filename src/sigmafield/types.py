@@ -6,12 +6,12 @@ Glossary, used everywhere: `x` noisy latent, `D` denoised, `U` unconditional den
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from sigmafield.grid import Span
@@ -67,13 +67,16 @@ class Ctx:
     """What a wrapper may know of the step that it serves; `aux` is its memory, copied into the next State.
 
     want: where the prediction will be used, [B or 1, 1, *space] on the CPU; None: everywhere. What is not wanted need
-    not be evaluated and may be any finite number.
+    not be evaluated and may be any finite number. patches: what is done to the network in its calls, the last one
+    outermost; notes: what they saw there, for the mods that follow in the same evaluation.
     """
 
     span: Span
     aux: Memory
     need_uncond: bool = False
     want: Bool[Tensor, "batch 1 *space"] | None = None
+    patches: tuple[Patch, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Cond:
     window: shares of the way through sampling between which it acts, 0 = start; default: acts where no other does.
     concat: further channels of the network's input [B or 1, C', *space], not scaled with x: an inpainting network's
     mask and picture; controls: pictures that steer the network, whose effects add up.
+    role: what it is to the guider that asks: positive, negative, …; the guider says so.
     """
 
     embeds: Tensor
@@ -159,6 +163,29 @@ class Cond:
     default: bool = False
     concat: Tensor | None = None
     controls: Sequence[Control] = ()
+    role: str = ""
+
+
+Network = Callable[[Tensor, Tensor, Cond], Tensor]
+"""Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a network, as a patch may know it.
+
+    module: the torch module behind the network; sigma: of the call, 0-d or [rows, 1, …]; roles: what each row's
+    conditioning is to the guider; ctx: the step, with memory in `ctx.aux`.
+    """
+
+    module: nn.Module
+    sigma: Sigma
+    roles: tuple[str, ...]
+    ctx: Ctx
+
+
+Patch = Callable[[Network, Call], Network]
+"""Another network for one call. What it does to the module has to be undone when that returns."""
 
 
 @runtime_checkable

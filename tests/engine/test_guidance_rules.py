@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from sigmafield.grid import VE, Flow, Span
 from sigmafield.guidance import MODS
-from sigmafield.guidance.freeu import freeu, freeu_v2
 from sigmafield.guidance.frequency import reinhard, scaled_frequencies, unsharp
 from sigmafield.guidance.hooks import Asked, Preds, classifier_free
+from sigmafield.guidance.patches.freeu import freeu, freeu_v2
 from sigmafield.models.analytic import Mixture
 from sigmafield.types import Ctx
 

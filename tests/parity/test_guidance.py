@@ -6,8 +6,8 @@ import torch
 from golden_models import Counted
 
 from sigmafield.guidance import parse_mods
-from sigmafield.guidance.freeu import freeu, freeu_v2
 from sigmafield.guidance.guider import Guider
+from sigmafield.guidance.patches.freeu import freeu, freeu_v2
 from sigmafield.ksampler import ksampler
 from sigmafield.types import Cond
 

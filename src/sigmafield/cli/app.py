@@ -23,6 +23,7 @@ from sigmafield.cli.options import (
     Mask,
     MaxRows,
     Model,
+    ModelSampling,
     Negative,
     Offload,
     Param,
@@ -115,8 +116,16 @@ def sample(
         ),
     ] = None,
     map_schedule: MapSchedule = "delayed",
+    mix: Annotated[
+        str,
+        typer.Option(
+            help="Blend the noised image in at every step: 'cosine(alpha_1=0.3, align=next)+rewind'.",
+            rich_help_panel="Image to image",
+        ),
+    ] = "",
     region: RegionOption = None,
     controlnet: Controlnet = None,
+    model_sampling: ModelSampling = "",
     clip_skip: ClipSkip = None,
     lora: LoraOption = None,
     embeddings: Embeddings = None,
@@ -170,6 +179,7 @@ def sample(
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
             controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
+            model_sampling=model_sampling, mixing=mix,
         )  # fmt: skip
         asked = asked_for(recipe, many, output, out_dir)
     machine = Machine(device, dtype, offload, compile, max_rows, preview_decoder)

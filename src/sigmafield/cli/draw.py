@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from sigmafield import __version__, images
-from sigmafield.checkpoint import save_state
+from sigmafield.checkpoint import moved, save_state
 from sigmafield.cli.terminal import Display
 from sigmafield.hints import ControlImage
 from sigmafield.job import Job, open_job, open_pipe
@@ -188,7 +188,7 @@ def draw(
 
     part: which of the display's pictures it is; preview_every: steps between two previews beside the output.
     """
-    state = replace(state, x=state.x.to(job.pipe.device))
+    state = moved(state, job.pipe.device)
     began = time.perf_counter()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
     try:

@@ -97,6 +97,14 @@ Mask = Annotated[
         rich_help_panel="Image to image",
     ),
 ]
+ModelSampling = Annotated[
+    str,
+    typer.Option(
+        help="What the network was trained for, where its files do not say: 'discrete(prediction=v, zsnr=true)', "
+        "lcm, edm, flux … See docs/models.md.",
+        rich_help_panel="Model",
+    ),
+]
 ClipSkip = Annotated[int | None, typer.Option(help="Layer of CLIP to stop at; -1 = the last.", rich_help_panel="Model")]
 LoraOption = Annotated[
     list[str] | None,

@@ -24,6 +24,7 @@ from sigmafield.cli.options import (
     Mask,
     MaxRows,
     Model,
+    ModelSampling,
     Negative,
     Offload,
     Param,
@@ -133,6 +134,7 @@ def upscale(
     shift: Shift = None,
     region: RegionOption = None,
     controlnet: Controlnet = None,
+    model_sampling: ModelSampling = "",
     clip_skip: ClipSkip = None,
     lora: LoraOption = None,
     embeddings: Embeddings = None,
@@ -190,6 +192,7 @@ def upscale(
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
             controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
+            model_sampling=model_sampling,
         )  # fmt: skip
         asked = [Asked(recipe, output or Path("out.png"), tiles=show_tiles)]
     machine = Machine(device, dtype, offload, compile, max_rows, preview_decoder)

@@ -7,16 +7,16 @@ from functools import partial
 
 import torch
 
-from sigmafield.guidance.cond import Prompt, predict
+from sigmafield.guidance.cond import Prompt
 from sigmafield.guidance.hooks import Asked, Mods, Preds, Scale, all_one, classifier_free
 from sigmafield.guidance.projected import Over, perpendicular
 from sigmafield.maths import lincomb
 from sigmafield.types import Cond, Ctx, Latent, Model, Pred, Sigma
 
 
-def prompt(given: Cond | Prompt) -> Prompt:
-    """A prompt of one conditioning, or as it is."""
-    return [given] if isinstance(given, Cond) else given
+def prompt(given: Cond | Prompt, role: str) -> Prompt:
+    """A prompt of one conditioning or several, each of which knows what it is to the guider."""
+    return [replace(cond, role=role) for cond in ([given] if isinstance(given, Cond) else given)]
 
 
 def number(cfg: float) -> Scale:
@@ -40,15 +40,23 @@ class Guider:
     mods: Mods = Mods()
     empty: Cond | Prompt | None = None
 
+    def __post_init__(self) -> None:
+        if self.mods.need_uncond and self.negative is None:
+            raise ValueError("these mods of guidance need a negative prompt, if only an empty one")
+
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        P = prompt(self.positive)
-        N, E = (None if given is None else prompt(given) for given in (self.negative, self.empty))
+        return self.mods.rounded(self._guided)(x, sigma, ctx)
+
+    def _guided(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
+        P = prompt(self.positive, "positive")
+        N = None if self.negative is None else prompt(self.negative, "negative")
+        E = None if self.empty is None else prompt(self.empty, "empty")
         cfg = number(1.0 if N is None else self.cfg)
-        at = self.mods.scaled(Asked(x, sigma, cfg, ctx, self.model, P, N, E))
-        if N is None or (all_one(at.cfg) and not ctx.need_uncond):
-            (c,) = predict(self.model, x, sigma, [P], ctx)
+        at = self.mods.asked(Asked(x, sigma, cfg, ctx, self.model, P, N, E))
+        if N is None or (all_one(at.cfg) and not (ctx.need_uncond or self.mods.need_uncond)):
+            (c,) = at.evaluate(P)
             return self.mods(Preds(c, None, c), at)
-        c, u = predict(self.model, x, sigma, [P, N], ctx)
+        c, u = at.evaluate(P, N)
         return self.mods(Preds(c, u, c), at)
 
 
@@ -73,22 +81,26 @@ class DualGuider:
     mods: Mods = Mods()
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        P, M, N = (prompt(given) for given in (self.first, self.second, self.negative))
+        return self.mods.rounded(self._guided)(x, sigma, ctx)
+
+    def _guided(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
+        P, M, N = prompt(self.first, "positive"), prompt(self.second, "middle"), prompt(self.negative, "negative")
+        need_uncond = ctx.need_uncond or self.mods.need_uncond
         if self.nested:
-            at = self.mods.scaled(Asked(x, sigma, number(self.cfg), ctx, self.model, P, M))
-            p, m, n = predict(self.model, x, sigma, [P, M, N], ctx)
+            at = self.mods.asked(Asked(x, sigma, number(self.cfg), ctx, self.model, P, M))
+            p, m, n = at.evaluate(P, M, N)
             inner = self.mods(Preds(p, m, p), at)
             D = lincomb(1 - self.cfg_negative, n, self.cfg_negative, inner.x0)
             return Pred(D, inner.cond, inner.uncond)
-        at = self.mods.scaled(Asked(x, sigma, number(self.cfg_negative), ctx, self.model, M, N))
-        if all_one(at.cfg) and not ctx.need_uncond:
+        at = self.mods.asked(Asked(x, sigma, number(self.cfg_negative), ctx, self.model, M, N))
+        if all_one(at.cfg) and not need_uncond:
             if all_one(number(self.cfg)):
-                (p,) = predict(self.model, x, sigma, [P], ctx)
+                (p,) = at.evaluate(P)
                 return self.mods(Preds(p, None, p), at)
-            p, m = predict(self.model, x, sigma, [P, M], ctx)
+            p, m = at.evaluate(P, M)
             inner = self.mods(Preds(m, None, m), at)
         else:
-            p, m, n = predict(self.model, x, sigma, [P, M, N], ctx)
+            p, m, n = at.evaluate(P, M, N)
             inner = self.mods(Preds(m, n, m), at)
         return Pred(lincomb(1.0, inner.x0, self.cfg, p, -self.cfg, m), p, inner.uncond)
 
@@ -118,15 +130,18 @@ class PerpNegGuider:
             raise ValueError("PerpNegGuider combines by its own rule: give it mods that act before or after that only")
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        P, E, N = (prompt(given) for given in (self.positive, self.empty, self.negative))
-        at = self.mods.scaled(Asked(x, sigma, number(self.cfg), ctx, self.model, P, N, E))
-        if not self.neg_scale and not ctx.need_uncond:
+        return self.mods.rounded(self._guided)(x, sigma, ctx)
+
+    def _guided(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
+        P, E, N = prompt(self.positive, "positive"), prompt(self.empty, "empty"), prompt(self.negative, "negative")
+        at = self.mods.asked(Asked(x, sigma, number(self.cfg), ctx, self.model, P, N, E))
+        if not self.neg_scale and not (ctx.need_uncond or self.mods.need_uncond):
             if all_one(at.cfg):
-                (c,) = predict(self.model, x, sigma, [P], ctx)
+                (c,) = at.evaluate(P)
                 return self.mods(Preds(c, None, c), at)
-            c, e = predict(self.model, x, sigma, [P, E], ctx)
+            c, e = at.evaluate(P, E)
             guided = self.mods(Preds(c, e, c), at)
             return Pred(guided.x0, guided.cond, e)
-        c, e, u = predict(self.model, x, sigma, [P, E, N], ctx)
+        c, e, u = at.evaluate(P, E, N)
         rule = partial(perpendicular, E=e, neg_scale=self.neg_scale, over=self.over)
         return replace(self.mods, combine=rule)(Preds(c, u, c), at)

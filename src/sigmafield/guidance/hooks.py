@@ -1,13 +1,17 @@
-"""Where guidance may be changed: four places between the network's predictions and what a method is given.
+"""Where guidance may be changed: places on the way from the network to what a method is given, outermost first.
 
-A mod is a plain function of the predictions and of what was asked; its own parameters are keywords:
+A mod is a plain function; its own parameters are keywords:
 
-    scale:    (at)    → cfg          the scale as a function of σ, before anything is evaluated
-    before:   (p, at) → p            changes the predictions C and U
-    combine:  (p, at) → p            takes the place of D = U + cfg (C − U); there is one
-    after:    (p, at) → p            changes D
+    around:   (denoise)       → denoise    changes when and where a guided prediction is made
+    scale:    (at)            → cfg        the scale as a function of σ, before anything is evaluated
+    model:    (model)         → model      changes how prompts are evaluated
+    network:  (network, call) → network    changes the network within its calls
+    against:  (network, call) → network    the same, for the negative prompt alone
+    before:   (p, at)         → p          changes the predictions C and U
+    combine:  (p, at)         → p          takes the place of D = U + cfg (C − U); there is one
+    after:    (p, at)         → p          changes D
 
-Memory between calls goes in `at.ctx.aux`, so that a run resumes bit-exactly.
+Memory between calls goes in `ctx.aux`, so that a run resumes bit-exactly.
 """
 
 from __future__ import annotations
@@ -19,11 +23,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigmafield.guidance.cond import Prompt, predict
 from sigmafield.maths import lincomb
-from sigmafield.types import Ctx, Latent, Model, Pred, Sigma
+from sigmafield.types import Ctx, Denoiser, Latent, Model, Patch, Pred, Sigma
 
 Scale = Float64[Tensor, "*scale"]
 """A guidance scale: float64 on the CPU, 0-d or of σ's shape."""
@@ -50,7 +54,8 @@ class Asked:
     """One guided prediction, as a mod may know it.
 
     x, sigma: where; cfg: the scale; ctx: the step, and memory in `ctx.aux`;
-    model, positive, negative, empty: for mods that need one prediction more, with `predict`.
+    model, positive, negative, empty: for mods that need one prediction more, with `predict`; against: patches for the
+    negative prompt alone.
     """
 
     x: Latent
@@ -61,15 +66,36 @@ class Asked:
     positive: Prompt
     negative: Prompt | None = None
     empty: Prompt | None = None
+    against: tuple[Patch, ...] = ()
 
-    def predict(self, model: Model, prompt: Prompt) -> Latent:
-        """A prompt's clean latent at this x and σ: one evaluation more."""
-        (D,) = predict(model, self.x, self.sigma, [prompt], self.ctx)
+    def evaluate(self, *prompts: Prompt) -> list[Latent]:
+        """The prompts' clean latents, all in one evaluation, but for a negative one that has patches of its own."""
+        apart = [bool(self.against) and prompt[0].role == "negative" for prompt in prompts]
+        together = predict(self.model, self.x, self.sigma, [p for p, own in zip(prompts, apart) if not own], self.ctx)
+        return [
+            self.predict(self.model, prompt, *self.against) if own else together.pop(0)
+            for prompt, own in zip(prompts, apart)
+        ]
+
+    def predict(self, model: Model, prompt: Prompt, *patches: Patch) -> Latent:
+        """A prompt's clean latent at this x and σ, with further patches of the network: one evaluation more."""
+        (D,) = predict(model, self.x, self.sigma, [prompt], with_patches(self.ctx, *patches))
         return D
 
 
+def with_patches(ctx: Ctx, *patches: Patch) -> Ctx:
+    """The step with further patches, outside of those that it has; its memory and notes are the same ones."""
+    return replace(ctx, patches=(*ctx.patches, *patches)) if patches else ctx
+
+
+Around = Callable[[Denoiser], Denoiser]
+"""Another guided prediction."""
+
 ScaleHook = Callable[[Asked], Scale]
 """Another scale for what is asked; `Asked.cfg` is the one so far."""
+
+ModelHook = Callable[[Model], Model]
+"""Another model."""
 
 Hook = Callable[[Preds, Asked], Preds]
 """Other predictions."""
@@ -99,18 +125,41 @@ def classifier_free(p: Preds, at: Asked) -> Preds:
 
 @dataclass(frozen=True)
 class Mods:
-    """What is done to predictions, in the order in which it is done: scale, before, combine, after.
+    """What is done to predictions: see this module. Of several in one place, the last is outermost, or acts last.
 
     Where a scale hook takes cfg to 1 there is no guidance: D = C, and `before` and `combine` do not act.
+    need_uncond: the negative prompt is evaluated at any scale; fits: raise ValueError for a network's torch module in
+    which the mods have nothing to act on.
     """
 
     scale: tuple[ScaleHook, ...] = ()
     before: tuple[Hook, ...] = ()
     combine: Hook = classifier_free
     after: tuple[Hook, ...] = ()
+    around: tuple[Around, ...] = ()
+    model: tuple[ModelHook, ...] = ()
+    network: tuple[Patch, ...] = ()
+    against: tuple[Patch, ...] = ()
+    need_uncond: bool = False
+    fits: tuple[Callable[[nn.Module], None], ...] = ()
 
-    def scaled(self, at: Asked) -> Asked:
-        """What was asked, with the scale that holds at its σ."""
+    def check(self, module: nn.Module) -> None:
+        """Raises ValueError for a network in which a mod has nothing to act on."""
+        for fits in self.fits:
+            fits(module)
+
+    def rounded(self, denoise: Denoiser) -> Denoiser:
+        """A guided prediction with what is around it."""
+        for hook in self.around:
+            denoise = hook(denoise)
+        return denoise
+
+    def asked(self, at: Asked) -> Asked:
+        """What is asked, with the model and its patches, and the scale that holds at its σ."""
+        model = at.model
+        for wrap in self.model:
+            model = wrap(model)
+        at = replace(at, model=model, ctx=with_patches(at.ctx, *self.network), against=self.against)
         for hook in self.scale:
             at = replace(at, cfg=hook(at))
         return at

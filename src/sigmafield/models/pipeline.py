@@ -9,17 +9,15 @@ from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigmafield.grid import per_sample
 from sigmafield.guidance.cond import active, same_controls
 from sigmafield.latents import LatentFormat
 from sigmafield.maths import filled, lincomb
+from sigmafield.models.directory import NETWORKS
 from sigmafield.param import Sampling
-from sigmafield.types import Cond, ControlNetwork, Ctx, Latent, Sigma
-
-Network = Callable[[Tensor, Tensor, Cond], Tensor]
-"""Raw network: (scaled input [B, C, *space] float32, timestep [B], conditioning of B rows) → F, of that shape."""
+from sigmafield.types import Call, Cond, ControlNetwork, Ctx, Latent, Network, Sigma
 
 
 @runtime_checkable
@@ -91,8 +89,30 @@ class Pipeline:
         pre, t = self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)
         xs = lincomb(pre.c_in, x).float()
         t = t.flatten().to(xs) if sigma.ndim else xs.new_full(xs.shape[:1], float(t))
-        out = torch.cat([self.network(xs[some], t[some], rows(cond, some)) for some in self.shares(len(xs))])
+        roles = tuple(c.role for c in conds for _ in range(len(x) // k))
+        out = []
+        for some in self.shares(len(xs)):
+            network = self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx)
+            out.append(network(xs[some], t[some], rows(cond, some)))
+        out = torch.cat(out)
         return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
+
+    @property
+    def module(self) -> nn.Module:
+        """The torch module of the network; ValueError where there is none that patches could change."""
+        module = next((self.modules[name] for name in NETWORKS if name in self.modules), None)
+        if module is None:
+            raise ValueError(f"{self.name} has no torch module behind its network, so nothing in it can be patched")
+        if module._compiled_call_impl is not None:
+            raise ValueError(f"{self.name} is compiled, and a compiled network cannot be patched: leave compile out")
+        return module
+
+    def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Network:
+        """The network with the patches of `ctx`, for one call; the last patch is outermost."""
+        network = self.network
+        for patch in ctx.patches:
+            network = patch(network, Call(self.module, sigma, roles, ctx))
+        return network
 
     def by_row(self, sigma: Sigma, n: int) -> Tensor:
         """The level of each of n samples, [n, 1, …]; ValueError for a field that varies within a sample."""

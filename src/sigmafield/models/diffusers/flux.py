@@ -17,8 +17,8 @@ from sigmafield.models.diffusers.text import no_layers, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.picture import sides
-from sigmafield.models.pipeline import EncodeText, Network, Pipeline
-from sigmafield.types import Cond
+from sigmafield.models.pipeline import EncodeText, Pipeline
+from sigmafield.types import Cond, Network
 
 PATCH = 2
 GUIDANCE = 3.5

@@ -12,8 +12,8 @@ from sigmafield.models.diffusers.text import gemma
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.picture import sides
-from sigmafield.models.pipeline import Network, Pipeline
-from sigmafield.types import Cond
+from sigmafield.models.pipeline import Pipeline
+from sigmafield.types import Cond, Network
 
 LENGTH = 256
 """Tokens of the text encoder."""

@@ -9,9 +9,9 @@ from torch import Tensor
 from sigmafield.latents import LatentFormat
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.vae import Codec
-from sigmafield.models.pipeline import EncodeText, Network, Pipeline
+from sigmafield.models.pipeline import EncodeText, Pipeline
 from sigmafield.models.scheduler import flow_sampling_of, shift_by_size
-from sigmafield.types import Cond
+from sigmafield.types import Cond, Network
 
 
 def checked(source: Source, kind: str, **supported: Any) -> dict[str, Any]:

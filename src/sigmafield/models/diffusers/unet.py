@@ -14,9 +14,9 @@ from sigmafield.models.diffusers.refiner import refiner_encoder
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.picture import sides
-from sigmafield.models.pipeline import Network, Pipeline
+from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.scheduler import sampling_of
-from sigmafield.types import Cond
+from sigmafield.types import Cond, Network
 
 
 def build_unet(source: Source) -> Pipeline:

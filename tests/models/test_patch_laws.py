@@ -1,0 +1,135 @@
+"""Laws of every mod that acts within the network, on the shipped model: it acts, it costs what it says, it is gone."""
+
+import hashlib
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+import sigmafield as sf
+from sigmafield.grid import Span
+from sigmafield.guidance import MODS, parse_mods
+from sigmafield.guidance.guider import Guider
+from sigmafield.guidance.patches import seams
+from sigmafield.guidance.patches.perturbed_attention import identity_attention
+from sigmafield.guidance.patches.where import middle_attentions
+from sigmafield.job import open_job
+from sigmafield.recipe import Recipe
+from sigmafield.run import finish, iterate
+from sigmafield.types import Ctx
+
+NEUTRAL = {"pag": "pag(scale=0)"}
+"""Parameters with which a mod changes nothing, for those that have such."""
+
+ON_UNETS = [name for name, mod in MODS.items() if mod.fits]
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    return sf.load("tiny")
+
+
+def fingerprint(module):
+    """A hash of all that a patch could leave behind: weights, attributes, hooks, forwards and processors."""
+    digest = hashlib.sha256()
+    for name, part in module.named_modules():
+        kept = {k: len(v) if "hooks" in k else repr(v) for k, v in vars(part).items() if k[0] != "_" or "hooks" in k}
+        digest.update(f"{name} {type(part)} {sorted(vars(part))} {kept}".encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Counted:
+    """A pipeline whose network counts its calls and rows."""
+
+    def __init__(self, pipe):
+        self.calls, self.rows, inner = 0, 0, pipe.network
+
+        def network(x, t, cond):
+            self.calls, self.rows = self.calls + 1, self.rows + len(x)
+            return inner(x, t, cond)
+
+        self.pipe = replace(pipe, network=network)
+
+
+def asked(pipe, text="", cfg=4.0, batch=2, sigma=2.0, ctx=None):
+    """The guided prediction at one noise level, of a batch of two prompts."""
+    P, N = (pipe.encode_text([words] * batch, pipe.size) for words in ("a red heart", ""))
+    guider = Guider(pipe.model, P, N, cfg, parse_mods(text))
+    x = 2.5 * torch.randn(pipe.latent.shape(batch, pipe.size), generator=torch.Generator().manual_seed(0))
+    level = torch.tensor(sigma, dtype=torch.float64)
+    with torch.no_grad():
+        return guider(x, level, ctx or Ctx(Span(level, level / 2, pipe.sampling.process), {}))
+
+
+@pytest.mark.parametrize("name", ON_UNETS)
+def test_it_acts_and_leaves_the_module_as_it_was(name, pipe):
+    was, plain = fingerprint(pipe.module), asked(pipe).x0
+    changed = asked(pipe, name).x0
+    assert fingerprint(pipe.module) == was
+    assert not torch.allclose(changed, plain, atol=1e-4) and changed.isfinite().all()
+    assert torch.equal(asked(pipe).x0, plain)
+
+
+@pytest.mark.parametrize("name", ON_UNETS)
+def test_it_leaves_the_module_as_it_was_where_the_network_fails(name, pipe):
+    was, inner = fingerprint(pipe.module), pipe.network
+
+    def failing(x, t, cond):
+        inner(x, t, cond)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asked(replace(pipe, network=failing), name)
+    assert fingerprint(pipe.module) == was
+
+
+@pytest.mark.parametrize("text", NEUTRAL.values(), ids=NEUTRAL)
+def test_neutral_parameters_change_nothing(text, pipe):
+    counted = Counted(pipe)
+    assert torch.allclose(asked(counted.pipe, text).x0, asked(pipe).x0, atol=1e-5)
+    assert counted.calls == 1
+
+
+@pytest.mark.parametrize("name", ON_UNETS)
+def test_extra_evaluations_are_as_declared(name, pipe):
+    counted = Counted(pipe)
+    asked(counted.pipe, name)
+    assert counted.calls == 1 + MODS[name].evals
+    assert counted.rows == 4 + 2 * MODS[name].evals
+
+
+@pytest.mark.parametrize("name", ON_UNETS)
+def test_a_batch_is_its_samples(name, pipe):
+    together, alone = asked(pipe, name).x0, asked(pipe, name, batch=1).x0
+    assert torch.allclose(together[:1], alone, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ON_UNETS)
+def test_a_stopped_run_goes_on_to_the_same_picture(name, pipe):
+    job = open_job(Recipe("a red heart", steps=6, cfg=3.0, guidance=name), pipe)
+    states = list(iterate(job.run, job.start))
+    assert torch.equal(finish(job.run, states[2]).x, states[-1].x)
+
+
+@pytest.mark.parametrize("name", ON_UNETS)
+def test_a_network_without_the_place_is_refused_at_once(name, pipe):
+    with pytest.raises(ValueError, match="Linear"):
+        parse_mods(name).check(torch.nn.Linear(2, 2))
+
+
+def test_identity_attention_is_attention_that_sees_its_own_token(pipe):
+    """PAG's W is what a mask gives that leaves each token nothing but itself."""
+
+    def alone(network, call):
+        def masked(q, k, v, attention):
+            return attention(q, k, v, attn_mask=torch.eye(q.shape[2], dtype=torch.bool))
+
+        return seams.during(network, [partial(seams.inside, a, masked) for a in middle_attentions(call.module)])
+
+    level = torch.tensor(2.0, dtype=torch.float64)
+    ctx = [Ctx(Span(level, level / 2, pipe.sampling.process), {}, patches=(p,)) for p in (identity_attention, alone)]
+    values, masked = (asked(pipe, ctx=c).x0 for c in ctx)
+    assert torch.allclose(values, masked, atol=1e-5) and not torch.allclose(values, asked(pipe).x0, atol=1e-3)

@@ -104,6 +104,7 @@ class Counting:
         {"cfg": 1.0},
         {"cfg": 1.0, "sampler": "euler_cfg_pp"},
         {"sampler": "heun", "batch": 2},
+        {"guidance": "pag+perp_neg"},
         {"tiling": Tiling("spot", tile=64)},
         {"tiling": Tiling("multidiffusion", tile=64, batch=1, scope="tile")},
         {"regions": (sf.Region("green apple", 64, 0, 80, 72),)},

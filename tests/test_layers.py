@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
 
 LAYERS = [
     ["types", "maths", "resize", "ranges", "language"],
-    ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "brownian"],
+    ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "bridges", "brownian"],
     ["methods"],
     ["run", "lcm_upscale", "checkpoint", "images", "latents"],
     ["guidance", "spatial"],

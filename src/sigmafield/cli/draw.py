@@ -255,7 +255,7 @@ def again(path: Path, output: Path | None, image: Path | None, machine: Machine,
         if not output.parent.is_dir():
             raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
         job = open_job(recipe, machine.load(recipe))
-    drawing = draw(job, job.start, output, Display(recipe, as_json))
+        drawing = draw(job, job.start, output, Display(recipe, as_json))
     frames = sheets(drawing.pictures) if index is None else drawing.pictures[index]
     with user_errors():
         images.save_png(frames[0], output, label(recipe, index), frames[1:])

@@ -27,7 +27,11 @@ NOISE = {
 }
 
 STAGE = {
+    "around": "on when a guided prediction is made",
     "scale": "on the scale, as a function of σ",
+    "model": "on how prompts are evaluated",
+    "network": "within the network",
+    "against": "within the network, for the negative prompt",
     "before": "on the predictions, before they are combined",
     "combine": "in place of D = U + cfg (C − U)",
     "after": "on the guided prediction",

@@ -53,6 +53,7 @@ bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/brownian.py
 	.venv/bin/python benchmarks/engine.py
 	.venv/bin/python benchmarks/distance.py
+	.venv/bin/python benchmarks/guidance.py
 
 constraints: .venv/test ## choose the pinned versions anew
 	.venv/bin/pip install --quiet uv

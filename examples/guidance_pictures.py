@@ -1,6 +1,7 @@
-"""Each guidance mod at cfg 10, with and without it: python examples/guidance_pictures.py guidance.png."""
+"""Each guidance mod that the embedded model has a place for, with and without it: guidance_pictures.py guidance.png."""
 
 import sys
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
@@ -10,54 +11,84 @@ from sigmafield.images import sheet
 
 PROMPTS = {"dog face": 1, "strawberry": 3}
 SETTINGS = {"steps": 20, "cfg": 10.0}
-MODS = (
-    "rescale",
-    "renorm(renorm_cfg=1.4)",
-    "cfg_norm",
-    "apg(eta=0, form=paper)",
-    "tcfg",
-    "zero_star(space=residual)",
-    "mahiro",
-    "raag(alpha=4)",
-    "fresca(scale_low=0.5, freq_cutoff=3)",
-    "tonemap(multiplier=0.3)",
-    "sharpen(alpha=0.03)",
-    "epsilon_scaling(scaling_factor=1.05)",
-    "tsr(tsr_k=0.8)",
-    "perp_neg",
-    "interval(start=0.3, end=0.8)",
-    "sigma_interval(low=0.5, high=4)",
-    "ramp",
-    "cosine_ramp",
-)
-NEGATIVE = {"perp_neg": "red heart"}  # what it changes is a negative prompt
+LINES = {
+    "renorm": "renorm(renorm_cfg=1.4)",
+    "apg": "apg(eta=0, form=paper)",
+    "zero_star": "zero_star(space=residual)",
+    "raag": "raag(alpha=4)",
+    "fresca": "fresca(scale_low=0.5, freq_cutoff=3)",
+    "tonemap": "tonemap(multiplier=0.3)",
+    "sharpen": "sharpen(alpha=0.03)",
+    "epsilon_scaling": "epsilon_scaling(scaling_factor=1.05)",
+    "tsr": "tsr(tsr_k=0.8)",
+    "interval": "interval(start=0.3, end=0.8)",
+    "sigma_interval": "sigma_interval(low=0.5, high=4)",
+    "easycache": "easycache(reuse_threshold=1)",
+    "hypertile": "hypertile(tile_size=32, max_depth=2)",
+    "tome": "tome(ratio=0.5, max_downsample=4)",
+    "self_attention_multiply": "self_attention_multiply(q=1.5)",
+    "cross_attention_multiply": "cross_attention_multiply(out=1.3)",
+}
+"""Parameters that show what a mod does; the others have their defaults."""
+
+OWN: dict[str, dict[str, Any]] = {
+    "perp_neg": {"negative": "red heart"},  # what it changes is a negative prompt
+    "deep_shrink": {"width": 128, "height": 128, "cfg": 3.0},  # it is for more pixels than the model was trained for
+    **{name: {"cfg": 3.0} for name in ("pag", "seg", "sag", "slg", "nag", "freeu", "freeu_v2", "easycache")},
+}
+"""Settings of both pictures for mods that are for something else than a high scale."""
+
+NOT_SHOWN = {"linear_frames", "triangle_frames", "context", "lazycache"}
+"""For videos and long latents, and a cache for flows."""
+
+ORDER = ("scale", "before", "combine", "after", "network", "against", "model", "around")
+COLUMNS, SIDE = 6, 198
 
 
 def card(text: str, without: list[Image.Image], with_it: list[Image.Image]) -> Image.Image:
     """Four pictures, without the mod above and with it below, under its name."""
-    four = sheet([*without, *with_it], columns=2, gap=2)
-    four = four.resize((four.width * 3 // 2, four.height * 3 // 2), Image.Resampling.LANCZOS)
-    out = Image.new("RGB", (four.width, four.height + 18), "white")
+    four = sheet([*without, *with_it], columns=2, gap=2).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    out = Image.new("RGB", (SIDE, SIDE + 18), "white")
     out.paste(four, (0, 18))
-    ImageDraw.Draw(out).text((four.width / 2, 9), text, "black", ImageFont.load_default(10), anchor="mm")
+    font = ImageFont.load_default(10 if len(text) < 37 else 8)
+    ImageDraw.Draw(out).text((SIDE / 2, 9), text, "black", font, anchor="mm")
     return out
+
+
+def shown(pipe: sf.Pipeline) -> dict[str, str]:
+    """Mods by name, as they are written in a line: those that have something to act on in the model."""
+    lines = {}
+    for name in sorted(sf.MODS, key=lambda name: ORDER.index(sf.MODS[name].stage)):
+        line = LINES.get(name, name)
+        try:
+            sf.parse_mods(line).check(pipe.module)
+        except ValueError as error:
+            print(f"{name} is not shown: {error}")
+            continue
+        if name not in NOT_SHOWN:
+            lines[name] = line
+    return lines
 
 
 def main(path: str) -> None:
     pipe = sf.load("tiny")
 
-    def draw(guidance: str, negative: str) -> list[Image.Image]:
+    def draw(guidance: str, own: dict[str, Any]) -> list[Image.Image]:
         return [
-            sf.generate(pipe, prompt, seed=seed, negative=negative, guidance=guidance, **SETTINGS)[0]
+            sf.generate(pipe, prompt, seed=seed, guidance=guidance, **{**SETTINGS, **own})[0]
             for prompt, seed in PROMPTS.items()
         ]
 
-    plain = {negative: draw("", negative) for negative in {"", *NEGATIVE.values()}}
+    plain: dict[str, list[Image.Image]] = {}
     cards = []
-    for text in track(MODS, f"{len(MODS)} mods"):
-        negative = NEGATIVE.get(text, "")
-        cards.append(card(text, plain[negative], draw(text, negative)))
-    few_colours = sheet(cards, columns=6, gap=6).quantize(256, dither=Image.Dither.NONE)
+    lines = shown(pipe)
+    for name, line in track(lines.items(), f"{len(lines)} mods"):
+        own = OWN.get(name, {})
+        if str(own) not in plain:
+            plain[str(own)] = draw("", own)
+        cfg = f", cfg {own['cfg']:g}" if "cfg" in own else ""
+        cards.append(card(line + cfg, plain[str(own)], draw(line, own)))
+    few_colours = sheet(cards, columns=COLUMNS, gap=6).quantize(256, dither=Image.Dither.NONE)
     few_colours.save(path, optimize=True)
     print(path)
 

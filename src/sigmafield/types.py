@@ -68,7 +68,9 @@ class Ctx:
 
     want: where the prediction will be used, [B or 1, 1, *space] on the CPU; None: everywhere. What is not wanted need
     not be evaluated and may be any finite number. patches: what is done to the network in its calls, the last one
-    outermost; notes: what they saw there, for the mods that follow in the same evaluation.
+    outermost; notes: what they saw there, for the mods that follow in the same evaluation; plan: what was decided for
+    the guided prediction that is being made, its further evaluations included. part: which conditionings and which part
+    of the latent the network is asked about, in plain values: what is kept of a call is kept under it.
     """
 
     span: Span
@@ -77,6 +79,8 @@ class Ctx:
     want: Bool[Tensor, "batch 1 *space"] | None = None
     patches: tuple[Patch, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    part: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ def test_every_parameter_has_a_range_with_its_default_in(name):
             with pytest.raises(ValueError, match=f"{name} needs {key} to be text; got 9"):
                 row(**{key: 9})
             continue
+        if parameter.kind is bool:
+            row(**{key: not parameter.default})
+            continue
         for end, beyond in ((parameter.range.low, -1), (parameter.range.high, 1)):
             if isinstance(end, str):
                 end, beyond = row.defaults[end], 0
@@ -37,6 +40,8 @@ def test_a_line_is_its_mods():
     assert parse_mods("") == parse_mods(" ") == Mods() and Mods().combine is classifier_free
     for text in ("apg(eta=-0.5, form=paper)", "apg(eta=-.5, form='paper')"):
         assert parse_mods(text).before[0].keywords == {"eta": -0.5, "form": "paper"}
+    for text in ("context(closed_loop=true, dim=0)", "context(closed_loop=True, dim=0)"):
+        assert parse_mods(text).model[0].keywords == {"closed_loop": True, "dim": 0}
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,8 @@ def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ct
         conds = [cropped(p.cond, p.size, p.offset) for _, p, _ in group]
         crops, first = [x[p.crop] for _, p, _ in group], group[0][1].crop
         at = sigma[first] if sigma.ndim else sigma
-        inner = ctx if want is None else replace(ctx, want=want[first])
+        about = tuple((j, p.offset, p.cond.window) for j, p, _ in group)
+        inner = replace(ctx, want=None if want is None else want[first], part=(*ctx.part, about))
         for (j, p, w), D in zip(group, model(torch.cat(crops), at, conds, inner)):
             w = w.to(x.device, x.dtype, non_blocking=True)
             sums[j][p.crop] += D * w

@@ -159,11 +159,11 @@ class Mods:
         return denoise
 
     def asked(self, at: Asked) -> Asked:
-        """What is asked, with the model and its patches, no notes yet, and the scale that holds at its σ."""
+        """What is asked, with the model and its patches, nothing noted or planned yet, and the scale that holds."""
         model = at.model
         for wrap in self.model:
             model = wrap(model)
-        ctx = replace(with_patches(at.ctx, *self.network), notes={})
+        ctx = replace(with_patches(at.ctx, *self.network), notes={}, plan={})
         at = replace(at, model=model, ctx=ctx, against=self.against)
         for hook in self.scale:
             at = replace(at, cfg=hook(at))

@@ -57,7 +57,7 @@ class PerTile:
         aux = {name.removeprefix(mine): value for name, value in ctx.aux.items() if name.startswith(mine)}
         at = part(sigma, offset, size) if sigma.ndim else sigma
         guider, shown = self.guides(tile, tuple(x.shape[2:])), part(x, offset, size)
-        inner = replace(ctx, aux=aux, want=None, notes={})
+        inner = replace(ctx, aux=aux, want=None, notes={}, part=(*ctx.part, ((offset, size),)))
         pred = guider(shown, at, inner)
         ctx.aux.update({f"{mine}{name}": value for name, value in aux.items() if name != ROWS})
         ctx.aux[ROWS] = ctx.aux.get(ROWS, 0) + aux.get(ROWS, 0)

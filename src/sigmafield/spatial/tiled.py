@@ -145,7 +145,8 @@ def ask(
     shown = [part(x, *box) for box in boxes]
     own = [cropped(cond, size, offset) for offset, size in boxes for cond in conds]
     at = part(sigma, *boxes[0]) if sigma.ndim else sigma
-    k, answers = len(conds), Counted(model)(torch.cat(shown), at, own, replace(ctx, want=None))
+    inner = replace(ctx, want=None, part=(*ctx.part, tuple(boxes)))
+    k, answers = len(conds), Counted(model)(torch.cat(shown), at, own, inner)
     return [(tile, shown[j].chunk(k), answers[j * k : (j + 1) * k]) for j, tile in enumerate(tiles)]
 
 
@@ -177,7 +178,7 @@ class Spot:
         shift = self.shift(sigma, height, width)
         want = None if ctx.want is None else torch.roll(ctx.want, shift, (-2, -1))
         rolled, own = torch.roll(x, shift, (-2, -1)), [turned(cond, shift) for cond in conds]
-        ctx = replace(ctx, want=want)
+        ctx = replace(ctx, want=want, part=(*ctx.part, shift))
         tiles = wanted(grid_tiles(height, width, self.tile, self.overlap), ctx)
         out = [x.new_zeros(len(x) // len(conds), *x.shape[1:]) for _ in conds]
         for group in batches(tiles, self.batch):

@@ -18,7 +18,7 @@ LAYERS = [
     ["ksampler"],
     ["mixing_ksampler"],
     ["models"],
-    ["hints", "recipe", "job"],
+    ["hints", "tiling", "recipe", "job"],
     ["demofusion"],
     ["lab"],
     ["cli"],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sigmafield.recipe import Lora, Recipe, Region
     from sigmafield.run import Run, finish, iterate, sample
     from sigmafield.schedules import SCHEDULES
+    from sigmafield.tiling import Detail, Tiling
     from sigmafield.types import Area, Cond, Control, Ctx, Pred, State
 
 _HOME = {
@@ -43,16 +44,17 @@ _HOME = {
     "recipe": ("Lora", "Recipe", "Region"),
     "run": ("Run", "finish", "iterate", "sample"),
     "schedules": ("SCHEDULES",),
+    "tiling": ("Detail", "Tiling"),
     "types": ("Area", "Cond", "Control", "Ctx", "Pred", "State"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("sigmafield")
 __all__ = [
-    "METHODS", "MODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Flow",
-    "Gaussian", "Grid", "Guider", "Job", "Keyed", "Lora", "Method", "Mixture", "Mods", "Pipeline", "Pred", "Recipe",
-    "Region", "Run", "Span", "State", "finish", "generate", "iterate", "load", "load_control", "load_state",
-    "open_job", "open_pipe", "parse_mods", "sample", "save_state",
+    "METHODS", "MODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Detail",
+    "Flow", "Gaussian", "Grid", "Guider", "Job", "Keyed", "Lora", "Method", "Mixture", "Mods", "Pipeline", "Pred",
+    "Recipe", "Region", "Run", "Span", "State", "Tiling", "finish", "generate", "iterate", "load", "load_control",
+    "load_state", "open_job", "open_pipe", "parse_mods", "sample", "save_state",
 ]  # fmt: skip
 
 

@@ -227,7 +227,7 @@ def open_demofusion(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Demo:
 
 def _windows(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> tuple[tuple[int, int], int]:
     """(height, width) of the windows in places, and the stride; ValueError for what cannot be drawn."""
-    for name in ("mask", "denoise_map", "mixing", "start_step", "last_step"):
+    for name in ("mask", "denoise_map", "mixing", "start_step", "last_step", "tiling"):
         if getattr(recipe, name):
             raise ValueError(f"demofusion draws whole pictures in whole runs: leave {name} out")
     if lookup(recipe.sampler).adaptive:
@@ -251,7 +251,8 @@ def prompted(
     boxes = [{name: q * getattr(region, name) for name in ("x", "y", "width", "height")} for region in recipe.regions]
     regions = tuple(replace(region, **box) for region, box in zip(recipe.regions, boxes))
     large = replace(
-        recipe, width=size[1] * q, height=size[0] * q, regions=regions, image=None, image_sha256=None, denoise=1.0
-    )
+        recipe, width=size[1] * q, height=size[0] * q, scale=1.0, regions=regions,
+        image=None, image_sha256=None, denoise=1.0,
+    )  # fmt: skip
     job = open_job(large, replace(pipe, max_side=None), steered)
     return cast(Guider, cast(Run, job.run).denoise), job.start.x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from sigmafield import images
-from sigmafield.guidance import parse_mods
+from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.cond import fit
 from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, controls_of, read_frames, resized
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
+from sigmafield.language import terms
 from sigmafield.models import load
 from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.models.pipeline import Pipeline
@@ -26,6 +28,19 @@ from sigmafield.run import Run, finish
 from sigmafield.spatial.field import delayed, field_from_mask, own_schedule
 from sigmafield.spatial.mixing import Mixing
 from sigmafield.spatial.mixing_line import parse_mixing
+from sigmafield.spatial.tiled import ROWS
+from sigmafield.tiling import (
+    AUTO,
+    check_multiple,
+    guider_of,
+    leaf_strengths,
+    leaves_of,
+    model_of,
+    rows_of,
+    seen,
+    whose,
+    with_vae,
+)
 from sigmafield.types import Area, Cond, Control, Latent, State
 
 
@@ -37,6 +52,8 @@ class Job:
     pipe: Pipeline
     run: Run | Mixing
     start: State
+    whole: int = 0
+    """Network rows that one evaluation of the whole picture takes, in tiles; 0 without tiles."""
 
     @torch.no_grad()
     def pictures(self, state: State) -> list[Image.Image]:
@@ -44,6 +61,10 @@ class Job:
         run = self.run.run if isinstance(self.run, Mixing) else self.run
         x = run.grid.process.finish(run.end, state.x)
         return images.to_pictures(self.pipe.decode(x))
+
+    def rows(self, state: State) -> tuple[int, int]:
+        """(network rows so far, those that plain tiling of the whole picture would have taken); 0 without tiles."""
+        return state.aux.get(ROWS, 0), self.whole * state.nfe
 
     @torch.no_grad()
     def preview(self, state: State) -> list[Image.Image]:
@@ -79,33 +100,43 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     mask = images.to_mask(read_frames(recipe.mask, recipe.mask_sha256)[0]) if recipe.mask else None
     size = size_of(recipe, pipe, source)
+    shown = seen(recipe.tiling, pipe, size)
+    pipe = with_vae(recipe.tiling, pipe, size)
     latent = initial_latent(recipe, pipe, source, size)
-    pipe = replace(pipe, sampling=sampling_of(recipe, pipe, size))
-    sigmas = sigmas_of(recipe, pipe.sampling, latent.shape[2:])
+    pipe = replace(pipe, sampling=sampling_of(recipe, pipe, shown))
+    space = latent.shape[2:]
+    sigmas = sigmas_of(recipe, pipe.sampling, space, strengths_of(recipe, pipe, source, size))
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
-    positive, negative, empty = prompts_of(recipe, pipe, size)
+    positive, negative, empty = prompts_of(recipe, pipe, size, shown)
     steered = controls_of(recipe.controls, pipe) if controls is None else controls
     concat = concat_of(pipe, size, source[0] if source else None, mask)
 
     def complete(cond: Cond) -> Cond:
         cond = replace(cond, concat=concat, controls=steered)
         pipe.check(cond)
-        return fit(cond, latent.shape[2:])
+        return fit(cond, space)
 
     cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
     mods = parse_mods(recipe.guidance)
     if mods.fits:
         mods.check(pipe.module)
-    guider = Guider(pipe.model, [complete(cond) for cond in positive], complete(negative), cfg, mods, complete(empty))
+    positive, negative = [complete(cond) for cond in positive], complete(negative)
+    guider = Guider(pipe.model, positive, negative, cfg, mods, complete(empty))
+    model = model_of(recipe.tiling, pipe, levels_of(recipe, pipe.sampling, 1.0), recipe.seed)
+    guider = guider_of(recipe.tiling, pipe, guider, model)
     run, start = open_run(
         guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
+    alone = cfg == 1 and not (run.method.need_uncond or mods.need_uncond)
+    more = sum(MODS[name].evals for name, _ in terms(recipe.guidance, "guidance", ""))
+    prompts = [positive] * (1 + more) + ([] if alone else [[negative]])
+    whole = 0 if recipe.tiling is None else rows_of(recipe.tiling, pipe, prompts, len(latent), space)
     if (line := parse_mixing(recipe.mixing)) is not None:
         run = line.mixing(run, latent, recipe.seed)
         start = run.start(latent)
-    return Job(recipe, pipe, run, start)
+    return Job(recipe, pipe, run, start, whole)
 
 
 def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
@@ -114,16 +145,21 @@ def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
     return job.pictures(finish(job.run, job.start))
 
 
-def prompts_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> tuple[list[Cond], Cond, Cond]:
-    """Conditionings of the prompt and the regions, of the negative prompt, and of none."""
-    positive = [told(recipe, pipe.encode_text([recipe.prompt], size, recipe.clip_skip))]
+def prompts_of(
+    recipe: Recipe, pipe: Pipeline, size: tuple[int, int], shown: tuple[int, int]
+) -> tuple[list[Cond], Cond, Cond]:
+    """Conditionings of the prompt and the regions, of the negative prompt, and of none.
+
+    size: of the picture; shown: of what the network sees of it, which some networks are told.
+    """
+    positive = [told(recipe, pipe.encode_text([recipe.prompt], shown, recipe.clip_skip))]
     for region in recipe.regions:
-        cond = told(recipe, pipe.encode_text([region.prompt], size, recipe.clip_skip))
+        cond = told(recipe, pipe.encode_text([region.prompt], shown, recipe.clip_skip))
         area = area_of(region, size, pipe.latent.factor, pipe.patch)
         positive.append(replace(cond, area=area, strength=region.strength))
     against = pipe.encode_negative or pipe.encode_text
-    negative = told(recipe, against([recipe.negative], size, recipe.clip_skip))
-    return positive, negative, told(recipe, against([""], size, recipe.clip_skip)) if recipe.guidance else negative
+    negative = told(recipe, against([recipe.negative], shown, recipe.clip_skip))
+    return positive, negative, told(recipe, against([""], shown, recipe.clip_skip)) if recipe.guidance else negative
 
 
 def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampling:
@@ -137,20 +173,33 @@ def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampli
     return shifted(pipe.sampling, pipe.shift_at(size))
 
 
-def sigmas_of(recipe: Recipe, sampling: Sampling, space: Sequence[int]) -> Tensor:
-    """The noise levels of the run, [steps + 1]; with a denoise map a σ-field of a latent with these axes."""
+def levels_of(recipe: Recipe, sampling: Sampling, strength: float) -> Tensor:
+    """The whole schedule of a place with a share of the recipe's denoise strength."""
+    return ksampler_sigmas(
+        sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, strength * recipe.denoise,
+        recipe.scheduler_params,
+    )  # fmt: skip
 
-    def levels(strength: float) -> Tensor:
-        denoise = strength * recipe.denoise
-        return ksampler_sigmas(
-            sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, denoise, recipe.scheduler_params
-        )
 
-    sigmas = window(levels(1.0), recipe.start_step, recipe.last_step)
-    if recipe.denoise_map is None:
+def sigmas_of(recipe: Recipe, sampling: Sampling, space: Sequence[int], strengths: Tensor | None) -> Tensor:
+    """The noise levels of the run, [steps + 1]; with `strengths_of` a σ-field of a latent with these axes."""
+    sigmas = window(levels_of(recipe, sampling, 1.0), recipe.start_step, recipe.last_step)
+    if strengths is None:
         return sigmas
+    own = own_schedule(partial(levels_of, recipe, sampling))
+    return field_from_mask(own if recipe.map_schedule == "own" else delayed(sigmas), strengths, space)
+
+
+def strengths_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image], size: tuple[int, int]) -> Tensor | None:
+    """Each place's share of the recipe's denoise strength by its denoise map, [1, h, w] of any resolution."""
+    if recipe.denoise_map is None:
+        return None
+    low = recipe.min_denoise / recipe.denoise
+    if recipe.denoise_map == AUTO:
+        leaves = leaves_of(recipe.detail, recipe.tiling, pipe, resized(source[0], size))
+        return leaf_strengths(leaves, low, size, pipe.latent.factor)
     brightness = images.to_mask(read_frames(recipe.denoise_map, recipe.denoise_map_sha256)[0])
-    return field_from_mask(own_schedule(levels) if recipe.map_schedule == "own" else delayed(sigmas), brightness, space)
+    return low + (1 - low) * brightness.double()
 
 
 def told(recipe: Recipe, cond: Cond) -> Cond:
@@ -174,27 +223,26 @@ def area_of(region: Region, size: tuple[int, int], factor: int, patch: int = 1) 
     return Area((region.height // factor, region.width // factor), (region.y // factor, region.x // factor))
 
 
-def whose(factor: int, patch: int) -> str:
-    """The number that sides in pixels are multiples of, and why."""
-    return f"{factor * patch}, the VAE's factor" + (f" of {factor} times patches of {patch}" if patch > 1 else "")
-
-
 def size_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]) -> tuple[int, int]:
-    """(height, width) of the pictures: asked for, or the image's, or the model's own."""
+    """(height, width) of the pictures: asked for, or the image's, enlarged, or the model's own."""
+    factor, patch = pipe.latent.factor, pipe.patch
     if recipe.width and recipe.height:
         height, width = recipe.height, recipe.width
     elif source:
-        width, height = source[0].size
+        width, height = (enlarged(side, recipe.scale, factor * patch) for side in source[0].size)
     else:
         height, width = pipe.size
-    factor = pipe.latent.factor * pipe.patch
-    for name, value in (("width", width), ("height", height)):
-        if value % factor or value < factor:
-            low, rule = max(value // factor, 1) * factor, whose(pipe.latent.factor, pipe.patch)
-            raise ValueError(f"{name} must be a multiple of {rule}; got {value}: try {low} or {low + factor}")
+    check_multiple("width", width, factor, patch)
+    check_multiple("height", height, factor, patch)
+    for name, value in zip(("height", "width"), seen(recipe.tiling, pipe, (height, width))):
         if pipe.max_side and value > pipe.max_side:
             raise ValueError(f"{name} must be at most {pipe.max_side}, where the network's positions end; got {value}")
     return height, width
+
+
+def enlarged(side: int, scale: float, unit: int) -> int:
+    """A side times a scale above 1, as the nearest multiple of a unit."""
+    return side if scale == 1 else max(round(side * scale / unit), 1) * unit
 
 
 def frames_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]) -> int:

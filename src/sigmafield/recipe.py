@@ -17,6 +17,7 @@ from sigmafield.methods import lookup
 from sigmafield.models.directory import needed
 from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.spatial.mixing_line import parse_mixing
+from sigmafield.tiling import AUTO, Detail, Tiling
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,12 @@ class Recipe:
     directory of textual inversions that `open_pipe` loads the model with; parts: directory for
     the parts of the model that a single file has not;
     denoise_map: of a picture whose brightness is the denoise strength of each place, white = as much as `denoise`,
-    black = kept; map_schedule: what a strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many
-    but smaller steps; model_sampling: other noise levels or another prediction of the network, such as
+    black = `min_denoise`, 0 = kept; or 'auto', from the image: much `detail`, much change; map_schedule: what a
+    strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many but smaller steps;
+    model_sampling: other noise levels or another prediction of the network, such as
     "discrete(prediction=v, zsnr=true)", see `models.model_sampling`; mixing: the noised image blended in between the
-    steps, such as "cosine(alpha_1=0.3)", see `parse_mixing`.
+    steps, such as "cosine(alpha_1=0.3)", see `parse_mixing`;
+    scale: the image is enlarged by this factor ≥ 1 first, to sides of whole places; tiling: the network is shown tiles.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -124,6 +127,10 @@ class Recipe:
     map_schedule: str = "delayed"
     model_sampling: str = ""
     mixing: str = ""
+    min_denoise: float = 0.0
+    detail: Detail = Detail()
+    scale: float = 1.0
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
@@ -159,7 +166,8 @@ class Recipe:
                 raise ValueError(f"mixing {self.mixing} needs an image to mix with, and no denoise_map")
             if lookup(self.sampler).adaptive:
                 raise ValueError(f"{self.sampler} chooses its own steps: mixing needs those of the schedule")
-        for name in ("image", "mask", "denoise_map"):
+        self._check_large()
+        for name in ("image", "mask", *(["denoise_map"] if self.denoise_map != AUTO else [])):
             seal(self, name)
         if self.clip_skip is not None and self.clip_skip > -1:
             raise ValueError(f"clip_skip must be -1 (the last layer), -2, … or None; got {self.clip_skip}")
@@ -171,6 +179,19 @@ class Recipe:
             )
         if (self.width is None) != (self.height is None):
             raise ValueError(f"width and height go together; got {self.width} and {self.height}")
+
+    def _check_large(self) -> None:
+        if not 1 <= self.scale < math.inf:
+            raise ValueError(f"scale must be a number ≥ 1; got {self.scale}")
+        if self.scale > 1 and (self.image is None or self.width is not None):
+            raise ValueError(f"scale {self.scale} needs an image to enlarge, and no width and height besides")
+        if not 0 <= self.min_denoise <= self.denoise:
+            raise ValueError(f"min_denoise must be 0 … denoise = {self.denoise}; got {self.min_denoise}")
+        if self.min_denoise and self.denoise_map is None:
+            raise ValueError(f"min_denoise {self.min_denoise} needs a denoise_map, whose black parts have it")
+        shifting = self.tiling is not None and self.tiling.method == "spot"
+        if shifting and self.denoise_map is not None and self.map_schedule == "own":
+            raise ValueError("tiling 'spot' shifts its tiles with the step: with a denoise map, map_schedule 'delayed'")
 
     def to_json(self) -> str:
         """The recipe as one line of JSON."""
@@ -192,6 +213,8 @@ class Recipe:
         values["regions"] = tuple(Region(**region) for region in values.get("regions", ()))
         values["controls"] = tuple(ControlImage(**control) for control in values.get("controls", ()))
         values["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
+        values["detail"] = Detail(**values.get("detail", {}))
+        values["tiling"] = Tiling(**values["tiling"]) if values.get("tiling") else None
         return cls(**values)
 
 

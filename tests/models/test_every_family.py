@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sigmafield.job import open_job
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.recipe import Recipe, Region
 from sigmafield.run import finish
+from sigmafield.tiling import Tiling
 
 pytest.importorskip("diffusers")
 NAMES = ["sd1", "sd2", "sdxl", "sd3", "sd3 without T5", "flux dev", "flux schnell", "auraflow", "lumina2", "wan"]
@@ -91,6 +93,22 @@ def test_image_to_image_and_inpainting(masked: bool, files: tuple[str, str], our
     left, right = slice(0, end.shape[-1] // 3), slice(-(end.shape[-1] // 3), None)
     assert torch.isfinite(end).all() and not torch.allclose(end[..., right], source[..., right], atol=1e-2)
     assert torch.allclose(end[..., left], source[..., left], atol=1e-5) == masked
+
+
+def test_large_pictures_in_tiles(files: tuple[str, str], ours: Pipeline) -> None:
+    """One tile over all is the whole; of two, one that is kept costs nothing."""
+    whole = Recipe(
+        "a red heart", image=files[0], denoise=0.8, frames=5 if ours.latent.axes == 3 else None,
+        width=8 * ours.latent.factor, height=4 * ours.latent.factor, **SETTINGS,
+    )  # fmt: skip
+    jobs = [open_job(replace(whole, tiling=tiling), ours) for tiling in (None, Tiling(tile=8 * ours.latent.factor))]
+    assert torch.equal(*(finish(job.run, job.start).x for job in jobs))
+    half = replace(whole, tiling=Tiling(tile=4 * ours.latent.factor), denoise_map=files[1], scheduler="normal", steps=4)
+    job = open_job(half, ours)
+    end = finish(job.run, job.start)
+    assert torch.isfinite(end.x).all()
+    assert job.rows(end) == (2 * end.nfe, 2 * 2 * end.nfe)
+    assert len(job.pictures(end)) == (5 if ours.latent.axes == 3 else 1)
 
 
 def test_lumina_reads_negative_prompts_without_its_system_prompt(loaded: Loaded) -> None:

@@ -7,6 +7,38 @@ from typing import Annotated, Optional
 
 import typer
 
+from sigmafield.cli.options import (
+    Cfg,
+    ClipSkip,
+    Compile,
+    Controlnet,
+    Device,
+    DistilledGuidance,
+    Dtype,
+    Embeddings,
+    Guidance,
+    Json,
+    LoraOption,
+    MapSchedule,
+    Mask,
+    MaxRows,
+    Model,
+    ModelSampling,
+    Negative,
+    Offload,
+    Param,
+    Parts,
+    PreviewDecoder,
+    PreviewEvery,
+    RegionOption,
+    Sampler,
+    Scheduler,
+    SchedulerParam,
+    Seed,
+    Shift,
+    Steps,
+)
+
 app = typer.Typer(
     help="Draw pictures with diffusion models, by any sampler of ComfyUI's, from the shell.\n\n"
     'Begin with:  [bold]sigmafield sample "a red heart" -o heart.png[/bold]  (works offline, with the embedded model).',
@@ -15,34 +47,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, and no progress.")]
-Model = Annotated[
-    str,
-    typer.Option(
-        help="'tiny', a diffusers directory, a .safetensors checkpoint, or a hub id.",
-        rich_help_panel="Model",
-        metavar="tiny|PATH",
-    ),
-]
-Device = Annotated[
-    Optional[str], typer.Option(help="cpu, cuda, mps; default: the best there is.", rich_help_panel="Model")
-]
-Dtype = Annotated[
-    Optional[str], typer.Option(help="float32, float16 or bfloat16, of the network.", rich_help_panel="Model")
-]
-MaxRows = Annotated[
-    Optional[int],
-    typer.Option(
-        help="Rows (pictures x prompts) in one network call at most, for little memory.", rich_help_panel="Model"
-    ),
-]
-Offload = Annotated[
-    bool, typer.Option("--offload", help="Keep parts on the CPU until they are needed.", rich_help_panel="Model")
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the network: slow to begin, then faster.", rich_help_panel="Model")
-]
 
 
 def _version(wanted: bool) -> bool:
@@ -79,43 +83,23 @@ def sample(
             rich_help_panel="Files",
         ),
     ] = None,
-    preview_every: Annotated[
-        Optional[int],
-        typer.Option(help="Write NAME-preview.png beside the output every so many steps.", rich_help_panel="Files"),
-    ] = None,
-    negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    sampler: Annotated[str, typer.Option(help="See `sigmafield methods`.", rich_help_panel="Sampling")] = "dpmpp_2m",
-    scheduler: Annotated[str, typer.Option(help="See `sigmafield schedules`.", rich_help_panel="Sampling")] = "karras",
-    steps: Annotated[int, typer.Option(help="Steps, at least 1.", rich_help_panel="Sampling")] = 20,
-    cfg: Annotated[
-        Optional[float],
-        typer.Option(help="Guidance; 1 = none; default: the model's own, 5 or 1.", rich_help_panel="Sampling"),
-    ] = None,
-    guidance: Annotated[
-        str, typer.Option(help="Mods, such as 'apg+cfg_norm'. See `sigmafield guidance`.", rich_help_panel="Sampling")
-    ] = "",
-    seed: Annotated[int, typer.Option(help="0 … 2^64 - 1.", rich_help_panel="Sampling")] = 0,
-    param: Annotated[
-        Optional[list[str]],
-        typer.Option(help="A parameter of the sampler, such as eta=0.5; repeat for more.", rich_help_panel="Sampling"),
-    ] = None,
-    scheduler_param: Annotated[
-        Optional[list[str]],
-        typer.Option(help="A parameter of the schedule, such as rho=5; repeat for more.", rich_help_panel="Sampling"),
-    ] = None,
+    preview_every: PreviewEvery = None,
+    negative: Negative = "",
+    sampler: Sampler = "dpmpp_2m",
+    scheduler: Scheduler = "karras",
+    steps: Steps = 20,
+    cfg: Cfg = None,
+    guidance: Guidance = "",
+    seed: Seed = 0,
+    param: Param = None,
+    scheduler_param: SchedulerParam = None,
     batch: Annotated[int, typer.Option(help="Pictures; more than one also writes a sheet of all.")] = 1,
     size: Annotated[
         Optional[str], typer.Option(help="Width x height; default: the model's own, or the image's.", metavar="WxH")
     ] = None,
     frames: Annotated[Optional[int], typer.Option(help="Frames of a video; default: the model's own.")] = None,
-    distilled_guidance: Annotated[
-        Optional[float],
-        typer.Option(help="What a distilled network is told, such as Flux dev; 3.5.", rich_help_panel="Sampling"),
-    ] = None,
-    shift: Annotated[
-        Optional[str],
-        typer.Option(help="Time shift of a flow network, or 'size'.", rich_help_panel="Sampling", metavar="S|size"),
-    ] = None,
+    distilled_guidance: DistilledGuidance = None,
+    shift: Shift = None,
     image: Annotated[
         Optional[Path], typer.Option(help="Picture to start from.", rich_help_panel="Image to image")
     ] = None,
@@ -123,30 +107,15 @@ def sample(
         float,
         typer.Option(help="How much to change it: above 0, up to 1 = all new.", rich_help_panel="Image to image"),
     ] = 1.0,
-    mask: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--inpaint",
-            "--mask",
-            help="Picture: white is drawn anew, black kept; inpainting models are told it too.",
-            rich_help_panel="Image to image",
-        ),
-    ] = None,
+    mask: Mask = None,
     denoise_map: Annotated[
         Optional[Path],
         typer.Option(
-            help="Picture: how much each place changes; white as --denoise says, black is kept.",
+            help="Picture: how much each place changes; white as --denoise says, black is kept; or 'auto'.",
             rich_help_panel="Image to image",
         ),
     ] = None,
-    map_schedule: Annotated[
-        str,
-        typer.Option(
-            help="With a denoise map: a 'delayed' start for weak places, or an 'own' schedule of small steps.",
-            rich_help_panel="Image to image",
-            metavar="delayed|own",
-        ),
-    ] = "delayed",
+    map_schedule: MapSchedule = "delayed",
     mix: Annotated[
         str,
         typer.Option(
@@ -154,61 +123,22 @@ def sample(
             rich_help_panel="Image to image",
         ),
     ] = "",
-    region: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            "--positive-region",
-            metavar="X,Y,W,H:PROMPT[:STRENGTH]",
-            help="A prompt for a box, in pixels; repeat for more.",
-            rich_help_panel="Regions",
-        ),
-    ] = None,
-    controlnet: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            metavar="net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
-            help="A picture that steers, and the ControlNet or T2I-Adapter that reads it; start and end are shares of "
-            "the way through sampling. Repeat for more.",
-            rich_help_panel="Control",
-        ),
-    ] = None,
-    model_sampling: Annotated[
-        str,
-        typer.Option(
-            help="What the network was trained for, where its files do not say: 'discrete(prediction=v, zsnr=true)', "
-            "lcm, edm, flux … See docs/models.md.",
-            rich_help_panel="Model",
-        ),
-    ] = "",
-    clip_skip: Annotated[
-        Optional[int], typer.Option(help="Layer of CLIP to stop at; -1 = the last.", rich_help_panel="Model")
-    ] = None,
-    lora: Annotated[
-        Optional[list[str]],
-        typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA; repeat for more.", rich_help_panel="Model"),
-    ] = None,
-    embeddings: Annotated[
-        Optional[Path],
-        typer.Option(help="Folder of textual inversions, for embedding:name.", rich_help_panel="Model"),
-    ] = None,
+    region: RegionOption = None,
+    controlnet: Controlnet = None,
+    model_sampling: ModelSampling = "",
+    clip_skip: ClipSkip = None,
+    lora: LoraOption = None,
+    embeddings: Embeddings = None,
     start: Annotated[Optional[int], typer.Option(help="First step to run.", rich_help_panel="Sampling")] = None,
     end: Annotated[Optional[int], typer.Option(help="Step to stop before.", rich_help_panel="Sampling")] = None,
     model: Model = "tiny",
-    parts: Annotated[
-        Optional[Path],
-        typer.Option(
-            help="Diffusers directory for what a checkpoint lacks: VAE, text encoders.", rich_help_panel="Model"
-        ),
-    ] = None,
+    parts: Parts = None,
     device: Device = None,
     dtype: Dtype = None,
     offload: Offload = False,
     compile: Compile = False,
     max_rows: MaxRows = None,
-    preview_decoder: Annotated[
-        Optional[Path],
-        typer.Option(help="A small decoder for previews: AutoencoderTiny or TAESD.", rich_help_panel="Model"),
-    ] = None,
+    preview_decoder: PreviewDecoder = None,
     as_json: Json = False,
 ) -> None:
     """Draw a picture from a prompt, or one for each prompt of a file.

@@ -11,10 +11,12 @@ from typing import Any
 
 import typer
 
+from sigmafield import images
 from sigmafield.cli.draw import USER_ERRORS, Drawing, Machine, complain, draw, fail, user_errors, write
-from sigmafield.cli.terminal import Display
+from sigmafield.cli.terminal import Display, told_rows
 from sigmafield.hints import controls_of
-from sigmafield.job import open_job
+from sigmafield.job import Job, open_job
+from sigmafield.lab.tiles import draw_tiles, tiles_of, tiles_svg
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.recipe import Recipe
 from sigmafield.types import State
@@ -24,17 +26,22 @@ from sigmafield.types import State
 class Asked:
     """A picture to draw: its recipe, the PNG or the folder to write to, and its line in the prompts' file, if any.
 
-    Raises FileNotFoundError for a PNG in a folder that is not there.
+    tiles: a PNG or SVG of the tiles, to write before the run. Raises FileNotFoundError for a file in a folder that is
+    not there, ValueError for tiles of another kind.
     """
 
     recipe: Recipe
     output: Path | None = None
     folder: Path = Path()
     line: int | None = None
+    tiles: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.output and not self.output.parent.is_dir():
-            raise FileNotFoundError(f"no folder {self.output.parent} to write {self.output.name} in")
+        for path in (self.output, self.tiles):
+            if path and not path.parent.is_dir():
+                raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
+        if self.tiles and self.tiles.suffix.lower() not in (".png", ".svg"):
+            raise ValueError(f"show-tiles must be a .png or .svg file; got {self.tiles}")
 
     def path(self) -> Path:
         """The PNG to write; in the folder, which is made if there is none, one that is not there yet."""
@@ -101,6 +108,8 @@ def report(
     for part, one in enumerate(asked):
         try:
             path, job = one.path(), open_job(one.recipe, pipe, controls)
+            if one.tiles:
+                write_tiles(job, one.tiles)
             drawing = draw(job, state or job.start, path, display, part, every)
         except USER_ERRORS as error:
             failed.append(refuse(one, error))
@@ -114,6 +123,16 @@ def report(
         typer.echo(json.dumps(files[0], ensure_ascii=False))
     if failed:
         raise typer.Exit(2)
+
+
+def write_tiles(job: Job, path: Path) -> None:
+    """The tiles of a job with their strengths, as PNG or SVG."""
+    picture, boxes, values = tiles_of(job)
+    line = min(max(picture.width // 256, 1), 4)
+    if path.suffix.lower() == ".svg":
+        path.write_text(tiles_svg(picture, boxes, values, line=float(line)), "utf-8")
+    else:
+        images.save_png(draw_tiles(picture, boxes, values, line=line), path)
 
 
 def check_previews(pipe: Pipeline, every: int) -> None:
@@ -137,7 +156,10 @@ def tell(one: Asked, drawing: Drawing, written: list[Path], quiet: bool) -> dict
     seconds, recipe = drawing.seconds, one.recipe
     if not quiet:
         names = str(written[0]) if len(written) == 1 else f"{written[0]} (all) and {written[1]} … {written[-1].name}"
-        typer.echo(f"{names}: {drawing.nfe} evaluations in {seconds:.1f} s, seed {recipe.seed}")
+        rows = f"; {told_rows(*drawing.rows)}" if recipe.tiling else ""
+        typer.echo(f"{names}: {drawing.nfe} evaluations in {seconds:.1f} s, seed {recipe.seed}{rows}")
     facts = {"nfe": drawing.nfe, "seconds": round(seconds, 3), "recipe": asdict(recipe)}
+    if recipe.tiling:
+        facts["rows"], facts["rows_saved"] = drawing.rows[0], drawing.rows[1] - drawing.rows[0]
     line = {} if one.line is None else {"line": one.line}
     return {"files": [str(file) for file in written], **line, **facts}

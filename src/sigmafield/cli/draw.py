@@ -170,11 +170,15 @@ PARSERS: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, b
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished run: the frames of each picture, one but for videos, and what it took."""
+    """A finished run: the frames of each picture, one but for videos, and what it took.
+
+    rows: network rows, and those that plain tiling would have taken; 0 without tiles.
+    """
 
     pictures: list[list[Image.Image]]
     nfe: int
     seconds: float
+    rows: tuple[int, int] = (0, 0)
 
 
 def draw(
@@ -198,7 +202,7 @@ def draw(
         pictures = job.pictures(state)
         frames = len(pictures) // job.recipe.batch
         apart = [pictures[k : k + frames] for k in range(0, len(pictures), frames)]
-        return Drawing(apart, state.nfe, time.perf_counter() - began)
+        return Drawing(apart, state.nfe, time.perf_counter() - began, job.rows(state))
     except KeyboardInterrupt:
         keep(job, state, output)
         raise typer.Exit(130) from None

@@ -40,9 +40,10 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[rows]}"),
             console=console,
         )
-        self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=parts)
+        self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=parts, rows="")
         self._parts = parts
         self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
         self._quiet = quiet or not console.is_terminal
@@ -62,6 +63,8 @@ class Display:
         if self._quiet:
             return
         self._bar.update(self._task, completed=part + job.run.progress(state))
+        if job.recipe.tiling:
+            self._bar.update(self._task, rows=told_rows(*job.rows(state)))
         if self._parts > 1:
             self._bar.update(self._task, description=f"{part + 1} of {self._parts}: {job.recipe.prompt[:40]}")
         if self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
@@ -69,6 +72,12 @@ class Display:
             if pictures:
                 self._live.update(Group(blocks(images.sheet(pictures, gap=0)), self._bar))
             self._last = time.monotonic()
+
+
+def told_rows(spent: int, plain: int) -> str:
+    """How many network rows there were, and what was saved, in words."""
+    apart = f", {abs(plain - spent)} {'fewer' if spent < plain else 'more'} than plain tiling" * (spent != plain)
+    return f"{spent} network rows{apart}"
 
 
 def blocks(picture: Image.Image, width: int = PREVIEW_WIDTH) -> Text:

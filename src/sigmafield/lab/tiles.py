@@ -6,9 +6,15 @@ import base64
 import io
 from collections.abc import Sequence
 
+import torch
 from PIL import Image, ImageDraw
 
+from sigmafield.hints import read_frames, resized
+from sigmafield.job import Job, size_of, strengths_of
+from sigmafield.spatial.field import strength_of
+from sigmafield.spatial.quadtree import leaf_denoise
 from sigmafield.spatial.tiles import Box
+from sigmafield.tiling import AUTO, cover_of, leaves_of
 
 
 def colours(values: Sequence[float]) -> list[tuple[int, int, int]]:
@@ -57,6 +63,29 @@ def tiles_svg(
             f"<title>denoise {value:.3g}</title></rect>"
         )
     return "\n".join([*rows, "</svg>"]) + "\n"
+
+
+def tiles_of(job: Job) -> tuple[Image.Image, list[Box], list[float]]:
+    """What a job begins from, as a picture, its boxes in pixels and their denoise strengths, for `draw_tiles`.
+
+    With the denoise map 'auto', the leaves of its quadtree; else what the network's tiles own, with the mean of the
+    map there. Raises ValueError for a job without an image or without tiles.
+    """
+    recipe, pipe = job.recipe, job.pipe
+    if recipe.image is None or recipe.tiling is None:
+        raise ValueError("tiles to draw need a recipe with an image and a tiling")
+    source, factor = read_frames(recipe.image, recipe.image_sha256), pipe.latent.factor
+    size = size_of(recipe, pipe, source)
+    picture = resized(source[0], size)
+    if recipe.denoise_map == AUTO:
+        leaves = list(leaves_of(recipe.detail, recipe.tiling, pipe, picture))
+        return picture, leaves, leaf_denoise(leaves, recipe.min_denoise, recipe.denoise)
+    height, width = (side // factor for side in size)
+    cores = [tile.core for tile in cover_of(recipe.tiling, pipe)(height, width)]
+    strengths = strengths_of(recipe, pipe, source, size)
+    shares = torch.ones(height, width) if strengths is None else strength_of(strengths, (height, width))[0, 0]
+    boxes = [Box(*(side * factor for side in core)) for core in cores]
+    return picture, boxes, [recipe.denoise * float(shares[core.index].mean()) for core in cores]
 
 
 def _text(buffer: io.BytesIO) -> str:

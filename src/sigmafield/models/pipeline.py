@@ -72,6 +72,8 @@ class Pipeline:
     """(height, width) → the time shift that a flow network was trained with at that size, where it depends on it."""
     max_rows: int | None = None
     """Rows that one network call may have, for little memory; None: as many as there are."""
+    bring: Callable[[Sequence[str]], None] | None = None
+    """Brings some of `modules` to the device and sends the others away, where parts wait on the CPU."""
 
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call or as few as `max_rows` allows: a `Model`.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sigmafield.models.directory import NETWORKS
 from sigmafield.models.picture import codec
@@ -28,16 +30,19 @@ def offloaded(pipe: Pipeline) -> Pipeline:
     text = [name for name in pipe.modules if name.startswith("text_encoder")]
     network = [name for name in pipe.modules if name in NETWORKS]
 
+    def bring(names: Sequence[str]) -> None:
+        for name, module in pipe.modules.items():
+            if name not in names:
+                module.to(CPU)
+        for name in names:
+            pipe.modules[name].to(pipe.device)
+
     def on_device(names: list[str], function: Callable[..., Any] | None) -> Any:
         if function is None:
             return None
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            for name, module in pipe.modules.items():
-                if name not in names:
-                    module.to(CPU)
-            for name in names:
-                pipe.modules[name].to(pipe.device)
+            bring(names)
             return function(*args, **kwargs)
 
         return call
@@ -53,6 +58,7 @@ def offloaded(pipe: Pipeline) -> Pipeline:
         encode=on_device(["vae"], pipe.encode),
         decode=decode,
         preview=decode if pipe.preview is pipe.decode else pipe.preview,
+        bring=bring,
     )
 
 
@@ -67,19 +73,29 @@ def compiled(pipe: Pipeline) -> Pipeline:
 def tiled_pictures(pipe: Pipeline, tile: int = 64, collected: Collected = "estimated") -> Pipeline:
     """The pipeline with a VAE that works tile by tile, for large pictures in little memory: see `spatial.tiled_vae`.
 
-    tile: places of the latent that a tile owns, at most. Do it before `offloaded`. Raises ValueError for VAEs of video.
+    tile: places of the latent that a tile owns, at most. Raises ValueError for VAEs of video.
     """
     vae = pipe.modules.get("vae")
     if vae is None or pipe.latent.axes != 2:
         raise ValueError(f"{pipe.name} has no VAE of pictures that could work tile by tile")
+
+    def here(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            if pipe.bring is not None:
+                pipe.bring(["vae"])
+            return function(vae, *args, collected=collected, **kwargs)
+
+        return torch.no_grad()(call)
+
     encode, decode = codec(
-        lambda x: tiled_encode(vae, x, tile * pipe.latent.factor, collected=collected),
-        lambda z: tiled_decode(vae, z, tile, collected=collected),
+        partial(here(tiled_encode), tile=tile * pipe.latent.factor),
+        partial(here(tiled_decode), tile=tile),
         pipe.latent,
         pipe.device,
         next(vae.parameters()).dtype,
     )
-    return replace(pipe, encode=torch.no_grad()(encode), decode=torch.no_grad()(decode))
+    preview = decode if pipe.preview is pipe.decode else pipe.preview
+    return replace(pipe, encode=encode, decode=decode, preview=preview)
 
 
 def check_offload(device: torch.device) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sigmafield.levels import Levels
-from sigmafield.spatial.tiles import Tile, painted
+from sigmafield.spatial.tiles import Combine, Tile, painted
 from sigmafield.types import Sigma
 
 Strength = Float[Tensor, "batch 1 *space"]
@@ -116,10 +116,20 @@ def field_from_mask(
 
 
 def field_from_tiles(
-    trajectory: Trajectory, tiles: Sequence[Tile], denoise: Sequence[float], height: int, width: int
+    trajectory: Trajectory,
+    tiles: Sequence[Tile],
+    denoise: Sequence[float],
+    height: int,
+    width: int,
+    combine: Combine = painted,
 ) -> Float[Tensor, "levels 1 1 height width"]:
-    """A σ-field from a strength for each tile, which its core has. ValueError for one outside of [0, 1]."""
-    return trajectory(_in_range(painted(tiles, denoise, height, width)))
+    """A σ-field from a strength for each tile. ValueError for one outside of [0, 1].
+
+    combine: what a place has that several tiles show, one of `COMBINES`: by default what its owner has, the tile in
+    whose core it is.
+    """
+    _in_range(torch.tensor(denoise, dtype=torch.float64))
+    return trajectory(combine(tiles, denoise, height, width))
 
 
 def strength_of(mask: Tensor, space: Sequence[int]) -> Strength:

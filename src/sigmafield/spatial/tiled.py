@@ -110,6 +110,21 @@ def plane(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
 
 
+ROWS = "tile_rows"
+"""Name in `Ctx.aux` of the number of rows, tiles times prompts times samples, that networks were shown so far."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A network whose rows are counted in `ctx.aux`, so that a checkpoint knows of them."""
+
+    model: Model
+
+    def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
+        ctx.aux[ROWS] = ctx.aux.get(ROWS, 0) + len(x)
+        return self.model(x, sigma, conds, ctx)
+
+
 def together(sigma: Sigma) -> bool:
     """Whether all tiles see the same noise levels."""
     return not sigma.ndim or per_sample(sigma) is not None
@@ -131,7 +146,7 @@ def ask(
     own = [cropped(cond, size, offset) for offset, size in boxes for cond in conds]
     at = part(sigma, *boxes[0]) if sigma.ndim else sigma
     inner = replace(ctx, want=None, part=(*ctx.part, tuple(boxes)))
-    k, answers = len(conds), model(torch.cat(shown), at, own, inner)
+    k, answers = len(conds), Counted(model)(torch.cat(shown), at, own, inner)
     return [(tile, shown[j].chunk(k), answers[j * k : (j + 1) * k]) for j, tile in enumerate(tiles)]
 
 

@@ -194,11 +194,52 @@ def shares(tiles: Tiles, window: Window, height: int, width: int) -> tuple[Float
     return tuple(torch.where(counts[canvas] == 1, 1.0, w).float() for w, (canvas, _) in zip(weights, at))
 
 
+Combine = Callable[[Sequence[Tile], Sequence[float], int, int], Tensor]
+"""(tiles, a value of each, height, width) → a map [1, 1, height, width], float64: what holds where tiles overlap."""
+
+
 def painted(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Float[Tensor, "1 1 h w"]:
     """A map of the canvas with each tile's value on its core, float64. ValueError unless there is one for each."""
-    if len(tiles) != len(values):
-        raise ValueError(f"{len(tiles)} tiles need as many values; got {len(values)}")
+    _paired(tiles, values)
     out = torch.zeros(1, 1, height, width, dtype=torch.float64)
     for tile, value in zip(tiles, values):
         out[(..., *tile.core.index)] = value
     return out
+
+
+def largest(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Float[Tensor, "1 1 h w"]:
+    """As `painted`, with the largest value of all tiles that show a place."""
+    _paired(tiles, values)
+    out = torch.full((1, 1, height, width), -math.inf, dtype=torch.float64)
+    for tile, value in zip(tiles, values):
+        canvas, _ = places(tile, height, width)
+        out[canvas] = out[canvas].clamp(min=value)
+    return out
+
+
+def least(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Float[Tensor, "1 1 h w"]:
+    """As `painted`, with the least value of all tiles that show a place."""
+    return -largest(tiles, [-value for value in values], height, width)
+
+
+def weighted(window: Window = gaussian) -> Combine:
+    """As `painted`, with the mean Σ w_t v_t/Σ w_t of all tiles that show a place: their value where it is the same."""
+
+    def mean(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Tensor:
+        _paired(tiles, values)
+        out = torch.zeros(1, 1, height, width, dtype=torch.float64)
+        for tile, value, w in zip(tiles, values, shares(tuple(tiles), window, height, width)):
+            out[places(tile, height, width)[0]] += value * w.double()
+        low, high = (f(tiles, values, height, width) for f in (least, largest))
+        return torch.minimum(torch.maximum(out, low), high)
+
+    return mean
+
+
+def _paired(tiles: Sequence[Tile], values: Sequence[float]) -> None:
+    if len(tiles) != len(values):
+        raise ValueError(f"{len(tiles)} tiles need as many values; got {len(values)}")
+
+
+COMBINES: dict[str, Combine] = {"owner": painted, "max": largest, "min": least, "weighted": weighted()}
+"""How strengths of tiles that overlap become one map."""

@@ -1,0 +1,218 @@
+"""Recipes with tiles on the embedded model: what equals a run without, what is counted, what is refused."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sigmafield as sf
+from sigmafield.images import to_pictures
+from sigmafield.job import size_of
+from sigmafield.models.running import offloaded, tiled_pictures
+from sigmafield.tiling import WINDOWS, Detail, Tiling
+
+WAYS = [(method, "canvas") for method in WINDOWS] + [("mixture", "tile"), ("multidiffusion", "tile")]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return sf.load("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A picture of 32 × 48: flat to the left, a bright disc to the right."""
+    y, x = np.mgrid[:32, :48]
+    pixels = np.where(((y - 16) ** 2 + (x - 34) ** 2 < 100)[..., None], [230, 60, 40], [250, 250, 250])
+    path = tmp_path_factory.mktemp("tiling") / "small.png"
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return str(path)
+
+
+def recipe(small, **settings):
+    return sf.Recipe("red heart", image=small, cfg=3.0, seed=2, **{"steps": 4, "denoise": 0.6, **settings})
+
+
+def end_of(recipe, pipe):
+    job = sf.open_job(recipe, pipe)
+    return job, sf.finish(job.run, job.start)
+
+
+@pytest.mark.parametrize("method, scope", WAYS)
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
+def test_one_tile_over_all_is_image_to_image(pipe, small, method, scope, sampler):
+    """Bit for bit, with areas and with mods that remember."""
+    plain = recipe(
+        small, scale=2.0, sampler=sampler, guidance="apg(momentum=-0.5)",
+        regions=(sf.Region("green apple", 48, 8, 40, 48, 2.0),),
+    )  # fmt: skip
+    tiled = replace(plain, tiling=Tiling(method, 96, scope=scope, vae_tile=0))
+    (_, a), (_, b) = end_of(plain, pipe), end_of(tiled, pipe)
+    assert torch.equal(a.x, b.x)
+    big = Image.open(small).resize((96, 64), Image.Resampling.LANCZOS)
+    assert sf.generate(pipe, "x", image=small, scale=2.0, steps=1, denoise=0.3)[0].size == big.size
+
+
+@pytest.mark.parametrize("way, method", [("delayed", "mixture"), ("own", "mixture"), ("delayed", "spot")])
+def test_a_constant_map_is_the_scalar_run(pipe, small, way, method, tmp_path):
+    tiled = recipe(small, scale=3.0, tiling=Tiling(method, tile=64, overlap=16))
+    _, scalar = end_of(tiled, pipe)
+    _, auto = end_of(replace(tiled, denoise_map="auto", min_denoise=0.6, map_schedule=way), pipe)
+    assert torch.equal(auto.x, scalar.x)
+    Image.new("L", (7, 5), "white").save(tmp_path / "white.png")
+    white = replace(tiled, denoise_map=str(tmp_path / "white.png"), min_denoise=0.1, map_schedule=way)
+    assert torch.equal(end_of(white, pipe)[1].x, scalar.x)
+    Image.new("L", (7, 5), "black").save(tmp_path / "black.png")
+    if way == "own":  # black is a run of its own at the least strength
+        black = replace(tiled, denoise_map=str(tmp_path / "black.png"), min_denoise=0.3, map_schedule=way)
+        assert torch.equal(end_of(black, pipe)[1].x, end_of(replace(tiled, denoise=0.3), pipe)[1].x)
+
+
+@pytest.mark.parametrize("tiling", [Tiling(tile=64), Tiling("spot", tile=64), None], ids=str)
+def test_the_map_of_the_picture_keeps_what_is_empty(pipe, small, tiling):
+    """The flat left of the picture is the largest leaf, which has the least strength: 0 keeps it as it is."""
+    job, end = end_of(recipe(small, scale=4.0, steps=10, denoise_map="auto", tiling=tiling), pipe)
+    source = pipe.encode(_tensor(small, 4))
+    change = (end.x - source).abs().amax((0, 1))
+    assert (change[:, :8] == 0).all()
+    assert change[12:20, 32:36].min() > 0
+    assert tiling is None or job.rows(end)[0] < job.rows(end)[1]
+
+
+def _tensor(path, scale):
+    picture = Image.open(path).convert("RGB")
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+
+
+class Counting:
+    def __init__(self, network):
+        self.network, self.rows = network, 0
+
+    def __call__(self, x, t, cond):
+        self.rows += len(x)
+        return self.network(x, t, cond)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"cfg": 1.0},
+        {"cfg": 1.0, "sampler": "euler_cfg_pp"},
+        {"sampler": "heun", "batch": 2},
+        {"guidance": "pag+perp_neg"},
+        {"tiling": Tiling("spot", tile=64)},
+        {"tiling": Tiling("multidiffusion", tile=64, batch=1, scope="tile")},
+        {"regions": (sf.Region("green apple", 64, 0, 80, 72),)},
+    ],
+    ids=str,
+)
+def test_rows_are_those_of_the_network(pipe, small, settings):
+    """Told rows are counted ones; without a map they are what a plain run is said to take, with one no more."""
+    settings = {"tiling": Tiling(tile=64), **settings}
+    plain = replace(recipe(small, scale=3.0), **settings)
+    told = {}
+    for name, one in {"plain": plain, "map": replace(plain, denoise_map="auto")}.items():
+        counting = Counting(pipe.network)
+        job, end = end_of(one, replace(pipe, network=counting))
+        told[name] = job.rows(end)
+        assert told[name][0] == counting.rows
+    assert told["plain"][0] == told["plain"][1] == told["map"][1] > told["map"][0] > 0
+
+
+def test_without_tiles_no_rows_are_told(pipe, small):
+    job, end = end_of(recipe(small), pipe)
+    assert job.rows(end) == (0, 0)
+
+
+def test_the_network_is_told_what_it_sees_and_its_limit_is_the_tile(pipe, small):
+    seen = []
+
+    def encode_text(prompts, size, clip_skip=None):
+        seen.append(size)
+        return pipe.encode_text(prompts, size, clip_skip)
+
+    limited = replace(pipe, max_side=64, encode_text=encode_text)
+    sf.open_job(recipe(small, scale=3.0, tiling=Tiling(tile=64)), limited)
+    assert set(seen) == {(64, 64)}
+    with pytest.raises(ValueError, match="height must be at most 64, where the network's positions end; got 96"):
+        sf.open_job(recipe(small, scale=3.0, tiling=Tiling(tile=96)), limited)
+
+
+def test_large_pictures_go_through_the_vae_in_tiles(pipe, small):
+    """Above its tile only; and where parts wait elsewhere it is brought first."""
+    brought = []
+    waiting = replace(offloaded(pipe), bring=lambda names: brought.append(list(names)))
+    whole = sf.open_job(recipe(small, scale=4.0, tiling=Tiling(tile=64)), pipe)
+    tiled = sf.open_job(recipe(small, scale=4.0, tiling=Tiling(tile=64, vae_tile=64)), waiting)
+    z = 0.5 * torch.randn(1, 4, 32, 48, generator=torch.Generator().manual_seed(1))
+    assert brought == [["vae"]]
+    assert torch.equal(tiled.pipe.decode(z), tiled_pictures(pipe, 16).decode(z))
+    assert brought == [["vae"], ["vae"]]
+    assert torch.equal(whole.pipe.decode(z), pipe.decode(z))
+    assert len(to_pictures(tiled.pipe.preview(z))) == 1 and len(brought) == 3
+
+
+def test_sides_are_whole_places(pipe, small, tmp_path):
+    """A scale goes to the nearest ones."""
+    odd = tmp_path / "odd.png"
+    Image.open(small).resize((47, 33)).save(odd)
+    picture = Image.open(odd)
+    assert size_of(recipe(str(odd), scale=2.0), pipe, [picture]) == (64, 96)
+    assert size_of(recipe(str(odd), scale=1.5), pipe, [picture]) == (48, 72)
+    with pytest.raises(ValueError, match="width must be a multiple of 4, the VAE's factor; got 47: try 44 or 48"):
+        size_of(recipe(str(odd)), pipe, [picture])
+
+
+def test_recipes_with_tiles_are_json(small):
+    one = recipe(small, scale=2.5, denoise_map="auto", min_denoise=0.2, detail=Detail(0.1, 2, 16, "edges"))
+    for tiling in (None, Tiling("spot", 64, 16, 2, "canvas", 0)):
+        assert sf.Recipe.from_json(replace(one, tiling=tiling).to_json()) == replace(one, tiling=tiling)
+
+
+WRONG = [
+    (lambda: Tiling("mixtur"), "unknown tiling 'mixtur'; did you mean mixture?"),
+    (lambda: Tiling(tile=0), "tile must be ≥ 1 pixel; got 0"),
+    (lambda: Tiling(tile=64, overlap=64), "overlap must be below the tile's 64; got 64"),
+    (lambda: Tiling(overlap=-1), "overlap must be ≥ 0 pixels; got -1"),
+    (lambda: Tiling(batch=0), "batch must be ≥ 1 tile; got 0"),
+    (lambda: Tiling(scope="whole"), "scope must be 'canvas' or 'tile'; got 'whole'"),
+    (lambda: Tiling("spot", scope="tile"), "take mixture or multidiffusion"),
+    (lambda: Tiling(vae_tile=-8), "vae_tile must be ≥ 0 pixels; got -8"),
+    (lambda: Detail(threshold=-1.0), "threshold and depth must be ≥ 0; got -1.0 and 4"),
+    (lambda: Detail(smallest=0), "smallest must be ≥ 1 pixel; got 0"),
+    (lambda: Detail(content="color_distance"), "unknown content 'color_distance'; did you mean colour_distance?"),
+]
+
+
+@pytest.mark.parametrize("make, message", WRONG, ids=[message for _, message in WRONG])
+def test_bad_values_are_refused(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+REFUSED = [
+    ({"scale": 0.5}, "scale must be a number ≥ 1; got 0.5"),
+    ({"scale": float("nan")}, "scale must be a number ≥ 1; got nan"),
+    ({"scale": 2.0, "width": 64, "height": 64}, "and no width and height besides"),
+    ({"min_denoise": 0.2}, "min_denoise 0.2 needs a denoise_map"),
+    ({"min_denoise": 0.7, "denoise_map": "auto"}, "min_denoise must be 0 … denoise = 0.6; got 0.7"),
+    ({"tiling": Tiling("spot"), "denoise_map": "auto", "map_schedule": "own"}, "map_schedule 'delayed'"),
+    ({"tiling": Tiling(tile=66)}, "tile must be a multiple of 4, the VAE's factor; got 66: try 64 or 68"),
+    ({"tiling": Tiling(overlap=6)}, "overlap must be a multiple of 4, the VAE's factor; got 6: try 4 or 8"),
+    ({"tiling": Tiling(overlap=52)}, "overlap must be at most 48, 4 places of 4 less than the tile; got 52"),
+    ({"tiling": Tiling(vae_tile=70)}, "vae_tile must be a multiple of 4, the VAE's factor; got 70: try 68 or 72"),
+]
+
+
+@pytest.mark.parametrize("settings, message", REFUSED, ids=[message for _, message in REFUSED])
+def test_bad_recipes_are_refused(pipe, tmp_path, settings, message):
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sf.open_job(recipe(str(tmp_path / "black.png"), **settings), pipe)
+    with pytest.raises(ValueError, match="scale 2.0 needs an image to enlarge"):
+        sf.Recipe("x", scale=2.0)

@@ -26,7 +26,7 @@ class Mod:
 
     stage: which hook of `Mods` it is; evals: network evaluations that it adds to a call; need_uncond: whether the
     negative prompt has to be evaluated at any scale; fits: raises ValueError for a torch module in which it has nothing
-    to act on, None for mods that leave the network alone.
+    to act on, None for mods that leave the network alone; one_sigma: σ must not vary within a sample.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Mod:
     evals: int = 0
     need_uncond: bool = False
     fits: Callable[[nn.Module], None] | None = None
+    one_sigma: bool = False
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -98,6 +99,7 @@ def parse_mods(text: str) -> Mods:
         combine=instead[0] if instead else classifier_free,
         need_uncond=any(row.need_uncond for row in rows),
         fits=tuple(row.fits for row in rows if row.fits),
+        one_sigma=tuple(row.name for row in rows if row.one_sigma),
         **hooks,
     )
 

@@ -80,7 +80,7 @@ def forget(aux: Memory, *beginnings: str) -> None:
 
 
 def one_level(name: str, *sigmas: Tensor) -> None:
-    """Raises ValueError for noise levels that vary within a sample: its places are then evaluated one level by one."""
+    """Raises ValueError for noise levels that vary within a sample, whose places are evaluated level by level."""
     if any(s.ndim and per_sample(s) is None for s in sigmas):
         raise ValueError(f"{name} needs one sigma per sample: leave it out where the noise level varies over a sample")
 
@@ -99,7 +99,7 @@ def name_of(patch: Patch) -> str:
     return f"{name_of(patch.func)}{plain}"
 
 
-@mod("easycache", "network", "arXiv:2507.02860")
+@mod("easycache", "network", "arXiv:2507.02860", one_sigma=True)
 def easycache(
     network: Network,
     call: Call,
@@ -149,7 +149,7 @@ def _cached(network: Network, call: Call, threshold: float, x: Tensor, t: Tensor
     return F
 
 
-@mod("lazycache", "around", "arXiv:2507.02860")
+@mod("lazycache", "around", "arXiv:2507.02860", one_sigma=True)
 def lazycache(
     denoise: Denoiser, *, reuse_threshold: Threshold = 0.2, start_percent: Start = 0.15, end_percent: End = 0.95
 ) -> Denoiser:

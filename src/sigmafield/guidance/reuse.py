@@ -50,9 +50,12 @@ def phase(sigma: Sigma, start: float, end: float, process: Process) -> Literal["
 
 
 def moved(aux: Memory, name: str, X: Tensor) -> Tensor | None:
-    """mean|X − X̄|; None where there is no X̄ of that shape."""
+    """mean|X − X̄|; None where there is no X̄. One of another shape is forgotten, with all that came with it."""
     last = aux.get(f"{name}.X")
-    return None if last is None or last.shape != X.shape else (X - last).abs().mean()
+    if last is not None and (last.shape, last.dtype) != (X.shape, X.dtype):
+        forget(aux, f"{name}.")
+        return None
+    return None if last is None else (X - last).abs().mean()
 
 
 def leaves_out(aux: Memory, name: str, change: Tensor | None, threshold: float) -> bool:

@@ -1,4 +1,4 @@
-"""A page for every method and every schedule, from the code: a hook of mkdocs, run by `make docs`."""
+"""A page for every method, schedule and mod of guidance, from the code: a hook of mkdocs, run by `make docs`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import inspect
 import io
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import get_args
 
 import matplotlib
 import torch
@@ -15,6 +17,8 @@ from mkdocs.structure.files import File, Files
 
 from sigmafield.cli.explain import EXAMPLE, NETWORK, NOISE, facts, relatives, settings
 from sigmafield.grid import VE, Flow
+from sigmafield.guidance import MODS, Mod
+from sigmafield.guidance.registry import Stage
 from sigmafield.lab import amplification, convergence, plot, real_interval, table
 from sigmafield.lab.papers import sources
 from sigmafield.lab.stability import STEP
@@ -54,6 +58,21 @@ to step.
 In tables of **coefficients** D₁, D₂ … are the step's own predictions and D₋₁, D₋₂ … earlier ones, U unconditional
 predictions and ξ noises. They are read off by unit vectors, without a model: `sigmafield.lab.table`."""
 
+ACTS = {
+    "around": "Around a guided prediction",
+    "scale": "On the scale",
+    "model": "On how prompts are evaluated",
+    "network": "Within the network",
+    "against": "Within the network, for the negative prompt alone",
+    "before": "Before C and U are combined",
+    "combine": "In the place of D = U + cfg (C − U)",
+    "after": "On D",
+}
+"""Headings for the stages of mods, in the order in which they act."""
+
+PAIRS = Path(__file__).parent / "images" / "guidance"
+"""Pictures without and with each mod, by examples/guidance_pictures.py."""
+
 STEPS = 20
 BOX = (-5.0, 1.5, -3.25, 3.25)
 POINTS = 161
@@ -62,7 +81,7 @@ matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sigmafield"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the pages under 'Methods' and 'Schedules' of the navigation."""
+    """Put the pages under 'Methods', 'Schedules' and 'Guidance mods' of the navigation."""
     for item in config.nav or []:
         if "methods/index.md" in item.values():
             item["Methods"] = ["methods/index.md"] + [
@@ -70,6 +89,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             ]
         if "schedules/index.md" in item.values():
             item["Schedules"] = ["schedules/index.md"] + [f"schedules/{name}.md" for name in SCHEDULES]
+        if "mods/index.md" in item.values():
+            item["Guidance mods"] = ["mods/index.md"] + [
+                {ACTS[stage]: [f"mods/{mod.name}.md" for mod in members]} for stage, members in stages().items()
+            ]
     return config
 
 
@@ -85,6 +108,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     write("schedules/index.md", schedules_page())
     for schedule in SCHEDULES.values():
         write(f"schedules/{schedule.name}.md", schedule_page(schedule, write))
+    write("mods/index.md", mods_page())
+    for mod in MODS.values():
+        write(f"mods/{mod.name}.md", mod_page(mod))
     return files
 
 
@@ -121,7 +147,7 @@ def method_page(method: Method, write: Callable[[str, str | bytes], None]) -> st
     return "\n\n".join(parts + citation(method.paper)) + "\n"
 
 
-def parameters(owner: Method | Schedule) -> list[str]:
+def parameters(owner: Method | Schedule | Mod) -> list[str]:
     """The table of parameters, if there are any."""
     rows = [(f"`{name}`", default, values) for name, default, values in settings(owner)]
     return ["## Parameters", block(grid(("name", "default", "values"), rows))] if rows else []
@@ -192,6 +218,39 @@ def schedule_page(schedule: Schedule, write: Callable[[str, str | bytes], None])
     return "\n\n".join(parts + citation(schedule.paper)) + "\n"
 
 
+def stages() -> dict[str, list[Mod]]:
+    """The mods by where they act, in the order in which they do."""
+    assert set(ACTS) == set(get_args(Stage))
+    by_stage = {stage: [mod for mod in MODS.values() if mod.stage == stage] for stage in ACTS}
+    return {stage: members for stage, members in by_stage.items() if members}
+
+
+def mods_page() -> str:
+    """The table of all mods of guidance."""
+    lines = ["# Guidance mods", "", "From `sigmafield.MODS`. [How they are used](../guidance.md), with pictures."]
+    for stage, members in stages().items():
+        rows = [(f"[{mod.name}]({mod.name}.md)", str(mod.evals), mod.paper) for mod in members]
+        lines += ["", f"## {ACTS[stage]}", "", *grid(("mod", "further evaluations", "from"), rows)]
+    return "\n".join(lines)
+
+
+def mod_page(mod: Mod) -> str:
+    """Equation, parameters, pictures and sources of one mod."""
+    parts = [
+        f"# {mod.name}",
+        prose(inspect.getdoc(mod.apply) or ""),
+        f"It acts **{ACTS[mod.stage][0].lower()}{ACTS[mod.stage][1:]}**.",
+    ]
+    parts += parameters(mod)
+    if (PAIRS / f"{mod.name}.png").exists():
+        parts += [
+            "## Pictures",
+            "The embedded model at cfg 10, without it above and with it below:",
+            f"![without and with {mod.name}](../images/guidance/{mod.name}.png)",
+        ]
+    return "\n\n".join(parts + citation(mod.paper)) + "\n"
+
+
 def citation(paper: str) -> list[str]:
     """Where it is from, in words and as BibTeX."""
     entries = sources(paper)
@@ -202,7 +261,7 @@ def citation(paper: str) -> list[str]:
 def prose(doc: str) -> str:
     """A docstring as Markdown. Its equation is the second paragraph where nothing is indented."""
     paragraphs = doc.split("\n\n")
-    if len(paragraphs) > 1 and not re.search("^    ", doc, re.MULTILINE) and " = " in paragraphs[1]:
+    if len(paragraphs) > 1 and not re.search("^    ", doc, re.MULTILINE) and re.search(" [=←] ", paragraphs[1]):
         paragraphs[1] = block("    " + line for line in paragraphs[1].splitlines())
     return "\n\n".join(paragraphs)
 

@@ -10,8 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
 
 LAYERS = [
-    ["types", "maths", "resize", "ranges"],
-    ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "brownian"],
+    ["types", "maths", "resize", "ranges", "language"],
+    ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "bridges", "brownian"],
     ["methods"],
     ["run", "lcm_upscale", "checkpoint", "images", "latents"],
     ["guidance", "spatial"],
@@ -19,6 +19,7 @@ LAYERS = [
     ["mixing_ksampler"],
     ["models"],
     ["hints", "recipe", "job"],
+    ["demofusion"],
     ["lab"],
     ["cli"],
 ]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sigmafield.bridges import Split, add_up
 from sigmafield.grid import Grid, Span
 from sigmafield.noise import Device, seed_word
 from sigmafield.types import Latent
@@ -22,7 +23,7 @@ ANSWERS = 4
 """Increments that are remembered: the last few asked for, and the one drawn ahead."""
 
 DRAWERS = 4
-"""Threads that draw at most, if torch has as many: beyond that, the sums take longer than the drawing."""
+"""Threads that draw at most, if torch has as many: an interval has some twenty draws."""
 
 
 class Node(NamedTuple):
@@ -43,12 +44,13 @@ class Brownian:
 
     Work. Only nodes on the way to an end of an interval are drawn, and while the schedule is followed none twice.
     A tree on the CPU draws the interval that should be asked for next in threads of its own, from construction on,
-    so that a network on another device hides the drawing. Neither changes a bit, in any order of questions.
+    so that a network on another device hides the drawing: all numbers first, then the sums (`bridges`). None of this
+    changes a bit, in any order of questions.
 
     Memory, for a tree of d = log₂((σ_max − σ_min)/10⁻⁶) levels (24 for Stable Diffusion): at most 3 d nodes of a latent
     each while a schedule is followed step by step, 5 d if stages within the steps are asked for as well; in any other
-    order, `capacity` and the 4 d that one interval may need, 6 d where several threads draw for it at once. Besides,
-    the last 4 increments. Nodes that no step to come needs are dropped, and their memory is used again.
+    order, `capacity` and the 4 d that one interval may need. Besides, the last 4 increments. Nodes that no step to come
+    needs are dropped, and their memory is used again.
 
     seed: entropy of the tree, or a list of one seed a sample, so that a sample is the same in any batch.
     shape: of the whole latent [B, …]. σ must be a number, not a field. drawn_on: the device that the tree lives on.
@@ -88,7 +90,8 @@ class Brownian:
         self._levels = sorted({self._time(float(sigma)) for sigma in grid.sigmas})
         self._nodes: dict[int, Node] = {}  # by number: the root is 1, the halves of n are 2 n and 2 n + 1
         self._spare: list[Tensor] = []
-        self._drawn: dict[int, Future[Tensor]] = {}  # numbers of nodes that are about to be cut
+        self._drawn: dict[int, Tensor] = {}  # numbers to cut nodes with
+        self._splits: list[Split] = []
         self._answers: dict[Interval, Future[Tensor]] = {}
         self._stage = (-1, 1.0)  # the last step that a stage was asked for in, and the share of its h
         # on another device the tree is drawn in the caller's stream
@@ -131,7 +134,7 @@ class Brownian:
             assert self._worker is not None
             answer = self._answers[asked] = self._worker.submit(self._increment, asked, to_come)
             for old in list(self._answers)[:-ANSWERS]:
-                self._answers.pop(old, None)
+                self._answers.pop(old).add_done_callback(self._use_again)
         return answer
 
     def _question(self, span: Span) -> tuple[Interval, Interval]:
@@ -177,12 +180,17 @@ class Brownian:
             self._forget(n)
         if not (cover := self._cover(*asked)):
             return torch.zeros(self._shape, dtype=self._dtype, device=self._drawn_on)
-        if self._drawers:
-            self._drawn = {n: self._drawers.submit(self._normal, n) for n in self._cuts(cover)}
-        total = self._value(cover[0]).clone()
-        for n in cover[1:]:
-            total += self._value(n)
-        return total
+        each = self._drawers.map if self._drawers else map
+        cuts = self._cuts(cover)
+        self._drawn = dict(zip(cuts, each(self._normal, cuts)))  # first: the sums would wait for a core each time
+        try:
+            self._splits = []
+            terms, total = [self._value(n) for n in cover], self._buffer()
+            add_up(self._splits, terms, total, each)
+        except BaseException:
+            self._nodes.clear()  # their halves may not have been filled
+            raise
+        return total.view(self._shape)
 
     def _cover(self, low: float, high: float) -> list[int]:
         """Numbers of the largest nodes that make up [low, high], left to right."""
@@ -211,7 +219,7 @@ class Brownian:
         return sorted(cuts)
 
     def _value(self, n: int) -> Tensor:
-        """Increment over node n, cut out of the nearest node above it that is in memory."""
+        """Where the increment over node n will be, once the splits on the way to it from above are done."""
         above = n
         while above not in self._nodes:
             above >>= 1
@@ -221,15 +229,12 @@ class Brownian:
         return self._nodes[n].w
 
     def _split(self, n: int) -> None:
-        """Cut a node in two, by the Brownian bridge over it."""
+        """Note how to cut a node in two. Its buffer may be a later split's, since those are done in turn."""
         start, end, w = self._nodes[n]
         middle = round((start + end) / 2, 6)
         before, after, per_length = middle - start, end - middle, 1 / (end - start)
-        left = self._drawn.pop(n).result() if n in self._drawn else self._normal(n)
-        right = self._buffer()
-        torch.mul(w, before, out=right).mul_(per_length)  # the order of operations decides the last bit
-        left.mul_(math.sqrt(before * after * per_length)).add_(right)
-        torch.sub(w, left, out=right)
+        left, right = self._drawn.pop(n), self._buffer()
+        self._splits.append(Split(w, left, right, before, per_length, math.sqrt(before * after * per_length)))
         self._nodes[2 * n], self._nodes[2 * n + 1] = Node(start, middle, left), Node(middle, end, right)
         level = bisect_right(self._levels, start)
         if level < len(self._levels) and self._levels[level] < end:
@@ -241,6 +246,10 @@ class Brownian:
             w = self._nodes.pop(n).w
             if self._worker is not None:
                 self._spare.append(w)
+
+    def _use_again(self, answer: Future[Tensor]) -> None:
+        if not answer.cancelled() and not answer.exception():
+            self._spare.append(answer.result())
 
     def _buffer(self) -> Tensor:
         try:

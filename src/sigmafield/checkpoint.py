@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,15 @@ def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[St
             memory[part][name] = tensor if tensor.ndim == 0 else tensor.to(device)
     state = State(header["i"], tensors["x"].to(device), memory["mem"], memory["aux"], tensors.get("rng"), header["nfe"])
     return state, meta
+
+
+def moved(state: State, device: torch.device | str) -> State:
+    """The state with x and the latents of its memories on another device; coefficients stay on the CPU."""
+    mem, aux = (
+        {key: value.to(device) if isinstance(value, Tensor) and value.ndim else value for key, value in memory.items()}
+        for memory in (state.mem, state.aux)
+    )
+    return replace(state, x=state.x.to(device), mem=mem, aux=aux)
 
 
 def _tuples(memory: Memory) -> Memory:

@@ -17,12 +17,15 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, controls_of, read_frames, resized
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.models import load
+from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
 from sigmafield.param import Sampling, shifted
 from sigmafield.recipe import Recipe, Region
 from sigmafield.run import Run, finish
 from sigmafield.spatial.field import delayed, field_from_mask, own_schedule
+from sigmafield.spatial.mixing import Mixing
+from sigmafield.spatial.mixing_line import parse_mixing
 from sigmafield.types import Area, Cond, Control, Latent, State
 
 
@@ -32,13 +35,14 @@ class Job:
 
     recipe: Recipe
     pipe: Pipeline
-    run: Run
+    run: Run | Mixing
     start: State
 
     @torch.no_grad()
     def pictures(self, state: State) -> list[Image.Image]:
         """The pictures of a finished run; of videos, the frames of each in turn."""
-        x = self.run.grid.process.finish(self.run.end, state.x)
+        run = self.run.run if isinstance(self.run, Mixing) else self.run
+        x = run.grid.process.finish(run.end, state.x)
         return images.to_pictures(self.pipe.decode(x))
 
     @torch.no_grad()
@@ -71,6 +75,7 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         raise ValueError(
             "the recipe's loras are not those that the model was loaded with; load it with open_pipe(recipe)"
         )
+    pipe = parse_model_sampling(recipe.model_sampling)(pipe)
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     mask = images.to_mask(read_frames(recipe.mask, recipe.mask_sha256)[0]) if recipe.mask else None
     size = size_of(recipe, pipe, source)
@@ -97,6 +102,9 @@ def open_job(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control] | None 
         guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
+    if (line := parse_mixing(recipe.mixing)) is not None:
+        run = line.mixing(run, latent, recipe.seed)
+        start = run.start(latent)
     return Job(recipe, pipe, run, start)
 
 

@@ -10,13 +10,15 @@ import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from sigmafield.maths import near_miss
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,11 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def check(owner: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
-    """Raise ValueError for a parameter that is unknown, of another type or out of range; owner: whose they are."""
+def check(owner: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, with whole numbers as floats where a parameter is one; owner: whose they are.
+
+    Raises ValueError for a parameter that is unknown, of another type or out of range.
+    """
     for name in given:
         if name not in known:
             there = near_miss(name, known) if known else "; it has none"
@@ -117,6 +122,23 @@ def check(owner: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) 
     values = {name: parameter.default for name, parameter in known.items()} | dict(given)
     for parameter in known.values():
         parameter.check(owner, values)
+    return {name: _number(value) if known[name].kind is float else value for name, value in given.items()}
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, int) else value
+
+
+def checked(function: Callable[..., V]) -> Callable[..., V]:
+    """The function, with its keyword-only arguments checked at every call, as `check` does."""
+
+    @wraps(function)
+    def call(*args: Any, **given: Any) -> V:
+        known = {parameter.name: parameter for parameter in parameters(function, by_keyword)}
+        check(function.__name__, known, given)
+        return function(*args, **given)
+
+    return call
 
 
 @cache

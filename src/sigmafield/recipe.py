@@ -15,6 +15,8 @@ from sigmafield.hints import ControlImage, seal
 from sigmafield.maths import near_miss
 from sigmafield.methods import lookup
 from sigmafield.models.directory import needed
+from sigmafield.models.model_sampling import parse_model_sampling
+from sigmafield.spatial.mixing_line import parse_mixing
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class Recipe:
     the parts of the model that a single file has not;
     denoise_map: of a picture whose brightness is the denoise strength of each place, white = as much as `denoise`,
     black = kept; map_schedule: what a strength is, a 'delayed' start on one schedule, or an 'own' schedule of as many
-    but smaller steps.
+    but smaller steps; model_sampling: other noise levels or another prediction of the network, such as
+    "discrete(prediction=v, zsnr=true)", see `models.model_sampling`; mixing: the noised image blended in between the
+    steps, such as "cosine(alpha_1=0.3)", see `parse_mixing`.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -118,11 +122,14 @@ class Recipe:
     denoise_map: str | None = None
     denoise_map_sha256: str | None = None
     map_schedule: str = "delayed"
+    model_sampling: str = ""
+    mixing: str = ""
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
         schedules.lookup(self.scheduler).check(self.scheduler_params)
         mods = parse_mods(self.guidance)
+        parse_model_sampling(self.model_sampling)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
         _at_least("frames", 1 if self.frames is None else self.frames, 1)
@@ -149,6 +156,11 @@ class Recipe:
             raise ValueError(f"map_schedule must be 'delayed' or 'own'; got {self.map_schedule!r}")
         if self.map_schedule == "own" and (self.start_step, self.last_step) != (None, None):
             raise ValueError("map_schedule 'own' runs whole schedules: leave start_step and last_step out")
+        if parse_mixing(self.mixing) is not None:
+            if self.image is None or self.denoise_map is not None:
+                raise ValueError(f"mixing {self.mixing} needs an image to mix with, and no denoise_map")
+            if lookup(self.sampler).adaptive:
+                raise ValueError(f"{self.sampler} chooses its own steps: mixing needs those of the schedule")
         for name in ("image", "mask", "denoise_map"):
             seal(self, name)
         if self.clip_skip is not None and self.clip_skip > -1:

@@ -56,3 +56,15 @@ def test_mistakes_are_one_line():
             sf.Recipe("red heart", guidance=text)
         result = run("sample", "red heart", "--guidance", text)
         assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_what_a_run_finds_out_is_one_line_as_well(tmp_path):
+    """Prompts that the rows of a call hold apart, and a network without the blocks: no picture, and the reason."""
+    lines = {
+        "nag": "nag needs the positive and the negative prompt in one network call",
+        "slg": "is none of the transf",
+    }
+    for text, message in lines.items():
+        result = run("sample", "red heart", "--guidance", text, "--max-rows", 1, "--steps", 2, "-o", tmp_path / "a.png")
+        assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
+        assert not list(tmp_path.iterdir())

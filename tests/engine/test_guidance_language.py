@@ -13,8 +13,12 @@ def test_every_parameter_has_a_range_with_its_default_in(name):
     for key, parameter in row.parameters.items():
         assert key in row.apply.__doc__, f"{name}'s docstring does not say what {key} is"
         assert type(parameter.default) is parameter.kind
-        if parameter.choices:
-            assert parameter.default in parameter.choices
+        if parameter.choices or parameter.kind is bool:
+            assert parameter.default in (parameter.choices or (True, False))
+            continue
+        if parameter.kind is str:
+            with pytest.raises(ValueError, match=f"{name} needs {key} to be text; got 9"):
+                row(**{key: 9})
             continue
         if parameter.kind is bool:
             row(**{key: not parameter.default})

@@ -8,7 +8,7 @@ from sigmafield.grid import VE, Flow, Span
 from sigmafield.guidance import MODS
 from sigmafield.guidance.frequency import reinhard, scaled_frequencies, unsharp
 from sigmafield.guidance.hooks import Asked, Preds, classifier_free
-from sigmafield.guidance.patches.freeu import freeu, freeu_v2
+from sigmafield.guidance.patches.freeu import freeu_features, freeu_v2_features
 from sigmafield.models.analytic import Mixture
 from sigmafield.types import Ctx
 
@@ -169,14 +169,17 @@ def test_tone_mapping_shortens_the_long():
     assert not reinhard(torch.zeros(SHAPE)).any()
 
 
-@pytest.mark.parametrize("make", [freeu, freeu_v2])
+@pytest.mark.parametrize("make", [freeu_features, freeu_v2_features])
 def test_freeu_acts_on_two_widths_and_is_off_at_1(make):
     skip, off = draw(2, (2, 16, 8, 8)), {"b1": 1.0, "b2": 1.0, "s1": 1.0, "s2": 1.0}
+    on = {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2}
     for width, acts in {32: True, 16: True, 24: False, 8: False}.items():
         h = draw(1, (2, width, 8, 8))
-        out, thin = make(h, skip, 8)
+        out, thin = make(h, skip, 8, **on)
         assert torch.equal(out, h) != acts and torch.equal(thin, skip) != acts
         assert torch.equal(out[:, width // 2 :], h[:, width // 2 :])
         for ours, before in zip(make(h, skip, 8, **off), (h, skip)):
             torch.testing.assert_close(ours, before)
-    assert not make(torch.ones(1, 32, 4, 4), torch.ones(1, 4, 4, 4), 8)[0].isnan().any()
+    for dtype in (torch.float32, torch.float16):
+        h, skip = make(torch.ones(1, 32, 4, 4, dtype=dtype), torch.ones(1, 4, 4, 4, dtype=dtype), 8, **on)
+        assert h.isfinite().all() and h.dtype == skip.dtype == dtype

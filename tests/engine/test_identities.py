@@ -28,13 +28,13 @@ ALWAYS_OFF = {
     "deis": "its integrals are sums that are 1e-4 off",
     "uni_pc": "its coefficients are float32",
     "uni_pc_bh2": "its coefficients are float32",
+    "dpm_fast": "its coefficients are float32",
 }
 VE_ON_FLOW = {
     "ddpm": {},
     "dpmpp_2s_ancestral_cfg_pp": {},
     "res_multistep_ancestral": {},
     "res_multistep_ancestral_cfg_pp": {},
-    "dpm_fast": {"eta": 0.7},
     **dict.fromkeys(("euler", "heun", "heunpp2", "dpm_2"), CHURN),
 }
 

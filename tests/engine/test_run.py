@@ -6,12 +6,12 @@ import pytest
 import torch
 from laws import CHURN, CORRECTED, PROCESSES, grid, guided, run_of
 
-from sigmafield.checkpoint import load_state, save_state
+from sigmafield.checkpoint import load_state, moved, save_state
 from sigmafield.grid import VE, Grid
 from sigmafield.methods import METHODS
 from sigmafield.noise import Keyed
 from sigmafield.run import Run, finish, iterate, sample
-from sigmafield.types import Pred
+from sigmafield.types import Pred, State
 
 NOISY = {"eta": 0.6, "distance_step_eta": 0.3, "use_negative": True}
 ALL = [(name, {}) for name in METHODS] + [("euler", CHURN), ("heun", CHURN), ("dpm_adaptive", {"eta": 0.5})]
@@ -269,3 +269,12 @@ def test_a_missing_unconditional_prediction_is_named():
     g = grid(VE())
     with pytest.raises(ValueError, match="needs the unconditional prediction"):
         sample(lambda x, sigma, ctx: Pred(x), start(g), g.sigmas, "euler_cfg_pp")
+
+
+def test_a_state_moves_with_its_memories():
+    """Latents go to the device, coefficients stay where they are."""
+    old = torch.zeros(1, 2, 3, 3)
+    number = torch.tensor(0.5, dtype=torch.float64)
+    there = moved(State(2, old, {"D_prev": old, "h": number, "t": (0.1,)}, {"mixing.source": old}), "meta")
+    assert {t.device.type for t in (there.x, there.mem["D_prev"], there.aux["mixing.source"])} == {"meta"}
+    assert there.mem["h"] is number and there.mem["t"] == (0.1,) and there.i == 2

@@ -21,6 +21,7 @@ from sigmafield.models.model_sampling import (
 )
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.param import flow_sampling, flux_sampling
+from sigmafield.recipe import Recipe
 from sigmafield.types import Ctx
 
 TINY = load("tiny", device="cpu")
@@ -95,18 +96,47 @@ def test_other_clocks() -> None:
     "call, message",
     [
         (lambda: discrete(flow_pipe(1.0)), "tiny has no discrete noise levels"),
-        (lambda: discrete(TINY, prediction="esp"), "unknown prediction 'esp'; did you mean eps"),
+        (
+            lambda: discrete(TINY, prediction="esp"),
+            "prediction = eps or v or x0 or img_to_img or lcm; got 'esp'",
+        ),
         (lambda: shifted_flow(TINY), "this one's noise levels have no time shift"),
-        (lambda: shifted_flow(flow_pipe(1.0), shift=0.0), "shift must be above 0; got 0.0"),
-        (lambda: stable_cascade(TINY, shift=-1.0), "shift must be above 0; got -1.0"),
+        (lambda: shifted_flow(flow_pipe(1.0), shift=0.0), "shifted_flow needs shift > 0; got 0"),
+        (lambda: stable_cascade(TINY, shift=-1.0), "stable_cascade needs shift > 0; got -1"),
         (lambda: flux(flow_pipe(1000.0)), "trained on 1000 σ"),
-        (lambda: continuous_edm(TINY, sigma_min=2.0, sigma_max=1.0), "sigma_min must be above 0 and below sigma_max"),
-        (lambda: continuous_v(TINY, sigma_min=0.0), "sigma_min must be above 0"),
+        (
+            lambda: continuous_edm(TINY, sigma_min=2.0, sigma_max=1.0),
+            "0 < sigma_min < sigma_max; got 2 and",
+        ),
+        (lambda: continuous_v(TINY, sigma_min=0.0), "needs 0 < sigma_min < sigma_max; got 0"),
     ],
 )
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_recipe_says_it_in_a_line() -> None:
+    plain, same, other = (
+        generate(TINY, "red heart", steps=3, seed=1, model_sampling=line)[0].tobytes()
+        for line in ("", "discrete(prediction=v)", "continuous_v(sigma_max=20, sigma_min=0.03)")
+    )
+    assert plain == same != other
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("discreet", "unknown model_sampling 'discreet'; did you mean discrete"),
+        ("discrete(predict=v)", "discrete has no parameter 'predict'; did you mean prediction"),
+        ("discrete(zsnr=2)", "discrete needs zsnr to be true or false; got 2"),
+        ("flux+discrete", "takes one of discrete, continuous_edm"),
+        ("flux(", r"must be names with parameters, such as discrete\(prediction=v, zsnr=true\); got 'flux\('"),
+    ],
+)
+def test_wrong_lines_are_refused_with_the_recipe(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe("red heart", model_sampling=line)
 
 
 def test_all_have_names() -> None:

@@ -7,7 +7,7 @@ from golden_models import Counted
 
 from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.patches.freeu import freeu, freeu_v2
+from sigmafield.guidance.patches.freeu import freeu_features, freeu_v2_features
 from sigmafield.ksampler import ksampler
 from sigmafield.types import Cond
 
@@ -16,7 +16,7 @@ NAMES = {
     "Mahiro": "mahiro", "TCFG": "tcfg", "APG": "apg", "EpsilonScaling": "epsilon_scaling",
     "TemporalScoreRescaling": "tsr", "FreSca": "fresca",
 }  # fmt: skip
-FREEU = {"FreeU": freeu, "FreeU_V2": freeu_v2}
+FREEU = {"FreeU": freeu_features, "FreeU_V2": freeu_v2_features}
 # float32 itself is that far from float64 here: latents grow to 180; the reference takes singular vectors in float32
 LOOSE = {"apg(eta=-0.5, norm_threshold=15.0, momentum=0.2)": 5e-5, "tcfg()": 1.2e-5}
 

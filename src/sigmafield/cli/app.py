@@ -147,6 +147,13 @@ def sample(
             metavar="delayed|own",
         ),
     ] = "delayed",
+    mix: Annotated[
+        str,
+        typer.Option(
+            help="Blend the noised image in at every step: 'cosine(alpha_1=0.3, align=next)+rewind'.",
+            rich_help_panel="Image to image",
+        ),
+    ] = "",
     region: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -165,6 +172,14 @@ def sample(
             rich_help_panel="Control",
         ),
     ] = None,
+    model_sampling: Annotated[
+        str,
+        typer.Option(
+            help="What the network was trained for, where its files do not say: 'discrete(prediction=v, zsnr=true)', "
+            "lcm, edm, flux … See docs/models.md.",
+            rich_help_panel="Model",
+        ),
+    ] = "",
     clip_skip: Annotated[
         Optional[int], typer.Option(help="Layer of CLIP to stop at; -1 = the last.", rich_help_panel="Model")
     ] = None,
@@ -234,6 +249,7 @@ def sample(
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
             controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
+            model_sampling=model_sampling, mixing=mix,
         )  # fmt: skip
         asked = asked_for(recipe, many, output, out_dir)
     machine = Machine(device, dtype, offload, compile, max_rows, preview_decoder)

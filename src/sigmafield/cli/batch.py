@@ -101,10 +101,10 @@ def report(
     for part, one in enumerate(asked):
         try:
             path, job = one.path(), open_job(one.recipe, pipe, controls)
+            drawing = draw(job, state or job.start, path, display, part, every)
         except USER_ERRORS as error:
             failed.append(refuse(one, error))
             continue
-        drawing = draw(job, state or job.start, path, display, part, every)
         with user_errors():
             written = write(drawing.pictures, path, one.recipe)
         files.append(tell(one, drawing, written, as_json))

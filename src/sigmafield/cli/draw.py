@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from sigmafield import __version__, images
-from sigmafield.checkpoint import save_state
+from sigmafield.checkpoint import moved, save_state
 from sigmafield.cli.terminal import Display
 from sigmafield.hints import ControlImage
 from sigmafield.job import Job, open_job, open_pipe
@@ -184,7 +184,7 @@ def draw(
 
     part: which of the display's pictures it is; preview_every: steps between two previews beside the output.
     """
-    state = replace(state, x=state.x.to(job.pipe.device))
+    state = moved(state, job.pipe.device)
     began = time.perf_counter()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interruption too
     try:
@@ -251,7 +251,7 @@ def again(path: Path, output: Path | None, image: Path | None, machine: Machine,
         if not output.parent.is_dir():
             raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
         job = open_job(recipe, machine.load(recipe))
-    drawing = draw(job, job.start, output, Display(recipe, as_json))
+        drawing = draw(job, job.start, output, Display(recipe, as_json))
     frames = sheets(drawing.pictures) if index is None else drawing.pictures[index]
     with user_errors():
         images.save_png(frames[0], output, label(recipe, index), frames[1:])

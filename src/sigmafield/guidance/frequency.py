@@ -103,11 +103,11 @@ def unsharp(z: Latent, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) 
     kernel = (-(line**2) / (2 * sigma**2)).exp()
     blurred = n
     for axis in plane(z):
-        blurred = _along(blurred, kernel / kernel.sum(), axis)
+        blurred = convolved(blurred, kernel / kernel.sum(), axis)
     return length * ((1 + 10 * alpha) * n - 10 * alpha * blurred)
 
 
-def _along(z: Latent, kernel: Tensor, axis: int) -> Latent:
+def convolved(z: Latent, kernel: Tensor, axis: int) -> Latent:
     """The convolution of one axis, mirrored at its ends, as often as the kernel is longer than it."""
     radius, n, turned = len(kernel) // 2, z.shape[axis], z.transpose(axis, -1)
     period = max(2 * (n - 1), 1)

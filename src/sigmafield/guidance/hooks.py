@@ -72,14 +72,18 @@ class Asked:
         """The prompts' clean latents, all in one evaluation, but for a negative one that has patches of its own."""
         apart = [bool(self.against) and prompt[0].role == "negative" for prompt in prompts]
         together = predict(self.model, self.x, self.sigma, [p for p, own in zip(prompts, apart) if not own], self.ctx)
+        inner = with_patches(self.ctx, *self.against)
         return [
-            self.predict(self.model, prompt, *self.against) if own else together.pop(0)
+            predict(self.model, self.x, self.sigma, [prompt], inner)[0] if own else together.pop(0)
             for prompt, own in zip(prompts, apart)
         ]
 
     def predict(self, model: Model, prompt: Prompt, *patches: Patch) -> Latent:
-        """A prompt's clean latent at this x and σ, with further patches of the network: one evaluation more."""
-        (D,) = predict(model, self.x, self.sigma, [prompt], with_patches(self.ctx, *patches))
+        """A prompt's clean latent at this x and σ, with further patches of the network: one evaluation more.
+
+        What patches note in it is forgotten, so that notes are those of the evaluation that is guided.
+        """
+        (D,) = predict(model, self.x, self.sigma, [prompt], replace(with_patches(self.ctx, *patches), notes={}))
         return D
 
 

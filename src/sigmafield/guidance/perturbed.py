@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from sigmafield.guidance.cond import within
 from sigmafield.guidance.hooks import Asked, Preds, choose
 from sigmafield.maths import lincomb
-from sigmafield.types import Model
+from sigmafield.types import Latent, Model
+
+
+def away(p: Preds, W: Latent, scale: float) -> Latent:
+    """D + scale (C − W): guidance away from a worse prediction."""
+    return lincomb(1.0, p.D, scale, p.c, -scale, W)
 
 
 @dataclass(frozen=True)
@@ -28,4 +33,4 @@ class Perturbed:
         if not self.scale or not inside.any():
             return p
         worse = at.predict(self.model, at.positive)
-        return p._replace(D=choose(inside, lincomb(1.0, p.D, self.scale, p.c, -self.scale, worse), p.D))
+        return p._replace(D=choose(inside, away(p, worse, self.scale), p.D))

@@ -5,15 +5,15 @@ rescale(multiplier=0.7)+cfg_norm          names with parameters, joined by +, in
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import nn
 
 from sigmafield.guidance.hooks import Mods, classifier_free
+from sigmafield.language import terms
 from sigmafield.maths import named
 from sigmafield.ranges import Parameter, by_keyword, check, parameters
 
@@ -26,7 +26,8 @@ class Mod:
 
     stage: which hook of `Mods` it is; evals: network evaluations that it adds to a call; need_uncond: whether the
     negative prompt has to be evaluated at any scale; fits: raises ValueError for a torch module in which it has nothing
-    to act on, None for mods that leave the network alone; one_sigma: σ must not vary within a sample.
+    to act on, None for mods that leave the network alone. What `fits` takes by keyword are the mod's own parameters.
+    beside: hooks of other stages that go with it, without parameters. one_sigma: σ must not vary within a sample.
     """
 
     name: str
@@ -35,7 +36,8 @@ class Mod:
     paper: str
     evals: int = 0
     need_uncond: bool = False
-    fits: Callable[[nn.Module], None] | None = None
+    fits: Callable[..., Any] | None = None
+    beside: Mapping[Stage, Callable[..., Any]] = field(default_factory=dict)
     one_sigma: bool = False
 
     @property
@@ -50,9 +52,14 @@ class Mod:
 
     def __call__(self, **params: Any) -> Callable[..., Any]:
         """The hook with these parameters; ValueError for one that it does not have, or a value out of range."""
-        check(self.name, self.parameters, params)
-        numbers = {name: float(value) for name, value in params.items() if self.parameters[name].kind is float}
-        return partial(self.apply, **{**params, **numbers})
+        return partial(self.apply, **check(self.name, self.parameters, params))
+
+    def fitting(self, params: Mapping[str, Any]) -> Callable[[nn.Module], Any] | None:
+        """`fits` for these parameters and the defaults of the others."""
+        if self.fits is None:
+            return None
+        values, taken = {**self.defaults, **params}, parameters(self.fits, by_keyword)
+        return partial(self.fits, **{parameter.name: values[parameter.name] for parameter in taken})
 
 
 MODS: dict[str, Mod] = {}
@@ -83,14 +90,17 @@ def parse_mods(text: str) -> Mods:
     Those of a stage act in the order in which they are written. Raises ValueError for what is no such line, unknown
     names and parameters, values out of range, a mod given twice, and two that take the place of D = U + cfg (C − U).
     """
-    found: dict[str, Callable[..., Any]] = {}
-    for name, params in _terms(text) if text.strip() else []:
-        hook = lookup(name)(**params)
+    found: dict[str, dict[str, Callable[..., Any]]] = {}
+    fits: list[Callable[[nn.Module], Any]] = []
+    for name, params in terms(text, "guidance", "apg(eta=0.5)+rescale(multiplier=0.7)"):
+        row = lookup(name)
+        hook = row(**params)
         if name in found:
             raise ValueError(f"guidance has {name} twice; each acts once")
-        found[name] = hook
+        found[name] = {row.stage: hook, **row.beside}
+        fits += filter(None, [row.fitting(params)])
     rows = [MODS[name] for name in found]
-    hooks = {stage: tuple(found[row.name] for row in rows if row.stage == stage) for stage in get_args(Stage)}
+    hooks = {stage: tuple(by[stage] for by in found.values() if stage in by) for stage in get_args(Stage)}
     instead = hooks.pop("combine")
     if len(instead) > 1:
         names = [row.name for row in rows if row.stage == "combine"]
@@ -98,35 +108,7 @@ def parse_mods(text: str) -> Mods:
     return Mods(
         combine=instead[0] if instead else classifier_free,
         need_uncond=any(row.need_uncond for row in rows),
-        fits=tuple(row.fits for row in rows if row.fits),
+        fits=tuple(fits),
         one_sigma=tuple(row.name for row in rows if row.one_sigma),
         **hooks,
-    )
-
-
-def _terms(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name, parameters) of every mod in a line."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        return _split(tree)
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"guidance must be names with parameters, such as apg(eta=0.5)+rescale(multiplier=0.7); got {text!r}"
-        ) from error
-
-
-def _split(tree: ast.expr) -> list[tuple[str, dict[str, Any]]]:
-    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
-        return [*_split(tree.left), *_split(tree.right)]
-    if isinstance(tree, ast.Name):
-        return [(tree.id, {})]
-    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
-        return [(tree.func.id, {keyword.arg or "**": _value(keyword.value) for keyword in tree.keywords})]
-    raise ValueError(ast.dump(tree))
-
-
-def _value(tree: ast.expr) -> Any:
-    """A number, true or false, or a word with or without quotes."""
-    return (
-        {"true": True, "false": False}.get(tree.id, tree.id) if isinstance(tree, ast.Name) else ast.literal_eval(tree)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def dpm_adaptive(
     stop = min(end, lam + h)
     span = replace(s if flow_noise else ve, sigma=_sigma(lam), sigma_next=_sigma(stop))
     down, keep, up = descend(span, ve.sigma_next, eta)
-    low, high = yield from embedded_pair(x, down, order)
+    low, high = yield from embedded_pair(x, stretch(down), order)
     rtol, atol = torch.tensor([rtol, atol], dtype=torch.float32).tolist()  # ComfyUI rounds them so
     scale = torch.maximum(low.abs(), x_low.abs()).mul_(rtol).clamp_(min=atol)
     err = float((low - high).div_(scale).square_().mean().sqrt())
@@ -99,40 +99,70 @@ def descend(s: Span, end: Sigma, eta: float) -> tuple[Span, Sigma, Sigma]:
     return down.ve, keep, (s.sigma_next**2 - (keep * down.sigma_next) ** 2).clamp(min=0).sqrt()
 
 
-def embedded_pair(
-    x: Latent, s: Span, order: Literal[2, 3]
-) -> Generator[tuple[Latent, Sigma], Pred, tuple[Latent, Latent]]:
+class Stretch(NamedTuple):
+    """An interval from t to t' = t + h in t = −ln σ; what follows from it is computed in its dtype."""
+
+    t: Tensor
+    t_next: Tensor
+    h: Tensor
+
+    @property
+    def sigma(self) -> Tensor:
+        return (-self.t).exp()
+
+    @property
+    def sigma_next(self) -> Tensor:
+        return (-self.t_next).exp()
+
+    def part(self, r: float) -> Stretch:
+        """Its first part, 0 < r ≤ 1 of it."""
+        return Stretch(self.t, self.t + r * self.h, r * self.h)
+
+
+def stretch(s: Span, dtype: torch.dtype = torch.float64) -> Stretch:
+    """The interval with its ends rounded to a dtype."""
+    t, t_next = s.ve.lam.to(dtype), s.ve.lam_next.to(dtype)
+    return Stretch(t, t_next, t_next - t)
+
+
+def embedded_pair(x: Latent, s: Stretch, order: int) -> Generator[tuple[Latent, Sigma], Pred, tuple[Latent, Latent]]:
     """(low, high): DPM-Solver-1 and -2, or -2 and -3, over s, sharing their evaluations. E = expm1.
 
     u₁ = x − σ₁ E(r₁h) ε₀
+    order 1:            low  = high = x − σ' E(h) ε₀
     order 2, r₁ = ½:    low  = x − σ' E(h) ε₀,   high = low − σ' E(h) (ε₁ − ε₀)
     order 3, r = ⅓, ⅔:  low  = x − σ' E(h) ε₀ − (3/2) σ' E(h) (ε₁ − ε₀)
                         u₂   = x − σ₂ E(r₂h) ε₀ − 2 σ₂ (E(r₂h)/(r₂h) − 1) (ε₁ − ε₀)
                         high = x − σ' E(h) ε₀ − (3/2) σ' (E(h)/h − 1) (ε₂ − ε₀)
     """
 
-    def eps(u: Tensor, sigma: Sigma) -> Generator[tuple[Latent, Sigma], Pred, Latent]:
+    def eps(u: Tensor, sigma: Tensor) -> Generator[tuple[Latent, Sigma], Pred, Latent]:
+        sigma = sigma.double()
         D = (yield u, sigma).x0
         return lincomb(1 / sigma, u, -1 / sigma, D)
 
-    def move(p: Span, k: Sigma | float = 0.0, e: Latent | None = None) -> Latent:
+    def move(p: Stretch, k: Tensor | None = None, e: Latent | None = None) -> Latent:
         """x − σE(h) ε₀ − k (e − ε₀) over p."""
-        along = -p.sigma_next * E(p.h)
-        return lincomb(1.0, x, along, e0) if e is None else lincomb(1.0, x, along + k, e0, -k, e)
+        along = -(p.sigma_next * E(p.h)).double()
+        if k is None or e is None:
+            return lincomb(1.0, x, along, e0)
+        return lincomb(1.0, x, along + k.double(), e0, -k.double(), e)
 
     E = torch.expm1
-    one, two = s.split(1 / 2 if order == 2 else 1 / 3)[0], s.split(2 / 3)[0]
+    one, two = s.part(1 / 2 if order == 2 else 1 / 3), s.part(2 / 3)
     e0 = yield from eps(x, s.sigma)
+    if order == 1:
+        return (low := move(s)), low
     e1 = yield from eps(move(one), one.sigma_next)
     if order == 2:
         return move(s), move(s, s.sigma_next * E(s.h), e1)
     e2 = yield from eps(move(two, 2 * two.sigma_next * (E(two.h) / two.h - 1), e1), two.sigma_next)
     low = move(s, 1.5 * s.sigma_next * E(s.h), e1)
-    return low, move(s, 1.5 * s.sigma_next * (E(s.h) / s.h - 1), e2)
+    return low, move(s, s.sigma_next / (2 / 3) * (E(s.h) / s.h - 1), e2)  # rounded as ComfyUI does
 
 
 def macro_steps(grid: Grid, params: Mapping[str, Any]) -> Grid:
-    """⌊n/3⌋ + 1 steps of equal size in ln σ, from σ₀ to the last σ above 0; rounded to float32 as ComfyUI does.
+    """⌊n/3⌋ + 1 steps of equal size in ln σ, from σ₀ to the last σ above 0; ln σ is float32 unless `precise`.
 
     With denoise_to_zero there is one more, to the schedule's final 0.
     """
@@ -142,8 +172,8 @@ def macro_steps(grid: Grid, params: Mapping[str, Any]) -> Grid:
         return grid
     sigmas = ends(grid, params).sigmas
     high, low = sigmas[:2].log().tolist()
-    t = torch.linspace(-high, -low, grid.n // 3 + 2, dtype=torch.float32)
-    return replace(grid, sigmas=torch.cat([(-t).exp().double(), sigmas[2:]]), asked=grid.n)
+    t = torch.linspace(-high, -low, grid.n // 3 + 2, dtype=_times(params["precise"])).double()
+    return replace(grid, sigmas=torch.cat([(-t).exp(), sigmas[2:]]), asked=grid.n)
 
 
 @method(
@@ -165,6 +195,7 @@ def dpm_fast(
     s_noise: NonNegative = 1.0,
     flow_noise: bool = False,
     denoise_to_zero: bool = False,
+    precise: bool = False,
 ) -> Step:
     """DPM-Solver-fast: steps of third order, and what is left of the n evaluations in one or two of lower order.
 
@@ -172,7 +203,8 @@ def dpm_fast(
 
     Only σ₀, the last σ above 0 and the number of steps of the schedule count. It ends at that σ, as ComfyUI's does.
     denoise_to_zero: then one evaluation more, for D there. eta ≥ 0: 0 = ODE, 1 = ancestral noise; s_noise ≥ 0: times
-    the noise. flow_noise: a flow's noise on a flow, instead of VE's, as ComfyUI has it.
+    the noise. flow_noise: a flow's noise on a flow, instead of VE's, as ComfyUI has it. precise: steps and coefficients
+    in float64, instead of ComfyUI's float32.
     """
     if s.last:
         return (yield x, s.sigma).x0, {}
@@ -180,18 +212,12 @@ def dpm_fast(
     order = {n - 2: 2, n - 1: 1} if left == 0 else {n - 1: left}
     span = s if flow_noise else s.ve
     down, keep, up = descend(span, s.at(n - 1 - s.i).sigma_next, eta)
-    high = yield from single(x, down, order.get(s.i, 3))
+    _, high = yield from embedded_pair(x, stretch(down, _times(precise)), order.get(s.i, 3))
     return lincomb(keep, high, up * s_noise, noise(s.ve)) if eta else high, {}
 
 
-def single(x: Latent, s: Span, order: int) -> Generator[tuple[Latent, Sigma], Pred, Latent]:
-    """DPM-Solver of order 1, 2 or 3 over s."""
-    if order > 1:
-        _, high = yield from embedded_pair(x, s, 2 if order == 2 else 3)
-        return high
-    D = (yield x, s.sigma).x0
-    a, b, _ = s.ei()
-    return lincomb(a, x, b, D)
+def _times(precise: bool) -> torch.dtype:
+    return torch.float64 if precise else torch.float32
 
 
 def _sigma(lam: float) -> Sigma:

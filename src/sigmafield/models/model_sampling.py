@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 
+from sigmafield.language import terms
 from sigmafield.latents import latent_format
 from sigmafield.levels import resolution_shift
+from sigmafield.maths import named
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.param import (
     cascade_sampling,
@@ -24,29 +27,42 @@ from sigmafield.param import (
     flux_sampling,
     shifted,
 )
+from sigmafield.ranges import Positive, Range, by_keyword, check, checked, parameters
+
+Low = Annotated[float, Range(0, "sigma_max", above=True, below=True)]
+Shift = Annotated[float, Range(0, 100)]
+Side = Annotated[int, Range(16, 16384)]
 
 
-def discrete(pipe: Pipeline, *, prediction: str = "eps", zsnr: bool = False) -> Pipeline:
+@checked
+def discrete(
+    pipe: Pipeline, *, prediction: Literal["eps", "v", "x0", "img_to_img", "lcm"] = "eps", zsnr: bool = False
+) -> Pipeline:
     """The model's own discrete levels, with a prediction: eps, v, x0, img_to_img, or lcm with its 50 levels.
 
     zsnr: the last level is pure noise, arXiv:2305.08891; False takes that back where the checkpoint says so.
     Raises ValueError for a model without discrete levels.
     """
     if pipe.sampling.beta is None:
-        raise ValueError(f"{pipe.name} has no discrete noise levels to make anew; use continuous_edm, sd3 or flux")
+        raise ValueError(
+            f"{pipe.name} has no discrete noise levels to make anew; use continuous_edm, shifted_flow or flux"
+        )
     return replace(pipe, sampling=discrete_sampling(prediction, pipe.sampling.beta, zsnr))
 
 
+@checked
 def continuous_edm(
-    pipe: Pipeline, *, prediction: str = "v", sigma_max: float = 120.0, sigma_min: float = 0.002
+    pipe: Pipeline,
+    *,
+    prediction: Literal["v", "eps", "edm", "playground", "cosmos_rflow"] = "v",
+    sigma_max: Positive = 120.0,
+    sigma_min: Low = 0.002,
 ) -> Pipeline:
     """1000 levels from sigma_min to sigma_max, evenly in ln σ, t = ¼ ln σ. Karras et al., arXiv:2206.00364.
 
     prediction: eps or v with σ_data = 1, edm with 0.5, cosmos_rflow, or playground, which is edm on the latents of
     Playground 2.5. 0 < sigma_min < sigma_max.
     """
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"sigma_min must be above 0 and below sigma_max; got {sigma_min} and {sigma_max}")
     if prediction == "cosmos_rflow":
         return replace(pipe, sampling=cosmos_sampling(sigma_min, sigma_max))
     if prediction == "playground":
@@ -56,34 +72,37 @@ def continuous_edm(
     return replace(pipe, sampling=continuous_edm_sampling(prediction, sigma_min, sigma_max, data))
 
 
-def continuous_v(pipe: Pipeline, *, sigma_max: float = 500.0, sigma_min: float = 0.03) -> Pipeline:
+@checked
+def continuous_v(pipe: Pipeline, *, sigma_max: Positive = 500.0, sigma_min: Low = 0.03) -> Pipeline:
     """v-prediction with t = (2/π) arctan σ and 1000 levels, evenly in ln σ. 0 < sigma_min < sigma_max."""
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"sigma_min must be above 0 and below sigma_max; got {sigma_min} and {sigma_max}")
     return replace(pipe, sampling=continuous_v_sampling(sigma_min, sigma_max))
 
 
-def stable_cascade(pipe: Pipeline, *, shift: float = 2.0) -> Pipeline:
+@checked
+def stable_cascade(pipe: Pipeline, *, shift: Positive = 2.0) -> Pipeline:
     """The cosine levels of Stable Cascade; shift > 0 moves them towards more noise. arXiv:2306.00637."""
-    return replace(pipe, sampling=cascade_sampling(_positive(shift)))
+    return replace(pipe, sampling=cascade_sampling(shift))
 
 
-def shifted_flow(pipe: Pipeline, *, shift: float = 3.0) -> Pipeline:
+@checked
+def shifted_flow(pipe: Pipeline, *, shift: Positive = 3.0) -> Pipeline:
     """Levels σ = s t/(1 + (s − 1) t) of a rectified flow, s = shift > 0; t as the network knows it: σ or 1000 σ.
 
     Stable Diffusion 3 has 3, AuraFlow 1.73. Esser et al., arXiv:2403.03206, eq. 23. Raises ValueError for a network
     that is no flow.
     """
-    return replace(pipe, sampling=shifted(pipe.sampling, _positive(shift)))
+    return replace(pipe, sampling=shifted(pipe.sampling, shift))
 
 
+@checked
 def flux(
-    pipe: Pipeline, *, max_shift: float = 1.15, base_shift: float = 0.5, width: int = 1024, height: int = 1024
+    pipe: Pipeline, *, max_shift: Shift = 1.15, base_shift: Shift = 0.5, width: Side = 1024, height: Side = 1024
 ) -> Pipeline:
     """Flux's levels for a size: μ is linear in the number of 16x16-pixel places, from base_shift to max_shift.
 
-    base_shift is for 256 places (256x256 pixels), max_shift for 4096 (1024x1024); beyond them the line goes on.
-    Raises ValueError for a network that is no flow whose timestep is σ.
+    base_shift is for 256 places (256x256 pixels), max_shift for 4096 (1024x1024), both from 0 to 100; beyond them the
+    line goes on. width, height: in pixels, 16 … 16384. Raises ValueError for a network that is no flow whose timestep
+    is σ.
     """
     mu = resolution_shift(width * height / 256, (256.0, base_shift), (4096.0, max_shift))
     if pipe.sampling.levels.timestep(torch.ones((), dtype=torch.float64)) > 1:
@@ -98,7 +117,17 @@ MODEL_SAMPLINGS: dict[str, Callable[..., Pipeline]] = {
 """The functions by name."""
 
 
-def _positive(shift: float) -> float:
-    if not shift > 0:
-        raise ValueError(f"shift must be above 0; got {shift}")
-    return shift
+def parse_model_sampling(text: str) -> Callable[[Pipeline], Pipeline]:
+    """One of the functions as it is written in a line, "discrete(prediction=v, zsnr=true)"; "": the pipeline as it is.
+
+    Raises ValueError for unknown names and parameters, values out of range, and more than one of them.
+    """
+    found = terms(text, "model_sampling", "discrete(prediction=v, zsnr=true)")
+    if len(found) > 1:
+        raise ValueError(f"model_sampling takes one of {', '.join(MODEL_SAMPLINGS)}; got {len(found)}: {text!r}")
+    if not found:
+        return lambda pipe: pipe
+    [(name, params)] = found
+    function = named(MODEL_SAMPLINGS, name, "model_sampling")
+    settings = check(name, {p.name: p for p in parameters(function, by_keyword)}, params)
+    return lambda pipe: function(pipe, **settings)

@@ -151,10 +151,7 @@ class Mixing:
             raise ValueError(f"{self.run.method.name} chooses its own steps: mixing needs those of the schedule")
         if len(self.weights) != self.run.grid.n:
             raise ValueError(f"weights must be one a step: got {len(self.weights)} for {self.run.grid.n} steps")
-        if self.of == "variance" and self.blend is not addition:
-            raise ValueError("of='variance' blends by addition: give no other blend")
-        if self.of == "denoised" and self.align == "before":
-            raise ValueError("of='denoised' needs the step's D: it cannot be blended before the step")
+        agree(self.blend, self.align, self.of)
         if self.rewind is not None:
             passes(self.run.grid.n, *self.rewind)
 
@@ -269,6 +266,14 @@ class Mixing:
 def _masks(n: int, height: int, width: int, seed: int, scale: float) -> Tensor:
     """The masks of a pass: the same for each of its steps, so they are made once."""
     return perlin_masks(n, (height, width), seed, scale=scale)
+
+
+def agree(blend: Blend, align: str, of: str) -> None:
+    """Raise ValueError for options of `Mixing` that contradict each other."""
+    if of == "variance" and blend is not addition:
+        raise ValueError("of='variance' blends by addition: give no other blend")
+    if of == "denoised" and align == "before":
+        raise ValueError("of='denoised' needs the step's D: it cannot be blended before the step")
 
 
 def passes(n: int, least: float, most: float) -> list[int]:

@@ -1,63 +1,113 @@
 """FreeU: the decoder of a U-Net trusts its backbone more and the low frequencies of its skips less.
 
-Pure functions of what meets at a decoder block: h from below, and the skip. Si et al., arXiv:2309.11497.
+What meets at a decoder block is h, from below, and the skip. Si et al., arXiv:2309.11497.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigmafield.guidance.frequency import scaled_frequencies
 from sigmafield.guidance.norms import TINY
+from sigmafield.guidance.patches.blocks import meetings
+from sigmafield.guidance.patches.seams import before, during
+from sigmafield.guidance.patches.where import unet
+from sigmafield.guidance.registry import mod
+from sigmafield.ranges import Range
+from sigmafield.types import Call, Network
 
 Features = Float[Tensor, "batch _ *space"]
-"""Featuress within a network: h and the skip need not have as many channels."""
+"""Features within a network: h and the skip need not have as many channels."""
+
+Factor = Annotated[float, Range(0, 10)]
 
 
+def has_places(module: nn.Module) -> None:
+    """ValueError for a network in which no h is four or two times as wide as the first convolution."""
+    widths = [channels for _, channels in meetings(module)]
+    wide = unet(module).conv_in.out_channels
+    if not {2 * wide, 4 * wide} & set(widths):
+        raise ValueError(
+            f"FreeU acts where a UNet has {4 * wide} or {2 * wide} channels, 4 or 2 times those of its first "
+            f"convolution; this one has {', '.join(map(str, dict.fromkeys(widths)))}"
+        )
+
+
+@mod("freeu", "network", "arXiv:2309.11497", fits=has_places)
 def freeu(
-    h: Features,
-    skip: Features,
-    model_channels: int,
-    *,
-    b1: float = 1.1,
-    b2: float = 1.2,
-    s1: float = 0.9,
-    s2: float = 0.2,
+    network: Network, call: Call, *, b1: Factor = 1.1, b2: Factor = 1.2, s1: Factor = 0.9, s2: Factor = 0.2
+) -> Network:
+    """FreeU: where a decoder block takes h and a skip, h counts for more and the skip's coarse content for less.
+
+        h ← b h  in the first half of its channels,   skip ← F⁻¹(s F(skip))  at frequencies −1 and 0 along both axes
+
+    (b1, s1) where h has 4 times the channels of the first convolution, (b2, s2) where it has 2 times as many, nothing
+    elsewhere, as ComfyUI chooses the blocks. Lower s suppresses more; 1 changes nothing. The shipped model has 160, 96
+    and 48 channels: b2 and s2 alone act there.
+    """
+    return _met(network, call, partial(freeu_features, b1=b1, b2=b2, s1=s1, s2=s2))
+
+
+@mod("freeu_v2", "network", "arXiv:2309.11497", fits=has_places)
+def freeu_v2(
+    network: Network, call: Call, *, b1: Factor = 1.3, b2: Factor = 1.4, s1: Factor = 0.9, s2: Factor = 0.2
+) -> Network:
+    """FreeU's second version: as `freeu`, but h counts for more only where it is large.
+
+        h ← (1 + (b − 1) μ̂) h  in the first half of its channels
+
+    μ̂ is the mean of h's channels, from 0 at its smallest place to 1 at its largest. b1, b2, s1, s2 as in `freeu`.
+    """
+    return _met(network, call, partial(freeu_v2_features, b1=b1, b2=b2, s1=s1, s2=s2))
+
+
+def freeu_features(
+    h: Features, skip: Features, model_channels: int, *, b1: float, b2: float, s1: float, s2: float
 ) -> tuple[Features, Features]:
     """(h, skip) of FreeU: the first half of h's channels times b, the skip's frequencies −1 and 0 times s.
 
     (b1, s1) where h has 4 model_channels channels, (b2, s2) where it has 2, nothing elsewhere; model_channels is 320
-    for Stable Diffusion 1, 2 and XL. Lower s suppresses more, 1 nothing.
+    for Stable Diffusion 1, 2 and XL.
     """
     return _at(h, skip, model_channels, (b1, s1), (b2, s2), lambda h, b: torch.full_like(h[:1, :1], b))
 
 
-def freeu_v2(
-    h: Features,
-    skip: Features,
-    model_channels: int,
-    *,
-    b1: float = 1.3,
-    b2: float = 1.4,
-    s1: float = 0.9,
-    s2: float = 0.2,
+def freeu_v2_features(
+    h: Features, skip: Features, model_channels: int, *, b1: float, b2: float, s1: float, s2: float
 ) -> tuple[Features, Features]:
-    """(h, skip) of FreeU's second version: as `freeu`, with a factor of 1 + (b − 1) μ̂ at each place.
+    """(h, skip) of FreeU's second version: as `freeu_features`, with a factor of 1 + (b − 1) μ̂ at each place.
 
     μ̂ is the mean of h's channels, from 0 at its smallest place to 1 at its largest; 0 where all are equal.
     """
     return _at(h, skip, model_channels, (b1, s1), (b2, s2), _by_mean)
 
 
+def _met(network: Network, call: Call, change: Callable[..., tuple[Tensor, Tensor]]) -> Network:
+    """The network with `change` of h and skip before they enter each decoder block."""
+    wide = unet(call.module).conv_in.out_channels
+
+    def changed(module: nn.Module, args: Any, kwargs: Any, channels: int) -> Any:
+        joined = args[0]
+        both = change(joined[:, :channels], joined[:, channels:], wide)
+        return (torch.cat(both, 1), *args[1:]), kwargs
+
+    places = [(resnet, channels) for resnet, channels in meetings(call.module) if channels in (2 * wide, 4 * wide)]
+    return during(
+        network, [partial(before, resnet, partial(changed, channels=channels)) for resnet, channels in places]
+    )
+
+
 def _by_mean(h: Features, b: float) -> Tensor:
-    axes = tuple(range(1, h.ndim))
-    mean = h.mean(1, keepdim=True)
+    axes, wide = tuple(range(1, h.ndim)), h if h.dtype == torch.float64 else h.float()
+    mean = wide.mean(1, keepdim=True)
     low, high = mean.amin(axes, keepdim=True), mean.amax(axes, keepdim=True)
-    return (b - 1) * (mean - low) / (high - low).clamp(min=TINY) + 1
+    return ((b - 1) * (mean - low) / (high - low).clamp(min=TINY) + 1).to(h.dtype)
 
 
 def _at(

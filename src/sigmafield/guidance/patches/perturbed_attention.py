@@ -1,40 +1,115 @@
-"""Guidance away from the network's own prediction with a part of it disturbed: one more evaluation of the prompt."""
+"""Guidance away from the network's own prediction with its self-attention disturbed: one more evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from sigmafield.guidance.hooks import Asked, Preds
+from sigmafield.guidance.patches.layers import Picture, self_attentions
 from sigmafield.guidance.patches.seams import during, inside
-from sigmafield.guidance.patches.where import middle_attentions
+from sigmafield.guidance.perturbed import away
 from sigmafield.guidance.registry import mod
-from sigmafield.maths import lincomb
 from sigmafield.ranges import Range
-from sigmafield.types import Call, Network
+from sigmafield.types import Call, Cond, Network
+
+Change = Callable[[Picture, Tensor, Tensor, Tensor, "partial[Tensor]"], Tensor]
+"""(which tokens are the picture's, q, k, v, attention) → what takes the place of attention(q, k, v)."""
+
+Scale = Annotated[float, Range(0, 100)]
 
 
-def identity_attention(network: Network, call: Call) -> Network:
-    """A patch: the middle's self-attention looks at its own token alone, so that its output is v."""
-    return during(network, [partial(inside, attention, _values) for attention in middle_attentions(call.module)])
+def disturbed(network: Network, call: Call, layers: str, change: Change) -> Network:
+    """The network with a change in the self-attention of these blocks."""
+    attentions = self_attentions(call.module, layers=layers)
+
+    def patched(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        attend = partial(change, Picture(call.module, x, cond))
+        return during(network, [partial(inside, attention, attend) for attention in attentions])(x, t, cond)
+
+    return patched
 
 
-def _values(q: Tensor, k: Tensor, v: Tensor, attention: object) -> Tensor:
-    return v
-
-
-@mod("pag", "after", "arXiv:2403.17377", evals=1, fits=middle_attentions)
-def pag(p: Preds, at: Asked, *, scale: Annotated[float, Range(0, 100)] = 3.0) -> Preds:
+@mod("pag", "after", "arXiv:2403.17377", evals=1, fits=self_attentions)
+def pag(p: Preds, at: Asked, *, scale: Scale = 3.0, layers: str = "") -> Preds:
     """Perturbed-attention guidance: away from what the network makes of the prompt with identity attention, W.
 
         D ← D + scale (C − W)
 
-    W has the values v in the place of self-attention in the middle of the UNet. With 0 there is no evaluation. Lower
-    cfg by about the scale.
+    In W a token of the picture sees none of the picture but itself, in self-attention v takes the place of its output;
+    where the text is in the same sequence all of it is seen, and its own tokens are left alone. layers: numbers of
+    blocks, "7, 8, 9": of a UNet those in its middle, where "" is all; of a transformer double-stream ones first, where
+    "" is the one in the middle. With scale 0 there is no evaluation. Lower cfg by about the scale.
     """
     if not scale:
         return p
-    W = at.predict(at.model, at.positive, identity_attention)
-    return p._replace(D=lincomb(1.0, p.D, scale, p.c, -scale, W))
+    W = at.predict(at.model, at.positive, partial(identity_attention, layers=layers))
+    return p._replace(D=away(p, W, scale))
+
+
+def identity_attention(network: Network, call: Call, *, layers: str = "") -> Network:
+    """A patch: tokens of the picture look at themselves, and at the text if it is in their sequence."""
+    return disturbed(network, call, layers, _themselves)
+
+
+def _themselves(picture: Picture, q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
+    length = k.shape[2]
+    places = picture.places(length)
+    if places.shape[1] == length:
+        return v
+    own = torch.zeros(len(places), length, dtype=torch.bool, device=q.device).scatter(1, places, True)
+    others = own[:, :, None] & own[:, None, :] & ~torch.eye(length, dtype=torch.bool, device=q.device)
+    seen, mask = ~others[:, None], attention.keywords.get("attn_mask")
+    return attention(q, k, v, attn_mask=seen if mask is None else seen & mask)
+
+
+@mod("seg", "after", "arXiv:2408.00760", evals=1, fits=self_attentions)
+def seg(
+    p: Preds,
+    at: Asked,
+    *,
+    scale: Scale = 3.0,
+    blur_sigma: Annotated[float, Range(0, 10000)] = 10000.0,
+    layers: str = "",
+) -> Preds:
+    """Smoothed energy guidance: away from what the network makes of the prompt with blurred attention, W.
+
+        D ← D + scale (C − W),   W: q ← G ∗ q,   G a Gaussian of deviation blur_sigma tokens on the picture's grid
+
+    The logits q·k, rotary positions included, are then blurred along the queries alike. G is normalised within the
+    grid: 0 changes nothing, the default is in effect ∞, every query the mean of all. Queries of the text are left
+    alone, frames are blurred one by one. layers: as for `pag`. With scale 0 there is no evaluation.
+    """
+    if not scale:
+        return p
+    W = at.predict(at.model, at.positive, partial(blurred_attention, sigma=blur_sigma, layers=layers))
+    return p._replace(D=away(p, W, scale))
+
+
+def blurred_attention(network: Network, call: Call, *, sigma: float, layers: str = "") -> Network:
+    """A patch: the picture's queries are blurred on their grid."""
+    return disturbed(network, call, layers, partial(_blurred, sigma))
+
+
+def _blurred(sigma: float, picture: Picture, q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
+    places = picture.places(q.shape[2])
+    at = places[:, None, :, None].expand(len(q), q.shape[1], -1, q.shape[3])
+    own = q.gather(2, at)
+    for_each = own.unflatten(2, picture.grid(own.shape[2]))
+    return attention(q.scatter(2, at, blurred(for_each, sigma).reshape(own.shape)), k, v)
+
+
+def blurred(z: Tensor, sigma: float) -> Tensor:
+    """[…, rows, columns, C] blurred along rows and columns by a Gaussian that is normalised within the grid."""
+    z = gaussian(z.shape[-2], sigma).to(z) @ z
+    return (gaussian(z.shape[-3], sigma).to(z) @ z.transpose(-3, -2)).transpose(-3, -2)
+
+
+def gaussian(n: int, sigma: float) -> Tensor:
+    """Weights [n, n] of n places for each: exp(−(i − j)²/2σ²), with sums of 1; σ = 0 is the identity."""
+    place = torch.arange(n, dtype=torch.float64)
+    return torch.softmax(-((place[:, None] - place) ** 2) / (2 * max(sigma, 1e-3) ** 2), dim=1)

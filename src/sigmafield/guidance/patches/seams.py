@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,10 +16,11 @@ from sigmafield.types import Cond, Network
 Place = Callable[[], AbstractContextManager[None]]
 """Makes the `with` of one place: `partial(inside, module, attend)`."""
 
-Attend = Callable[[Tensor, Tensor, Tensor, Callable[..., Tensor]], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, "partial[Tensor]"], Tensor]
 """(q, k, v, attention) → what takes the place of attention(q, k, v); heads apart, [rows, heads, tokens, channels].
 
-`attention` takes further keywords of torch's scaled_dot_product_attention, such as another attn_mask.
+`attention` takes further keywords of torch's scaled_dot_product_attention, such as another attn_mask; those that the
+network gave are its `keywords`.
 """
 
 
@@ -96,4 +98,4 @@ class _Attending(TorchFunctionMode):
         for name, value in zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args):
             kwargs[name] = value
         q, k, v = (kwargs.pop(name) for name in ("query", "key", "value"))
-        return self.attend(q, k, v, lambda q, k, v, **changes: func(q, k, v, **{**kwargs, **changes}))
+        return self.attend(q, k, v, partial(func, **kwargs))

@@ -14,6 +14,11 @@ def unet(module: nn.Module) -> Any:
     return module
 
 
+def middle_blocks(module: nn.Module) -> list[Any]:
+    """Every transformer block in the middle of a UNet."""
+    return [block for part in unet(module).mid_block.attentions for block in part.transformer_blocks]
+
+
 def middle_attentions(module: nn.Module) -> list[nn.Module]:
     """The self-attention of every transformer block in the middle of a UNet."""
-    return [block.attn1 for part in unet(module).mid_block.attentions for block in part.transformer_blocks]
+    return [block.attn1 for block in middle_blocks(module)]

@@ -1,0 +1,76 @@
+"""The blocks of a UNet in the numbering of the original code: inputs on the way down, outputs on the way up.
+
+Input block 0 is the first convolution; then each level has its residual blocks, each with its transformer if there is
+one, and its downsampler. Each leaves a skip, and output block n takes the skip of input block −1 − n, counted from the
+end. Ronneberger et al., arXiv:1505.04597; numbers as in Stable Diffusion's openaimodel.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from sigmafield.guidance.patches.where import unet
+
+
+class Block(NamedTuple):
+    """A block: the module that takes its input, and the one that gives its output, which may be the same."""
+
+    first: Any
+    last: Any
+
+
+def inputs(module: nn.Module) -> list[Block]:
+    """The input blocks of a UNet; ValueError for another network."""
+    blocks = [Block(unet(module).conv_in, module.conv_in)]
+    for level in unet(module).down_blocks:
+        blocks += [Block(resnet, _after(level, j)) for j, resnet in enumerate(level.resnets)]
+        blocks += [Block(down, down) for down in level.downsamplers or ()]
+    return blocks
+
+
+def outputs(module: nn.Module) -> list[Block]:
+    """The output blocks of a UNet, whose first modules take [h, skip], joined; ValueError for another network."""
+    blocks = []
+    for level in unet(module).up_blocks:
+        lasts = [_after(level, j) for j in range(len(level.resnets))]
+        lasts[-1:] = level.upsamplers or lasts[-1:]
+        blocks += map(Block, level.resnets, lasts)
+    return blocks
+
+
+def meetings(module: nn.Module) -> list[tuple[nn.Module, int]]:
+    """(first module, channels of h) of each output block: where h, from below, has been joined with a skip."""
+    blocks = outputs(module)
+    below = [unet(module).mid_block.resnets[-1], *(block.first for block in blocks[:-1])]
+    return [(block.first, resnet.conv2.out_channels) for block, resnet in zip(blocks, below)]
+
+
+def attentions(module: nn.Module, name: str) -> list[tuple[int, Any]]:
+    """(depth, attention) of every transformer block of a UNet, from first to last.
+
+    name: attn1, to itself, or attn2, to the text. depth: how often the sides of its map have been halved.
+    """
+    downs, ups = unet(module).down_blocks, unet(module).up_blocks
+    n = len(downs)
+    levels = [*enumerate(downs), (n - 1, unet(module).mid_block), *((n - 1 - i, up) for i, up in enumerate(ups))]
+    return [
+        (depth, getattr(block, name))
+        for depth, level in levels
+        for part in getattr(level, "attentions", ())
+        for block in getattr(part, "transformer_blocks", ())
+        if getattr(block, name, None) is not None
+    ]
+
+
+def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """What a module gives, its feature map changed: diffusers' transformers give a tuple with it."""
+    return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+
+def _after(level: Any, j: int) -> nn.Module:
+    """What residual block j of a level ends with: its transformer, or itself."""
+    attentions = getattr(level, "attentions", None)
+    return attentions[j] if attentions else level.resnets[j]

@@ -1,0 +1,112 @@
+"""Deep shrink: at first the deep part of a UNet works on a smaller map, so that large pictures are laid out as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from torch import Tensor, nn
+
+from sigmafield.guidance.cond import within
+from sigmafield.guidance.patches.blocks import inputs, mapped, outputs
+from sigmafield.guidance.patches.seams import Place, after, before, during
+from sigmafield.guidance.patches.where import unet
+from sigmafield.guidance.registry import mod
+from sigmafield.ranges import Range, Share
+from sigmafield.resize import resize
+from sigmafield.types import Call, Cond, Network
+
+Mode = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
+
+
+def has_block(module: nn.Module, *, block: int) -> None:
+    """ValueError for a network without an input block of that number."""
+    last = len(inputs(module)) - 1
+    if not 1 <= block <= last:
+        raise ValueError(f"deep_shrink needs a block of the UNet's way down, 1 ≤ block ≤ {last} here; got {block}")
+
+
+@mod("deep_shrink", "network", "ComfyUI (PatchModelAddDownscale)", fits=has_block)
+def deep_shrink(
+    network: Network,
+    call: Call,
+    *,
+    block: Annotated[int, Range(1, 32)] = 3,
+    downscale_factor: Annotated[float, Range(0.1, 9)] = 2.0,
+    start_percent: Share = 0.0,
+    end_percent: Share = 0.35,
+    after_skip: bool = True,
+    downscale_method: Mode = "bicubic",
+    upscale_method: Mode = "bicubic",
+) -> Network:
+    """Deep shrink: behind a block of the way down the map is shrunk; the way up grows it again where a skip is larger.
+
+        h ← resize(h, H/f, W/f)          behind input block `block`
+        h ← resize(h, the skip's size)   before each output block
+
+    f = downscale_factor, between start_percent and end_percent of the way through the network's noise levels; nothing
+    is done outside of them. A UNet on more pixels than it was trained for then sees as much of the picture at once as
+    in training, while the layout is found: no repeated subjects, and less work. block: 0 is the first convolution, then
+    each residual block (with its transformer) and each downsampler is one; Stable Diffusion 1 has 12, XL has 9.
+    after_skip: the block's own skip keeps its size. downscale_method, upscale_method: bicubic, nearest-exact, bilinear,
+    area or bislerp. f = 1 changes nothing.
+    """
+    now = within((start_percent, end_percent), call.sigma, call.ctx.span.process)
+    if now.any() and not now.all():
+        raise ValueError("deep_shrink's window ends between the noise levels of the samples: give them one schedule")
+    if not now.all():
+        return network
+    shrink = partial(_shrunk, factor=downscale_factor, mode=downscale_method)
+    patched = during(network, _places(call.module, block, shrink, after_skip, upscale_method))
+
+    def alone(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        if cond.controls:
+            raise ValueError("deep_shrink changes the sizes that controls add to: give the controls another window")
+        return patched(x, t, cond)
+
+    return alone
+
+
+def _shrunk(h: Tensor, factor: float, mode: str) -> Tensor:
+    height, width = (round(n * (1 / factor)) for n in h.shape[-2:])
+    if min(height, width) < 1:
+        raise ValueError(f"deep_shrink leaves nothing of a map of {tuple(h.shape[-2:])}: lower downscale_factor")
+    return resize(h, height, width, mode)
+
+
+def _places(
+    module: nn.Module, block: int, shrink: Callable[[Tensor], Tensor], after_skip: bool, upscale: str
+) -> list[Place]:
+    """Where sizes change, and where the sizes of skips are seen."""
+    down, up = inputs(module), outputs(module)
+    sizes: dict[int, Any] = {}
+
+    def shrink_output(part: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        return mapped(output, shrink)
+
+    def shrink_input(part: nn.Module, args: Any, kwargs: Any) -> Any:
+        return (shrink(args[0]), *args[1:]), kwargs
+
+    def see(part: nn.Module, args: Any, kwargs: Any, output: Any, n: int) -> None:
+        sizes[n] = (output[0] if isinstance(output, tuple) else output).shape[-2:]
+
+    def grow_output(part: nn.Module, args: Any, kwargs: Any, output: Any, n: int) -> Any:
+        height, width = sizes[n]
+        return mapped(output, lambda h: h if h.shape[-2:] == (height, width) else resize(h, height, width, upscale))
+
+    def upsample_to(part: nn.Module, args: Any, kwargs: Any, n: int) -> Any:
+        return (args[0], sizes[n]), kwargs
+
+    middle = unet(module).mid_block
+    upsamplers = [each for level in unet(module).up_blocks for each in level.upsamplers or ()]
+    behind = down[block + 1].first if block + 1 < len(down) else middle.resnets[0]
+    places: list[Place] = [partial(before, behind, shrink_input)]
+    if not after_skip:
+        places = [partial(after, down[block].last, shrink_output)]
+    places += [partial(after, each.last, partial(see, n=n)) for n, each in enumerate(down)]
+    for n, last in zip(reversed(range(len(down))), [middle, *(each.last for each in up[:-1])]):
+        if any(last is each for each in upsamplers):  # grows to the next skip's size at once, before it convolves
+            places.append(partial(before, last, partial(upsample_to, n=n)))
+        places.append(partial(after, last, partial(grow_output, n=n)))
+    return places

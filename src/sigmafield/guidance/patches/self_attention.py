@@ -1,0 +1,91 @@
+"""Guidance away from a prediction in which what the network looks at most has been blurred."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sigmafield.guidance.frequency import convolved
+from sigmafield.guidance.hooks import Asked, Preds
+from sigmafield.guidance.patches.layers import nearest_grid
+from sigmafield.guidance.patches.seams import during, inside
+from sigmafield.guidance.patches.where import middle_attentions
+from sigmafield.guidance.registry import mod
+from sigmafield.maths import lincomb
+from sigmafield.ranges import Range
+from sigmafield.types import Call, Latent, Network
+
+SEEN = "sag"
+"""The note of how much each token is looked at: for each role a list of [rows, tokens], one of each network call."""
+
+
+def seen(network: Network, call: Call) -> Network:
+    """A patch that notes how much each token is looked at in the middle's first self-attention; it changes nothing.
+
+    The attention a token receives from all queries, of the mean over the heads: 1 on average. Rows of the positive
+    prompt are left out.
+    """
+    first, notes = middle_attentions(call.module)[0], call.ctx.notes.setdefault(SEEN, {})
+    roles = {role: [i for i, r in enumerate(call.roles) if r == role] for role in set(call.roles) - {"positive"}}
+
+    def noting(q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
+        for role, rows in roles.items():
+            each = torch.eye(k.shape[2], dtype=v.dtype, device=v.device).expand(len(rows), q.shape[1], -1, -1)
+            weights = attention(q[rows], k[rows], each)  # of unit vectors, attention gives its own weights
+            notes.setdefault(role, []).append(weights.float().mean(1).sum(1))
+        return attention(q, k, v)
+
+    return during(network, [partial(inside, first, noting)])
+
+
+@mod("sag", "after", "arXiv:2210.00939", evals=1, need_uncond=True, fits=middle_attentions, beside={"network": seen})
+def sag(
+    p: Preds,
+    at: Asked,
+    *,
+    scale: Annotated[float, Range(-2, 5)] = 0.5,
+    blur_sigma: Annotated[float, Range(0, 10)] = 2.0,
+) -> Preds:
+    """Self-attention guidance: away from the prediction of a latent that is blurred where the network looks.
+
+        D ← D + scale (Ũ − A),   A = U at x + α (Ũ − U),   Ũ = M G ∗ U + (1 − M) U
+
+    M is 1 where a token of the UNet's middle receives more attention than the mean, in the negative prompt's rows; G a
+    Gaussian of 9×9 places with deviation blur_sigma, 0 = no blur. Acts on pictures of more than 4 places a side; at
+    cfg 1 as well. Beside it the patch `seen` takes the map down. Raises ValueError where tiles or areas split it.
+    """
+    if not scale or p.u is None or at.negative is None or min(at.x.shape[-2:]) <= 4:
+        return p
+    mass = _map(at, at.negative[0].role)
+    grid = nearest_grid(mass.shape[1], at.x.shape[-2:])
+    mask = F.interpolate((mass > 1).to(p.u.dtype).unflatten(1, grid)[:, None], p.u.shape[-2:], mode="nearest")
+    blurred = p.u + mask * (blur(p.u, blur_sigma) - p.u)
+    x = lincomb(1.0, at.x, at.ctx.span.process.alpha(at.sigma), blurred - p.u)
+    A = replace(at, x=x).predict(at.model, at.negative, *at.against)
+    return p._replace(D=lincomb(1.0, p.D, scale, blurred, -scale, A))
+
+
+def _map(at: Asked, role: str) -> Tensor:
+    """What was noted of the negative prompt, [B, tokens]; ValueError where it is not of the whole picture."""
+    noted = at.ctx.notes.get(SEEN, {}).get(role, [])
+    if sum(map(len, noted)) != len(at.x):
+        raise ValueError(
+            "sag needs the negative prompt's attention over the whole picture: leave out tiles, areas and windows"
+        )
+    return torch.cat(noted)
+
+
+def blur(z: Latent, sigma: float) -> Latent:
+    """A latent blurred by a Gaussian of 9×9 places, mirrored at its borders; 0 = as it was."""
+    if not sigma:
+        return z
+    line = torch.arange(-4, 5, dtype=z.dtype, device=z.device)
+    kernel = (-(line**2) / (2 * sigma**2)).exp()
+    for axis in (-2, -1):
+        z = convolved(z, kernel / kernel.sum(), axis)
+    return z

@@ -1,0 +1,246 @@
+"""FreeU, deep shrink and multiplied attention on real UNets of diffusers, against forward passes written by hand."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from importlib.resources import files
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from sigmafield.grid import VE, Span
+from sigmafield.guidance import MODS, parse_mods
+from sigmafield.guidance.patches import freeu, seams
+from sigmafield.guidance.patches.blocks import attentions, inputs, meetings, outputs
+from sigmafield.models import load
+from sigmafield.types import Call, Cond, Control, Ctx
+
+diffusers = pytest.importorskip("diffusers")
+
+LEVELS = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+T = torch.tensor([300.0, 700.0])
+
+
+@pytest.fixture(scope="module")
+def unet(small):
+    """Three levels of 16, 32 and 64 channels: input blocks 0 … 8."""
+    ups = tuple(name.replace("Down", "Up") for name in LEVELS[::-1])
+    return small.unet(
+        block_out_channels=(16, 32, 64), down_block_types=LEVELS, up_block_types=ups, layers_per_block=2,
+        transformer_layers_per_block=(1, 1, 2),
+    )  # fmt: skip
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network_of(unet):
+    return lambda x, t, cond: unet(x, t, encoder_hidden_states=cond.embeds).sample
+
+
+def patched(name, unet, x, text, sigma=9.0, cond=None, **params):
+    """The network's answer with a mod of it, at a noise level."""
+    sigma = torch.tensor(sigma, dtype=torch.float64)
+    sigma = sigma.reshape(-1, 1, 1, 1) if sigma.ndim else sigma
+    call = Call(unet, sigma, ("positive",) * len(x), Ctx(Span(sigma, sigma / 2, VE()), {}))
+    return MODS[name](**params)(network_of(unet), call)(x, T, cond or Cond(text))
+
+
+def by_hand(unet, x, text, meet=lambda h, skip: (h, skip), pushed=lambda n, h: h, after=lambda n, h: h, grow=None):
+    """The UNet's forward pass in the original's blocks; pushed: the skip of block n, after: what goes on from it."""
+    time = unet.time_embedding(unet.time_proj(T))
+
+    def pair(level, j, h):
+        h = level.resnets[j](h, time)
+        return level.attentions[j](h, encoder_hidden_states=text).sample if hasattr(level, "attentions") else h
+
+    skips = [pushed(0, unet.conv_in(x))]
+    h = after(0, skips[0])
+    for level in unet.down_blocks:
+        for step in [*(partial(pair, level, j) for j in range(2)), *(level.downsamplers or [])]:
+            skips.append(pushed(len(skips), step(h)))
+            h = after(len(skips) - 1, skips[-1])
+    middle = unet.mid_block
+    h = middle.attentions[0](middle.resnets[0](h, time), encoder_hidden_states=text).sample
+    h = middle.resnets[1](h, time)
+    for level in unet.up_blocks:
+        for j in range(3):
+            skip = skips.pop()
+            h = h if h.shape[2:] == skip.shape[2:] else F.interpolate(h, skip.shape[2:], mode=grow)
+            h = pair(level, j, torch.cat(meet(h, skip), 1))
+        for up in level.upsamplers or []:
+            h = up.conv(F.interpolate(h, skips[-1].shape[2:], mode="nearest"))
+    return unet.conv_out(F.silu(unet.conv_norm_out(h)))
+
+
+@pytest.fixture(scope="module")
+def told(unet):
+    """x of 16 by 24, which halves evenly, and a text; the network's own answer is that of the forward pass by hand."""
+    x, text = draw(2, 4, 16, 24), draw(2, 5, 32, seed=1)
+    assert_close(network_of(unet)(x, T, Cond(text)), by_hand(unet, x, text), atol=1e-5, rtol=0)
+    return x, text
+
+
+@pytest.mark.parametrize("name", ["freeu", "freeu_v2"])
+def test_freeu_is_its_rule_where_h_meets_a_skip(name, unet, told):
+    factors = {"b1": 1.5, "b2": 1.2, "s1": 0.7, "s2": 0.3}
+    meet = partial(getattr(freeu, f"{name}_features"), model_channels=16, **factors)
+    want = by_hand(unet, *told, meet=meet)
+    assert_close(patched(name, unet, *told, **factors), want, atol=1e-5, rtol=0)
+    for key in factors:  # each of the four acts
+        assert not torch.allclose(patched(name, unet, *told, **{**factors, key: 1.0}), want, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (15, 18)])
+@pytest.mark.parametrize("factor", [2.0, 1.5, 0.75])
+@pytest.mark.parametrize("block, after_skip", [(1, True), (3, True), (3, False), (4, False), (6, True), (8, True)])
+def test_deep_shrink_is_its_rule(block, after_skip, factor, size, unet):
+    x, text = draw(2, 4, *size, seed=2), draw(2, 5, 32, seed=1)
+
+    def shrink(n, h):
+        to = [round(side * (1 / factor)) for side in h.shape[2:]]
+        return F.interpolate(h, to, mode="bilinear") if n == block else h
+
+    want = by_hand(unet, x, text, grow="bicubic", **{"after" if after_skip else "pushed": shrink})
+    got = patched(
+        "deep_shrink", unet, x, text, block=block, after_skip=after_skip, downscale_factor=factor,
+        downscale_method="bilinear",
+    )  # fmt: skip
+    assert_close(got, want, atol=2e-5, rtol=0)
+
+
+def test_deep_shrink_keeps_to_its_window(unet, told):
+    plain, sigma_at = network_of(unet)(told[0], T, Cond(told[1])), VE().sigma_at
+    shrunk = patched("deep_shrink", unet, *told, sigma=9.0)
+    for percent, acts in {0.001: False, 0.21: True, 0.39: True, 0.41: False, 0.999: False}.items():
+        got = patched("deep_shrink", unet, *told, sigma=sigma_at(percent), start_percent=0.2, end_percent=0.4)
+        assert torch.equal(got, shrunk if acts else plain)
+    assert torch.equal(patched("deep_shrink", unet, *told, sigma=[9.0, 8.0]), shrunk)
+    assert torch.equal(patched("deep_shrink", unet, *told, sigma=[0.2, 0.1]), plain)
+    with pytest.raises(ValueError, match="window ends between the noise levels of the samples"):
+        patched("deep_shrink", unet, *told, sigma=[9.0, 0.1])
+
+
+def test_deep_shrink_refuses_what_it_cannot_do(unet, told):
+    for text in ("deep_shrink(block=9)", "deep_shrink(block=32)"):
+        with pytest.raises(ValueError, match=r"1 ≤ block ≤ 8 here; got"):
+            parse_mods(text).check(unet)
+    parse_mods("deep_shrink(block=8)").check(unet)
+    with pytest.raises(ValueError, match=r"leaves nothing of a map of \(4, 6\)"):
+        patched("deep_shrink", unet, *told, block=6, downscale_factor=9.0)
+
+    class Side:
+        factor = 8
+
+        def __call__(self, x, t, cond, hint, strength):
+            raise AssertionError
+
+    control = Control(Side(), torch.zeros(1, 3, 8, 8))
+    steered = Cond(told[1], controls=(control,))
+    with pytest.raises(ValueError, match="give the controls another window"):
+        patched("deep_shrink", unet, *told, cond=steered)
+
+
+SD1, XL = (320, 640, 1280, 1280), (320, 640, 1280)
+
+
+@pytest.mark.parametrize(
+    "channels, downs, first, second",
+    [(SD1, [3, 6, 9], range(7), range(7, 10)), (XL, [3, 6], range(4), range(4, 7))],
+    ids=["SD1", "XL"],
+)
+def test_numbers_of_blocks_are_those_of_the_original(channels, downs, first, second):
+    """Which blocks are downsamplers, and at which ones FreeU's two pairs of factors act."""
+    n, own = len(channels), "CrossAttnDownBlock2D"
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(
+            block_out_channels=channels, down_block_types=("DownBlock2D",) + (own,) * (n - 1),
+            up_block_types=("CrossAttnUpBlock2D",) * (n - 1) + ("UpBlock2D",), cross_attention_dim=64,
+        )  # fmt: skip
+    blocks, ups, met = inputs(unet), outputs(unet), meetings(unet)
+    assert len(blocks) == len(ups) == len(met) == 3 * n
+    assert [k for k, block in enumerate(blocks) if "Downsample" in type(block.first).__name__] == downs
+    assert blocks[4].first is unet.down_blocks[1].resnets[0] and blocks[4].last is unet.down_blocks[1].attentions[0]
+    assert ups[2].last is unet.up_blocks[0].upsamplers[0] and ups[1].last is unet.up_blocks[0].attentions[1]
+    assert [k for k, (_, wide) in enumerate(met) if wide == 1280] == list(first)
+    assert [k for k, (_, wide) in enumerate(met) if wide == 640] == list(second)
+
+
+@pytest.mark.parametrize("name, part", [("self", "attn1"), ("cross", "attn2")])
+def test_attention_is_multiplied_as_if_its_weights_and_biases_were(name, part, unet, told):
+    factors, other = {"q": 1.5, "k": 0.7, "v": 2.0, "out": 0.3}, copy.deepcopy(unet)
+    with torch.no_grad():
+        for key, module in other.named_modules():
+            where = key.partition(f"{part}.to_")[2]
+            if where in ("q", "k", "v", "out.0"):
+                for weights in module.parameters():
+                    weights *= factors[where.removesuffix(".0")]
+    got = patched(f"{name}_attention_multiply", unet, *told, **factors)
+    assert_close(got, network_of(other)(told[0], T, Cond(told[1])), atol=1e-5, rtol=0)
+    assert not torch.allclose(got, network_of(unet)(told[0], T, Cond(told[1])), atol=1e-3)
+
+
+def test_a_factor_of_queries_is_a_factor_of_attention_s_scale(unet, told):
+    def sharper(q, k, v, attention):
+        return attention(q, k, v, scale=2 * q.shape[-1] ** -0.5)
+
+    places = [partial(seams.inside, module, sharper) for _, module in attentions(unet, "attn1")]
+    want = seams.during(network_of(unet), places)(told[0], T, Cond(told[1]))
+    for key in ("q", "k"):
+        assert_close(patched("self_attention_multiply", unet, *told, **{key: 2.0}), want, atol=1e-5, rtol=0)
+
+
+PATCHES = [
+    "freeu", "freeu_v2", "deep_shrink", "deep_shrink(downscale_method=bislerp, after_skip=false)",
+    "hypertile(tile_size=32, max_depth=1, keys=tile)", "tome(max_downsample=2)", "self_attention_multiply(q=2)",
+    "cross_attention_multiply(out=0.5)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [*PATCHES, "+".join([*PATCHES[:3], *PATCHES[4:]])])
+def test_no_patch_reads_latents(line, unet):
+    """Reading a latent on the meta device raises; one after the other, and all of them at once."""
+    away, sigma = copy.deepcopy(unet).to("meta"), torch.tensor(9.0, dtype=torch.float64)
+    network, call = network_of(away), Call(away, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+    for patch in parse_mods(line).network:
+        network = patch(network, call)
+    x, text = torch.zeros(2, 4, 16, 24, device="meta"), torch.zeros(2, 5, 32, device="meta")
+    assert network(x, T.to("meta"), Cond(text)).shape == x.shape
+
+
+@pytest.mark.parametrize("line", PATCHES)
+def test_half_precision_stays_near(line, unet, told):
+    """bfloat16 throughout, as networks on devices run."""
+    sigma = torch.tensor(9.0, dtype=torch.float64)
+    answers = []
+    for dtype in (torch.float32, torch.bfloat16):
+        net = copy.deepcopy(unet).to(dtype)
+        call = Call(net, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+        (patch,) = parse_mods(line).network
+        answers.append(patch(network_of(net), call)(told[0].to(dtype), T, Cond(told[1].to(dtype))))
+    assert answers[1].dtype == torch.bfloat16
+    assert float((answers[1] - answers[0]).norm() / answers[0].norm()) < 0.1
+
+
+@pytest.mark.parametrize("line", ["", *PATCHES, "hypertile(tile_size=32, max_depth=2)", "tome(max_downsample=4)"])
+def test_the_shipped_unet_is_patched_as_diffusers_own_class_is(line):
+    """The same weights in both."""
+    ours = load("tiny").module
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(files("sigmafield") / "data" / "tiny" / "unet").eval()
+    theirs.load_state_dict(ours.state_dict())
+    x, text, sigma = draw(2, 4, 32, 24), draw(2, 5, 160, seed=1), torch.tensor(9.0, dtype=torch.float64)
+    answers = []
+    for module, network in (
+        (ours, lambda x, t, cond: ours(x, t, cond.embeds)),
+        (theirs, network_of(theirs)),
+    ):
+        call = Call(module, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+        for patch in parse_mods(line).network:
+            network = patch(network, call)
+        with torch.no_grad():
+            answers.append(network(x, T, Cond(text)))
+    assert_close(*answers, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,131 @@
+"""DemoFusion on a recipe: its phases, their ends, resumption in the middle of any, and what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import sigmafield as sf
+from sigmafield.demofusion import DemoFusion, open_demofusion
+from sigmafield.images import save_png
+from sigmafield.models.running import tiled_pictures
+from sigmafield.param import flow_sampling
+from sigmafield.resize import resize
+from sigmafield.spatial.demofusion import moments
+
+RECIPE = sf.Recipe("red heart", steps=3, cfg=3.0, seed=5)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return sf.load("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def heart(pipe, tmp_path_factory):
+    path = tmp_path_factory.mktemp("demo") / "heart.png"
+    save_png(sf.generate(pipe, "red heart", steps=6, cfg=3.0, seed=1)[0], path)
+    return str(path)
+
+
+def test_phases_of_a_recipe(pipe):
+    """The first is plain sampling; every other one has a size more, and each sample the first's mean and deviation."""
+    demo = open_demofusion(replace(RECIPE, batch=2), tiled_pictures(pipe), DemoFusion(3))
+    ends = list(demo.phases())
+    plain = sf.open_job(replace(RECIPE, batch=2), pipe)
+    assert torch.equal(ends[0][1].x, sf.finish(plain.run, plain.start).x)
+    mean, std = moments(ends[0][1].x)
+    for k, (phase, state) in enumerate(ends, 1):
+        assert (phase.scale, phase.size, phase.n, state.i, state.nfe) == (k, (64 * k, 64 * k), 3, 3 * k, 3 * k)
+        pictures = demo.pictures(state)
+        assert [picture.size for picture in pictures] == [(64 * k, 64 * k)] * 2
+        assert [picture.size for picture in demo.preview(state)] == [(64 * k, 64 * k)] * 2
+        for ours, first in zip(moments(state.x), (mean, std)):
+            torch.testing.assert_close(ours, first, rtol=1e-4, atol=1e-4)
+        assert demo.run.progress(state) == pytest.approx(k / 3)
+    again = open_demofusion(replace(RECIPE, batch=2), pipe, DemoFusion(3))
+    assert torch.equal(sf.finish(again.run, again.start).x, ends[-1][1].x)
+
+
+@pytest.mark.parametrize(
+    "sampler, guidance, flow",
+    [("euler", "", True), ("dpmpp_2m", "apg(momentum=-0.5)", False), ("dpmpp_2m_sde", "", False), ("heun", "", True)],
+)
+def test_resume_in_the_middle_of_any_phase(pipe, tmp_path, sampler, guidance, flow):
+    """From every cut, with all made anew, to the same latent."""
+    pipe = replace(pipe, sampling=flow_sampling(3.0)) if flow else pipe
+    recipe = replace(RECIPE, sampler=sampler, guidance=guidance, scheduler="simple")
+
+    def made():
+        return open_demofusion(recipe, pipe, DemoFusion(2, stride=12))
+
+    demo = made()
+    states = list(sf.iterate(demo.run, demo.start))
+    assert [st.i for st in states] == list(range(1, 7)) and torch.isfinite(states[-1].x).all()
+    for state in states[:-1]:
+        sf.save_state(state, tmp_path / "cut.safetensors")
+        loaded, _ = sf.load_state(tmp_path / "cut.safetensors")
+        other = made()
+        end = sf.finish(other.run, loaded)
+        assert torch.equal(end.x, states[-1].x) and end.nfe == states[-1].nfe
+    assert [state.i for _, state in made().phases(states[2])] == [6]
+
+
+def test_from_a_picture(pipe, heart):
+    """It begins with the picture, whose size it draws first; less of the schedule keeps more of it."""
+    recipe = replace(RECIPE, image=heart, prompt="green apple", sampler="euler")
+    gaps = []
+    for denoise in (1.0, 0.3):
+        demo = open_demofusion(replace(recipe, denoise=denoise), pipe, DemoFusion(2))
+        ends = list(demo.phases())
+        assert [(phase.scale, state.x.shape[-1]) for phase, state in ends] == [(1, 16), (2, 32)]
+        gaps.append(float((ends[0][1].x - demo.start.x).square().mean()))
+        torch.testing.assert_close(moments(ends[-1][1].x)[1], moments(demo.start.x)[1])
+    assert gaps[1] < gaps[0] / 2
+
+
+def test_parameters_change_what_they_say(pipe):
+    """α₁ = 0 leaves nothing but the noised first phase before a step; each other one changes the picture."""
+
+    def end(**options):
+        demo = open_demofusion(RECIPE, pipe, DemoFusion(2, **options))
+        return sf.finish(demo.run, demo.start).x
+
+    base = end()
+    for option in (
+        {"stride": 16}, {"cosine_scale_1": 1.0}, {"cosine_scale_2": 3.0}, {"cosine_scale_3": 3.0}, {"sigma": 0.5},
+    ):  # fmt: skip
+        assert not torch.allclose(end(**option), base), option
+    torch.testing.assert_close(end(batch=1), base, rtol=1e-3, atol=1e-4)
+    held = open_demofusion(RECIPE, pipe, DemoFusion(2, cosine_scale_1=0.0))
+    assert held.run.phases[1].run.weights == [0.0] * 3
+    (_, small), (_, large) = held.phases()
+    source = resize(small.x, 32, 32, "bicubic")
+    assert (large.x - source).square().mean() < (base - source).square().mean() / 3
+
+
+def test_regions_and_prompts_grow_along(pipe):
+    region = sf.Region("green apple", 32, 0, 32, 64)
+    demo = open_demofusion(replace(RECIPE, regions=(region,), width=64, height=128), pipe, DemoFusion(3))
+    areas = [phase.plain.denoise.positive[1].area for phase in demo.run.phases]
+    assert areas == [sf.Area((16 * q, 8 * q), (0, 8 * q)) for q in (1, 2, 3)]
+    assert [phase.size for phase in demo.run.phases] == [(128 * q, 64 * q) for q in (1, 2, 3)]
+    two = open_demofusion(replace(RECIPE, regions=(region,), steps=2), pipe, DemoFusion(2))
+    assert torch.isfinite(sf.finish(two.run, two.start).x).all()
+
+
+def test_refusals(pipe, heart):
+    for call, message in {
+        lambda: DemoFusion(0): "demofusion needs scale ≥ 1; got 0",
+        lambda: DemoFusion(2, stride=0): "demofusion needs stride ≥ 1; got 0",
+        lambda: DemoFusion(2, cosine_scale_1=-1.0): "demofusion needs cosine_scale_1 ≥ 0; got -1",
+        lambda: DemoFusion(2, sigma=0.0): "demofusion needs sigma > 0; got 0",
+        lambda: DemoFusion(2, batch=0): "demofusion needs batch ≥ 1; got 0",
+        lambda: open_demofusion(RECIPE, pipe, DemoFusion(2, stride=17)): "stride must be at most 16, .* got 17",
+        lambda: open_demofusion(replace(RECIPE, start_step=1), pipe, DemoFusion(2)): "leave start_step out",
+        lambda: open_demofusion(replace(RECIPE, image=heart, mask=heart), pipe, DemoFusion(2)): "leave mask out",
+        lambda: open_demofusion(replace(RECIPE, image=heart, mixing="cosine"), pipe, DemoFusion(2)): "leave mixing out",
+        lambda: open_demofusion(replace(RECIPE, sampler="dpm_adaptive"), pipe, DemoFusion(2)): "chooses its own steps",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()

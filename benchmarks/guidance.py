@@ -95,7 +95,7 @@ def measure(pipe: Pipeline, lines: dict[str, str], size: int) -> dict[str, Cost]
 def transformer() -> Pipeline | None:
     """A small Stable Diffusion 3 with random weights; None without diffusers."""
     try:
-        from diffusers import SD3Transformer2DModel
+        from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
         from sigmafield.models.diffusers.transformer import plain
     except ImportError:

@@ -135,7 +135,7 @@ class Recipe:
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
         schedules.lookup(self.scheduler).check(self.scheduler_params)
-        parse_mods(self.guidance)
+        mods = parse_mods(self.guidance)
         parse_model_sampling(self.model_sampling)
         _at_least("steps", self.steps, 1)
         _at_least("batch", self.batch, 1)
@@ -157,6 +157,8 @@ class Recipe:
             raise ValueError(f"mask {self.mask} needs an image whose parts it keeps")
         if self.denoise_map is not None and self.image is None:
             raise ValueError(f"denoise_map {self.denoise_map} needs an image to start from")
+        if self.denoise_map is not None and mods.one_sigma:
+            raise ValueError(f"{mods.one_sigma[0]} needs one sigma per sample: leave it out with a denoise_map")
         if self.map_schedule not in ("delayed", "own"):
             raise ValueError(f"map_schedule must be 'delayed' or 'own'; got {self.map_schedule!r}")
         if self.map_schedule == "own" and (self.start_step, self.last_step) != (None, None):

@@ -161,6 +161,13 @@ def test_one_window_over_all_is_no_window():
         context(Seen(), dim=4)(x[..., 0], SIGMA, conds, ctx())
 
 
+@pytest.mark.parametrize("dim", [0, 2])
+def test_no_latent_is_read(dim):
+    """Reading one on the meta device raises."""
+    x = noise(20, 3, 20, 4, 4).to("meta")
+    assert context(Seen(), length=6, overlap=2, dim=dim)(x, SIGMA, [Cond(noise(1, 2, 4).to("meta"))], ctx())[0].is_meta
+
+
 def test_hints_are_cut_in_their_own_resolution_and_not_along_frames():
     class Net:
         factor = 2

@@ -245,7 +245,7 @@ def test_windows_that_move_are_never_mistaken(pipe):
 
 
 @pytest.mark.parametrize("name", CACHES)
-def test_noise_levels_of_fields(name, pipe):
+def test_noise_levels_of_fields(name, pipe, tmp_path):
     """One level for each sample is served; levels that vary within a sample are refused in one line."""
     job = opened(pipe, name, batch=2, steps=8)
     sigmas = job.run.grid.sigmas.reshape(-1, 1, 1, 1, 1).expand(-1, 2, 1, *job.start.x.shape[2:])
@@ -256,6 +256,9 @@ def test_noise_levels_of_fields(name, pipe):
     served = Served(job.run.denoise, job.start.x, job.start.x, job.run.grid.process)
     with pytest.raises(ValueError, match=f"{name} needs one sigma per sample: leave it out where"):
         finish(replace(job.run, denoise=served, grid=Grid(varied, job.run.grid.process)), job.start)
+    sf.generate(pipe, "a red heart", steps=1)[0].save(tmp_path / "heart.png")
+    with pytest.raises(ValueError, match=f"{name} needs one sigma per sample: leave it out with a denoise_map"):
+        Recipe("a heart", image=str(tmp_path / "heart.png"), denoise_map=str(tmp_path / "heart.png"), guidance=name)
 
 
 def test_autoguidance_within_caches_and_patches(pipe):

@@ -27,7 +27,7 @@ class Mod:
     stage: which hook of `Mods` it is; evals: network evaluations that it adds to a call; need_uncond: whether the
     negative prompt has to be evaluated at any scale; fits: raises ValueError for a torch module in which it has nothing
     to act on, None for mods that leave the network alone. What `fits` takes by keyword are the mod's own parameters.
-    beside: hooks of other stages that go with it, without parameters.
+    beside: hooks of other stages that go with it, without parameters. one_sigma: σ must not vary within a sample.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Mod:
     need_uncond: bool = False
     fits: Callable[..., Any] | None = None
     beside: Mapping[Stage, Callable[..., Any]] = field(default_factory=dict)
+    one_sigma: bool = False
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -108,5 +109,6 @@ def parse_mods(text: str) -> Mods:
         combine=instead[0] if instead else classifier_free,
         need_uncond=any(row.need_uncond for row in rows),
         fits=tuple(fits),
+        one_sigma=tuple(row.name for row in rows if row.one_sigma),
         **hooks,
     )

@@ -50,9 +50,12 @@ def phase(sigma: Sigma, start: float, end: float, process: Process) -> Literal["
 
 
 def moved(aux: Memory, name: str, X: Tensor) -> Tensor | None:
-    """mean|X − X̄|; None where there is no X̄ of that shape."""
+    """mean|X − X̄|; None where there is no X̄. One of another shape is forgotten, with all that came with it."""
     last = aux.get(f"{name}.X")
-    return None if last is None or last.shape != X.shape else (X - last).abs().mean()
+    if last is not None and (last.shape, last.dtype) != (X.shape, X.dtype):
+        forget(aux, f"{name}.")
+        return None
+    return None if last is None else (X - last).abs().mean()
 
 
 def leaves_out(aux: Memory, name: str, change: Tensor | None, threshold: float) -> bool:
@@ -80,7 +83,7 @@ def forget(aux: Memory, *beginnings: str) -> None:
 
 
 def one_level(name: str, *sigmas: Tensor) -> None:
-    """Raises ValueError for noise levels that vary within a sample: its places are then evaluated one level by one."""
+    """Raises ValueError for noise levels that vary within a sample, whose places are evaluated level by level."""
     if any(s.ndim and per_sample(s) is None for s in sigmas):
         raise ValueError(f"{name} needs one sigma per sample: leave it out where the noise level varies over a sample")
 
@@ -99,7 +102,7 @@ def name_of(patch: Patch) -> str:
     return f"{name_of(patch.func)}{plain}"
 
 
-@mod("easycache", "network", "arXiv:2507.02860")
+@mod("easycache", "network", "arXiv:2507.02860", one_sigma=True)
 def easycache(
     network: Network,
     call: Call,
@@ -149,7 +152,7 @@ def _cached(network: Network, call: Call, threshold: float, x: Tensor, t: Tensor
     return F
 
 
-@mod("lazycache", "around", "arXiv:2507.02860")
+@mod("lazycache", "around", "arXiv:2507.02860", one_sigma=True)
 def lazycache(
     denoise: Denoiser, *, reuse_threshold: Threshold = 0.2, start_percent: Start = 0.15, end_percent: End = 0.95
 ) -> Denoiser:

@@ -245,7 +245,7 @@ def mod_page(mod: Mod) -> str:
     if (PAIRS / f"{mod.name}.png").exists():
         parts += [
             "## Pictures",
-            "The embedded model at cfg 10, without it above and with it below:",
+            "The embedded model, without it above and with it below; at cfg 10 where it says nothing else:",
             f"![without and with {mod.name}](../images/guidance/{mod.name}.png)",
         ]
     return "\n\n".join(parts + citation(mod.paper)) + "\n"

@@ -1,6 +1,10 @@
-"""Each guidance mod that the embedded model has a place for, with and without it: guidance_pictures.py guidance.png."""
+"""Each guidance mod that the embedded model has a place for, with and without it: guidance_pictures.py guidance.png.
+
+All go on one sheet, and each to a file of its own in the folder beside it, guidance/NAME.png.
+"""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -23,6 +27,10 @@ LINES = {
     "tsr": "tsr(tsr_k=0.8)",
     "interval": "interval(start=0.3, end=0.8)",
     "sigma_interval": "sigma_interval(low=0.5, high=4)",
+    "pag": "pag(scale=20)",
+    "seg": "seg(scale=20)",
+    "sag": "sag(scale=2)",
+    "deep_shrink": "deep_shrink(end_percent=0.6)",
     "easycache": "easycache(reuse_threshold=1)",
     "hypertile": "hypertile(tile_size=32, max_depth=2)",
     "tome": "tome(ratio=0.5, max_downsample=4)",
@@ -42,17 +50,20 @@ NOT_SHOWN = {"linear_frames", "triangle_frames", "context", "lazycache"}
 """For videos and long latents, and a cache for flows."""
 
 ORDER = ("scale", "before", "combine", "after", "network", "against", "model", "around")
-COLUMNS, SIDE = 6, 198
+COLUMNS, SMALL, LARGE = 6, 198, 264
 
 
-def card(text: str, without: list[Image.Image], with_it: list[Image.Image]) -> Image.Image:
+def card(text: str, four: Image.Image, side: int) -> Image.Image:
     """Four pictures, without the mod above and with it below, under its name."""
-    four = sheet([*without, *with_it], columns=2, gap=2).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    out = Image.new("RGB", (SIDE, SIDE + 18), "white")
-    out.paste(four, (0, 18))
-    font = ImageFont.load_default(10 if len(text) < 37 else 8)
-    ImageDraw.Draw(out).text((SIDE / 2, 9), text, "black", font, anchor="mm")
+    out = Image.new("RGB", (side, side + 18), "white")
+    out.paste(four.resize((side, side), Image.Resampling.LANCZOS), (0, 18))
+    font = ImageFont.load_default(10 if len(text) < 37 * side / SMALL else 8)
+    ImageDraw.Draw(out).text((side / 2, 9), text, "black", font, anchor="mm")
     return out
+
+
+def save(picture: Image.Image, path: Path, colours: int) -> None:
+    picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def shown(pipe: sf.Pipeline) -> dict[str, str]:
@@ -71,7 +82,8 @@ def shown(pipe: sf.Pipeline) -> dict[str, str]:
 
 
 def main(path: str) -> None:
-    pipe = sf.load("tiny")
+    pipe, folder = sf.load("tiny"), Path(path).with_suffix("")
+    folder.mkdir(exist_ok=True)
 
     def draw(guidance: str, own: dict[str, Any]) -> list[Image.Image]:
         return [
@@ -87,9 +99,10 @@ def main(path: str) -> None:
         if str(own) not in plain:
             plain[str(own)] = draw("", own)
         cfg = f", cfg {own['cfg']:g}" if "cfg" in own else ""
-        cards.append(card(line + cfg, plain[str(own)], draw(line, own)))
-    few_colours = sheet(cards, columns=COLUMNS, gap=6).quantize(256, dither=Image.Dither.NONE)
-    few_colours.save(path, optimize=True)
+        four = sheet([*plain[str(own)], *draw(line, own)], columns=2, gap=2)
+        cards.append(card(line + cfg, four, SMALL))
+        save(card(line + cfg, four, LARGE), folder / f"{name}.png", 128)
+    save(sheet(cards, columns=COLUMNS, gap=6), Path(path), 256)
     print(path)
 
 

@@ -27,10 +27,11 @@ LINES = {
     "tsr": "tsr(tsr_k=0.8)",
     "interval": "interval(start=0.3, end=0.8)",
     "sigma_interval": "sigma_interval(low=0.5, high=4)",
-    "pag": "pag(scale=20)",
-    "seg": "seg(scale=20)",
-    "sag": "sag(scale=2)",
+    "pag": "pag(scale=10)",
+    "seg": "seg(scale=10)",
+    "sag": "sag(scale=3)",
     "deep_shrink": "deep_shrink(end_percent=0.6)",
+    "nag": "nag(scale=20, alpha=1)",
     "easycache": "easycache(reuse_threshold=1)",
     "hypertile": "hypertile(tile_size=32, max_depth=2)",
     "tome": "tome(ratio=0.5, max_downsample=4)",
@@ -42,6 +43,7 @@ LINES = {
 OWN: dict[str, dict[str, Any]] = {
     "perp_neg": {"negative": "red heart"},  # what it changes is a negative prompt
     "deep_shrink": {"width": 128, "height": 128, "cfg": 3.0},  # it is for more pixels than the model was trained for
+    "hypertile": {"width": 128, "height": 128, "cfg": 3.0},  # with fewer there is nothing to cut
     **{name: {"cfg": 3.0} for name in ("pag", "seg", "sag", "slg", "nag", "freeu", "freeu_v2", "easycache")},
 }
 """Settings of both pictures for mods that are for something else than a high scale."""

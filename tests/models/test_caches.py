@@ -189,6 +189,7 @@ def test_a_perturbed_pass_has_a_difference_of_its_own(pipe):
     [
         ("easycache(reuse_threshold=0.4)+pag", {"sampler": "heun"}),
         ("easycache(reuse_threshold=0.4)+interval(end=0.6)", {"max_rows": 1, "batch": 2}),
+        ("easycache(reuse_threshold=2)+sag", {}),
         ("lazycache(reuse_threshold=0.4)+apg(momentum=-0.5)", {"sampler": "euler_cfg_pp"}),
     ],
 )

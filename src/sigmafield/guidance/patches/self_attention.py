@@ -71,13 +71,19 @@ def sag(
 
 
 def _map(at: Asked, role: str) -> Tensor:
-    """What was noted of the negative prompt, [B, tokens]; ValueError where it is not of the whole picture."""
-    noted = at.ctx.notes.get(SEEN, {}).get(role, [])
+    """What was noted of the negative prompt, [B, tokens]; ValueError where it is not of the whole picture.
+
+    Where a cache has left the call out, it is what was noted of the last one.
+    """
+    noted, kept = at.ctx.notes.get(SEEN, {}).get(role, []), f"sag.seen {role}"
+    if not noted and kept in at.ctx.aux:
+        return at.ctx.aux[kept]
     if sum(map(len, noted)) != len(at.x):
         raise ValueError(
             "sag needs the negative prompt's attention over the whole picture: leave out tiles, areas and windows"
         )
-    return torch.cat(noted)
+    at.ctx.aux[kept] = torch.cat(noted)
+    return at.ctx.aux[kept]
 
 
 def blur(z: Latent, sigma: float) -> Latent:

@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 """Two times of the tree, rounded to 6 decimals, the smaller one first."""
 
 ANSWERS = 4
-"""Increments that are remembered: the last few asked for, and the one drawn ahead."""
+"""Increments that may be drawn ahead and wait to be asked for."""
 
 DRAWERS = 4
 """Threads that draw at most, if torch has as many: an interval has some twenty draws."""
@@ -49,7 +49,8 @@ class Brownian:
 
     Memory, for a tree of d = log₂((σ_max − σ_min)/10⁻⁶) levels (24 for Stable Diffusion): at most 3 d nodes of a latent
     each while a schedule is followed step by step, 5 d if stages within the steps are asked for as well; in any other
-    order, `capacity` and the 4 d that one interval may need. Besides, the last 4 increments. Nodes that no step to come
+    order, `capacity` and the 4 d that one interval may need. Besides, 4 increments that
+    were drawn ahead. Nodes that no step to come
     needs are dropped, and their memory is used again.
 
     seed: entropy of the tree, or a list of one seed a sample, so that a sample is the same in any batch.
@@ -107,7 +108,7 @@ class Brownian:
         following = self._following(span)
         if self._worker and following:
             self._begin(following)
-        return w.to(self._device) * (math.copysign(1, b - a) / math.sqrt(abs(b - a)) if a != b else 0.0)
+        return w.to(self._device).mul_(math.copysign(1, b - a) / math.sqrt(abs(b - a)) if a != b else 0.0)
 
     def get_state(self) -> None:
         return None
@@ -116,15 +117,14 @@ class Brownian:
         pass
 
     def _answer(self, span: Span) -> Tensor:
-        """The increment over an interval, waited for; an error of the thread is raised here."""
+        """The increment over an interval, waited for, the caller's own; an error of the thread is raised here."""
         asked, to_come = self._question(span)
         if self._worker is None:
             return self._increment(asked, to_come)
         try:
             return self._begin(span).result()
-        except BaseException:
-            self._answers.pop(asked, None)  # so that the next try draws again
-            raise
+        finally:
+            del self._answers[asked]  # it is changed in place; and after an error the next try draws again
 
     def _begin(self, span: Span) -> Future[Tensor]:
         """Have the thread draw an increment, unless it has done so lately."""
@@ -134,7 +134,7 @@ class Brownian:
             assert self._worker is not None
             answer = self._answers[asked] = self._worker.submit(self._increment, asked, to_come)
             for old in list(self._answers)[:-ANSWERS]:
-                self._answers.pop(old).add_done_callback(self._use_again)
+                self._answers.pop(old)
         return answer
 
     def _question(self, span: Span) -> tuple[Interval, Interval]:
@@ -185,12 +185,13 @@ class Brownian:
         self._drawn = dict(zip(cuts, each(self._normal, cuts)))  # first: the sums would wait for a core each time
         try:
             self._splits = []
-            terms, total = [self._value(n) for n in cover], self._buffer()
+            terms = [self._value(n) for n in cover]
+            total = torch.empty(self._shape, dtype=self._dtype, device=self._drawn_on)  # the caller's: not used again
             add_up(self._splits, terms, total, each)
         except BaseException:
             self._nodes.clear()  # their halves may not have been filled
             raise
-        return total.view(self._shape)
+        return total
 
     def _cover(self, low: float, high: float) -> list[int]:
         """Numbers of the largest nodes that make up [low, high], left to right."""
@@ -246,10 +247,6 @@ class Brownian:
             w = self._nodes.pop(n).w
             if self._worker is not None:
                 self._spare.append(w)
-
-    def _use_again(self, answer: Future[Tensor]) -> None:
-        if not answer.cancelled() and not answer.exception():
-            self._spare.append(answer.result())
 
     def _buffer(self) -> Tensor:
         try:

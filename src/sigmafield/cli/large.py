@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import typer
 
@@ -33,14 +33,15 @@ def given(picture: str, prompt: str | None, method: str) -> tuple[str | None, st
     """(picture or none, prompt); ValueError where the only one that there is may not be what it is taken for."""
     if method == "tiles" or prompt is not None:
         return picture, prompt or ""
-    if Path(picture).exists() or Path(picture).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
+    if os.path.exists(picture) or picture.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
         raise ValueError(f'{picture} alone would be the prompt: say what the picture shows too, or "" for nothing')
     return None, picture
 
 
-def whole(scale: float) -> int:
-    """DemoFusion's scale; ValueError unless it is a whole number."""
-    if scale != round(scale):
+def whole(scale: float | None) -> int:
+    """DemoFusion's scale; ValueError unless it is a whole number above 1."""
+    scale = SCALE if scale is None else scale
+    if not (scale > 1 and scale.is_integer()):
         raise ValueError(f"with demofusion scale must be a whole number, 2, 3, …; got {scale:g}")
     return int(scale)
 

@@ -74,7 +74,7 @@ def upscale(
     denoise: Annotated[
         float | None,
         typer.Option(
-            help="Change all places as much: above 0, up to 1 = all new, DemoFusion's default.",
+            help="Change all places as much: above 0, up to 1 = all new, as by DemoFusion.",
             rich_help_panel="Denoise",
         ),
     ] = None,
@@ -135,7 +135,7 @@ def upscale(
     vae_tile: Annotated[
         int | None,
         typer.Option(
-            help="Side that the VAE works on at once, by DemoFusion too; 0 = all; default: 64 places.",
+            help="Side that the VAE works on at once, with both methods; 0 = all; 64 places.",
             rich_help_panel="Tiles",
         ),
     ] = None,
@@ -249,7 +249,7 @@ def upscale(
         else:
             width, height = parse_size(first_size)
             shape = (cosine_scale_1, cosine_scale_2, cosine_scale_3, blur)
-            how = DemoFusion(whole(factor(scale, None)), stride, *shape, views_batch, vae_tile)
+            how = DemoFusion(whole(scale), stride, *shape, views_batch, vae_tile)
             own = {"denoise": 1.0 if denoise is None else denoise, "demofusion": how}
         recipe = Recipe(
             text, negative, model, sampler, scheduler, steps, cfg, seed, 1, width, height, image=source,

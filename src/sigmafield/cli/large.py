@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
-import typer
+from sigmafield.maths import named
 
 SCALE, MIN_DENOISE, MAX_DENOISE = 2.0, 0.1, 0.4
 
-OWN = {
-    "tiles": (
-        "size", "denoise_map", "min_denoise", "max_denoise", "map_schedule", "threshold", "smallest", "mask", "tiling",
-        "tile", "overlap", "tile_batch", "scope", "show_tiles",
-    ),
-    "demofusion": (
-        "stride", "cosine_scale_1", "cosine_scale_2", "cosine_scale_3", "blur", "views_batch", "first_size", "phases",
-    ),
-}  # fmt: skip
-"""The methods, and the options that one alone has."""
+
+def refuse_others(method: str, own: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError for an unknown method, and for an option that was given and that another one has.
+
+    own: the options that one method alone has, by its name; None = not given.
+    """
+    named(own, method, "method")
+    for other in own.keys() - {method}:
+        for name in given(**own[other]):
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is for --method {other}: leave it out with --method {method}")
 
 
-def refuse_others(ctx: typer.Context, method: str) -> None:
-    """Raise ValueError for an option that was given and that another method has."""
-    for other in OWN.keys() - {method}:
-        for parameter in ctx.command.params:
-            source = ctx.get_parameter_source(parameter.name or "")
-            if parameter.name in OWN[other] and source is not None and source.name == "COMMANDLINE":
-                raise ValueError(f"{parameter.opts[0]} is for --method {other}: leave it out with --method {method}")
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def given(picture: str, prompt: str | None, method: str) -> tuple[str | None, str]:
+def read(picture: str, prompt: str | None, method: str) -> tuple[str | None, str]:
     """(picture or none, prompt); ValueError where the only one that there is may not be what it is taken for."""
     if method == "tiles" or prompt is not None:
         return picture, prompt or ""

@@ -45,7 +45,6 @@ PANEL = "DemoFusion"
 
 @app.command()
 def upscale(
-    ctx: typer.Context,
     picture: Annotated[str, typer.Argument(help="Picture to enlarge; by DemoFusion it may be left out.")],
     prompt: Annotated[str | None, typer.Argument(help="What it shows; every tile is told so.")] = None,
     method: Annotated[
@@ -97,9 +96,11 @@ def upscale(
     ] = None,
     map_schedule: MapSchedule = "delayed",
     threshold: Annotated[
-        float,
-        typer.Option(help="Map auto: how much there must be to see in a box to split it.", rich_help_panel="Denoise"),
-    ] = 0.03,
+        float | None,
+        typer.Option(
+            help="Map auto: how much there must be to see in a box to split it; 0.03.", rich_help_panel="Denoise"
+        ),
+    ] = None,
     smallest: Annotated[
         int | None,
         typer.Option(
@@ -108,13 +109,13 @@ def upscale(
     ] = None,
     mask: Mask = None,
     tiling: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How tiles become one: blended by a bell, by the mean, or shifted at each step.",
+            help="How tiles become one: blended by a bell, by the mean, or shifted at each step; default: mixture.",
             metavar="mixture|multidiffusion|spot",
             rich_help_panel="Tiles",
         ),
-    ] = "mixture",
+    ] = None,
     tile: Annotated[
         int | None,
         typer.Option(help="Side of a tile in pixels; default: the model's own size.", rich_help_panel="Tiles"),
@@ -123,15 +124,17 @@ def upscale(
         int | None,
         typer.Option(help="Pixels that neighbours share; a quarter of a tile, none for spot.", rich_help_panel="Tiles"),
     ] = None,
-    tile_batch: Annotated[int, typer.Option(help="Tiles in one network call.", rich_help_panel="Tiles")] = 4,
+    tile_batch: Annotated[
+        int | None, typer.Option(help="Tiles in one network call; 4.", rich_help_panel="Tiles")
+    ] = None,
     scope: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Guidance of the whole canvas, or of each tile alone.",
+            help="Guidance of the whole canvas, or of each tile alone; default: canvas.",
             metavar="canvas|tile",
             rich_help_panel="Tiles",
         ),
-    ] = "canvas",
+    ] = None,
     vae_tile: Annotated[
         int | None,
         typer.Option(
@@ -147,20 +150,25 @@ def upscale(
         ),
     ] = None,
     cosine_scale_1: Annotated[
-        float,
-        typer.Option(help="Freedom from the phase before, at least 0; less = held for longer.", rich_help_panel=PANEL),
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            help="Freedom from the phase before, at least 0; less = held for longer; 3.", rich_help_panel=PANEL
+        ),
+    ] = None,
     cosine_scale_2: Annotated[
-        float,
-        typer.Option(help="How soon windows act alone, at least 0; less = views for longer.", rich_help_panel=PANEL),
-    ] = 1.0,
+        float | None,
+        typer.Option(help="How soon windows act alone, at least 0; less = views for longer; 1.", rich_help_panel=PANEL),
+    ] = None,
     cosine_scale_3: Annotated[
-        float, typer.Option(help="How soon the blur of the views ends, at least 0.", rich_help_panel=PANEL)
-    ] = 1.0,
-    blur: Annotated[float, typer.Option(help="Blur of the views in places, above 0.", rich_help_panel=PANEL)] = 1.0,
+        float | None,
+        typer.Option(help="How soon the blur of the views ends, at least 0; 1.", rich_help_panel=PANEL),
+    ] = None,
+    blur: Annotated[
+        float | None, typer.Option(help="Blur of the views in places, above 0; 1.", rich_help_panel=PANEL)
+    ] = None,
     views_batch: Annotated[
-        int, typer.Option(help="Windows or views in one network call, at least 1.", rich_help_panel=PANEL)
-    ] = 16,
+        int | None, typer.Option(help="Windows or views in one network call, at least 1; 16.", rich_help_panel=PANEL)
+    ] = None,
     first_size: Annotated[
         str | None,
         typer.Option(
@@ -228,29 +236,40 @@ def upscale(
         parse_size,
         user_errors,
     )
-    from sigmafield.cli.large import OWN, factor, given, refuse_others, strengths, whole
-    from sigmafield.maths import named
+    from sigmafield.cli.large import factor, given, read, refuse_others, strengths, whole
     from sigmafield.methods import lookup
     from sigmafield.recipe import Recipe
     from sigmafield.tiling import DemoFusion, Detail, Tiling
 
     with user_errors():
-        named(OWN, method, "method")
-        refuse_others(ctx, method)
-        source, text = given(picture, prompt, method)
+        tiles = {
+            "size": size, "denoise_map": denoise_map, "min_denoise": min_denoise, "max_denoise": max_denoise,
+            "map_schedule": None if map_schedule == "delayed" else map_schedule, "threshold": threshold,
+            "smallest": smallest, "mask": mask, "tiling": tiling, "tile": tile, "overlap": overlap,
+            "tile_batch": tile_batch, "scope": scope, "show_tiles": show_tiles,
+        }  # fmt: skip
+        demofusion = {
+            "stride": stride, "cosine_scale_1": cosine_scale_1, "cosine_scale_2": cosine_scale_2,
+            "cosine_scale_3": cosine_scale_3, "blur": blur, "views_batch": views_batch, "first_size": first_size,
+            "phases": phases,
+        }  # fmt: skip
+        refuse_others(method, {"tiles": tiles, "demofusion": demofusion})
+        source, text = read(picture, prompt, method)
+        width, height = parse_size(size or first_size)
         if method == "tiles":
-            width, height = parse_size(size)
             low, high, where = strengths(denoise, denoise_map, min_denoise, max_denoise)
+            shown = given(method=tiling, tile=tile, overlap=overlap, batch=tile_batch, scope=scope, vae_tile=vae_tile)
             own = {
                 "denoise": high, "min_denoise": low, "denoise_map": where, "map_schedule": map_schedule,
-                "mask": str(mask) if mask else None, "detail": Detail(threshold, smallest=smallest),
-                "scale": factor(scale, size), "tiling": Tiling(tiling, tile, overlap, tile_batch, scope, vae_tile),
+                "mask": str(mask) if mask else None, "scale": factor(scale, size), "tiling": Tiling(**shown),
+                "detail": Detail(**given(threshold=threshold, smallest=smallest)),
             }  # fmt: skip
         else:
-            width, height = parse_size(first_size)
-            shape = (cosine_scale_1, cosine_scale_2, cosine_scale_3, blur)
-            how = DemoFusion(whole(scale), stride, *shape, views_batch, vae_tile)
-            own = {"denoise": 1.0 if denoise is None else denoise, "demofusion": how}
+            shape = given(
+                stride=stride, cosine_scale_1=cosine_scale_1, cosine_scale_2=cosine_scale_2,
+                cosine_scale_3=cosine_scale_3, sigma=blur, batch=views_batch, vae_tile=vae_tile,
+            )  # fmt: skip
+            own = given(denoise=denoise, demofusion=DemoFusion(whole(scale), **shape))
         recipe = Recipe(
             text, negative, model, sampler, scheduler, steps, cfg, seed, 1, width, height, image=source,
             regions=tuple(parse_region(box) for box in region or []),

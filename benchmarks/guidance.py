@@ -16,12 +16,13 @@ from rich.table import Table
 
 import sigmafield as sf
 from sigmafield.guidance import MODS, parse_mods
-from sigmafield.job import Job, open_job
+from sigmafield.job import open_job
 from sigmafield.latents import latent_format
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.param import flow_sampling
 from sigmafield.recipe import Recipe
 from sigmafield.run import finish
+from sigmafield.single import Job
 from sigmafield.types import Cond
 
 STEPS, PAIRS = 10, 5

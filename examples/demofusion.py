@@ -7,32 +7,44 @@ phase before, cosine_scale_1 = 0.3; plain sampling at 256x256. Some minutes on a
 import sys
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import sigmafield as sf
-from sigmafield.demofusion import DemoFusion, open_demofusion
-from sigmafield.images import save_png, sheet
-from sigmafield.models.running import tiled_pictures
+from sigmafield.images import sheet
 
-SCALE = 4
+SCALE, GAP = 4, 4
 ROWS = {"red heart": 1, "dog face": 2, "green apple": 3}
-WAYS = [DemoFusion(SCALE), DemoFusion(SCALE, cosine_scale_1=0.3)]
+WAYS = {
+    "DemoFusion": sf.DemoFusion(SCALE),
+    "DemoFusion, cosine_scale_1=0.3": sf.DemoFusion(SCALE, cosine_scale_1=0.3),
+}
+TITLES = ["Lanczos", *WAYS, "plain sampling"]
+
+
+def titled(page: Image.Image) -> Image.Image:
+    """The page with a title above each column."""
+    out = Image.new("RGB", (page.width, page.height + 22), "white")
+    out.paste(page, (0, 22))
+    step = (page.width + GAP) / len(TITLES)
+    for k, title in enumerate(TITLES):
+        middle = (k * step + (step - GAP) / 2, 11)
+        ImageDraw.Draw(out).text(middle, title, "black", ImageFont.load_default(14), anchor="mm")
+    return out
 
 
 @torch.no_grad()
 def main(path: str) -> None:
-    pipe = tiled_pictures(sf.load("tiny"))
+    pipe = sf.load("tiny")
     pictures = []
     for prompt, seed in ROWS.items():
-        recipe = sf.Recipe(prompt, steps=20, cfg=3.0, seed=seed)
-        ends = []
-        for way in WAYS:
-            demo = open_demofusion(recipe, pipe, way)
-            ends.append([demo.pictures(state)[0] for _, state in demo.phases()])
-        large = ends[0][-1].size
-        [plain] = sf.generate(pipe, prompt, steps=20, cfg=3.0, seed=seed, width=large[0], height=large[1])
-        pictures += [ends[0][0].resize(large, Image.Resampling.LANCZOS), *(pngs[-1] for pngs in ends), plain]
-    save_png(sheet(pictures, columns=2 + len(WAYS), gap=4), path)
+        settings = {"steps": 20, "cfg": 3.0, "seed": seed}
+        [small] = sf.generate(pipe, prompt, **settings)
+        ends = [sf.generate(pipe, prompt, demofusion=way, **settings)[0] for way in WAYS.values()]
+        size = ends[0].size
+        [plain] = sf.generate(pipe, prompt, width=size[0], height=size[1], **settings)
+        pictures += [small.resize(size, Image.Resampling.LANCZOS), *ends, plain]
+    page = titled(sheet(pictures, columns=len(TITLES), gap=GAP))
+    page.quantize(palette=page.quantize(256, kmeans=2)).save(path, optimize=True)  # with a palette it is dithered
     print(path)
 
 

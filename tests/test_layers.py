@@ -18,8 +18,10 @@ LAYERS = [
     ["ksampler"],
     ["mixing_ksampler"],
     ["models"],
-    ["hints", "tiling", "recipe", "job"],
+    ["hints", "tiling", "recipe"],
+    ["single"],
     ["demofusion"],
+    ["job"],
     ["lab"],
     ["cli"],
 ]

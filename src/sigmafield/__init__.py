@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
     from sigmafield.hints import ControlImage
-    from sigmafield.job import Job, generate, open_job, open_pipe
+    from sigmafield.job import generate, open_job, open_pipe
     from sigmafield.methods import METHODS, Method
     from sigmafield.models import load, load_control
     from sigmafield.models.analytic import Mixture
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sigmafield.recipe import Lora, Recipe, Region
     from sigmafield.run import Run, finish, iterate, sample
     from sigmafield.schedules import SCHEDULES
-    from sigmafield.tiling import Detail, Tiling
+    from sigmafield.single import Job
+    from sigmafield.tiling import DemoFusion, Detail, Tiling
     from sigmafield.types import Area, Cond, Control, Ctx, Pred, State
 
 _HOME = {
@@ -35,7 +36,7 @@ _HOME = {
     "guidance.guider": ("Guider",),
     "guidance.hooks": ("Mods",),
     "hints": ("ControlImage",),
-    "job": ("Job", "generate", "open_job", "open_pipe"),
+    "job": ("generate", "open_job", "open_pipe"),
     "methods": ("METHODS", "Method"),
     "models": ("load", "load_control"),
     "models.analytic": ("Mixture",),
@@ -44,17 +45,18 @@ _HOME = {
     "recipe": ("Lora", "Recipe", "Region"),
     "run": ("Run", "finish", "iterate", "sample"),
     "schedules": ("SCHEDULES",),
-    "tiling": ("Detail", "Tiling"),
+    "single": ("Job",),
+    "tiling": ("DemoFusion", "Detail", "Tiling"),
     "types": ("Area", "Cond", "Control", "Ctx", "Pred", "State"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("sigmafield")
 __all__ = [
-    "METHODS", "MODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "Detail",
-    "Flow", "Gaussian", "Grid", "Guider", "Job", "Keyed", "Lora", "Method", "Mixture", "Mods", "Pipeline", "Pred",
-    "Recipe", "Region", "Run", "Span", "State", "Tiling", "finish", "generate", "iterate", "load", "load_control",
-    "load_state", "open_job", "open_pipe", "parse_mods", "sample", "save_state",
+    "METHODS", "MODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "DemoFusion",
+    "Detail", "Flow", "Gaussian", "Grid", "Guider", "Job", "Keyed", "Lora", "Method", "Mixture", "Mods", "Pipeline",
+    "Pred", "Recipe", "Region", "Run", "Span", "State", "Tiling", "finish", "generate", "iterate", "load",
+    "load_control", "load_state", "open_job", "open_pipe", "parse_mods", "sample", "save_state",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from sigmafield.methods import lookup
 from sigmafield.models.directory import needed
 from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.spatial.mixing_line import parse_mixing
-from sigmafield.tiling import AUTO, Detail, Tiling
+from sigmafield.tiling import AUTO, DemoFusion, Detail, Tiling
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Recipe:
     model_sampling: other noise levels or another prediction of the network, such as
     "discrete(prediction=v, zsnr=true)", see `models.model_sampling`; mixing: the noised image blended in between the
     steps, such as "cosine(alpha_1=0.3)", see `parse_mixing`;
-    scale: the image is enlarged by this factor ≥ 1 first, to sides of whole places; tiling: the network is shown tiles.
+    scale: the image is enlarged by this factor ≥ 1 first, to sides of whole places; tiling: the network is shown tiles;
+    demofusion: drawn at this size, then at multiples of it, see `DemoFusion`; an image is redrawn at its size first.
     Raises ValueError for a value outside its range, FileNotFoundError for no image, at construction.
     """
 
@@ -131,6 +132,7 @@ class Recipe:
     detail: Detail = Detail()
     scale: float = 1.0
     tiling: Tiling | None = None
+    demofusion: DemoFusion | None = None
 
     def __post_init__(self) -> None:
         lookup(self.sampler).check(self.params)
@@ -195,6 +197,16 @@ class Recipe:
         if shifting and self.denoise_map is not None and self.map_schedule == "own":
             raise ValueError("tiling 'spot' shifts its tiles with the step: with a denoise map, map_schedule 'delayed'")
 
+        if self.demofusion is not None:
+            self._check_phases()
+
+    def _check_phases(self) -> None:
+        for name in ("mask", "denoise_map", "mixing", "start_step", "last_step", "tiling"):
+            if getattr(self, name):
+                raise ValueError(f"demofusion draws whole pictures in whole runs: leave {name} out")
+        if lookup(self.sampler).adaptive:
+            raise ValueError(f"{self.sampler} chooses its own steps: demofusion needs those of the schedule")
+
     def to_json(self) -> str:
         """The recipe as one line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -217,6 +229,7 @@ class Recipe:
         values["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         values["detail"] = Detail(**values.get("detail", {}))
         values["tiling"] = Tiling(**values["tiling"]) if values.get("tiling") else None
+        values["demofusion"] = DemoFusion(**values["demofusion"]) if values.get("demofusion") else None
         return cls(**values)
 
 

@@ -1,10 +1,12 @@
-"""What a recipe says of large pictures: the tiles that a network sees of one, and where it changes how much."""
+"""What a recipe says of large pictures: tiles that a network sees of one, where it changes how much, or phases."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from PIL import Image
 from torch import Tensor
@@ -15,6 +17,7 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.maths import named
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.models.running import tiled_pictures
+from sigmafield.ranges import NonNegative, Positive, Range, check, parameters
 from sigmafield.spatial.per_tile import PerTile, seen_in
 from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree
 from sigmafield.spatial.tiled import Counted, Cover, Spot, Tiled, grid_cover, spot_shifts
@@ -90,6 +93,35 @@ class Detail:
             raise ValueError(f"smallest must be ≥ 1 pixel; got {self.smallest}")
 
 
+@dataclass(frozen=True)
+class DemoFusion:
+    """A picture is drawn at one size, then again at 2, 3, … times that, each led by the one before: arXiv:2311.16973.
+
+    scale ≥ 1: sides of the last phase, in terms of the first; stride ≥ 1: places of the latent between two windows, at
+    most the network's own size, None = half of that; cosine_scale_1 ≥ 0: α₁ of the skip residual's weight κ^α₁, large =
+    free of the phase before; cosine_scale_2 ≥ 0: α₂ of the dilated views' weight κ^α₂, large = windows alone soon;
+    cosine_scale_3 ≥ 0, sigma > 0: α₃ and s of the views' blur, of s (0.99 κ^α₃ + 0.01) places; batch ≥ 1: windows or
+    views a network call; vae_tile ≥ 0: side in pixels that the VAE works on at once, see `Tiling`.
+    Raises ValueError for a value outside its range, at construction.
+    """
+
+    scale: Annotated[int, Range(1)]
+    stride: Annotated[int | None, Range(1)] = None
+    cosine_scale_1: NonNegative = 3.0
+    cosine_scale_2: NonNegative = 1.0
+    cosine_scale_3: NonNegative = 1.0
+    sigma: Positive = 1.0
+    batch: Annotated[int, Range(1)] = 16
+    vae_tile: Annotated[int | None, Range(0)] = None
+
+    def __post_init__(self) -> None:
+        check("demofusion", {p.name: p for p in parameters(DemoFusion, _every)}, vars(self))
+
+
+def _every(argument: inspect.Parameter) -> bool:
+    return True
+
+
 def whose(factor: int, patch: int) -> str:
     """The number that sides in pixels are multiples of, and why."""
     return f"{factor * patch}, the VAE's factor" + (f" of {factor} times patches of {patch}" if patch > 1 else "")
@@ -131,14 +163,14 @@ def seen(tiling: Tiling | None, pipe: Pipeline, size: tuple[int, int]) -> tuple[
     return height, width
 
 
-def with_vae(tiling: Tiling | None, pipe: Pipeline, size: tuple[int, int]) -> Pipeline:
+def with_vae(how: Tiling | DemoFusion | None, pipe: Pipeline, size: tuple[int, int]) -> Pipeline:
     """The pipeline with a VAE that works tile by tile, if a picture of (height, width) is larger than its tile."""
-    if tiling is None or tiling.vae_tile == 0:
+    if how is None or how.vae_tile == 0:
         return pipe
     factor = pipe.latent.factor
-    if tiling.vae_tile is not None:
-        check_multiple("vae_tile", tiling.vae_tile, factor)
-    places = VAE_PLACES if tiling.vae_tile is None else tiling.vae_tile // factor
+    if how.vae_tile is not None:
+        check_multiple("vae_tile", how.vae_tile, factor)
+    places = VAE_PLACES if how.vae_tile is None else how.vae_tile // factor
     return tiled_pictures(pipe, places) if max(size) > places * factor else pipe
 
 

@@ -90,8 +90,8 @@ def test_image_to_image(heart, tmp_path):
     assert run("replay", tmp_path / "0.2.png", "--image", heart).exit_code == 0  # the input's bytes, moved
 
 
-def interrupted(how, command):
-    """(exit status, what the terminal showed) of a process that gets a signal once its progress bar moves."""
+def interrupted(how, command, when=r"[1-9]\d? %"):
+    """(exit status, what the terminal showed) of a process that gets a signal once its progress bar shows so much."""
     terminal, theirs = pty.openpty()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
@@ -100,7 +100,7 @@ def interrupted(how, command):
         with suppress(OSError):  # how Linux says that the other end has closed
             while part := os.read(terminal, 4096):
                 shown += part.decode(errors="replace")
-                if not sent and re.search(r"[1-9]\d? %", shown):
+                if not sent and re.search(when, shown):
                     process.send_signal(how)
                     sent = True
         os.close(terminal)

@@ -11,14 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from sigmafield.demofusion import DemoFusion, open_demofusion
 from sigmafield.hints import ControlImage
 from sigmafield.images import save_png, to_pictures
+from sigmafield.job import open_job
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.recipe import Recipe
+from sigmafield.run import finish
+from sigmafield.single import Job
+from sigmafield.tiling import DemoFusion
 
 Loaded = Callable[[str], Pipeline]
 RECIPE = Recipe("a red heart", steps=2, cfg=2.0, sampler="euler", scheduler="simple")
+
+
+def opened(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Job:
+    return open_job(replace(recipe, demofusion=how), pipe)
 
 
 def small_size(pipe: Pipeline) -> tuple[Pipeline, Recipe]:
@@ -37,8 +44,8 @@ def test_a_picture_larger_than_the_network(name: str, loaded: Loaded) -> None:
         seen.append(tuple(x.shape[2:]))
         return pipe.network(x, t, cond)
 
-    demo = open_demofusion(recipe, replace(pipe, network=network), DemoFusion(3, stride=5))
-    for phase, state in demo.phases():
+    demo = opened(recipe, replace(pipe, network=network), DemoFusion(3, stride=5))
+    for phase, state in demo.run.walk(demo.start):
         assert state.x.shape[2:] == (8 * phase.scale, 6 * phase.scale)
         assert torch.isfinite(state.x).all()
         assert demo.pictures(state)[0].size == (phase.size[1], phase.size[0])
@@ -55,8 +62,8 @@ def test_each_window_of_sdxl_is_told_where_it_is(loaded: Loaded) -> None:
         told.extend(cond.extra["time_ids"].tolist())
         return pipe.network(x, t, cond)
 
-    demo = open_demofusion(recipe, replace(pipe, network=network), DemoFusion(2, stride=4))
-    states = [state for _, state in demo.phases()]
+    demo = opened(recipe, replace(pipe, network=network), DemoFusion(2, stride=4))
+    states = [state for _, state in demo.run.walk(demo.start)]
     f, (height, width) = pipe.latent.factor, demo.run.phases[1].size
     assert len(told) == 2 * 2 * (1 + 3 * 2 + 4) and len(states) == 2  # steps, prompts; windows and views
     first, later = told[:4], told[4:]
@@ -76,11 +83,12 @@ def test_pictures_that_steer_are_cut_along(
         save_png(to_pictures(hint)[0], tmp_path / f"{seed}.png")
         pipe, recipe = small_size(loaded("sd1"))
         steered = replace(recipe, controls=(ControlImage(str(tmp_path / "net"), str(tmp_path / f"{seed}.png")),))
-        ends.append(list(open_demofusion(steered, pipe, DemoFusion(2)).phases())[-1][1].x)
+        job = opened(steered, pipe, DemoFusion(2))
+        ends.append(finish(job.run, job.start).x)
     assert torch.isfinite(ends[0]).all() and not torch.allclose(*ends)
 
 
 @pytest.mark.parametrize("name", ["wan", "inpainting"])
 def test_refused(name: str, loaded: Loaded) -> None:
     with pytest.raises(ValueError, match="demofusion needs a model that draws pictures from noise"):
-        open_demofusion(RECIPE, loaded(name), DemoFusion(2))
+        opened(RECIPE, loaded(name), DemoFusion(2))

@@ -10,8 +10,8 @@ from PIL import Image
 
 import sigmafield as sf
 from sigmafield.images import to_pictures
-from sigmafield.job import size_of
 from sigmafield.models.running import offloaded, tiled_pictures
+from sigmafield.single import size_of
 from sigmafield.tiling import WINDOWS, Detail, Tiling
 
 WAYS = [(method, "canvas") for method in WINDOWS] + [("mixture", "tile"), ("multidiffusion", "tile")]

@@ -16,10 +16,10 @@ from torch.testing import assert_close
 from sigmafield import sample
 from sigmafield.grid import Flow
 from sigmafield.guidance.guider import Guider
-from sigmafield.job import sampling_of, told
 from sigmafield.models import load
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.recipe import Recipe
+from sigmafield.single import sampling_of, told
 from sigmafield.types import Cond
 
 pytest.importorskip("diffusers")

@@ -6,14 +6,16 @@ import pytest
 import torch
 
 import sigmafield as sf
-from sigmafield.demofusion import DemoFusion, open_demofusion
 from sigmafield.images import save_png
-from sigmafield.models.running import tiled_pictures
 from sigmafield.param import flow_sampling
 from sigmafield.resize import resize
 from sigmafield.spatial.demofusion import moments
 
 RECIPE = sf.Recipe("red heart", steps=3, cfg=3.0, seed=5)
+
+
+def opened(recipe, pipe, *how, **parameters):
+    return sf.open_job(replace(recipe, demofusion=sf.DemoFusion(*how, **parameters)), pipe)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,8 @@ def heart(pipe, tmp_path_factory):
 
 def test_phases_of_a_recipe(pipe):
     """The first is plain sampling; every other one has a size more, and each sample the first's mean and deviation."""
-    demo = open_demofusion(replace(RECIPE, batch=2), tiled_pictures(pipe), DemoFusion(3))
-    ends = list(demo.phases())
+    demo = opened(replace(RECIPE, batch=2), pipe, 3, vae_tile=64)
+    ends = list(demo.run.walk(demo.start))
     plain = sf.open_job(replace(RECIPE, batch=2), pipe)
     assert torch.equal(ends[0][1].x, sf.finish(plain.run, plain.start).x)
     mean, std = moments(ends[0][1].x)
@@ -42,8 +44,8 @@ def test_phases_of_a_recipe(pipe):
         assert [picture.size for picture in demo.preview(state)] == [(64 * k, 64 * k)] * 2
         for ours, first in zip(moments(state.x), (mean, std)):
             torch.testing.assert_close(ours, first, rtol=1e-4, atol=1e-4)
-        assert demo.run.progress(state) == pytest.approx(k / 3)
-    again = open_demofusion(replace(RECIPE, batch=2), pipe, DemoFusion(3))
+        assert demo.run.progress(state) == pytest.approx(sum(q * q for q in range(1, k + 1)) / 14)
+    again = opened(replace(RECIPE, batch=2), pipe, 3)
     assert torch.equal(sf.finish(again.run, again.start).x, ends[-1][1].x)
 
 
@@ -57,7 +59,7 @@ def test_resume_in_the_middle_of_any_phase(pipe, tmp_path, sampler, guidance, fl
     recipe = replace(RECIPE, sampler=sampler, guidance=guidance, scheduler="simple")
 
     def made():
-        return open_demofusion(recipe, pipe, DemoFusion(2, stride=12))
+        return opened(recipe, pipe, 2, stride=12)
 
     demo = made()
     states = list(sf.iterate(demo.run, demo.start))
@@ -68,7 +70,7 @@ def test_resume_in_the_middle_of_any_phase(pipe, tmp_path, sampler, guidance, fl
         other = made()
         end = sf.finish(other.run, loaded)
         assert torch.equal(end.x, states[-1].x) and end.nfe == states[-1].nfe
-    assert [state.i for _, state in made().phases(states[2])] == [6]
+    assert [state.i for _, state in made().run.walk(states[2])] == [6]
 
 
 def test_from_a_picture(pipe, heart):
@@ -76,8 +78,8 @@ def test_from_a_picture(pipe, heart):
     recipe = replace(RECIPE, image=heart, prompt="green apple", sampler="euler")
     gaps = []
     for denoise in (1.0, 0.3):
-        demo = open_demofusion(replace(recipe, denoise=denoise), pipe, DemoFusion(2))
-        ends = list(demo.phases())
+        demo = opened(replace(recipe, denoise=denoise), pipe, 2)
+        ends = list(demo.run.walk(demo.start))
         assert [(phase.scale, state.x.shape[-1]) for phase, state in ends] == [(1, 16), (2, 32)]
         gaps.append(float((ends[0][1].x - demo.start.x).square().mean()))
         torch.testing.assert_close(moments(ends[-1][1].x)[1], moments(demo.start.x)[1])
@@ -88,7 +90,7 @@ def test_parameters_change_what_they_say(pipe):
     """α₁ = 0 leaves nothing but the noised first phase before a step; each other one changes the picture."""
 
     def end(**options):
-        demo = open_demofusion(RECIPE, pipe, DemoFusion(2, **options))
+        demo = opened(RECIPE, pipe, 2, **options)
         return sf.finish(demo.run, demo.start).x
 
     base = end()
@@ -97,35 +99,41 @@ def test_parameters_change_what_they_say(pipe):
     ):  # fmt: skip
         assert not torch.allclose(end(**option), base), option
     torch.testing.assert_close(end(batch=1), base, rtol=1e-3, atol=1e-4)
-    held = open_demofusion(RECIPE, pipe, DemoFusion(2, cosine_scale_1=0.0))
+    held = opened(RECIPE, pipe, 2, cosine_scale_1=0.0)
     assert held.run.phases[1].run.weights == [0.0] * 3
-    (_, small), (_, large) = held.phases()
+    (_, small), (_, large) = held.run.walk(held.start)
     source = resize(small.x, 32, 32, "bicubic")
     assert (large.x - source).square().mean() < (base - source).square().mean() / 3
 
 
 def test_regions_and_prompts_grow_along(pipe):
     region = sf.Region("green apple", 32, 0, 32, 64)
-    demo = open_demofusion(replace(RECIPE, regions=(region,), width=64, height=128), pipe, DemoFusion(3))
+    demo = opened(replace(RECIPE, regions=(region,), width=64, height=128), pipe, 3)
     areas = [phase.plain.denoise.positive[1].area for phase in demo.run.phases]
     assert areas == [sf.Area((16 * q, 8 * q), (0, 8 * q)) for q in (1, 2, 3)]
     assert [phase.size for phase in demo.run.phases] == [(128 * q, 64 * q) for q in (1, 2, 3)]
-    two = open_demofusion(replace(RECIPE, regions=(region,), steps=2), pipe, DemoFusion(2))
+    two = opened(replace(RECIPE, regions=(region,), steps=2), pipe, 2)
     assert torch.isfinite(sf.finish(two.run, two.start).x).all()
 
 
 def test_refusals(pipe, heart):
+    large = replace(RECIPE, demofusion=sf.DemoFusion(2))
     for call, message in {
-        lambda: DemoFusion(0): "demofusion needs scale ≥ 1; got 0",
-        lambda: DemoFusion(2, stride=0): "demofusion needs stride ≥ 1; got 0",
-        lambda: DemoFusion(2, cosine_scale_1=-1.0): "demofusion needs cosine_scale_1 ≥ 0; got -1",
-        lambda: DemoFusion(2, sigma=0.0): "demofusion needs sigma > 0; got 0",
-        lambda: DemoFusion(2, batch=0): "demofusion needs batch ≥ 1; got 0",
-        lambda: open_demofusion(RECIPE, pipe, DemoFusion(2, stride=17)): "stride must be at most 16, .* got 17",
-        lambda: open_demofusion(replace(RECIPE, start_step=1), pipe, DemoFusion(2)): "leave start_step out",
-        lambda: open_demofusion(replace(RECIPE, image=heart, mask=heart), pipe, DemoFusion(2)): "leave mask out",
-        lambda: open_demofusion(replace(RECIPE, image=heart, mixing="cosine"), pipe, DemoFusion(2)): "leave mixing out",
-        lambda: open_demofusion(replace(RECIPE, sampler="dpm_adaptive"), pipe, DemoFusion(2)): "chooses its own steps",
+        lambda: sf.DemoFusion(0): "demofusion needs scale ≥ 1; got 0",
+        lambda: sf.DemoFusion(2, stride=0): "demofusion needs stride ≥ 1; got 0",
+        lambda: sf.DemoFusion(2, cosine_scale_1=-1.0): "demofusion needs cosine_scale_1 ≥ 0; got -1",
+        lambda: sf.DemoFusion(2, sigma=0.0): "demofusion needs sigma > 0; got 0",
+        lambda: sf.DemoFusion(2, batch=0): "demofusion needs batch ≥ 1; got 0",
+        lambda: opened(RECIPE, pipe, 2, stride=17): "stride must be at most 16, .* got 17",
+        lambda: sf.DemoFusion(2, vae_tile=-1): "demofusion needs vae_tile ≥ 0; got -1",
+        lambda: opened(RECIPE, pipe, 2, vae_tile=30): "vae_tile must be a multiple of 4, .* got 30: try 28 or 32",
+        lambda: replace(large, start_step=1): "leave start_step out",
+        lambda: replace(large, last_step=2): "leave last_step out",
+        lambda: replace(large, image=heart, mask=heart): "leave mask out",
+        lambda: replace(large, image=heart, denoise_map=heart): "leave denoise_map out",
+        lambda: replace(large, image=heart, mixing="cosine"): "leave mixing out",
+        lambda: replace(large, tiling=sf.Tiling()): "leave tiling out",
+        lambda: replace(large, sampler="dpm_adaptive"): "chooses its own steps",
     }.items():
         with pytest.raises(ValueError, match=message):
             call()

@@ -15,10 +15,11 @@ from sigmafield import images
 from sigmafield.cli.draw import USER_ERRORS, Drawing, Machine, complain, draw, fail, user_errors, write
 from sigmafield.cli.terminal import Display, told_rows
 from sigmafield.hints import controls_of
-from sigmafield.job import Job, open_job
+from sigmafield.job import open_job
 from sigmafield.lab.tiles import draw_tiles, tiles_of, tiles_svg
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.recipe import Recipe
+from sigmafield.single import Job
 from sigmafield.types import State
 
 
@@ -26,8 +27,9 @@ from sigmafield.types import State
 class Asked:
     """A picture to draw: its recipe, the PNG or the folder to write to, and its line in the prompts' file, if any.
 
-    tiles: a PNG or SVG of the tiles, to write before the run. Raises FileNotFoundError for a file in a folder that is
-    not there, ValueError for tiles of another kind.
+    tiles: a PNG or SVG of the tiles, to write before the run; phases: a folder for the pictures of DemoFusion's phases
+    before the last. Raises FileNotFoundError for a file in a folder that is not there and for no such folder,
+    ValueError for tiles of another kind.
     """
 
     recipe: Recipe
@@ -35,11 +37,14 @@ class Asked:
     folder: Path = Path()
     line: int | None = None
     tiles: Path | None = None
+    phases: Path | None = None
 
     def __post_init__(self) -> None:
         for path in (self.output, self.tiles):
             if path and not path.parent.is_dir():
                 raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
+        if self.phases and not self.phases.is_dir():
+            raise FileNotFoundError(f"no folder {self.phases} to write the phases in")
         if self.tiles and self.tiles.suffix.lower() not in (".png", ".svg"):
             raise ValueError(f"show-tiles must be a .png or .svg file; got {self.tiles}")
 
@@ -110,7 +115,7 @@ def report(
             path, job = one.path(), open_job(one.recipe, pipe, controls)
             if one.tiles:
                 write_tiles(job, one.tiles)
-            drawing = draw(job, state or job.start, path, display, part, every)
+            drawing = draw(job, state or job.start, path, display, part, every, one.phases)
         except USER_ERRORS as error:
             failed.append(refuse(one, error))
             continue

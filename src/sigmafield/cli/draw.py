@@ -21,13 +21,15 @@ from sigmafield import __version__, images
 from sigmafield.checkpoint import moved, save_state
 from sigmafield.cli.terminal import Display
 from sigmafield.hints import ControlImage
-from sigmafield.job import Job, open_job, open_pipe
+from sigmafield.job import open_job, open_pipe
 from sigmafield.maths import near_miss
 from sigmafield.methods import Method
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.ranges import WORDS
 from sigmafield.recipe import Lora, Recipe, Region
 from sigmafield.schedules import Schedule
+from sigmafield.single import Job
+from sigmafield.spatial.phases import Phases
 from sigmafield.types import State
 
 USER_ERRORS = (ValueError, OSError, ImportError)
@@ -182,11 +184,18 @@ class Drawing:
 
 
 def draw(
-    job: Job, state: State, output: Path, display: Display, part: int = 0, preview_every: int | None = None
+    job: Job,
+    state: State,
+    output: Path,
+    display: Display,
+    part: int = 0,
+    preview_every: int | None = None,
+    phases: Path | None = None,
 ) -> Drawing:
     """Run a job from a state; an interruption leaves a checkpoint beside the output and ends the program.
 
-    part: which of the display's pictures it is; preview_every: steps between two previews beside the output.
+    part: which of the display's pictures it is; preview_every: steps between two previews beside the output;
+    phases: a folder for the pictures of the phases before the last.
     """
     state = moved(state, job.pipe.device)
     began = time.perf_counter()
@@ -199,6 +208,9 @@ def draw(
                 if preview_every and state.i % preview_every == 0:
                     preview = images.sheet(job.preview(state))
                     images.save_png(preview, output.with_name(f"{output.stem}-preview.png"))
+                if phases and isinstance(job.run, Phases) and state.i in job.run.ends[:-1]:
+                    scale = job.run.ends.index(state.i) + 1
+                    images.save_png(images.sheet(job.pictures(state)), phases / f"{output.stem}-{scale}x.png")
         pictures = job.pictures(state)
         frames = len(pictures) // job.recipe.batch
         apart = [pictures[k : k + frames] for k in range(0, len(pictures), frames)]

@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from sigmafield import images
-from sigmafield.job import Job
 from sigmafield.recipe import Recipe
+from sigmafield.single import Job
+from sigmafield.spatial.phases import Phases
 from sigmafield.types import State
 
 PREVIEW_EVERY = 0.2
@@ -40,10 +41,10 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[rows]}"),
+            TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=parts, rows="")
+        self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=parts, note="")
         self._parts = parts
         self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
         self._quiet = quiet or not console.is_terminal
@@ -64,7 +65,9 @@ class Display:
             return
         self._bar.update(self._task, completed=part + job.run.progress(state))
         if job.recipe.tiling:
-            self._bar.update(self._task, rows=told_rows(*job.rows(state)))
+            self._bar.update(self._task, note=told_rows(*job.rows(state)))
+        if isinstance(job.run, Phases):
+            self._bar.update(self._task, note=told_phase(job.run, state))
         if self._parts > 1:
             self._bar.update(self._task, description=f"{part + 1} of {self._parts}: {job.recipe.prompt[:40]}")
         if self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
@@ -78,6 +81,13 @@ def told_rows(spent: int, plain: int) -> str:
     """How many network rows there were, and what was saved, in words."""
     apart = f", {abs(plain - spent)} {'fewer' if spent < plain else 'more'} than plain tiling" * (spent != plain)
     return f"{spent} network rows{apart}"
+
+
+def told_phase(run: Phases, state: State) -> str:
+    """Which phase a run is in, and its size, in words."""
+    k, _ = run.place(state.i)
+    height, width = run.phases[k].size
+    return f"phase {k + 1} of {len(run.phases)}, {width}x{height}"
 
 
 def blocks(picture: Image.Image, width: int = PREVIEW_WIDTH) -> Text:

@@ -1,4 +1,4 @@
-"""`sigmafield upscale`: a picture enlarged and redrawn in tiles, which is another way to write a recipe."""
+"""`sigmafield upscale`: a picture redrawn large, in tiles or by DemoFusion, which is another way to write a recipe."""
 
 from __future__ import annotations
 
@@ -40,13 +40,19 @@ from sigmafield.cli.options import (
     Steps,
 )
 
-SCALE, MIN_DENOISE, MAX_DENOISE = 2.0, 0.1, 0.4
+PANEL = "DemoFusion"
 
 
 @app.command()
 def upscale(
-    picture: Annotated[Path, typer.Argument(help="Picture to enlarge.")],
-    prompt: Annotated[str, typer.Argument(help="What it shows; every tile is told so.")] = "",
+    picture: Annotated[str, typer.Argument(help="Picture to enlarge; by DemoFusion it may be left out.")],
+    prompt: Annotated[str | None, typer.Argument(help="What it shows; every tile is told so.")] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Redraw it in tiles, or by DemoFusion at 1, 2, 3 … times its size in turn.", metavar="tiles|demofusion"
+        ),
+    ] = "tiles",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="PNG to write; default: out.png.", rich_help_panel="Files")
     ] = None,
@@ -57,11 +63,19 @@ def upscale(
         ),
     ] = None,
     preview_every: PreviewEvery = None,
-    scale: Annotated[float | None, typer.Option(help="How many times as wide and high, above 1; default: 2.")] = None,
-    size: Annotated[str | None, typer.Option(help="Width x height, in place of a scale.", metavar="WxH")] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="How many times as wide and high, above 1; by DemoFusion a whole number; default: 2."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Width x height, in place of a scale.", metavar="WxH", rich_help_panel="Tiles")
+    ] = None,
     denoise: Annotated[
         float | None,
-        typer.Option(help="Change all places as much: above 0, up to 1 = all new.", rich_help_panel="Denoise"),
+        typer.Option(
+            help="Change all places as much: above 0, up to 1 = all new, as by DemoFusion.",
+            rich_help_panel="Denoise",
+        ),
     ] = None,
     denoise_map: Annotated[
         str | None,
@@ -82,9 +96,11 @@ def upscale(
     ] = None,
     map_schedule: MapSchedule = "delayed",
     threshold: Annotated[
-        float,
-        typer.Option(help="Map auto: how much there must be to see in a box to split it.", rich_help_panel="Denoise"),
-    ] = 0.03,
+        float | None,
+        typer.Option(
+            help="Map auto: how much there must be to see in a box to split it; 0.03.", rich_help_panel="Denoise"
+        ),
+    ] = None,
     smallest: Annotated[
         int | None,
         typer.Option(
@@ -93,13 +109,13 @@ def upscale(
     ] = None,
     mask: Mask = None,
     tiling: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How tiles become one: blended by a bell, by the mean, or shifted at each step.",
+            help="How tiles become one: blended by a bell, by the mean, or shifted at each step; default: mixture.",
             metavar="mixture|multidiffusion|spot",
             rich_help_panel="Tiles",
         ),
-    ] = "mixture",
+    ] = None,
     tile: Annotated[
         int | None,
         typer.Option(help="Side of a tile in pixels; default: the model's own size.", rich_help_panel="Tiles"),
@@ -108,18 +124,62 @@ def upscale(
         int | None,
         typer.Option(help="Pixels that neighbours share; a quarter of a tile, none for spot.", rich_help_panel="Tiles"),
     ] = None,
-    tile_batch: Annotated[int, typer.Option(help="Tiles in one network call.", rich_help_panel="Tiles")] = 4,
+    tile_batch: Annotated[
+        int | None, typer.Option(help="Tiles in one network call; 4.", rich_help_panel="Tiles")
+    ] = None,
     scope: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Guidance of the whole canvas, or of each tile alone.",
+            help="Guidance of the whole canvas, or of each tile alone; default: canvas.",
             metavar="canvas|tile",
             rich_help_panel="Tiles",
         ),
-    ] = "canvas",
+    ] = None,
     vae_tile: Annotated[
         int | None,
-        typer.Option(help="Side that the VAE works on at once; 0 = all; default: 64 places.", rich_help_panel="Tiles"),
+        typer.Option(
+            help="Side that the VAE works on at once, with both methods; 0 = all; 64 places.",
+            rich_help_panel="Tiles",
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Places of the latent between two windows, 1 … the model's own size; default: half of that.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    cosine_scale_1: Annotated[
+        float | None,
+        typer.Option(
+            help="Freedom from the phase before, at least 0; less = held for longer; 3.", rich_help_panel=PANEL
+        ),
+    ] = None,
+    cosine_scale_2: Annotated[
+        float | None,
+        typer.Option(help="How soon windows act alone, at least 0; less = views for longer; 1.", rich_help_panel=PANEL),
+    ] = None,
+    cosine_scale_3: Annotated[
+        float | None,
+        typer.Option(help="How soon the blur of the views ends, at least 0; 1.", rich_help_panel=PANEL),
+    ] = None,
+    blur: Annotated[
+        float | None, typer.Option(help="Blur of the views in places, above 0; 1.", rich_help_panel=PANEL)
+    ] = None,
+    views_batch: Annotated[
+        int | None, typer.Option(help="Windows or views in one network call, at least 1; 16.", rich_help_panel=PANEL)
+    ] = None,
+    first_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Width x height of the first phase; default: the model's own, or the picture's.",
+            metavar="WxH",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    phases: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the pictures of the phases before the last.", rich_help_panel=PANEL),
     ] = None,
     negative: Negative = "",
     sampler: Sampler = "dpmpp_2m",
@@ -157,6 +217,9 @@ def upscale(
 
     Every tile is told the whole prompt: strengths far above 0.5 draw what it says in each of them.
 
+    With [bold]--method demofusion[/bold] a picture, or a prompt alone, is drawn at its own size, then at 2, 3, … times
+    that, each led by the one before:  [bold]sigmafield upscale --method demofusion "red heart" --scale 4[/bold]
+
     The PNG carries its recipe: [bold]sigmafield replay[/bold] draws it again.
 
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
@@ -173,18 +236,42 @@ def upscale(
         parse_size,
         user_errors,
     )
+    from sigmafield.cli.large import factor, given, read, refuse_others, strengths, whole
     from sigmafield.methods import lookup
     from sigmafield.recipe import Recipe
-    from sigmafield.tiling import Detail, Tiling
+    from sigmafield.tiling import DemoFusion, Detail, Tiling
 
     with user_errors():
-        width, height = parse_size(size)
-        low, high, where = strengths(denoise, denoise_map, min_denoise, max_denoise)
+        tiles = {
+            "size": size, "denoise_map": denoise_map, "min_denoise": min_denoise, "max_denoise": max_denoise,
+            "map_schedule": None if map_schedule == "delayed" else map_schedule, "threshold": threshold,
+            "smallest": smallest, "mask": mask, "tiling": tiling, "tile": tile, "overlap": overlap,
+            "tile_batch": tile_batch, "scope": scope, "show_tiles": show_tiles,
+        }  # fmt: skip
+        demofusion = {
+            "stride": stride, "cosine_scale_1": cosine_scale_1, "cosine_scale_2": cosine_scale_2,
+            "cosine_scale_3": cosine_scale_3, "blur": blur, "views_batch": views_batch, "first_size": first_size,
+            "phases": phases,
+        }  # fmt: skip
+        refuse_others(method, {"tiles": tiles, "demofusion": demofusion})
+        source, text = read(picture, prompt, method)
+        width, height = parse_size(size or first_size)
+        if method == "tiles":
+            low, high, where = strengths(denoise, denoise_map, min_denoise, max_denoise)
+            shown = given(method=tiling, tile=tile, overlap=overlap, batch=tile_batch, scope=scope, vae_tile=vae_tile)
+            own = {
+                "denoise": high, "min_denoise": low, "denoise_map": where, "map_schedule": map_schedule,
+                "mask": str(mask) if mask else None, "scale": factor(scale, size), "tiling": Tiling(**shown),
+                "detail": Detail(**given(threshold=threshold, smallest=smallest)),
+            }  # fmt: skip
+        else:
+            shape = given(
+                stride=stride, cosine_scale_1=cosine_scale_1, cosine_scale_2=cosine_scale_2,
+                cosine_scale_3=cosine_scale_3, sigma=blur, batch=views_batch, vae_tile=vae_tile,
+            )  # fmt: skip
+            own = given(denoise=denoise, demofusion=DemoFusion(whole(scale), **shape))
         recipe = Recipe(
-            prompt, negative, model, sampler, scheduler, steps, cfg, seed, 1, width, height, high, str(picture),
-            mask=str(mask) if mask else None, denoise_map=where, min_denoise=low, map_schedule=map_schedule,
-            detail=Detail(threshold, smallest=smallest), scale=factor(scale, size),
-            tiling=Tiling(tiling, tile, overlap, tile_batch, scope, vae_tile),
+            text, negative, model, sampler, scheduler, steps, cfg, seed, 1, width, height, image=source,
             regions=tuple(parse_region(box) for box in region or []),
             distilled_guidance=distilled_guidance, shift=parse_shift(shift),
             clip_skip=clip_skip, loras=tuple(parse_lora(entry) for entry in lora or []),
@@ -192,33 +279,8 @@ def upscale(
             params=parse_params(lookup(sampler), param or []),
             scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
             controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
-            model_sampling=model_sampling,
+            model_sampling=model_sampling, **own,
         )  # fmt: skip
-        asked = [Asked(recipe, output or Path("out.png"), tiles=show_tiles)]
+        asked = [Asked(recipe, output or Path("out.png"), tiles=show_tiles, phases=phases)]
     machine = Machine(device, dtype, offload, compile, max_rows, preview_decoder)
     report(asked, machine, as_json=as_json, every=preview_every)
-
-
-def factor(scale: float | None, size: str | None) -> float:
-    """The recipe's scale; ValueError for one that enlarges nothing, and for a scale and a size."""
-    if scale is not None and size is not None:
-        raise ValueError(f"give --scale or --size, not both; got {scale:g} and {size}")
-    if scale is not None and not scale > 1:
-        raise ValueError(f"scale must be above 1; got {scale:g}: to redraw a picture at its size, give --size")
-    return 1.0 if size else scale or SCALE
-
-
-def strengths(
-    denoise: float | None, where: str | None, low: float | None, high: float | None
-) -> tuple[float, float, str | None]:
-    """(least strength, largest, denoise map) of a recipe; ValueError for one strength and a map."""
-    if denoise is not None:
-        if (where, low, high) != (None, None, None):
-            raise ValueError("give --denoise for all places, or a map with --min-denoise and --max-denoise, not both")
-        return 0.0, denoise, None
-    low, high = MIN_DENOISE if low is None else low, MAX_DENOISE if high is None else high
-    if not (0 <= low <= high <= 1 and high > 0):
-        raise ValueError(
-            f"min-denoise and max-denoise must be 0 ≤ min ≤ max ≤ 1, and max above 0; got {low:g} and {high:g}"
-        )
-    return low, high, where or "auto"

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from sigmafield.hints import read_frames, resized
-from sigmafield.job import Job, size_of, strengths_of
+from sigmafield.single import Job, size_of, strengths_of
 from sigmafield.spatial.field import strength_of
 from sigmafield.spatial.quadtree import leaf_denoise
 from sigmafield.spatial.tiles import Box

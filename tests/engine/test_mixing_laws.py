@@ -40,6 +40,7 @@ def mixing(name, process, c, n=8, **settings):
 
 @pytest.mark.parametrize("name", ON_SCHEDULE)
 @processes
+@pytest.mark.thinned(3)
 def test_all_of_the_run_is_the_run(name, process):
     """c = 1: any method as it is without mixing, begun at the noised source, in the evaluations that it takes alone."""
     m, s = mixing(name, process, 1.0), source()

@@ -46,6 +46,7 @@ def test_resume_at_every_cut(name, params, process, tmp_path):
 
 @each
 @processes
+@pytest.mark.thinned(3)
 def test_step_is_pure_and_runs_interleave(name, params, process):
     """Two runs that share model and noise source, stepped in turn, end as each alone does."""
     g = grid(process)
@@ -74,7 +75,7 @@ def keyed_run(name, params, denoise, g, x):
 
 @pytest.mark.parametrize("name, params", FIELD, ids=str)
 @processes
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str)
 def test_constant_field_is_the_scalar(name, params, process, dtype):
     g = grid(process)
     x = start(g, dtype=dtype)
@@ -93,6 +94,7 @@ ELEMENTWISE = [(name, params) for name, params in FIELD if METHODS[name].linear]
 
 @pytest.mark.parametrize("name, params", ELEMENTWISE, ids=str)
 @processes
+@pytest.mark.thinned(3)
 def test_field_of_two_schedules_is_two_runs(name, params, process):
     """Each half of the latent follows its own schedule; the model is elementwise, so halves do not meet."""
     one, two = grid(process).sigmas, grid(process).sigmas * 0.5
@@ -108,6 +110,7 @@ def test_field_of_two_schedules_is_two_runs(name, params, process):
 
 @pytest.mark.parametrize("name, params", FIELD, ids=str)
 @processes
+@pytest.mark.thinned(3)
 def test_frozen_pixels_stay(name, params, process):
     """Where σ does not change, x does not; where it reaches 0 early, x is done and stays."""
     sigmas = grid(process).sigmas
@@ -125,7 +128,7 @@ def test_frozen_pixels_stay(name, params, process):
 
 @pytest.mark.parametrize("name", [name for name, params in FIELD if not params and METHODS[name].linear])
 @processes
-@pytest.mark.parametrize("first", [1, 3, 7])
+@pytest.mark.parametrize("first", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7))])
 def test_late_places_begin_without_history(name, process, first):
     """A place whose σ is held until a step goes on from there as a run of the rest of the schedule does."""
     g = grid(process)
@@ -170,6 +173,7 @@ def same_noise(x):
 
 @each
 @processes
+@pytest.mark.thinned(3)
 def test_declared_needs(name, params, process):
     """Evaluations, noise and the unconditional prediction are as the registry row says."""
     steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples go with the schedule's length

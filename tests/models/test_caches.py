@@ -231,6 +231,7 @@ def test_tiles_and_regions_are_kept_apart(pipe):
     assert float((cached - plain).norm() / plain.norm()) < 0.3
 
 
+@pytest.mark.slow
 def test_windows_that_move_are_never_mistaken(pipe):
     """A difference is used for its own window alone: where each step has others, little is left out, and no frame's
     stands for another's."""

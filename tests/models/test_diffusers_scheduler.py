@@ -132,6 +132,7 @@ def test_begins_in_the_middle_as_on_the_rest_of_the_schedule(name: str, model: s
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.thinned(3)
 def test_noise_of_a_sample_is_from_its_own_generator(name: str) -> None:
     eta = {"eta": 1.0} if lookup(name).defaults.get("eta") == 0 else {}
 

@@ -74,6 +74,7 @@ def noise(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.thinned(2)
 def test_weights_are_those_of_the_modules(family: str, made: Any, loaded: Any) -> None:
     parts, modules = made(family)[2], loaded(family)[0].modules
     assert modules.keys() == parts.keys()

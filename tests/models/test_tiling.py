@@ -42,7 +42,7 @@ def end_of(recipe, pipe):
 
 
 @pytest.mark.parametrize("method, scope", WAYS)
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", pytest.param("euler_ancestral", marks=pytest.mark.slow)])
 def test_one_tile_over_all_is_image_to_image(pipe, small, method, scope, sampler):
     """Bit for bit, with areas and with mods that remember."""
     plain = recipe(
@@ -111,6 +111,7 @@ class Counting:
     ],
     ids=str,
 )
+@pytest.mark.thinned(2)
 def test_rows_are_those_of_the_network(pipe, small, settings):
     """Told rows are counted ones; without a map they are what a plain run is said to take, with one no more."""
     settings = {"tiling": Tiling(tile=64), **settings}

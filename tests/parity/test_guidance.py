@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 from golden_models import Counted
 
@@ -64,6 +65,7 @@ def test_guidance(guidance_case, reference, worst):
     compare(case, "samples", ours, worst, what, LOOSE.get(text, 1e-5))
 
 
+@pytest.mark.thinned(3)
 def test_a_batch_is_its_samples(guidance_case, reference):
     """Three samples at once are the three alone, each with its own draw of the noise."""
     case = guidance_case

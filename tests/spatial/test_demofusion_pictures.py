@@ -51,7 +51,12 @@ def test_phases_of_a_recipe(pipe):
 
 @pytest.mark.parametrize(
     "sampler, guidance, flow",
-    [("euler", "", True), ("dpmpp_2m", "apg(momentum=-0.5)", False), ("dpmpp_2m_sde", "", False), ("heun", "", True)],
+    [
+        ("heun", "", True),
+        ("dpmpp_2m", "apg(momentum=-0.5)", False),
+        pytest.param("euler", "", True, marks=pytest.mark.slow),
+        pytest.param("dpmpp_2m_sde", "", False, marks=pytest.mark.slow),
+    ],
 )
 def test_resume_in_the_middle_of_any_phase(pipe, tmp_path, sampler, guidance, flow):
     """From every cut, with all made anew, to the same latent."""
@@ -86,6 +91,7 @@ def test_from_a_picture(pipe, heart):
     assert gaps[1] < gaps[0] / 2
 
 
+@pytest.mark.slow
 def test_parameters_change_what_they_say(pipe):
     """α₁ = 0 leaves nothing but the noised first phase before a step; each other one changes the picture."""
 

@@ -1,5 +1,7 @@
 """A region of a σ-field is a run of its own: delayed start and own schedule, for every method, bit for bit."""
 
+from itertools import product
+
 import pytest
 import torch
 from toys import (
@@ -28,7 +30,12 @@ from sigmafield.spatial.tiles import grid_tiles
 N, D = 7, [0.0, 0.3, 0.6, 1.0]
 SHAPE = (1, 4, 8, 8)
 TILES = grid_tiles(8, 8, (4, 4))
-SETTINGS = [("eps", "normal"), ("flow", "normal"), pytest.param("eps", "karras", marks=pytest.mark.slow)]
+QUICK = {("flow", "normal", "delayed"), ("eps", "normal", "own")}
+SETTINGS = [
+    pytest.param(*setting, marks=() if setting in QUICK else pytest.mark.slow)
+    for setting in product(("eps", "flow"), ("normal", "karras"), ("delayed", "own"))
+    if setting[:2] != ("flow", "karras")
+]
 
 
 def canvas_run(name, kind, field, source, noise, model):
@@ -51,8 +58,7 @@ def tile_run(name, kind, sigmas, source, noise, tile, first):
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
-@pytest.mark.parametrize("kind, scheduler", SETTINGS)
-@pytest.mark.parametrize("mode", ["delayed", "own"])
+@pytest.mark.parametrize("kind, scheduler, mode", SETTINGS)
 def test_a_tile_is_a_run_of_its_own(name, kind, scheduler, mode):
     """A1, B1, S1, and A2's d = 0: each tile ends as KSampler would on the crop, with the crop of the noise."""
     sigmas = schedule(kind, name, scheduler, N)

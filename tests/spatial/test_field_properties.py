@@ -156,7 +156,7 @@ LAYOUTS = {
 
 @modes
 @kinds
-@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2s_ancestral"])
+@pytest.mark.parametrize("name", ["dpmpp_2m", pytest.param("dpmpp_2s_ancestral", marks=pytest.mark.slow)])
 def test_pointwise_networks_do_not_see_the_layout(mode, kind, name, figure):
     """A6: the result at a place depends on its strength, source and noise alone; `native` is `by_level`."""
     source, noise = drawn(SHAPE, 1), drawn(SHAPE)

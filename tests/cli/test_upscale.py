@@ -99,7 +99,7 @@ def test_interrupted_upscale_resumes_to_the_same_pixels(heart, tmp_path):
     options = [
         "red heart",
         "--steps",
-        "30",
+        "20",
         "--sampler",
         "dpmpp_2m_sde",
         "--seed",

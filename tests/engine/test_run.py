@@ -149,6 +149,7 @@ def test_late_places_begin_without_history(name, process, first):
 
 @pytest.mark.parametrize("name, params", FIELD, ids=str)
 @processes
+@pytest.mark.thinned(3)
 def test_meta_device(name, params, process):
     """No method reads a latent on the host: on the meta device, reading raises."""
     g = grid(process)

@@ -95,6 +95,7 @@ def drive(s: Any, x: Tensor, **step: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("name, model", [*product(SERVED, ["eps", "flow"]), *product(["heun", "dpmpp_3m_sde"], ["v"])])
+@pytest.mark.thinned(3)
 def test_equals_iterate(name: str, model: str) -> None:
     sigmas, x = schedules.lookup("normal")(STEPS, sampling(model).levels), start(model)
     run = run_of(model, name, sigmas, x)
@@ -116,6 +117,7 @@ def test_serves_run_after_run() -> None:
 
 
 @pytest.mark.parametrize("name, model", [*product(SERVED, ["eps"]), *product(["uni_pc", "seeds_3"], ["flow"])])
+@pytest.mark.thinned(3)
 def test_begins_in_the_middle_as_on_the_rest_of_the_schedule(name: str, model: str) -> None:
     sigmas = schedules.lookup("simple")(STEPS, sampling(model).levels)
     s = scheduler(model, name, schedule="simple")

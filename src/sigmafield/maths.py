@@ -53,6 +53,8 @@ def by_order(order: Tensor, weights: Callable[[int], Sequence[Tensor]]) -> list[
 
     order: ≥ 1, of σ's shape; weights(k): those of order k, with every order's first ones for the same latents.
     """
+    if not order.ndim:
+        return list(weights(int(order)))
     out: list[Tensor] = []
     for k in order.unique().tolist():
         for j, w in enumerate(weights(k)):

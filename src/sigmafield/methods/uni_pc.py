@@ -115,12 +115,13 @@ def uni_pc(
         return torch.where(k < top, k, top.clamp(max=most)).clamp(min=1)
 
     history = [D, *(mem[f"D{j}"] for j in range(1, 4) if f"D{j}" in mem)]
-    levels = [vp(s.sigma_next, precise), *(vp(s.at(-j).sigma, precise) for j in range(min(s.i + 1, 4)))]
+    sigmas = torch.stack([s.sigma_next, *(s.at(-j).sigma for j in range(min(s.i + 1, 4)))])
+    levels = list(zip(*(part.unbind() for part in vp(sigmas, precise))))
     if s.i:
         w = by_order(order(have, left + 1), lambda k: unipc_weights(levels[1:], k, True, variant))
         x = lincomb(unipc_scale(levels[1:]), mem["x"], *(v for pair in zip(w, history) for v in pair))
     w = by_order(order(have + 1, left), lambda k: unipc_weights(levels, k, False, variant))
-    scaled = torch.where(alone, vp(s.sigma, precise)[0] / vp(s.sigma_next, precise)[0], unipc_scale(levels))
+    scaled = torch.where(alone, levels[1][0] / levels[0][0], unipc_scale(levels))
     terms = [v for k, latent in zip(w[1:], history) for v in (torch.where(alone, 0.0, k), latent)]
     return lincomb(scaled, x, *terms), {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
 

@@ -11,14 +11,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Annotated, Optional
 
 import diffusers
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from sigmafield import METHODS, Grid, Pred, Run, finish, sample
 from sigmafield.grid import VE
+from sigmafield.methods import lookup
 from sigmafield.schedules import karras
 
 STEPS, RUNS = 20, 11
@@ -146,16 +149,21 @@ def measure(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, tuple[f
     return {name: (q[1], q[2] - q[0]) for name, q in quarters.items()}
 
 
-def main() -> None:
+def main(
+    names: Annotated[Optional[list[str]], typer.Argument(help="Methods; default: all.")] = None,
+    runs: Annotated[int, typer.Option(min=2, help="Runs of each, for the time a step.")] = RUNS,
+) -> None:
+    """Print the table, and what of the targets is met. A number is a median, with the interquartile range."""
+    chosen = [lookup(name).name for name in names or METHODS]
     torch.set_num_threads(1)
     keep_memory()
     torch.set_grad_enabled(False)
     shape = (1, 4, 128, 128)
-    cases = {name: ours(name, shape) for name in METHODS}
-    cases |= {"diffusers " + name: theirs(kind, settings, shape) for name, (kind, settings) in PEERS.items()}
-    small = measure(cases, RUNS)
+    cases = {name: ours(name, shape) for name in chosen}
+    cases |= {"diffusers " + name: theirs(*PEERS[name], shape) for name in chosen if name in PEERS}
+    small = measure(cases, runs)
     large: dict[str, tuple[float, float]] = {}
-    for name in METHODS:  # each beside copies of its own, for one at a time fits the memory
+    for name in chosen:  # each beside copies of its own, for one at a time fits the memory
         both = measure({name: updates(name), "clone": clones()}, LARGE_RUNS)
         large[name] = tuple(value / both["clone"][0] for value in both[name])  # type: ignore[assignment]
 
@@ -165,9 +173,9 @@ def main() -> None:
         "diffusers, ms ± IQR",
         "ratio",
         "clones an evaluation ± IQR",
-        title=f"CPU time, 1 thread; medians of {RUNS} runs of {STEPS} steps, {LARGE_RUNS} runs of {LARGE_STEPS} steps",
+        title=f"CPU time, 1 thread; medians of {runs} runs of {STEPS} steps, {LARGE_RUNS} runs of {LARGE_STEPS} steps",
     )
-    for name in sorted(METHODS, key=lambda name: small[name][0]):
+    for name in sorted(chosen, key=lambda name: small[name][0]):
         peer = small.get("diffusers " + name)
         table.add_row(
             name,
@@ -178,7 +186,7 @@ def main() -> None:
         )
     Console(width=120).print(table)
     print("diffusers' multistep SDE draws fresh noise, ours a Brownian path, as diffusers' dpmpp_sde does")
-    for name in TARGETS:
+    for name in filter(small.__contains__, TARGETS):
         ratio = small[name][0] / small["diffusers " + name][0]
         print(f"{name}: {ratio:.2f} of diffusers' time; target 1.00: {'met' if ratio <= 1 else 'missed'}")
     above = [f"{name} ({value:.1f})" for name, (value, _) in large.items() if value > LIMIT]
@@ -186,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated, Optional
+from typing import Annotated
 
 import diffusers
 import torch
@@ -150,7 +150,7 @@ def measure(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, tuple[f
 
 
 def main(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Methods; default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Methods; default: all.")] = None,
     runs: Annotated[int, typer.Option(min=2, help="Runs of each, for the time a step.")] = RUNS,
 ) -> None:
     """Print the table, and what of the targets is met. A number is a median, with the interquartile range."""

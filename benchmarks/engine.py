@@ -160,7 +160,8 @@ def main(
     torch.set_grad_enabled(False)
     shape = (1, 4, 128, 128)
     cases = {name: ours(name, shape) for name in chosen}
-    cases |= {"diffusers " + name: theirs(*PEERS[name], shape) for name in chosen if name in PEERS}
+    peers = {name: peer for name, peer in PEERS.items() if name in chosen}
+    cases |= {"diffusers " + name: theirs(kind, settings, shape) for name, (kind, settings) in peers.items()}
     small = measure(cases, runs)
     large: dict[str, tuple[float, float]] = {}
     for name in chosen:  # each beside copies of its own, for one at a time fits the memory

@@ -193,6 +193,7 @@ def test_a_perturbed_pass_has_a_difference_of_its_own(pipe):
         ("lazycache(reuse_threshold=0.4)+apg(momentum=-0.5)", {"sampler": "euler_cfg_pp"}),
     ],
 )
+@pytest.mark.thinned(2)
 def test_a_checkpoint_in_the_middle_is_the_uninterrupted_run(text, settings, pipe, tmp_path):
     one = replace(pipe, max_rows=settings.pop("max_rows", None))
     job = opened(one, text, steps=10, **settings)

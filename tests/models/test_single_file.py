@@ -113,6 +113,7 @@ def test_network_is_the_module_bit_for_bit(family: str, made: Any, loaded: Any) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.thinned(2)
 def test_pictures_from_words_pictures_and_masks(family: str, loaded: Any, tmp_path: Path) -> None:
     half = Image.fromarray(torch.arange(64).div(32, rounding_mode="floor").mul(255).byte().expand(64, 64).numpy())
     half.save(tmp_path / "half.png")

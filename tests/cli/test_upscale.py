@@ -93,6 +93,7 @@ def test_a_map_changes_each_place_as_much_as_it_says(heart, tmp_path):
     assert run("replay", out).exit_code == 0
 
 
+@pytest.mark.slow
 def test_interrupted_upscale_resumes_to_the_same_pixels(heart, tmp_path):
     """A real process in a real terminal, a real Ctrl-C, late enough for the bar to tell rows."""
     out, whole = tmp_path / "i.png", tmp_path / "whole.png"

@@ -158,6 +158,7 @@ def test_threshold_0_is_the_run_without(name, pipe):
 
 
 @pytest.mark.parametrize("name", CACHES)
+@pytest.mark.thinned(2)
 def test_what_is_saved_and_what_it_costs(name, pipe, capsys):
     """The higher the threshold, the fewer calls and the greater the error; the shipped model's figures are printed."""
     plain, whole = drawn(pipe, steps=20)

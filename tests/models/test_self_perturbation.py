@@ -71,6 +71,7 @@ def with_patch(pipe, patch, sigma=SIGMA):
 
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("family_name", TRANSFORMERS)
+@pytest.mark.thinned(2)
 def test_laws_of_patches_hold_on_transformers(family_name, name, loaded):
     """It acts, costs what it says, is gone afterwards, and a batch is its samples."""
     pipe, text = loaded(family_name), LINES[name]

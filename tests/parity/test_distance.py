@@ -4,6 +4,7 @@ Where slopes are nearly equal their weights are decided by rounding. A run's tol
 its first noise changes in the run itself, a few times over, at the most and in the median; 1e-5 where that is less.
 """
 
+import pytest
 import torch
 from golden_models import Counted
 
@@ -39,6 +40,7 @@ def sizes(difference, expected):
     return float(relative.max()), float(relative.median())
 
 
+@pytest.mark.thinned(2)
 def test_distance(distance_case, reference, worst):
     case = distance_case
     if case["kind"] == "distance_weights":

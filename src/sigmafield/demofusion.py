@@ -19,14 +19,13 @@ import torch
 from sigmafield.grid import Grid
 from sigmafield.guidance.guider import Guider
 from sigmafield.hints import read_frames
-from sigmafield.ksampler import ksampler_sigmas
 from sigmafield.methods import lookup
 from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import seed_word
 from sigmafield.recipe import Recipe
 from sigmafield.run import Run, default_noise
-from sigmafield.single import Job, initial_latent, open_single, sampling_of, size_of
+from sigmafield.single import Job, initial_latent, levels_of, open_single, sampling_of, size_of
 from sigmafield.spatial.demofusion import Windows, clock, fused, residual_weights
 from sigmafield.spatial.mixing import KeyedLevels, Mixing
 from sigmafield.spatial.phases import Phase, Phases
@@ -52,9 +51,7 @@ def open_phases(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> J
     pipe = parse_model_sampling(recipe.model_sampling)(pipe)
     pipe = replace(pipe, sampling=sampling_of(recipe, pipe, size))
     one = replace(recipe, demofusion=None, model_sampling="", shift=None)
-    sigmas = ksampler_sigmas(
-        pipe.sampling.levels, recipe.sampler, recipe.scheduler, recipe.steps, recipe.denoise, recipe.scheduler_params
-    )
+    sigmas = levels_of(recipe, pipe.sampling, 1.0)
     method = lookup(recipe.sampler)
 
     def phase(q: int) -> Phase:

@@ -11,12 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from sigmafield import images
-from sigmafield.guidance import MODS, parse_mods
+from sigmafield.guidance import parse_mods
 from sigmafield.guidance.cond import fit
 from sigmafield.guidance.guider import Guider
 from sigmafield.hints import concat_of, read_frames, resized
 from sigmafield.ksampler import ksampler_sigmas, open_run, window
-from sigmafield.language import terms
 from sigmafield.models.model_sampling import parse_model_sampling
 from sigmafield.models.pipeline import Pipeline
 from sigmafield.noise import generator_of, initial_noise
@@ -110,8 +109,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> J
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
     alone = cfg == 1 and not (run.method.need_uncond or mods.need_uncond)
-    more = sum(MODS[name].evals for name, _ in terms(recipe.guidance, "guidance", ""))
-    prompts = [positive] * (1 + more) + ([] if alone else [[negative]])
+    prompts = [positive] * (1 + mods.evals) + ([] if alone else [[negative]])
     whole = 0 if recipe.tiling is None else rows_of(recipe.tiling, pipe, prompts, len(latent), space)
     if (line := parse_mixing(recipe.mixing)) is not None:
         run = line.mixing(run, latent, recipe.seed)

@@ -100,11 +100,15 @@ def unsharp(z: Latent, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) 
     length = torch.linalg.vector_norm(z, dim=1, keepdim=True) + 1e-6
     n = z / length
     line = torch.linspace(-1, 1, 2 * radius + 1, dtype=z.dtype, device=z.device)
+    return length * ((1 + 10 * alpha) * n - 10 * alpha * smoothed(n, line, sigma))
+
+
+def smoothed(z: Latent, line: Tensor, sigma: float) -> Latent:
+    """A latent blurred along the picture's axes by exp(−l²/2σ²) at the places l of a line, mirrored at its borders."""
     kernel = (-(line**2) / (2 * sigma**2)).exp()
-    blurred = n
     for axis in plane(z):
-        blurred = convolved(blurred, kernel / kernel.sum(), axis)
-    return length * ((1 + 10 * alpha) * n - 10 * alpha * blurred)
+        z = convolved(z, kernel / kernel.sum(), axis)
+    return z
 
 
 def convolved(z: Latent, kernel: Tensor, axis: int) -> Latent:

@@ -133,7 +133,8 @@ class Mods:
 
     Where a scale hook takes cfg to 1 there is no guidance: D = C, and `before` and `combine` do not act.
     need_uncond: the negative prompt is evaluated at any scale; fits: raise ValueError for a network's torch module in
-    which the mods have nothing to act on; one_sigma: names of mods for which σ must not vary within a sample.
+    which the mods have nothing to act on; one_sigma: names of mods for which σ must not vary within a sample; evals:
+    evaluations of the prompt that they add.
     """
 
     scale: tuple[ScaleHook, ...] = ()
@@ -147,6 +148,7 @@ class Mods:
     need_uncond: bool = False
     fits: tuple[Callable[[nn.Module], None], ...] = ()
     one_sigma: tuple[str, ...] = ()
+    evals: int = 0
 
     def check(self, module: nn.Module) -> None:
         """Raises ValueError for a network in which a mod has nothing to act on."""

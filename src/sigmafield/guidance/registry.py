@@ -109,6 +109,7 @@ def parse_mods(text: str) -> Mods:
         combine=instead[0] if instead else classifier_free,
         need_uncond=any(row.need_uncond for row in rows),
         fits=tuple(fits),
+        evals=sum(row.evals for row in rows),
         one_sigma=tuple(row.name for row in rows if row.one_sigma),
         **hooks,
     )

@@ -110,8 +110,10 @@ class Pipeline:
     def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Network:
         """The network with the patches of `ctx`, for one call; the last patch is outermost."""
         network = self.network
-        for patch in ctx.patches:
-            network = patch(network, Call(self.module, sigma, roles, ctx))
+        if ctx.patches:
+            call = Call(self.module, sigma, roles, ctx)
+            for patch in ctx.patches:
+                network = patch(network, call)
         return network
 
     def by_row(self, sigma: Sigma, n: int) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sigmafield.guidance.cond import Placed, absolute, cropped, part, place, weight
-from sigmafield.spatial.tiled import ROWS, Cover, plane, wanted
+from sigmafield.spatial.tiled import ROWS, Cover, box_of, plane, wanted
 from sigmafield.spatial.tiles import Tile, Window, places, shares, uniform
 from sigmafield.types import Area, Cond, Ctx, Denoiser, Latent, Pred, Sigma
 
@@ -62,12 +62,6 @@ class PerTile:
         ctx.aux.update({f"{mine}{name}": value for name, value in aux.items() if name != ROWS})
         ctx.aux[ROWS] = ctx.aux.get(ROWS, 0) + aux.get(ROWS, 0)
         return pred
-
-
-def box_of(tile: Tile, space: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(offset, size) of a tile along each axis of a latent, all frames of a video."""
-    box = tile.box
-    return (*(0 for _ in space[:-2]), box.y, box.x), (*space[:-2], box.height, box.width)
 
 
 def seen_in(tile: Tile, conds: Sequence[Cond], space: Sequence[int]) -> list[Cond]:

@@ -136,12 +136,17 @@ def wanted(tiles: Tiles, ctx: Ctx) -> Tiles:
     return tiles if want is None else tuple(t for t in tiles if want[(..., *t.core.index)].any())
 
 
+def box_of(tile: Tile, space: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(offset, size) of a tile along each axis of a latent, all frames of a video."""
+    box = tile.box
+    return (*(0 for _ in space[:-2]), box.y, box.x), (*space[:-2], box.height, box.width)
+
+
 def ask(
     model: Model, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, tiles: Sequence[Tile]
 ) -> list[tuple[Tile, tuple[Tensor, ...], list[Tensor]]]:
     """(tile, what is shown of it, the predictions), one for each conditioning; by one call, rows tile by tile."""
-    space = x.shape[2:]
-    boxes = [((*(0 for _ in space[:-2]), t.box.y, t.box.x), (*space[:-2], t.box.height, t.box.width)) for t in tiles]
+    boxes = [box_of(tile, x.shape[2:]) for tile in tiles]
     shown = [part(x, *box) for box in boxes]
     own = [cropped(cond, size, offset) for offset, size in boxes for cond in conds]
     at = part(sigma, *boxes[0]) if sigma.ndim else sigma

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sigmafield.guidance.frequency import convolved
+from sigmafield.guidance.frequency import smoothed
 from sigmafield.guidance.hooks import Asked, Preds
 from sigmafield.guidance.patches.layers import nearest_grid
 from sigmafield.guidance.patches.seams import during, inside
@@ -90,8 +90,4 @@ def blur(z: Latent, sigma: float) -> Latent:
     """A latent blurred by a Gaussian of 9×9 places, mirrored at its borders; 0 = as it was."""
     if not sigma:
         return z
-    line = torch.arange(-4, 5, dtype=z.dtype, device=z.device)
-    kernel = (-(line**2) / (2 * sigma**2)).exp()
-    for axis in (-2, -1):
-        z = convolved(z, kernel / kernel.sum(), axis)
-    return z
+    return smoothed(z, torch.arange(-4, 5, dtype=z.dtype, device=z.device), sigma)

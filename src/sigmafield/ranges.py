@@ -134,8 +134,7 @@ def checked(function: Callable[..., V]) -> Callable[..., V]:
 
     @wraps(function)
     def call(*args: Any, **given: Any) -> V:
-        known = {parameter.name: parameter for parameter in parameters(function, by_keyword)}
-        check(function.__name__, known, given)
+        check(function.__name__, keywords(function), given)
         return function(*args, **given)
 
     return call
@@ -147,6 +146,11 @@ def parameters(function: Callable[..., Any], chosen: Callable[[inspect.Parameter
     hints = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function).parameters.values()
     return tuple(_read(each, hints.get(each.name)) for each in signature if chosen(each))
+
+
+def keywords(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """The arguments that a function takes by keyword only, by name."""
+    return {parameter.name: parameter for parameter in parameters(function, by_keyword)}
 
 
 def by_keyword(argument: inspect.Parameter) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 from sigmafield.guidance.hooks import Mods, classifier_free
 from sigmafield.language import terms
 from sigmafield.maths import named
-from sigmafield.ranges import Parameter, by_keyword, check, parameters
+from sigmafield.ranges import Parameter, check, keywords
 
 Stage = Literal["around", "scale", "model", "network", "against", "before", "combine", "after"]
 
@@ -43,7 +43,7 @@ class Mod:
     @property
     def parameters(self) -> dict[str, Parameter]:
         """All parameters by name: the keyword-only arguments of the function."""
-        return {p.name: p for p in parameters(self.apply, by_keyword)}
+        return keywords(self.apply)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -58,8 +58,8 @@ class Mod:
         """`fits` for these parameters and the defaults of the others."""
         if self.fits is None:
             return None
-        values, taken = {**self.defaults, **params}, parameters(self.fits, by_keyword)
-        return partial(self.fits, **{parameter.name: values[parameter.name] for parameter in taken})
+        values = {**self.defaults, **params}
+        return partial(self.fits, **{name: values[name] for name in keywords(self.fits)})
 
 
 MODS: dict[str, Mod] = {}

@@ -27,7 +27,7 @@ from sigmafield.param import (
     flux_sampling,
     shifted,
 )
-from sigmafield.ranges import Positive, Range, by_keyword, check, checked, parameters
+from sigmafield.ranges import Positive, Range, check, checked, keywords
 
 Low = Annotated[float, Range(0, "sigma_max", above=True, below=True)]
 Shift = Annotated[float, Range(0, 100)]
@@ -129,5 +129,5 @@ def parse_model_sampling(text: str) -> Callable[[Pipeline], Pipeline]:
         return lambda pipe: pipe
     [(name, params)] = found
     function = named(MODEL_SAMPLINGS, name, "model_sampling")
-    settings = check(name, {p.name: p for p in parameters(function, by_keyword)}, params)
+    settings = check(name, keywords(function), params)
     return lambda pipe: function(pipe, **settings)

@@ -15,7 +15,7 @@ import numpy as np
 from sigmafield.language import terms
 from sigmafield.maths import named, near_miss
 from sigmafield.noise import seed_word
-from sigmafield.ranges import NonNegative, Positive, Range, Share, by_keyword, check, parameters
+from sigmafield.ranges import NonNegative, Positive, Range, Share, check, keywords
 from sigmafield.run import Run
 from sigmafield.spatial.blends import BLENDS, CURVES, blending_weights
 from sigmafield.spatial.mixing import KeyedLevels, Mixing, Perlin, agree
@@ -121,15 +121,10 @@ def parse_mixing(text: str) -> Line | None:
     (first, params), *rest = found
     if first not in CURVES:
         raise ValueError(f"mixing must begin with a curve, such as {EXAMPLE}; got {first!r}{near_miss(first, CURVES)}")
-    made: dict[str, Any] = {"curve": curve(first, **_checked(first, curve, params))}
+    made: dict[str, Any] = {"curve": curve(first, **check(first, keywords(curve), params))}
     for name, params in rest:
         function = named(TERMS, name, "mixing after the curve")
         if name in made:
             raise ValueError(f"mixing has {name} twice")
-        made[name] = function(**_checked(name, function, params))
+        made[name] = function(**check(name, keywords(function), params))
     return Line(**made)
-
-
-def _checked(name: str, function: Callable[..., Any], params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a term, when their names and values have been checked."""
-    return check(name, {p.name: p for p in parameters(function, by_keyword)}, params)

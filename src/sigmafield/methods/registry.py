@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sigmafield.grid import Grid
 from sigmafield.maths import named
-from sigmafield.ranges import Parameter, by_keyword, check, parameters
+from sigmafield.ranges import Parameter, check, keywords
 from sigmafield.types import Step
 
 NoiseKind = Literal["none", "churn", "gaussian", "gaussian_pair", "brownian", "brownian_device"]
@@ -45,7 +45,7 @@ class Method:
     @property
     def parameters(self) -> dict[str, Parameter]:
         """All parameters by name: the keyword-only arguments of the step function, with this method's defaults."""
-        own = {p.name: p for p in parameters(self.step, by_keyword) if p.name not in self.fixed}
+        own = {name: p for name, p in keywords(self.step).items() if name not in self.fixed}
         return own | {name: replace(own[name], default=v) for name, v in self.params.items() if name in own}
 
     @property

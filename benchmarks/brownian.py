@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sigmafield.brownian import Brownian
-from sigmafield.grid import VE, Grid
-from sigmafield.methods import lookup
-from sigmafield.noise import Silent
-from sigmafield.run import Run, finish
+from sigmafield.core.arrays import Sigma
+from sigmafield.core.process import VE, Grid
+from sigmafield.core.protocols import Ctx, Denoiser, Pred
+from sigmafield.noise.brownian import Brownian
+from sigmafield.noise.sources import Silent
+from sigmafield.runs.run import Run, finish
+from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import karras
-from sigmafield.types import Ctx, Denoiser, Pred, Sigma
 
 SIGMAS = karras(20, 0.0291675, 14.614642)
 GRID = Grid(SIGMAS, VE())
@@ -90,7 +91,7 @@ def busy_network() -> Denoiser:
 def whole(network: Denoiser, x: Tensor, eta: float, seed: int) -> None:
     """A run of dpmpp_2m_sde with its Brownian path, or without noise where eta is 0."""
     noise = Brownian(seed, GRID, x.shape) if eta else Silent()
-    finish(Run(network, lookup("dpmpp_2m_sde"), GRID, noise, {"eta": eta}), x)
+    finish(Run(network, SAMPLERS.lookup("dpmpp_2m_sde"), GRID, noise, {"eta": eta}), x)
 
 
 def spread(values: list[float], unit: float = 1e3) -> str:

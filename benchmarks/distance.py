@@ -2,9 +2,9 @@
 
 Two models. An exact one, a mixture of three Gaussians, plain and guided: the rms distance of x to the solution of its
 ODE (by Heun's at each of the 1000 levels), and W₁, the mean difference of sorted values to those of the distribution.
-And the embedded one: the share of captions whose picture is nearest to a picture of that caption among long runs with
-other seeds (as training/evaluate.py does it with training pictures), and the rms distance of latents to a long run's
-with the same seed. A method gets as many steps as its network calls allow.
+And the embedded one: the share of captions whose image is nearest to a image of that caption among long runs with
+other seeds (as training/evaluate.py does it with training images), and the rms distance of latents to a long run's
+with the same seed. A sampler gets as many steps as its network calls allow.
 
     python benchmarks/distance.py [figure.png]
 """
@@ -23,12 +23,12 @@ from rich.table import Table
 from torch import Tensor
 
 import sigmafield as sf
-from sigmafield.families import family
 from sigmafield.lab.plot import figure
-from sigmafield.methods import lookup
+from sigmafield.parameterization.families import family
+from sigmafield.samplers import SAMPLERS
 
 LEVELS = family("SD15").sampling().levels
-METHODS = {
+WAYS = {
     "euler": ("euler", "beta"),
     "heun": ("heun", "beta"),
     "dpmpp_2m": ("dpmpp_2m", "beta"),
@@ -61,9 +61,9 @@ class Guided:
 @cache
 def calls(name: str, steps: int) -> int:
     """Network calls of a run with so many steps."""
-    sampler, scheduler = METHODS[name]
+    sampler, scheduler = WAYS[name]
     grid = sf.Grid(sf.SCHEDULES[scheduler](steps, LEVELS), sf.VE())
-    run = sf.Run(lambda x, sigma, ctx: sf.Pred(x * 0), lookup(sampler), grid)
+    run = sf.Run(lambda x, sigma, ctx: sf.Pred(x * 0), SAMPLERS.lookup(sampler), grid)
     return sf.finish(run, torch.zeros(1, 1, 1, 1)).nfe
 
 
@@ -73,9 +73,9 @@ def steps_within(name: str, budget: int) -> int:
 
 
 def exact(cfg: float, measure: Callable[[Tensor], dict[str, float]], noise: Tensor) -> dict:
-    """{(method, budget): (steps, calls, measures)} on the mixture."""
+    """{(sampler, budget): (steps, calls, measures)} on the mixture."""
     out = {}
-    for name, (sampler, scheduler) in METHODS.items():
+    for name, (sampler, scheduler) in WAYS.items():
         for budget in BUDGETS:
             n = steps_within(name, budget)
             x, nfe = drawn(Guided(cfg), sampler, sf.SCHEDULES[scheduler](n, LEVELS), noise)
@@ -85,7 +85,7 @@ def exact(cfg: float, measure: Callable[[Tensor], dict[str, float]], noise: Tens
 
 def drawn(denoise: sf.Guider | Guided, sampler: str, sigmas: Tensor, noise: Tensor) -> tuple[Tensor, int]:
     """(x at the end, network calls) of a run from noise."""
-    run = sf.Run(denoise, lookup(sampler), sf.Grid(sigmas, sf.VE()))
+    run = sf.Run(denoise, SAMPLERS.lookup(sampler), sf.Grid(sigmas, sf.VE()))
     state = sf.finish(run, noise * float(sigmas[0]))
     return state.x, state.nfe
 
@@ -114,7 +114,7 @@ def mixture(cfg: float) -> dict:
     return exact(cfg, measure, noise)
 
 
-def pictures() -> dict:
+def images() -> dict:
     """Retrieval and distance to long runs on the embedded model."""
     pipe = sf.load("tiny")
     labels = json.loads((files("sigmafield") / "data" / "tiny" / "labels.json").read_text("utf-8"))
@@ -137,7 +137,7 @@ def pictures() -> dict:
     known = torch.stack([run("dpmpp_2m", "karras", 20, 1000 * k)[0] for k in (1, 2)])
     long, _ = run("dpmpp_2m", "beta", LONG, 0)
     out = {}
-    for name, (sampler, scheduler) in track(METHODS.items(), "embedded model"):
+    for name, (sampler, scheduler) in track(WAYS.items(), "embedded model"):
         for budget in PICTURE_BUDGETS:
             n = steps_within(name, budget)
             x, nfe = run(sampler, scheduler, n, 0)
@@ -148,9 +148,9 @@ def pictures() -> dict:
 
 
 def table(title: str, seen: dict, budgets: tuple[int, ...]) -> Table:
-    """One row a method, one column a budget: measures, with steps and calls."""
-    out = Table("method", *(f"≤ {budget} calls" for budget in budgets), title=title)
-    for name in METHODS:
+    """One row a sampler, one column a budget: measures, with steps and calls."""
+    out = Table("sampler", *(f"≤ {budget} calls" for budget in budgets), title=title)
+    for name in WAYS:
         cells = []
         for budget in budgets:
             n, nfe, values = seen[name, budget]
@@ -164,7 +164,7 @@ def draw(panels: dict[str, tuple[dict, str]], path: str) -> None:
     """Error against calls, a panel each."""
     out, axes = figure(len(panels), (4.6, 3.8))
     for ax, (title, (seen, measure)) in zip(axes, panels.items()):
-        for k, name in enumerate(METHODS):
+        for k, name in enumerate(WAYS):
             points = sorted({(nfe, values[measure]) for (m, _), (_, nfe, values) in seen.items() if m == name})
             style = "-" if name.startswith("distance") else "--"
             ax.plot(*zip(*points), marker=".", color=f"C{k}", linestyle=style, label=name)
@@ -197,7 +197,7 @@ def main(path: str | None = None) -> None:
     plain, guided = mixture(1.0), mixture(CFG)
     console.print(table("exact mixture, no guidance: rms to the ODE, W₁ to the distribution", plain, BUDGETS))
     console.print(table(f"exact mixture, cfg {CFG:g}: rms to the ODE", guided, BUDGETS))
-    drawings = pictures()
+    drawings = images()
     title = f"embedded model, {CAPTIONS} captions, cfg {PICTURE_CFG:g}: nearest is right, rms to a long run"
     console.print(table(title, drawings, PICTURE_BUDGETS))
     claim("exact mixture", plain)

@@ -1,8 +1,8 @@
-"""What the engine itself costs: every method with a network that costs nothing, beside diffusers' schedulers.
+"""What the engine itself costs: every sampler with a network that costs nothing, beside diffusers' schedulers.
 
-Two figures for each. Time a step at the latent of a 1024x1024 picture (1x4x128x128, float32, 20 Karras steps), noise
-and all: what a method adds to the network's time. And the update alone, at 4.2 M floats with the noise free as well, in
-copies of the latent (`x.clone()`): what a method costs where memory is what counts. All on one thread, in CPU time of
+Two figures for each. Time a step at the latent of a 1024x1024 image (1x4x128x128, float32, 20 Karras steps), noise
+and all: what a sampler adds to the network's time. And the update alone, at 4.2 M floats with the noise free as well, in
+copies of the latent (`x.clone()`): what a sampler costs where memory is what counts. All on one thread, in CPU time of
 this process, so that other programs disturb less.
 """
 
@@ -19,15 +19,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sigmafield import METHODS, Grid, Pred, Run, finish, sample
-from sigmafield.grid import VE
-from sigmafield.methods import lookup
+from sigmafield import SAMPLERS, Grid, Pred, Run, finish, sample
+from sigmafield.core.process import VE
+from sigmafield.parameterization.timesteps import betas, discrete
 from sigmafield.schedules import karras
 
 STEPS, RUNS = 20, 11
 LARGE, LARGE_STEPS, LARGE_RUNS = (1, 4, 1024, 1024), 8, 5
 LIMIT = 12.0
-"""Copies that an evaluation's update may cost before the method has to say why."""
+"""Copies that an evaluation's update may cost before the sampler has to say why."""
+CLOCK = discrete(betas()).sigma_at
 TARGETS = ("euler", "dpmpp_2m", "uni_pc")
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 K = {"use_karras_sigmas": True}
@@ -84,18 +85,18 @@ class Free:
 def ours(name: str, shape: tuple[int, ...]) -> Callable[[], int]:
     """A run from schedule to end, with its noise; returns its steps."""
     x, answer, sigmas = torch.randn(shape) * 14.6, Pred(*torch.randn(3, *shape)), karras(STEPS, 0.0292, 14.6146)
-    taken = len(sigmas) - 1 if not METHODS[name].adaptive else steps_taken(name, answer, x, sigmas)
+    taken = len(sigmas) - 1 if not SAMPLERS[name].adaptive else steps_taken(name, answer, x, sigmas)
 
     def run() -> int:
-        sample(lambda x, sigma, ctx: answer, x, sigmas, name)
+        sample(lambda x, sigma, ctx: answer, x, sigmas, name, clock=CLOCK)
         return taken
 
     return run
 
 
 def steps_taken(name: str, answer: Pred, x: torch.Tensor, sigmas: torch.Tensor) -> int:
-    """Attempts of an adaptive method; one of its steps is not one of the schedule's."""
-    return finish(Run(lambda x, sigma, ctx: answer, METHODS[name], Grid(sigmas, VE()), Free(x)), x).i
+    """Attempts of an adaptive sampler; one of its steps is not one of the schedule's."""
+    return finish(Run(lambda x, sigma, ctx: answer, SAMPLERS[name], Grid(sigmas, VE()), Free(x)), x).i
 
 
 def theirs(name: str, settings: dict, shape: tuple[int, ...]) -> Callable[[], int]:
@@ -120,7 +121,12 @@ def theirs(name: str, settings: dict, shape: tuple[int, ...]) -> Callable[[], in
 def updates(name: str) -> Callable[[], int]:
     """A run at 4.2 M floats with free noise; returns its evaluations."""
     x, answer, xi = torch.randn(LARGE), Pred(*torch.randn(3, *LARGE)), torch.randn(LARGE)
-    run = Run(lambda x, sigma, ctx: answer, METHODS[name], Grid(karras(LARGE_STEPS, 0.0292, 14.6146), VE()), Free(xi))
+    run = Run(
+        lambda x, sigma, ctx: answer,
+        SAMPLERS[name],
+        Grid(karras(LARGE_STEPS, 0.0292, 14.6146), VE(), clock=CLOCK),
+        Free(xi),
+    )
     return lambda: finish(run, x).nfe
 
 
@@ -150,11 +156,11 @@ def measure(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, tuple[f
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Methods; default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Samplers; default: all.")] = None,
     runs: Annotated[int, typer.Option(min=2, help="Runs of each, for the time a step.")] = RUNS,
 ) -> None:
     """Print the table, and what of the targets is met. A number is a median, with the interquartile range."""
-    chosen = [lookup(name).name for name in names or METHODS]
+    chosen = [SAMPLERS.lookup(name).name for name in names or SAMPLERS]
     torch.set_num_threads(1)
     keep_memory()
     torch.set_grad_enabled(False)
@@ -169,7 +175,7 @@ def main(
         large[name] = tuple(value / both["clone"][0] for value in both[name])  # type: ignore[assignment]
 
     table = Table(
-        "method",
+        "sampler",
         "ms a step ± IQR",
         "diffusers, ms ± IQR",
         "ratio",

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 import sigmafield as sf
+from sigmafield.core.conditioning import Cond
 from sigmafield.guidance import MODS, parse_mods
-from sigmafield.job import open_job
-from sigmafield.latents import latent_format
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.param import flow_sampling
-from sigmafield.recipe import Recipe
-from sigmafield.run import finish
-from sigmafield.single import Job
-from sigmafield.types import Cond
+from sigmafield.models.bundle import Pipeline
+from sigmafield.parameterization.latent_format import latent_format
+from sigmafield.parameterization.prediction import flow_sampling
+from sigmafield.recipes.build import Job
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.run import finish
 
 STEPS, PAIRS = 10, 5
 SIZES = (64, 128)

@@ -1,4 +1,4 @@
-"""What `import sigmafield` costs beside `import torch`, and how long a first picture takes."""
+"""What `import sigmafield` costs beside `import torch`, and how long a first image takes."""
 
 import statistics
 import subprocess
@@ -22,8 +22,7 @@ CASES = {
     "import torch, sigmafield": "import torch, sigmafield",
     "… and every public name": EVERYTHING,
     '… and load("tiny")': EVERYTHING + '\nsigmafield.load("tiny")',
-    "… and a picture in 10 steps": EVERYTHING
-    + '\nsigmafield.generate(sigmafield.load("tiny"), "a red heart", steps=10)',
+    "… and a image in 10 steps": EVERYTHING + '\nsigmafield.generate(sigmafield.load("tiny"), "a red heart", steps=10)',
 }
 
 

@@ -1,4 +1,4 @@
-"""A page for every method, schedule and mod of guidance, from the code: a hook of mkdocs, run by `make docs`."""
+"""A page for every sampler, schedule and mod of guidance, from the code: a hook of mkdocs, run by `make docs`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from matplotlib.figure import Figure
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from sigmafield.citations import sources
 from sigmafield.cli.explain import EXAMPLE, NETWORK, NOISE, facts, relatives, settings
-from sigmafield.grid import VE, Flow
+from sigmafield.core.process import VE, Flow
 from sigmafield.guidance import MODS, Mod
 from sigmafield.guidance.registry import Stage
 from sigmafield.lab import amplification, convergence, plot, real_interval, table
-from sigmafield.lab.papers import sources
+from sigmafield.lab.coefficients import terms
 from sigmafield.lab.stability import STEP
-from sigmafield.lab.table import terms
-from sigmafield.levels import betas, discrete, shifted_flow
-from sigmafield.methods import METHODS, Method
+from sigmafield.parameterization.timesteps import betas, discrete, shifted_flow
+from sigmafield.samplers import SAMPLERS, Sampler
 from sigmafield.schedules import SCHEDULES, Schedule
 
 FAMILIES = {
@@ -39,7 +39,7 @@ FAMILIES = {
     "sa_solver": "SA-Solver",
     "distance": "Distance",
 }
-"""Headings for the modules of `sigmafield.methods`; others are headed by their names."""
+"""Headings for the modules of `sigmafield.samplers`; others are headed by their names."""
 
 NETWORKS = {
     "Stable Diffusion": (discrete(betas()), VE()),
@@ -49,14 +49,14 @@ NETWORKS = {
 
 STABILITY = """`evals` is the number of evaluations of the network in one step, at most.
 
-Each page has the method's **region of stability**: where one step, as a linear map of x and of the method's memory,
+Each page has the sampler's **region of stability**: where one step, as a linear map of x and of the sampler's memory,
 has no eigenvalue beyond the unit circle. The test equation is dx/dλ = −x + D(x) with D(x) = (1 + μ) x, whose solutions
 decay for Re μ < 0, and z = h μ for a step h. An exact denoiser has μ ≥ −1, since dD/dx is a covariance over σ²;
 guidance multiplies differences of predictions, and can take μ below −1. Outside of the region errors grow from step
 to step.
 
 In tables of **coefficients** D₁, D₂ … are the step's own predictions and D₋₁, D₋₂ … earlier ones, U unconditional
-predictions and ξ noises. They are read off by unit vectors, without a model: `sigmafield.lab.table`."""
+predictions and ξ noises. They are read off by unit vectors, without a model: `sigmafield.lab.coefficients`."""
 
 ACTS = {
     "around": "Around a guided prediction",
@@ -71,7 +71,7 @@ ACTS = {
 """Headings for the stages of mods, in the order in which they act."""
 
 PAIRS = Path(__file__).parent / "images" / "guidance"
-"""Pictures without and with each mod, by examples/guidance_pictures.py."""
+"""Images without and with each mod, by examples/guidance_images.py."""
 
 STEPS = 20
 BOX = (-5.0, 1.5, -3.25, 3.25)
@@ -81,11 +81,12 @@ matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sigmafield"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the pages under 'Methods', 'Schedules' and 'Guidance mods' of the navigation."""
+    """Put the pages under 'Samplers', 'Schedules' and 'Guidance mods' of the navigation."""
     for item in config.nav or []:
-        if "methods/index.md" in item.values():
-            item["Methods"] = ["methods/index.md"] + [
-                {family: [f"methods/{method.name}.md" for method in members]} for family, members in families().items()
+        if "samplers/index.md" in item.values():
+            item["Samplers"] = ["samplers/index.md"] + [
+                {family: [f"samplers/{sampler.name}.md" for sampler in members]}
+                for family, members in families().items()
             ]
         if "schedules/index.md" in item.values():
             item["Schedules"] = ["schedules/index.md"] + [f"schedules/{name}.md" for name in SCHEDULES]
@@ -102,9 +103,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     def write(path: str, content: str | bytes) -> None:
         files.append(File.generated(config, path, content=content))
 
-    write("methods/index.md", methods_page())
-    for method in METHODS.values():
-        write(f"methods/{method.name}.md", method_page(method, write))
+    write("samplers/index.md", samplers_page())
+    for sampler in SAMPLERS.values():
+        write(f"samplers/{sampler.name}.md", sampler_page(sampler, write))
     write("schedules/index.md", schedules_page())
     for schedule in SCHEDULES.values():
         write(f"schedules/{schedule.name}.md", schedule_page(schedule, write))
@@ -114,40 +115,40 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def families() -> dict[str, list[Method]]:
-    """The methods by the module that they are in, under its heading."""
-    out: dict[str, list[Method]] = {}
-    for method in METHODS.values():
-        module = method.step.__module__.rpartition(".")[2]
-        out.setdefault(FAMILIES.get(module, module.replace("_", " ").capitalize()), []).append(method)
+def families() -> dict[str, list[Sampler]]:
+    """The samplers by the module that they are in, under its heading."""
+    out: dict[str, list[Sampler]] = {}
+    for sampler in SAMPLERS.values():
+        module = sampler.step.__module__.rpartition(".")[2]
+        out.setdefault(FAMILIES.get(module, module.replace("_", " ").capitalize()), []).append(sampler)
     return out
 
 
-def methods_page() -> str:
-    """The table of all methods."""
-    lines = ["# Methods", "", "From `sigmafield.METHODS`. [How to choose](../choose.md) one.", "", STABILITY]
+def samplers_page() -> str:
+    """The table of all samplers."""
+    lines = ["# Samplers", "", "From `sigmafield.SAMPLERS`. [How to choose](../choose.md) one.", "", STABILITY]
     for family, members in families().items():
         rows = [(f"[{m.name}]({m.name}.md)", str(m.order), str(m.evals), NOISE[m.noise], m.paper) for m in members]
-        lines += ["", f"## {family}", "", *grid(("method", "order", "evals", "noise", "from"), rows)]
+        lines += ["", f"## {family}", "", *grid(("sampler", "order", "evals", "noise", "from"), rows)]
     return "\n".join(lines)
 
 
-def method_page(method: Method, write: Callable[[str, str | bytes], None]) -> str:
-    """Equation, row, parameters, coefficients, figures and sources of one method."""
-    name = method.name
-    parts = [f"# {name}", prose(inspect.getdoc(method.step) or "")]
-    head, *rows = facts(method).items()
+def sampler_page(sampler: Sampler, write: Callable[[str, str | bytes], None]) -> str:
+    """Equation, row, parameters, coefficients, figures and sources of one sampler."""
+    name = sampler.name
+    parts = [f"# {name}", prose(inspect.getdoc(sampler.step) or "")]
+    head, *rows = facts(sampler).items()
     parts += [block(grid(head, rows))]
-    if others := relatives(method):
+    if others := relatives(sampler):
         listed = (f"[{other}]({other}.md)" + f" ({differs})" * bool(differs) for other, differs in others.items())
         parts += ["The same function, with other defaults: " + "; ".join(listed) + "."]
-    parts += parameters(method)
-    if method.linear:
+    parts += parameters(sampler)
+    if sampler.linear:
         parts += coefficients(name) + order(name, write) + stability(name, write)
-    return "\n\n".join(parts + citation(method.paper)) + "\n"
+    return "\n\n".join(parts + citation(sampler.paper)) + "\n"
 
 
-def parameters(owner: Method | Schedule | Mod) -> list[str]:
+def parameters(owner: Sampler | Schedule | Mod) -> list[str]:
     """The table of parameters, if there are any."""
     rows = [(f"`{name}`", default, values) for name, default, values in settings(owner)]
     return ["## Parameters", block(grid(("name", "default", "values"), rows))] if rows else []
@@ -173,7 +174,7 @@ def order(name: str, write: Callable[[str, str | bytes], None]) -> list[str]:
         seen = [convergence(name, process) for process in (VE(), Flow())]
     except ValueError as error:
         return ["## Convergence", f"{error}."]
-    write(f"methods/figures/{name}-order.svg", svg(plot.errors(seen)))
+    write(f"samplers/figures/{name}-order.svg", svg(plot.errors(seen)))
     return [
         "## Convergence",
         "Without noise, on an exact denoiser (a mixture of three Gaussians), with steps in λ that alternate 1 : 2.",
@@ -185,11 +186,11 @@ def stability(name: str, write: Callable[[str, str | bytes], None]) -> list[str]
     """The figure of its region of stability, and the real interval."""
     re_, im = (torch.linspace(*ends, POINTS, dtype=torch.float64) for ends in (BOX[:2], BOX[2:]))
     radius = amplification(name, torch.complex(re_.expand(POINTS, -1), im[:, None].expand(-1, POINTS)))
-    write(f"methods/figures/{name}-stability.svg", svg(plot.region(radius, BOX)))
+    write(f"samplers/figures/{name}-stability.svg", svg(plot.region(radius, BOX)))
     return [
         "## Stability",
         f"Where a step of length h = {STEP} in λ, with z = h μ, damps dx/dλ = −x + D(x), D(x) = (1 + μ) x; of the mean "
-        f"for methods with noise. On the real axis: −{real_interval(name):.3f} ≤ z ≤ 0. "
+        f"for samplers with noise. On the real axis: −{real_interval(name):.3f} ≤ z ≤ 0. "
         "[How to read it](index.md).",
         f"![region of stability](figures/{name}-stability.svg)",
     ]
@@ -227,7 +228,7 @@ def stages() -> dict[str, list[Mod]]:
 
 def mods_page() -> str:
     """The table of all mods of guidance."""
-    lines = ["# Guidance mods", "", "From `sigmafield.MODS`. [How they are used](../guidance.md), with pictures."]
+    lines = ["# Guidance mods", "", "From `sigmafield.MODS`. [How they are used](../guidance.md), with images."]
     for stage, members in stages().items():
         rows = [(f"[{mod.name}]({mod.name}.md)", str(mod.evals), mod.paper) for mod in members]
         lines += ["", f"## {ACTS[stage]}", "", *grid(("mod", "further evaluations", "from"), rows)]
@@ -235,7 +236,7 @@ def mods_page() -> str:
 
 
 def mod_page(mod: Mod) -> str:
-    """Equation, parameters, pictures and sources of one mod."""
+    """Equation, parameters, images and sources of one mod."""
     parts = [
         f"# {mod.name}",
         prose(inspect.getdoc(mod.apply) or ""),
@@ -244,7 +245,7 @@ def mod_page(mod: Mod) -> str:
     parts += parameters(mod)
     if (PAIRS / f"{mod.name}.png").exists():
         parts += [
-            "## Pictures",
+            "## Images",
             "The embedded model, without it above and with it below; at cfg 10 where it says nothing else:",
             f"![without and with {mod.name}](../images/guidance/{mod.name}.png)",
         ]

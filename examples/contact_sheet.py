@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 
 import sigmafield as sf
-from sigmafield.images import save_png, sheet
+from sigmafield.recipes.image_io import save_png, sheet
 
 PROMPTS = (
     "red heart,pizza,rocket,dog face,rainbow,strawberry,house,soccer ball,"
@@ -15,22 +15,22 @@ PROMPTS = (
 ).split(",")
 
 
-def labelled(picture: Image.Image, text: str) -> Image.Image:
-    """The picture at twice its size with its prompt below."""
-    width, height = picture.size[0] * 2, picture.size[1] * 2
+def labelled(image: Image.Image, text: str) -> Image.Image:
+    """The image at twice its size with its prompt below."""
+    width, height = image.size[0] * 2, image.size[1] * 2
     card = Image.new("RGB", (width, height + 18), "white")
-    card.paste(picture.resize((width, height), Image.Resampling.LANCZOS))
+    card.paste(image.resize((width, height), Image.Resampling.LANCZOS))
     ImageDraw.Draw(card).text((width / 2, height + 9), text, "black", ImageFont.load_default(13), anchor="mm")
     return card
 
 
 def main(path: str) -> None:
     pipe = sf.load("tiny")
-    settings = {"sampler": "dpmpp_2m", "scheduler": "karras", "steps": 20, "cfg": 3.0}
+    settings = {"sampler": "dpmpp_2m", "schedule": "karras", "steps": 20, "cfg": 3.0}
     cards = []
     for prompt in track(PROMPTS, "24 prompts"):
-        (picture,) = sf.generate(pipe, prompt, seed=len(cards), **settings)
-        cards.append(labelled(picture, prompt))
+        (image,) = sf.generate(pipe, prompt, seed=len(cards), **settings)
+        cards.append(labelled(image, prompt))
     save_png(sheet(cards, columns=8), path)
     print(path)
 

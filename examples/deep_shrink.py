@@ -1,9 +1,9 @@
-"""Pictures twice as large as the model's, without and with deep shrink: python examples/deep_shrink.py shrink.png."""
+"""Images twice as large as the model's, without and with deep shrink: python examples/deep_shrink.py shrink.png."""
 
 import sys
 
 import sigmafield as sf
-from sigmafield.images import sheet
+from sigmafield.recipes.image_io import sheet
 
 PROMPTS = [("red heart", 1), ("red heart", 2), ("green apple", 1), ("green apple", 2)]
 SIDE = 128
@@ -11,12 +11,12 @@ SIDE = 128
 
 def main(path: str) -> None:
     pipe = sf.load("tiny")
-    pictures = [
+    images = [
         sf.generate(pipe, prompt, seed=seed, steps=16, cfg=4.0, height=SIDE, width=SIDE, guidance=guidance)[0]
         for guidance in ("", "deep_shrink(end_percent=0.6)")
         for prompt, seed in PROMPTS
     ]
-    sheet(pictures, columns=len(PROMPTS), gap=4).save(path, optimize=True)
+    sheet(images, columns=len(PROMPTS), gap=4).save(path, optimize=True)
     print(path)
 
 

@@ -1,6 +1,6 @@
 """Four times the embedded model's size, in four ways: python examples/demofusion.py demofusion.png.
 
-Columns: its 64x64 picture enlarged by Lanczos; DemoFusion with the paper's parameters; DemoFusion that holds on to the
+Columns: its 64x64 image enlarged by Lanczos; DemoFusion with the paper's parameters; DemoFusion that holds on to the
 phase before, cosine_scale_1 = 0.3; plain sampling at 256x256. Some minutes on a CPU.
 """
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import sigmafield as sf
-from sigmafield.images import sheet
+from sigmafield.recipes.image_io import sheet
 
 SCALE, GAP = 4, 4
 ROWS = {"red heart": 1, "dog face": 2, "green apple": 3}
@@ -35,15 +35,15 @@ def titled(page: Image.Image) -> Image.Image:
 @torch.no_grad()
 def main(path: str) -> None:
     pipe = sf.load("tiny")
-    pictures = []
+    images = []
     for prompt, seed in ROWS.items():
         settings = {"steps": 20, "cfg": 3.0, "seed": seed}
         [small] = sf.generate(pipe, prompt, **settings)
         ends = [sf.generate(pipe, prompt, demofusion=way, **settings)[0] for way in WAYS.values()]
         size = ends[0].size
         [plain] = sf.generate(pipe, prompt, width=size[0], height=size[1], **settings)
-        pictures += [small.resize(size, Image.Resampling.LANCZOS), *ends, plain]
-    page = titled(sheet(pictures, columns=len(TITLES), gap=GAP))
+        images += [small.resize(size, Image.Resampling.LANCZOS), *ends, plain]
+    page = titled(sheet(images, columns=len(TITLES), gap=GAP))
     page.quantize(palette=page.quantize(256, kmeans=2)).save(path, optimize=True)  # with a palette it is dithered
     print(path)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import sigmafield as sf
-from sigmafield.images import save_png, sheet
+from sigmafield.recipes.image_io import save_png, sheet
 
 PROMPTS = ["red heart", "dog face", "car", "house", "strawberry", "rocket", "penguin", "hamburger"]
 ROWS = {"euler": 17, "dpmpp_2m": 17, "distance": 7, "distance_n": 7, "distance_c2": 6}
@@ -28,15 +28,15 @@ def labelled(row: Image.Image, text: str) -> Image.Image:
 def main(path: str) -> None:
     pipe, rows = sf.load("tiny"), []
     for sampler, steps in ROWS.items():
-        pictures, calls = [], 0
+        images, calls = [], 0
         for seed, prompt in enumerate(PROMPTS):
             job = sf.open_job(
-                sf.Recipe(prompt, sampler=sampler, scheduler="beta", steps=steps, cfg=3.0, seed=seed), pipe
+                sf.Recipe(prompt, sampler=sampler, schedule="beta", steps=steps, cfg=3.0, seed=seed), pipe
             )
             end = sf.finish(job.run, job.start)
-            pictures += job.pictures(end)
+            images += job.images(end)
             calls = end.nfe
-        row = sheet(pictures, columns=len(PROMPTS), gap=2)
+        row = sheet(images, columns=len(PROMPTS), gap=2)
         row = row.resize((row.width * 3 // 2, row.height * 3 // 2), Image.Resampling.LANCZOS)
         rows.append(labelled(row, f"{sampler}\n{steps} steps\n{calls} calls"))
     save_png(sheet(rows, columns=1), path)

@@ -1,6 +1,6 @@
 """Iterative mixing on the embedded model, a source and what becomes of it: python examples/mixing.py mixing.png.
 
-Columns: the source; mixing with three alphas; plain image to image, the last 16 of 20 steps. Rows: prompts and methods.
+Columns: the source; mixing with three alphas; plain image to image, the last 16 of 20 steps. Rows: prompts and samplers.
 """
 
 import sys
@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.images import save_png, sheet
-from sigmafield.spatial.blends import blending_weights
-from sigmafield.spatial.mixing import KeyedLevels, Mixing
+from sigmafield.recipes.image_io import save_png, sheet
+from sigmafield.runs.blends import blending_weights
+from sigmafield.runs.mixing import KeyedLevels, Mixing
 
 ALPHAS = (0.1, 0.3, 1.0)
 STEPS, CFG = 20, 3.0
@@ -25,7 +25,7 @@ ROWS = [
 
 @torch.no_grad()
 def main(path: str) -> None:
-    pipe, pictures = sf.load("tiny"), []
+    pipe, images = sf.load("tiny"), []
 
     def latent(prompt: str, seed: int) -> tuple[torch.Tensor, sf.Job]:
         job = sf.open_job(sf.Recipe(prompt, steps=STEPS, cfg=CFG, seed=seed), pipe)
@@ -34,16 +34,16 @@ def main(path: str) -> None:
     for seed, (before, after, sampler, align) in zip((1, 1, 2, 3), ROWS):
         source, first = latent(before, seed)
         job = sf.open_job(sf.Recipe(after, sampler=sampler, steps=STEPS, cfg=CFG, seed=seed), pipe)
-        pictures += first.pictures(sf.State(0, source))
+        images += first.images(sf.State(0, source))
         for alpha in ALPHAS:
             c = blending_weights("cosine", STEPS, alpha_1=alpha)
             mixing = Mixing(job.run, KeyedLevels([seed], source.shape), c, align=align)
-            pictures += job.pictures(sf.finish(mixing, source))
+            images += job.images(sf.finish(mixing, source))
         tail = job.run.grid.sigmas[STEPS - 16 :]
-        run = sf.Run(job.run.denoise, job.run.method, sf.Grid(tail, job.run.grid.process))
+        run = sf.Run(job.run.denoise, job.run.sampler, sf.Grid(tail, job.run.grid.process))
         noise = KeyedLevels([seed], source.shape)(0, 0)
-        pictures += job.pictures(sf.finish(run, source + float(tail[0]) * noise))
-    out = sheet(pictures, columns=2 + len(ALPHAS), gap=2)
+        images += job.images(sf.finish(run, source + float(tail[0]) * noise))
+    out = sheet(images, columns=2 + len(ALPHAS), gap=2)
     save_png(out.resize((out.width * 2, out.height * 2), Image.Resampling.LANCZOS), path)
     print(path)
 

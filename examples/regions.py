@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.images import save_png, sheet
+from sigmafield.recipes.image_io import save_png, sheet
 
 PLAIN = sf.Recipe("red heart", cfg=3.0, seed=1)
 
@@ -19,10 +19,10 @@ def main(path: str) -> None:
 
     def draw(recipe: sf.Recipe) -> Image.Image:
         job = sf.open_job(recipe, pipe)
-        return job.pictures(sf.finish(job.run, job.start))[0]
+        return job.images(sf.finish(job.run, job.start))[0]
 
-    def saved(picture: Image.Image, name: str) -> str:
-        picture.save(folder / name)
+    def saved(drawn: Image.Image, name: str) -> str:
+        drawn.save(folder / name)
         return str(folder / name)
 
     heart = draw(PLAIN)

@@ -3,7 +3,7 @@
 import sys
 
 import sigmafield as sf
-from sigmafield.images import save_png, sheet
+from sigmafield.recipes.image_io import save_png, sheet
 
 PROMPTS = ["red heart", "dog face", "car", "house"]
 
@@ -11,7 +11,7 @@ PROMPTS = ["red heart", "dog face", "car", "house"]
 def main(path: str) -> None:
     pipe = sf.load("tiny")
     rows = [sf.generate(pipe, prompt, steps=20, cfg=3.0, seed=1, batch=16) for prompt in PROMPTS]
-    save_png(sheet([picture for row in rows for picture in row], columns=16, gap=2), path)
+    save_png(sheet([image for row in rows for image in row], columns=16, gap=2), path)
     print(path)
 
 

@@ -1,4 +1,4 @@
-"""Half a picture kept, half drawn anew, with a smooth ramp between, on the embedded model; and a quadtree over it:
+"""Half a image kept, half drawn anew, with a smooth ramp between, on the embedded model; and a quadtree over it:
 python examples/sigma_field.py field.png.
 """
 
@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.images import save_png, sheet, to_tensor
 from sigmafield.lab.tiles import draw_tiles
+from sigmafield.recipes.image_io import save_png, sheet, to_tensor
 from sigmafield.spatial.quadtree import leaf_denoise, quadtree
 
 HEART = sf.Recipe("red heart", cfg=3.0, seed=1)
@@ -31,7 +31,7 @@ def main(path: str) -> None:
     def draw(recipe: sf.Recipe) -> tuple[sf.Job, sf.State, Image.Image]:
         job = sf.open_job(recipe, pipe)
         end = sf.finish(job.run, job.start)
-        return job, end, job.pictures(end)[0]
+        return job, end, job.images(end)[0]
 
     _, _, heart = draw(HEART)
     heart.save(folder / "heart.png")
@@ -45,16 +45,16 @@ def main(path: str) -> None:
         "smooth map, delayed": replace(apple, denoise_map=str(folder / "smooth.png")),
         "smooth map, own": replace(apple, denoise_map=str(folder / "smooth.png"), map_schedule="own"),
     }
-    pictures = [heart]
+    images = [heart]
     for name, recipe in ways.items():
-        job, end, picture = draw(recipe)
-        pictures.append(picture)
+        job, end, image = draw(recipe)
+        images.append(image)
         print(f"{name:20s} step across the middle, over the mean step: {seam(job, end, slice(6, 9)):.2f}")
     big = heart.resize((256, 256), Image.Resampling.LANCZOS)
     leaves = quadtree(to_tensor(big)[0], 0.05, max_depth=4, min_size=16)
     tiles = draw_tiles(big, leaves, leaf_denoise(leaves, 0.2, 0.8), line=1)
-    pictures = [picture.resize((256, 256), Image.Resampling.LANCZOS) for picture in pictures]
-    save_png(sheet([*pictures, tiles], columns=3, gap=4), path)
+    images = [image.resize((256, 256), Image.Resampling.LANCZOS) for image in images]
+    save_png(sheet([*images, tiles], columns=3, gap=4), path)
     print(path)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the embedded model, four times as large: plainly enlarged, redrawn in tiles with one denoise strength,
+"""Images of the embedded model, four times as large: plainly enlarged, redrawn in tiles with one denoise strength,
 and with strengths from a quadtree, which is drawn over them: python examples/upscale.py upscale.png.
 """
 
@@ -12,25 +12,25 @@ import torch.nn.functional as F
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.images import save_png, sheet, to_tensor
 from sigmafield.lab.tiles import draw_tiles, tiles_of
+from sigmafield.recipes.image_io import save_png, sheet, to_tensor
 
 SCALE, SIDE = 4, 256
 SUBJECTS = {"red heart": 1, "rocket": 2}
 
 
-def slopes(picture: Image.Image) -> torch.Tensor:
-    """Length of the step to the next pixel, right and down, of the grey picture in 0 … 255."""
-    grey = 255 * to_tensor(picture).mean(1)[0]
+def slopes(image: Image.Image) -> torch.Tensor:
+    """Length of the step to the next pixel, right and down, of the grey image in 0 … 255."""
+    grey = 255 * to_tensor(image).mean(1)[0]
     return torch.hypot(grey[1:, 1:] - grey[1:, :-1], grey[1:, 1:] - grey[:-1, 1:])
 
 
-def measured(picture: Image.Image, plain: Image.Image, small: Image.Image) -> str:
-    """How steep edges are, how rough what was smooth has become, and how far it is from the small picture."""
-    before, after = slopes(plain), slopes(picture)
+def measured(image: Image.Image, plain: Image.Image, small: Image.Image) -> str:
+    """How steep edges are, how rough what was smooth has become, and how far it is from the small image."""
+    before, after = slopes(plain), slopes(image)
     edge = F.max_pool2d(before[None], 9, stride=1, padding=4)[0]
     steep = F.max_pool2d(after[None], 9, stride=1, padding=4)[0][edge > 30].mean() / edge[edge > 30].mean()
-    away = (to_tensor(picture.resize(small.size, Image.Resampling.BOX)) - to_tensor(small)).abs().mean()
+    away = (to_tensor(image.resize(small.size, Image.Resampling.BOX)) - to_tensor(small)).abs().mean()
     return f"edges {steep:.2f} times as steep, roughness of smooth parts {after[edge < 6].mean():.2f}, " + (
         f"made small again {255 * away:.1f} of 255 from the input"
     )
@@ -49,15 +49,15 @@ def main(path: str) -> None:
         detail = sf.Detail(threshold=0.1, depth=5, smallest=8)
         ways = {"uniform": uniform, "auto": replace(uniform, denoise_map="auto", min_denoise=0.08, detail=detail)}
         print(f"{subject}, plain: {measured(plain, plain, small)}")
-        pictures = [small.resize((SIDE, SIDE), Image.Resampling.NEAREST), plain]
+        images = [small.resize((SIDE, SIDE), Image.Resampling.NEAREST), plain]
         for name, recipe in ways.items():
             job = sf.open_job(recipe, pipe)
             end = sf.finish(job.run, job.start)
-            [picture] = job.pictures(end)
+            [image] = job.images(end)
             spent, whole = job.rows(end)
-            print(f"{subject}, {name}: {spent} of {whole} network rows; {measured(picture, plain, small)}")
-            pictures.append(picture)
-        rows += [*pictures, draw_tiles(*tiles_of(job), line=1)]
+            print(f"{subject}, {name}: {spent} of {whole} network rows; {measured(image, plain, small)}")
+            images.append(image)
+        rows += [*images, draw_tiles(*tiles_of(job), line=1)]
     save_png(sheet(rows, columns=5), path)
     print(path)
 

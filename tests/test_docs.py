@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sigmafield.guidance import MODS
-from sigmafield.methods import METHODS
+from sigmafield.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,17 +23,17 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
         pytest.importorskip("diffusers")
         monkeypatch.syspath_prepend(ROOT / "tests" / "models")
         import_module("small_models").write_page(tmp_path)
-    before, names = dict(METHODS), {"__name__": "__docs__"}
+    before, names = dict(SAMPLERS), {"__name__": "__docs__"}
     try:
         for block in BLOCK.findall(page.read_text("utf-8")):
             exec(compile(block, str(page), "exec"), names)
     finally:
-        METHODS.clear()
-        METHODS.update(before)  # a page may register a method of its own
+        SAMPLERS.clear()
+        SAMPLERS.update(before)  # a page may register a sampler of its own
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_and_pictures_exist(page):
+def test_links_and_images_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), f"{page.name} points to {target}"
 

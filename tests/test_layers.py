@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
 LAYERS = [
     ["types", "maths", "resize", "ranges", "language"],
     ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "bridges", "brownian"],
-    ["methods"],
+    ["samplers"],
     ["run", "lcm_upscale", "checkpoint", "images", "latents"],
     ["guidance", "spatial"],
     ["ksampler"],

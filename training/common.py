@@ -48,7 +48,7 @@ def article(text):
 
 
 class Captioned:
-    """The pool of pictures as latents, drawn by caption first, then design, then copy."""
+    """The pool of images as latents, drawn by caption first, then design, then copy."""
 
     def __init__(self, data, tokenizer):
         pool = np.load(data / "pool.npz")
@@ -65,14 +65,14 @@ class Captioned:
         self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
 
     def draw(self, rng, caption, turned):
-        """The index of a random picture of one caption, with a turned hue at the given rate where there is one."""
+        """The index of a random image of one caption, with a turned hue at the given rate where there is one."""
         m = rng.choice(self.designs[caption])
         plain, other = self.plain[m], self.turned[m]
         use = other if not len(plain) or (len(other) and rng.random() < turned) else plain
         return rng.choice(use)
 
     def text(self, rng, index, empty):
-        """A random wording for a picture: its label, with an article, with a tag, or its tags; sometimes nothing."""
+        """A random wording for a image: its label, with an article, with a tag, or its tags; sometimes nothing."""
         if rng.random() < empty:
             return ""
         m = self.master[index]

@@ -1,4 +1,4 @@
-"""Encode the pool of pictures into latents with the trained autoencoder: data/latents.npy."""
+"""Encode the pool of images into latents with the trained autoencoder: data/latents.npy."""
 
 import argparse
 from pathlib import Path

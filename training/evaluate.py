@@ -1,7 +1,7 @@
 """Measure a model folder: retrieval of the training captions, spread over seeds, and contact sheets.
 
-Retrieval: one picture of each of --captions captions; the share whose nearest training picture (or one of the five
-nearest) by latent distance bears that caption. Pictures with a turned hue are left out of the candidates.
+Retrieval: one image of each of --captions captions; the share whose nearest training image (or one of the five
+nearest) by latent distance bears that caption. Images with a turned hue are left out of the candidates.
 Spread: mean distance between the seeds of a prompt / mean distance between prompts of the same seed, in latent space.
 """
 
@@ -24,12 +24,12 @@ COLOURED = ["a blue pizza", "a green dog face", "a purple car", "a red whale", "
 
 
 class Sampler:
-    """Draws latents and pictures; every row has a prompt and a seed of its own."""
+    """Draws latents and images; every row has a prompt and a seed of its own."""
 
-    def __init__(self, model, sampler, scheduler, steps, cfg):
+    def __init__(self, model, sampler, schedule, steps, cfg):
         self.pipe = sf.load(model)
-        self.method, self.cfg = sf.METHODS[sampler], cfg
-        sigmas = sf.SCHEDULES[scheduler](steps, self.pipe.sampling.levels)
+        self.sampler, self.cfg = sf.SAMPLERS[sampler], cfg
+        sigmas = sf.SCHEDULES[schedule](steps, self.pipe.sampling.levels)
         self.grid = sf.Grid(sigmas, self.pipe.sampling.process)
 
     def latents(self, prompts, seeds):
@@ -44,11 +44,11 @@ class Sampler:
         noise = torch.cat([sf.Gaussian(s, shape).draw() for s in seeds])
         positive = self.pipe.encode_text(prompts, self.pipe.size)
         negative = self.pipe.encode_text([""] * len(prompts), self.pipe.size)
-        run = sf.Run(sf.Guider(self.pipe.model, positive, negative, self.cfg), self.method, self.grid)
+        run = sf.Run(sf.Guider(self.pipe.model, positive, negative, self.cfg), self.sampler, self.grid)
         last = sf.finish(run, process.start(self.grid.sigmas[0], noise, torch.zeros_like(noise)))
         return process.finish(self.grid.sigmas[-1], last.x)
 
-    def pictures(self, latents):
+    def images(self, latents):
         """The latents decoded to uint8 RGB."""
         y = torch.cat([self.pipe.decode(z) for z in latents.split(32)])
         return (y.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
@@ -59,15 +59,15 @@ def distances(a, b):
     return torch.cdist(a.flatten(1), b.flatten(1)) / a[0].numel() ** 0.5
 
 
-def sheet(path, pictures, columns, names=()):
-    """A contact sheet, with the names under the pictures where there are some."""
+def sheet(path, images, columns, names=()):
+    """A contact sheet, with the names under the images where there are some."""
     high = 64 + (14 if names else 0)
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * 68, rows * (high + 4)), "white")
     draw = ImageDraw.Draw(page)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         x, y = i % columns * 68 + 2, i // columns * (high + 4) + 2
-        page.paste(Image.fromarray(picture), (x, y))
+        page.paste(Image.fromarray(image), (x, y))
         if names:
             draw.text((x, y + 65), names[i][:12], fill="black")
     page.resize((page.width * 2, page.height * 2), Image.LANCZOS).save(path)
@@ -86,23 +86,23 @@ def main():
     ap.add_argument("--data", type=Path, default=Path("data"), help="the output of prepare.py and encode_pool.py")
     ap.add_argument("--out", type=Path, default=Path("sheets"))
     ap.add_argument("--sampler", default="dpmpp_2m")
-    ap.add_argument("--scheduler", default="karras")
+    ap.add_argument("--schedule", default="karras")
     ap.add_argument("--steps", type=int, default=20)
     ap.add_argument("--cfg", type=float, default=3.0)
     ap.add_argument("--captions", type=int, default=200, help="captions of the retrieval, evenly over the list")
     ap.add_argument("--seed", type=int, default=0, help="the first seed")
     args = ap.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    sampler = Sampler(args.model, args.sampler, args.scheduler, args.steps, args.cfg)
-    print(f"{args.sampler}, {args.scheduler}, {args.steps} steps, guidance {args.cfg}")
+    sampler = Sampler(args.model, args.sampler, args.schedule, args.steps, args.cfg)
+    print(f"{args.sampler}, {args.schedule}, {args.steps} steps, guidance {args.cfg}")
 
-    sheet(args.out / "prompts.png", sampler.pictures(sampler.latents(SHEET, [args.seed] * len(SHEET))), 8, SHEET)
+    sheet(args.out / "prompts.png", sampler.images(sampler.latents(SHEET, [args.seed] * len(SHEET))), 8, SHEET)
     coloured = [p for p in COLOURED for _ in range(4)]
     latents = sampler.latents(coloured, [args.seed + i % 4 for i in range(len(coloured))])
-    sheet(args.out / "colours.png", sampler.pictures(latents), 8, coloured)
+    sheet(args.out / "colours.png", sampler.images(latents), 8, coloured)
     many = [p for p in SEEDED for _ in range(16)]
     seeds = [args.seed + i for _ in SEEDED for i in range(16)]
-    sheet(args.out / "seeds.png", sampler.pictures(sampler.latents(many, seeds)), 16)
+    sheet(args.out / "seeds.png", sampler.images(sampler.latents(many, seeds)), 16)
 
     pool = np.load(args.data / "pool.npz")
     caption = np.load(args.data / "masters.npz")["caption"][pool["master"]]
@@ -116,7 +116,7 @@ def main():
     hits = owner[nearest] == picks[:, None]
     print(f"retrieval over {len(picks)} captions: top-1 {hits[:, 0].mean():.1%}, top-5 {hits.any(1).mean():.1%}")
     print("missed:", ", ".join(labels[i] for i, h in zip(picks, hits.any(1), strict=True) if not h))
-    sheet(args.out / "retrieval.png", sampler.pictures(made), 20, [labels[i] for i in picks])
+    sheet(args.out / "retrieval.png", sampler.images(made), 20, [labels[i] for i in picks])
 
     some = [labels[i] for i in np.linspace(0, len(labels) - 1, 24).round().astype(int)]
     z = sampler.latents([p for p in some for _ in range(16)], [args.seed + i for _ in some for i in range(16)])
@@ -128,7 +128,7 @@ def main():
     drawn = torch.stack([known[rng.choice(np.where(owner == c)[0], 16)] for c in range(len(labels))])
     within = np.mean([off_diagonal(distances(a, a)) for a in drawn])
     between = np.mean([off_diagonal(distances(drawn[:, i], drawn[:, i])) for i in range(16)])
-    print(f"spread of the training pictures: {within:.3f} / {between:.3f} = {within / between:.1%}")
+    print(f"spread of the training images: {within:.3f} / {between:.3f} = {within / between:.1%}")
 
 
 if __name__ == "__main__":

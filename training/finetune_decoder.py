@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from train_vae import picture_loss, psnr
+from train_vae import image_loss, psnr
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
         x = torch.from_numpy(pool[picks]).permute(0, 3, 1, 2).float() / 127.5 - 1
         z = torch.from_numpy(latents[picks])
         z = z + torch.rand(args.batch, 1, 1, 1) * args.noise * torch.randn_like(z)
-        loss = picture_loss(vae.decode(z.contiguous(memory_format=torch.channels_last)).sample, x)
+        loss = image_loss(vae.decode(z.contiguous(memory_format=torch.channels_last)).sample, x)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPLIT = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
-EXTRA = "a an the picture of drawing photo with and in on small big tiny large red orange yellow green blue purple pink"
+EXTRA = "a an the image of drawing photo with and in on small big tiny large red orange yellow green blue purple pink"
 
 
 def byte_letters():

@@ -1,8 +1,8 @@
-"""Draw the training pictures: SVG emoji of several designs -> 128x128 masters -> a pool of augmented 64x64 pictures.
+"""Draw the training images: SVG emoji of several designs -> 128x128 masters -> a pool of augmented 64x64 images.
 
 Reads the npm packages of the emoji sets (see README.md for how to fetch them) and writes into --out:
   masters.npz   premultiplied RGBA masters, caption and set of each
-  pool.npz      augmented RGB pictures on white, the master of each, and a colour word where the hue was changed;
+  pool.npz      augmented RGB images on white, the master of each, and a colour word where the hue was changed;
                 also the colour word of each unchanged master ("" where no hue dominates)
   captions.json the captions and their tags
 """
@@ -35,7 +35,7 @@ def svg(icons, name):
 
 
 def render(text):
-    """A square premultiplied RGBA float picture, cropped to the ink and centred."""
+    """A square premultiplied RGBA float image, cropped to the ink and centred."""
     png = bytes(resvg_py.svg_to_bytes(svg_string=text, width=256, height=256))
     a = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), np.float32) / 255
     ys, xs = np.where(a[..., 3] > 0.05)
@@ -91,7 +91,7 @@ def colour_word(hue):
 
 
 def place(rgba, rng, scale, angle, mirror):
-    """Scale, turn and shift a master into a white 64x64 picture with the object inside."""
+    """Scale, turn and shift a master into a white 64x64 image with the object inside."""
     if mirror:
         rgba = rgba[:, ::-1]
     t = np.deg2rad(angle)
@@ -138,7 +138,7 @@ def main():
     ap.add_argument("--narrow", action="store_true", help='leave out the captions marked "-"')
     ap.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     ap.add_argument("--out", type=Path, default=Path("data"))
-    ap.add_argument("--copies", type=int, default=24, help="augmented pictures per master")
+    ap.add_argument("--copies", type=int, default=24, help="augmented images per master")
     ap.add_argument("--hue", type=float, default=0.18, help="share of copies with a turned hue")
     ap.add_argument("--scale", type=float, nargs=2, default=(0.7, 1.0))
     ap.add_argument("--angle", type=float, default=12.0, help="largest rotation in degrees")
@@ -157,17 +157,17 @@ def main():
             wanted = [n[3:] for n in names if n.startswith("fx:")] if s == "fxemoji" else names
             for name in wanted:
                 text = svg(icons[s], name)
-                picture = render(text) if text else None
-                if picture is not None:
-                    found.append((s, picture))
+                image = render(text) if text else None
+                if image is not None:
+                    found.append((s, image))
                     break
         if len(found) < 2:
             print("too few designs:", caption, [s for s, _ in found])
             continue
         words = next((tags[n] for n in names if n in tags), [])
         words = [w for w in words if re.fullmatch("[a-z ]{3,}", w) and w not in caption and w not in COLOURS][:8]
-        for s, picture in found:
-            masters.append(picture)
+        for s, image in found:
+            masters.append(image)
             owner.append(len(listing))
             source.append(s)
         listing.append({"caption": caption, "tags": words})
@@ -197,7 +197,7 @@ def main():
     np.savez_compressed(args.out / "masters.npz", rgba=stacked, caption=np.array(owner), set=np.array(source))
     np.savez(args.out / "pool.npz", rgb=pool, master=pool_master, word=pool_word, natural=natural)
     (args.out / "captions.json").write_text(json.dumps(listing, indent=1) + "\n")
-    print(len(pool), "pictures,", sum(w != "" for w in pool_word), "with a turned hue")
+    print(len(pool), "images,", sum(w != "" for w in pool_word), "with a turned hue")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pretrain the text encoder alone: a caption must tell the main components of its pictures' latents.
+"""Pretrain the text encoder alone: a caption must tell the main components of its images' latents.
 
 The target of a caption is the mean latent of one design (and hue) over its copies, as PCA numbers; the loss is their
 squared error at the end-of-text positions plus a contrastive term within the batch. Without this start the UNet learns

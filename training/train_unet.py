@@ -1,6 +1,6 @@
 """Train the UNet (and the text encoder with it, slower) to denoise the latents: v-prediction, plain squared error.
 
-Three quarters of the timesteps are logit-normal (Esser et al., arXiv:2403.03206), where pictures take shape, the others
+Three quarters of the timesteps are logit-normal (Esser et al., arXiv:2403.03206), where images take shape, the others
 uniform. Convolutions run in bfloat16, attention in float32: bfloat16 spoils its gradients on some CPUs.
 Writes the averaged (EMA) weights every --save steps into --out, and the loss curve into --out/curve.csv.
 """

@@ -1,4 +1,4 @@
-"""Train the autoencoder (64x64 picture <-> 16x16x4 latent) on the pool of pictures, then whiten its latents.
+"""Train the autoencoder (64x64 image <-> 16x16x4 latent) on the pool of images, then whiten its latents.
 
 The loss is L1 + gradient L1 + chroma L1 + L1 of the 4x4 averages + a small KL term; the last two image terms keep the
 hues right. Whitening folds the mean and deviation of every latent channel into the 1x1 convolutions around the
@@ -32,15 +32,15 @@ def chroma(x):
     return torch.stack([x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]], 1)
 
 
-def picture_loss(y, x):
-    """How far the pictures y are from x."""
+def image_loss(y, x):
+    """How far the images y are from x."""
     loss = F.l1_loss(y, x) + 0.5 * F.l1_loss(chroma(y), chroma(x))
     loss = loss + 0.5 * (F.l1_loss(y.diff(dim=2), x.diff(dim=2)) + F.l1_loss(y.diff(dim=3), x.diff(dim=3)))
     return loss + F.l1_loss(F.avg_pool2d(y, 4), F.avg_pool2d(x, 4))
 
 
 def batch(pool, rng, size, side, permute):
-    """Random pictures (cropped to side x side) as a batch in [-1, 1]; some with their channels permuted."""
+    """Random images (cropped to side x side) as a batch in [-1, 1]; some with their channels permuted."""
     pick = rng.integers(0, len(pool), size)
     ys, xs = rng.integers(0, 65 - side, (2, size))
     out = np.empty((size, side, side, 3), np.float32)
@@ -52,7 +52,7 @@ def batch(pool, rng, size, side, permute):
 
 @torch.no_grad()
 def psnr(vae, pool, picks):
-    """Mean PSNR in dB of the reconstructions of some pool pictures."""
+    """Mean PSNR in dB of the reconstructions of some pool images."""
     x = torch.from_numpy(pool[picks]).permute(0, 3, 1, 2).float() / 127.5 - 1
     y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
     return (-10 * ((y - x) / 2).square().mean((1, 2, 3)).log10()).mean().item()
@@ -79,11 +79,11 @@ def main():
     ap.add_argument("--data", type=Path, default=Path("data"))
     ap.add_argument("--out", type=Path, default=Path("vae"))
     ap.add_argument("--crop-steps", type=int, default=2200, help="steps on 32x32 crops")
-    ap.add_argument("--whole-steps", type=int, default=750, help="steps on whole pictures")
+    ap.add_argument("--whole-steps", type=int, default=750, help="steps on whole images")
     ap.add_argument("--crop-batch", type=int, default=16)
     ap.add_argument("--whole-batch", type=int, default=8)
     ap.add_argument("--lr", type=float, default=2e-3)
-    ap.add_argument("--permute", type=float, default=0.3, help="share of pictures with permuted colour channels")
+    ap.add_argument("--permute", type=float, default=0.3, help="share of images with permuted colour channels")
     ap.add_argument("--seed", type=int, default=0)
     args = ap.parse_args()
 
@@ -102,7 +102,7 @@ def main():
         dist = vae.encode(x).latent_dist
         y = vae.decode(dist.sample()).sample
         kl = 0.5 * (dist.mean.square() + dist.logvar.exp() - 1 - dist.logvar).mean()
-        loss = picture_loss(y, x) + 2e-4 * kl
+        loss = image_loss(y, x) + 2e-4 * kl
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

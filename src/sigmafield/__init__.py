@@ -8,55 +8,139 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sigmafield.brownian import Brownian
-    from sigmafield.checkpoint import load_state, save_state
-    from sigmafield.grid import VE, Flow, Grid, Span
+    from sigmafield.core.conditioning import Area, Cond, Control
+    from sigmafield.core.process import VE, Flow, Grid, Span
+    from sigmafield.core.protocols import Ctx, Pred, State
     from sigmafield.guidance import MODS, parse_mods
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
-    from sigmafield.hints import ControlImage
-    from sigmafield.job import generate, open_job, open_pipe
-    from sigmafield.methods import METHODS, Method
-    from sigmafield.models import load, load_control
     from sigmafield.models.analytic import Mixture
-    from sigmafield.models.pipeline import Pipeline
-    from sigmafield.noise import Gaussian, Keyed
-    from sigmafield.recipe import Lora, Recipe, Region
-    from sigmafield.run import Run, finish, iterate, sample
+    from sigmafield.models.bundle import Pipeline
+    from sigmafield.models.load import load, load_control
+    from sigmafield.noise.brownian import Brownian
+    from sigmafield.noise.sources import Gaussian, Keyed
+    from sigmafield.recipes.build import Job
+    from sigmafield.recipes.execute import generate, open_job, open_pipe
+    from sigmafield.recipes.inputs import ControlImage
+    from sigmafield.recipes.options import DemoFusion, Detail, Tiling
+    from sigmafield.recipes.recipe import Lora, Recipe, Region
+    from sigmafield.runs.checkpoint import load_state, save_state
+    from sigmafield.runs.run import Run, finish, iterate, sample
+    from sigmafield.samplers import SAMPLERS, Sampler
     from sigmafield.schedules import SCHEDULES
-    from sigmafield.single import Job
-    from sigmafield.tiling import DemoFusion, Detail, Tiling
-    from sigmafield.types import Area, Cond, Control, Ctx, Pred, State
 
 _HOME = {
-    "brownian": ("Brownian",),
-    "checkpoint": ("load_state", "save_state"),
-    "grid": ("VE", "Flow", "Grid", "Span"),
-    "guidance": ("MODS", "parse_mods"),
+    "core.conditioning": (
+        "Area",
+        "Cond",
+        "Control",
+    ),
+    "core.process": (
+        "VE",
+        "Flow",
+        "Grid",
+        "Span",
+    ),
+    "core.protocols": (
+        "Ctx",
+        "Pred",
+        "State",
+    ),
+    "guidance": (
+        "MODS",
+        "parse_mods",
+    ),
     "guidance.guider": ("Guider",),
     "guidance.hooks": ("Mods",),
-    "hints": ("ControlImage",),
-    "job": ("generate", "open_job", "open_pipe"),
-    "methods": ("METHODS", "Method"),
-    "models": ("load", "load_control"),
     "models.analytic": ("Mixture",),
-    "models.pipeline": ("Pipeline",),
-    "noise": ("Gaussian", "Keyed"),
-    "recipe": ("Lora", "Recipe", "Region"),
-    "run": ("Run", "finish", "iterate", "sample"),
+    "models.bundle": ("Pipeline",),
+    "models.load": (
+        "load",
+        "load_control",
+    ),
+    "noise.brownian": ("Brownian",),
+    "noise.sources": (
+        "Gaussian",
+        "Keyed",
+    ),
+    "recipes.build": ("Job",),
+    "recipes.execute": (
+        "generate",
+        "open_job",
+        "open_pipe",
+    ),
+    "recipes.inputs": ("ControlImage",),
+    "recipes.options": (
+        "DemoFusion",
+        "Detail",
+        "Tiling",
+    ),
+    "recipes.recipe": (
+        "Lora",
+        "Recipe",
+        "Region",
+    ),
+    "runs.checkpoint": (
+        "load_state",
+        "save_state",
+    ),
+    "runs.run": (
+        "Run",
+        "finish",
+        "iterate",
+        "sample",
+    ),
+    "samplers": (
+        "SAMPLERS",
+        "Sampler",
+    ),
     "schedules": ("SCHEDULES",),
-    "single": ("Job",),
-    "tiling": ("DemoFusion", "Detail", "Tiling"),
-    "types": ("Area", "Cond", "Control", "Ctx", "Pred", "State"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("sigmafield")
 __all__ = [
-    "METHODS", "MODS", "SCHEDULES", "VE", "Area", "Brownian", "Cond", "Control", "ControlImage", "Ctx", "DemoFusion",
-    "Detail", "Flow", "Gaussian", "Grid", "Guider", "Job", "Keyed", "Lora", "Method", "Mixture", "Mods", "Pipeline",
-    "Pred", "Recipe", "Region", "Run", "Span", "State", "Tiling", "finish", "generate", "iterate", "load",
-    "load_control", "load_state", "open_job", "open_pipe", "parse_mods", "sample", "save_state",
+    "MODS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "VE",
+    "Area",
+    "Brownian",
+    "Cond",
+    "Control",
+    "ControlImage",
+    "Ctx",
+    "DemoFusion",
+    "Detail",
+    "Flow",
+    "Gaussian",
+    "Grid",
+    "Guider",
+    "Job",
+    "Keyed",
+    "Lora",
+    "Mixture",
+    "Mods",
+    "Pipeline",
+    "Pred",
+    "Recipe",
+    "Region",
+    "Run",
+    "Sampler",
+    "Span",
+    "State",
+    "Tiling",
+    "finish",
+    "generate",
+    "iterate",
+    "load",
+    "load_control",
+    "load_state",
+    "open_job",
+    "open_pipe",
+    "parse_mods",
+    "sample",
+    "save_state",
 ]  # fmt: skip
 
 

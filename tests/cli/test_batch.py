@@ -1,4 +1,4 @@
-"""Many prompts, folders, previews, budgets and steering pictures on the command line."""
+"""Many prompts, folders, previews, budgets and steering images on the command line."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from sigmafield.cli import app
 from sigmafield.cli.draw import parse_control
-from sigmafield.hints import ControlImage
-from sigmafield.images import open_picture, recipe_of
-from sigmafield.recipe import Recipe
+from sigmafield.recipes.image_io import open_image, recipe_of
+from sigmafield.recipes.inputs import ControlImage
+from sigmafield.recipes.recipe import Recipe
 
 PROMPTS = "a red heart\n\n# not this one\n  green apple  \na red heart\n"
 FEW = ["--steps", 2, "--cfg", 1]
@@ -27,7 +27,7 @@ def run(*arguments):
 
 
 def pixels(path):
-    return np.asarray(open_picture(path))
+    return np.asarray(open_image(path))
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def prompts(tmp_path):
     return path
 
 
-def test_each_prompt_of_a_file_becomes_a_picture_and_none_is_overwritten(prompts, tmp_path):
+def test_each_prompt_of_a_file_becomes_a_image_and_none_is_overwritten(prompts, tmp_path):
     out = tmp_path / "new" / "out"
     names = ["a-red-heart-7.png", "green-apple-7.png", "a-red-heart-7_2.png"]
     result = run("sample", "--prompts", prompts, "--out-dir", out, "--seed", 7, *FEW, "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.output)
-    assert [picture["files"] for picture in facts["pictures"]] == [[str(out / name)] for name in names]
-    assert [picture["line"] for picture in facts["pictures"]] == [1, 4, 5]
+    assert [image["files"] for image in facts["images"]] == [[str(out / name)] for name in names]
+    assert [image["line"] for image in facts["images"]] == [1, 4, 5]
     assert facts["failed"] == []
     assert (pixels(out / names[0]) == pixels(out / names[2])).all()
     before = {path: path.read_bytes() for path in out.iterdir()}
@@ -62,7 +62,7 @@ def test_failed_lines_are_named(prompts, tmp_path):
     assert [line.partition(": [")[0] for line in result.stderr.splitlines()] == [f"error: line {k}" for k in (1, 4, 5)]
 
 
-def test_the_bar_is_for_all_pictures(prompts, tmp_path):
+def test_the_bar_is_for_all_images(prompts, tmp_path):
     """In a real terminal; prompts keep their numbers, and each file is told."""
     terminal, theirs = pty.openpty()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
@@ -85,7 +85,7 @@ def test_previews_are_written_beside_the_output(tmp_path):
     result = run("sample", "a red heart", "-o", tmp_path / "a.png", "--steps", 5, "--batch", 2, "--preview-every", 2)
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.png", "a-2.png", "a-preview.png", "a.png"]
-    assert open_picture(tmp_path / "a-preview.png").size == open_picture(tmp_path / "a.png").size
+    assert open_image(tmp_path / "a-preview.png").size == open_image(tmp_path / "a.png").size
     assert (pixels(tmp_path / "a-preview.png") != pixels(tmp_path / "a.png")).any()  # of step 4, not of the last
 
 
@@ -122,7 +122,7 @@ ERRORS = [
     (["--prompts", "empty.txt"], "empty.txt has no prompts: one a line is wanted"),
     (
         ["--prompts", "p.txt", "-o", "a.png"],
-        "--prompts draws a picture for each line: give --out-dir instead of -o a.png",
+        "--prompts draws a image for each line: give --out-dir instead of -o a.png",
     ),
     (["x", "-o", "a.png", "--out-dir", "b"], "give -o or --out-dir, not both; got a.png and b"),
     (["x", "--max-rows", "0"], "max_rows must be ≥ 1; got 0"),

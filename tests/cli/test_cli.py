@@ -1,4 +1,4 @@
-"""The command line as a user meets it: files, reproducible pictures, interruption, one-line errors."""
+"""The command line as a user meets it: files, reproducible images, interruption, one-line errors."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import sigmafield as sf
 from sigmafield.cli import app
-from sigmafield.images import open_picture, recipe_of, save_png
+from sigmafield.recipes.image_io import open_image, recipe_of, save_png
 
 
 def run(*arguments):
@@ -26,20 +26,20 @@ def run(*arguments):
 
 
 def pixels(path):
-    return np.asarray(open_picture(path))
+    return np.asarray(open_image(path))
 
 
 @pytest.fixture(scope="module")
 def heart(tmp_path_factory):
-    """A picture drawn by the command line."""
+    """A image drawn by the command line."""
     path = tmp_path_factory.mktemp("cli") / "heart.png"
     result = run("sample", "a red heart", "-o", path, "--steps", 6, "--cfg", 3, "--seed", 5)
     assert result.exit_code == 0, result.output
     return path
 
 
-def test_sample_writes_a_picture_with_its_recipe(heart):
-    assert open_picture(heart).size == (64, 64)
+def test_sample_writes_a_image_with_its_recipe(heart):
+    assert open_image(heart).size == (64, 64)
     carried = json.loads(recipe_of(heart))
     assert carried["recipe"]["prompt"] == "a red heart"
     assert carried["recipe"]["seed"] == 5
@@ -61,11 +61,11 @@ def test_replay_says_when_pixels_differ(heart, tmp_path):
     assert "differs" in result.output
 
 
-def test_batch_writes_a_sheet_and_each_picture(tmp_path):
+def test_batch_writes_a_sheet_and_each_image(tmp_path):
     result = run("sample", "pizza", "-o", tmp_path / "p.png", "--steps", 3, "--batch", 3, "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.output)
-    assert [open_picture(file).size for file in facts["files"]] == [(132, 132)] + [(64, 64)] * 3
+    assert [open_image(file).size for file in facts["files"]] == [(132, 132)] + [(64, 64)] * 3
     assert facts["nfe"] == 3
     for file in facts["files"][:2]:
         assert run("replay", file).exit_code == 0
@@ -170,21 +170,21 @@ def lora_file(path, strength=1.0):
 
 
 def test_model_with_additions_is_replayed(tmp_path):
-    """LoRA, textual inversion and clip skip change the picture, and a replay has them again."""
+    """LoRA, textual inversion and clip skip change the image, and a replay has them again."""
     pytest.importorskip("peft")
     lora, words = lora_file(tmp_path / "a:b.safetensors"), tmp_path / "words"
     words.mkdir()
     save_file({"emb_params": 0.1 * torch.randn(3, 160)}, words / "odd.safetensors")
     shot = ["--steps", 2, "--seed", 1]
     additions = [[], ["--lora", f"{lora}:0.05"], ["--lora", lora], ["--embeddings", words], ["--clip-skip", -2]]
-    pictures = []
+    images = []
     for i, options in enumerate(additions):
         prompt = "red heart" + ", embedding:odd" * ("--embeddings" in options)
         result = run("sample", prompt, "-o", tmp_path / f"{i}.png", *shot, *options)
         assert result.exit_code == 0, result.output
         assert run("replay", tmp_path / f"{i}.png").exit_code == 0
-        pictures.append(pixels(tmp_path / f"{i}.png").tobytes())
-    assert len(set(pictures)) == len(pictures)
+        images.append(pixels(tmp_path / f"{i}.png").tobytes())
+    assert len(set(images)) == len(images)
     lora_file(lora, strength=0.5)
     result = run("replay", tmp_path / "1.png")
     assert result.exit_code == 2
@@ -200,7 +200,7 @@ def test_recipe_refuses_a_model_without_its_loras(tmp_path):
 
 ERRORS = [
     (["--sampler", "dpmp_2m"], "unknown sampler 'dpmp_2m'; did you mean dpmpp_2m"),
-    (["--scheduler", "kerras"], "unknown scheduler 'kerras'; did you mean karras?"),
+    (["--schedule", "kerras"], "unknown schedule 'kerras'; did you mean karras?"),
     (["--steps", "0"], "steps must be ≥ 1; got 0"),
     (["--batch", "0"], "batch must be ≥ 1; got 0"),
     (["--denoise", "2"], "denoise must be above 0 and at most 1; got 2.0"),
@@ -215,8 +215,8 @@ ERRORS = [
     (["--param", "eta"], "a parameter must be name=value, such as eta=0.5; got 'eta'"),
     (["--sampler", "euler", "--param", "s_churn=much"], "euler needs s_churn to be a number; got 'much'"),
     (["--sampler", "er_sde", "--param", "noise_scaler=1"], "er_sde's noise_scaler is a function: give it in Python"),
-    (["--scheduler-param", "rh=5"], "karras has no parameter 'rh'; did you mean rho?"),
-    (["--scheduler", "flux2"], "flux2 is for flows, whose noise levels end at 1; this network's go up to 14.6146"),
+    (["--schedule-param", "rh=5"], "karras has no parameter 'rh'; did you mean rho?"),
+    (["--schedule", "flux2"], "flux2 is for flows, whose noise levels end at 1; this network's go up to 14.6146"),
     (["--mask", "m.png"], "mask m.png needs an image whose parts it keeps"),
     (["--denoise-map", "m.png"], "denoise_map m.png needs an image to start from"),
     (["--map-schedule", "owm"], "map_schedule must be 'delayed' or 'own'; got 'owm'"),
@@ -252,7 +252,7 @@ def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, monkeypa
 
 def test_replay_and_resume_refuse_other_files(heart, tmp_path):
     plain = tmp_path / "plain.png"
-    open_picture(heart).save(plain)
+    open_image(heart).save(plain)
     for command, path, message in [
         ("replay", plain, "carries no sigmafield recipe"),
         ("replay", tmp_path / "none.png", "no image at"),
@@ -265,18 +265,18 @@ def test_replay_and_resume_refuse_other_files(heart, tmp_path):
 
 
 def test_lists(tmp_path):
-    names = [row["name"] for row in json.loads(run("methods", "--json").output)]
+    names = [row["name"] for row in json.loads(run("samplers", "--json").output)]
     assert {"euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "seeds_2", "dpm_adaptive"} <= set(names)
-    assert "Euler's method" in run("methods", "euler").output
-    assert "did you mean euler" in run("methods", "eular").stderr
+    assert "Euler's sampler" in run("samplers", "euler").output
+    assert "did you mean euler" in run("samplers", "eular").stderr
     levels = json.loads(run("schedules", "--steps", "5", "--json").output)
     assert len(levels["karras"]) == 6
     assert run("schedules", "--plot", tmp_path / "s.png").exit_code == 0
-    assert open_picture(tmp_path / "s.png").size[0] > 600
+    assert open_image(tmp_path / "s.png").size[0] > 600
 
 
 def test_help_teaches():
     assert "a red heart" in run("--help").output
     text = " ".join(run("sample", "--help").output.split())
-    for option in "negative sampler scheduler steps cfg seed batch size model image denoise".split():
+    for option in "negative sampler schedule steps cfg seed batch size model image denoise".split():
         assert f"--{option}" in text

@@ -10,14 +10,14 @@ import pytest
 from test_cli import interrupted, pixels, run
 
 import sigmafield as sf
-from sigmafield.images import open_picture, recipe_of
+from sigmafield.recipes.image_io import open_image, recipe_of
 
 QUICK = ["--scale", 2, "--steps", 4, "--cfg", 3]
 
 
 @pytest.fixture(scope="module")
 def heart(tmp_path_factory):
-    """A small picture of a heart on white."""
+    """A small image of a heart on white."""
     path = tmp_path_factory.mktemp("demofusion") / "heart.png"
     assert run("sample", "red heart", "-o", path, "--steps", 6, "--cfg", 3, "--seed", 1).exit_code == 0
     return path
@@ -40,8 +40,8 @@ def test_a_prompt_is_drawn_large(tmp_path):
     assert json.loads(recipe_of(out))["recipe"] == json.loads(recipe.to_json()) == facts["recipe"]
     assert sf.Recipe.from_json(recipe.to_json()) == recipe
     assert (facts["files"], facts["nfe"]) == ([str(out)], 8)
-    [picture] = sf.generate(sf.load("tiny", device="cpu"), "red heart", steps=4, cfg=3.0, demofusion=how)
-    assert (np.asarray(picture) == pixels(out)).all() and picture.size == (128, 128)
+    [image] = sf.generate(sf.load("tiny", device="cpu"), "red heart", steps=4, cfg=3.0, demofusion=how)
+    assert (np.asarray(image) == pixels(out)).all() and image.size == (128, 128)
     assert run("sample", "red heart", "-o", small, "--steps", 4, "--cfg", 3).exit_code == 0
     assert [path.name for path in phases.iterdir()] == ["large-1x.png"]
     assert (pixels(phases / "large-1x.png") == pixels(small)).all()
@@ -54,11 +54,11 @@ def test_a_prompt_is_drawn_large(tmp_path):
     [["--denoise", 0.5, "--sampler", "dpmpp_2m_sde"], ["--first-size", "96x64", "--vae-tile", 64, "--blur", 0.8]],
     ids=lambda v: " ".join(map(str, v)),
 )
-def test_a_picture_is_drawn_large_and_replayed(heart, tmp_path, options):
+def test_a_image_is_drawn_large_and_replayed(heart, tmp_path, options):
     out = tmp_path / "large.png"
     result = upscale(heart, "red heart", "-o", out, *QUICK, *options)
     assert result.exit_code == 0, result.output
-    assert open_picture(out).size == ((192, 128) if "--first-size" in options else (128, 128))
+    assert open_image(out).size == ((192, 128) if "--first-size" in options else (128, 128))
     again = run("replay", out)
     assert again.exit_code == 0, again.output
 
@@ -66,7 +66,7 @@ def test_a_picture_is_drawn_large_and_replayed(heart, tmp_path, options):
 @pytest.mark.parametrize(
     "phase, source, when",
     [(1, True, r"[1-9]\d? %.*phase 1 of 2, 64x64"), (2, False, r"[3-9]\d %.*phase 2 of 2, 128x128")],
-    ids=["first, of a picture", "second"],
+    ids=["first, of a image", "second"],
 )
 @pytest.mark.thinned(2)
 def test_interrupted_in_any_phase_it_resumes_to_the_same_pixels(heart, tmp_path, phase, source, when):
@@ -100,7 +100,7 @@ ERRORS = [
     (["x", "--blur", "0"], "demofusion needs sigma > 0; got 0"),
     (["x", "--cosine-scale-2", "-1"], "demofusion needs cosine_scale_2 ≥ 0; got -1"),
     (["x", "--denoise", "0.5"], "denoise 0.5 needs an image to start from; without one it must be 1"),
-    (["nowhere.png"], "nowhere.png alone would be the prompt: say what the picture shows too"),
+    (["nowhere.png"], "nowhere.png alone would be the prompt: say what the image shows too"),
     (["nowhere.png", "x"], "no image at nowhere.png"),
     (["x", "--phases", "nowhere"], "no folder nowhere to write the phases in"),
     (["x", "--sampler", "dpm_adaptive"], "dpm_adaptive chooses its own steps"),

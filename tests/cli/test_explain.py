@@ -1,4 +1,4 @@
-"""`sigmafield methods NAME` and `sigmafield cite`, as a user runs them."""
+"""`sigmafield samplers NAME` and `sigmafield cite`, as a user runs them."""
 
 import json
 import subprocess
@@ -8,26 +8,26 @@ import pytest
 from typer.testing import CliRunner
 
 from sigmafield.cli import app
-from sigmafield.methods import METHODS
+from sigmafield.samplers import SAMPLERS
 
 
 def run(*arguments):
     return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120"})
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_method_is_explained(name):
-    result = run("methods", name)
+    result = run("samplers", name)
     assert result.exit_code == 0, result.output
-    method = METHODS[name]
-    assert method.step.__doc__.splitlines()[0] in result.output.replace("\n", " ")
-    assert all(key in result.output for key in method.defaults)
+    sampler = SAMPLERS[name]
+    assert sampler.step.__doc__.splitlines()[0] in result.output.replace("\n", " ")
+    assert all(key in result.output for key in sampler.defaults)
     assert f"sigmafield cite {name}" in result.output
-    assert ("weight" in result.output) == method.linear
+    assert ("weight" in result.output) == sampler.linear
 
 
 def test_one_method_in_full():
-    text = " ".join(run("methods", "dpmpp_2m_sde").output.split())
+    text = " ".join(run("samplers", "dpmpp_2m_sde").output.split())
     for part in (
         "x' = a x + (b + w) D − w D₋ + c s_noise ξ",
         "order 2",
@@ -43,7 +43,7 @@ def test_one_method_in_full():
 
 
 def test_one_method_for_machines():
-    [row] = json.loads(run("methods", "dpmpp_2m_sde", "--json").output)
+    [row] = json.loads(run("samplers", "dpmpp_2m_sde", "--json").output)
     assert row["params"] == {"eta": 1.0, "s_noise": 1.0, "solver": "midpoint"}
     assert row["values"] == {"eta": "eta ≥ 0", "s_noise": "s_noise ≥ 0", "solver": "midpoint or heun"}
 
@@ -61,4 +61,4 @@ def test_cite_prints_bibtex():
 def test_cite_refuses_unknown_names():
     result = run("cite", "dpmp_2m")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: no method, schedule or guidance 'dpmp_2m' to cite; did you mean dpmpp_2m")
+    assert result.stderr.startswith("error: no sampler, schedule or guidance 'dpmp_2m' to cite; did you mean dpmpp_2m")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import sigmafield as sf
 from sigmafield.cli import app
 from sigmafield.guidance import MODS
-from sigmafield.images import open_picture, recipe_of
+from sigmafield.recipes.image_io import open_image, recipe_of
 
 
 def run(*arguments):
@@ -36,9 +36,9 @@ def test_every_mod_is_explained(name):
     assert run("cite", name).output.startswith("@")
 
 
-def test_a_picture_carries_its_guidance(tmp_path):
+def test_a_image_carries_its_guidance(tmp_path):
     """Each of the three prompts is encoded; what is drawn differs from plain guidance, and is drawn again."""
-    pictures = {}
+    images = {}
     for text in ("", "ramp+perp_neg(over=sample)+apg(momentum=-0.5, eta=0, form=paper)+tsr"):
         path = tmp_path / f"{len(text)}.png"
         options = ["--negative", "green apple", "--cfg", 8, "--steps", 5, "--guidance", text]
@@ -46,8 +46,8 @@ def test_a_picture_carries_its_guidance(tmp_path):
         assert result.exit_code == 0, result.output
         assert json.loads(recipe_of(path))["recipe"]["guidance"] == text
         assert run("replay", path).exit_code == 0
-        pictures[text] = np.asarray(open_picture(path)).astype(int)
-    assert np.abs(np.subtract(*pictures.values())).mean() > 2
+        images[text] = np.asarray(open_image(path)).astype(int)
+    assert np.abs(np.subtract(*images.values())).mean() > 2
 
 
 def test_mistakes_are_one_line():
@@ -59,7 +59,7 @@ def test_mistakes_are_one_line():
 
 
 def test_what_a_run_finds_out_is_one_line_as_well(tmp_path):
-    """Prompts that the rows of a call hold apart, and a network without the blocks: no picture, and the reason."""
+    """Prompts that the rows of a call hold apart, and a network without the blocks: no image, and the reason."""
     lines = {
         "nag": "nag needs the positive and the negative prompt in one network call",
         "slg": "is none of the transf",

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 import sigmafield as sf
 from sigmafield.cli import app
-from sigmafield.images import open_picture, recipe_of
-from sigmafield.spatial.blends import CURVES, blending_weights, slerp
-from sigmafield.spatial.mixing import Mixing, Perlin
-from sigmafield.spatial.mixing_line import parse_mixing
+from sigmafield.recipes.image_io import open_image, recipe_of
+from sigmafield.runs.blends import CURVES, blending_weights, slerp
+from sigmafield.runs.mixing import Mixing, Perlin
+from sigmafield.runs.mixing_spec import parse_mixing
 
 LINE = "cosine(alpha_1=0.5, align=next)+rewind(least=0.4, most=0.9)"
 
@@ -22,7 +22,7 @@ def run(*arguments):
 
 
 def pixels(path):
-    return np.asarray(open_picture(path)).astype(int)
+    return np.asarray(open_image(path)).astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +32,17 @@ def heart(tmp_path_factory):
     return path
 
 
-def test_a_picture_is_mixed_replayed_and_resumed(heart, tmp_path):
-    """The picture carries the line; it is nearer to the source than without; from every cut the pixels are the same."""
+def test_a_image_is_mixed_replayed_and_resumed(heart, tmp_path):
+    """The image carries the line; it is nearer to the source than without; from every cut the pixels are the same."""
     options = ["--image", heart, "--steps", 5, "--cfg", 3, "--seed", 4, "--sampler", "dpmpp_2m_sde"]
-    pictures = {}
+    images = {}
     for name, mix in {"plain": "", "mixed": LINE, "held": "linear(most=0.3)"}.items():
         result = run("sample", "green apple", "-o", tmp_path / f"{name}.png", *options, "--mix", mix)
         assert result.exit_code == 0, result.output
         assert json.loads(recipe_of(tmp_path / f"{name}.png"))["recipe"]["mixing"] == mix
         assert run("replay", tmp_path / f"{name}.png").exit_code == 0
-        pictures[name] = pixels(tmp_path / f"{name}.png")
-    away = {name: np.abs(picture - pixels(heart)).mean() for name, picture in pictures.items()}
+        images[name] = pixels(tmp_path / f"{name}.png")
+    away = {name: np.abs(image - pixels(heart)).mean() for name, image in images.items()}
     assert away["held"] < away["mixed"] < away["plain"]
     recipe = sf.Recipe.from_json(json.dumps(json.loads(recipe_of(tmp_path / "mixed.png"))["recipe"]))
     job = sf.open_job(recipe, sf.load("tiny"))
@@ -52,7 +52,7 @@ def test_a_picture_is_mixed_replayed_and_resumed(heart, tmp_path):
         sf.save_state(state, tmp_path / "cut.safetensors", {"recipe": recipe.to_json(), "output": "out.png"})
         result = run("resume", tmp_path / "cut.safetensors", "-o", tmp_path / "out.png")
         assert result.exit_code == 0, result.output
-        assert (pixels(tmp_path / "out.png") == pictures["mixed"]).all()
+        assert (pixels(tmp_path / "out.png") == images["mixed"]).all()
 
 
 def test_what_a_mask_keeps_is_not_mixed(heart, tmp_path):

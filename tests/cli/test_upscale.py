@@ -12,15 +12,15 @@ from PIL import Image
 from test_cli import interrupted, pixels, run
 
 import sigmafield as sf
-from sigmafield.images import open_picture, recipe_of
-from sigmafield.tiling import Tiling
+from sigmafield.recipes.image_io import open_image, recipe_of
+from sigmafield.recipes.options import Tiling
 
 QUICK = ["--steps", 4, "--cfg", 3]
 
 
 @pytest.fixture(scope="module")
 def heart(tmp_path_factory):
-    """A small picture of a heart on white."""
+    """A small image of a heart on white."""
     path = tmp_path_factory.mktemp("upscale") / "heart.png"
     assert run("sample", "red heart", "-o", path, "--steps", 6, "--cfg", 3, "--seed", 1).exit_code == 0
     return path
@@ -36,12 +36,12 @@ def heart(tmp_path_factory):
     ],
     ids=lambda v: " ".join(map(str, v)),
 )
-def test_a_picture_is_enlarged_and_replayed(heart, tmp_path, options):
+def test_a_image_is_enlarged_and_replayed(heart, tmp_path, options):
     out = tmp_path / "large.png"
     result = run("upscale", heart, "red heart", "-o", out, *QUICK, *options)
     assert result.exit_code == 0, result.output
     sizes = {"--scale": (96, 96), "--size": (160, 96)}
-    assert open_picture(out).size == next((sizes[o] for o in options if o in sizes), (128, 128))
+    assert open_image(out).size == next((sizes[o] for o in options if o in sizes), (128, 128))
     again = run("replay", out)
     assert again.exit_code == 0, again.output
 
@@ -58,13 +58,13 @@ def test_it_is_a_recipe(heart, tmp_path):
     assert json.loads(recipe_of(out))["recipe"] == json.loads(recipe.to_json()) == facts["recipe"]
     job = sf.open_job(recipe, sf.load("tiny", device="cpu"))
     end = sf.finish(job.run, job.start)
-    assert (np.asarray(job.pictures(end)[0]) == pixels(out)).all()
+    assert (np.asarray(job.images(end)[0]) == pixels(out)).all()
     assert (facts["rows"], facts["rows"] + facts["rows_saved"]) == job.rows(end)
     told = run("upscale", heart, "red heart", "-o", out, *QUICK, *options[:-1]).output
     assert f"{facts['rows']} network rows, {facts['rows_saved']} fewer than plain tiling" in told
 
 
-def test_tiles_are_drawn_over_the_enlarged_picture(heart, tmp_path):
+def test_tiles_are_drawn_over_the_enlarged_image(heart, tmp_path):
     """Boxes of the quadtree, or of the grid for one strength; strengths are those asked for."""
     out, svg, png = (tmp_path / name for name in ("o.png", "t.svg", "t.PNG"))
     result = run("upscale", heart, "-o", out, *QUICK, "--show-tiles", svg, "--min-denoise", 0.1, "--max-denoise", 0.6)
@@ -86,7 +86,7 @@ def test_a_map_changes_each_place_as_much_as_it_says(heart, tmp_path):
     Image.fromarray(np.repeat([[0] * 8 + [255] * 8], 16, 0).astype(np.uint8)).save(mask)
     options = ["--denoise-map", mask, "--min-denoise", 0, "--max-denoise", 0.8]
     assert run("upscale", heart, "green apple", "-o", out, *QUICK, *options).exit_code == 0
-    large = open_picture(heart).resize((128, 128), Image.Resampling.LANCZOS)
+    large = open_image(heart).resize((128, 128), Image.Resampling.LANCZOS)
     change = np.abs(pixels(out).astype(int) - np.asarray(large)).mean((0, 2))
     assert change[:52].mean() < change[76:].mean() / 3
     large.save(plain)
@@ -124,7 +124,7 @@ def test_interrupted_upscale_resumes_to_the_same_pixels(heart, tmp_path):
 
 
 ERRORS = [
-    (["--scale", "1"], "scale must be above 1; got 1: to redraw a picture at its size, give --size"),
+    (["--scale", "1"], "scale must be above 1; got 1: to redraw a image at its size, give --size"),
     (["--scale", "2", "--size", "128x128"], "give --scale or --size, not both; got 2 and 128x128"),
     (["--size", "130x128"], "width must be a multiple of 4, the VAE's factor; got 130: try 128 or 132"),
     (["--tile", "50"], "tile must be a multiple of 4, the VAE's factor; got 50: try 48 or 52"),

@@ -4,15 +4,17 @@ from dataclasses import dataclass
 
 import torch
 
-from sigmafield.grid import VE, Flow, Grid
-from sigmafield.methods import METHODS, lookup
+from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.protocols import Pred
 from sigmafield.models.analytic import Mixture
-from sigmafield.run import Run, default_noise
+from sigmafield.noise.policy import default_noise
+from sigmafield.parameterization.timesteps import betas, discrete, shifted_flow
+from sigmafield.runs.run import Run
+from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import karras
-from sigmafield.types import Pred
 
-LINEAR = [name for name, method in METHODS.items() if method.linear]
-# churn adds noise only when asked to: the laws of stochastic methods hold for these parameters too
+LINEAR = [name for name, sampler in SAMPLERS.items() if sampler.linear]
+# churn adds noise only when asked to: the laws of stochastic samplers hold for these parameters too
 CHURN = {"s_churn": 4.0}
 
 # the corrections of the reference's quirks, each of which is a parameter; laws that the defaults break hold with them
@@ -39,12 +41,20 @@ CORRECTED = [
 ]
 
 
+LEVELS = {VE: discrete(betas()), Flow: shifted_flow(3.0)}
+
+
+def on(sigmas, process):
+    """A schedule with the clock of Stable Diffusion, or of a shifted flow."""
+    return Grid(sigmas, process, clock=LEVELS[type(process)].sigma_at)
+
+
 def grid(process, n=8, low=0.03):
     """A schedule that ends at 0: Karras for VE, a shifted line for a flow."""
     if isinstance(process, VE):
-        return Grid(karras(n, low, 14.6), process)
+        return on(karras(n, low, 14.6), process)
     u = torch.linspace(1, 0, n + 1, dtype=torch.float64)
-    return Grid(3 * u / (1 + 2 * u), process)
+    return on(3 * u / (1 + 2 * u), process)
 
 
 PROCESSES = [VE(), Flow(3.0)]
@@ -68,5 +78,5 @@ def guided(process):
 
 
 def run_of(name, denoise, grid, x, **params):
-    """A run with the noise that the method would get by default, seeded with 7."""
-    return Run(denoise, lookup(name), grid, default_noise(lookup(name), 7, grid, x), params)
+    """A run with the noise that the sampler would get by default, seeded with 7."""
+    return Run(denoise, SAMPLERS.lookup(name), grid, default_noise(SAMPLERS.lookup(name).noise, 7, grid, x), params)

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import grid
 
-import sigmafield.brownian as brownian
-from sigmafield.brownian import ANSWERS, Brownian
-from sigmafield.checkpoint import load_state, save_state
-from sigmafield.grid import VE, Grid, Span
-from sigmafield.methods import lookup
+import sigmafield.noise.brownian as brownian
+from sigmafield.core.process import VE, Grid, Span
 from sigmafield.models.analytic import Mixture
-from sigmafield.run import Run, finish, iterate
+from sigmafield.noise.brownian import ANSWERS, Brownian
+from sigmafield.runs.checkpoint import load_state, save_state
+from sigmafield.runs.run import Run, finish, iterate
+from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import karras
 
 SHAPE = (2, 3, 4, 5)
@@ -137,10 +137,10 @@ def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
     sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 2)
     g, theirs = Grid(sigmas, VE()), tree(sigmas, 3)
     source = Recorded(3, g, shape)
-    finish(Run(Mixture(), lookup(name), g, source), 14.6 * torch.ones(shape))
+    finish(Run(Mixture(), SAMPLERS.lookup(name), g, source), 14.6 * torch.ones(shape))
     for a, b in source.asked:
         ask(theirs, a, b)
-    assert len(source.asked) == (n - 1) * lookup(name).evals
+    assert len(source.asked) == (n - 1) * SAMPLERS.lookup(name).evals
     assert len(source.drawn) == len(set(source.drawn)) == nodes(theirs)
     depth = 24  # log2((14.6 - 0.03)/1e-6), rounded up
     assert max(source.held) <= depth * (5 if name == "dpmpp_sde" else 3)
@@ -170,12 +170,12 @@ def test_questions_are_begun_before_they_are_asked(r):
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde"])
 def test_resumed_and_interleaved_runs_are_the_run_alone(name, tmp_path):
     g, x = grid(VE(), n=9), 14.6 * torch.ones(SHAPE)
-    alone = list(iterate(Run(Mixture(), lookup(name), g, Brownian(3, g, SHAPE)), x))
+    alone = list(iterate(Run(Mixture(), SAMPLERS.lookup(name), g, Brownian(3, g, SHAPE)), x))
     for cut in range(len(alone)):
         save_state(alone[cut], tmp_path / "state.safetensors")
-        run = Run(Mixture(), lookup(name), g, Brownian(3, g, SHAPE))
+        run = Run(Mixture(), SAMPLERS.lookup(name), g, Brownian(3, g, SHAPE))
         assert torch.equal(finish(run, load_state(tmp_path / "state.safetensors")[0]).x, alone[-1].x)
-    run = Run(Mixture(), lookup(name), g, Brownian(3, g, SHAPE))
+    run = Run(Mixture(), SAMPLERS.lookup(name), g, Brownian(3, g, SHAPE))
     two, ahead = [run.start(x), run.start(x)], 0
     while not all(run.done(state) for state in two):
         if not run.done(two[0]):

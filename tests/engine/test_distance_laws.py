@@ -6,11 +6,17 @@ import pytest
 import torch
 from laws import PROCESSES, Guided, grid, guided, run_of
 
-from sigmafield.grid import VE, Flow, Grid
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.protocols import Pred
 from sigmafield.guidance.guider import Guider
-from sigmafield.methods import METHODS
-from sigmafield.methods.distance import resamples
-from sigmafield.methods.soft_median import (
+from sigmafield.models.analytic import Mixture
+from sigmafield.noise.policy import default_noise
+from sigmafield.noise.sources import Gaussian, Keyed, Pair, Silent
+from sigmafield.runs.run import Run, finish, iterate, sample
+from sigmafield.samplers import SAMPLERS
+from sigmafield.samplers.distance import resamples
+from sigmafield.samplers.soft_median import (
     combine,
     matrix_norm,
     perpendicular,
@@ -20,10 +26,6 @@ from sigmafield.methods.soft_median import (
     weighted,
     weights,
 )
-from sigmafield.models.analytic import Mixture
-from sigmafield.noise import Gaussian, Keyed, Pair, Silent
-from sigmafield.run import Run, default_noise, finish, iterate, sample
-from sigmafield.types import Cond, Pred
 
 processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
 SHAPES = [(2, 3, 7), (2, 4, 5, 6), (2, 3, 2, 4, 5)]
@@ -189,7 +191,7 @@ def test_evaluations_follow_the_formula(levels, start, stop):
         m = ((level - low) / (high - low)) ** 0.5 if high > low else 1.0
         mixed = int(first * m + stop * (1 - m) + 1e-6) if stop >= 0 else first
         asked.append(1 + (max(min(first, stop), mixed) if stop >= 0 else first) * bool(after))
-    run = Run(Mixture(), METHODS["distance_c3"], g, Silent(), {"resample": start, "resample_end": stop})
+    run = Run(Mixture(), SAMPLERS["distance_c3"], g, Silent(), {"resample": start, "resample_end": stop})
     assert finish(run, begin(g)).nfe == sum(asked)
     times = [resamples(g.span(i), start, stop) for i in range(g.n)]
     assert times == sorted(times, reverse=first >= stop)
@@ -198,7 +200,7 @@ def test_evaluations_follow_the_formula(levels, start, stop):
 def test_the_specified_runs_take_their_evaluations():
     g = Grid(torch.tensor([14.6, 9, 6, 4, 2.5, 1.2, 0.6, 0.2, 0]), VE())
     for (start, stop), nfe in {(3, 1): 20, (3, -1): 29, (-1, 1): 23}.items():
-        run = Run(Mixture(), METHODS["distance_c3"], g, Silent(), {"resample": start, "resample_end": stop})
+        run = Run(Mixture(), SAMPLERS["distance_c3"], g, Silent(), {"resample": start, "resample_end": stop})
         assert finish(run, begin(g)).nfe == nfe
 
 
@@ -207,10 +209,10 @@ def test_windows_count_steps_from_either_end(window, steps):
     g = grid(VE())
     params = {"resample": 2, "distance_first": window[0], "distance_last": window[1]}
     inner = steps if window[1] not in (-1, 99) else steps - 1  # the last step is Euler's anyway
-    assert finish(Run(Mixture(), METHODS["distance_c3"], g, Silent(), params), begin(g)).nfe == g.n + 2 * inner
+    assert finish(Run(Mixture(), SAMPLERS["distance_c3"], g, Silent(), params), begin(g)).nfe == g.n + 2 * inner
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name.startswith(("distance", "perp"))])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name.startswith(("distance", "perp"))])
 @processes
 def test_a_constant_answer_makes_it_euler(name, process):
     """All slopes are (x − D)/σ up to rounding. What bends slopes is left out: it acts on rounding, or on D."""
@@ -218,7 +220,7 @@ def test_a_constant_answer_makes_it_euler(name, process):
     g = grid(process)
     x = begin(g, (1, 3, 4, 5))
     model = lambda x, sigma, ctx: Pred(D, D, D)  # noqa: E731
-    straight = {"perp_step": False} if "perp_step" in METHODS[name].defaults else {"strength": 0.0}
+    straight = {"perp_step": False} if "perp_step" in SAMPLERS[name].defaults else {"strength": 0.0}
     ours = list(iterate(run_of(name, model, g, x, **straight), x))
     for state, other in zip(ours, iterate(run_of("euler", model, g, x), x)):
         torch.testing.assert_close(state.x, other.x, rtol=2e-3, atol=2e-3)
@@ -279,7 +281,7 @@ def test_inner_noise_has_a_stream_of_its_own():
         drawn.update(main=[], inner=[])
         pair = Pair(Kept(1, x.shape), Kept(2, x.shape))
         pair.main.name, pair.inner.name = "main", "inner"
-        finish(Run(guided(VE()), METHODS["distance_c2"], g, pair, params), x)
+        finish(Run(guided(VE()), SAMPLERS["distance_c2"], g, pair, params), x)
         return list(drawn["main"]), list(drawn["inner"])
 
     main, nothing = draws(eta=0.5)
@@ -293,7 +295,10 @@ def test_inner_noise_has_a_stream_of_its_own():
 def test_a_pair_goes_on_where_it_was():
     g = grid(VE(), 4)
     x = begin(g)
-    for source in (default_noise(METHODS["distance"], 3, g, x), Pair(Keyed([1, 2], x.shape), Keyed([3, 4], x.shape))):
+    for source in (
+        default_noise(SAMPLERS["distance"].noise, 3, g, x),
+        Pair(Keyed([1, 2], x.shape), Keyed([3, 4], x.shape)),
+    ):
         state = source.get_state()
         first = source(g.span(0)), source.inner(g.span(0))
         source.set_state(state)
@@ -312,7 +317,7 @@ def test_noise_on_a_flow_may_be_all_there_is():
 
 def test_presets_leave_nothing_behind():
     model = Guided(Mixture(), Mixture(weights=(0.4, 0.3, 0.3)))
-    for name in (name for name, method in METHODS.items() if method.step.__name__ == "distance"):
+    for name in (name for name, sampler in SAMPLERS.items() if sampler.step.__name__ == "distance"):
         short = grid(VE(), 3)
         x = begin(short)
         fresh = sample(model, x, short.sigmas, name)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sigmafield.families import family
-from sigmafield.grid import Grid
-from sigmafield.guidance.cond import covering, cropped, fit, place, predict
-from sigmafield.types import Area, Cond, Control, Ctx, Residuals
+from sigmafield.core.conditioning import Area, Cond, Control, Residuals, covering, cropped, fit
+from sigmafield.core.predict import place, predict
+from sigmafield.core.process import Grid
+from sigmafield.core.protocols import Ctx
+from sigmafield.parameterization.families import family
 
 SD = family("SD15").sampling()
 SPACE = (8, 12)

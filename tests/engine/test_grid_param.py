@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import PROCESSES, grid, guided
 
-from sigmafield import param
-from sigmafield.grid import VE, Flow, Grid
-from sigmafield.levels import betas
-from sigmafield.maths import lincomb, near_miss, safe_div
-from sigmafield.methods import METHODS
-from sigmafield.run import sample
-from sigmafield.types import Pred
+from sigmafield.core.linear import lincomb, safe_div
+from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.protocols import Pred
+from sigmafield.core.registry import near_miss
+from sigmafield.parameterization import prediction as param
+from sigmafield.parameterization.timesteps import betas
+from sigmafield.runs.run import sample
+from sigmafield.samplers import SAMPLERS
 
 SAMPLINGS = {
     "eps": param.discrete_sampling("eps", betas()),
@@ -52,7 +53,7 @@ def test_discrete_levels_and_timesteps_are_inverse(name):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    name=st.sampled_from(list(METHODS)),
+    name=st.sampled_from(list(SAMPLERS)),
     shape=st.sampled_from([(1, 4, 7), (2, 1, 3, 5), (1, 2, 3, 4, 4), (0, 4, 2, 2)]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     process=st.sampled_from(PROCESSES),
@@ -60,7 +61,7 @@ def test_discrete_levels_and_timesteps_are_inverse(name):
 )
 def test_every_method_takes_every_shape_and_dtype(name, shape, dtype, process, steps):
     """1-D to video latents, empty batches, half-precision answers: shape and dtype of x are kept."""
-    if METHODS[name].adaptive and not shape[0]:
+    if SAMPLERS[name].adaptive and not shape[0]:
         return  # an empty batch has no error to control
     g = grid(process, n=steps)
     x = process.start(g.sigmas[0], torch.ones(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))

@@ -4,18 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from laws import run_of
+from laws import LEVELS, on, run_of
 
-from sigmafield.checkpoint import load_state, save_state
-from sigmafield.grid import VE, Flow, Grid, Span
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import VE, Flow, Span
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance import MODS, parse_mods
+from sigmafield.guidance.autoguidance import Perturbed
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
 from sigmafield.guidance.hooks import Asked, Mods
-from sigmafield.guidance.perturbed import Perturbed
 from sigmafield.models.analytic import Mixture
-from sigmafield.run import finish, iterate
+from sigmafield.runs.checkpoint import load_state, save_state
+from sigmafield.runs.run import finish, iterate
 from sigmafield.schedules import karras
-from sigmafield.types import Cond, Ctx
 
 CFG = 6.0
 SIGMA = torch.tensor(0.8, dtype=torch.float64)
@@ -60,7 +61,7 @@ def guider(text="", cfg=CFG, model=None, **rest):
 
 
 def ctx(sigma=SIGMA, process=VE(), **rest):
-    return Ctx(Span(sigma, sigma / 2, process), {}, **rest)
+    return Ctx(Span(sigma, sigma / 2, process, clock=LEVELS[type(process)].sigma_at), {}, **rest)
 
 
 def noisy(shape=SHAPES[4], seed=0):
@@ -172,7 +173,7 @@ def test_declared_evaluations(name):
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m_sde", "euler_cfg_pp"])
 @pytest.mark.parametrize("text", ["apg(momentum=-0.6)", "interval(start=0.1)+apg(momentum=0.3, eta=0.2)+cfg_norm"])
 def test_a_checkpoint_at_every_cut_is_the_uninterrupted_run(sampler, text, tmp_path):
-    grid, x = Grid(karras(6, 0.03, 14.6), VE(14.6)), 14.6 * noisy()
+    grid, x = on(karras(6, 0.03, 14.6), VE(14.6)), 14.6 * noisy()
     run = run_of(sampler, guider(text), grid, x)
     states = [run.start(x), *iterate(run, x)]
     whole = states[-1].x
@@ -185,7 +186,7 @@ def test_a_checkpoint_at_every_cut_is_the_uninterrupted_run(sampler, text, tmp_p
 
 def test_runs_share_no_memory():
     """One guider in two runs, stepped in turn, is each alone."""
-    grid, one = Grid(karras(5, 0.03, 14.6), VE(14.6)), guider("apg(momentum=-0.6)")
+    grid, one = on(karras(5, 0.03, 14.6), VE(14.6)), guider("apg(momentum=-0.6)")
     starts = [14.6 * noisy(seed=seed) for seed in (1, 2)]
     alone = [finish(run_of("euler", one, grid, x), x).x for x in starts]
     turns = zip(*(iterate(run_of("euler", one, grid, x), x) for x in starts))
@@ -217,7 +218,11 @@ def test_methods_see_the_predictions_that_mods_left():
 
 def test_outside_of_an_interval_the_negative_is_not_evaluated():
     process = VE(14.6)
-    for level, rows in {process.sigma_at(0.1): 2, process.sigma_at(0.5): 4, process.sigma_at(0.9): 2}.items():
+    for level, rows in {
+        LEVELS[type(process)].sigma_at(0.1): 2,
+        LEVELS[type(process)].sigma_at(0.5): 4,
+        LEVELS[type(process)].sigma_at(0.9): 2,
+    }.items():
         model, sigma = Model(), torch.tensor(level, dtype=torch.float64)
         one = guider("interval(start=0.3, end=0.7)+apg", model=model)
         C = guider(cfg=1.0)(noisy(), sigma, ctx(sigma, process)).x0

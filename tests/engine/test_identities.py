@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from laws import CHURN, CORRECTED, FLOW_NOISE, LARGE, LINEAR, PROCESSES, grid, run_of
+from laws import CHURN, CORRECTED, FLOW_NOISE, LARGE, LINEAR, PROCESSES, grid, on, run_of
 
-from sigmafield.grid import Flow, Grid
+from sigmafield.core.process import Flow
+from sigmafield.core.protocols import Pred
 from sigmafield.lab import one_step, table
-from sigmafield.methods import METHODS
-from sigmafield.run import Run, finish
-from sigmafield.types import Pred
+from sigmafield.runs.run import Run, finish
+from sigmafield.samplers import SAMPLERS
 
 NAMES = [(name, {}) for name in LINEAR] + [
     ("euler", CHURN),
@@ -63,7 +63,7 @@ def cases():
 
 # of lower order on two steps, with a schedule of their own, or with the predicted x as their state
 NOT_IN_TWO_STEPS = {"uni_pc", "uni_pc_bh2", "dpm_fast", "sa_solver", "sa_solver_pece"}
-SECOND_ORDER = [(name, {}) for name in LINEAR if METHODS[name].order >= 2 and name not in NOT_IN_TWO_STEPS]
+SECOND_ORDER = [(name, {}) for name in LINEAR if SAMPLERS[name].order >= 2 and name not in NOT_IN_TWO_STEPS]
 SECOND_ORDER += [
     ("ipndm_v", {"exact_weights": True}),
     ("deis", {"quadrature": "gauss"}),
@@ -85,11 +85,11 @@ def test_constants_and_marginals(name, params, process):
 
 
 def table_start(name, g, params):
-    regrid = METHODS[name].grid
-    return (regrid(g, METHODS[name].values | params) if regrid else g).sigmas[0]
+    regrid = SAMPLERS[name].grid
+    return (regrid(g, SAMPLERS[name].values | params) if regrid else g).sigmas[0]
 
 
-TO_THE_END = [(name, {}) for name in METHODS] + [
+TO_THE_END = [(name, {}) for name in SAMPLERS] + [
     (name, params) for name, params in CORRECTED if "end" in params or "denoise_to_zero" in params
 ]
 TO_THE_END += [("dpm_adaptive", {"denoise_to_zero": True})]
@@ -150,10 +150,10 @@ VE_NOISE = pytest.mark.xfail(strict=True, reason="VE's noise on a flow, as in th
 )
 def test_constants_and_marginals_of_chosen_steps(process, params):
     """dpm_adaptive has no table; with a network that always answers e₂, x is the list of its weights."""
-    g, axes = Grid(grid(process).sigmas[:-1], process), Axes(200)
+    g, axes = on(grid(process).sigmas[:-1], process), Axes(200)
     x = float(g.sigmas[0]) * axes.unit(0) + float(process.alpha(g.sigmas[0])) * axes.unit(1)
     constant = axes.unit(1)
-    run = Run(lambda x, sigma, ctx: Pred(constant), METHODS["dpm_adaptive"], g, axes, {"eta": 0.7, **params})
+    run = Run(lambda x, sigma, ctx: Pred(constant), SAMPLERS["dpm_adaptive"], g, axes, {"eta": 0.7, **params})
     first, signal, *noises = finish(run, x).x.flatten().tolist()
     assert axes.drawn > 3
     assert signal == pytest.approx(float(process.alpha(g.sigmas[-1])), abs=1e-12)
@@ -173,7 +173,7 @@ def test_the_first_step_of_a_flow_is_the_limit(eta, params):
     """Coefficients at σ = 1 are those of σ → 1."""
     at_one, near = (
         table(
-            "euler_ancestral_cfg_pp", Grid(torch.tensor([s, 0.7, 0.3], dtype=torch.float64), Flow()), eta=eta, **params
+            "euler_ancestral_cfg_pp", on(torch.tensor([s, 0.7, 0.3], dtype=torch.float64), Flow()), eta=eta, **params
         )[0]
         for s in (1.0, 1 - 1e-9)
     )
@@ -186,11 +186,11 @@ def test_the_first_step_of_a_flow_is_the_limit(eta, params):
 @pytest.mark.parametrize("name, params", SECOND_ORDER, ids=str)
 def test_first_moment(name, params, process, h_prev):
     """Σ ℓ_j (λ_j − λ) = α' (h − (1 − e^(−h))) + O(h³) over a step with history at h₋ = 2h and h/2, η = 0."""
-    params = params | ({"eta": 0.0} if "eta" in METHODS[name].defaults else {})
+    params = params | ({"eta": 0.0} if "eta" in SAMPLERS[name].defaults else {})
     error = {}
     for h in (0.1, 0.05):
         lam = torch.tensor([0.3, 0.3 + h_prev * h, 0.3 + h_prev * h + h], dtype=torch.float64)
-        g = Grid(process.sigma(lam), process)
+        g = on(process.sigma(lam), process)
         step = one_step(table(name, g, **params), 1)
         assert step.a == pytest.approx(float(step.span.ratio), rel=1e-6)
         times = process.lam(torch.tensor(step.sigmas, dtype=torch.float64)) - lam[1]

@@ -5,16 +5,17 @@ import math
 import pytest
 import torch
 
-from sigmafield.families import family
-from sigmafield.grid import VE, Grid
-from sigmafield.guidance.cond import place, predict, weight
+from sigmafield.core.conditioning import Area, Cond
+from sigmafield.core.predict import place, predict, weight
+from sigmafield.core.process import VE, Grid
+from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
-from sigmafield.ksampler import DROPS_PENULTIMATE, ksampler, ksampler_sigmas, open_run, window
-from sigmafield.latents import LatentFormat, formats, recognised
-from sigmafield.run import finish
+from sigmafield.parameterization.families import family
+from sigmafield.parameterization.latent_format import LatentFormat, formats, recognised
+from sigmafield.recipes.ksampler import DROPS_PENULTIMATE, ksampler, ksampler_sigmas, open_run, window
+from sigmafield.runs.run import finish
 from sigmafield.schedules import SCHEDULES
 from sigmafield.spatial.inpaint import Inpaint, differential, fit_mask
-from sigmafield.types import Area, Cond, Ctx, Pred
 
 SD, SD3 = family("SD15").sampling(), family("SD3").sampling()
 
@@ -77,7 +78,7 @@ def test_two_stages_are_one_run(sampling, latents):
     def denoise(x, sigma, ctx):
         return Pred(x / (1 + float(sigma)))
 
-    settings = {"seed": 3, "steps": 8, "sampler": "euler", "scheduler": "normal"}
+    settings = {"seed": 3, "steps": 8, "sampler": "euler", "schedule": "normal"}
     empty = torch.zeros(2, form.channels, 4, 4)
     whole = ksampler(denoise, sampling, form, empty, **settings)
     first = ksampler(denoise, sampling, form, empty, last_step=4, **settings)
@@ -103,10 +104,10 @@ BROKEN = pytest.mark.xfail(strict=True, reason="the latent of a run that ends ab
 )
 @pytest.mark.parametrize("sampling, latents", [(SD, "SD15"), (SD3, "SD3")])
 def test_a_whole_run_gives_the_clean_latent(sampling, latents, sampler, params):
-    """Where the network always answers the same latent, that is the picture."""
+    """Where the network always answers the same latent, that is the image."""
     form, c = formats()[latents], torch.full((1, formats()[latents].channels, 4, 4), 0.5)
-    settings = {"steps": 6, "sampler": sampler, "params": params, "scheduler_params": {"rho": 5.0}}
-    out = ksampler(lambda *_: Pred(c), sampling, form, torch.zeros_like(c), scheduler="karras", **settings)
+    settings = {"steps": 6, "sampler": sampler, "params": params, "schedule_params": {"rho": 5.0}}
+    out = ksampler(lambda *_: Pred(c), sampling, form, torch.zeros_like(c), schedule="karras", **settings)
     torch.testing.assert_close(out.samples, form.to_vae(c), rtol=1e-6, atol=0)
 
 
@@ -115,7 +116,7 @@ def test_bad_parameters_are_refused():
     with pytest.raises(ValueError, match="dpmpp_2m has no parameter 'eta'"):
         ksampler(lambda *_: None, SD, form, latent, sampler="dpmpp_2m", params={"eta": 1.0})
     with pytest.raises(ValueError, match="karras needs rho > 0; got 0"):
-        ksampler(lambda *_: None, SD, form, latent, scheduler="karras", scheduler_params={"rho": 0.0})
+        ksampler(lambda *_: None, SD, form, latent, schedule="karras", schedule_params={"rho": 0.0})
 
 
 def test_a_start_behind_the_end_returns_the_latent():
@@ -308,16 +309,16 @@ def test_latent_formats_go_there_and_back(name):
     assert x.shape[1] == form.channels
     torch.testing.assert_close(form.to_vae(x), z)
     if form.rgb:
-        picture = form.to_rgb(x)
-        assert picture.shape[:2] == (2, 3)
-        assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
+        image = form.to_rgb(x)
+        assert image.shape[:2] == (2, 3)
+        assert 0 <= float(image.min()) <= float(image.max()) <= 1
     else:
         with pytest.raises(ValueError, match="no rgb factors"):
             form.to_rgb(x)
     assert math.isfinite(float(x.abs().max()))
 
 
-def test_a_videos_picture_is_its_first_frame():
+def test_a_videos_image_is_its_first_frame():
     form = formats()["Wan21"]
     x = torch.randn(1, 16, 3, 4, 5)
     assert torch.equal(form.to_rgb(x), form.to_rgb(x[:, :, :1]))

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sigmafield.grid import Flow, Grid
-from sigmafield.lcm_upscale import factors, lcm_upscale
-from sigmafield.methods import lookup
+from sigmafield.core.process import Flow, Grid
+from sigmafield.core.resize import MODES, bislerp, resize
 from sigmafield.models.analytic import Mixture
-from sigmafield.noise import Keyed
-from sigmafield.resize import MODES, bislerp, resize
-from sigmafield.run import Run, finish
+from sigmafield.noise.sources import Keyed
+from sigmafield.runs.lcm_upscale import factors, lcm_upscale
+from sigmafield.runs.run import Run, finish
+from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import karras
 
 SIGMAS = karras(5, 0.1, 10.0)
@@ -59,7 +59,7 @@ def test_bislerp_keeps_the_variance_of_noise_where_the_mean_loses_it():
 
 def test_scale_1_is_lcm():
     x = 10 * torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    run = Run(denoise, lookup("lcm"), Grid(SIGMAS, MODEL.process), Keyed([7, 7], x.shape, x.dtype))
+    run = Run(denoise, SAMPLERS.lookup("lcm"), Grid(SIGMAS, MODEL.process), Keyed([7, 7], x.shape, x.dtype))
     end = states(x, scale=1.0, mode="nearest-exact")[-1]
     torch.testing.assert_close(end.x, finish(run, x).x)
     assert end.nfe == 5
@@ -72,7 +72,7 @@ def test_scale_1_with_a_flows_noise_is_lcm_on_the_flow():
     def denoise(x, sigma, ctx):
         return model(x, sigma)
 
-    exact = finish(Run(denoise, lookup("lcm"), Grid(sigmas, Flow()), Keyed([7, 7], x.shape, x.dtype)), x).x
+    exact = finish(Run(denoise, SAMPLERS.lookup("lcm"), Grid(sigmas, Flow()), Keyed([7, 7], x.shape, x.dtype)), x).x
     of = {"scale": 1.0, "mode": "nearest-exact", "process": Flow()}
     *_, end = lcm_upscale(denoise, x, sigmas, [7, 7], flow_noise=True, **of)
     torch.testing.assert_close(end.x, exact)

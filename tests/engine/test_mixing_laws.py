@@ -7,23 +7,28 @@ import pytest
 import torch
 from laws import PROCESSES, grid, guided, run_of
 
-from sigmafield.checkpoint import load_state, save_state
-from sigmafield.families import family
-from sigmafield.grid import VE, Grid
-from sigmafield.ksampler import ksampler_sigmas
-from sigmafield.latents import formats
-from sigmafield.methods import METHODS
-from sigmafield.mixing_ksampler import batch_unsample, mixing_ksampler, mixing_ksampler_advanced, mixing_sampler
+from sigmafield.comfyui.iterative_mixing import (
+    batch_unsample,
+    mixing_ksampler,
+    mixing_ksampler_advanced,
+    mixing_sampler,
+)
+from sigmafield.core.process import VE, Grid
+from sigmafield.core.protocols import Pred
 from sigmafield.models.analytic import Mixture
-from sigmafield.run import Run, finish, iterate
-from sigmafield.spatial.blends import BLENDS, CURVES, addition, blending_weights, norm_only, slerp
+from sigmafield.parameterization.families import family
+from sigmafield.parameterization.latent_format import formats
+from sigmafield.recipes.ksampler import ksampler_sigmas
+from sigmafield.runs.blends import BLENDS, CURVES, addition, blending_weights, norm_only, slerp
+from sigmafield.runs.checkpoint import load_state, save_state
+from sigmafield.runs.mixing import KeyedLevels, Mixing, Perlin, StreamLevels, matched, noised, passes
+from sigmafield.runs.perlin_masks import improved_noise, masks, perlin_masks
+from sigmafield.runs.run import Run, finish, iterate
+from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.inpaint import Inpaint, differential
-from sigmafield.spatial.mixing import KeyedLevels, Mixing, Perlin, StreamLevels, matched, noised, passes
-from sigmafield.spatial.perlin_masks import improved_noise, masks, perlin_masks
-from sigmafield.types import Pred
 
 processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
-ON_SCHEDULE = [name for name, method in METHODS.items() if not method.adaptive]
+ON_SCHEDULE = [name for name, sampler in SAMPLERS.items() if not sampler.adaptive]
 SHAPE = (2, 3, 4, 5)
 
 
@@ -32,7 +37,7 @@ def source(shape=SHAPE, seed=5):
 
 
 def mixing(name, process, c, n=8, **settings):
-    """A mixing of weights c (one number, or one a step of the method's own schedule) and its levels' noise."""
+    """A mixing of weights c (one number, or one a step of the sampler's own schedule) and its levels' noise."""
     run = run_of(name, guided(process), grid(process, n), source())
     weights = [c] * run.grid.n if isinstance(c, float) else c
     return Mixing(run, KeyedLevels([1, 2], SHAPE), weights, **settings)
@@ -42,7 +47,7 @@ def mixing(name, process, c, n=8, **settings):
 @processes
 @pytest.mark.thinned(3)
 def test_all_of_the_run_is_the_run(name, process):
-    """c = 1: any method as it is without mixing, begun at the noised source, in the evaluations that it takes alone."""
+    """c = 1: any sampler as it is without mixing, begun at the noised source, in the evaluations that it takes alone."""
     m, s = mixing(name, process, 1.0), source()
     start = noised(s, m.run.grid.sigmas[0], m.noise(0, 0), process)
     plain, end = finish(m.run, start), finish(m, s)
@@ -73,7 +78,7 @@ def test_none_of_the_run_is_the_noised_source(name, blend, process):
 def test_a_right_answer_stays_on_the_noised_source(name, process, c):
     """D = s, one noise for all levels, blended before the step: x is s at its level all the way."""
     s = source()
-    run = Run(lambda x, sigma, ctx: Pred(s), METHODS[name], grid(process))
+    run = Run(lambda x, sigma, ctx: Pred(s), SAMPLERS[name], grid(process))
     m = Mixing(run, KeyedLevels([1, 2], SHAPE, shared=True), [c] * 8, align="before")
     for state in iterate(m, s):
         sigma = run.grid.sigmas[state.i]
@@ -86,7 +91,7 @@ def test_the_variance_form_keeps_the_level(align, process):
     """With D = s the noise that is left has the level's deviation; a plain blend of independent noises has less."""
     shape = (1, 1, 200, 200)
     s = source(shape)
-    run = Run(lambda x, sigma, ctx: Pred(s), METHODS["euler"], grid(process))
+    run = Run(lambda x, sigma, ctx: Pred(s), SAMPLERS["euler"], grid(process))
     deviations = {}
     for of in ("state", "variance"):
         m = Mixing(run, KeyedLevels([1], shape), [0.5] * 8, align=align, of=of)
@@ -205,7 +210,7 @@ def test_outside_of_a_mask_is_the_source(settings, kept, process):
         seen.append((float(sigma), x))
         return Mixture(process=process)(x, sigma)
 
-    run = Run(Inpaint(denoise, s, nu, mask, process), METHODS["euler"], grid(process))
+    run = Run(Inpaint(denoise, s, nu, mask, process), SAMPLERS["euler"], grid(process))
     end = finish(Mixing(run, KeyedLevels([1, 2], SHAPE), [0.5] * 8, **settings), s)
     assert torch.equal(end.x[..., :2], s[..., :2])
     assert not torch.allclose(end.x[..., 2:], s[..., 2:])
@@ -221,7 +226,7 @@ def test_differential_diffusion_lets_places_in_at_their_level():
     s, nu = source(), source(seed=8)
     ramp = torch.linspace(0, 1, 5).expand(SHAPE)
     kept = Inpaint(Mixture(), s, nu, ramp, sampling.process, differential(sampling.levels, sigmas))
-    m = Mixing(Run(kept, METHODS["euler"], Grid(sigmas, VE())), KeyedLevels([1, 2], SHAPE), [0.5] * 8)
+    m = Mixing(Run(kept, SAMPLERS["euler"], Grid(sigmas, VE())), KeyedLevels([1, 2], SHAPE), [0.5] * 8)
     for state in iterate(m, s):
         if state.i < 8:
             still = kept.mask_of(sigmas[state.i - 1].double(), ramp) == 0
@@ -231,7 +236,7 @@ def test_differential_diffusion_lets_places_in_at_their_level():
 def test_samples_do_not_meet_and_seeds_reproduce():
     for settings in ({"blend": slerp}, {"blend": norm_only, "match_source": True}, {"perlin": Perlin("latents")}):
         s, c = source(), blending_weights("logistic", 8)
-        run = Run(Mixture(), METHODS["dpmpp_2m"], grid(VE()))
+        run = Run(Mixture(), SAMPLERS["dpmpp_2m"], grid(VE()))
         both = finish(Mixing(run, KeyedLevels([1, 2], SHAPE), c, rewind=(0.5, 0.8), **settings), s).x
         torch.manual_seed(0)  # nothing may depend on the global generator
         for k in range(2):
@@ -243,7 +248,7 @@ def test_samples_do_not_meet_and_seeds_reproduce():
 def test_a_video_and_a_sound_are_mixed_as_well():
     for shape in ((1, 3, 2, 4, 5), (2, 3, 9)):
         s = source(shape)
-        run = Run(Mixture(), METHODS["euler"], grid(VE()))
+        run = Run(Mixture(), SAMPLERS["euler"], grid(VE()))
         end = finish(Mixing(run, KeyedLevels(range(len(s)), shape), [0.6] * 8, match_source=True), s).x
         space = tuple(range(2, s.ndim))
         torch.testing.assert_close(end.mean(space), s.mean(space), rtol=1e-4, atol=1e-5)
@@ -370,7 +375,7 @@ def test_the_mixing_ksamplers_and_their_repair():
     ones = {"start_blending_at_pct": 0.0, "clamp_blending_at_pct": 0.0}  # from the first step on, c = 1
     whole = mixing_ksampler_advanced(soft, SD, FORM, batch, seed=5, renoise=False, **ones)
     sigmas = ksampler_sigmas(SD.levels, "euler", "normal", 6)
-    plain = finish(Run(soft, METHODS["euler"], Grid(sigmas, VE())), FORM.to_network(batch[-1:])).x
+    plain = finish(Run(soft, SAMPLERS["euler"], Grid(sigmas, VE())), FORM.to_network(batch[-1:])).x
     torch.testing.assert_close(whole.mixed[-1:], FORM.to_vae(plain))
     assert len(whole.mixed) == len(whole.intermediates) == 7 and whole.nfe == 6
     assert torch.equal(whole.noised, batch.flip(0)) and torch.equal(whole.mixed[0], batch[-1])
@@ -392,7 +397,9 @@ def test_refusals():
         lambda: Mixing(run, noise, c, blend=slerp, of="variance"): "blends by addition: give no other blend",
         lambda: Mixing(run, noise, c, align="before", of="denoised"): "cannot be blended before the step",
         lambda: Mixing(run, noise, c, rewind=(0.9, 0.2)): "0 ≤ least < most ≤ 1; got 0.9 and 0.2",
-        lambda: Mixing(replace(run, method=METHODS["dpm_adaptive"], noise=noise_of(run)), noise, c): "chooses its own",
+        lambda: Mixing(
+            replace(run, sampler=SAMPLERS["dpm_adaptive"], noise=noise_of(run)), noise, c
+        ): "chooses its own",
         lambda: blending_weights("cosin", 8): "unknown blending schedule 'cosin'; did you mean cosine",
         lambda: blending_weights("cosine", 8, stop=-1): "stop must be ≥ 0; got -1",
         lambda: KeyedLevels([1], SHAPE): "one seed a sample: got 1 for a batch of 2",

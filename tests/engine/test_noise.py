@@ -6,9 +6,9 @@ import pytest
 import torch
 from laws import grid
 
-from sigmafield.brownian import Brownian
-from sigmafield.grid import VE, Span
-from sigmafield.noise import Gaussian, Keyed, initial_noise, randn
+from sigmafield.core.process import VE, Span
+from sigmafield.noise.brownian import Brownian
+from sigmafield.noise.sources import Gaussian, Keyed, initial_noise, randn
 
 SHAPE = (2, 3, 4, 5)
 

@@ -3,10 +3,10 @@
 import pytest
 from laws import CORRECTED, LINEAR, PROCESSES
 
-from sigmafield.lab.order import START, alone, convergence, solution, uneven
-from sigmafield.methods import METHODS
+from sigmafield.lab.convergence import START, alone, convergence, solution, uneven
 from sigmafield.models.analytic import Mixture
-from sigmafield.run import Run, finish
+from sigmafield.runs.run import Run, finish
+from sigmafield.samplers import SAMPLERS
 
 # no ODE to converge to: all noise is drawn anew, or noise cannot be switched off
 STOCHASTIC = {"ddpm", "lcm"}
@@ -22,7 +22,7 @@ INEXACT |= dict.fromkeys(["er_sde_ode", "er_sde_reverse_time"], INEXACT["er_sde"
 SOLVERS = [*LINEAR, "distance_c2", "distance_c3", "perp_step"]  # the last three are not linear, but solve the ODE
 
 
-def methods():
+def samplers():
     for name in SOLVERS:
         if name not in STOCHASTIC:
             marks = pytest.mark.xfail(strict=True, reason=INEXACT[name]) if name in INEXACT else ()
@@ -31,15 +31,15 @@ def methods():
 
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize("kind", ["mixture", pytest.param("gaussian", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", list(methods()))
+@pytest.mark.parametrize("name", list(samplers()))
 def test_order(name, kind, process):
     gaussian = Mixture(means=(0.4,), weights=(1.0,), tau=0.6, process=process)
     model = gaussian if kind == "gaussian" else Mixture(process=process)
-    steps = {1: (64, 192), 2: (32, 128)}.get(METHODS[name].order, (98, 290))
+    steps = {1: (64, 192), 2: (32, 128)}.get(SAMPLERS[name].order, (98, 290))
     # with more, the start decides; and below an error of 1e-7, float32
     params = {"lms": {"order": 2}, "deis": {"max_order": 2}, "dpm_fast": {"precise": True}}.get(name, {})
     seen = convergence(name, process, steps, model=model, **params)
-    assert seen.slope == pytest.approx(METHODS[name].order, abs=0.3), f"errors {seen.errors}"
+    assert seen.slope == pytest.approx(SAMPLERS[name].order, abs=0.3), f"errors {seen.errors}"
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
@@ -60,7 +60,7 @@ def test_adaptive_meets_its_tolerance():
     errors, calls = [], []
     for tolerance in (1e-2, 1e-4):
         params = {"rtol": tolerance, "atol": tolerance / 10, "eta": 0.0}
-        run = Run(alone(model), METHODS["dpm_adaptive"], uneven(PROCESSES[0], 2), params=params)
+        run = Run(alone(model), SAMPLERS["dpm_adaptive"], uneven(PROCESSES[0], 2), params=params)
         state = finish(run, START)
         errors.append(float((state.x - solution(model)).abs().max()))
         calls.append(state.nfe)
@@ -76,6 +76,6 @@ EXACT = [case for case in CORRECTED if case[0] in INEXACT or case[0] == "deis"]
 @pytest.mark.parametrize("name, params", EXACT, ids=str)
 def test_corrected_methods_converge(name, params, process):
     """Those of `INEXACT`, which do not converge to second order as ComfyUI has them, do with their corrections."""
-    params = params | ({"max_order": 3} if "max_order" in METHODS[name].defaults else {})
+    params = params | ({"max_order": 3} if "max_order" in SAMPLERS[name].defaults else {})
     seen = convergence(name, process, (32, 128), **params)
     assert seen.slope > 1.9, f"errors {seen.errors}"

@@ -7,22 +7,22 @@ import pytest
 import torch
 from laws import PROCESSES, grid, guided, run_of
 
-from sigmafield.families import family
-from sigmafield.methods import METHODS
-from sigmafield.noise import Keyed
-from sigmafield.recipe import Recipe
-from sigmafield.run import Run, iterate
+from sigmafield.noise.sources import Keyed
+from sigmafield.parameterization.families import family
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.run import Run, iterate
+from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
 NETWORKS = {"ve": family("SD15").sampling().levels, "flow": family("SD3").sampling().levels}
-OWNERS = [*METHODS.values(), *SCHEDULES.values()]
+OWNERS = [*SAMPLERS.values(), *SCHEDULES.values()]
 SETTINGS = [(owner, parameter) for owner in OWNERS for parameter in owner.parameters.values()]
 names = pytest.mark.parametrize("owner, parameter", SETTINGS, ids=lambda value: value.name)
 
 
 @names
 def test_docstrings_say_what_a_parameter_may_be(owner, parameter):
-    doc = " ".join((owner.step if owner in METHODS.values() else owner.make).__doc__.split())
+    doc = " ".join((owner.step if owner in SAMPLERS.values() else owner.make).__doc__.split())
     assert parameter.name in doc
     if parameter.range:
         assert parameter.range.text(parameter.name) in doc
@@ -54,14 +54,14 @@ def never(x, sigma, ctx):
     raise AssertionError("the network was called")
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.parameters])
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.parameters])
 def test_bad_values_are_refused_before_anything_runs(name):
-    method, g = METHODS[name], grid(PROCESSES[0])
-    for parameter in method.parameters.values():
-        for value in refused(parameter, method.defaults):
+    sampler, g = SAMPLERS[name], grid(PROCESSES[0])
+    for parameter in sampler.parameters.values():
+        for value in refused(parameter, sampler.defaults):
             params = {parameter.name: value}
             with pytest.raises(ValueError, match=f"^{name} needs .*{parameter.name}.*; got "):
-                Run(never, method, g, Keyed([1], (1, 1, 2, 2)), params)
+                Run(never, sampler, g, Keyed([1], (1, 1, 2, 2)), params)
             with pytest.raises(ValueError, match=f"^{name} needs .*{parameter.name}.*; got "):
                 Recipe("a heart", sampler=name, params=params)
 
@@ -73,29 +73,29 @@ def test_bad_values_of_schedules_are_refused(name):
         for value in refused(parameter, schedule.defaults):
             message = f"^the schedule {name} needs .*{parameter.name}.*; got "
             with pytest.raises(ValueError, match=message):
-                Recipe("a heart", scheduler=name, scheduler_params={parameter.name: value})
+                Recipe("a heart", schedule=name, schedule_params={parameter.name: value})
             with pytest.raises(ValueError, match=message):
                 schedule(10, NETWORKS["flow" if schedule.network == "flow" else "ve"], **{parameter.name: value})
 
 
 def test_ends_may_be_other_parameters():
     with pytest.raises(ValueError, match="seeds_3 needs 0 < r_1 < r_2; got 0.7 and r_2 = 0.5"):
-        METHODS["seeds_3"].check({"r_1": 0.7, "r_2": 0.5})
+        SAMPLERS["seeds_3"].check({"r_1": 0.7, "r_2": 0.5})
     with pytest.raises(ValueError, match="euler needs s_tmax ≥ s_tmin; got 1 and s_tmin = 2"):
-        METHODS["euler"].check({"s_tmin": 2.0, "s_tmax": 1.0})
-    METHODS["seeds_3"].check({"r_1": 0.7, "r_2": 0.8})
+        SAMPLERS["euler"].check({"s_tmin": 2.0, "s_tmax": 1.0})
+    SAMPLERS["seeds_3"].check({"r_1": 0.7, "r_2": 0.8})
     SCHEDULES["karras"].check({"sigma_max": torch.full((1, 1, 2, 2), 5.0), "sigma_min": 0.1})
 
 
 def test_a_preset_keeps_what_it_fixes():
-    """A method without noise has no η; as it is, it may be given, so that runs can be made again from their params."""
+    """A sampler without noise has no η; as it is, it may be given, so that runs can be made again from their params."""
     with pytest.raises(ValueError, match="res_multistep has no parameter 'eta'; it has none"):
-        METHODS["res_multistep"].check({"eta": 1.0})
+        SAMPLERS["res_multistep"].check({"eta": 1.0})
     g = grid(PROCESSES[0])
-    for method in METHODS.values():
-        run = Run(never, method, g, Keyed([1], (1, 1, 2, 2)))
-        assert replace(run, grid=g).params == run.params == method.params
-        assert not set(method.fixed) & set(method.parameters) and set(method.fixed) <= set(method.params)
+    for sampler in SAMPLERS.values():
+        run = Run(never, sampler, g, Keyed([1], (1, 1, 2, 2)))
+        assert replace(run, grid=g).params == run.params == sampler.params
+        assert not set(sampler.fixed) & set(sampler.parameters) and set(sampler.fixed) <= set(sampler.params)
 
 
 def allowed(parameter, defaults):
@@ -114,13 +114,13 @@ def allowed(parameter, defaults):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.parameters])
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.parameters])
 def test_what_is_allowed_works(name, process):
     """At the ends of every range a run comes to its end, without infinities."""
     g = grid(process)
     x = process.start(g.sigmas[0], torch.randn(1, 2, 3, 3, dtype=torch.float64), torch.zeros(1, 2, 3, 3).double())
-    for parameter in METHODS[name].parameters.values():
-        for value in allowed(parameter, METHODS[name].defaults):
+    for parameter in SAMPLERS[name].parameters.values():
+        for value in allowed(parameter, SAMPLERS[name].defaults):
             run = run_of(name, guided(process), g, x, **{parameter.name: value})
             for state, _ in zip(iterate(run, x), range(500)):  # noqa: B007
                 pass

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
+from laws import LEVELS, run_of
 from laws import grid as schedule
-from laws import run_of
 
-from sigmafield.grid import VE, Flow, Span
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import VE, Flow, Span
+from sigmafield.core.protocols import Call, Ctx
 from sigmafield.guidance import MODS, parse_mods
+from sigmafield.guidance.caching import phase
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.reuse import phase
 from sigmafield.models.analytic import Mixture
-from sigmafield.run import finish
-from sigmafield.types import Call, Cond, Ctx
+from sigmafield.runs.run import finish
 
 COND = Cond(torch.zeros(1, 1, 1))
 
@@ -88,7 +89,7 @@ def test_memory_begins_anew_where_the_first_call_is_another(change):
 @pytest.mark.parametrize("process", [VE(14.6), Flow(3.0)])
 def test_the_window_is_open_at_its_end(process):
     """σ(end) < σ ≤ σ(start), both in float32; with several samples all have to be in it."""
-    high, low = process.sigma_at(0.2), process.sigma_at(0.8)
+    high, low = LEVELS[type(process)].sigma_at(0.2), LEVELS[type(process)].sigma_at(0.8)
     for sigma, want in {high: "inside", high * 1.001: "before", low: "after", low * 1.001: "inside"}.items():
         assert phase(torch.tensor(sigma, dtype=torch.float64), 0.2, 0.8, process) == want
     levels = torch.tensor([high, high * 1.1], dtype=torch.float64).reshape(2, 1, 1, 1)

@@ -5,17 +5,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from laws import CHURN, CORRECTED, PROCESSES, grid, guided, run_of
+from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, run_of
 
-from sigmafield.checkpoint import load_state, moved, save_state
-from sigmafield.grid import VE, Grid
-from sigmafield.methods import METHODS
-from sigmafield.noise import Keyed
-from sigmafield.run import Run, finish, iterate, sample
-from sigmafield.types import Pred, State
+from sigmafield.core.process import VE, Grid
+from sigmafield.core.protocols import Pred, State
+from sigmafield.noise.sources import Keyed
+from sigmafield.runs.checkpoint import load_state, moved, save_state
+from sigmafield.runs.run import Run, finish, iterate, sample
+from sigmafield.samplers import SAMPLERS
 
 NOISY = {"eta": 0.6, "distance_step_eta": 0.3, "use_negative": True}
-ALL = [(name, {}) for name in METHODS] + [("euler", CHURN), ("heun", CHURN), ("dpm_adaptive", {"eta": 0.5})]
+ALL = [(name, {}) for name in SAMPLERS] + [("euler", CHURN), ("heun", CHURN), ("dpm_adaptive", {"eta": 0.5})]
 ALL += [("dpm_adaptive", {"denoise_to_zero": True}), *CORRECTED]
 ALL += [("distance_c3", NOISY), ("distance_fast", {"sharpen": True, "smooth": True, "use_softmax": True})]
 PAPER = {"cfgpp": "paper", "resample": 0, "eta": 0.5}
@@ -72,7 +72,7 @@ def test_step_is_pure_and_runs_interleave(name, params, process):
     assert all(torch.equal(a.x, b.x) for a, b in zip(alone, pair))
 
 
-FIELD = [(name, params) for name, params in ALL if not METHODS[name].adaptive and name != "dpm_fast"]
+FIELD = [(name, params) for name, params in ALL if not SAMPLERS[name].adaptive and name != "dpm_fast"]
 SUMMED = {
     "deis",
     "er_sde",
@@ -82,7 +82,7 @@ SUMMED = {
 
 
 def keyed_run(name, params, denoise, g, x):
-    return Run(denoise, METHODS[name], g, Keyed(range(x.shape[0]), x.shape, x.dtype), params)
+    return Run(denoise, SAMPLERS[name], g, Keyed(range(x.shape[0]), x.shape, x.dtype), params)
 
 
 @pytest.mark.parametrize("name, params", FIELD, ids=str)
@@ -91,7 +91,7 @@ def keyed_run(name, params, denoise, g, x):
 def test_constant_field_is_the_scalar(name, params, process, dtype):
     g = grid(process)
     x = start(g, dtype=dtype)
-    field = Grid(g.sigmas.reshape(-1, 1, 1, 1, 1).expand(-1, 2, 1, 4, 5), process)
+    field = on(g.sigmas.reshape(-1, 1, 1, 1, 1).expand(-1, 2, 1, 4, 5), process)
     model = guided(process)
     scalar = finish(keyed_run(name, params, model, g, x), x)
     end = finish(keyed_run(name, params, model, field, x), x).x
@@ -101,7 +101,7 @@ def test_constant_field_is_the_scalar(name, params, process, dtype):
         assert torch.equal(end, scalar.x)
 
 
-ELEMENTWISE = [(name, params) for name, params in FIELD if METHODS[name].linear]
+ELEMENTWISE = [(name, params) for name, params in FIELD if SAMPLERS[name].linear]
 
 
 @pytest.mark.parametrize("name, params", ELEMENTWISE, ids=str)
@@ -112,11 +112,11 @@ def test_field_of_two_schedules_is_two_runs(name, params, process):
     one, two = grid(process).sigmas, grid(process).sigmas * 0.5
     field = one.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
     field[..., 3:] = two.reshape(-1, 1, 1, 1, 1)
-    x = start(Grid(one, process))
+    x = start(on(one, process))
     model = guided(process)
-    whole = finish(keyed_run(name, params, model, Grid(field, process), x), x).x
+    whole = finish(keyed_run(name, params, model, on(field, process), x), x).x
     for half, sigmas in ((slice(0, 3), one), (slice(3, 5), two)):
-        alone = finish(keyed_run(name, params, model, Grid(sigmas, process), x), x).x
+        alone = finish(keyed_run(name, params, model, on(sigmas, process), x), x).x
         torch.testing.assert_close(whole[..., half], alone[..., half], rtol=1e-5, atol=1e-5)
 
 
@@ -129,8 +129,8 @@ def test_frozen_pixels_stay(name, params, process):
     field = sigmas.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
     field[..., 0] = sigmas[3]  # frozen all the time
     field[4:, ..., 1] = 0  # done after step 4
-    g = Grid(field, process)
-    x = start(Grid(sigmas, process))
+    g = on(field, process)
+    x = start(on(sigmas, process))
     states = list(iterate(keyed_run(name, params, guided(process), g, x), x))
     assert torch.equal(states[-1].x[..., 0], x[..., 0])
     assert torch.equal(states[-1].x[..., 1], states[3].x[..., 1])
@@ -138,13 +138,13 @@ def test_frozen_pixels_stay(name, params, process):
     assert not torch.equal(states[-1].x[..., 2:], x[..., 2:])
 
 
-@pytest.mark.parametrize("name", [name for name, params in FIELD if not params and METHODS[name].linear])
+@pytest.mark.parametrize("name", [name for name, params in FIELD if not params and SAMPLERS[name].linear])
 @processes
 @pytest.mark.parametrize("first", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7))])
 def test_late_places_begin_without_history(name, process, first):
     """A place whose σ is held until a step goes on from there as a run of the rest of the schedule does."""
     g = grid(process)
-    rest = Grid(g.sigmas[first:], process)
+    rest = on(g.sigmas[first:], process)
     x = start(rest)
     model, keyed = guided(process), Keyed(range(2), x.shape)
 
@@ -152,10 +152,10 @@ def test_late_places_begin_without_history(name, process, first):
         def __call__(self, span):
             return super().__call__(replace(span, i=span.i + first))
 
-    alone = finish(Run(model, METHODS[name], rest, Later(range(2), x.shape)), x).x
+    alone = finish(Run(model, SAMPLERS[name], rest, Later(range(2), x.shape)), x).x
     field = g.sigmas.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
     field[:first, ..., 2:] = g.sigmas[first]
-    end = finish(Run(model, METHODS[name], Grid(field, process), keyed), x).x
+    end = finish(Run(model, SAMPLERS[name], on(field, process), keyed), x).x
     torch.testing.assert_close(end[..., 2:], alone[..., 2:], rtol=1e-6, atol=1e-6 if name in SUMMED else 0)
 
 
@@ -163,10 +163,10 @@ def test_late_places_begin_without_history(name, process, first):
 @processes
 @pytest.mark.thinned(3)
 def test_meta_device(name, params, process):
-    """No method reads a latent on the host: on the meta device, reading raises."""
+    """No sampler reads a latent on the host: on the meta device, reading raises."""
     g = grid(process)
     x = torch.empty(2, 3, 4, 5, device="meta")
-    run = Run(lambda x, sigma, ctx: Pred(x, x, x), METHODS[name], g, same_noise(x), params)
+    run = Run(lambda x, sigma, ctx: Pred(x, x, x), SAMPLERS[name], g, same_noise(x), params)
     assert finish(run, x).x.device.type == "meta"
 
 
@@ -190,7 +190,7 @@ def same_noise(x):
 def test_declared_needs(name, params, process):
     """Evaluations, noise and the unconditional prediction are as the registry row says."""
     steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples go with the schedule's length
-    g, method, asked, drawn = grid(process, steps), METHODS[name], [], []
+    g, sampler, asked, drawn = grid(process, steps), SAMPLERS[name], [], []
     x = start(g)
     model = guided(process)
 
@@ -202,10 +202,10 @@ def test_declared_needs(name, params, process):
     def denoise(x, sigma, ctx):
         asked.append(sigma)
         p = model(x, sigma, ctx)
-        # without cond and uncond: a method that reads them fails
+        # without cond and uncond: a sampler that reads them fails
         return p if ctx.need_uncond or params == PAPER else Pred(p.x0)
 
-    run = Run(denoise, method, g, Counting([1, 2], x.shape), params)
+    run = Run(denoise, sampler, g, Counting([1, 2], x.shape), params)
     state, counts = run.start(x), []
     while not run.done(state):
         before = len(asked)
@@ -213,14 +213,14 @@ def test_declared_needs(name, params, process):
         counts.append(len(asked) - before)
         assert state.nfe == len(asked)
     stops = params == PAPER or (params.get("eta") == 3.0 and process == VE())  # there σ_down = 0
-    assert max(counts) == (1 if stops else method.evals)
+    assert max(counts) == (1 if stops else sampler.evals)
     assert bool(drawn) == run.draws
     if not run.draws:
-        assert torch.equal(state.x, finish(Run(denoise, method, g, params=params), x).x)
+        assert torch.equal(state.x, finish(Run(denoise, sampler, g, params=params), x).x)
 
 
 @processes
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_degenerate_schedules(name, process):
     """No steps: x itself. One step to 0: the denoised latent, or what the docstrings say of the exceptions."""
     g = grid(process)
@@ -232,9 +232,9 @@ def test_degenerate_schedules(name, process):
     end = sample(model, x, one, name, process=process)
     p = model(x, one[0], None)
     kept = {"dpm_adaptive": x, "dpm_fast": x, "euler_pp": 2 * p.x0 - p.uncond}
-    if METHODS[name].defaults.get("cfgpp") == "doubled":
+    if SAMPLERS[name].defaults.get("cfgpp") == "doubled":
         kept[name] = 2 * p.x0 - p.uncond
-    if METHODS[name].step.__name__ == "uni_pc":
+    if SAMPLERS[name].step.__name__ == "uni_pc":
         kept[name] = x * float(((0.001**2 + 1) / (one[0] ** 2 + 1)).sqrt())
     expected = kept.get(name, p.x0)
     torch.testing.assert_close(end, expected, rtol=1e-5, atol=1e-5)
@@ -252,12 +252,12 @@ def test_bad_input_is_refused_at_construction():
     with pytest.raises(ValueError, match=r"a flow lie in \[0, 1\]; got 2"):
         Grid(torch.tensor([2.0, 1.0]), PROCESSES[1])
     with pytest.raises(ValueError, match="draws noise"):
-        Run(model, METHODS["seeds_2"], g)
-    field = Grid(g.sigmas.reshape(-1, 1, 1, 1, 1), VE())
+        Run(model, SAMPLERS["seeds_2"], g)
+    field = on(g.sigmas.reshape(-1, 1, 1, 1, 1), VE())
     with pytest.raises(ValueError, match="one sigma per step"):
-        Run(model, METHODS["dpm_adaptive"], field)
+        Run(model, SAMPLERS["dpm_adaptive"], field)
     with pytest.raises(ValueError, match="one sigma per step"):
-        Run(model, METHODS["dpm_fast"], field)
+        Run(model, SAMPLERS["dpm_fast"], field)
 
 
 def test_a_failed_evaluation_leaves_the_state(tmp_path):

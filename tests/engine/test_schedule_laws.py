@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigmafield import schedules
-from sigmafield.families import families, family
-from sigmafield.grid import Flow
-from sigmafield.levels import betas, resolution_shift
-from sigmafield.param import discrete_sampling
+from sigmafield.core.process import Flow
+from sigmafield.parameterization.families import families, family
+from sigmafield.parameterization.prediction import discrete_sampling
+from sigmafield.parameterization.timesteps import betas, resolution_shift
 from sigmafield.schedules import SCHEDULES
 
 NETWORKS = {"ve": family("SD15").sampling().levels, "flow": family("SD3").sampling().levels}
@@ -157,7 +157,7 @@ def test_a_consistency_model_is_bound_to_x_at_the_end():
 
 
 ERRORS = {
-    "unknown": (lambda: schedules.lookup("kerras"), "unknown scheduler 'kerras'; did you mean karras?"),
+    "unknown": (lambda: SCHEDULES.lookup("kerras"), "unknown schedule 'kerras'; did you mean karras?"),
     "steps": (lambda: SCHEDULES["karras"](0, NETWORKS["ve"]), "steps must be ≥ 1; got 0"),
     "parameter": (lambda: SCHEDULES["karras"](5, NETWORKS["ve"], rh=1.0), "no parameter 'rh'; did you mean rho"),
     "network": (lambda: SCHEDULES["flux2"](5, NETWORKS["ve"]), "flux2 is for flows, whose noise levels end at 1"),

@@ -8,13 +8,13 @@ import pytest
 import torch
 from laws import grid
 
-from sigmafield.brownian import Brownian
-from sigmafield.grid import VE
-from sigmafield.methods import lookup
+from sigmafield.core.process import VE
 from sigmafield.models.analytic import Mixture
-from sigmafield.noise import Gaussian, Keyed, randn
-from sigmafield.run import Run, finish, iterate
-from sigmafield.shaped_noise import Shaped, coloured, offset, perlin, pyramid
+from sigmafield.noise.brownian import Brownian
+from sigmafield.noise.sources import Gaussian, Keyed, randn
+from sigmafield.noise.spectrum import Shaped, coloured, offset, perlin, pyramid
+from sigmafield.runs.run import Run, finish, iterate
+from sigmafield.samplers import SAMPLERS
 
 FILTERS = {
     "pink": partial(coloured, exponent=1.0),
@@ -156,7 +156,7 @@ def test_runs_resume_at_every_step(shape, kind):
             "gaussian": lambda: Gaussian(1, dims),
             "brownian": lambda: Brownian(1, g, dims),
         }[kind]()
-        return Run(Mixture(), lookup("dpmpp_sde"), g, Shaped(source, shape))
+        return Run(Mixture(), SAMPLERS.lookup("dpmpp_sde"), g, Shaped(source, shape))
 
     states = list(iterate(run(), x))
     for state in states[:-1]:

@@ -8,13 +8,14 @@ import pytest
 import torch
 from laws import run_of
 
-from sigmafield.grid import VE, Flow, Grid, Span
+from sigmafield.core.conditioning import Cond, Control, Residuals
+from sigmafield.core.process import VE, Flow, Grid, Span
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance import parse_mods, windows
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.windows import context, free_noise, shares, weights, windows_of
-from sigmafield.run import finish, iterate
+from sigmafield.runs.run import finish, iterate
 from sigmafield.schedules import karras
-from sigmafield.types import Cond, Control, Ctx, Residuals
+from sigmafield.spatial.context_windows import context, free_noise, shares, weights, windows_of
 
 SCHEDULES = ["standard_static", "standard_uniform", "looped_uniform", "batched"]
 FUSES = ["pyramid", "relative", "flat", "overlap_linear"]

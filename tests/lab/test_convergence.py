@@ -2,7 +2,7 @@
 
 import pytest
 
-from sigmafield.grid import VE, Flow
+from sigmafield.core.process import VE, Flow
 from sigmafield.lab import convergence
 from sigmafield.models.analytic import Mixture
 

@@ -5,15 +5,15 @@ from importlib.resources import files
 
 import pytest
 
+from sigmafield.citations import bibliography, cite, sources
 from sigmafield.guidance import MODS
-from sigmafield.lab.papers import bibliography, cite, sources
-from sigmafield.methods import METHODS
+from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
 TEXT = (files("sigmafield") / "data" / "papers.bib").read_text("utf-8")
 
 
-ROWS = [*METHODS.values(), *SCHEDULES.values(), *MODS.values()]
+ROWS = [*SAMPLERS.values(), *SCHEDULES.values(), *MODS.values()]
 
 
 @pytest.mark.parametrize("name, paper", [(row.name, row.paper) for row in ROWS])
@@ -54,5 +54,5 @@ def test_cite():
     assert [entry.key for entry in cite("dpmpp_2m_cfg_pp", "dpmpp_2m", "karras")] == [
         "lu2022dpmsolverpp", "chung2024cfgpp", "karras2022edm",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="no method, schedule or guidance 'kerras' to cite; did you mean karras"):
+    with pytest.raises(ValueError, match="no sampler, schedule or guidance 'kerras' to cite; did you mean karras"):
         cite("kerras")

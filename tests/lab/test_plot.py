@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from sigmafield.grid import VE, Flow
+from sigmafield.core.process import VE, Flow
 from sigmafield.lab import Convergence, plot
 from sigmafield.lab.latent_batch import similarity, statistics
 
@@ -21,7 +21,7 @@ def test_errors_are_drawn_with_their_slope():
 
 
 def test_region_is_drawn_where_it_is():
-    """A disc of radius 1 around −1, as of Euler's method, is drawn between −2 and 0."""
+    """A disc of radius 1 around −1, as of Euler's sampler, is drawn between −2 and 0."""
     box = (-3.0, 1.0, -2.0, 2.0)
     re, im = torch.meshgrid(torch.linspace(*box[:2], 81), torch.linspace(*box[2:], 81), indexing="xy")
     (axes,) = plot.region(((1 + re) ** 2 + im**2).sqrt(), box).axes

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from sigmafield.grid import VE, Grid
+from sigmafield.core.process import VE, Grid
+from sigmafield.core.protocols import Pred
 from sigmafield.lab import amplification, real_interval
-from sigmafield.methods import METHODS, lookup
-from sigmafield.run import Run
-from sigmafield.types import Pred
+from sigmafield.runs.run import Run
+from sigmafield.samplers import SAMPLERS
 
 Z = torch.complex(*torch.randn(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))) * 2
 
@@ -75,7 +75,7 @@ HAS_OWN_SCALE = {
 """Their coefficients depend on the step or on σ (SA-Solver: where its noise is on): no one factor of growth."""
 
 
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.linear and n not in HAS_OWN_SCALE])
+@pytest.mark.parametrize("name", [n for n, m in SAMPLERS.items() if m.linear and n not in HAS_OWN_SCALE])
 def test_runs_grow_by_the_spectral_radius(name):
     """x after many equal steps grows by the spectral radius a step, at a z where the largest eigenvalue is real."""
     h, n = 0.3, 60
@@ -96,7 +96,7 @@ def test_runs_grow_by_the_spectral_radius(name):
         return Pred(D, D, D)
 
     lam = h * (torch.arange(n + 8, dtype=torch.float64) - n)  # to σ = 1, above which UniPC's float32 is good
-    run = Run(denoise, lookup(name), Grid(VE().sigma(lam), VE()), Silence())
+    run = Run(denoise, SAMPLERS.lookup(name), Grid(VE().sigma(lam), VE()), Silence())
     state, size = run.start(torch.ones(1, 1, 1, 1, dtype=torch.float64)), []
     for _ in range(n):
         state = run.step(state)
@@ -106,7 +106,7 @@ def test_runs_grow_by_the_spectral_radius(name):
     assert size[-1] / size[-2] == pytest.approx(radius, rel=1e-4 if name.startswith("uni_pc") else 1e-9)
 
 
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.linear])
+@pytest.mark.parametrize("name", [n for n, m in SAMPLERS.items() if m.linear])
 def test_what_needs_no_damping_is_kept(name):
     """D(x) = x leaves x as it is: the radius at z = 0 is 1."""
     always = {"sde_start_percent": 0.0, "sde_end_percent": 1.0} if name.startswith("sa_solver") else {}

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from sigmafield.grid import VE, Flow, Grid
+from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.protocols import Pred
 from sigmafield.lab import one_step, render, table
-from sigmafield.lab.table import terms
-from sigmafield.run import Run
+from sigmafield.lab.coefficients import terms
+from sigmafield.parameterization.timesteps import betas, discrete
+from sigmafield.runs.run import Run
 from sigmafield.schedules import karras
-from sigmafield.types import Pred
 
-GRID = Grid(karras(6, 0.03, 14.6), VE())
+GRID = Grid(karras(6, 0.03, 14.6), VE(), clock=discrete(betas()).sigma_at)
 
 
 class Recorder:
@@ -39,19 +40,19 @@ class Recorder:
         pass
 
 
-METHODS_OF_ALL_KINDS = [
+SAMPLERS_OF_ALL_KINDS = [
     "euler", "heun", "lms", "dpmpp_3m_sde", "seeds_3", "uni_pc", "euler_ancestral_cfg_pp", "dpm_fast", "lcm",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", METHODS_OF_ALL_KINDS)
+@pytest.mark.parametrize("name", SAMPLERS_OF_ALL_KINDS)
 def test_rows_are_what_a_run_does(name):
     """x after each step is the row's combination of x₀, predictions and noises; and one_step's of the step's own x."""
     rows, seen = table(name, GRID), Recorder()
     x0 = seen.draw()
-    from sigmafield.methods import lookup
+    from sigmafield.samplers import SAMPLERS
 
-    run = Run(seen.denoise, lookup(name), GRID, seen)
+    run = Run(seen.denoise, SAMPLERS.lookup(name), GRID, seen)
     state = run.start(x0)
     for i, row in enumerate(rows):
         before, state = state.x, run.step(state)

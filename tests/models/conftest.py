@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import small_models
 
-from sigmafield.models import load
-from sigmafield.models.pipeline import Pipeline
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load
 
 
 @pytest.fixture(scope="session")

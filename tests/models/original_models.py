@@ -12,7 +12,7 @@ import torch
 from small_models import clip, flow_scheduler, randomise, scheduler, t5
 from torch import Tensor
 
-from sigmafield.models.original.tokenizers import unpack
+from sigmafield.models.single_file.tokenizers import unpack
 
 VOCABULARY = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
 SPREAD = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"

@@ -13,7 +13,7 @@ from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches.normalized_attention import nag
 from sigmafield.guidance.patches.self_attention import seen
-from sigmafield.spatial.tiled import Tiled, grid_cover
+from sigmafield.spatial.tiled_model import Tiled, grid_cover
 
 
 class Normalizing:
@@ -113,7 +113,7 @@ def test_sag_is_its_rule_from_the_negative_prompts_attention(loaded):
 
 
 def test_sag_sees_the_ordinary_evaluation_alone(loaded):
-    """Beside PAG neither sees the other, and a method's second evaluation does not see the first."""
+    """Beside PAG neither sees the other, and a sampler's second evaluation does not see the first."""
     pipe = loaded("sd1")
     D = {text: asked(pipe, text).x0 for text in ("", "pag", "sag", "pag+sag", "sag+pag")}
     for text in ("pag+sag", "sag+pag"):
@@ -127,7 +127,7 @@ def test_sag_refuses_maps_of_parts(loaded):
     pipe = loaded("sd1")
     P, N = conds(pipe)
     guider = Guider(Tiled(pipe.model, grid_cover((8, 8), 4)), P, N, 3.0, parse_mods("sag"))
-    with pytest.raises(ValueError, match="sag needs the negative prompt's attention over the whole picture"):
+    with pytest.raises(ValueError, match="sag needs the negative prompt's attention over the whole image"):
         guider(noisy(pipe), SIGMA, ctx_of(pipe))
 
 

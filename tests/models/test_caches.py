@@ -7,18 +7,18 @@ import pytest
 import torch
 
 import sigmafield as sf
-from sigmafield.checkpoint import load_state, save_state
-from sigmafield.grid import Grid, Span
+from sigmafield.core.process import Grid, Span
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance import parse_mods
+from sigmafield.guidance.autoguidance import Perturbed
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.hooks import Mods
-from sigmafield.guidance.perturbed import Perturbed
-from sigmafield.job import open_job
-from sigmafield.recipe import Recipe
-from sigmafield.run import finish, iterate
-from sigmafield.spatial.served import Served
-from sigmafield.spatial.tiled import Tiled, grid_cover
-from sigmafield.types import Ctx
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.checkpoint import load_state, save_state
+from sigmafield.runs.run import finish, iterate
+from sigmafield.spatial.field_denoiser import Served
+from sigmafield.spatial.tiled_model import Tiled, grid_cover
 
 CACHES = ["easycache", "lazycache"]
 STEPS = 12
@@ -78,9 +78,9 @@ def watched(pipe, guidance, **settings):
     return watch.asked
 
 
-def simulated(inputs, outputs, sigmas, process, lazy, threshold=0.2, start=0.15, end=0.95, sizes=None):
+def simulated(inputs, outputs, sigmas, clock, lazy, threshold=0.2, start=0.15, end=0.95, sizes=None):
     """The rule in plain numbers over a run that was recorded: which evaluations it leaves out."""
-    high, low = process.sigma_at(start), process.sigma_at(end)
+    high, low = clock(start), clock(end)
     X = Y = N = rho = None
     a, out = 0.0, []
     for x, y, size, sigma in zip(inputs, outputs, sizes or outputs, sigmas):
@@ -117,11 +117,11 @@ def test_easycache_leaves_out_what_the_rule_says(threshold, sampler, pipe):
     for x, sigma, _ in asked:
         level = torch.tensor(sigma, dtype=torch.float64)
         with torch.no_grad():
-            guider(x, level, Ctx(Span(level, level / 2, pipe.sampling.process), {}))
+            guider(x, level, Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {}))
         given, made, _ = plain.calls[-1]
         inputs, outputs, sizes = [*inputs, given[:1]], [*outputs, made[:1]], [*sizes, made]
         sigmas.append(sigma)
-    out = simulated(inputs, outputs, sigmas, pipe.sampling.process, False, threshold, sizes=sizes)
+    out = simulated(inputs, outputs, sigmas, pipe.sampling.clock, False, threshold, sizes=sizes)
     assert 0 < sum(out) < len(out)
     assert len(seen.calls) == out.count(False)
     called = [given for given, *_ in plain.calls]
@@ -138,9 +138,11 @@ def test_lazycache_leaves_out_what_the_rule_says_and_answers_with_the_last_diffe
     for x, sigma, _ in asked:
         level = torch.tensor(sigma, dtype=torch.float64)
         with torch.no_grad():
-            outputs.append(plain(x, level, Ctx(Span(level, level / 2, pipe.sampling.process), {})).x0)
+            outputs.append(
+                plain(x, level, Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})).x0
+            )
     xs, sigmas = [x for x, *_ in asked], [sigma for _, sigma, _ in asked]
-    out = simulated(xs, outputs, sigmas, pipe.sampling.process, True, threshold)
+    out = simulated(xs, outputs, sigmas, pipe.sampling.clock, True, threshold)
     assert 0 < sum(out) < len(out)
     for k, ((x, _, pred), D) in enumerate(zip(asked, outputs)):
         if out[k]:
@@ -219,7 +221,7 @@ def test_rows_that_are_split_over_calls_are_kept_apart(pipe):
 
 
 def test_tiles_and_regions_are_kept_apart(pipe):
-    """A cache under tiles leaves out whole evaluations, and the picture stays that of the tiles."""
+    """A cache under tiles leaves out whole evaluations, and the image stays that of the tiles."""
 
     def tiled(text):
         seen = Recorded(pipe)
@@ -278,12 +280,14 @@ def test_autoguidance_within_caches_and_patches(pipe):
         mods = parse_mods(text)
         guider = Guider(model, P, cfg=1.0, mods=replace(mods, after=(*mods.after, *after)))
         with torch.no_grad():
-            return guider(x, level, ctx or Ctx(Span(level, level / 2, pipe.sampling.process), {})).x0
+            return guider(
+                x, level, ctx or Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
+            ).x0
 
     for text in ("", "pag(scale=0)+context(length=8, overlap=2)"):
         C, W = guided(pipe.model, text), guided(worse.model)
         torch.testing.assert_close(guided(pipe.model, text, [Perturbed(worse.model, 1.5)]), C + 1.5 * (C - W))
-    ctx = Ctx(Span(level, level / 2, pipe.sampling.process), {})
+    ctx = Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
     cached = "easycache(reuse_threshold=3, start_percent=0)"
     fresh = guided(pipe.model, after=[Perturbed(worse.model, 1.5)])
     seen, other = Recorded(pipe), Recorded(worse)

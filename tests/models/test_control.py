@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sigmafield.grid import Grid
-from sigmafield.guidance.cond import fit, predict
+from sigmafield.core.conditioning import Area, Cond, Control, fit
+from sigmafield.core.predict import predict
+from sigmafield.core.process import Grid
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
-from sigmafield.ksampler import open_run
-from sigmafield.models import load, load_control
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.run import finish
-from sigmafield.types import Area, Cond, Control, Ctx
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load, load_control
+from sigmafield.recipes.ksampler import open_run
+from sigmafield.runs.run import finish
 
 pytest.importorskip("diffusers")
 import diffusers
@@ -90,7 +91,7 @@ def told(pipe: Pipeline, *controls: Control) -> Cond:
 def answer(pipe: Pipeline, cond: Cond, sigma: float = 2.0, x: Tensor = X) -> Tensor:
     """The clean latent that a conditioning leads to."""
     at = torch.tensor(sigma, dtype=torch.float64)
-    ctx = Ctx(Grid(torch.tensor([sigma, 0.0]), pipe.sampling.process).span(0), {})
+    ctx = Ctx(Grid(torch.tensor([sigma, 0.0]), pipe.sampling.process, clock=pipe.sampling.clock).span(0), {})
     return predict(pipe.model, x, at, [[cond]], ctx)[0]
 
 
@@ -155,7 +156,7 @@ def test_a_union_is_told_the_kind(nets: dict[str, tuple[Any, Any]], pipe: Pipeli
 def test_strength_0_and_outside_of_the_window_is_no_control(
     name: str, nets: dict[str, tuple[Any, Any]], pipe: Pipeline
 ) -> None:
-    half = pipe.sampling.process.sigma_at(0.5)
+    half = pipe.sampling.clock(0.5)
     plain = told(pipe)
     late = told(pipe, control(nets, name, window=(0.5, 1.0)))
     whole = told(pipe, control(nets, name))
@@ -225,7 +226,7 @@ def test_conditionings_share_a_call_if_their_controls_do(nets: dict[str, tuple[A
 
     counted = replace(pipe, network=network)
     at = torch.tensor(2.0, dtype=torch.float64)
-    ctx = Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.sampling.process).span(0), {})
+    ctx = Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.sampling.process, clock=pipe.sampling.clock).span(0), {})
     x = torch.randn(2, 4, 8, 12)
     hints = torch.rand(2, 3, *SIZE)
     for other, calls in {
@@ -312,7 +313,7 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
         load_control(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"hint must be \[B, 3, height, width\]; got shape \(1, 1, 4, 4\)"):
         Control(steered.net, torch.rand(1, 1, 4, 4))
-    with pytest.raises(ValueError, match="needs pictures with sides that are multiples of 4; got 22x16"):
+    with pytest.raises(ValueError, match="needs images with sides that are multiples of 4; got 22x16"):
         xl = control(nets, "xl adapter")
         xl.net(X, T, told(pipe), torch.rand(1, 3, 16, 22), 1.0)
 
@@ -323,19 +324,19 @@ def test_the_command_line_steers_and_replays(
     from typer.testing import CliRunner
 
     from sigmafield.cli import app
-    from sigmafield.images import open_picture, save_png, to_pictures
+    from sigmafield.recipes.image_io import open_image, save_png, to_images
 
     def run(*arguments: Any) -> Any:
         return CliRunner().invoke(app, [str(a) for a in arguments])
 
     hint = tmp_path / "hint.png"
-    save_png(to_pictures(HINT)[0], hint)
+    save_png(to_images(HINT)[0], hint)
     options = ["--model", sd1[0], "--steps", 2, "--size", "24x16", "--seed", 3]
     steered = ["--controlnet", f"net={nets['control'][0]},image={hint},strength=0.9,end=0.8"]
     for name, more in {"a": steered, "b": [*steered, *steered], "c": []}.items():
         result = run("sample", "a red heart", "-o", tmp_path / f"{name}.png", *options, *more)
         assert result.exit_code == 0, result.output
-    drawn = [open_picture(tmp_path / f"{name}.png").tobytes() for name in "abc"]
+    drawn = [open_image(tmp_path / f"{name}.png").tobytes() for name in "abc"]
     assert len(set(drawn)) == 3
     assert run("replay", tmp_path / "b.png").exit_code == 0
     hint.write_bytes((tmp_path / "c.png").read_bytes())

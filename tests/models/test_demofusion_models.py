@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from sigmafield.hints import ControlImage
-from sigmafield.images import save_png, to_pictures
-from sigmafield.job import open_job
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.recipe import Recipe
-from sigmafield.run import finish
-from sigmafield.single import Job
-from sigmafield.tiling import DemoFusion
+from sigmafield.models.bundle import Pipeline
+from sigmafield.recipes.build import Job
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.image_io import save_png, to_images
+from sigmafield.recipes.inputs import ControlImage
+from sigmafield.recipes.options import DemoFusion
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.run import finish
 
 Loaded = Callable[[str], Pipeline]
-RECIPE = Recipe("a red heart", steps=2, cfg=2.0, sampler="euler", scheduler="simple")
+RECIPE = Recipe("a red heart", steps=2, cfg=2.0, sampler="euler", schedule="simple")
 
 
 def opened(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Job:
@@ -29,14 +29,14 @@ def opened(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Job:
 
 
 def small_size(pipe: Pipeline) -> tuple[Pipeline, Recipe]:
-    """The model as if it knew only pictures of 8 by 8 places, and a recipe of 8 by 6."""
+    """The model as if it knew only images of 8 by 8 places, and a recipe of 8 by 6."""
     side = pipe.latent.factor
     known = replace(pipe, size=(8 * side, 8 * side), max_side=8 * side)
     return known, replace(RECIPE, height=8 * side, width=6 * side)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sd3", "flux dev", "auraflow", "lumina2"])
-def test_a_picture_larger_than_the_network(name: str, loaded: Loaded) -> None:
+def test_a_image_larger_than_the_network(name: str, loaded: Loaded) -> None:
     pipe, recipe = small_size(loaded(name))
     seen: list[tuple[int, ...]] = []
 
@@ -48,7 +48,7 @@ def test_a_picture_larger_than_the_network(name: str, loaded: Loaded) -> None:
     for phase, state in demo.run.walk(demo.start):
         assert state.x.shape[2:] == (8 * phase.scale, 6 * phase.scale)
         assert torch.isfinite(state.x).all()
-        assert demo.pictures(state)[0].size == (phase.size[1], phase.size[0])
+        assert demo.images(state)[0].size == (phase.size[1], phase.size[0])
     assert max(map(max, seen)) == 8
     assert all(side % pipe.patch == 0 for shape in seen for side in shape)
 
@@ -73,14 +73,14 @@ def test_each_window_of_sdxl_is_told_where_it_is(loaded: Loaded) -> None:
     assert len(crops) > 6 and all(0 <= y <= 10 and 0 <= x <= 6 for y, x in crops)
 
 
-def test_pictures_that_steer_are_cut_along(
+def test_images_that_steer_are_cut_along(
     loaded: Loaded, sd1: tuple[Path, Any], small: ModuleType, tmp_path: Path
 ) -> None:
     small.control_net(sd1[1].unet).save_pretrained(tmp_path / "net")
     ends = []
     for seed in (0, 1):
         hint = torch.rand(1, 3, 16, 12, generator=torch.Generator().manual_seed(seed))
-        save_png(to_pictures(hint)[0], tmp_path / f"{seed}.png")
+        save_png(to_images(hint)[0], tmp_path / f"{seed}.png")
         pipe, recipe = small_size(loaded("sd1"))
         steered = replace(recipe, controls=(ControlImage(str(tmp_path / "net"), str(tmp_path / f"{seed}.png")),))
         job = opened(steered, pipe, DemoFusion(2))
@@ -90,5 +90,5 @@ def test_pictures_that_steer_are_cut_along(
 
 @pytest.mark.parametrize("name", ["wan", "inpainting"])
 def test_refused(name: str, loaded: Loaded) -> None:
-    with pytest.raises(ValueError, match="demofusion needs a model that draws pictures from noise"):
+    with pytest.raises(ValueError, match="demofusion needs a model that draws images from noise"):
         opened(RECIPE, loaded(name), DemoFusion(2))

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sigmafield.grid import Span
-from sigmafield.models import load
-from sigmafield.models.pipeline import Pipeline
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import Span
+from sigmafield.core.protocols import Ctx
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load
 from sigmafield.models.tiny import load_tiny
-from sigmafield.types import Cond, Ctx
 
 pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
@@ -68,8 +69,8 @@ def test_text(model: str, request: pytest.FixtureRequest) -> None:
 def test_previews_are_of_the_latents_own_colours(sd1: tuple[Path, Any]) -> None:
     pipe = load(sd1[0])
     assert pipe.preview is not None
-    pictures = pipe.preview(torch.randn(2, 4, 8, 8))
-    assert pictures.shape == (2, 3, 8, 8) and 0 <= pictures.min() <= pictures.max() <= 1
+    images = pipe.preview(torch.randn(2, 4, 8, 8))
+    assert images.shape == (2, 3, 8, 8) and 0 <= images.min() <= images.max() <= 1
 
 
 def test_text_of_xl(sdxl: tuple[Path, Any]) -> None:
@@ -82,7 +83,7 @@ def test_text_of_xl(sdxl: tuple[Path, Any]) -> None:
     assert torch.equal(cond.extra["time_ids"], sizes.repeat(2, 1))
 
 
-def test_pictures(both: tuple[Pipeline, Any]) -> None:
+def test_images(both: tuple[Pipeline, Any]) -> None:
     ours, pipe = both
     c = pipe.vae.config
     images = torch.rand(2, 3, 16, 24)

@@ -1,4 +1,4 @@
-"""Every method as a diffusers scheduler: equal to our own loop, and at home in diffusers' pipelines."""
+"""Every sampler as a diffusers scheduler: equal to our own loop, and at home in diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ pytest.importorskip("diffusers")
 import diffusers
 
 from sigmafield import schedules
-from sigmafield.grid import Grid
-from sigmafield.job import open_job
-from sigmafield.maths import lincomb
-from sigmafield.methods import METHODS, lookup
-from sigmafield.models import load
-from sigmafield.models.diffusers_scheduler import SigmafieldScheduler
-from sigmafield.models.scheduler import sampling_of
-from sigmafield.noise import Gaussian
-from sigmafield.param import flow_sampling
-from sigmafield.recipe import Recipe
-from sigmafield.run import Run, default_noise, finish, iterate
-from sigmafield.types import Pred
+from sigmafield.core.linear import lincomb
+from sigmafield.core.process import Grid
+from sigmafield.core.protocols import Pred
+from sigmafield.diffusers_scheduler import SigmafieldScheduler
+from sigmafield.models.load import load
+from sigmafield.models.scheduler_config import sampling_of
+from sigmafield.noise.policy import default_noise
+from sigmafield.noise.sources import Gaussian
+from sigmafield.parameterization.prediction import flow_sampling
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.run import Run, finish, iterate
+from sigmafield.samplers import SAMPLERS
+from sigmafield.schedules import SCHEDULES
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 EPS = diffusers.EulerDiscreteScheduler(**SD)
@@ -37,10 +39,10 @@ MODELS = {"eps": EPS, "v": V, "flow": FLOW}
 U = {"cfgpp": "doubled", "use_negative": True}  # these parameters ask for the unconditional prediction too
 SERVED = [
     name
-    for name, m in METHODS.items()
+    for name, m in SAMPLERS.items()
     if not m.adaptive and not m.need_uncond and not any(m.defaults.get(key) == value for key, value in U.items())
 ]
-STOCHASTIC = [name for name in SERVED if METHODS[name].noise not in ("none", "churn")]
+STOCHASTIC = [name for name in SERVED if SAMPLERS[name].noise not in ("none", "churn")]
 STEPS = 5
 
 
@@ -60,7 +62,7 @@ def start(model: str, batch: int = 2) -> Tensor:
 
 
 def run_of(model: str, name: str, sigmas: Tensor, x: Tensor, noise: Any = None, **params: Any) -> Run:
-    """The method on the network, by our own engine."""
+    """The sampler on the network, by our own engine."""
     known = sampling(model)
 
     def denoise(x, sigma, ctx):
@@ -68,8 +70,8 @@ def run_of(model: str, name: str, sigmas: Tensor, x: Tensor, noise: Any = None, 
         F = network(lincomb(pre.c_in, x), known.levels.timestep(sigma).float())
         return Pred(lincomb(pre.c_skip, x, pre.c_out, F))
 
-    method, grid = lookup(name), Grid(sigmas, known.process)
-    return Run(denoise, method, grid, noise or default_noise(method, 7, grid, x), params)
+    sampler, grid = SAMPLERS.lookup(name), Grid(sigmas, known.process)
+    return Run(denoise, sampler, grid, noise or default_noise(sampler.noise, 7, grid, x), params)
 
 
 def ours(run: Run, x: Tensor) -> Tensor:
@@ -97,13 +99,13 @@ def drive(s: Any, x: Tensor, **step: Any) -> Tensor:
 @pytest.mark.parametrize("name, model", [*product(SERVED, ["eps", "flow"]), *product(["heun", "dpmpp_3m_sde"], ["v"])])
 @pytest.mark.thinned(3)
 def test_equals_iterate(name: str, model: str) -> None:
-    sigmas, x = schedules.lookup("normal")(STEPS, sampling(model).levels), start(model)
+    sigmas, x = SCHEDULES.lookup("normal")(STEPS, sampling(model).levels), start(model)
     run = run_of(model, name, sigmas, x)
     s = scheduler(model, name)
     s.set_timesteps(STEPS)
     assert torch.equal(drive(s, x), ours(run, x))
     assert len(s.timesteps) == finish(run, x).nfe == s.step_index
-    assert s.order == (lookup(name).evals if name != "dpm_fast" else 1)
+    assert s.order == (SAMPLERS.lookup(name).evals if name != "dpm_fast" else 1)
     with pytest.raises(ValueError, match=f"all {len(s.timesteps)} evaluations have been made: call set_timesteps"):
         s.step(x, s.timesteps[-1], x)
 
@@ -112,17 +114,17 @@ def test_serves_run_after_run() -> None:
     x, s = start("eps"), scheduler("eps", "dpmpp_2m_sde")
     for steps in (4, 6, 4):
         s.set_timesteps(steps)
-        sigmas = schedules.lookup("normal")(steps, sampling("eps").levels)
+        sigmas = SCHEDULES.lookup("normal")(steps, sampling("eps").levels)
         assert torch.equal(drive(s, x), ours(run_of("eps", "dpmpp_2m_sde", sigmas, x), x))
 
 
 @pytest.mark.parametrize("name, model", [*product(SERVED, ["eps"]), *product(["uni_pc", "seeds_3"], ["flow"])])
 @pytest.mark.thinned(3)
 def test_begins_in_the_middle_as_on_the_rest_of_the_schedule(name: str, model: str) -> None:
-    sigmas = schedules.lookup("simple")(STEPS, sampling(model).levels)
+    sigmas = SCHEDULES.lookup("simple")(STEPS, sampling(model).levels)
     s = scheduler(model, name, schedule="simple")
     s.set_timesteps(STEPS)
-    if name in ("dpm_fast", "sa_solver_pece") or lookup(name).defaults.get("resample_end") == 1:
+    if name in ("dpm_fast", "sa_solver_pece") or SAMPLERS.lookup(name).defaults.get("resample_end") == 1:
         with pytest.raises(ValueError, match=f"{name} cannot begin at evaluation {2 * s.order} of "):
             s.set_begin_index(2 * s.order)
         return
@@ -136,7 +138,7 @@ def test_begins_in_the_middle_as_on_the_rest_of_the_schedule(name: str, model: s
 @pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.thinned(3)
 def test_noise_of_a_sample_is_from_its_own_generator(name: str) -> None:
-    eta = {"eta": 1.0} if lookup(name).defaults.get("eta") == 0 else {}
+    eta = {"eta": 1.0} if SAMPLERS.lookup(name).defaults.get("eta") == 0 else {}
 
     def drawn(rows: list[int], together: bool = False) -> Tensor:
         s, generators = scheduler("eps", name, **eta), [torch.Generator().manual_seed(row) for row in rows]
@@ -157,7 +159,7 @@ def test_gaussian_noise_is_the_generators_next() -> None:
     x = start("eps")
     s = scheduler("eps", "dpmpp_2s_ancestral", eta=0.7)
     s.set_timesteps(STEPS)
-    sigmas = schedules.lookup("normal")(STEPS, sampling("eps").levels)
+    sigmas = SCHEDULES.lookup("normal")(STEPS, sampling("eps").levels)
     run = run_of("eps", "dpmpp_2s_ancestral", sigmas, x, Gaussian(5, x.shape), eta=0.7)
     assert torch.equal(drive(s, x, generator=torch.Generator().manual_seed(5)), ours(run, x))
 
@@ -165,7 +167,7 @@ def test_gaussian_noise_is_the_generators_next() -> None:
 def test_what_a_pipeline_changes_between_steps_counts() -> None:
     """Inpainting puts the known part of the image back after each step."""
     keep, x = torch.rand(2, 1, 6, 5) > 0.5, start("eps")
-    sigmas = schedules.lookup("normal")(STEPS, sampling("eps").levels)
+    sigmas = SCHEDULES.lookup("normal")(STEPS, sampling("eps").levels)
     run = run_of("eps", "dpmpp_2m", sigmas, x)
     state = run.start(x)
     while not run.done(state):
@@ -216,7 +218,7 @@ def test_levels_that_are_given() -> None:
 
 
 @pytest.mark.parametrize("kind, mu, shift", [("exponential", 1.2, 3.3201169), ("linear", 2.5, 2.5)])
-def test_shift_that_follows_from_the_picture(kind: Any, mu: float, shift: float) -> None:
+def test_shift_that_follows_from_the_image(kind: Any, mu: float, shift: float) -> None:
     peer = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
     s = SigmafieldScheduler.from_config(peer.config, sampler="euler")
     with pytest.raises(ValueError, match="mu must be given: the config says use_dynamic_shifting"):
@@ -241,7 +243,7 @@ def test_first_x_is_of_the_schedules_level() -> None:
 
 def test_first_step_that_has_a_timestep() -> None:
     """Pipelines that do not say where they begin: heun's second evaluation has the time of the next step's first."""
-    s, sigmas = scheduler("eps", "heun"), schedules.lookup("normal")(STEPS, sampling("eps").levels)
+    s, sigmas = scheduler("eps", "heun"), SCHEDULES.lookup("normal")(STEPS, sampling("eps").levels)
     s.set_timesteps(STEPS)
     assert s.timesteps[3] == s.timesteps[4] and s.index_for_timestep(s.timesteps[3]) == 4
     x = start("eps") / 8
@@ -282,7 +284,7 @@ def restored(sd1: tuple[Path, Any], sd2: tuple[Path, Any]) -> Any:
         pipe.scheduler = own
 
 
-def picture(pipe: Any, **changes: Any) -> Tensor:
+def image(pipe: Any, **changes: Any) -> Tensor:
     """A latent that a pipeline draws, always the same."""
     return pipe("a red heart", generator=torch.Generator().manual_seed(11), **CALL | changes).images
 
@@ -295,19 +297,19 @@ def test_stable_diffusion(name: str, model: str, request: Any, restored: None) -
     pipe.scheduler = SigmafieldScheduler.from_config(pipe.scheduler.config, sampler=name, schedule="karras", seed=11)
     latents = Gaussian(11, (1, 4, 8, 8)).draw()
     theirs = pipe("a red heart", latents=latents, **CALL).images  # no generator: noise is ours
-    recipe = Recipe("a red heart", sampler=name, scheduler="karras", steps=5, cfg=3.0, seed=11)
+    recipe = Recipe("a red heart", sampler=name, schedule="karras", steps=5, cfg=3.0, seed=11)
     job = open_job(recipe, load(folder, device="cpu"))
-    noise = default_noise(job.run.method, 11, job.run.grid, job.start.x)
+    noise = default_noise(job.run.sampler.noise, 11, job.run.grid, job.start.x)
     end = finish(replace(job.run, noise=noise), job.run.start(job.start.x)).x
     close(theirs, end, tolerance=1e-4)
 
 
 def test_ancestral_noise_and_all_is_diffusers(sd1: tuple[Path, Any], restored: None) -> None:
-    """The same generator draws the same picture as with diffusers' scheduler."""
+    """The same generator draws the same image as with diffusers' scheduler."""
     pipe = sd1[1]
     config, steps = {**pipe.scheduler.config, "timestep_spacing": "linspace"}, {"num_inference_steps": 4}
     pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(config)
-    theirs, levels = picture(pipe, **steps), pipe.scheduler.sigmas.tolist()
+    theirs, levels = image(pipe, **steps), pipe.scheduler.sigmas.tolist()
     pipe.scheduler = SigmafieldScheduler.from_config(config, sampler="euler_ancestral")
     latents = torch.randn((1, 4, 8, 8), generator=(g := torch.Generator().manual_seed(11)))
     # our first x has √(σ² + 1) in place of their σ
@@ -329,12 +331,12 @@ def test_image_to_image(name: str, sd1: tuple[Path, Any], restored: None) -> Non
 
     ours_ = load(folder, device="cpu")
     job = open_job(Recipe("a red heart", sampler=name, cfg=3.0), ours_)
-    sigmas = schedules.lookup("karras")(10, ours_.sampling.levels)[5:]
+    sigmas = SCHEDULES.lookup("karras")(10, ours_.sampling.levels)[5:]
     g = torch.Generator().manual_seed(13)
     x = ours_.sampling.process.start(sigmas[0], torch.randn(clean.shape, generator=g), clean)
-    method, grid = lookup(name), Grid(sigmas, ours_.sampling.process)
+    sampler, grid = SAMPLERS.lookup(name), Grid(sigmas, ours_.sampling.process)
     seed = int(torch.randint(2**63 - 1, (), generator=g))
-    end = finish(Run(job.run.denoise, method, grid, default_noise(method, seed, grid, x)), x)
+    end = finish(Run(job.run.denoise, sampler, grid, default_noise(sampler.noise, seed, grid, x)), x)
     close(theirs, end.x, tolerance=1e-4)
     assert len(calls) == end.nfe
 
@@ -366,12 +368,12 @@ def test_round_trip_on_disk(tmp_path: Path, sd1: tuple[Path, Any], restored: Non
     pipe.scheduler = SigmafieldScheduler.from_config(
         pipe.scheduler.config, sampler="dpmpp_2m_sde", schedule="exponential", eta=0.4, s_noise=0.9
     )
-    drawn = picture(pipe)
+    drawn = image(pipe)
     pipe.scheduler.save_pretrained(tmp_path)
     pipe.scheduler = SigmafieldScheduler.from_pretrained(tmp_path)
-    assert torch.equal(picture(pipe), drawn)
+    assert torch.equal(image(pipe), drawn)
     pipe.scheduler = SigmafieldScheduler.from_pretrained(tmp_path, eta=0.8)
-    assert pipe.scheduler.config.params == {"eta": 0.8, "s_noise": 0.9} and not torch.allclose(picture(pipe), drawn)
+    assert pipe.scheduler.config.params == {"eta": 0.8, "s_noise": 0.9} and not torch.allclose(image(pipe), drawn)
     assert SigmafieldScheduler.from_config(pipe.scheduler.config, sampler="euler").config.params == {}
     back = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     assert back.config.beta_schedule == "scaled_linear" and back.config.timestep_spacing == "trailing"
@@ -383,7 +385,7 @@ def test_pipeline_saved_with_it(tmp_path: Path, sd1: tuple[Path, Any], restored:
     pipe.save_pretrained(tmp_path)
     again = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None, tokenizer=pipe.tokenizer)
     assert isinstance(again.scheduler, SigmafieldScheduler)
-    assert torch.equal(picture(again), picture(pipe))
+    assert torch.equal(image(again), image(pipe))
 
 
 def sd3(small: Any) -> Any:
@@ -498,5 +500,5 @@ def test_flow_of_another_schedulers_config() -> None:
     ).config
     s = SigmafieldScheduler.from_config(config, sampler="uni_pc")
     s.set_timesteps(4)
-    assert_close(s.sigmas[:-1], schedules.lookup("normal")(4, flow_sampling(3.0).levels).float()[:-1])
+    assert_close(s.sigmas[:-1], SCHEDULES.lookup("normal")(4, flow_sampling(3.0).levels).float()[:-1])
     assert [state.i for state in iterate(run_of("flow", "euler", s.sigmas, start("flow")), start("flow"))][-1] == 4

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from sigmafield import generate
 from sigmafield.cli import app
-from sigmafield.grid import Flow
-from sigmafield.images import open_frames, recipe_of, to_tensor
-from sigmafield.job import open_job
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.recipe import Recipe, Region
-from sigmafield.run import finish
-from sigmafield.tiling import Tiling
+from sigmafield.core.process import Flow
+from sigmafield.models.bundle import Pipeline
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.image_io import open_frames, recipe_of, to_tensor
+from sigmafield.recipes.options import Tiling
+from sigmafield.recipes.recipe import Recipe, Region
+from sigmafield.runs.run import finish
 
 pytest.importorskip("diffusers")
 NAMES = ["sd1", "sd2", "sdxl", "sd3", "sd3 without T5", "flux dev", "flux schnell", "auraflow", "lumina2", "wan"]
@@ -51,17 +51,17 @@ def drawn(ours: Pipeline, **settings: Any) -> list[Image.Image]:
 
 
 def test_text_to_image(ours: Pipeline) -> None:
-    pictures, (height, width) = drawn(ours, batch=2), size_of(ours)
-    assert len(pictures) == (10 if ours.latent.axes == 3 else 2) and pictures[0].size == (width, height)
-    assert pictures[0].tobytes() != pictures[-1].tobytes()
+    images, (height, width) = drawn(ours, batch=2), size_of(ours)
+    assert len(images) == (10 if ours.latent.axes == 3 else 2) and images[0].size == (width, height)
+    assert images[0].tobytes() != images[-1].tobytes()
     region = Region("the green horse", 0, 0, 2 * ours.latent.factor, height)
     for other in ({"prompt": "the green horse"}, {"negative": ""}, {"cfg": 1.0}, {"seed": 1}, {"regions": (region,)}):
-        assert drawn(ours, **other)[0].tobytes() != pictures[0].tobytes(), other
+        assert drawn(ours, **other)[0].tobytes() != images[0].tobytes(), other
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str]:
-    """A picture, and a mask that keeps its left half."""
+    """A image, and a mask that keeps its left half."""
     noise = torch.randint(0, 256, (32, 48, 3), generator=torch.Generator().manual_seed(0))
     Image.fromarray(noise.byte().numpy()).save(tmp_path / "in.png")
     mask = Image.new("L", (48, 32), 0)
@@ -82,8 +82,8 @@ def test_image_to_image_and_inpainting(masked: bool, files: tuple[str, str], our
     job = open_job(recipe, ours)
     sigma = float(job.run.grid.sigmas[0])
     noise = torch.randn(job.start.x.shape, generator=torch.Generator().manual_seed(0))
-    picture = Image.open(files[0]).resize((width, height), Image.Resampling.LANCZOS)
-    pixels = torch.tensor(list(picture.tobytes()), dtype=torch.float32).reshape(1, height, width, 3) / 255
+    image = Image.open(files[0]).resize((width, height), Image.Resampling.LANCZOS)
+    pixels = torch.tensor(list(image.tobytes()), dtype=torch.float32).reshape(1, height, width, 3) / 255
     pixels = pixels.permute(0, 3, 1, 2)
     source = ours.encode(pixels[:, :, None].expand(-1, -1, 5, -1, -1) if video else pixels)
     alpha = 1 - sigma if isinstance(job.run.grid.process, Flow) else 1.0
@@ -95,7 +95,7 @@ def test_image_to_image_and_inpainting(masked: bool, files: tuple[str, str], our
     assert torch.allclose(end[..., left], source[..., left], atol=1e-5) == masked
 
 
-def test_large_pictures_in_tiles(files: tuple[str, str], ours: Pipeline) -> None:
+def test_large_images_in_tiles(files: tuple[str, str], ours: Pipeline) -> None:
     """One tile over all is the whole; of two, one that is kept costs nothing."""
     whole = Recipe(
         "a red heart", image=files[0], denoise=0.8, frames=5 if ours.latent.axes == 3 else None,
@@ -103,12 +103,12 @@ def test_large_pictures_in_tiles(files: tuple[str, str], ours: Pipeline) -> None
     )  # fmt: skip
     jobs = [open_job(replace(whole, tiling=tiling), ours) for tiling in (None, Tiling(tile=8 * ours.latent.factor))]
     assert torch.equal(*(finish(job.run, job.start).x for job in jobs))
-    half = replace(whole, tiling=Tiling(tile=4 * ours.latent.factor), denoise_map=files[1], scheduler="normal", steps=4)
+    half = replace(whole, tiling=Tiling(tile=4 * ours.latent.factor), denoise_map=files[1], schedule="normal", steps=4)
     job = open_job(half, ours)
     end = finish(job.run, job.start)
     assert torch.isfinite(end.x).all()
     assert job.rows(end) == (2 * end.nfe, 2 * 2 * end.nfe)
-    assert len(job.pictures(end)) == (5 if ours.latent.axes == 3 else 1)
+    assert len(job.images(end)) == (5 if ours.latent.axes == 3 else 1)
 
 
 def test_lumina_reads_negative_prompts_without_its_system_prompt(loaded: Loaded) -> None:
@@ -172,7 +172,7 @@ def test_videos(tmp_path: Path, loaded: Loaded, family: Callable[[str], tuple[Pa
     assert len(open_frames(tmp_path / "d.png")) == 1 and not (tmp_path / "d-frames.png").exists()
 
     wan = loaded("wan")
-    job = open_job(Recipe("", image=str(out), denoise=0.5, steps=2, sampler="euler", scheduler="simple"), wan)
+    job = open_job(Recipe("", image=str(out), denoise=0.5, steps=2, sampler="euler", schedule="simple"), wan)
     sigma = float(job.run.grid.sigmas[0])
     noise = torch.randn(job.start.x.shape, generator=torch.Generator().manual_seed(0))
     source = wan.encode(torch.stack([to_tensor(frame) for frame in frames], dim=2))

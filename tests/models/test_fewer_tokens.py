@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sigmafield.grid import VE, Span
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import VE, Span
+from sigmafield.core.protocols import Call, Ctx
 from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.patches.token_merging import matched
-from sigmafield.noise import generator_of
-from sigmafield.types import Call, Cond, Ctx
+from sigmafield.noise.sources import generator_of
+from sigmafield.parameterization.timesteps import betas, discrete
+
+SD_CLOCK = discrete(betas()).sigma_at
 
 pytest.importorskip("diffusers")
 
@@ -35,7 +39,7 @@ def network_of(unet):
 def patched(network, unet, line, size, step=0):
     """The answer of a network of this UNet with a mod, in a step of a run."""
     sigma = torch.tensor(2.0, dtype=torch.float64)
-    call = Call(unet, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE(), i=step, n=9), {}))
+    call = Call(unet, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE(), i=step, n=9, clock=SD_CLOCK), {}))
     (patch,) = parse_mods(line).network
     return patch(network, call)(draw(2, 4, *size), T, Cond(draw(2, 5, 32, seed=1)))
 

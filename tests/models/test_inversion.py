@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from sigmafield.models import load
-from sigmafield.models.pipeline import Pipeline
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load
 from sigmafield.models.tiny import load_tiny
 
 SIZE = (16, 16)

@@ -14,10 +14,10 @@ pytest.importorskip("diffusers")
 import true_layouts
 from small_models import randomise
 
-from sigmafield.models.diffusers.convert import converted
-from sigmafield.models.original import shapes as shapes_of
-from sigmafield.models.original.layouts import ENCODERS, recognise
-from sigmafield.models.original.shapes import derived
+from sigmafield.models.single_file import shapes as shapes_of
+from sigmafield.models.single_file.convert import converted
+from sigmafield.models.single_file.layouts import ENCODERS, recognise
+from sigmafield.models.single_file.shapes import derived
 
 STORED = Path(__file__).parents[1] / "data" / "layouts"
 

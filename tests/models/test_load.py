@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-import sigmafield.models as models
-from sigmafield.models import load
+import sigmafield.models.load as models
+from sigmafield.models.load import load
 
 
 def test_tiny_is_the_shipped_directory(sd1: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sigmafield.grid import Span
+from sigmafield.core.process import Span
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.windows import context, shares, windows_of
-from sigmafield.job import open_job
-from sigmafield.recipe import Recipe
-from sigmafield.run import finish
-from sigmafield.types import Ctx
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.run import finish
+from sigmafield.spatial.context_windows import context, shares, windows_of
 
 pytest.importorskip("diffusers")
 
@@ -28,7 +28,7 @@ def asked(pipe, sigma=0.7, frames=33):
     x = torch.randn(pipe.latent.shape(2, size, frames), generator=torch.Generator().manual_seed(0))
     level = torch.tensor(sigma, dtype=torch.float64)
     conds = [pipe.encode_text([text] * 2, size) for text in ("a red heart", "1999")]
-    return x, level, conds, Ctx(Span(level, level / 2, pipe.sampling.process), {})
+    return x, level, conds, Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
 
 
 @pytest.mark.parametrize("schedule", ["standard_static", "looped_uniform"])

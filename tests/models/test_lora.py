@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-import sigmafield.models as models
-from sigmafield.models import load
-from sigmafield.models.pipeline import Pipeline
+import sigmafield.models.load as models
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load
 from sigmafield.models.tiny import load_tiny
 
 pytest.importorskip("peft")

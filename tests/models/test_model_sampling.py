@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from sigmafield import generate, load
-from sigmafield.grid import Grid
-from sigmafield.models.model_sampling import (
+from sigmafield.core.process import Grid
+from sigmafield.core.protocols import Ctx
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.overrides import (
     MODEL_SAMPLINGS,
     continuous_edm,
     continuous_v,
@@ -19,10 +21,8 @@ from sigmafield.models.model_sampling import (
     shifted_flow,
     stable_cascade,
 )
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.param import flow_sampling, flux_sampling
-from sigmafield.recipe import Recipe
-from sigmafield.types import Ctx
+from sigmafield.parameterization.prediction import flow_sampling, flux_sampling
+from sigmafield.recipes.recipe import Recipe
 
 TINY = load("tiny", device="cpu")
 
@@ -36,7 +36,9 @@ def denoised(pipe: Pipeline, sigma: float) -> torch.Tensor:
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     s = torch.tensor(sigma, dtype=torch.float64)
     cond = pipe.encode_text(["red heart"], (64, 64))
-    [D] = pipe.model(x, s, [cond], Ctx(Grid(torch.stack([s, s / 2]), pipe.sampling.process).span(0), {}))
+    [D] = pipe.model(
+        x, s, [cond], Ctx(Grid(torch.stack([s, s / 2]), pipe.sampling.process, clock=pipe.sampling.clock).span(0), {})
+    )
     return D
 
 

@@ -1,4 +1,4 @@
-"""What patches of UNets do to the shipped model's pictures and to its work, as their papers say. `-s` shows numbers."""
+"""What patches of UNets do to the shipped model's images and to its work, as their papers say. `-s` shows numbers."""
 
 from functools import partial
 
@@ -9,11 +9,11 @@ from scipy import ndimage
 from torch.utils.flop_counter import FlopCounterMode
 
 import sigmafield as sf
-from sigmafield.grid import Span
+from sigmafield.core.process import Span
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches import seams
-from sigmafield.types import Ctx
 
 WORDS = ["red heart", "dog face", "green apple", "hamburger"]
 
@@ -23,21 +23,21 @@ def pipe():
     return sf.load("tiny")
 
 
-def asked(pipe, line, size, sigma=9.0, picture=0.0, prompts=("red heart",)):
-    """A guided prediction, of noise early in a run, or of latents of pictures with noise."""
+def asked(pipe, line, size, sigma=9.0, image=0.0, prompts=("red heart",)):
+    """A guided prediction, of noise early in a run, or of latents of images with noise."""
     P, N = (pipe.encode_text(list(words), size) for words in (prompts, [""] * len(prompts)))
     noise = torch.randn(pipe.latent.shape(len(prompts), size), generator=torch.Generator().manual_seed(0))
-    x, level = picture + sigma * noise, torch.tensor(sigma, dtype=torch.float64)
+    x, level = image + sigma * noise, torch.tensor(sigma, dtype=torch.float64)
     with torch.no_grad():
         return Guider(pipe.model, P, N, 4.0, parse_mods(line))(
-            x, level, Ctx(Span(level, level / 2, pipe.sampling.process), {})
+            x, level, Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
         )
 
 
 def drawn(pipe, words, line, **settings):
-    """A picture [H, W, 3], 0 … 1."""
-    [picture] = sf.generate(pipe, words, seed=1, guidance=line, **{"steps": 6, "cfg": 4.0} | settings)
-    return np.asarray(picture) / 255
+    """A image [H, W, 3], 0 … 1."""
+    [image] = sf.generate(pipe, words, seed=1, guidance=line, **{"steps": 6, "cfg": 4.0} | settings)
+    return np.asarray(image) / 255
 
 
 def spectrum(z):
@@ -49,14 +49,14 @@ def spectrum(z):
 
 @pytest.fixture(scope="module")
 def clean(pipe):
-    """Latents of pictures of the words."""
-    pictures = np.stack([drawn(pipe, words, "") for words in WORDS])
-    return pipe.encode(torch.tensor(pictures, dtype=torch.float32).movedim(3, 1))
+    """Latents of images of the words."""
+    images = np.stack([drawn(pipe, words, "") for words in WORDS])
+    return pipe.encode(torch.tensor(images, dtype=torch.float32).movedim(3, 1))
 
 
 @pytest.mark.parametrize("sigma", [4.0, 1.0])
 @pytest.mark.parametrize("name", ["freeu", "freeu_v2"])
-def test_freeu_s_backbone_takes_high_frequencies_from_pictures(name, sigma, pipe, clean):
+def test_freeu_s_backbone_takes_high_frequencies_from_images(name, sigma, pipe, clean):
     """Fig. 5 of the paper: the larger b, the fewer; beyond a quarter of the highest frequency."""
     shares = {}
     for b in (0.7, 1.0, 1.8):
@@ -86,9 +86,9 @@ def test_freeu_takes_low_frequencies_from_skips_and_nothing_else(pipe):
     assert share[1] < share[0] / 4
 
 
-def pieces(picture):
+def pieces(image):
     """How many red things there are, of at least 40 pixels."""
-    red = (picture[..., 0] > 0.6) & (picture[..., 1] < 0.45)
+    red = (image[..., 0] > 0.6) & (image[..., 1] < 0.45)
     labels, count = ndimage.label(red)
     return int((np.bincount(labels.ravel(), minlength=count + 1)[1:] >= 40).sum())
 
@@ -99,7 +99,7 @@ def flops(pipe, line, size):
     return counter.get_total_flops()
 
 
-def test_deep_shrink_draws_one_thing_on_a_picture_twice_as_large(pipe):
+def test_deep_shrink_draws_one_thing_on_a_image_twice_as_large(pipe):
     """Beyond its training size the network repeats its subject; with deep shrink it does not, for less work."""
     size = {"height": 128, "width": 128}
     found = {line: pieces(drawn(pipe, "red heart", line, **size)) for line in ("", "deep_shrink")}

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 import sigmafield as sf
-from sigmafield.grid import Span
+from sigmafield.core.process import Span
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches import seams
 from sigmafield.guidance.patches.perturbed_attention import identity_attention
 from sigmafield.guidance.patches.where import middle_attentions
-from sigmafield.job import open_job
-from sigmafield.recipe import Recipe
-from sigmafield.run import finish, iterate
-from sigmafield.types import Ctx
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.run import finish, iterate
 
 NEUTRAL = {
     "pag": "pag(scale=0)",
@@ -44,7 +44,7 @@ ACTING = {
 """Parameters with which a mod acts on the shipped model at σ = 2, for those that need others than their own."""
 
 SIZES = {"hypertile": (128, 128)}
-"""Pictures on which a mod acts, for those that need larger ones."""
+"""Images on which a mod acts, for those that need larger ones."""
 
 NOT_ON_UNETS = {"slg", "slg_simple"}
 ON_UNETS = [name for name, mod in MODS.items() if mod.fits and name not in NOT_ON_UNETS]
@@ -98,7 +98,9 @@ def asked(pipe, text="", cfg=4.0, batch=2, sigma=2.0, ctx=None):
     x = 2.5 * torch.randn(pipe.latent.shape(batch, pipe.size), generator=torch.Generator().manual_seed(0))
     level = torch.tensor(sigma, dtype=torch.float64)
     with torch.no_grad():
-        return guider(x, level, ctx or Ctx(Span(level, level / 2, pipe.sampling.process), {}))
+        return guider(
+            x, level, ctx or Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
+        )
 
 
 @pytest.mark.parametrize("name", ON_UNETS)
@@ -145,7 +147,7 @@ def test_a_batch_is_its_samples(name, line, fit):
 
 
 @pytest.mark.parametrize("name", ON_UNETS)
-def test_a_stopped_run_goes_on_to_the_same_picture(name, line, fit):
+def test_a_stopped_run_goes_on_to_the_same_image(name, line, fit):
     job = open_job(Recipe("a red heart", steps=6, cfg=3.0, guidance=line), fit)
     states = list(iterate(job.run, job.start))
     assert torch.equal(finish(job.run, states[2]).x, states[-1].x)
@@ -167,6 +169,9 @@ def test_identity_attention_is_attention_that_sees_its_own_token(pipe):
         return seams.during(network, [partial(seams.inside, a, masked) for a in middle_attentions(call.module)])
 
     level = torch.tensor(2.0, dtype=torch.float64)
-    ctx = [Ctx(Span(level, level / 2, pipe.sampling.process), {}, patches=(p,)) for p in (identity_attention, alone)]
+    ctx = [
+        Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {}, patches=(p,))
+        for p in (identity_attention, alone)
+    ]
     values, masked = (asked(pipe, ctx=c).x0 for c in ctx)
     assert torch.allclose(values, masked, atol=1e-5) and not torch.allclose(values, asked(pipe).x0, atol=1e-3)

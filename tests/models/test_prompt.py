@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from sigmafield.models import load
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.models.prompt import Piece, Token, Vocabulary, by_space, chunks, one_chunk, parse
+from sigmafield.core.conditioning import Cond
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load
+from sigmafield.models.text.prompt import Piece, Token, Vocabulary, by_space, chunks, one_chunk, parse
 from sigmafield.models.tiny import load_tiny
-from sigmafield.types import Cond
 
 SIZE = (16, 16)
 ROOM = 14

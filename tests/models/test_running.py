@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sigmafield import generate
 from sigmafield.cli import app
-from sigmafield.models import load, running
+from sigmafield.models.load import load, running
 from sigmafield.models.running import offloaded
 
 CUDA = torch.cuda.is_available()

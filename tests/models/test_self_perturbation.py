@@ -8,12 +8,13 @@ import torch
 from test_patch_laws import Counted, fingerprint
 from torch.testing import assert_close
 
-from sigmafield.grid import Flow, Span
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import Flow, Span
+from sigmafield.core.protocols import Call, Ctx
 from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.patches.layers import blocks, nearest_grid
 from sigmafield.guidance.patches.perturbed_attention import blurred, blurred_attention, identity_attention
-from sigmafield.types import Call, Cond, Ctx
+from sigmafield.guidance.patches.transformer_blocks import blocks, nearest_grid
 
 pytest.importorskip("diffusers")
 SIGMA = torch.tensor(0.7, dtype=torch.float64)
@@ -43,7 +44,7 @@ def conds(pipe, batch=2):
 
 
 def ctx_of(pipe, sigma=SIGMA, **rest):
-    return Ctx(Span(sigma, sigma / 2, pipe.sampling.process), {}, **rest)
+    return Ctx(Span(sigma, sigma / 2, pipe.sampling.process, clock=pipe.sampling.clock), {}, **rest)
 
 
 @torch.no_grad()
@@ -84,7 +85,7 @@ def test_laws_of_patches_hold_on_transformers(family_name, name, loaded):
 
 
 def test_pag_of_sd3_is_diffusers_own_processor(small):
-    """W is what diffusers' PAG pipelines make of a network: masked between the picture's tokens alone."""
+    """W is what diffusers' PAG pipelines make of a network: masked between the image's tokens alone."""
     from diffusers import SD3Transformer2DModel
     from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
 
@@ -128,7 +129,7 @@ def test_pag_of_flux_is_its_attention_under_a_mask(loaded, family):
 
 
 def attention_of(pipe, name, number):
-    """(the attention of a block, what it is called with in a plain call, where the picture's tokens are in its rows)"""
+    """(the attention of a block, what it is called with in a plain call, where the image's tokens are in its rows)"""
     attention = getattr(blocks(pipe.module)[number], "attn", None) or blocks(pipe.module)[number].attn1
     seen_ = []
     handle = attention.register_forward_pre_hook(lambda m, a, k: seen_.append((a, k)), with_kwargs=True)
@@ -143,11 +144,11 @@ def attention_of(pipe, name, number):
     return attention, seen_[0], [slice(i, i + n) for i in first]
 
 
-def joined(output, picture_first):
+def joined(output, image_first):
     """What attention gives of all tokens, in the order in which they attend."""
     if not isinstance(output, tuple):
         return output
-    return torch.cat(output if picture_first else output[::-1], dim=1)
+    return torch.cat(output if image_first else output[::-1], dim=1)
 
 
 CASES = [("sd3", 0), ("flux dev", 0), ("flux dev", 1), ("auraflow", 0), ("auraflow", 1), ("lumina2", 1), ("wan", 1)]
@@ -155,7 +156,7 @@ CASES = [("sd3", 0), ("flux dev", 0), ("flux dev", 1), ("auraflow", 0), ("aurafl
 
 @pytest.fixture(params=CASES, ids=str)
 def attended(request, loaded):
-    """A block's attention under a patch: (run(patch) → output in order, its inputs, places of the picture)."""
+    """A block's attention under a patch: (run(patch) → output in order, its inputs, places of the image)."""
     name, number = request.param
     pipe = loaded(name)
     attention, (args, kwargs), places = attention_of(pipe, name, number)
@@ -177,20 +178,20 @@ def attended(request, loaded):
     return run, streams, places, name == "sd3"
 
 
-def test_tokens_of_the_picture_see_themselves_and_the_text(attended):
-    run, streams, places, picture_first = attended
-    order = streams if picture_first else streams[::-1]
+def test_tokens_of_the_image_see_themselves_and_the_text(attended):
+    run, streams, places, image_first = attended
+    order = streams if image_first else streams[::-1]
     out = run(identity_attention)
     plain = run(lambda network, call, layers: network)
     for row, here in enumerate(places):
         length = out.shape[1]
-        is_picture = torch.zeros(length, dtype=torch.bool)
-        is_picture[here] = True
+        is_image = torch.zeros(length, dtype=torch.bool)
+        is_image[here] = True
         for i in (here.start, here.start + 7, here.stop - 1):
             grads = torch.autograd.grad(out[row, i].sum(), order, retain_graph=True)
             seen_by_i = torch.cat([g[row].abs().amax(1) for g in grads]) > 0
-            assert seen_by_i[i] and not (seen_by_i & is_picture)[torch.arange(length) != i].any()
-            assert (seen_by_i & ~is_picture).sum() >= min(here.start or length - here.stop, 4)
+            assert seen_by_i[i] and not (seen_by_i & is_image)[torch.arange(length) != i].any()
+            assert (seen_by_i & ~is_image).sum() >= min(here.start or length - here.stop, 4)
         assert_close(out[row][: here.start], plain[row][: here.start])
         assert not torch.allclose(out[row][here], plain[row][here])
 

@@ -6,43 +6,48 @@ import pytest
 import torch
 from test_patch_laws import pipe  # noqa: F401
 
-from sigmafield.grid import Span
+from sigmafield.core.process import Span
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
+from sigmafield.guidance.patches.module_hooks import during, inside
 from sigmafield.guidance.patches.perturbed_attention import blurred_attention, identity_attention
-from sigmafield.guidance.patches.seams import during, inside
 from sigmafield.guidance.patches.where import middle_attentions
-from sigmafield.job import open_job
-from sigmafield.recipe import Recipe
-from sigmafield.run import finish
-from sigmafield.types import Ctx
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.run import finish
 
 WORDS = ["red heart", "dog face", "green apple", "sun"]
 
 
 @pytest.fixture(scope="module")
 def drawn(pipe):  # noqa: F811
-    """Latents of pictures that the model draws of these words."""
+    """Latents of images that the model draws of these words."""
     jobs = [open_job(Recipe(words, steps=8, cfg=2.0, seed=i), pipe) for i, words in enumerate(WORDS)]
     return torch.cat([finish(job.run, job.start).x for job in jobs])
 
 
 @pytest.fixture
 def denoised(pipe, drawn):  # noqa: F811
-    """(mods, σ, patches) → the prediction at cfg 1, against "cat face", of those pictures under noise."""
+    """(mods, σ, patches) → the prediction at cfg 1, against "cat face", of those images under noise."""
     P, N = (pipe.encode_text(words, pipe.size) for words in (WORDS, ["cat face"] * 4))
 
     @torch.no_grad()
     def at(text, sigma, *patches, need_uncond=False):
         level = torch.tensor(sigma, dtype=torch.float64)
         x = drawn + sigma * torch.randn(drawn.shape, generator=torch.Generator().manual_seed(1))
-        ctx = Ctx(Span(level, level / 2, pipe.sampling.process), {}, patches=patches, need_uncond=need_uncond)
+        ctx = Ctx(
+            Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock),
+            {},
+            patches=patches,
+            need_uncond=need_uncond,
+        )
         return Guider(pipe.model, P, N, 1.0, parse_mods(text))(x, level, ctx)
 
     return at
 
 
-def test_identity_attention_matters_while_the_picture_is_decided(denoised):
+def test_identity_attention_matters_while_the_image_is_decided(denoised):
     """PAG: the further into the noise, the more C − W is of C."""
     shares = []
     for sigma in (0.5, 1.0, 2.0, 4.0):
@@ -88,7 +93,7 @@ def test_sag_sharpens(sigma, denoised):
 
 
 def test_nag_leads_away_from_the_negative_prompt_without_guidance(denoised):
-    """At cfg 1, while the picture is decided: along C − U, further from U, the more the larger the scale."""
+    """At cfg 1, while the image is decided: along C − U, further from U, the more the larger the scale."""
     plain = denoised("", 8.0, need_uncond=True)
     away, cosines, distances = plain.cond - plain.uncond, [0.0], [1.0]
     for scale in (5, 11, 25):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sigmafield.models.original.tokenizers import unpack
+from sigmafield.models.single_file.tokenizers import unpack
 from sigmafield.models.tiny.tokenizer import Tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "src" / "sigmafield" / "data" / "configs"

@@ -21,16 +21,16 @@ from typer.testing import CliRunner
 
 from sigmafield import generate
 from sigmafield.cli import app
-from sigmafield.models import load
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.models.scheduler import sampling_of
-from sigmafield.param import PREDICTIONS
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load
+from sigmafield.models.scheduler_config import sampling_of
+from sigmafield.parameterization.prediction import PREDICTIONS
 
 pytest.importorskip("diffusers")
 from sigmafield.models.diffusers.flux import packed
-from sigmafield.models.diffusers.single_file import open_single_file
 from sigmafield.models.diffusers.transformer import plain
 from sigmafield.models.diffusers.unet import network_of
+from sigmafield.models.single_file.checkpoint import open_single_file
 
 FAMILIES = ["sd1", "sd2", "sdxl", "sdxl_refiner", "sd3", "flux"]
 PROMPTS = ["a photo of a cat", ""]
@@ -114,13 +114,13 @@ def test_network_is_the_module_bit_for_bit(family: str, made: Any, loaded: Any) 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.thinned(2)
-def test_pictures_from_words_pictures_and_masks(family: str, loaded: Any, tmp_path: Path) -> None:
+def test_images_from_words_images_and_masks(family: str, loaded: Any, tmp_path: Path) -> None:
     half = Image.fromarray(torch.arange(64).div(32, rounding_mode="floor").mul(255).byte().expand(64, 64).numpy())
     half.save(tmp_path / "half.png")
-    picture = {"image": str(tmp_path / "half.png"), "denoise": 0.6}
+    image = {"image": str(tmp_path / "half.png"), "denoise": 0.6}
     settings = {"steps": 2, "width": 64, "height": 64, "sampler": "euler", "scheduler": "simple"}
     seen = set()
-    for more in ({}, picture, picture | {"mask": str(tmp_path / "half.png")}):
+    for more in ({}, image, image | {"mask": str(tmp_path / "half.png")}):
         ours, theirs = (generate(pipe, PROMPTS[0], **settings, **more)[0] for pipe in loaded(family))
         assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1
         seen.add(ours.tobytes())
@@ -298,8 +298,8 @@ def test_parts_go_with_files_alone(made: Any) -> None:
 def test_command_line_with_a_file_and_parts(made: Any, tmp_path: Path) -> None:
     bare = rewritten(made("sd1"), tmp_path / "bare.safetensors", without("first_stage"))
     options = ["--model", str(bare), "--parts", str(made("sd1")[1]), "--steps", "1", "--size", "64x64"]
-    picture = str(tmp_path / "x.png")
-    for arguments in (["sample", "a cat", "-o", picture, *options], ["replay", picture]):
+    image = str(tmp_path / "x.png")
+    for arguments in (["sample", "a cat", "-o", image, *options], ["replay", image]):
         result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
         assert result.exit_code == 0, result.output
     assert "every pixel is the same" in result.output

@@ -5,8 +5,9 @@ import small_models
 import torch
 
 import sigmafield as sf
-from sigmafield.models.running import tiled_pictures
-from sigmafield.spatial.tiled_vae import (
+from sigmafield.core.geometry import Box
+from sigmafield.models.running import with_tiled_vae
+from sigmafield.models.vae.tiled import (
     alone,
     decode_walk,
     encode_walk,
@@ -16,7 +17,6 @@ from sigmafield.spatial.tiled_vae import (
     tiled_decode,
     tiled_encode,
 )
-from sigmafield.spatial.tiles import Box
 
 MODES = ["pooled", "exact", "estimated", "estimated_start"]
 
@@ -40,7 +40,7 @@ class Diffusers:
 
 @pytest.fixture(scope="module", params=["diffusers", "no quant", "tiny"])
 def pair(request):
-    """(module, something that decodes and encodes whole pictures, factor)."""
+    """(module, something that decodes and encodes whole images, factor)."""
     if request.param == "tiny":
         vae = sf.load("tiny", device="cpu").modules["vae"]
         return vae, vae, vae.factor
@@ -81,7 +81,7 @@ def test_parts_own_each_place_once(length, tile, pad, unit):
 
 
 @torch.no_grad()
-def test_with_enough_seen_tiles_are_the_whole_picture():
+def test_with_enough_seen_tiles_are_the_whole_image():
     """T4: with exact statistics, padding as wide as the network sees, and no attention: tiled = whole, both ways."""
     pytest.importorskip("diffusers")
     whole = Diffusers(mid_block_add_attention=False)
@@ -94,8 +94,8 @@ def test_with_enough_seen_tiles_are_the_whole_picture():
 
 
 @torch.no_grad()
-def test_statistics_of_the_whole_picture_make_tiles_independent():
-    """Given the statistics that the whole picture has, a tile with padding is the whole picture's part."""
+def test_statistics_of_the_whole_image_make_tiles_independent():
+    """Given the statistics that the whole image has, a tile with padding is the whole image's part."""
     pytest.importorskip("diffusers")
     vae = small_models.vae(mid_block_add_attention=False)
     z = drawn(1, 4, 40, 40)
@@ -166,7 +166,7 @@ def test_pooled_and_estimated_statistics(pair, collected):
 
 @torch.no_grad()
 def test_shared_statistics_keep_the_colours():
-    """On the embedded model: exact and pooled statistics are nearer to the whole picture than tiles by themselves."""
+    """On the embedded model: exact and pooled statistics are nearer to the whole image than tiles by themselves."""
     vae = sf.load("tiny", device="cpu").modules["vae"]
     flat = torch.linspace(-2, 2, 48).reshape(1, 1, 1, 48).expand(1, 4, 48, 48) + 0.3 * drawn(1, 4, 48, 48)
     whole = vae.decode(flat)
@@ -180,7 +180,7 @@ def test_shared_statistics_keep_the_colours():
         out = vae.decode(flat[(..., *part.shown.index)])
         apart[(..., *Box(*(4 * side for side in part.taken)).index)] = out[(..., *part.within(out.shape[2]))]
     alone_error = float((apart - whole).abs().mean())
-    print(f"\nmean error of tiles, picture in [-1, 1]: by themselves {alone_error:.3f}, {error}")
+    print(f"\nmean error of tiles, image in [-1, 1]: by themselves {alone_error:.3f}, {error}")
     assert error["exact"] < alone_error / 2
     assert error["estimated"] < alone_error
 
@@ -188,7 +188,7 @@ def test_shared_statistics_keep_the_colours():
 def test_a_pipeline_with_a_tiled_vae():
     pipe = sf.load("tiny", device="cpu")
     z, images = drawn(1, 4, 40, 24), torch.rand(1, 3, 160, 96)
-    whole, tiled = tiled_pictures(pipe, 64), tiled_pictures(pipe, 16, "exact")
+    whole, tiled = with_tiled_vae(pipe, 64), with_tiled_vae(pipe, 16, "exact")
     torch.testing.assert_close(whole.decode(z), pipe.decode(z), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole.encode(images), pipe.encode(images), rtol=1e-4, atol=1e-4)
     assert (tiled.decode(z) - pipe.decode(z)).abs().mean() < 0.01

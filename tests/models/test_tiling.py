@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.images import to_pictures
-from sigmafield.models.running import offloaded, tiled_pictures
-from sigmafield.single import size_of
-from sigmafield.tiling import WINDOWS, Detail, Tiling
+from sigmafield.models.running import offloaded, with_tiled_vae
+from sigmafield.recipes.build import size_of
+from sigmafield.recipes.image_io import to_images
+from sigmafield.recipes.options import WINDOWS, Detail, Tiling
 
-WAYS = [(method, "canvas") for method in WINDOWS] + [("mixture", "tile"), ("multidiffusion", "tile")]
+WAYS = [(sampler, "canvas") for sampler in WINDOWS] + [("mixture", "tile"), ("multidiffusion", "tile")]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A picture of 32 × 48: flat to the left, a bright disc to the right."""
+    """A image of 32 × 48: flat to the left, a bright disc to the right."""
     y, x = np.mgrid[:32, :48]
     pixels = np.where(((y - 16) ** 2 + (x - 34) ** 2 < 100)[..., None], [230, 60, 40], [250, 250, 250])
     path = tmp_path_factory.mktemp("tiling") / "small.png"
@@ -41,24 +41,24 @@ def end_of(recipe, pipe):
     return job, sf.finish(job.run, job.start)
 
 
-@pytest.mark.parametrize("method, scope", WAYS)
+@pytest.mark.parametrize("kind, scope", WAYS)
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", pytest.param("euler_ancestral", marks=pytest.mark.slow)])
-def test_one_tile_over_all_is_image_to_image(pipe, small, method, scope, sampler):
+def test_one_tile_over_all_is_image_to_image(pipe, small, kind, scope, sampler):
     """Bit for bit, with areas and with mods that remember."""
     plain = recipe(
         small, scale=2.0, sampler=sampler, guidance="apg(momentum=-0.5)",
         regions=(sf.Region("green apple", 48, 8, 40, 48, 2.0),),
     )  # fmt: skip
-    tiled = replace(plain, tiling=Tiling(method, 96, scope=scope, vae_tile=0))
+    tiled = replace(plain, tiling=Tiling(kind, 96, scope=scope, vae_tile=0))
     (_, a), (_, b) = end_of(plain, pipe), end_of(tiled, pipe)
     assert torch.equal(a.x, b.x)
     big = Image.open(small).resize((96, 64), Image.Resampling.LANCZOS)
     assert sf.generate(pipe, "x", image=small, scale=2.0, steps=1, denoise=0.3)[0].size == big.size
 
 
-@pytest.mark.parametrize("way, method", [("delayed", "mixture"), ("own", "mixture"), ("delayed", "spot")])
-def test_a_constant_map_is_the_scalar_run(pipe, small, way, method, tmp_path):
-    tiled = recipe(small, scale=3.0, tiling=Tiling(method, tile=64, overlap=16))
+@pytest.mark.parametrize("way, sampler", [("delayed", "mixture"), ("own", "mixture"), ("delayed", "spot")])
+def test_a_constant_map_is_the_scalar_run(pipe, small, way, sampler, tmp_path):
+    tiled = recipe(small, scale=3.0, tiling=Tiling(sampler, tile=64, overlap=16))
     _, scalar = end_of(tiled, pipe)
     _, auto = end_of(replace(tiled, denoise_map="auto", min_denoise=0.6, map_schedule=way), pipe)
     assert torch.equal(auto.x, scalar.x)
@@ -72,8 +72,8 @@ def test_a_constant_map_is_the_scalar_run(pipe, small, way, method, tmp_path):
 
 
 @pytest.mark.parametrize("tiling", [Tiling(tile=64), Tiling("spot", tile=64), None], ids=str)
-def test_the_map_of_the_picture_keeps_what_is_empty(pipe, small, tiling):
-    """The flat left of the picture is the largest leaf, which has the least strength: 0 keeps it as it is."""
+def test_the_map_of_the_image_keeps_what_is_empty(pipe, small, tiling):
+    """The flat left of the image is the largest leaf, which has the least strength: 0 keeps it as it is."""
     job, end = end_of(recipe(small, scale=4.0, steps=10, denoise_map="auto", tiling=tiling), pipe)
     source = pipe.encode(_tensor(small, 4))
     change = (end.x - source).abs().amax((0, 1))
@@ -83,9 +83,9 @@ def test_the_map_of_the_picture_keeps_what_is_empty(pipe, small, tiling):
 
 
 def _tensor(path, scale):
-    picture = Image.open(path).convert("RGB")
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    image = Image.open(path).convert("RGB")
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
 class Counting:
@@ -144,7 +144,7 @@ def test_the_network_is_told_what_it_sees_and_its_limit_is_the_tile(pipe, small)
         sf.open_job(recipe(small, scale=3.0, tiling=Tiling(tile=96)), limited)
 
 
-def test_large_pictures_go_through_the_vae_in_tiles(pipe, small):
+def test_large_images_go_through_the_vae_in_tiles(pipe, small):
     """Above its tile only; and where parts wait elsewhere it is brought first."""
     brought = []
     waiting = replace(offloaded(pipe), bring=lambda names: brought.append(list(names)))
@@ -152,21 +152,21 @@ def test_large_pictures_go_through_the_vae_in_tiles(pipe, small):
     tiled = sf.open_job(recipe(small, scale=4.0, tiling=Tiling(tile=64, vae_tile=64)), waiting)
     z = 0.5 * torch.randn(1, 4, 32, 48, generator=torch.Generator().manual_seed(1))
     assert brought == [["vae"]]
-    assert torch.equal(tiled.pipe.decode(z), tiled_pictures(pipe, 16).decode(z))
+    assert torch.equal(tiled.pipe.decode(z), with_tiled_vae(pipe, 16).decode(z))
     assert brought == [["vae"], ["vae"]]
     assert torch.equal(whole.pipe.decode(z), pipe.decode(z))
-    assert len(to_pictures(tiled.pipe.preview(z))) == 1 and len(brought) == 3
+    assert len(to_images(tiled.pipe.preview(z))) == 1 and len(brought) == 3
 
 
 def test_sides_are_whole_places(pipe, small, tmp_path):
     """A scale goes to the nearest ones."""
     odd = tmp_path / "odd.png"
     Image.open(small).resize((47, 33)).save(odd)
-    picture = Image.open(odd)
-    assert size_of(recipe(str(odd), scale=2.0), pipe, [picture]) == (64, 96)
-    assert size_of(recipe(str(odd), scale=1.5), pipe, [picture]) == (48, 72)
+    image = Image.open(odd)
+    assert size_of(recipe(str(odd), scale=2.0), pipe, [image]) == (64, 96)
+    assert size_of(recipe(str(odd), scale=1.5), pipe, [image]) == (48, 72)
     with pytest.raises(ValueError, match="width must be a multiple of 4, the VAE's factor; got 47: try 44 or 48"):
-        size_of(recipe(str(odd)), pipe, [picture])
+        size_of(recipe(str(odd)), pipe, [image])
 
 
 def test_recipes_with_tiles_are_json(small):

@@ -4,17 +4,18 @@ import pytest
 import torch
 from small_models import randomise
 
-from sigmafield.families import family
-from sigmafield.grid import Grid
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import Grid
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
-from sigmafield.methods import METHODS
-from sigmafield.models.tokens import TokenModel, tokens
-from sigmafield.noise import Keyed
-from sigmafield.run import Run, finish
-from sigmafield.schedules import lookup
-from sigmafield.spatial.field import delayed, field_from_mask
-from sigmafield.spatial.served import Served, native
-from sigmafield.types import Cond, Ctx
+from sigmafield.models.token_levels import TokenModel, tokens
+from sigmafield.noise.sources import Keyed
+from sigmafield.parameterization.families import family
+from sigmafield.runs.run import Run, finish
+from sigmafield.samplers import SAMPLERS
+from sigmafield.schedules import SCHEDULES
+from sigmafield.spatial.field_denoiser import Served, native
+from sigmafield.spatial.sigma_field import delayed, field_from_mask
 
 SAMPLING = family("SD3").sampling()
 SHAPE = (2, 4, 3, 4, 6)
@@ -79,12 +80,12 @@ def test_a_run_on_a_field_is_one_evaluation_a_step(wan, model):
     """Frames with schedules of their own: the first is kept exactly, each step is one call, all is finite."""
     calls = []
     handle = wan.register_forward_pre_hook(lambda m, args: calls.append(args[0].shape))
-    sigmas = lookup("simple")(6, SAMPLING.levels)
+    sigmas = SCHEDULES.lookup("simple")(6, SAMPLING.levels)
     strength = torch.tensor([0.0, 0.5, 1.0]).reshape(3, 1, 1).expand(3, 4, 6)
     field = field_from_mask(delayed(sigmas), strength[None], (3, 4, 6))
     source, noise = drawn(1), drawn(2)
     served = Served(Guider(model, cond(1), cond(2), 3.0), source, noise, SAMPLING.process, native)
-    run = Run(served, METHODS["dpmpp_2m_sde"], Grid(field, SAMPLING.process), Keyed([1, 2], SHAPE))
+    run = Run(served, SAMPLERS["dpmpp_2m_sde"], Grid(field, SAMPLING.process), Keyed([1, 2], SHAPE))
     end = finish(run, SAMPLING.process.start(field[0], noise, source)).x
     handle.remove()
     assert len(calls) == 6 and torch.equal(end[:, :, 0], source[:, :, 0])

@@ -14,13 +14,13 @@ import torch
 from torch.testing import assert_close
 
 from sigmafield import sample
-from sigmafield.grid import Flow
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import Flow
 from sigmafield.guidance.guider import Guider
-from sigmafield.models import load
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.recipe import Recipe
-from sigmafield.single import sampling_of, told
-from sigmafield.types import Cond
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load
+from sigmafield.recipes.build import sampling_of, told
+from sigmafield.recipes.recipe import Recipe
 
 pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def size_of(ours: Pipeline) -> tuple[int, int]:
 
 
 def latents(ours: Pipeline, batch: int) -> torch.Tensor:
-    """Noise for videos of 9 frames, or for pictures."""
+    """Noise for videos of 9 frames, or for images."""
     return torch.randn(ours.latent.shape(batch, size_of(ours), 9), generator=torch.Generator().manual_seed(0))
 
 
@@ -145,7 +145,7 @@ def test_whole_run(both: tuple[Pipeline, Any]) -> None:
     assert_close(got, want, atol=1e-4 * float(want.abs().max()), rtol=0)
 
 
-def test_pictures_and_latents(both: tuple[Pipeline, Any]) -> None:
+def test_images_and_latents(both: tuple[Pipeline, Any]) -> None:
     """encode and decode are the VAE's own, with its shift and scale, of each channel where there are such."""
     ours, pipe = both
     c, (height, width) = pipe.vae.config, size_of(ours)
@@ -164,7 +164,7 @@ def test_pictures_and_latents(both: tuple[Pipeline, Any]) -> None:
 
 
 def test_shift(loaded: Callable[[str], Pipeline], family: Family) -> None:
-    """Flux's levels are those of its largest picture, or by recipe those of this size, as diffusers computes them."""
+    """Flux's levels are those of its largest image, or by recipe those of this size, as diffusers computes them."""
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
     ours, (_, pipe) = loaded("flux dev"), family("flux dev")

@@ -11,12 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from sigmafield.grid import VE, Span
+from sigmafield.core.conditioning import Cond, Control
+from sigmafield.core.process import VE, Span
+from sigmafield.core.protocols import Call, Ctx
 from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.patches import freeu, seams
-from sigmafield.guidance.patches.blocks import attentions, inputs, meetings, outputs
-from sigmafield.models import load
-from sigmafield.types import Call, Cond, Control, Ctx
+from sigmafield.guidance.patches.unet_blocks import attentions, inputs, meetings, outputs
+from sigmafield.models.load import load
+from sigmafield.parameterization.timesteps import betas, discrete
+
+SD_CLOCK = discrete(betas()).sigma_at
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -46,7 +50,7 @@ def patched(name, unet, x, text, sigma=9.0, cond=None, **params):
     """The network's answer with a mod of it, at a noise level."""
     sigma = torch.tensor(sigma, dtype=torch.float64)
     sigma = sigma.reshape(-1, 1, 1, 1) if sigma.ndim else sigma
-    call = Call(unet, sigma, ("positive",) * len(x), Ctx(Span(sigma, sigma / 2, VE()), {}))
+    call = Call(unet, sigma, ("positive",) * len(x), Ctx(Span(sigma, sigma / 2, VE(), clock=SD_CLOCK), {}))
     return MODS[name](**params)(network_of(unet), call)(x, T, cond or Cond(text))
 
 
@@ -114,7 +118,7 @@ def test_deep_shrink_is_its_rule(block, after_skip, factor, size, unet):
 
 
 def test_deep_shrink_keeps_to_its_window(unet, told):
-    plain, sigma_at = network_of(unet)(told[0], T, Cond(told[1])), VE().sigma_at
+    plain, sigma_at = network_of(unet)(told[0], T, Cond(told[1])), SD_CLOCK
     shrunk = patched("deep_shrink", unet, *told, sigma=9.0)
     for percent, acts in {0.001: False, 0.21: True, 0.39: True, 0.41: False, 0.999: False}.items():
         got = patched("deep_shrink", unet, *told, sigma=sigma_at(percent), start_percent=0.2, end_percent=0.4)
@@ -205,7 +209,10 @@ PATCHES = [
 def test_no_patch_reads_latents(line, unet):
     """Reading a latent on the meta device raises; one after the other, and all of them at once."""
     away, sigma = copy.deepcopy(unet).to("meta"), torch.tensor(9.0, dtype=torch.float64)
-    network, call = network_of(away), Call(away, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+    network, call = (
+        network_of(away),
+        Call(away, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE(), clock=SD_CLOCK), {})),
+    )
     for patch in parse_mods(line).network:
         network = patch(network, call)
     x, text = torch.zeros(2, 4, 16, 24, device="meta"), torch.zeros(2, 5, 32, device="meta")
@@ -219,7 +226,7 @@ def test_half_precision_stays_near(line, unet, told):
     answers = []
     for dtype in (torch.float32, torch.bfloat16):
         net = copy.deepcopy(unet).to(dtype)
-        call = Call(net, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+        call = Call(net, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE(), clock=SD_CLOCK), {}))
         (patch,) = parse_mods(line).network
         answers.append(patch(network_of(net), call)(told[0].to(dtype), T, Cond(told[1].to(dtype))))
     assert answers[1].dtype == torch.bfloat16
@@ -238,7 +245,7 @@ def test_the_shipped_unet_is_patched_as_diffusers_own_class_is(line):
         (ours, lambda x, t, cond: ours(x, t, cond.embeds)),
         (theirs, network_of(theirs)),
     ):
-        call = Call(module, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE()), {}))
+        call = Call(module, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE(), clock=SD_CLOCK), {}))
         for patch in parse_mods(line).network:
             network = patch(network, call)
         with torch.no_grad():

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sigmafield.grid import Grid
-from sigmafield.guidance.cond import predict
+from sigmafield.core.conditioning import Area, Cond
+from sigmafield.core.predict import predict
+from sigmafield.core.process import Grid
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import DualGuider, Guider
-from sigmafield.images import save_png, to_pictures
-from sigmafield.job import open_job
-from sigmafield.latents import latent_format
-from sigmafield.models import load
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.recipe import Recipe
-from sigmafield.run import finish, sample
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.load import load
+from sigmafield.parameterization.latent_format import latent_format
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.image_io import save_png, to_images
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.run import finish, sample
 from sigmafield.spatial.inpaint import hidden, inpaint_concat
-from sigmafield.types import Area, Cond, Ctx
 
 pytest.importorskip("diffusers")
 
@@ -38,7 +39,11 @@ SIGMA = torch.tensor(2.0, dtype=torch.float64)
 def at(pipe: Pipeline, prompts: list[list[Cond]], x: Tensor = X) -> list[Tensor]:
     """Clean latents of prompts."""
     return predict(
-        pipe.model, x, SIGMA, prompts, Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.sampling.process).span(0), {})
+        pipe.model,
+        x,
+        SIGMA,
+        prompts,
+        Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.sampling.process, clock=pipe.sampling.clock).span(0), {}),
     )
 
 
@@ -46,7 +51,7 @@ def concat_of(pipe: Pipeline) -> Tensor:
     return inpaint_concat(MASK, pipe.encode(hidden(PICTURE, MASK)))
 
 
-def test_the_concat_is_the_mask_and_the_picture_outside_of_it(inpainting: tuple[Path, Any]) -> None:
+def test_the_concat_is_the_mask_and_the_image_outside_of_it(inpainting: tuple[Path, Any]) -> None:
     folder, theirs = inpainting
     pipe = load(folder)
     grey = (PICTURE * 2 - 1) * (MASK < 0.5)
@@ -78,7 +83,7 @@ def test_whole_runs_of_inpainting_are_those_of_diffusers(inpainting: tuple[Path,
 
 
 def test_whole_runs_of_instruct_pix2pix_are_those_of_diffusers(tmp_path: Path, small: ModuleType) -> None:
-    """The picture's latent in the VAE's own scale, and the two scales of dual guidance."""
+    """The image's latent in the VAE's own scale, and the two scales of dual guidance."""
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
     known = small.save_sd(tmp_path, small.unet(in_channels=8), small.vae(), "epsilon")
@@ -89,9 +94,9 @@ def test_whole_runs_of_instruct_pix2pix_are_those_of_diffusers(tmp_path: Path, s
         "a red heart", image=PICTURE, negative_prompt="a horse", num_inference_steps=5, guidance_scale=3.0,
         image_guidance_scale=1.5, latents=noise, output_type="latent",
     ).images  # fmt: skip
-    picture = pipe.latent.to_vae(pipe.encode(PICTURE))
+    image = pipe.latent.to_vae(pipe.encode(PICTURE))
     told, other = (pipe.encode_text([text], SIZE) for text in ("a red heart", "a horse"))
-    conds = replace(told, concat=picture), replace(other, concat=picture), replace(other, concat=picture * 0)
+    conds = replace(told, concat=image), replace(other, concat=image), replace(other, concat=image * 0)
     guider = DualGuider(pipe.model, *conds, cfg=3.0, cfg_negative=1.5)
     got = sample(guider, noise * float(theirs.scheduler.init_noise_sigma), theirs.scheduler.sigmas, "euler")
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
@@ -126,11 +131,11 @@ def test_networks_say_what_concat_they_take(
 
 
 def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> None:
-    """On an inpainting network a recipe's mask is its concat too; without a mask or a picture all is masked."""
+    """On an inpainting network a recipe's mask is its concat too; without a mask or a image all is masked."""
     pipe = load(inpainting[0])
     image, mask = tmp_path / "in.png", tmp_path / "mask.png"
-    save_png(to_pictures(PICTURE)[0], image)
-    save_png(to_pictures(MASK.expand(3, *SIZE)[None])[0], mask)
+    save_png(to_images(PICTURE)[0], image)
+    save_png(to_images(MASK.expand(3, *SIZE)[None])[0], mask)
     recipe = Recipe("a red heart", steps=3, image=str(image), mask=str(mask))
     guider = open_job(recipe, pipe).run.denoise.denoise  # within the run's Inpaint
     assert_close(guider.positive[0].concat, concat_of(pipe), atol=0.02, rtol=0)  # the file's pixels are bytes
@@ -139,7 +144,7 @@ def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> 
     for settings in ({"image": str(image)}, {"width": SIZE[1], "height": SIZE[0]}):
         job = open_job(Recipe("a red heart", steps=3, **settings), pipe)
         assert_close(job.run.denoise.positive[0].concat, torch.cat([torch.ones(1, 1, 8, 12), nothing], 1))
-    assert job.pictures(finish(job.run, job.start))[0].size == SIZE[::-1]
+    assert job.images(finish(job.run, job.start))[0].size == SIZE[::-1]
 
 
 def test_the_refiner_reads_and_answers_as_diffusers(refiner: tuple[Path, Any]) -> None:

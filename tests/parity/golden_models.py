@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from sigmafield.families import family
-from sigmafield.latents import latent_format
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.types import Area, Cond
+from sigmafield.core.conditioning import Area, Cond
+from sigmafield.models.bundle import Pipeline
+from sigmafield.parameterization.families import family
+from sigmafield.parameterization.latent_format import latent_format
 
 FAMILIES = {
     "sd15": "SD15", "sdxl": "SDXL", "vpred": "SD20_V", "vpred_zsnr": "SDXL_V_ZSNR", "edm": "SDXL_Playground_2_5",

@@ -9,9 +9,9 @@ import torch
 from golden_models import Counted
 
 from sigmafield.guidance.guider import Guider
-from sigmafield.ksampler import ksampler_sigmas, sample_custom
-from sigmafield.methods.soft_median import combine
-from sigmafield.noise import initial_noise
+from sigmafield.noise.sources import initial_noise
+from sigmafield.recipes.ksampler import ksampler_sigmas, sample_custom
+from sigmafield.samplers.soft_median import combine
 
 CONDS = (0.5, -0.3)
 """Positive and negative of every case."""

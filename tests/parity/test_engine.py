@@ -3,10 +3,10 @@
 import torch
 from golden_models import Counted
 
+from sigmafield.core.conditioning import Cond
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
-from sigmafield.ksampler import ksampler, ksampler_sigmas, sample_custom, window
+from sigmafield.recipes.ksampler import ksampler, ksampler_sigmas, sample_custom, window
 from sigmafield.spatial.inpaint import differential, unchanged
-from sigmafield.types import Cond
 
 TOLERANCE = {"dpm_adaptive": 1e-3, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
 
@@ -51,8 +51,9 @@ def test_engine(engine_case, reference, worst, work):
         latent,
         mask=case.tensor(case["mask"]) if case["mask"] else None,
         mask_of=mask_of,
+        schedule=case["scheduler"],
         **{key: case[key] for key in (
-            "seed", "steps", "sampler", "scheduler", "denoise", "start_step", "last_step", "force_full_denoise",
+            "seed", "steps", "sampler", "denoise", "start_step", "last_step", "force_full_denoise",
             "disable_noise", "batch_index",
         )},
     )  # fmt: skip

@@ -6,11 +6,11 @@ import pytest
 import torch
 from golden_models import Counted
 
+from sigmafield.core.conditioning import Cond
 from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches.freeu import freeu_features, freeu_v2_features
-from sigmafield.ksampler import ksampler
-from sigmafield.types import Cond
+from sigmafield.recipes.ksampler import ksampler
 
 NAMES = {
     "RescaleCFG": "rescale", "RenormCFG": "renorm", "CFGNorm": "cfg_norm", "CFGZeroStar": "zero_star",
@@ -40,7 +40,8 @@ def samples(case, net, text, batch_index=None):
         net.format,
         torch.zeros(batch, *case["shape"][1:]),
         batch_index=batch_index,
-        **{key: case[key] for key in ("seed", "steps", "sampler", "scheduler")},
+        schedule=case["scheduler"],
+        **{key: case[key] for key in ("seed", "steps", "sampler")},
     ).samples
 
 

@@ -3,12 +3,12 @@
 import torch
 from golden_models import Counted
 
-from sigmafield.grid import VE
+from sigmafield.comfyui.iterative_mixing import mixing_sampler
+from sigmafield.core.process import VE
 from sigmafield.guidance.guider import Guider
-from sigmafield.ksampler import ksampler_sigmas
-from sigmafield.mixing_ksampler import mixing_sampler
-from sigmafield.spatial.blends import BLENDS, blending_weights
-from sigmafield.spatial.mixing import StreamLevels, noised
+from sigmafield.recipes.ksampler import ksampler_sigmas
+from sigmafield.runs.blends import BLENDS, blending_weights
+from sigmafield.runs.mixing import StreamLevels, noised
 
 CONDS = (0.5, -0.3)
 """Positive and negative of every run."""
@@ -26,7 +26,7 @@ def test_mixing(mixing_case, reference, worst):
 def schedule(case, reference):
     p = case["params"]
     c = blending_weights(
-        case["schedule"], case["steps"], alpha_1=case["alpha_1"], start=p["start_blending_at_step"],
+        case["scheduler"], case["steps"], alpha_1=case["alpha_1"], start=p["start_blending_at_step"],
         stop=p["stop_blending_at_step"], clamp=p["clamp_blending_at_pct"], least=p["blend_min"], most=p["blend_max"],
     )  # fmt: skip
     return torch.tensor(c), "c1"

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from sigmafield.grid import VE, Flow, Grid
-from sigmafield.methods import lookup
-from sigmafield.run import Run, default_noise, finish
-from sigmafield.types import Pred
+from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.protocols import Pred
+from sigmafield.noise.policy import default_noise
+from sigmafield.parameterization.timesteps import betas, discrete, shifted_flow
+from sigmafield.runs.run import Run, finish
+from sigmafield.samplers import SAMPLERS
 
 # float32 error estimates feed back into the step sizes of these
 TOLERANCE_F32 = {"dpm_adaptive": 1e-3}
@@ -27,11 +29,12 @@ def run(case, reference):
         return Pred(u + case["cfg"] * (c - u), c, u)
 
     x = case.tensor(case["x"])
-    grid = Grid(case.tensor(case["sigmas"]), Flow(shift=3.0) if case["flow"] else VE(14.614642))
-    method = lookup(case["sampler"])
+    process, levels = (Flow(shift=3.0), shifted_flow(3.0)) if case["flow"] else (VE(14.614642), discrete(betas()))
+    grid = Grid(case.tensor(case["sigmas"]), process, clock=levels.sigma_at)
+    sampler = SAMPLERS.lookup(case["sampler"])
     params = {RENAMED.get(name, name): value for name, value in case["params"].items()}
-    params = {name: type(method.defaults[name])(value) for name, value in params.items()}  # JSON's 1 for 1.0
-    run = Run(denoise, method, grid, default_noise(method, case["seed"], grid, x), params)
+    params = {name: type(sampler.defaults[name])(value) for name, value in params.items()}  # JSON's 1 for 1.0
+    run = Run(denoise, sampler, grid, default_noise(sampler.noise, case["seed"], grid, x), params)
     return finish(run, x), sigmas_seen
 
 

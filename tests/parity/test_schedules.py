@@ -6,9 +6,8 @@ import torch
 from golden_models import FAMILIES
 
 from sigmafield import schedules
-from sigmafield.families import family
-from sigmafield.levels import betas, resolution_shift
-from sigmafield.param import (
+from sigmafield.parameterization.families import family
+from sigmafield.parameterization.prediction import (
     Sampling,
     cascade_sampling,
     continuous_edm_sampling,
@@ -16,6 +15,7 @@ from sigmafield.param import (
     discrete_sampling,
     flux_sampling,
 )
+from sigmafield.parameterization.timesteps import betas, resolution_shift
 
 NAMES = {"v_prediction": "v", "edm_playground_v2.5": "edm"}
 
@@ -49,11 +49,11 @@ def close(ours, expected):
 
 def test_schedules(schedules_case):
     case = schedules_case
-    {"node": node, "scheduler": scheduler, "parameterization": parameterization}[case["kind"]](case)
+    {"node": node, "schedule": schedule, "parameterization": parameterization}[case["kind"]](case)
 
 
-def scheduler(case):
-    ours = schedules.lookup(case["scheduler"])(case["steps"], sampling_of(case).levels)
+def schedule(case):
+    ours = SCHEDULES.lookup(case["scheduler"])(case["steps"], sampling_of(case).levels)
     expected = case.expected("sigmas")
     if case["scheduler"] == "kl_optimal" and case["steps"] == 1:
         assert expected[0].isnan()  # 0/0 in the reference; ours begins at the largest level
@@ -91,10 +91,10 @@ def plain(name):
     return lambda levels, steps, **params: schedules.SCHEDULES[name](steps, levels, **params)
 
 
-def basic(levels, scheduler, steps, denoise):
+def basic(levels, schedule, steps, denoise):
     """BasicScheduler: its threshold of `denoise` is 1, KSampler's 0.9999."""
     total = int(steps / denoise) if denoise < 1 else steps
-    return schedules.lookup(scheduler)(total, levels)[-(steps + 1) :] if denoise > 0 else torch.empty(0)
+    return SCHEDULES.lookup(schedule)(total, levels)[-(steps + 1) :] if denoise > 0 else torch.empty(0)
 
 
 SCHEDULERS = {

@@ -3,11 +3,11 @@
 import torch
 from test_engine import Counted, compare
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.geometry import mixture_gaussian, uniform
 from sigmafield.guidance.guider import Guider
-from sigmafield.ksampler import ksampler, ksampler_sigmas
-from sigmafield.spatial.tiled import ORDERS, Spot, Tiled, grid_cover, spot_shifts
-from sigmafield.spatial.tiles import mixture_gaussian, uniform
-from sigmafield.types import Cond
+from sigmafield.recipes.ksampler import ksampler, ksampler_sigmas
+from sigmafield.spatial.tiled_model import ORDERS, Spot, Tiled, grid_cover, spot_shifts
 
 WINDOW = {"MultiDiffusion": uniform, "Mixture of Diffusers": mixture_gaussian}
 POSITIVE, NEGATIVE = 0.5, -0.3
@@ -17,7 +17,7 @@ def wrapped(case, model, levels):
     tile = case["tile_height"] // 8, case["tile_width"] // 8
     overlap, batch = case["tile_overlap"] // 8, case["tile_batch_size"]
     if case["kind"] == "tiled":
-        return Tiled(model, grid_cover(tile, overlap), WINDOW[case["method"]], batch)
+        return Tiled(model, grid_cover(tile, overlap), WINDOW[case["sampler"]], batch)
     sigmas = ksampler_sigmas(levels, case["sampler"], case["scheduler"], case["steps"])
     shifts = spot_shifts(case["steps"], tile, case["shift_seed"], ORDERS[case["shift_method"]])
     return Spot(model, tile, sigmas, shifts, overlap, batch)
@@ -37,10 +37,11 @@ def test_tiled(tiled_case, reference, worst):
         net.sampling,
         net.format,
         torch.zeros(case["shape"]),
-        **{key: case[key] for key in ("seed", "steps", "sampler", "scheduler")},
+        schedule=case["scheduler"],
+        **{key: case[key] for key in ("seed", "steps", "sampler")},
     )
     error = compare(out.samples, case.expected("samples"), 1e-4, "samples")
-    name = f"tiled {case['method'] if case['kind'] == 'tiled' else 'SpotDiffusion ' + case['shift_method']}"
+    name = f"tiled {case['sampler'] if case['kind'] == 'tiled' else 'SpotDiffusion ' + case['shift_method']}"
     worst[name] = max(worst.get(name, 0.0), error)
     if case["kind"] == "tiled":
         calls = len(case["first_call_shapes"])

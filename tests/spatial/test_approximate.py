@@ -6,12 +6,14 @@ import pytest
 import torch
 from toys import POSITIVE, SAMPLINGS, Toy, drawn
 
-from sigmafield.grid import Grid, Span
+from sigmafield.core.geometry import Box, grid_tiles, leaf_tiles
+from sigmafield.core.process import Grid, Span
+from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
-from sigmafield.methods import METHODS
-from sigmafield.param import edm, eps, flow, v
-from sigmafield.run import Run, finish, sample
-from sigmafield.spatial.approximate import (
+from sigmafield.parameterization.prediction import edm, eps, flow, v
+from sigmafield.runs.run import Run, finish, sample
+from sigmafield.samplers import SAMPLERS
+from sigmafield.spatial.tile_strength import (
     crop,
     gain,
     hybrid,
@@ -23,9 +25,7 @@ from sigmafield.spatial.approximate import (
     scaled,
     smaller,
 )  # fmt: skip
-from sigmafield.spatial.tiled import Tiled, fixed_cover, grid_cover
-from sigmafield.spatial.tiles import Box, grid_tiles, leaf_tiles
-from sigmafield.types import Ctx
+from sigmafield.spatial.tiled_model import Tiled, fixed_cover, grid_cover
 
 TILES = grid_tiles(16, 16, (8, 8))
 D = dict(zip(TILES, [0.0, 0.3, 0.6, 1.0]))
@@ -123,8 +123,8 @@ def test_where_it_is_wrong_it_says_so():
         scaled(D, "euler")(TILES[0], shown, shown, sigma, Ctx(Span(sigma, 0 * sigma, process), {}))
     run = Run(
         Guider(Tiled(Toy(process), grid_cover((4, 4)), change=scaled(D, "euler")), POSITIVE),
-        METHODS["euler"],
-        Grid(SIGMAS, process),
+        SAMPLERS["euler"],
+        Grid(SIGMAS, process, clock=SAMPLINGS[kind].clock),
     )
     with pytest.raises(ValueError, match="no strength is given for the tile"):
         finish(run, drawn(SHAPE))

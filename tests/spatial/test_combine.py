@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sigmafield.spatial.field import delayed, field_from_tiles
-from sigmafield.spatial.tiles import COMBINES, Box, Tile, grid_tiles, leaf_tiles, places, weighted
+from sigmafield.core.geometry import COMBINES, Box, Tile, grid_tiles, leaf_tiles, places, weighted
+from sigmafield.spatial.sigma_field import delayed, field_from_tiles
 
 OVERLAPPING = grid_tiles(20, 26, (8, 12), 4)
 DISJOINT = grid_tiles(16, 24, (8, 12))

@@ -6,15 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import NEGATIVE, POSITIVE, SAMPLINGS, SYNCHRONOUS, Toy, drawn, schedule
+from toys import NEGATIVE, POSITIVE, SAMPLINGS, SYNCHRONOUS, Toy, drawn
 
-from sigmafield.grid import Grid
+from sigmafield.core.conditioning import Cond, Control
+from sigmafield.core.process import Grid
+from sigmafield.core.protocols import Ctx, Pred
+from sigmafield.core.statistics import moments, standardised
 from sigmafield.guidance.guider import Guider
-from sigmafield.methods import METHODS
-from sigmafield.noise import Keyed
-from sigmafield.param import continuous_edm_sampling
-from sigmafield.run import Run, finish, iterate
-from sigmafield.spatial.demofusion import (
+from sigmafield.noise.sources import Keyed
+from sigmafield.parameterization.prediction import continuous_edm_sampling
+from sigmafield.runs.mixing import KeyedLevels, Mixing, noised
+from sigmafield.runs.run import Run, finish, iterate
+from sigmafield.samplers import SAMPLERS
+from sigmafield.spatial.demofusion_views import (
     Composed,
     Dilated,
     Windows,
@@ -25,13 +29,9 @@ from sigmafield.spatial.demofusion import (
     fused,
     gaussian,
     kappa,
-    moments,
     residual_weights,
-    standardised,
 )
 from sigmafield.spatial.inpaint import Inpaint
-from sigmafield.spatial.mixing import KeyedLevels, Mixing, noised
-from sigmafield.types import Cond, Control, Ctx, Pred
 
 KINDS = pytest.mark.parametrize("kind", SAMPLINGS)
 SHAPE = (2, 3, 20, 13)
@@ -39,7 +39,9 @@ N = 8  # side of the toy network, so that SHAPE needs windows and padding
 
 
 def context(kind, i=3, n=6):
-    return Ctx(Grid(schedule(kind, "euler", "simple", n), SAMPLINGS[kind].process).span(i), {})
+    return Ctx(
+        Grid(sigmas_of(kind, "euler", "simple", n), SAMPLINGS[kind].process, clock=SAMPLINGS[kind].clock).span(i), {}
+    )
 
 
 def ask(model, x, conds, ctx):
@@ -52,12 +54,12 @@ def demofused(kind, q=2, seed=4, **options):
 
 
 def mixed(kind, name="euler", seeds=(1, 2), shape=SHAPE, n=6, **options):
-    """DemoFusion of one phase with any method, its source, and the network that counts."""
+    """DemoFusion of one phase with any sampler, its source, and the network that counts."""
     toy, model = demofused(kind, **options)
     run = Run(
         Guider(model, POSITIVE, NEGATIVE, 3.0),
-        METHODS[name],
-        Grid(schedule(kind, name, "simple", n), SAMPLINGS[kind].process),
+        SAMPLERS[name],
+        Grid(sigmas_of(kind, name, "simple", n), SAMPLINGS[kind].process, clock=SAMPLINGS[kind].clock),
         Keyed(seeds, shape),
     )
     c = residual_weights(run.grid.sigmas, clock(SAMPLINGS[kind]))
@@ -162,10 +164,10 @@ def test_paths_at_their_ends(kind):
 
 @KINDS
 def test_one_window_and_no_residual_is_plain_sampling(kind):
-    toy, sigmas = Toy(SAMPLINGS[kind].process), schedule(kind, "dpmpp_2m", "simple", 6)
-    grid, x = Grid(sigmas, SAMPLINGS[kind].process), drawn((1, 3, N, N))
+    toy, sigmas = Toy(SAMPLINGS[kind].process), sigmas_of(kind, "dpmpp_2m", "simple", 6)
+    grid, x = Grid(sigmas, SAMPLINGS[kind].process, clock=SAMPLINGS[kind].clock), drawn((1, 3, N, N))
     near = Composed(Windows(toy, (N, N), N), Dilated(toy, 1, lambda sigma: 1.0), lambda sigma: 0.0)
-    run = Run(Guider(near, POSITIVE, NEGATIVE, 3.0), METHODS["dpmpp_2m"], grid)
+    run = Run(Guider(near, POSITIVE, NEGATIVE, 3.0), SAMPLERS["dpmpp_2m"], grid)
     mixing = Mixing(run, KeyedLevels([1], x.shape, shared=True), [1.0] * 6, align="before")
     plain = replace(run, denoise=Guider(toy, POSITIVE, NEGATIVE, 3.0))
     assert torch.equal(finish(mixing, x).x, finish(plain, mixing.start(x).x).x)
@@ -233,7 +235,7 @@ def test_views_find_the_noise_of_the_blurred_and_take_it_from_the_latent(kind):
 @KINDS
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "heun"])
 def test_resume_rows_and_seeds(kind, name):
-    """Any method: from every cut to the same end, the same again by its seeds, with the rows that are specified."""
+    """Any sampler: from every cut to the same end, the same again by its seeds, with the rows that are specified."""
 
     def made():
         return mixed(kind, name)
@@ -273,8 +275,8 @@ def test_a_right_answer_stays_on_the_noised_source(kind):
     s = drawn(SHAPE)
     run = Run(
         lambda x, sigma, ctx: Pred(s),
-        METHODS["euler"],
-        Grid(schedule(kind, "euler", "simple", 6), SAMPLINGS[kind].process),
+        SAMPLERS["euler"],
+        Grid(sigmas_of(kind, "euler", "simple", 6), SAMPLINGS[kind].process, clock=SAMPLINGS[kind].clock),
     )
     c = residual_weights(run.grid.sigmas, clock(SAMPLINGS[kind]))
     m = Mixing(run, KeyedLevels([1, 2], SHAPE, shared=True), c, align="before")

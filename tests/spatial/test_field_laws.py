@@ -1,4 +1,4 @@
-"""A region of a σ-field is a run of its own: delayed start and own schedule, for every method, bit for bit."""
+"""A region of a σ-field is a run of its own: delayed start and own schedule, for every sampler, bit for bit."""
 
 from itertools import product
 
@@ -14,18 +14,18 @@ from toys import (
     Toy,
     drawn,
     keyed,
-    schedule,
+    sigmas_of,
     started,
 )
 
-from sigmafield.grid import Grid
+from sigmafield.core.geometry import grid_tiles
+from sigmafield.core.process import Grid
 from sigmafield.guidance.guider import Guider
-from sigmafield.methods import METHODS
-from sigmafield.run import Run, finish
-from sigmafield.spatial.field import delayed, field_from_tiles, own_schedule
-from sigmafield.spatial.served import Served
-from sigmafield.spatial.tiled import Tiled, grid_cover
-from sigmafield.spatial.tiles import grid_tiles
+from sigmafield.runs.run import Run, finish
+from sigmafield.samplers import SAMPLERS
+from sigmafield.spatial.field_denoiser import Served
+from sigmafield.spatial.sigma_field import delayed, field_from_tiles, own_schedule
+from sigmafield.spatial.tiled_model import Tiled, grid_cover
 
 N, D = 7, [0.0, 0.3, 0.6, 1.0]
 SHAPE = (1, 4, 8, 8)
@@ -43,7 +43,7 @@ def canvas_run(name, kind, field, source, noise, model):
     process = SAMPLINGS[kind].process
     guider = Guider(Tiled(model, grid_cover((4, 4)), batch=1), POSITIVE, NEGATIVE, 3.0)
     served = Served(guider, source, noise, process)
-    run = Run(served, METHODS[name], Grid(field, process), keyed(SHAPE))
+    run = Run(served, SAMPLERS[name], Grid(field, process, clock=SAMPLINGS[kind].clock), keyed(SHAPE))
     return finish(run, started(process, field, noise, source))
 
 
@@ -51,20 +51,20 @@ def tile_run(name, kind, sigmas, source, noise, tile, first):
     """The end of a run on one tile alone."""
     process, at = SAMPLINGS[kind].process, (..., *tile.box.index)
     run = Run(
-        Guider(Toy(process), POSITIVE, NEGATIVE, 3.0), METHODS[name], Grid(sigmas, process),
+        Guider(Toy(process), POSITIVE, NEGATIVE, 3.0), SAMPLERS[name], Grid(sigmas, process, clock=SAMPLINGS[kind].clock),
         Cropped(keyed(SHAPE), at, first),
     )  # fmt: skip
     return finish(run, started(process, sigmas, noise[at].contiguous(), source[at].contiguous())).x
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
-@pytest.mark.parametrize("kind, scheduler, mode", SETTINGS)
-def test_a_tile_is_a_run_of_its_own(name, kind, scheduler, mode):
+@pytest.mark.parametrize("kind, schedule, mode", SETTINGS)
+def test_a_tile_is_a_run_of_its_own(name, kind, schedule, mode):
     """A1, B1, S1, and A2's d = 0: each tile ends as KSampler would on the crop, with the crop of the noise."""
-    sigmas = schedule(kind, name, scheduler, N)
+    sigmas = sigmas_of(kind, name, schedule, N)
     ways = {
         "delayed": delayed(sigmas),
-        "own": own_schedule(lambda d: schedule(kind, name, scheduler, N, d)),
+        "own": own_schedule(lambda d: sigmas_of(kind, name, schedule, N, d)),
     }
     field = field_from_tiles(ways[mode], TILES, D, 8, 8)
     source, noise = drawn(SHAPE, 1, 0.5), drawn(SHAPE)
@@ -75,7 +75,7 @@ def test_a_tile_is_a_run_of_its_own(name, kind, scheduler, mode):
             assert torch.equal(got, source[at])
             continue
         k = N - int(N * d + 1e-9) if mode == "delayed" else 0
-        row = sigmas[k:] if mode == "delayed" else schedule(kind, name, scheduler, N, d)
+        row = sigmas[k:] if mode == "delayed" else sigmas_of(kind, name, schedule, N, d)
         alone = tile_run(name, kind, row, source, noise, tile, k)
         if name in SUMMED:
             torch.testing.assert_close(got, alone, rtol=1e-5, atol=1e-5)

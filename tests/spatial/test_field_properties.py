@@ -6,17 +6,21 @@ from functools import partial
 
 import pytest
 import torch
-from toys import NEGATIVE, POSITIVE, SAMPLINGS, Cropped, Toy, drawn, keyed, schedule, started
+from toys import NEGATIVE, POSITIVE, SAMPLINGS, Cropped, Toy, drawn, keyed, sigmas_of, started
 
-from sigmafield.checkpoint import load_state, save_state
-from sigmafield.grid import VE, Flow, Grid
+from sigmafield.core.geometry import Box, grid_tiles, leaf_tiles
+from sigmafield.core.linear import lincomb
+from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.guidance.guider import Guider
-from sigmafield.ksampler import open_run
-from sigmafield.maths import lincomb
-from sigmafield.methods import METHODS
 from sigmafield.models.analytic import Mixture
-from sigmafield.run import Run, finish, iterate, sample
-from sigmafield.spatial.field import (
+from sigmafield.recipes.ksampler import open_run
+from sigmafield.runs.checkpoint import load_state, save_state
+from sigmafield.runs.run import Run, finish, iterate, sample
+from sigmafield.samplers import SAMPLERS
+from sigmafield.spatial.field_denoiser import MEMORY, Served, brought, by_level, by_tile, native
+from sigmafield.spatial.inpaint import Inpaint, differential
+from sigmafield.spatial.sigma_field import (
     by_sigma,
     by_timestep,
     delayed,
@@ -25,11 +29,7 @@ from sigmafield.spatial.field import (
     own_schedule,
     strength_of,
 )
-from sigmafield.spatial.inpaint import Inpaint, differential
-from sigmafield.spatial.served import MEMORY, Served, brought, by_level, by_tile, native
-from sigmafield.spatial.tiled import Tiled, fixed_cover, grid_cover
-from sigmafield.spatial.tiles import Box, grid_tiles, leaf_tiles
-from sigmafield.types import Ctx, Pred
+from sigmafield.spatial.tiled_model import Tiled, fixed_cover, grid_cover
 
 SHAPE = (1, 4, 16, 16)
 FOUR = grid_tiles(16, 16, (8, 8))
@@ -37,16 +37,16 @@ kinds = pytest.mark.parametrize("kind", SAMPLINGS)
 modes = pytest.mark.parametrize("mode", ["delayed", "own"])
 
 
-def trajectory(mode, kind, sampler="euler", scheduler="normal", n=10, **options):
+def trajectory(mode, kind, sampler="euler", schedule="normal", n=10, **options):
     if mode == "delayed":
-        return delayed(schedule(kind, sampler, scheduler, n), **options)
-    return own_schedule(partial(schedule, kind, sampler, scheduler, n), **options)
+        return delayed(sigmas_of(kind, sampler, schedule, n), **options)
+    return own_schedule(partial(sigmas_of, kind, sampler, schedule, n), **options)
 
 
 def run_of(guider, kind, name, field, source, noise, **options):
     process = SAMPLINGS[kind].process
     served = Served(guider, source, noise, process, **options)
-    run = Run(served, METHODS[name], Grid(field, process), keyed(source.shape))
+    run = Run(served, SAMPLERS[name], Grid(field, process, clock=SAMPLINGS[kind].clock), keyed(source.shape))
     return run, run.start(started(process, field, noise, source))
 
 
@@ -86,8 +86,13 @@ def test_equal_strengths_are_one_run(mode, kind, name):
         field = field_from_tiles(trajectory(mode, kind, name), tiles, [d] * len(tiles), 16, 16)
         got = end_of(guider, kind, name, field, source, noise).x
         first = 0 if mode == "own" else 10 - int(10 * d)
-        sigmas = schedule(kind, name, "normal", 10, d if mode == "own" else None)[first:]
-        plain = Run(guider, METHODS[name], Grid(sigmas, process), Cropped(keyed(SHAPE), ..., first))
+        sigmas = sigmas_of(kind, name, "normal", 10, d if mode == "own" else None)[first:]
+        plain = Run(
+            guider,
+            SAMPLERS[name],
+            Grid(sigmas, process, clock=SAMPLINGS[kind].clock),
+            Cropped(keyed(SHAPE), ..., first),
+        )
         assert torch.equal(got, finish(plain, started(process, sigmas, noise, source)).x)
 
 
@@ -120,7 +125,7 @@ def test_waiting_places_are_the_noised_source(kind, name, figure):
     "kind, denoise, top", [("eps", 0.6, None), ("flow", None, None), ("eps", None, math.inf), ("eps", None, None)]
 )
 def test_delayed_start_is_differential_diffusion(kind, denoise, top, figure):
-    """A5: with Euler and the timestep rule; a multistep method differs, as it begins without history here.
+    """A5: with Euler and the timestep rule; a multistep sampler differs, as it begins without history here.
 
     Where the run begins at the model's σ_max, with noise √(1 + σ²), differential diffusion carries that into places
     that join late; ours are the source noised to their level.
@@ -132,7 +137,7 @@ def test_delayed_start_is_differential_diffusion(kind, denoise, top, figure):
     mask = torch.linspace(0, 1, 16).reshape(1, 1, 16).expand(1, 16, 16)
     guider = Guider(Toy(sampling.process), POSITIVE, NEGATIVE, 3.0)
     for name in ("euler", "dpmpp_2m"):
-        sigmas = schedule(kind, name, "normal", 12, denoise)
+        sigmas = sigmas_of(kind, name, "normal", 12, denoise)
         way = delayed(sigmas, by_timestep(sampling.levels, sigmas, strict=True))
         reference, ours = (
             finish(*open_run(guider, sampling, name, levels, source, noise, 0, **options)).x
@@ -179,7 +184,7 @@ def test_to_another_level_is_eulers_step(process, figure):
     level, never = torch.tensor(0.5, dtype=torch.float64), torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     x, D = process.start(sigma, noise, source), drawn(SHAPE, 9)
     euler = Run(
-        lambda x, s, ctx: Pred(D), METHODS["euler"], Grid(torch.stack([sigma, level.expand_as(sigma)]), process)
+        lambda x, s, ctx: Pred(D), SAMPLERS["euler"], Grid(torch.stack([sigma, level.expand_as(sigma)]), process)
     )
     got = brought(x, sigma, level, D, noise, process, never)
     assert figure("B2 brought to a level − Euler's step", (got - finish(euler, x).x).abs().max()) <= 1e-6
@@ -196,7 +201,7 @@ def test_nearly_all_is_all(mode, kind):
     fields = [field_from_mask(trajectory(mode, kind), torch.full((4, 4), d), (4, 4)) for d in (1.0, 0.99995)]
     if mode == "own":
         assert torch.equal(*fields)
-    assert torch.equal(fields[0], schedule(kind, "euler", "normal", 10).reshape(-1, 1, 1, 1, 1).expand(-1, 1, 1, 4, 4))
+    assert torch.equal(fields[0], sigmas_of(kind, "euler", "normal", 10).reshape(-1, 1, 1, 1, 1).expand(-1, 1, 1, 4, 4))
 
 
 @modes
@@ -266,8 +271,8 @@ def test_tiles_at_their_own_levels_cost_one_evaluation_each(figure):
 
 @kinds
 def test_by_sigma_joins_where_the_own_schedule_begins(kind):
-    sigmas = schedule(kind, "euler", "normal", 10)
-    starts = partial(schedule, kind, "euler", "normal", 10)
+    sigmas = sigmas_of(kind, "euler", "normal", 10)
+    starts = partial(sigmas_of, kind, "euler", "normal", 10)
     d = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
     k = by_sigma(sigmas, starts)(d)
     assert k[0] == 10 and k[-1] == 0
@@ -285,7 +290,7 @@ def test_wrong_use_is_refused():
         own_schedule(lambda d: torch.zeros(2), values=1)
     field = field_from_mask(trajectory("delayed", "eps"), torch.ones(4, 4), (4, 4))
     with pytest.raises(ValueError, match="chooses its own steps"):
-        Run(Mixture(), METHODS["dpm_adaptive"], Grid(field, VE()), keyed((1, 4, 4, 4)))
+        Run(Mixture(), SAMPLERS["dpm_adaptive"], Grid(field, VE()), keyed((1, 4, 4, 4)))
     assert strength_of(torch.rand(3, 9, 9), (4, 4)).shape == (3, 1, 4, 4)
     ctx = Ctx(Grid(torch.tensor([1.0, 0.0]), VE()).span(0), {})
     served = Served(Mixture(), drawn(SHAPE), drawn(SHAPE), VE())

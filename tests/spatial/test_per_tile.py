@@ -4,21 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn, keyed, schedule, started
+from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn, keyed, started
 
-from sigmafield.checkpoint import load_state, save_state
-from sigmafield.grid import Grid
+from sigmafield.core.conditioning import Area, Control, Residuals, fit
+from sigmafield.core.geometry import gaussian, grid_tiles
+from sigmafield.core.process import Grid
 from sigmafield.guidance import parse_mods
-from sigmafield.guidance.cond import fit
 from sigmafield.guidance.guider import Guider
-from sigmafield.methods import METHODS
-from sigmafield.run import Run, finish, iterate
-from sigmafield.spatial.field import delayed, field_from_tiles
-from sigmafield.spatial.per_tile import PerTile, seen_in
-from sigmafield.spatial.served import Served
-from sigmafield.spatial.tiled import ROWS, Counted, Tiled, grid_cover
-from sigmafield.spatial.tiles import gaussian, grid_tiles
-from sigmafield.types import Area, Control, Residuals
+from sigmafield.runs.checkpoint import load_state, save_state
+from sigmafield.runs.run import Run, finish, iterate
+from sigmafield.samplers import SAMPLERS
+from sigmafield.spatial.field_denoiser import Served
+from sigmafield.spatial.sigma_field import delayed, field_from_tiles
+from sigmafield.spatial.tiled_guidance import PerTile, seen_in
+from sigmafield.spatial.tiled_model import ROWS, Counted, Tiled, grid_cover
 
 SHAPE = (2, 4, 16, 24)
 PROCESS = SAMPLINGS["eps"].process
@@ -46,7 +45,7 @@ def per_tile(model, prompts, cover, window=gaussian, mods=None, cfg=lambda tile:
 
 
 def run_of(denoise, sigmas=SIGMAS, name="dpmpp_2m", shape=SHAPE):
-    return Run(denoise, METHODS[name], Grid(sigmas, PROCESS), keyed(shape))
+    return Run(denoise, SAMPLERS[name], Grid(sigmas, PROCESS), keyed(shape))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)

@@ -12,16 +12,16 @@ import pytest
 import torch
 from toys import POSITIVE, drawn
 
-from sigmafield.grid import VE, Grid
+from sigmafield.core.geometry import grid_tiles
+from sigmafield.core.process import VE, Grid
+from sigmafield.core.protocols import Pred
 from sigmafield.guidance.guider import Guider
-from sigmafield.methods import METHODS
-from sigmafield.run import Run, finish
+from sigmafield.runs.run import Run, finish
+from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import karras
-from sigmafield.spatial.field import field_from_tiles, own_schedule
-from sigmafield.spatial.served import Served, by_level, by_tile
-from sigmafield.spatial.tiled import Tiled, grid_cover
-from sigmafield.spatial.tiles import grid_tiles
-from sigmafield.types import Pred
+from sigmafield.spatial.field_denoiser import Served, by_level, by_tile
+from sigmafield.spatial.sigma_field import field_from_tiles, own_schedule
+from sigmafield.spatial.tiled_model import Tiled, grid_cover
 
 LENGTH, STEPS, SAMPLES = 128, 20, 32
 TILES = grid_tiles(1, LENGTH, (1, 80))  # places 0 … 79 and 48 … 127, of which each owns 64
@@ -97,7 +97,10 @@ def test_bringing_to_the_tiles_level_is_nearest_to_the_truth(d, figure):
     }
     error = {}
     for name, denoise in ways.items():
-        finish(Run(watched := Watched(denoise, []), METHODS["euler"], Grid(field, process)), start)
+        finish(
+            Run(watched := Watched(denoise, []), SAMPLERS["euler"], Grid(field, process, clock=SAMPLINGS[kind].clock)),
+            start,
+        )
         error[name] = figure(f"B4 seam error, d = {d}, {name}", sum(watched.errors) / len(watched.errors))
     assert error["by level"] < error["fresh noise"] < min(error["as it is"], error["nothing"])
     assert error["by tile"] < error["fresh noise"]

@@ -9,13 +9,8 @@ import pytest
 import torch
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn
 
-from sigmafield.grid import VE, Grid
-from sigmafield.guidance.cond import part, predict
-from sigmafield.guidance.guider import Guider
-from sigmafield.run import sample
-from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree, square
-from sigmafield.spatial.tiled import ORDERS, Spot, Tiled, fixed_cover, grid_cover, spot_shifts
-from sigmafield.spatial.tiles import (
+from sigmafield.core.conditioning import Area, Cond, Control, part
+from sigmafield.core.geometry import (
     WINDOWS,
     Box,
     Tile,
@@ -28,7 +23,13 @@ from sigmafield.spatial.tiles import (
     shares,
     uniform,
 )
-from sigmafield.types import Area, Cond, Control, Ctx
+from sigmafield.core.predict import predict
+from sigmafield.core.process import VE, Grid
+from sigmafield.core.protocols import Ctx
+from sigmafield.guidance.guider import Guider
+from sigmafield.runs.run import sample
+from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree, square
+from sigmafield.spatial.tiled_model import ORDERS, Spot, Tiled, fixed_cover, grid_cover, spot_shifts
 
 windows = pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
 
@@ -177,7 +178,7 @@ LEAVES = leaf_tiles([Box(0, 0, 12, 26), Box(12, 0, 8, 13), Box(12, 13, 8, 13)], 
 
 
 @pytest.mark.parametrize("name", ALL_WRAPPERS)
-@pytest.mark.parametrize("shape", [(2, 4, 20, 26), (1, 4, 3, 20, 26)], ids=["picture", "video"])
+@pytest.mark.parametrize("shape", [(2, 4, 20, 26), (1, 4, 3, 20, 26)], ids=["image", "video"])
 def test_a_pointwise_network_does_not_see_tiles(name, shape, figure):
     """T3: with guidance, over a whole run, for 4-D and 5-D latents."""
     process, sigmas = SAMPLINGS["eps"].process, torch.tensor([10.0, 3.0, 1.0, 0.2, 0.0])
@@ -295,7 +296,7 @@ def test_what_lies_outside_is_mirrored():
     assert part(t, [1], [3]).data_ptr() == t[1:].data_ptr()
 
 
-def picture(height, width, seed=0):
+def drawing(height, width, seed=0):
     """Flat on the left, noise on the right, in [0, 1]."""
     image = torch.full((3, height, width), 0.4)
     image[..., width // 2 :] += 0.3 * drawn((3, height, width - width // 2), seed).clamp(-1, 1)
@@ -305,9 +306,9 @@ def picture(height, width, seed=0):
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 @pytest.mark.parametrize("size", [(256, 256), (200, 344), (96, 640), (67, 130)])
 @pytest.mark.parametrize("depth, least", [(3, 16), (5, 8), (0, 8), (8, 64)])
-def test_leaves_partition_the_picture(content, size, depth, least, figure):
+def test_leaves_partition_the_image(content, size, depth, least, figure):
     """T5: whole units, each pixel once, no leaf smaller than asked, flat parts left whole; the same each time."""
-    image = picture(*size)
+    image = drawing(*size)
     threshold = 5.0 if content.__name__ == "deviation_255" else 0.02
     leaves = quadtree(image, threshold, max_depth=depth, min_size=least, content=content)
     height, width = (n // 8 * 8 for n in size)
@@ -327,8 +328,8 @@ def test_leaves_partition_the_picture(content, size, depth, least, figure):
         assert flat == 128 and busy == 32 and len(leaves) > 4
 
 
-def test_square_roots_are_cut_to_the_picture():
-    image = picture(96, 200)
+def test_square_roots_are_cut_to_the_image():
+    image = drawing(96, 200)
     leaves = quadtree(image, 0.02, max_depth=4, min_size=8, root=square(96, 200))
     assert square(96, 200) == Box(0, 0, 256, 256)
     check(leaf_tiles(leaves, 12, 25), 12, 25)

@@ -5,24 +5,24 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.nn.functional as F
 
-from sigmafield.families import family
-from sigmafield.grid import Grid
-from sigmafield.ksampler import ksampler_sigmas
-from sigmafield.methods import METHODS
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.process import Grid
 from sigmafield.models.analytic import Mixture
-from sigmafield.noise import Keyed
-from sigmafield.types import Cond
+from sigmafield.noise.sources import Keyed
+from sigmafield.parameterization.families import family
+from sigmafield.recipes.ksampler import ksampler_sigmas
+from sigmafield.samplers import SAMPLERS
 
 SAMPLINGS = {"eps": family("SD15").sampling(), "flow": family("SD3").sampling()}
 SYNCHRONOUS = [
     name
-    for name, method in METHODS.items()
-    if method.linear and not method.adaptive and name not in ("dpm_fast", "ddim") and not name.endswith("_gpu")
+    for name, sampler in SAMPLERS.items()
+    if sampler.linear and not sampler.adaptive and name not in ("dpm_fast", "ddim") and not name.endswith("_gpu")
 ]
-"""Methods that take fields, without those that are another under a second name."""
+"""Samplers that take fields, without those that are another under a second name."""
 
 SUMMED = {"deis", "er_sde", "er_sde_ode", "er_sde_reverse_time"}
-"""Methods with sums over many points, whose order of addition depends on the shape."""
+"""Samplers with sums over many points, whose order of addition depends on the shape."""
 
 
 def cond(value):
@@ -78,8 +78,8 @@ def drawn(shape, seed=3, scale=1.0):
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def schedule(kind, sampler, scheduler, n, denoise=None):
-    return ksampler_sigmas(SAMPLINGS[kind].levels, sampler, scheduler, n, denoise)
+def sigmas_of(kind, sampler, schedule, n, denoise=None):
+    return ksampler_sigmas(SAMPLINGS[kind].levels, sampler, schedule, n, denoise)
 
 
 def keyed(shape):
@@ -87,4 +87,4 @@ def keyed(shape):
 
 
 def started(process, sigmas, noise, source):
-    return process.start(Grid(sigmas, process).sigmas[0], noise, source)
+    return process.start(Grid(sigmas, process, clock=SAMPLINGS[kind].clock).sigmas[0], noise, source)

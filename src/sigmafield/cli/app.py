@@ -38,9 +38,10 @@ from sigmafield.cli.options import (
     Shift,
     Steps,
 )
+from sigmafield.schedules import SCHEDULES
 
 app = typer.Typer(
-    help="Draw pictures with diffusion models, by any sampler of ComfyUI's, from the shell.\n\n"
+    help="Draw images with diffusion models, by any sampler of ComfyUI's, from the shell.\n\n"
     'Begin with:  [bold]sigmafield sample "a red heart" -o heart.png[/bold]  (works offline, with the embedded model).',
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -79,21 +80,21 @@ def sample(
     prompts: Annotated[
         Optional[Path],
         typer.Option(
-            help="Text file with a prompt a line, each for a picture; blank lines and # comments are skipped.",
+            help="Text file with a prompt a line, each for a image; blank lines and # comments are skipped.",
             rich_help_panel="Files",
         ),
     ] = None,
     preview_every: PreviewEvery = None,
     negative: Negative = "",
     sampler: Sampler = "dpmpp_2m",
-    scheduler: Scheduler = "karras",
+    schedule: Scheduler = "karras",
     steps: Steps = 20,
     cfg: Cfg = None,
     guidance: Guidance = "",
     seed: Seed = 0,
     param: Param = None,
-    scheduler_param: SchedulerParam = None,
-    batch: Annotated[int, typer.Option(help="Pictures; more than one also writes a sheet of all.")] = 1,
+    schedule_param: SchedulerParam = None,
+    batch: Annotated[int, typer.Option(help="Images; more than one also writes a sheet of all.")] = 1,
     size: Annotated[
         Optional[str], typer.Option(help="Width x height; default: the model's own, or the image's.", metavar="WxH")
     ] = None,
@@ -101,7 +102,7 @@ def sample(
     distilled_guidance: DistilledGuidance = None,
     shift: Shift = None,
     image: Annotated[
-        Optional[Path], typer.Option(help="Picture to start from.", rich_help_panel="Image to image")
+        Optional[Path], typer.Option(help="Image to start from.", rich_help_panel="Image to image")
     ] = None,
     denoise: Annotated[
         float,
@@ -111,7 +112,7 @@ def sample(
     denoise_map: Annotated[
         Optional[Path],
         typer.Option(
-            help="Picture: how much each place changes; white as --denoise says, black is kept; or 'auto'.",
+            help="Image: how much each place changes; white as --denoise says, black is kept; or 'auto'.",
             rich_help_panel="Image to image",
         ),
     ] = None,
@@ -141,13 +142,12 @@ def sample(
     preview_decoder: PreviewDecoder = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a picture from a prompt, or one for each prompt of a file.
+    """Draw a image from a prompt, or one for each prompt of a file.
 
     The PNG carries its recipe: [bold]sigmafield replay[/bold] draws it again.
 
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
-    from sigmafield import schedules
     from sigmafield.cli.batch import asked_for, read_prompts, report
     from sigmafield.cli.draw import (
         Machine,
@@ -159,8 +159,8 @@ def sample(
         parse_size,
         user_errors,
     )
-    from sigmafield.methods import lookup
-    from sigmafield.recipe import Recipe
+    from sigmafield.recipes.recipe import Recipe
+    from sigmafield.samplers import SAMPLERS
 
     with user_errors():
         if (prompt is None) == (prompts is None):
@@ -169,15 +169,15 @@ def sample(
         many = read_prompts(prompts) if prompts else {}
         text = prompt or next(iter(many.values()), "")
         recipe = Recipe(
-            text, negative, model, sampler, scheduler, steps, cfg, seed, batch, width, height, denoise,
+            text, negative, model, sampler, schedule, steps, cfg, seed, batch, width, height, denoise,
             str(image) if image else None, mask=str(mask) if mask else None,
             denoise_map=str(denoise_map) if denoise_map else None, map_schedule=map_schedule,
             regions=tuple(parse_region(box) for box in region or []), start_step=start, last_step=end,
             frames=frames, distilled_guidance=distilled_guidance, shift=parse_shift(shift),
             clip_skip=clip_skip, loras=tuple(parse_lora(entry) for entry in lora or []),
             parts=str(parts) if parts else None, embeddings=str(embeddings) if embeddings else None,
-            params=parse_params(lookup(sampler), param or []),
-            scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
+            params=parse_params(SAMPLERS.lookup(sampler), param or []),
+            schedule_params=parse_params(SCHEDULES.lookup(schedule), schedule_param or []),
             controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
             model_sampling=model_sampling, mixing=mix,
         )  # fmt: skip
@@ -200,10 +200,10 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Finish an interrupted run, with the very pixels that it would have had."""
-    from sigmafield.checkpoint import load_state
     from sigmafield.cli.batch import Asked, report
     from sigmafield.cli.draw import Machine, user_errors
-    from sigmafield.recipe import Recipe
+    from sigmafield.recipes.recipe import Recipe
+    from sigmafield.runs.checkpoint import load_state
 
     with user_errors():
         state, meta = load_state(checkpoint)
@@ -216,7 +216,7 @@ def resume(
 
 @app.command()
 def replay(
-    picture: Annotated[Path, typer.Argument(help="PNG that sigmafield wrote.")],
+    drawn: Annotated[Path, typer.Argument(help="PNG that sigmafield wrote.")],
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Default: NAME-replay.png beside it.")
     ] = None,
@@ -228,20 +228,20 @@ def replay(
     max_rows: MaxRows = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a picture again from the recipe that its PNG carries, and compare the pixels."""
+    """Draw a image again from the recipe that its PNG carries, and compare the pixels."""
     from sigmafield.cli.draw import Machine, again
 
-    again(picture, output, image, Machine(device, dtype, offload, compile, max_rows), as_json=as_json)
+    again(drawn, output, image, Machine(device, dtype, offload, compile, max_rows), as_json=as_json)
 
 
 @app.command()
-def methods(
-    name: Annotated[Optional[str], typer.Argument(help="One method, in full.")] = None, as_json: Json = False
+def samplers(
+    name: Annotated[Optional[str], typer.Argument(help="One sampler, in full.")] = None, as_json: Json = False
 ) -> None:
     """List the samplers, or explain one."""
-    from sigmafield.cli.listing import show_methods
+    from sigmafield.cli.listing import show_samplers
 
-    show_methods(name, as_json)
+    show_samplers(name, as_json)
 
 
 @app.command()
@@ -271,11 +271,11 @@ def guidance(
 @app.command()
 def cite(
     names: Annotated[
-        Optional[list[str]], typer.Argument(help="Methods, schedules and mods; none: sigmafield itself.")
+        Optional[list[str]], typer.Argument(help="Samplers, schedules and mods; none: sigmafield itself.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole bibliography.")] = False,
 ) -> None:
-    """Print BibTeX for the papers that methods, schedules and guidance are from."""
+    """Print BibTeX for the papers that samplers, schedules and guidance are from."""
     from sigmafield.cli.explain import show_citations
 
     show_citations(names or [], everything)

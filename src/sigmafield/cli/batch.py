@@ -1,4 +1,4 @@
-"""Many pictures: prompts from a file, names for what they become, one load of the model for all."""
+"""Many images: prompts from a file, names for what they become, one load of the model for all."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 import typer
 
-from sigmafield import images
 from sigmafield.cli.draw import USER_ERRORS, Drawing, Machine, complain, draw, fail, user_errors, write
 from sigmafield.cli.terminal import Display, told_rows
-from sigmafield.hints import controls_of
-from sigmafield.job import open_job
+from sigmafield.core.protocols import State
 from sigmafield.lab.tiles import draw_tiles, tiles_of, tiles_svg
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.recipe import Recipe
-from sigmafield.single import Job
-from sigmafield.types import State
+from sigmafield.models.bundle import Pipeline
+from sigmafield.recipes import image_io
+from sigmafield.recipes.build import Job
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.inputs import controls_of
+from sigmafield.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A picture to draw: its recipe, the PNG or the folder to write to, and its line in the prompts' file, if any.
+    """A image to draw: its recipe, the PNG or the folder to write to, and its line in the prompts' file, if any.
 
-    tiles: a PNG or SVG of the tiles, to write before the run; phases: a folder for the pictures of DemoFusion's phases
+    tiles: a PNG or SVG of the tiles, to write before the run; phases: a folder for the images of DemoFusion's phases
     before the last. Raises FileNotFoundError for a file in a folder that is not there and for no such folder,
     ValueError for tiles of another kind.
     """
@@ -72,14 +72,14 @@ def read_prompts(path: Path) -> dict[int, str]:
 
 
 def asked_for(recipe: Recipe, prompts: dict[int, str], output: Path | None, folder: Path | None) -> list[Asked]:
-    """A picture for the recipe, or for each of the prompts.
+    """A image for the recipe, or for each of the prompts.
 
     Raises ValueError for an output and a folder, or one output for several prompts.
     """
     if output and folder:
         raise ValueError(f"give -o or --out-dir, not both; got {output} and {folder}")
     if output and prompts:
-        raise ValueError(f"--prompts draws a picture for each line: give --out-dir instead of -o {output}")
+        raise ValueError(f"--prompts draws a image for each line: give --out-dir instead of -o {output}")
     here = folder or Path()
     if prompts:
         return [Asked(replace(recipe, prompt=text), folder=here, line=line) for line, text in prompts.items()]
@@ -88,7 +88,7 @@ def asked_for(recipe: Recipe, prompts: dict[int, str], output: Path | None, fold
 
 def free_path(folder: Path, recipe: Recipe) -> Path:
     """A PNG in a folder, named after prompt and seed, where neither it nor a checkpoint of it is yet."""
-    words = re.sub(r"\W+", "-", recipe.prompt.lower())[:60].strip("-") or "picture"
+    words = re.sub(r"\W+", "-", recipe.prompt.lower())[:60].strip("-") or "image"
     stem, number = f"{words}-{recipe.seed}", 1
     while any((folder / f"{stem}{end}").exists() for end in (".png", ".checkpoint.safetensors")):
         number += 1
@@ -101,7 +101,7 @@ def report(
 ) -> None:
     """Draw what is asked for, write the files and say what they are; a line that fails is named, and the others go on.
 
-    every: steps between two previews beside the output; state: where the only picture asked for goes on.
+    every: steps between two previews beside the output; state: where the only image asked for goes on.
     """
     first, files, failed = asked[0].recipe, [], []
     with user_errors():
@@ -120,10 +120,10 @@ def report(
             failed.append(refuse(one, error))
             continue
         with user_errors():
-            written = write(drawing.pictures, path, one.recipe)
+            written = write(drawing.images, path, one.recipe)
         files.append(tell(one, drawing, written, as_json))
     if asked[0].line is not None and as_json:
-        typer.echo(json.dumps({"pictures": files, "failed": failed}, ensure_ascii=False))
+        typer.echo(json.dumps({"images": files, "failed": failed}, ensure_ascii=False))
     elif as_json:
         typer.echo(json.dumps(files[0], ensure_ascii=False))
     if failed:
@@ -132,12 +132,12 @@ def report(
 
 def write_tiles(job: Job, path: Path) -> None:
     """The tiles of a job with their strengths, as PNG or SVG."""
-    picture, boxes, values = tiles_of(job)
-    line = min(max(picture.width // 256, 1), 4)
+    image, boxes, values = tiles_of(job)
+    line = min(max(image.width // 256, 1), 4)
     if path.suffix.lower() == ".svg":
-        path.write_text(tiles_svg(picture, boxes, values, line=float(line)), "utf-8")
+        path.write_text(tiles_svg(image, boxes, values, line=float(line)), "utf-8")
     else:
-        images.save_png(draw_tiles(picture, boxes, values, line=line), path)
+        image_io.save_png(draw_tiles(image, boxes, values, line=line), path)
 
 
 def check_previews(pipe: Pipeline, every: int) -> None:
@@ -149,7 +149,7 @@ def check_previews(pipe: Pipeline, every: int) -> None:
 
 
 def refuse(one: Asked, error: Exception) -> dict[str, Any]:
-    """Say what is wrong: the end of the program for a single picture, a line to skip for one of many."""
+    """Say what is wrong: the end of the program for a single image, a line to skip for one of many."""
     if one.line is None:
         fail(str(error))
     complain(f"line {one.line}: {error}")

@@ -17,20 +17,21 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from sigmafield import __version__, images
-from sigmafield.checkpoint import moved, save_state
+from sigmafield import __version__
 from sigmafield.cli.terminal import Display
-from sigmafield.hints import ControlImage
-from sigmafield.job import open_job, open_pipe
-from sigmafield.maths import near_miss
-from sigmafield.methods import Method
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.ranges import WORDS
-from sigmafield.recipe import Lora, Recipe, Region
+from sigmafield.core.parameters import WORDS
+from sigmafield.core.protocols import State
+from sigmafield.core.registry import near_miss
+from sigmafield.models.bundle import Pipeline
+from sigmafield.recipes import image_io
+from sigmafield.recipes.build import Job
+from sigmafield.recipes.execute import open_job, open_pipe
+from sigmafield.recipes.inputs import ControlImage
+from sigmafield.recipes.recipe import Lora, Recipe, Region
+from sigmafield.runs.checkpoint import moved, save_state
+from sigmafield.runs.multiphase import Phases
+from sigmafield.samplers import Sampler
 from sigmafield.schedules import Schedule
-from sigmafield.single import Job
-from sigmafield.spatial.phases import Phases
-from sigmafield.types import State
 
 USER_ERRORS = (ValueError, OSError, ImportError)
 """What is raised about things that the user gave."""
@@ -110,7 +111,7 @@ def parse_region(text: str) -> Region:
 
 
 def parse_control(text: str) -> ControlImage:
-    """A picture that steers from 'net=DIR,image=PNG,strength=0.8,start=0,end=0.5': paths may have commas and colons."""
+    """A image that steers from 'net=DIR,image=PNG,strength=0.8,start=0,end=0.5': paths may have commas and colons."""
     names = [f.name for f in fields(ControlImage) if f.name != "image_sha256"]
     pairs = [pair.partition("=") for pair in re.split(r",(?=\w+=)", text)]
     values: dict[str, Any] = {name: value for name, _, value in pairs}
@@ -139,7 +140,7 @@ def parse_lora(text: str) -> Lora:
     return Lora(path or text, weight)
 
 
-def parse_params(owner: Method | Schedule, pairs: list[str]) -> dict[str, Any]:
+def parse_params(owner: Sampler | Schedule, pairs: list[str]) -> dict[str, Any]:
     """A sampler's or schedule's parameters from 'name=value' texts; their ranges are checked with the recipe."""
     params: dict[str, Any] = {}
     for pair in pairs:
@@ -172,12 +173,12 @@ PARSERS: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, b
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished run: the frames of each picture, one but for videos, and what it took.
+    """A finished run: the frames of each image, one but for videos, and what it took.
 
     rows: network rows, and those that plain tiling would have taken; 0 without tiles.
     """
 
-    pictures: list[list[Image.Image]]
+    images: list[list[Image.Image]]
     nfe: int
     seconds: float
     rows: tuple[int, int] = (0, 0)
@@ -194,8 +195,8 @@ def draw(
 ) -> Drawing:
     """Run a job from a state; an interruption leaves a checkpoint beside the output and ends the program.
 
-    part: which of the display's pictures it is; preview_every: steps between two previews beside the output;
-    phases: a folder for the pictures of the phases before the last.
+    part: which of the display's images it is; preview_every: steps between two previews beside the output;
+    phases: a folder for the images of the phases before the last.
     """
     state = moved(state, job.pipe.device)
     began = time.perf_counter()
@@ -206,14 +207,14 @@ def draw(
                 display.update(job, state, part)
                 state = job.run.step(state)
                 if preview_every and state.i % preview_every == 0:
-                    preview = images.sheet(job.preview(state))
-                    images.save_png(preview, output.with_name(f"{output.stem}-preview.png"))
+                    preview = image_io.sheet(job.preview(state))
+                    image_io.save_png(preview, output.with_name(f"{output.stem}-preview.png"))
                 if phases and isinstance(job.run, Phases) and state.i in job.run.ends[:-1]:
                     scale = job.run.ends.index(state.i) + 1
-                    images.save_png(images.sheet(job.pictures(state)), phases / f"{output.stem}-{scale}x.png")
-        pictures = job.pictures(state)
-        frames = len(pictures) // job.recipe.batch
-        apart = [pictures[k : k + frames] for k in range(0, len(pictures), frames)]
+                    image_io.save_png(image_io.sheet(job.images(state)), phases / f"{output.stem}-{scale}x.png")
+        images = job.images(state)
+        frames = len(images) // job.recipe.batch
+        apart = [images[k : k + frames] for k in range(0, len(images), frames)]
         return Drawing(apart, state.nfe, time.perf_counter() - began, job.rows(state))
     except KeyboardInterrupt:
         keep(job, state, output)
@@ -230,37 +231,37 @@ def keep(job: Job, state: State, output: Path) -> None:
     )
 
 
-def write(pictures: list[list[Image.Image]], output: Path, recipe: Recipe) -> list[Path]:
+def write(images: list[list[Image.Image]], output: Path, recipe: Recipe) -> list[Path]:
     """One PNG, or for a batch a sheet of all and one PNG each; all carry the recipe.
 
     Videos are animated PNGs, and NAME-frames.png beside them is a sheet of all frames.
     """
-    files, index = [output], None if len(pictures) > 1 else 0
-    whole = sheets(pictures) if len(pictures) > 1 else pictures[0]
-    images.save_png(whole[0], output, label(recipe, index), whole[1:])
-    for k, frames in enumerate(pictures if len(pictures) > 1 else ()):
+    files, index = [output], None if len(images) > 1 else 0
+    whole = sheets(images) if len(images) > 1 else images[0]
+    image_io.save_png(whole[0], output, label(recipe, index), whole[1:])
+    for k, frames in enumerate(images if len(images) > 1 else ()):
         files.append(output.with_name(f"{output.stem}-{k + 1}{output.suffix}"))
-        images.save_png(frames[0], files[-1], label(recipe, k), frames[1:])
+        image_io.save_png(frames[0], files[-1], label(recipe, k), frames[1:])
     if len(whole) > 1:
-        images.save_png(images.sheet(whole), output.with_name(f"{output.stem}-frames{output.suffix}"))
+        image_io.save_png(image_io.sheet(whole), output.with_name(f"{output.stem}-frames{output.suffix}"))
     return files
 
 
-def sheets(pictures: list[list[Image.Image]]) -> list[Image.Image]:
-    """A sheet of all pictures for each frame."""
-    return [images.sheet(frame) for frame in zip(*pictures)]
+def sheets(images: list[list[Image.Image]]) -> list[Image.Image]:
+    """A sheet of all images for each frame."""
+    return [image_io.sheet(frame) for frame in zip(*images)]
 
 
 def label(recipe: Recipe, index: int | None) -> str:
-    """What a PNG carries: the recipe and which picture of the batch it is, None = the sheet of all."""
-    return json.dumps({"sigmafield": __version__, "picture": index, "recipe": asdict(recipe)}, ensure_ascii=False)
+    """What a PNG carries: the recipe and which image of the batch it is, None = the sheet of all."""
+    return json.dumps({"sigmafield": __version__, "image": index, "recipe": asdict(recipe)}, ensure_ascii=False)
 
 
 def again(path: Path, output: Path | None, image: Path | None, machine: Machine, *, as_json: bool) -> None:
     """Draw a PNG again and compare: status 0 if every pixel is the same, 1 if not."""
     with user_errors():
-        carried = json.loads(images.recipe_of(path))
-        recipe, index = Recipe.from_json(json.dumps(carried["recipe"])), carried["picture"]
+        carried = json.loads(image_io.recipe_of(path))
+        recipe, index = Recipe.from_json(json.dumps(carried["recipe"])), carried["image"]
         if image:
             recipe = replace(recipe, image=str(image))
         output = output or path.with_name(f"{path.stem}-replay{path.suffix}")
@@ -268,11 +269,11 @@ def again(path: Path, output: Path | None, image: Path | None, machine: Machine,
             raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
         job = open_job(recipe, machine.load(recipe))
         drawing = draw(job, job.start, output, Display(recipe, as_json))
-    frames = sheets(drawing.pictures) if index is None else drawing.pictures[index]
+    frames = sheets(drawing.images) if index is None else drawing.images[index]
     with user_errors():
-        images.save_png(frames[0], output, label(recipe, index), frames[1:])
-    before = np.asarray(images.open_frames(path)).astype(int)
-    after = np.asarray(images.open_frames(output)).astype(int)
+        image_io.save_png(frames[0], output, label(recipe, index), frames[1:])
+    before = np.asarray(image_io.open_frames(path)).astype(int)
+    after = np.asarray(image_io.open_frames(output)).astype(int)
     same = before.shape == after.shape and bool((before == after).all())
     if as_json:
         typer.echo(json.dumps({"files": [str(output)], "identical": same, "made_by": carried["sigmafield"]}))

@@ -1,4 +1,4 @@
-"""One method, schedule or mod of guidance in full, and what to cite."""
+"""One sampler, schedule or mod of guidance in full, and what to cite."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sigmafield.citations import bibliography, cite, sources
 from sigmafield.cli.draw import user_errors
-from sigmafield.grid import VE, Grid
+from sigmafield.core.process import VE, Grid
 from sigmafield.guidance import Mod
-from sigmafield.lab.papers import bibliography, cite, sources
-from sigmafield.lab.table import render, table
-from sigmafield.methods import METHODS, Method
+from sigmafield.lab.coefficients import render, table
+from sigmafield.parameterization.timesteps import betas, discrete
+from sigmafield.samplers import SAMPLERS, Sampler
 from sigmafield.schedules import Schedule, karras
 
 NOISE = {
@@ -39,16 +40,16 @@ STAGE = {
 
 NETWORK = {"any": "any", "flow": "flows", "ve": "variance exploding"}
 
-EXAMPLE = Grid(karras(8, 0.03, 14.6), VE())
+EXAMPLE = Grid(karras(8, 0.03, 14.6), VE(), clock=discrete(betas()).sigma_at)
 """The schedule of which a middle step is shown."""
 
 
-def row(method: Method) -> dict[str, Any]:
-    """A method's row as plain values."""
+def row(sampler: Sampler) -> dict[str, Any]:
+    """A sampler's row as plain values."""
     keys = ("name", "order", "evals", "noise", "adaptive", "linear", "need_uncond", "paper")
-    return {key: getattr(method, key) for key in keys} | {
-        "params": {k: plain(v) for k, v in method.defaults.items()},
-        "values": {k: parameter.values for k, parameter in method.parameters.items()},
+    return {key: getattr(sampler, key) for key in keys} | {
+        "params": {k: plain(v) for k, v in sampler.defaults.items()},
+        "values": {k: parameter.values for k, parameter in sampler.parameters.items()},
     }
 
 
@@ -59,7 +60,7 @@ def plain(value: Any) -> Any:
     return "inf" if value == float("inf") else value
 
 
-def settings(owner: Method | Schedule | Mod) -> list[tuple[str, str, str]]:
+def settings(owner: Sampler | Schedule | Mod) -> list[tuple[str, str, str]]:
     """(name, default, values) of each parameter; a default that depends on the network or the steps is automatic."""
     return [
         (name, "automatic" if p.default is None else str(plain(p.default)), p.values)
@@ -67,55 +68,55 @@ def settings(owner: Method | Schedule | Mod) -> list[tuple[str, str, str]]:
     ]
 
 
-def relatives(method: Method) -> dict[str, str]:
+def relatives(sampler: Sampler) -> dict[str, str]:
     """The other names of the same step function, each with what differs from this one."""
     out = {}
-    for other in METHODS.values():
-        if other.step is method.step and other.name != method.name:
-            differ = [f"{k} = {plain(v)}" for k, v in other.values.items() if v != method.values[k]]
-            if other.noise != method.noise:
+    for other in SAMPLERS.values():
+        if other.step is sampler.step and other.name != sampler.name:
+            differ = [f"{k} = {plain(v)}" for k, v in other.values.items() if v != sampler.values[k]]
+            if other.noise != sampler.noise:
                 differ.append(f"noise: {NOISE[other.noise]}")
             out[other.name] = ", ".join(differ)
     return out
 
 
-def facts(method: Method) -> dict[str, str]:
-    """A method's row in words."""
+def facts(sampler: Sampler) -> dict[str, str]:
+    """A sampler's row in words."""
     return {
-        "order": str(method.order),
-        "evaluations a step": str(method.evals) if method.evals == 1 else f"up to {method.evals}",
-        "noise": NOISE[method.noise],
-        "steps": "chosen as it goes" if method.adaptive else "those of the schedule",
-        "schedule": (inspect.getdoc(method.grid) or "").partition("\n")[0] if method.grid else "as it is",
-        "predictions": "guided and unconditional" if method.need_uncond else "guided",
+        "order": str(sampler.order),
+        "evaluations a step": str(sampler.evals) if sampler.evals == 1 else f"up to {sampler.evals}",
+        "noise": NOISE[sampler.noise],
+        "steps": "chosen as it goes" if sampler.adaptive else "those of the schedule",
+        "schedule": (inspect.getdoc(sampler.grid) or "").partition("\n")[0] if sampler.grid else "as it is",
+        "predictions": "guided and unconditional" if sampler.need_uncond else "guided",
     }
 
 
-def explain(method: Method) -> None:
-    """Print a method's equation, row, parameters, coefficients and sources."""
+def explain(sampler: Sampler) -> None:
+    """Print a sampler's equation, row, parameters, coefficients and sources."""
     console = Console(highlight=False)
-    console.print(f"[bold]{method.name}[/]\n")
-    console.print(inspect.getdoc(method.step), markup=False)
+    console.print(f"[bold]{sampler.name}[/]\n")
+    console.print(inspect.getdoc(sampler.step), markup=False)
     about = Table.grid(padding=(0, 2))
-    for key, value in facts(method).items():
+    for key, value in facts(sampler).items():
         about.add_row(key, value)
-    for k, (name, differs) in enumerate(relatives(method).items()):
+    for k, (name, differs) in enumerate(relatives(sampler).items()):
         about.add_row("" if k else "same step as", f"{name}; there {differs}" if differs else name)
     console.print("", about)
-    show_settings(console, method)
-    if method.linear:
-        rows = table(method.name, EXAMPLE)
+    show_settings(console, sampler)
+    if sampler.linear:
+        rows = table(sampler.name, EXAMPLE)
         i = len(rows) // 2
         now, then = (float(sigma) for sigma in (rows[i].span.sigma, rows[i].span.sigma_next))
         console.print(
             f"\n[bold]x' at σ' = {then:.4g} from x at σ = {now:.4g}[/], step {i + 1} of {len(rows)} (Karras, VE)"
         )
         console.print(render(rows, i))
-    console.print(f"\nFrom {method.paper}:", *map(str, sources(method.paper)), sep="\n", markup=False)
-    console.print(f"[bold]sigmafield cite {method.name}[/] prints BibTeX.")
+    console.print(f"\nFrom {sampler.paper}:", *map(str, sources(sampler.paper)), sep="\n", markup=False)
+    console.print(f"[bold]sigmafield cite {sampler.name}[/] prints BibTeX.")
 
 
-def show_settings(console: Console, owner: Method | Schedule | Mod) -> None:
+def show_settings(console: Console, owner: Sampler | Schedule | Mod) -> None:
     """Print the parameters, if there are any."""
     if owner.parameters:
         parameters = Table("parameter", "default", "values", box=None, header_style="bold")
@@ -156,7 +157,7 @@ def explain_mod(mod: Mod) -> None:
 
 
 def show_citations(names: list[str], everything: bool) -> None:
-    """Print BibTeX for methods, schedules and mods, or all there is; for nothing, sigmafield's own."""
+    """Print BibTeX for samplers, schedules and mods, or all there is; for nothing, sigmafield's own."""
     with user_errors():
         entries = bibliography().values() if everything else cite(*names)
     typer.echo("\n\n".join(entry.text for entry in entries))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from sigmafield.maths import named
+from sigmafield.core.registry import named
 
 SCALE, MIN_DENOISE, MAX_DENOISE = 2.0, 0.1, 0.4
 
@@ -28,13 +28,13 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def read(picture: str, prompt: str | None, method: str) -> tuple[str | None, str]:
-    """(picture or none, prompt); ValueError where the only one that there is may not be what it is taken for."""
+def read(image: str, prompt: str | None, method: str) -> tuple[str | None, str]:
+    """(image or none, prompt); ValueError where the only one that there is may not be what it is taken for."""
     if method == "tiles" or prompt is not None:
-        return picture, prompt or ""
-    if os.path.exists(picture) or picture.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
-        raise ValueError(f'{picture} alone would be the prompt: say what the picture shows too, or "" for nothing')
-    return None, picture
+        return image, prompt or ""
+    if os.path.exists(image) or image.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
+        raise ValueError(f'{image} alone would be the prompt: say what the image shows too, or "" for nothing')
+    return None, image
 
 
 def whole(scale: float | None) -> int:
@@ -50,7 +50,7 @@ def factor(scale: float | None, size: str | None) -> float:
     if scale is not None and size is not None:
         raise ValueError(f"give --scale or --size, not both; got {scale:g} and {size}")
     if scale is not None and not scale > 1:
-        raise ValueError(f"scale must be above 1; got {scale:g}: to redraw a picture at its size, give --size")
+        raise ValueError(f"scale must be above 1; got {scale:g}: to redraw a image at its size, give --size")
     return 1.0 if size else scale or SCALE
 
 

@@ -9,32 +9,31 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from sigmafield import guidance, schedules
 from sigmafield.cli.draw import user_errors
 from sigmafield.cli.explain import NOISE, explain, explain_mod, explain_schedule, mod_row, row
 from sigmafield.guidance import MODS
-from sigmafield.methods import METHODS, lookup
-from sigmafield.models import load
+from sigmafield.models.load import load
+from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
 
-def show_methods(name: str | None, as_json: bool) -> None:
-    """All methods in a table, or one with its equation and parameters."""
+def show_samplers(name: str | None, as_json: bool) -> None:
+    """All samplers in a table, or one with its equation and parameters."""
     with user_errors():
-        chosen = [lookup(name)] if name else list(METHODS.values())
+        chosen = [SAMPLERS.lookup(name)] if name else list(SAMPLERS.values())
     if as_json:
-        typer.echo(json.dumps([row(method) for method in chosen], ensure_ascii=False))
+        typer.echo(json.dumps([row(sampler) for sampler in chosen], ensure_ascii=False))
     elif name:
         explain(chosen[0])
     else:
         table = Table(
             Column("sampler", no_wrap=True), "order", "evals", "noise", "paper", box=None, header_style="bold"
         )
-        for method in sorted(chosen, key=lambda method: method.name):
-            table.add_row(method.name, str(method.order), str(method.evals), NOISE[method.noise], method.paper)
+        for sampler in sorted(chosen, key=lambda sampler: sampler.name):
+            table.add_row(sampler.name, str(sampler.order), str(sampler.evals), NOISE[sampler.noise], sampler.paper)
         console = Console()
         console.print(table)
-        console.print("\n[bold]sigmafield methods NAME[/] explains one, with its parameters.", highlight=False)
+        console.print("\n[bold]sigmafield samplers NAME[/] explains one, with its parameters.", highlight=False)
 
 
 def show_schedules(name: str | None, steps: int, plot: Path | None, model: str, as_json: bool) -> None:
@@ -42,7 +41,7 @@ def show_schedules(name: str | None, steps: int, plot: Path | None, model: str, 
     with user_errors():
         if steps < 1:
             raise ValueError(f"steps must be ≥ 1; got {steps}")
-        chosen = [schedules.lookup(name)] if name else list(SCHEDULES.values())
+        chosen = [SCHEDULES.lookup(name)] if name else list(SCHEDULES.values())
         levels = load(model).sampling.levels
     rows, unfit = {}, {}
     for schedule in chosen:
@@ -74,7 +73,7 @@ def show_schedules(name: str | None, steps: int, plot: Path | None, model: str, 
 def show_guidance(name: str | None, as_json: bool) -> None:
     """All mods of guidance in a table, or one with its equation."""
     with user_errors():
-        chosen = [guidance.lookup(name)] if name else list(MODS.values())
+        chosen = [MODS.lookup(name)] if name else list(MODS.values())
     if as_json:
         typer.echo(json.dumps([mod_row(mod) for mod in chosen], ensure_ascii=False))
     elif name:

@@ -25,7 +25,7 @@ Dtype = Annotated[
 MaxRows = Annotated[
     int | None,
     typer.Option(
-        help="Rows (pictures x prompts) in one network call at most, for little memory.", rich_help_panel="Model"
+        help="Rows (images x prompts) in one network call at most, for little memory.", rich_help_panel="Model"
     ),
 ]
 Offload = Annotated[
@@ -35,7 +35,7 @@ Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the network: slow to begin, then faster.", rich_help_panel="Model")
 ]
 Negative = Annotated[str, typer.Option(help="What not to draw.")]
-Sampler = Annotated[str, typer.Option(help="See `sigmafield methods`.", rich_help_panel="Sampling")]
+Sampler = Annotated[str, typer.Option(help="See `sigmafield samplers`.", rich_help_panel="Sampling")]
 Scheduler = Annotated[str, typer.Option(help="See `sigmafield schedules`.", rich_help_panel="Sampling")]
 Steps = Annotated[int, typer.Option(help="Steps, at least 1.", rich_help_panel="Sampling")]
 Cfg = Annotated[
@@ -83,7 +83,7 @@ Controlnet = Annotated[
     list[str] | None,
     typer.Option(
         metavar="net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
-        help="A picture that steers, and the ControlNet or T2I-Adapter that reads it; start and end are shares of "
+        help="A image that steers, and the ControlNet or T2I-Adapter that reads it; start and end are shares of "
         "the way through sampling. Repeat for more.",
         rich_help_panel="Control",
     ),
@@ -93,7 +93,7 @@ Mask = Annotated[
     typer.Option(
         "--inpaint",
         "--mask",
-        help="Picture: white is drawn anew, black kept; inpainting models are told it too.",
+        help="Image: white is drawn anew, black kept; inpainting models are told it too.",
         rich_help_panel="Image to image",
     ),
 ]

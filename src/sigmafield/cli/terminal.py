@@ -12,11 +12,10 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sigmafield import images
-from sigmafield.recipe import Recipe
-from sigmafield.single import Job
-from sigmafield.spatial.phases import Phases
-from sigmafield.types import State
+from sigmafield.core.protocols import State
+from sigmafield.recipes import image_io
+from sigmafield.recipes.build import Job
+from sigmafield.recipes.recipe import Recipe
 
 PREVIEW_EVERY = 0.2
 """Seconds between two previews, so that they cost little of a fast run."""
@@ -28,7 +27,7 @@ PREVIEW_WIDTH = 32
 class Display:
     """A progress bar with the time left and, in a terminal and for models that have one, a preview.
 
-    parts: pictures, or batches of them, that the bar is for; it may be entered for each of them anew.
+    parts: images, or batches of them, that the bar is for; it may be entered for each of them anew.
     """
 
     def __init__(self, recipe: Recipe, quiet: bool, parts: int = 1):
@@ -66,14 +65,14 @@ class Display:
         self._bar.update(self._task, completed=part + job.run.progress(state))
         if job.recipe.tiling:
             self._bar.update(self._task, note=told_rows(*job.rows(state)))
-        if isinstance(job.run, Phases):
-            self._bar.update(self._task, note=told_phase(job.run, state))
+        if label := job.run.label(state):
+            self._bar.update(self._task, note=label)
         if self._parts > 1:
             self._bar.update(self._task, description=f"{part + 1} of {self._parts}: {job.recipe.prompt[:40]}")
         if self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
-            pictures = job.preview(state)
-            if pictures:
-                self._live.update(Group(blocks(images.sheet(pictures, gap=0)), self._bar))
+            images = job.preview(state)
+            if images:
+                self._live.update(Group(blocks(image_io.sheet(images, gap=0)), self._bar))
             self._last = time.monotonic()
 
 
@@ -83,17 +82,10 @@ def told_rows(spent: int, plain: int) -> str:
     return f"{spent} network rows{apart}"
 
 
-def told_phase(run: Phases, state: State) -> str:
-    """Which phase a run is in, and its size, in words."""
-    k, _ = run.place(state.i)
-    height, width = run.phases[k].size
-    return f"phase {k + 1} of {len(run.phases)}, {width}x{height}"
-
-
-def blocks(picture: Image.Image, width: int = PREVIEW_WIDTH) -> Text:
-    """A picture in characters: upper half blocks, the foreground above the background."""
-    height = max(1, round(width * picture.height / picture.width / 2)) * 2
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
+def blocks(image: Image.Image, width: int = PREVIEW_WIDTH) -> Text:
+    """A image in characters: upper half blocks, the foreground above the background."""
+    height = max(1, round(width * image.height / image.width / 2)) * 2
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX))
     text = Text()
     for y in range(0, height, 2):
         for x in range(width):

@@ -1,4 +1,4 @@
-"""`sigmafield upscale`: a picture redrawn large, in tiles or by DemoFusion, which is another way to write a recipe."""
+"""`sigmafield upscale`: a image redrawn large, in tiles or by DemoFusion, which is another way to write a recipe."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ from sigmafield.cli.options import (
     Shift,
     Steps,
 )
+from sigmafield.schedules import SCHEDULES
 
 PANEL = "DemoFusion"
 
 
 @app.command()
 def upscale(
-    picture: Annotated[str, typer.Argument(help="Picture to enlarge; by DemoFusion it may be left out.")],
+    image: Annotated[str, typer.Argument(help="Image to enlarge; by DemoFusion it may be left out.")],
     prompt: Annotated[str | None, typer.Argument(help="What it shows; every tile is told so.")] = None,
     method: Annotated[
         str,
@@ -80,7 +81,7 @@ def upscale(
     denoise_map: Annotated[
         str | None,
         typer.Option(
-            help="How much each place changes: 'auto', most where there is much to see, or a picture, white = most; "
+            help="How much each place changes: 'auto', most where there is much to see, or a image, white = most; "
             "default: auto.",
             metavar="auto|PNG",
             rich_help_panel="Denoise",
@@ -172,24 +173,24 @@ def upscale(
     first_size: Annotated[
         str | None,
         typer.Option(
-            help="Width x height of the first phase; default: the model's own, or the picture's.",
+            help="Width x height of the first phase; default: the model's own, or the image's.",
             metavar="WxH",
             rich_help_panel=PANEL,
         ),
     ] = None,
     phases: Annotated[
         Path | None,
-        typer.Option(help="Folder for the pictures of the phases before the last.", rich_help_panel=PANEL),
+        typer.Option(help="Folder for the images of the phases before the last.", rich_help_panel=PANEL),
     ] = None,
     negative: Negative = "",
     sampler: Sampler = "dpmpp_2m",
-    scheduler: Scheduler = "karras",
+    schedule: Scheduler = "karras",
     steps: Steps = 20,
     cfg: Cfg = None,
     guidance: Guidance = "",
     seed: Seed = 0,
     param: Param = None,
-    scheduler_param: SchedulerParam = None,
+    schedule_param: SchedulerParam = None,
     distilled_guidance: DistilledGuidance = None,
     shift: Shift = None,
     region: RegionOption = None,
@@ -208,23 +209,22 @@ def upscale(
     preview_decoder: PreviewDecoder = None,
     as_json: Json = False,
 ) -> None:
-    """Enlarge a picture and redraw it in tiles, much where there is much to see and little where there is not.
+    """Enlarge a image and redraw it in tiles, much where there is much to see and little where there is not.
 
     For example:  [bold]sigmafield upscale heart.png "red heart" --scale 4 --show-tiles tiles.png -o large.png[/bold]
 
-    The picture is enlarged plainly (Lanczos). Then the network, which is shown tiles of a size that it can draw,
+    The image is enlarged plainly (Lanczos). Then the network, which is shown tiles of a size that it can draw,
     changes each place as much as its denoise strength says. Weak places join late, and a tile costs nothing until then.
 
     Every tile is told the whole prompt: strengths far above 0.5 draw what it says in each of them.
 
-    With [bold]--method demofusion[/bold] a picture, or a prompt alone, is drawn at its own size, then at 2, 3, … times
+    With [bold]--method demofusion[/bold] a image, or a prompt alone, is drawn at its own size, then at 2, 3, … times
     that, each led by the one before:  [bold]sigmafield upscale --method demofusion "red heart" --scale 4[/bold]
 
     The PNG carries its recipe: [bold]sigmafield replay[/bold] draws it again.
 
     Ctrl-C keeps a checkpoint: [bold]sigmafield resume[/bold] finishes it.
     """
-    from sigmafield import schedules
     from sigmafield.cli.batch import Asked, report
     from sigmafield.cli.draw import (
         Machine,
@@ -237,9 +237,9 @@ def upscale(
         user_errors,
     )
     from sigmafield.cli.large import factor, given, read, refuse_others, strengths, whole
-    from sigmafield.methods import lookup
-    from sigmafield.recipe import Recipe
-    from sigmafield.tiling import DemoFusion, Detail, Tiling
+    from sigmafield.recipes.options import DemoFusion, Detail, Tiling
+    from sigmafield.recipes.recipe import Recipe
+    from sigmafield.samplers import SAMPLERS
 
     with user_errors():
         tiles = {
@@ -254,11 +254,11 @@ def upscale(
             "phases": phases,
         }  # fmt: skip
         refuse_others(method, {"tiles": tiles, "demofusion": demofusion})
-        source, text = read(picture, prompt, method)
+        source, text = read(image, prompt, method)
         width, height = parse_size(size or first_size)
         if method == "tiles":
             low, high, where = strengths(denoise, denoise_map, min_denoise, max_denoise)
-            shown = given(method=tiling, tile=tile, overlap=overlap, batch=tile_batch, scope=scope, vae_tile=vae_tile)
+            shown = given(kind=tiling, tile=tile, overlap=overlap, batch=tile_batch, scope=scope, vae_tile=vae_tile)
             own = {
                 "denoise": high, "min_denoise": low, "denoise_map": where, "map_schedule": map_schedule,
                 "mask": str(mask) if mask else None, "scale": factor(scale, size), "tiling": Tiling(**shown),
@@ -271,13 +271,13 @@ def upscale(
             )  # fmt: skip
             own = given(denoise=denoise, demofusion=DemoFusion(whole(scale), **shape))
         recipe = Recipe(
-            text, negative, model, sampler, scheduler, steps, cfg, seed, 1, width, height, image=source,
+            text, negative, model, sampler, schedule, steps, cfg, seed, 1, width, height, image=source,
             regions=tuple(parse_region(box) for box in region or []),
             distilled_guidance=distilled_guidance, shift=parse_shift(shift),
             clip_skip=clip_skip, loras=tuple(parse_lora(entry) for entry in lora or []),
             parts=str(parts) if parts else None, embeddings=str(embeddings) if embeddings else None,
-            params=parse_params(lookup(sampler), param or []),
-            scheduler_params=parse_params(schedules.lookup(scheduler), scheduler_param or []),
+            params=parse_params(SAMPLERS.lookup(sampler), param or []),
+            schedule_params=parse_params(SCHEDULES.lookup(schedule), schedule_param or []),
             controls=tuple(parse_control(entry) for entry in controlnet or []), guidance=guidance,
             model_sampling=model_sampling, **own,
         )  # fmt: skip

@@ -1,19 +1,18 @@
-"""Guidance: prompts that act in places, how their predictions are combined, and what changes that."""
+"""Guidance: how the predictions of several prompts are combined, and the mods that change that."""
 
-from sigmafield.guidance import frequency, mods, patches, projected, reuse, scales, windows
-from sigmafield.guidance.registry import MODS, Mod, lookup, mod, parse_mods
+from sigmafield.guidance import autoguidance, caching, frequency, patches, projection, rescaling, scale
+from sigmafield.guidance.registry import MODS, Mod, mod, parse_mods
 
 __all__ = [
     "MODS",
     "Mod",
+    "autoguidance",
+    "caching",
     "frequency",
-    "lookup",
     "mod",
-    "mods",
     "parse_mods",
     "patches",
-    "projected",
-    "reuse",
-    "scales",
-    "windows",
+    "projection",
+    "rescaling",
+    "scale",
 ]

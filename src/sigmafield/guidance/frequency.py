@@ -8,24 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sigmafield.core.arrays import Latent
+from sigmafield.core.parameters import Range
+from sigmafield.core.statistics import std
 from sigmafield.guidance.hooks import Asked, Preds
-from sigmafield.guidance.norms import std
 from sigmafield.guidance.registry import mod
-from sigmafield.ranges import Range
-from sigmafield.types import Latent
 
 Gain = Annotated[float, Range(0, 10)]
 
 
 def plane(z: Latent) -> tuple[int, ...]:
-    """The axes of the picture: the last two, or the last of [B, C, L]."""
+    """The axes of the image: the last two, or the last of [B, C, L]."""
     return (-2, -1) if z.ndim > 3 else (-1,)
 
 
 def scaled_frequencies(z: Latent, low: float, high: float, cutoff: int) -> Latent:
     """z with its low frequencies times `low` and the others times `high`; of z's dtype.
 
-    A frequency is low where −min(cutoff, n//2) ≤ j < min(cutoff, n//2) along each axis of the picture, j in whole
+    A frequency is low where −min(cutoff, n//2) ≤ j < min(cutoff, n//2) along each axis of the image, j in whole
     waves over its n places. The real part is kept.
     """
     axes, wide = plane(z), z if z.dtype == torch.float64 else z.float()
@@ -50,7 +50,7 @@ def fresca(
 ) -> Preds:
     """FreSca: guidance of its own strength for what is coarse and what is fine, C ← U + F⁻¹(f F(C − U)).
 
-    f is scale_low within freq_cutoff waves over the picture along both axes, scale_high elsewhere. Latents of 40 places
+    f is scale_low within freq_cutoff waves over the image along both axes, scale_high elsewhere. Latents of 40 places
     or fewer are all coarse at the default. Without U nothing is done.
     """
     if p.u is None:
@@ -104,7 +104,7 @@ def unsharp(z: Latent, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) 
 
 
 def smoothed(z: Latent, line: Tensor, sigma: float) -> Latent:
-    """A latent blurred along the picture's axes by exp(−l²/2σ²) at the places l of a line, mirrored at its borders."""
+    """A latent blurred along the image's axes by exp(−l²/2σ²) at the places l of a line, mirrored at its borders."""
     kernel = (-(line**2) / (2 * sigma**2)).exp()
     for axis in plane(z):
         z = convolved(z, kernel / kernel.sum(), axis)

@@ -7,11 +7,12 @@ from functools import partial
 
 import torch
 
-from sigmafield.guidance.cond import Prompt
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.conditioning import Cond, Prompt
+from sigmafield.core.linear import lincomb
+from sigmafield.core.protocols import Ctx, Model, Pred
 from sigmafield.guidance.hooks import Asked, Mods, Preds, Scale, all_one, classifier_free
-from sigmafield.guidance.projected import Over, perpendicular
-from sigmafield.maths import lincomb
-from sigmafield.types import Cond, Ctx, Latent, Model, Pred, Sigma
+from sigmafield.guidance.projection import Over, perpendicular
 
 
 def prompt(given: Cond | Prompt, role: str) -> Prompt:
@@ -29,7 +30,7 @@ class Guider:
     """Classifier-free guidance, D = U + cfg (C − U), changed by `mods`. Ho & Salimans, arXiv:2207.12598.
 
     positive, negative: a conditioning each, or several that act in parts of the latent or of the run.
-    cfg = 1 is the positive prediction alone, and does not evaluate the negative unless the method needs it;
+    cfg = 1 is the positive prediction alone, and does not evaluate the negative unless the sampler needs it;
     negative None: always the positive alone. mods: see `parse_mods`; empty: an empty prompt, for `perp_neg`.
     """
 

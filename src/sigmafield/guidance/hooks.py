@@ -1,4 +1,4 @@
-"""Where guidance may be changed: places on the way from the network to what a method is given, outermost first.
+"""Where guidance may be changed: places on the way from the network to what a sampler is given, outermost first.
 
 A mod is a plain function; its own parameters are keywords:
 
@@ -25,9 +25,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from sigmafield.guidance.cond import Prompt, predict
-from sigmafield.maths import lincomb
-from sigmafield.types import Ctx, Denoiser, Latent, Model, Patch, Pred, Sigma
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.conditioning import Prompt
+from sigmafield.core.linear import lincomb
+from sigmafield.core.predict import predict
+from sigmafield.core.protocols import Ctx, Denoiser, Model, Patch, Pred
 
 Scale = Float64[Tensor, "*scale"]
 """A guidance scale: float64 on the CPU, 0-d or of σ's shape."""

@@ -12,10 +12,9 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from sigmafield.core.parameters import Parameter, check, keywords
+from sigmafield.core.registry import Registry, parse_specs
 from sigmafield.guidance.hooks import Mods, classifier_free
-from sigmafield.language import terms
-from sigmafield.maths import named
-from sigmafield.ranges import Parameter, check, keywords
 
 Stage = Literal["around", "scale", "model", "network", "against", "before", "combine", "after"]
 
@@ -62,7 +61,7 @@ class Mod:
         return partial(self.fits, **{name: values[name] for name in keywords(self.fits)})
 
 
-MODS: dict[str, Mod] = {}
+MODS: Registry[Mod] = Registry("guidance mod")
 """Every mod by name, in the order of registration."""
 
 
@@ -73,15 +72,10 @@ def mod(name: str, stage: Stage, paper: str, **row: Any) -> Callable[[Callable[.
     """
 
     def register(apply: Callable[..., Any]) -> Callable[..., Any]:
-        MODS[name] = Mod(name, apply, stage, paper, **row)
+        MODS.add(Mod(name, apply, stage, paper, **row))
         return apply
 
     return register
-
-
-def lookup(name: str) -> Mod:
-    """The mod of that name; ValueError with the near miss if there is none."""
-    return named(MODS, name, "guidance")
 
 
 def parse_mods(text: str) -> Mods:
@@ -92,8 +86,9 @@ def parse_mods(text: str) -> Mods:
     """
     found: dict[str, dict[str, Callable[..., Any]]] = {}
     fits: list[Callable[[nn.Module], Any]] = []
-    for name, params in terms(text, "guidance", "apg(eta=0.5)+rescale(multiplier=0.7)"):
-        row = lookup(name)
+    for spec in parse_specs(text, "guidance", "apg(eta=0.5)+rescale(multiplier=0.7)"):
+        name, params = spec.name, spec.params
+        row = MODS.lookup(name)
         hook = row(**params)
         if name in found:
             raise ValueError(f"guidance has {name} twice; each acts once")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from sigmafield.types import Latent
+from sigmafield.core.arrays import Latent
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sigmafield.grid import Process
+from sigmafield.core.process import Process
+from sigmafield.lab.convergence import Convergence
 from sigmafield.lab.latent_batch import Statistics
-from sigmafield.lab.order import Convergence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def errors(results: Sequence[Convergence]) -> Figure:
     """Error against steps, one line a result, with the order that was seen and a dotted line of that slope."""
     out, (axes,) = figure()
     for k, seen in enumerate(results):
-        name = f"{seen.method}, {type(seen.process).__name__}: order {seen.slope:.2f}"
+        name = f"{seen.sampler}, {type(seen.process).__name__}: order {seen.slope:.2f}"
         axes.loglog(seen.steps, seen.errors, marker=".", color=f"C{k}", label=name)
         line = [seen.errors[-1] * (n / seen.steps[-1]) ** -seen.slope for n in seen.steps]
         axes.loglog(seen.steps, line, color=f"C{k}", linewidth=0.8, linestyle=":")

@@ -1,11 +1,11 @@
-"""Stability: for which denoisers a method's steps damp what they should damp.
+"""Stability: for which denoisers a sampler's steps damp what they should damp.
 
 The test equation is the ODE of VE in λ with a linear denoiser,
 
     dx/dλ = −x + D(x),   D(x) = (1 + μ) x,   so that x ∝ e^(μλ): it decays for Re μ < 0,
 
 and z = h μ for steps h in λ. An exact denoiser has μ ≥ −1, since dD/dx is a covariance over σ², and a Gaussian's
-−1 ≤ μ ≤ 0; guidance multiplies differences of predictions, and can take μ below −1. Exponential methods treat −x
+−1 ≤ μ ≤ 0; guidance multiplies differences of predictions, and can take μ below −1. Exponential samplers treat −x
 exactly and are exact for μ = −1, so that regions depend on h; for h → 0 they are the regions of the textbooks.
 """
 
@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmafield.grid import VE, Grid, Span
-from sigmafield.methods import lookup
-from sigmafield.run import Run
-from sigmafield.types import Ctx, Latent, Pred, Sigma, State
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.process import VE, Grid, Span
+from sigmafield.core.protocols import Ctx, Pred, State
+from sigmafield.runs.run import Run
+from sigmafield.samplers import SAMPLERS
 
 STEPS = 16
 """Steps of the probed run; its middle step is looked at, when histories are full and no end is near."""
@@ -59,30 +60,30 @@ class Still:
         """Nothing to set."""
 
 
-def amplification(method: str, z: Tensor, h: float = STEP, /, **params: Any) -> Tensor:
+def amplification(sampler: str, z: Tensor, h: float = STEP, /, **params: Any) -> Tensor:
     """Spectral radius of one step as a linear map of (x, memory), float64 of z's shape; the step is stable where ≤ 1.
 
-    z: h μ, complex or real, any shape; h > 0: length of every step in λ; params: the method's. For a stochastic
-    method it is the map of the mean. Where a method's coefficients change along a run of equal steps (`deis`,
+    z: h μ, complex or real, any shape; h > 0: length of every step in λ; params: the sampler's. For a stochastic
+    sampler it is the map of the mean. Where a sampler's coefficients change along a run of equal steps (`deis`,
     `heunpp2`, `er_sde`, `uni_pc` by rounding) it is that of the middle one of 16, around σ = 1.
     `dpm_fast` makes one step of about three: there h, and with it z, is of that step.
 
-    Raises ValueError for an unknown method or parameter, h ≤ 0, and a method that is not linear.
+    Raises ValueError for an unknown sampler or parameter, h ≤ 0, and a sampler that is not linear.
     """
-    if not lookup(method).linear:
-        raise ValueError(f"{method} is not linear in x and its predictions: it has no region of stability")
+    if not SAMPLERS.lookup(sampler).linear:
+        raise ValueError(f"{sampler} is not linear in x and its predictions: it has no region of stability")
     if not h > 0:
         raise ValueError(f"h must be above 0; got {h}")
     if not torch.isfinite(z).all():
         raise ValueError("z must be finite")
     flat = z.detach().to(torch.complex128).reshape(1, -1)
-    run = _run(method, flat, h, 0, params)
+    run = _run(sampler, flat, h, 0, params)
     state = _state(run, flat.shape)
-    radii = np.abs(np.linalg.eigvals(_matrix(run, state, _scales(method, h, params)).numpy())).max(-1)
+    radii = np.abs(np.linalg.eigvals(_matrix(run, state, _scales(sampler, h, params)).numpy())).max(-1)
     return torch.from_numpy(radii).reshape(z.shape)
 
 
-def real_interval(method: str, h: float = STEP, /, *, limit: float = 40.0, **params: Any) -> float:
+def real_interval(sampler: str, h: float = STEP, /, *, limit: float = 40.0, **params: Any) -> float:
     """The largest r ≤ limit for which all real −r ≤ z ≤ 0 are stable, to 1e-6; 0 if there is none.
 
     A radius up to 1 + 1e-6 counts as stable; the limit is returned when it was not reached.
@@ -90,7 +91,7 @@ def real_interval(method: str, h: float = STEP, /, *, limit: float = 40.0, **par
     low, high = 0.0, limit
     while high - low > 1e-6:
         r = torch.linspace(low, high, 401, dtype=torch.float64)
-        unstable = (amplification(method, -r, h, **params) > 1 + 1e-6).nonzero()
+        unstable = (amplification(sampler, -r, h, **params) > 1 + 1e-6).nonzero()
         if not len(unstable):
             return high
         k = int(unstable[0])
@@ -100,11 +101,11 @@ def real_interval(method: str, h: float = STEP, /, *, limit: float = 40.0, **par
     return low
 
 
-def _run(method: str, z: Tensor, h: float, later: int, params: dict[str, Any]) -> Run:
-    """The run, by so many steps later in λ, whose denoiser has μ = z/h, h being that of the method's own grid."""
+def _run(sampler: str, z: Tensor, h: float, later: int, params: dict[str, Any]) -> Run:
+    """The run, by so many steps later in λ, whose denoiser has μ = z/h, h being that of the sampler's own grid."""
     lam = h * (torch.arange(STEPS + 1, dtype=torch.float64) - STEPS / 2 + later)
     still, grid = Still(torch.zeros(1, 2, *z.shape, dtype=torch.float64)), Grid(VE().sigma(lam), VE())
-    run = Run(Rotation(torch.zeros(2, *z.shape)), lookup(method), grid, still, params)
+    run = Run(Rotation(torch.zeros(2, *z.shape)), SAMPLERS.lookup(sampler), grid, still, params)
     g = 1 + z / float(run.span(run.grid.n // 2).ve.h)
     return replace(run, denoise=Rotation(torch.view_as_real(g).movedim(-1, 0)))
 
@@ -126,14 +127,14 @@ def _latents(state: State) -> dict[str, Tensor]:
     }
 
 
-def _scales(method: str, h: float, params: dict[str, Any]) -> list[float]:
+def _scales(sampler: str, h: float, params: dict[str, Any]) -> list[float]:
     """By what the weight of each latent is multiplied when it is carried one step on; x itself has 1.
 
     Slopes (x − D)/σ are larger by e^h where σ is smaller by e^(−h) and x the same: the same x, given to the run and
     to one at levels a step lower, tell. Any μ will do at which no memory vanishes, such as −½.
     """
     z = torch.full((1, 1), -h / 2, dtype=torch.complex128)
-    now, then = (_latents(_state(_run(method, z, h, later, params), z.shape)).values() for later in (0, 1))
+    now, then = (_latents(_state(_run(sampler, z, h, later, params), z.shape)).values() for later in (0, 1))
     return [float(b.abs().max() / a.abs().max()) if a.any() else 1.0 for a, b in zip(now, then)]  # 0: remembered noise
 
 

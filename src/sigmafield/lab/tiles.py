@@ -1,4 +1,4 @@
-"""Tiles drawn over a picture, with the denoise strength of each: as pixels or as SVG."""
+"""Tiles drawn over a image, with the denoise strength of each: as pixels or as SVG."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from PIL import Image, ImageDraw
 
-from sigmafield.hints import read_frames, resized
-from sigmafield.single import Job, size_of, strengths_of
-from sigmafield.spatial.field import strength_of
+from sigmafield.core.geometry import Box
+from sigmafield.recipes.build import Job, size_of, strengths_of
+from sigmafield.recipes.inputs import read_frames, resized
+from sigmafield.recipes.options import AUTO, cover_of, leaves_of
 from sigmafield.spatial.quadtree import leaf_denoise
-from sigmafield.spatial.tiles import Box
-from sigmafield.tiling import AUTO, cover_of, leaves_of
+from sigmafield.spatial.sigma_field import strength_of
 
 
 def colours(values: Sequence[float]) -> list[tuple[int, int, int]]:
@@ -25,15 +25,15 @@ def colours(values: Sequence[float]) -> list[tuple[int, int, int]]:
 
 
 def draw_tiles(
-    picture: Image.Image, boxes: Sequence[Box], values: Sequence[float], factor: int = 1, line: int = 2
+    image: Image.Image, boxes: Sequence[Box], values: Sequence[float], factor: int = 1, line: int = 2
 ) -> Image.Image:
-    """The picture with a frame around each box and its value in the corner.
+    """The image with a frame around each box and its value in the corner.
 
-    factor: pixels of the picture for one place of the boxes; line: width of the frames in pixels.
+    factor: pixels of the image for one place of the boxes; line: width of the frames in pixels.
     Raises ValueError unless there is a value for each box.
     """
     _check(boxes, values)
-    out = picture.convert("RGB")
+    out = image.convert("RGB")
     pen = ImageDraw.Draw(out)
     for box, value, colour in zip(boxes, values, colours(values)):
         y, x, height, width = (side * factor for side in box)
@@ -44,13 +44,13 @@ def draw_tiles(
 
 
 def tiles_svg(
-    picture: Image.Image, boxes: Sequence[Box], values: Sequence[float], factor: int = 1, line: float = 2.0
+    image: Image.Image, boxes: Sequence[Box], values: Sequence[float], factor: int = 1, line: float = 2.0
 ) -> str:
-    """The same as SVG: sharp at any size, with the value as a tooltip of each frame; the picture is part of it."""
+    """The same as SVG: sharp at any size, with the value as a tooltip of each frame; the image is part of it."""
     _check(boxes, values)
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    width, height = picture.size
+    image.convert("RGB").save(buffer, "PNG")
+    width, height = image.size
     rows = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
         f'<image width="{width}" height="{height}" href="data:image/png;base64,{_text(buffer)}"/>',
@@ -66,7 +66,7 @@ def tiles_svg(
 
 
 def tiles_of(job: Job) -> tuple[Image.Image, list[Box], list[float]]:
-    """What a job begins from, as a picture, its boxes in pixels and their denoise strengths, for `draw_tiles`.
+    """What a job begins from, as a image, its boxes in pixels and their denoise strengths, for `draw_tiles`.
 
     With the denoise map 'auto', the leaves of its quadtree; else what the network's tiles own, with the mean of the
     map there. Raises ValueError for a job without an image or without tiles.
@@ -76,16 +76,16 @@ def tiles_of(job: Job) -> tuple[Image.Image, list[Box], list[float]]:
         raise ValueError("tiles to draw need a recipe with an image and a tiling")
     source, factor = read_frames(recipe.image, recipe.image_sha256), pipe.latent.factor
     size = size_of(recipe, pipe, source)
-    picture = resized(source[0], size)
+    image = resized(source[0], size)
     if recipe.denoise_map == AUTO:
-        leaves = list(leaves_of(recipe.detail, recipe.tiling, pipe, picture))
-        return picture, leaves, leaf_denoise(leaves, recipe.min_denoise, recipe.denoise)
+        leaves = list(leaves_of(recipe.detail, recipe.tiling, pipe, image))
+        return image, leaves, leaf_denoise(leaves, recipe.min_denoise, recipe.denoise)
     height, width = (side // factor for side in size)
     cores = [tile.core for tile in cover_of(recipe.tiling, pipe)(height, width)]
     strengths = strengths_of(recipe, pipe, source, size)
     shares = torch.ones(height, width) if strengths is None else strength_of(strengths, (height, width))[0, 0]
     boxes = [Box(*(side * factor for side in core)) for core in cores]
-    return picture, boxes, [recipe.denoise * float(shares[core.index].mean()) for core in cores]
+    return image, boxes, [recipe.denoise * float(shares[core.index].mean()) for core in cores]
 
 
 def _text(buffer: io.BytesIO) -> str:

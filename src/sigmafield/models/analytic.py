@@ -1,4 +1,4 @@
-"""Exact denoisers of distributions with a closed form: what tests and the lab measure methods against.
+"""Exact denoisers of distributions with a closed form: what tests and the lab measure samplers against.
 
 All take σ as a number or as a field, on any process, and answer without a network.
 """
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sigmafield.grid import VE, Process
-from sigmafield.types import Ctx, Latent, Pred, Sigma
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.process import VE, Process
+from sigmafield.core.protocols import Ctx, Pred
 
 
 @dataclass(frozen=True)

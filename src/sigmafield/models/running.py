@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import NETWORKS
-from sigmafield.models.picture import codec
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.spatial.tiled_vae import Collected, tiled_decode, tiled_encode
+from sigmafield.models.vae.codec import codec
+from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
 
 CPU = torch.device("cpu")
 COMPILERS = ("g++", "c++", "clang++", "cl")
@@ -70,14 +70,14 @@ def compiled(pipe: Pipeline) -> Pipeline:
     return pipe
 
 
-def tiled_pictures(pipe: Pipeline, tile: int = 64, collected: Collected = "estimated") -> Pipeline:
-    """The pipeline with a VAE that works tile by tile, for large pictures in little memory: see `spatial.tiled_vae`.
+def with_tiled_vae(pipe: Pipeline, tile: int = 64, collected: Collected = "estimated") -> Pipeline:
+    """The pipeline with a VAE that works tile by tile, for large images in little memory: see `spatial.tiled_vae`.
 
     tile: places of the latent that a tile owns, at most. Raises ValueError for VAEs of video.
     """
     vae = pipe.modules.get("vae")
     if vae is None or pipe.latent.axes != 2:
-        raise ValueError(f"{pipe.name} has no VAE of pictures that could work tile by tile")
+        raise ValueError(f"{pipe.name} has no VAE of images that could work tile by tile")
 
     def here(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(*args: Any, **kwargs: Any) -> Tensor:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmafield.levels import flux_shift, resolution_shift
-from sigmafield.ranges import Range
+from sigmafield.core.parameters import Range
+from sigmafield.parameterization.timesteps import flux_shift, resolution_shift
 from sigmafield.schedules.registry import schedule
 
 
@@ -93,9 +93,9 @@ Pixels = Annotated[int, Range(1)]
 
 @schedule("flux2", paper="FLUX.2", network="flow")
 def flux2(steps: int, width: Pixels = 1024, height: Pixels = 1024) -> Tensor:
-    """Equally spaced times under Flux 2's shift, which grows with the picture and falls with the steps.
+    """Equally spaced times under Flux 2's shift, which grows with the image and falls with the steps.
 
-    width ≥ 1, height ≥ 1: of the picture, in pixels.
+    width ≥ 1, height ≥ 1: of the image, in pixels.
     """
     tokens = round(width * height / 256)
     long = 0.00016927 * tokens + 0.45666666

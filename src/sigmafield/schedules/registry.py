@@ -11,9 +11,9 @@ from typing import Any, Literal, ParamSpec
 import torch
 from torch import Tensor
 
-from sigmafield.levels import Levels
-from sigmafield.maths import named
-from sigmafield.ranges import Parameter, check, parameters
+from sigmafield.core.parameters import Parameter, check, parameters
+from sigmafield.core.registry import Registry
+from sigmafield.parameterization.timesteps import Levels
 
 P = ParamSpec("P")
 
@@ -68,7 +68,7 @@ def _of_its_own(argument: inspect.Parameter) -> bool:
     return argument.name not in ("steps", "levels")
 
 
-SCHEDULES: dict[str, Schedule] = {}
+SCHEDULES: Registry[Schedule] = Registry("schedule")
 """Every named schedule."""
 
 
@@ -84,15 +84,10 @@ def schedule(
             SCHEDULES[name].check({key: value for key, value in given.items() if key not in ("steps", "levels")})
             return make(*args, **kwargs)
 
-        SCHEDULES[name] = Schedule(name, checked, paper, network)
+        SCHEDULES.add(Schedule(name, checked, paper, network))
         return checked
 
     return register
-
-
-def lookup(name: str) -> Schedule:
-    """The schedule of that name; ValueError with the near miss if there is none."""
-    return named(SCHEDULES, name, "scheduler")
 
 
 def to_zero(sigmas: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sigmafield.grid import Process
-from sigmafield.levels import Levels
-from sigmafield.maths import filled, lincomb
-from sigmafield.types import Ctx, Denoiser, Images, Latent, Pred, Sigma
+from sigmafield.core.arrays import Images, Latent, Sigma
+from sigmafield.core.linear import filled, lincomb
+from sigmafield.core.process import Process
+from sigmafield.core.protocols import Ctx, Denoiser, Pred
+from sigmafield.parameterization.timesteps import Levels
 
 MaskOf = Callable[[Sigma, Tensor], Tensor]
 """(σ, mask) → the mask to use at σ."""
@@ -68,14 +69,14 @@ def fit_mask(mask: Tensor, like: Latent) -> Tensor:
 
 
 def hidden(images: Images, mask: Tensor) -> Tensor:
-    """Pictures whose masked part is grey: ½ + (p − ½) (1 − m), m the mask (see `fit_mask`) rounded to 0 or 1."""
+    """Images whose masked part is grey: ½ + (p − ½) (1 − m), m the mask (see `fit_mask`) rounded to 0 or 1."""
     return 0.5 + (images - 0.5) * (1 - fit_mask(mask, images).round())
 
 
 def inpaint_concat(mask: Tensor, latent: Latent) -> Tensor:
     """A `Cond.concat` for inpainting networks, [B, 1 + C, *space]: the mask, rounded to 0 or 1, before the latent.
 
-    mask: see `fit_mask`, 1 = draw anew; latent: of the picture `hidden` behind it, in the network's scale.
+    mask: see `fit_mask`, 1 = draw anew; latent: of the image `hidden` behind it, in the network's scale.
     """
     return torch.cat([fit_mask(mask, latent)[:, :1].round(), latent], dim=1)
 

@@ -1,4 +1,4 @@
-"""Quadtrees: small boxes where a picture has much to show, large ones where it has not."""
+"""Quadtrees: small boxes where a image has much to show, large ones where it has not."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sigmafield.spatial.tiles import Box
+from sigmafield.core.geometry import Box
 
 Content = Callable[[Float[Tensor, "channels h w"]], float]
-"""How much there is to see in a part of a picture; 0 where it is of one colour."""
+"""How much there is to see in a part of a image; 0 where it is of one colour."""
 
 
 def colour_distance(part: Float[Tensor, "channels h w"]) -> float:
@@ -54,12 +54,12 @@ def quadtree(
     content: Content = colour_distance,
     root: Box | None = None,
 ) -> tuple[Box, ...]:
-    """Leaves that make up the picture (cut to whole units), in depth-first order: top left, right, bottom left, right.
+    """Leaves that make up the image (cut to whole units), in depth-first order: top left, right, bottom left, right.
 
     A box is split while its content is above the threshold, its depth below max_depth and its quarters are at least
-    min_size on each side. Sides are multiples of unit: 8 for the pixels of a picture, 1 for a latent.
-    root: the first box, by default the picture; leaves of a larger one (see `square`) are cut to the picture.
-    Raises ValueError for a negative threshold, a depth or size below 1 and a picture of less than one unit.
+    min_size on each side. Sides are multiples of unit: 8 for the pixels of a image, 1 for a latent.
+    root: the first box, by default the image; leaves of a larger one (see `square`) are cut to the image.
+    Raises ValueError for a negative threshold, a depth or size below 1 and a image of less than one unit.
     """
     if threshold < 0 or max_depth < 0 or min_size < 1 or unit < 1:
         raise ValueError(
@@ -68,7 +68,7 @@ def quadtree(
         )
     height, width = (n // unit * unit for n in image.shape[1:])
     if height < 1 or width < 1:
-        raise ValueError(f"a quadtree of units of {unit} needs at least one; the picture is {tuple(image.shape[1:])}")
+        raise ValueError(f"a quadtree of units of {unit} needs at least one; the image is {tuple(image.shape[1:])}")
 
     def grow(box: Box, depth: int) -> list[Box]:
         y, x, h, w = box
@@ -90,13 +90,13 @@ def quadtree(
 
 
 def _seen(image: Tensor, box: Box, content: Content) -> float:
-    """The content of a box's part in the picture; 0 outside."""
+    """The content of a box's part in the image; 0 outside."""
     part = box.clipped(*image.shape[1:])
     return content(image[(..., *part.index)]) if part.height > 0 and part.width > 0 else 0.0
 
 
 def square(height: int, width: int, unit: int = 8) -> Box:
-    """The smallest square around a picture whose side is a unit times a power of 2."""
+    """The smallest square around a image whose side is a unit times a power of 2."""
     side = unit
     while side < max(height, width):
         side *= 2

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from sigmafield.guidance.patches.blocks import attentions
-from sigmafield.guidance.patches.seams import after, during
+from sigmafield.core.parameters import Range
+from sigmafield.core.protocols import Call, Network
+from sigmafield.guidance.patches.module_hooks import after, during
+from sigmafield.guidance.patches.unet_blocks import attentions
 from sigmafield.guidance.patches.where import unet
 from sigmafield.guidance.registry import mod
-from sigmafield.ranges import Range
-from sigmafield.types import Call, Network
 
 Factor = Annotated[float, Range(0, 10)]
 

@@ -1,4 +1,4 @@
-"""Deep shrink: at first the deep part of a UNet works on a smaller map, so that large pictures are laid out as one."""
+"""Deep shrink: at first the deep part of a UNet works on a smaller map, so that large images are laid out as one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from sigmafield.guidance.cond import within
-from sigmafield.guidance.patches.blocks import inputs, mapped, outputs
-from sigmafield.guidance.patches.seams import Place, after, before, during
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.parameters import Range, Share
+from sigmafield.core.predict import within
+from sigmafield.core.protocols import Call, Network
+from sigmafield.core.resize import resize
+from sigmafield.guidance.patches.module_hooks import Place, after, before, during
+from sigmafield.guidance.patches.unet_blocks import inputs, mapped, outputs
 from sigmafield.guidance.patches.where import unet
 from sigmafield.guidance.registry import mod
-from sigmafield.ranges import Range, Share
-from sigmafield.resize import resize
-from sigmafield.types import Call, Cond, Network
 
 Mode = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
 
@@ -46,13 +47,13 @@ def deep_shrink(
         h ← resize(h, the skip's size)   before each output block
 
     f = downscale_factor, between start_percent and end_percent of the way through the network's noise levels; nothing
-    is done outside of them. A UNet on more pixels than it was trained for then sees as much of the picture at once as
+    is done outside of them. A UNet on more pixels than it was trained for then sees as much of the image at once as
     in training, while the layout is found: no repeated subjects, and less work. block: 0 is the first convolution, then
     each residual block (with its transformer) and each downsampler is one; Stable Diffusion 1 has 12, XL has 9.
     after_skip: the block's own skip keeps its size. downscale_method, upscale_method: bicubic, nearest-exact, bilinear,
     area or bislerp. f = 1 changes nothing.
     """
-    now = within((start_percent, end_percent), call.sigma, call.ctx.span.process)
+    now = within((start_percent, end_percent), call.sigma, call.ctx.span.sigma_at)
     if now.any() and not now.all():
         raise ValueError("deep_shrink's window ends between the noise levels of the samples: give them one schedule")
     if not now.all():

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sigmafield.core.parameters import Range
+from sigmafield.core.protocols import Call, Network
+from sigmafield.core.statistics import TINY
 from sigmafield.guidance.frequency import scaled_frequencies
-from sigmafield.guidance.norms import TINY
-from sigmafield.guidance.patches.blocks import meetings
-from sigmafield.guidance.patches.seams import before, during
+from sigmafield.guidance.patches.module_hooks import before, during
+from sigmafield.guidance.patches.unet_blocks import meetings
 from sigmafield.guidance.patches.where import unet
 from sigmafield.guidance.registry import mod
-from sigmafield.ranges import Range
-from sigmafield.types import Call, Network
 
 Features = Float[Tensor, "batch _ *space"]
 """Features within a network: h and the skip need not have as many channels."""

@@ -1,4 +1,4 @@
-"""HyperTile: self-attention within tiles of the picture, for less work on large ones."""
+"""HyperTile: self-attention within tiles of the image, for less work on large ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from sigmafield.guidance.patches.blocks import attentions
-from sigmafield.guidance.patches.seams import during, inside
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.parameters import Range
+from sigmafield.core.protocols import Call, Network
+from sigmafield.guidance.patches.module_hooks import during, inside
+from sigmafield.guidance.patches.unet_blocks import attentions
 from sigmafield.guidance.registry import mod
-from sigmafield.noise import generator_of
-from sigmafield.ranges import Range
-from sigmafield.types import Call, Cond, Network
+from sigmafield.noise.sources import generator_of
 
 Keys = Literal["strip", "tile"]
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.parameters import Range, Share
+from sigmafield.core.protocols import Call, Network
 from sigmafield.guidance.hooks import Asked, Preds
-from sigmafield.guidance.patches.layers import Picture, every_self_attention
-from sigmafield.guidance.patches.seams import after, during
+from sigmafield.guidance.patches.module_hooks import after, during
+from sigmafield.guidance.patches.transformer_blocks import ImageTokens, every_self_attention
 from sigmafield.guidance.registry import mod
-from sigmafield.ranges import Range, Share
-from sigmafield.types import Call, Cond, Network
 
 ROLES = ("positive", "negative")
 ALONE = "nag"
@@ -44,7 +45,7 @@ def nag(
         Z ← α G min(1, τ/ρ) + (1 − α) Z⁺,   G = scale Z⁺ − (scale − 1) Z⁻,   ρ = ‖G‖₁/‖Z⁺‖₁,   α = alpha, τ = tau
 
     At every token, norms over the channels. Z⁺ and Z⁻ are of the positive and the negative prompt's rows, Z goes to the
-    positive ones; where the text is in the same sequence, of the picture's tokens alone, to both. Made for cfg 1, where
+    positive ones; where the text is in the same sequence, of the image's tokens alone, to both. Made for cfg 1, where
     the negative prompt is evaluated all the same. alpha = 0 and scale = 1 change nothing of the positive prompt.
     Raises ValueError where the two are not in one network call.
     """
@@ -61,12 +62,12 @@ def nag(
     rule = partial(normalized, scale=scale, alpha=alpha, tau=tau)
 
     def patched(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        picture = Picture(call.module, x, cond)
+        image = ImageTokens(call.module, x, cond)
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             stream = output[0] if isinstance(output, tuple) else output
-            joint = isinstance(output, tuple) or picture.places(stream.shape[1]).shape[1] < stream.shape[1]
-            at = picture.places(stream.shape[1])[..., None].expand(len(stream), -1, stream.shape[2])
+            joint = isinstance(output, tuple) or image.places(stream.shape[1]).shape[1] < stream.shape[1]
+            at = image.places(stream.shape[1])[..., None].expand(len(stream), -1, stream.shape[2])
             own = stream.gather(1, at)
             z = rule(own[positive], own[negative])
             rows = [*positive, *negative] if joint else positive

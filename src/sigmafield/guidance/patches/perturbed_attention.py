@@ -9,16 +9,17 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.parameters import Range
+from sigmafield.core.protocols import Call, Network
+from sigmafield.guidance.autoguidance import away
 from sigmafield.guidance.hooks import Asked, Preds
-from sigmafield.guidance.patches.layers import Picture, self_attentions
-from sigmafield.guidance.patches.seams import during, inside
-from sigmafield.guidance.perturbed import away
+from sigmafield.guidance.patches.module_hooks import during, inside
+from sigmafield.guidance.patches.transformer_blocks import ImageTokens, self_attentions
 from sigmafield.guidance.registry import mod
-from sigmafield.ranges import Range
-from sigmafield.types import Call, Cond, Network
 
-Change = Callable[[Picture, Tensor, Tensor, Tensor, "partial[Tensor]"], Tensor]
-"""(which tokens are the picture's, q, k, v, attention) → what takes the place of attention(q, k, v)."""
+Change = Callable[[ImageTokens, Tensor, Tensor, Tensor, "partial[Tensor]"], Tensor]
+"""(which tokens are the image's, q, k, v, attention) → what takes the place of attention(q, k, v)."""
 
 Scale = Annotated[float, Range(0, 100)]
 
@@ -28,7 +29,7 @@ def disturbed(network: Network, call: Call, layers: str, change: Change) -> Netw
     attentions = self_attentions(call.module, layers=layers)
 
     def patched(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        attend = partial(change, Picture(call.module, x, cond))
+        attend = partial(change, ImageTokens(call.module, x, cond))
         return during(network, [partial(inside, attention, attend) for attention in attentions])(x, t, cond)
 
     return patched
@@ -40,7 +41,7 @@ def pag(p: Preds, at: Asked, *, scale: Scale = 3.0, layers: str = "") -> Preds:
 
         D ← D + scale (C − W)
 
-    In W a token of the picture sees none of the picture but itself, in self-attention v takes the place of its output;
+    In W a token of the image sees none of the image but itself, in self-attention v takes the place of its output;
     where the text is in the same sequence all of it is seen, and its own tokens are left alone. layers: numbers of
     blocks, "7, 8, 9": of a UNet those in its middle, where "" is all; of a transformer double-stream ones first, where
     "" is the one in the middle. With scale 0 there is no evaluation. Lower cfg by about the scale.
@@ -52,13 +53,13 @@ def pag(p: Preds, at: Asked, *, scale: Scale = 3.0, layers: str = "") -> Preds:
 
 
 def identity_attention(network: Network, call: Call, *, layers: str = "") -> Network:
-    """A patch: tokens of the picture look at themselves, and at the text if it is in their sequence."""
+    """A patch: tokens of the image look at themselves, and at the text if it is in their sequence."""
     return disturbed(network, call, layers, _themselves)
 
 
-def _themselves(picture: Picture, q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
+def _themselves(image: ImageTokens, q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
     length = k.shape[2]
-    places = picture.places(length)
+    places = image.places(length)
     if places.shape[1] == length:
         return v
     own = torch.zeros(len(places), length, dtype=torch.bool, device=q.device).scatter(1, places, True)
@@ -78,7 +79,7 @@ def seg(
 ) -> Preds:
     """Smoothed energy guidance: away from what the network makes of the prompt with blurred attention, W.
 
-        D ← D + scale (C − W),   W: q ← G ∗ q,   G a Gaussian of deviation blur_sigma tokens on the picture's grid
+        D ← D + scale (C − W),   W: q ← G ∗ q,   G a Gaussian of deviation blur_sigma tokens on the image's grid
 
     The logits q·k, rotary positions included, are then blurred along the queries alike. G is normalised within the
     grid: 0 changes nothing, the default is in effect ∞, every query the mean of all. Queries of the text are left
@@ -91,15 +92,15 @@ def seg(
 
 
 def blurred_attention(network: Network, call: Call, *, sigma: float, layers: str = "") -> Network:
-    """A patch: the picture's queries are blurred on their grid."""
+    """A patch: the image's queries are blurred on their grid."""
     return disturbed(network, call, layers, partial(_blurred, sigma))
 
 
-def _blurred(sigma: float, picture: Picture, q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
-    places = picture.places(q.shape[2])
+def _blurred(sigma: float, image: ImageTokens, q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
+    places = image.places(q.shape[2])
     at = places[:, None, :, None].expand(len(q), q.shape[1], -1, q.shape[3])
     own = q.gather(2, at)
-    for_each = own.unflatten(2, picture.grid(own.shape[2]))
+    for_each = own.unflatten(2, image.grid(own.shape[2]))
     return attention(q.scatter(2, at, blurred(for_each, sigma).reshape(own.shape)), k, v)
 
 

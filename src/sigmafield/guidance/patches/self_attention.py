@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sigmafield.core.arrays import Latent
+from sigmafield.core.linear import lincomb
+from sigmafield.core.parameters import Range
+from sigmafield.core.protocols import Call, Network
 from sigmafield.guidance.frequency import smoothed
 from sigmafield.guidance.hooks import Asked, Preds
-from sigmafield.guidance.patches.layers import nearest_grid
-from sigmafield.guidance.patches.seams import during, inside
+from sigmafield.guidance.patches.module_hooks import during, inside
+from sigmafield.guidance.patches.transformer_blocks import nearest_grid
 from sigmafield.guidance.patches.where import middle_attentions
 from sigmafield.guidance.registry import mod
-from sigmafield.maths import lincomb
-from sigmafield.ranges import Range
-from sigmafield.types import Call, Latent, Network
 
 SEEN = "sag"
 """The note of how much each token is looked at: for each role a list of [rows, tokens], one of each network call."""
@@ -56,7 +57,7 @@ def sag(
         D ← D + scale (Ũ − A),   A = U at x + α (Ũ − U),   Ũ = M G ∗ U + (1 − M) U
 
     M is 1 where a token of the UNet's middle receives more attention than the mean, in the negative prompt's rows; G a
-    Gaussian of 9×9 places with deviation blur_sigma, 0 = no blur. Acts on pictures of more than 4 places a side; at
+    Gaussian of 9×9 places with deviation blur_sigma, 0 = no blur. Acts on images of more than 4 places a side; at
     cfg 1 as well. Beside it the patch `seen` takes the map down. Raises ValueError where tiles or areas split it.
     """
     if not scale or p.u is None or at.negative is None or min(at.x.shape[-2:]) <= 4:
@@ -71,7 +72,7 @@ def sag(
 
 
 def _map(at: Asked, role: str) -> Tensor:
-    """What was noted of the negative prompt, [B, tokens]; ValueError where it is not of the whole picture.
+    """What was noted of the negative prompt, [B, tokens]; ValueError where it is not of the whole image.
 
     Where a cache has left the call out, it is what was noted of the last one.
     """
@@ -80,7 +81,7 @@ def _map(at: Asked, role: str) -> Tensor:
         return at.ctx.aux[kept]
     if sum(map(len, noted)) != len(at.x):
         raise ValueError(
-            "sag needs the negative prompt's attention over the whole picture: leave out tiles, areas and windows"
+            "sag needs the negative prompt's attention over the whole image: leave out tiles, areas and windows"
         )
     at.ctx.aux[kept] = torch.cat(noted)
     return at.ctx.aux[kept]

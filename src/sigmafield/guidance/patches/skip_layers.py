@@ -8,15 +8,16 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sigmafield.guidance.cond import within
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.parameters import Range, Share
+from sigmafield.core.predict import within
+from sigmafield.core.protocols import Call, Network
+from sigmafield.core.statistics import TINY, std
+from sigmafield.guidance.autoguidance import away
 from sigmafield.guidance.hooks import Asked, Preds, choose
-from sigmafield.guidance.norms import TINY, std
-from sigmafield.guidance.patches.layers import Kind, numbers, of_kind, transformer
-from sigmafield.guidance.patches.seams import Place, during, instead
-from sigmafield.guidance.perturbed import away
+from sigmafield.guidance.patches.module_hooks import Place, during, instead
+from sigmafield.guidance.patches.transformer_blocks import Kind, numbers, of_kind, transformer
 from sigmafield.guidance.registry import mod
-from sigmafield.ranges import Range, Share
-from sigmafield.types import Call, Cond, Network
 
 
 def places(module: nn.Module, *, double: str, single: str) -> list[Place]:
@@ -71,12 +72,12 @@ def slg(
 
         D ← D + scale (C − W),   then D ← (ψ std(C)/std(D) + 1 − ψ) D,   ψ = rescaling_scale
 
-    double, single: numbers of blocks in which text and picture are two streams, or one; blocks that a network does not
+    double, single: numbers of blocks in which text and image are two streams, or one; blocks that a network does not
     have are left out. start_percent, end_percent: shares of the way through sampling between which it acts; outside,
     and with scale 0 or no blocks, there is no evaluation. over: std is of the whole batch, as in ComfyUI, where a
     sample depends on the others, or of each "sample".
     """
-    inside = within((start_percent, end_percent), at.sigma, at.ctx.span.process)
+    inside = within((start_percent, end_percent), at.sigma, at.ctx.span.sigma_at)
     if not scale or not inside.any() or not numbers(double) + numbers(single):
         return p
     W = at.predict(at.model, at.positive, partial(skipped, double=double, single=single))
@@ -103,7 +104,7 @@ def slg_simple(
 
     start_percent, end_percent: shares of the way through sampling between which the blocks are left out.
     """
-    inside = within((start_percent, end_percent), call.sigma, call.ctx.span.process)
+    inside = within((start_percent, end_percent), call.sigma, call.ctx.span.sigma_at)
     without = skipped(network, call, double=double, single=single)
     if inside.all() or not inside.any():
         return without if inside.all() else network

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigmafield.guidance.patches.blocks import attentions
-from sigmafield.guidance.patches.seams import Place, after, before, during
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.parameters import Share
+from sigmafield.core.protocols import Call, Network
+from sigmafield.guidance.patches.module_hooks import Place, after, before, during
+from sigmafield.guidance.patches.unet_blocks import attentions
 from sigmafield.guidance.registry import mod
-from sigmafield.noise import generator_of
-from sigmafield.ranges import Share
-from sigmafield.types import Call, Cond, Network
+from sigmafield.noise.sources import generator_of
 
 Downsample = Literal[1, 2, 4, 8]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import Directory, open_directory
-from sigmafield.models.pipeline import Pipeline
 
 try:
     import accelerate  # noqa: F401
@@ -24,10 +24,10 @@ from sigmafield.models.diffusers.auraflow import build_auraflow
 from sigmafield.models.diffusers.flux import build_flux
 from sigmafield.models.diffusers.lumina import build_lumina
 from sigmafield.models.diffusers.sd3 import build_sd3
-from sigmafield.models.diffusers.single_file import SingleFile, open_single_file
 from sigmafield.models.diffusers.source import Source, download
 from sigmafield.models.diffusers.unet import build_unet
 from sigmafield.models.diffusers.wan import build_wan
+from sigmafield.models.single_file.checkpoint import SingleFile, open_single_file
 
 BUILDERS: dict[str, Callable[[Source], Pipeline]] = {
     "UNet2DConditionModel": build_unet,

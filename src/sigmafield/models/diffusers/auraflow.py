@@ -6,12 +6,12 @@ import math
 
 from diffusers.models.transformers.auraflow_transformer_2d import AuraFlowTransformer2DModel
 
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import umt5
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_vae
-from sigmafield.models.picture import sides
-from sigmafield.models.pipeline import Pipeline
+from sigmafield.models.vae.codec import sides
 
 LENGTH = 256
 """Tokens of the text encoder."""

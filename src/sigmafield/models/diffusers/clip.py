@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.models.bundle import EncodeText
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.directory import needed
-from sigmafield.models.inversion import vectors_of
-from sigmafield.models.pipeline import EncodeText
-from sigmafield.models.prompt import Chunk, Vocabulary, by_space, check_layer, chunks, encode_chunks, level
-from sigmafield.types import Cond
+from sigmafield.models.text.prompt import Chunk, Vocabulary, by_space, check_layer, chunks, encode_chunks, level
+from sigmafield.models.text.textual_inversion import vectors_of
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Side networks of diffusers that read a picture and steer a UNet: ControlNets, their unions, T2I-Adapters."""
+"""Side networks of diffusers that read a image and steer a UNet: ControlNets, their unions, T2I-Adapters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 from torch import Tensor
 
-from sigmafield.maths import named
+from sigmafield.core.conditioning import Cond, ControlNetwork, Residuals
+from sigmafield.core.registry import named
 from sigmafield.models.diffusers.source import pretrained
 from sigmafield.models.directory import listing, read_json
-from sigmafield.types import Cond, ControlNetwork, Residuals
 
 KINDS = ("openpose", "depth", "scribble", "canny", "normal", "segment", "tile", "repaint")
 """What a union's hint may be, in the order of its types; a union may know the first six alone."""
@@ -72,7 +72,7 @@ class Adapter:
             hint = hint.mean(1, keepdim=True)
         lack = [-side % config.downscale_factor for side in hint.shape[2:]]
         if any(lack):
-            rule = f"needs pictures with sides that are multiples of {config.downscale_factor}"
+            rule = f"needs images with sides that are multiples of {config.downscale_factor}"
             raise ValueError(f"this T2I-Adapter {rule}; got {hint.shape[3]}x{hint.shape[2]}")
         return Residuals(blocks=[feature * strength for feature in self.module(hint)])
 

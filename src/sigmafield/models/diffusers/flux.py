@@ -11,14 +11,15 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.protocols import Network
+from sigmafield.models.bundle import EncodeText, Pipeline
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import no_layers, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
 from sigmafield.models.diffusers.vae import load_vae
-from sigmafield.models.picture import sides
-from sigmafield.models.pipeline import EncodeText, Pipeline
-from sigmafield.types import Cond, Network
+from sigmafield.models.vae.codec import sides
 
 PATCH = 2
 GUIDANCE = 3.5

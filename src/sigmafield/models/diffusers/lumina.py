@@ -7,13 +7,14 @@ from typing import Any
 from diffusers.models.transformers.transformer_lumina2 import Lumina2Transformer2DModel
 from torch import Tensor
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.protocols import Network
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import gemma
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_vae
-from sigmafield.models.picture import sides
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.types import Cond, Network
+from sigmafield.models.vae.codec import sides
 
 LENGTH = 256
 """Tokens of the text encoder."""
@@ -37,7 +38,7 @@ def build_lumina(source: Source) -> Pipeline:
 
 
 def reversed_time(transformer: Any) -> Network:
-    """`Pipeline.network` of Lumina: its time is 1 for clean pictures, and it predicts x0 − ξ."""
+    """`Pipeline.network` of Lumina: its time is 1 for clean images, and it predicts x0 − ξ."""
     network = plain(transformer)
 
     def reverse(x: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -11,9 +11,9 @@ from diffusers.models.autoencoders.vae import DecoderTiny
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sigmafield.latents import LatentFormat
 from sigmafield.models.diffusers.source import pretrained
 from sigmafield.models.directory import listing, opened, read_json
+from sigmafield.parameterization.latent_format import LatentFormat
 
 Preview = Callable[[Tensor], Tensor]
 

@@ -1,4 +1,4 @@
-"""Text of Stable Diffusion XL's refiner: one encoder, and how beautiful the picture shall be."""
+"""Text of Stable Diffusion XL's refiner: one encoder, and how beautiful the image shall be."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import CLIPTextModelWithProjection
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.models.bundle import EncodeText
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.pipeline import EncodeText
-from sigmafield.models.prompt import check_layer
-from sigmafield.types import Cond
+from sigmafield.models.text.prompt import check_layer
 
 SCORE, NEGATIVE_SCORE = 6.0, 2.5
 """Aesthetic scores that prompts and negative prompts ask for."""

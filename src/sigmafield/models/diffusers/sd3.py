@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.models.bundle import EncodeText, Pipeline
 from sigmafield.models.diffusers.clip import beside, load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import t5
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_vae
-from sigmafield.models.picture import sides
-from sigmafield.models.pipeline import EncodeText, Pipeline
-from sigmafield.types import Cond
+from sigmafield.models.vae.codec import sides
 
 LENGTH = 256
 """Tokens of T5."""

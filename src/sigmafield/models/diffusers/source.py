@@ -10,8 +10,8 @@ import torch
 from diffusers.utils.import_utils import is_accelerate_available
 
 from sigmafield.models.diffusers.assemble import assembled
-from sigmafield.models.diffusers.single_file import SingleFile
 from sigmafield.models.directory import Directory, needed, weights
+from sigmafield.models.single_file.checkpoint import SingleFile
 
 
 @dataclass(frozen=True)

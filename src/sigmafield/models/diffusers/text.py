@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, T5EncoderModel, UMT5EncoderModel
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.models.bundle import EncodeText
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.directory import needed
-from sigmafield.models.pipeline import EncodeText
-from sigmafield.models.prompt import Vocabulary, encode_chunks, one_chunk
-from sigmafield.types import Cond
+from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk
 
 Embed = Callable[[Sequence[str]], Tensor]
 """prompts → embeddings [B, tokens, channels], float32."""

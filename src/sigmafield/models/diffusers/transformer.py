@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from sigmafield.latents import LatentFormat
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.protocols import Network
+from sigmafield.models.bundle import EncodeText, Pipeline
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.vae import Codec
-from sigmafield.models.pipeline import EncodeText, Pipeline
-from sigmafield.models.scheduler import flow_sampling_of, shift_by_size
-from sigmafield.types import Cond, Network
+from sigmafield.models.scheduler_config import flow_sampling_of, shift_by_size
+from sigmafield.parameterization.latent_format import LatentFormat
 
 
 def checked(source: Source, kind: str, **supported: Any) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def plain(transformer: Any) -> Network:
 
 
 def patch_of(config: Any) -> int:
-    """Side of a transformer's patches in latent places; of a video's, across the picture."""
+    """Side of a transformer's patches in latent places; of a video's, across the image."""
     size = config["patch_size"]
     return size if isinstance(size, int) else size[-1]
 

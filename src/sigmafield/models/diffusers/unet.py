@@ -8,15 +8,16 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.protocols import Network
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
 from sigmafield.models.diffusers.control import fitting, residuals
 from sigmafield.models.diffusers.refiner import refiner_encoder
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.vae import load_vae
-from sigmafield.models.picture import sides
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.models.scheduler import sampling_of
-from sigmafield.types import Cond, Network
+from sigmafield.models.scheduler_config import sampling_of
+from sigmafield.models.vae.codec import sides
 
 
 def build_unet(source: Source) -> Pipeline:
@@ -53,7 +54,7 @@ def build_unet(source: Source) -> Pipeline:
 def check_network(source: Source, config: dict[str, Any], channels: int) -> None:
     """Raises ValueError for a network that wants more than latent, timestep, text, SDXL's conditioning and a concat."""
     supported: dict[str, tuple[Any, ...]] = {
-        "in_channels": (channels, channels + 1, 2 * channels, 2 * channels + 1),  # with depth, a picture, both of it
+        "in_channels": (channels, channels + 1, 2 * channels, 2 * channels + 1),  # with depth, a image, both of it
         "addition_embed_type": (None, "text_time"),
         "class_embed_type": (None,),
         "num_class_embeds": (None,),

@@ -1,4 +1,4 @@
-"""The VAE of a model: latents to pictures and back."""
+"""The VAE of a model: latents to images and back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from sigmafield.latents import LatentFormat, recognised
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.picture import Codec, codec
+from sigmafield.models.vae.codec import Codec, codec
+from sigmafield.parameterization.latent_format import LatentFormat, recognised
 
 
 def load_vae(source: Source) -> tuple[Any, LatentFormat, tuple[Codec, Codec]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import umt5, unescaped
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_video_vae
-from sigmafield.models.pipeline import Pipeline
 
 LENGTH = 512
 """Tokens of the text encoder."""

@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sigmafield.latents import LatentFormat, recognised
+from sigmafield.core.conditioning import Cond
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import open_directory, read_json, weights
-from sigmafield.models.inversion import vectors_of
-from sigmafield.models.picture import codec, sides
-from sigmafield.models.pipeline import Pipeline
-from sigmafield.models.prompt import Vocabulary, by_space, check_layer, chunks, encode_chunks
-from sigmafield.models.scheduler import sampling_of
+from sigmafield.models.scheduler_config import sampling_of
+from sigmafield.models.text.prompt import Vocabulary, by_space, check_layer, chunks, encode_chunks
+from sigmafield.models.text.textual_inversion import vectors_of
 from sigmafield.models.tiny.clip import CLIPText
 from sigmafield.models.tiny.tokenizer import Tokenizer
 from sigmafield.models.tiny.unet import UNet
 from sigmafield.models.tiny.vae import VAE
-from sigmafield.types import Cond
+from sigmafield.models.vae.codec import codec, sides
+from sigmafield.parameterization.latent_format import LatentFormat, recognised
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from sigmafield.maths import near_miss
+from sigmafield.core.registry import near_miss
 
 Settings = TypeVar("Settings")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sigmafield.models.directory import needed, read_json
-from sigmafield.models.prompt import SPACE
+from sigmafield.models.text.prompt import SPACE
 
 END = "</w>"
 """Marks the last symbol of a word."""

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion: pictures to latents and back.
+"""The autoencoder of latent diffusion: images to latents and back.
 
 Rombach et al., arXiv:2112.10752. Names of weights and of settings are those of diffusers' AutoencoderKL.
 """
@@ -89,7 +89,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture → mean and log-variance of the latent."""
+    """Image → mean and log-variance of the latent."""
 
     def __init__(self, c: VAEConfig) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent → picture."""
+    """Latent → image."""
 
     def __init__(self, c: VAEConfig) -> None:
         super().__init__()
@@ -147,13 +147,13 @@ class VAE(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels of the picture per pixel of the latent, along one side."""
+        """Pixels of the image per pixel of the latent, along one side."""
         return 2 ** (len(self.config.block_out_channels) - 1)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Picture [B, 3, H, W] in [−1, 1] → mean of the latent [B, latent_channels, H/factor, W/factor]."""
+        """Image [B, 3, H, W] in [−1, 1] → mean of the latent [B, latent_channels, H/factor, W/factor]."""
         return self.quant_conv(self.encoder(x)).chunk(2, dim=1)[0]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latent [B, latent_channels, h, w] → picture [B, 3, h · factor, w · factor], about in [−1, 1]."""
+        """Latent [B, latent_channels, h, w] → image [B, 3, h · factor, w · factor], about in [−1, 1]."""
         return self.decoder(self.post_quant_conv(z))

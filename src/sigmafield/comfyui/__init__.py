@@ -1,0 +1,1 @@
+"""What ComfyUI's node packs do, as functions."""

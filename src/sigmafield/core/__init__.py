@@ -1,0 +1,1 @@
+"""Arrays, noise levels, conditionings, geometry: no network, no file, no other room."""

@@ -1,0 +1,311 @@
+"""Noise levels as mathematics: the process that adds noise, an interval of the schedule, the whole schedule.
+
+Everything here is float64 on the CPU, and a noise level may be a number or a field [B, 1, *space].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.linear import lincomb
+
+LAM_MAX = 80.0
+"""|λ| is clamped here (σ ≈ 2e-35), so that σ = 0 gives no infinities; ends are handled by `Span.last`."""
+
+FROZEN = 1e-6
+"""An interval with |h| below this is no interval: its pixels are left as they are."""
+
+
+@dataclass(frozen=True)
+class VE:
+    """Variance exploding, x = x0 + σ ξ: networks that predict ε, v, x0 or EDM's F. α = 1, λ = −ln σ.
+
+    sigma_max: the network's largest level, at which a run starts from pure noise.
+    """
+
+    sigma_max: float = float("inf")
+
+    def alpha(self, sigma: Sigma) -> Sigma:
+        """Signal scale α(σ) = 1."""
+        return torch.ones_like(sigma)
+
+    def lam(self, sigma: Sigma) -> Sigma:
+        """λ(σ) = −ln σ."""
+        return -sigma.log()
+
+    def sigma(self, lam: Sigma) -> Sigma:
+        """σ(λ) = e^(−λ)."""
+        return (-lam).exp()
+
+    def start(self, sigma: Sigma, noise: Latent, latent: Latent) -> Latent:
+        """The first x: latent + σ ξ, or latent + √(1 + σ²) ξ where σ is the model's largest (pure noise)."""
+        pure = torch.isclose(sigma, torch.full_like(sigma, self.sigma_max), rtol=1e-5, atol=0) | (
+            sigma > self.sigma_max
+        )
+        return lincomb(1.0, latent, torch.where(pure, (1 + sigma**2).sqrt(), sigma), noise)
+
+    def finish(self, sigma: Sigma, x: Latent) -> Latent:
+        """The latent of a run that ended at σ: x itself."""
+        return x
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Rectified flow, x = (1 − σ) x0 + σ ξ. α = 1 − σ, λ = ln((1 − σ)/σ).
+
+    shift: ratio s of the model's time shift s·u/(1 + (s − 1)u); it sets where samplers that work in λ begin.
+    """
+
+    shift: float = 1.0
+
+    def alpha(self, sigma: Sigma) -> Sigma:
+        """Signal scale α(σ) = 1 − σ."""
+        return 1 - sigma
+
+    def lam(self, sigma: Sigma) -> Sigma:
+        """λ(σ) = ln((1 − σ)/σ)."""
+        return torch.log1p(-sigma) - sigma.log()
+
+    def sigma(self, lam: Sigma) -> Sigma:
+        """σ(λ) = 1/(1 + e^λ)."""
+        return torch.sigmoid(-lam)
+
+    @property
+    def first(self) -> float:
+        """Largest σ with a finite λ that λ-samplers start from: s u/(1 + (s − 1) u) at u = 0.9999."""
+        u = 1 - 1e-4
+        return self.shift * u / (1 + (self.shift - 1) * u)
+
+    def start(self, sigma: Sigma, noise: Latent, latent: Latent) -> Latent:
+        """The first x: (1 − σ) latent + σ ξ."""
+        return lincomb(1 - sigma, latent, sigma, noise)
+
+    def finish(self, sigma: Sigma, x: Latent) -> Latent:
+        """The latent of a run that ended at σ: x/(1 − σ)."""
+        return x if not sigma.any() else lincomb(1 / (1 - sigma), x)
+
+
+Process = VE | Flow
+
+Clock = Callable[[float], float]
+"""Share of the way through sampling, 0 = start (most noise) … 1 = end → σ: the clock of a network's noise levels."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One interval σ → σ' of a schedule, in the vocabulary of the papers; step i of n.
+
+    sigma, sigma_next: both 0-d or both [B, 1, *space]; all that follows has their shape. sigmas: the whole schedule.
+    """
+
+    sigma: Sigma
+    sigma_next: Sigma
+    process: Process
+    i: int = 0
+    n: int = 1
+    sigmas: Float64[Tensor, "levels *field"] | None = field(default=None, repr=False)
+    asked: int = 1
+    """Steps of the schedule as it was given, before the sampler changed it."""
+    clock: Clock | None = field(default=None, repr=False)
+    """The network's clock, where it is known."""
+
+    def sigma_at(self, percent: float) -> float:
+        """σ at a share of the way through sampling; ValueError where the network's clock is not known."""
+        if self.clock is None:
+            raise ValueError(
+                "shares of the way through sampling need the network's clock: give it to the schedule, "
+                "Grid(sigmas, process, clock=model.sampling.clock)"
+            )
+        return self.clock(percent)
+
+    def at(self, k: int) -> Span:
+        """The interval k steps on, −i ≤ k < n − i: earlier ones for multistep coefficients, later to look ahead."""
+        if self.sigmas is None or not 0 <= self.i + k < self.n:
+            raise IndexError(f"step {self.i} of {self.n} has no interval {k:+d}")
+        return replace(self, sigma=self.sigmas[self.i + k], sigma_next=self.sigmas[self.i + k + 1], i=self.i + k)
+
+    @cached_property
+    def lam(self) -> Sigma:
+        """λ = ln(α/σ), clamped to ±80."""
+        return self.process.lam(self.sigma).clamp(-LAM_MAX, LAM_MAX)
+
+    @cached_property
+    def lam_next(self) -> Sigma:
+        """λ' at σ'."""
+        return self.process.lam(self.sigma_next).clamp(-LAM_MAX, LAM_MAX)
+
+    @cached_property
+    def h(self) -> Sigma:
+        """Step in λ: λ' − λ, positive when denoising."""
+        return self.lam_next - self.lam
+
+    @cached_property
+    def alpha_next(self) -> Sigma:
+        """Signal scale α' at σ'."""
+        return self.process.alpha(self.sigma_next)
+
+    @cached_property
+    def ratio(self) -> Sigma:
+        """σ'/σ, and 1 where both are 0 (a region that has finished)."""
+        done = self.sigma == 0
+        return torch.where(done, 1.0, self.sigma_next / torch.where(done, 1.0, self.sigma))
+
+    @cached_property
+    def last(self) -> Bool[Tensor, "*field"]:
+        """Where this interval ends at σ' = 0: there the update is the denoised latent itself."""
+        return self.sigma_next == 0
+
+    @cached_property
+    def frozen(self) -> Bool[Tensor, "*field"]:
+        """Where nothing happens in this interval."""
+        return self.h.abs() < FROZEN
+
+    def history(self, most: int) -> Int[Tensor, "*field"]:
+        """How many intervals right before this one were none of them frozen, at most `most`.
+
+        So many steps a multistep sampler may look back on: a place that joins late begins without history.
+        """
+        unbroken = torch.ones_like(self.sigma, dtype=torch.bool)
+        count = torch.zeros_like(self.sigma, dtype=torch.int64)
+        for k in range(1, min(self.i, most) + 1):
+            unbroken = unbroken & ~self.at(-k).frozen
+            count = count + unbroken
+        return count
+
+    @cached_property
+    def ve(self) -> Span:
+        """The same interval with λ = −ln σ whatever the process: the time axis that DPM-Solver++ uses."""
+        return replace(self, process=VE())
+
+    @cached_property
+    def scaled(self) -> Span:
+        """The interval as x/α sees it: of a VE process, from σ/α to σ'/α'. At σ = 1 of a flow it begins at infinity."""
+        alpha = self.process.alpha(self.sigma)
+        return Span(self.sigma / alpha, self.sigma_next / self.alpha_next, VE(), self.i, self.n)
+
+    def split(self, r: float) -> tuple[Span, Span]:
+        """The two parts of the interval, cut at λ + r h, r > 0: beyond its end where r > 1."""
+        # at r = 1 nothing may be left for the second part, not even rounding: its noise goes with √h
+        mid = self.sigma_next if r == 1 else self.process.sigma(self.lam + r * self.h)
+        return replace(self, sigma_next=mid), replace(self, sigma=mid)
+
+    def ancestral(self, eta: float, below_zero: bool = False) -> tuple[Span, Sigma, Sigma]:
+        """(the interval to σ_down, k, σ_up): x' = k y + σ_up ξ after the deterministic step to y at σ_down.
+
+        VE:    σ_up = min(σ', η √(σ'² (σ² − σ'²)/σ²)),   σ_down = √(σ'² − σ_up²),   k = 1
+        flow:  σ_down = max(0, σ' (1 + (σ'/σ − 1) η)),   k = (1 − σ')/(1 − σ_down),   σ_up = √(σ'² − (k σ_down)²)
+
+        η = 0 keeps the interval. η ≥ σ/√(σ² − σ'²) in VE, η ≥ 1/(1 − σ'/σ) in a flow leave σ_down = 0: all noise is
+        new. below_zero: in a flow let σ_down go below 0, which turns the sign of the old noise.
+        Song et al., arXiv:2010.02502.
+        """
+        a, b = self.sigma, self.sigma_next
+        if not eta:
+            return self, torch.ones_like(b), torch.zeros_like(b)
+        if isinstance(self.process, Flow):
+            down = b * (1 + (self.ratio - 1) * eta)
+            down = down if below_zero else down.clamp(min=0)
+            keep = (1 - b) / (1 - down)
+            return replace(self, sigma_next=down), keep, (b**2 - (keep * down) ** 2).clamp(min=0).sqrt()
+        up = eta * (b**2 * (a**2 - b**2) / torch.where(a == 0, 1.0, a) ** 2).sqrt()
+        up = torch.where(up.isnan(), b, torch.minimum(up, b))
+        return replace(self, sigma_next=(b**2 - up**2).sqrt()), torch.ones_like(b), up
+
+    def ei(self, eta: float | Sigma = 0.0) -> tuple[Sigma, Sigma, Sigma]:
+        """Coefficients (a, b, c) of x' = a x + b D + c ξ, exact while D is constant over the interval.
+
+        a = (σ'/σ) e^(−ηh),   b = α' (1 − e^(−(1+η)h)),   c = σ' √(1 − e^(−2ηh))
+        """
+        if isinstance(eta, float) and not eta:  # the same numbers from a third of the operations
+            return self.ratio, self.alpha_next * -torch.expm1(-self.h), torch.zeros_like(self.h)
+        return (
+            self.ratio * (-eta * self.h).exp(),
+            self.alpha_next * -torch.expm1(-(1 + eta) * self.h),
+            self.sigma_next * (-torch.expm1(-2 * eta * self.h)).clamp(min=0).sqrt(),
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A schedule with its process: n + 1 noise levels, [n + 1] or a σ-field [n + 1, B, 1, *space].
+
+    Levels are kept as float64 on the CPU. asked: steps before a sampler changed the grid, if it did.
+    clock: the network's, for what acts in shares of the way through sampling.
+    Raises ValueError for a level that is negative, not finite or, in a flow, above 1.
+    """
+
+    sigmas: Tensor
+    process: Process
+    asked: int | None = None
+    clock: Clock | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        sigmas = torch.as_tensor(self.sigmas).detach().to("cpu", torch.float64)
+        if sigmas.ndim == 0 or sigmas.ndim == 2 or (sigmas.ndim > 2 and sigmas.shape[2] != 1):
+            raise ValueError(
+                f"sigmas must be [steps + 1] or a field [steps + 1, B, 1, *space]; got shape {tuple(sigmas.shape)}"
+            )
+        if not torch.isfinite(sigmas).all() or (sigmas < 0).any():
+            raise ValueError(f"sigmas must be finite and ≥ 0; got {_some(sigmas, ~(sigmas >= 0) | sigmas.isinf())}")
+        if isinstance(self.process, Flow) and (sigmas > 1).any():
+            raise ValueError(f"sigmas of a flow lie in [0, 1]; got {_some(sigmas, sigmas > 1)}")
+        object.__setattr__(self, "sigmas", sigmas)
+
+    @cached_property
+    def n(self) -> int:
+        """Number of steps; 0 for an empty schedule or a single level."""
+        return max(len(self.sigmas) - 1, 0)
+
+    @property
+    def is_field(self) -> bool:
+        """Whether the noise level varies over the latent."""
+        return self.sigmas.ndim > 1
+
+    def span(self, i: int) -> Span:
+        """Interval i, 0 ≤ i < n."""
+        return Span(
+            self.sigmas[i], self.sigmas[i + 1], self.process, i, self.n, self.sigmas, self.asked or self.n, self.clock
+        )
+
+
+def per_sample(sigma: Sigma) -> Float64[Tensor, "batch"] | None:
+    """The level of each sample of a field [B, 1, *space] that is the same all over each of them; None for others."""
+    rows = sigma.flatten(1)
+    return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
+
+
+def clip_first(grid: Grid, params: Mapping[str, Any]) -> Grid:
+    """The grid with σ₀ = 1 of a flow, where λ = −∞, replaced by `Flow.first`; others unchanged.
+
+    x is not rescaled and noise is asked for with the new σ, as ComfyUI does.
+    """
+    if not isinstance(grid.process, Flow) or grid.n == 0 or not (grid.sigmas[0] >= 1).any():
+        return grid
+    first = torch.where(grid.sigmas[:1] >= 1, grid.process.first, grid.sigmas[:1])
+    return replace(grid, sigmas=torch.cat([first, grid.sigmas[1:]]))
+
+
+def ends(grid: Grid, params: Mapping[str, Any]) -> Grid:
+    """The single interval from σ₀ to the last σ above 0, for samplers that choose their own steps.
+
+    With denoise_to_zero there is a second one, to the schedule's final 0.
+    """
+    if grid.n == 0:
+        return grid
+    to_zero = grid.sigmas[-1:] == 0
+    last = grid.sigmas[-2 if to_zero else -1]
+    rest = grid.sigmas[-1:] if to_zero and params["denoise_to_zero"] else grid.sigmas[:0]
+    return replace(grid, sigmas=torch.cat([torch.stack([grid.sigmas[0], last]), rest]))
+
+
+def _some(values: Tensor, where: Tensor) -> str:
+    """The first few offending values, for an error message."""
+    return ", ".join(f"{v:g}" for v in values[where].flatten()[:3].tolist())

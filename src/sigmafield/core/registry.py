@@ -1,0 +1,153 @@
+"""Named things with parameters: the registries that list them, and the one text form in which they are written.
+
+dpmpp_2m_sde(eta=0.5)                     a `Spec`: a name with parameters
+apg(eta=0.5)+cfg_norm                     several, in the order in which they act
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+
+@runtime_checkable
+class HasName(Protocol):
+    """Anything with a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=HasName)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name with parameters: a sampler, a schedule, a guidance mod, a model sampling, a mixing curve.
+
+    Args:
+        name: A name of the registry that it is looked up in.
+        params: Values by parameter name; parameters that are left out keep their defaults.
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The text form, which `parse` reads back."""
+        if not self.params:
+            return self.name
+        return f"{self.name}({', '.join(f'{key}={_written(value)}' for key, value in self.params.items())})"
+
+    @classmethod
+    def parse(cls, text: str, kind: str = "spec", example: str = "name(parameter=0.5)") -> Spec:
+        """The one spec in a text; ValueError for none, for several, and for a text of another form."""
+        found = parse_specs(text, kind, example)
+        if len(found) != 1:
+            raise ValueError(f"{kind} must be one name, such as {example}; got {text!r}")
+        return found[0]
+
+
+def parse_specs(text: str, kind: str, example: str) -> tuple[Spec, ...]:
+    """Names with parameters, joined by +, in order; "" is none.
+
+    Words need no quotes; true, false and inf are read as values.
+
+    Args:
+        text: Such as "apg(eta=0.5)+cfg_norm".
+        kind: What the text is, for the error.
+        example: A text of this kind, for the error.
+
+    Raises:
+        ValueError: The text is not of this form.
+    """
+    if not text.strip():
+        return ()
+    try:
+        return tuple(_split(ast.parse(text.strip(), mode="eval").body))
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{kind} must be names with parameters, such as {example}; got {text!r}") from error
+
+
+def format_specs(specs: Iterable[Spec]) -> str:
+    """The text that `parse_specs` reads back."""
+    return "+".join(map(str, specs))
+
+
+def _split(tree: ast.expr) -> list[Spec]:
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
+        return [*_split(tree.left), *_split(tree.right)]
+    if isinstance(tree, ast.Name):
+        return [Spec(tree.id)]
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
+        return [Spec(tree.func.id, {keyword.arg or "**": _value(keyword.value) for keyword in tree.keywords})]
+    raise ValueError(ast.dump(tree))
+
+
+def _value(tree: ast.expr) -> Any:
+    """A number, true, false or inf, or a word with or without quotes."""
+    if isinstance(tree, ast.Name):
+        return {"true": True, "false": False, "inf": math.inf}.get(tree.id, tree.id)
+    if isinstance(tree, ast.UnaryOp) and isinstance(tree.operand, ast.Name) and tree.operand.id == "inf":
+        return -math.inf
+    return ast.literal_eval(tree)
+
+
+def _written(value: Any) -> str:
+    """A value as `_value` reads it; ValueError for one that has no text form."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float, str, tuple, list)):
+        return repr(value)
+    raise ValueError(f"{value!r} has no text form: it can be given in Python only")
+
+
+class Registry(Mapping[str, Row], Generic[Row]):
+    """Rows by name, in the order in which they were added.
+
+    Args:
+        kind: What the rows are, for errors: "sampler", "schedule", "guidance mod".
+        rows: The first rows.
+    """
+
+    def __init__(self, kind: str, rows: Iterable[Row] = ()):
+        self.kind = kind
+        self._rows: dict[str, Row] = {}
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Add a row, or replace the one of its name."""
+        self._rows[row.name] = row
+
+    def lookup(self, name: str) -> Row:
+        """The row of a name; ValueError with the near miss where there is none."""
+        return named(self._rows, name, self.kind)
+
+    def __getitem__(self, name: str) -> Row:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: '; did you mean …?' or the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(known)}"
+
+
+def named(table: Mapping[str, V], name: str, kind: str) -> V:
+    """The value of that name in a table; ValueError with the near miss where there is none."""
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}{near_miss(name, table)}")
+    return table[name]

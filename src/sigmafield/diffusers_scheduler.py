@@ -1,0 +1,322 @@
+"""Any sampler as a diffusers scheduler: the pipeline owns the network, and the sampler asks for it through `step`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.linear import lincomb
+from sigmafield.core.process import Flow, Grid
+from sigmafield.core.protocols import Pred
+from sigmafield.core.registry import near_miss
+from sigmafield.models.scheduler_config import sampling_of
+from sigmafield.noise.policy import default_noise
+from sigmafield.parameterization.prediction import Sampling, flow_sampling
+from sigmafield.runs.inside_out import FromGenerators, InsideOut, Plan, plan
+from sigmafield.samplers import SAMPLERS
+from sigmafield.schedules import SCHEDULES
+
+try:
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedulerOutput
+    from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+except ImportError as error:
+    raise ImportError(
+        f'a diffusers scheduler needs diffusers ({error}):\npip install "sigmafield[diffusers]"'
+    ) from error
+
+FLOW = "flow_prediction"
+"""diffusers' name of a rectified flow's prediction, where its configs name one."""
+
+UNSUPPORTED = ("clip_sample", "thresholding", "shift_terminal", "invert_sigmas")
+"""Entries of a scheduler's config that change what a network's answer means, and are refused when set."""
+
+
+class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
+    """A sampler of `SAMPLERS` on a schedule of `SCHEDULES`, with the interface of diffusers' schedulers.
+
+    sampler: a sampler's name; params: its keyword parameters (`from_config` takes them as keywords as well).
+    schedule: a schedule's name; None: the levels that the pipeline passes, and "normal" where it passes none.
+    seed: of the noise where the pipeline passes no generator to `step`: the noise of `sigmafield.sample`.
+    prediction_type: epsilon, v_prediction or flow_prediction. beta_schedule, beta_start, beta_end or trained_betas, and
+    rescale_betas_zero_snr: levels of a discrete network; shift, or use_dynamic_shifting (e^mu, or mu where
+    time_shift_type is linear): of a flow. All are read from the model's own scheduler by `from_config`.
+
+    A sampler that evaluates several times a step has as many timesteps a step, so one call of `step` is one evaluation.
+    The state is the sample that the pipeline holds: what it changes between two steps counts. Raises ValueError for an
+    unknown name, and for samplers that choose their own steps, need the unconditional prediction (CFG++) or move x
+    before they evaluate (s_churn > 0): a pipeline has no place for these.
+    """
+
+    _compatibles = [e.name for e in KarrasDiffusionSchedulers] + ["FlowMatchEulerDiscreteScheduler"]
+    order = 1
+    """Evaluations a step, but of the last ones; 1 where timesteps do not come in groups."""
+
+    @register_to_config
+    def __init__(
+        self,
+        sampler: str = "dpmpp_2m",
+        schedule: str | None = None,
+        params: dict[str, Any] | None = None,
+        seed: int = 0,
+        num_train_timesteps: int = 1000,
+        prediction_type: str = "epsilon",
+        beta_schedule: str | None = None,
+        beta_start: float | None = None,
+        beta_end: float | None = None,
+        trained_betas: Sequence[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+    ):
+        self._sampler, self._params = SAMPLERS.lookup(sampler), dict(params or {})
+        if schedule is not None:
+            SCHEDULES.lookup(schedule)
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
+        if self._sampler.adaptive:
+            raise ValueError(f"{sampler} chooses its own steps, but a pipeline asks for all timesteps beforehand")
+        chosen = {**self._sampler.defaults, **self._params}
+        if self._sampler.need_uncond or chosen.get("cfgpp", "off") != "off" or chosen.get("use_negative"):
+            raise ValueError(
+                f"{sampler} needs the unconditional prediction, but a pipeline combines it with the other before step"
+            )
+        if time_shift_type not in ("exponential", "linear"):
+            raise ValueError(f"time_shift_type must be exponential or linear; got {time_shift_type!r}")
+        self._sampling = self._sampling_at(1.0)
+        self._grid = self._grid_of(4, None, None)
+        trial = plan(self._sampler, self._grid, self._params)
+        self.order = max(map(len, trial.asked)) if len(trial.asked) == 4 else 1
+        self.timesteps, self.sigmas, self._levels = torch.empty(0), torch.empty(0), torch.empty(0)
+        self.num_inference_steps: int | None = None
+        self._plan: Plan | None = None
+        self._reset()
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """The scheduler for the network that another scheduler's config describes.
+
+        kwargs: parameters of this class, or of the sampler. A new sampler leaves the old one's parameters behind.
+        Raises ValueError for an unknown one, and for a config with an entry that is not supported.
+        """
+        config = {key: value for key, value in dict(config or {}).items() if key != "_use_default_values"}
+        for key in UNSUPPORTED:
+            if config.get(key):
+                raise ValueError(f"scheduler: {key} = {config[key]!r} is not supported")
+        if config.get("use_flow_sigmas"):  # flows in the configs of diffusion's schedulers
+            config |= {"prediction_type": FLOW, "shift": config.get("flow_shift", 1.0)}
+        elif "prediction_type" not in config and "shift" in config:  # FlowMatchEulerDiscreteScheduler and its kin
+            config["prediction_type"] = FLOW
+        own = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        sampler = SAMPLERS.lookup(kwargs.get("sampler", config.get("sampler", "dpmpp_2m")))
+        for name in kwargs:
+            if name not in own and name not in sampler.defaults:
+                known = own | set(sampler.defaults)
+                raise ValueError(f"neither {cls.__name__} nor {sampler.name} has {name!r}{near_miss(name, known)}")
+        kept = {} if "sampler" in kwargs else config.get("params") or {}
+        named = {name: kwargs.pop(name) for name in [*kwargs] if name not in own}
+        kwargs["params"] = {**kept, **(kwargs.get("params") or {}), **named}
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    # -- the schedule
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Any = None,
+        timesteps: Any = None,
+        mu: float | None = None,
+    ) -> None:
+        """Begin a run: give `num_inference_steps`, or `sigmas`, or `timesteps`, as numbers, an array or a tensor.
+
+        sigmas: as diffusers has them, for a discrete network with the level that the run ends at, for a flow without
+        the final 0 and before the shift; timesteps: the network's clock, for a flow before the shift, without the end.
+        A flow with a named schedule takes only the number of steps from them; other networks refuse both.
+        mu: log of the shift (or the shift) where the config says use_dynamic_shifting; ignored elsewhere.
+
+        `timesteps` then holds the network's time of every evaluation, float32 on the device, and `sigmas` their levels
+        and the one that the run ends at, float32 on the CPU.
+        """
+        if self.config["use_dynamic_shifting"] and mu is None:
+            raise ValueError("mu must be given: the config says use_dynamic_shifting")
+        self._sampling = self._sampling_at(mu)
+        self._grid = grid = self._grid_of(num_inference_steps, sigmas, timesteps)
+        if not grid.n:
+            raise ValueError("sigmas and timesteps must make at least one step")
+        self._plan = plan(self._sampler, grid, self._params)
+        asked, levels = self._plan.sigmas, self._sampling.levels
+        self.num_inference_steps = grid.n
+        self.timesteps = levels.timestep(asked).float().to(device)
+        # the first x is of the schedule's level, though a sampler may evaluate it as if of another
+        self._levels = torch.cat([grid.sigmas[:1], asked[1:], self._plan.run.grid.sigmas[-1:]])
+        self.sigmas = self._levels.float()
+        self._reset()
+
+    def _sampling_at(self, mu: float | None) -> Sampling:
+        """Prediction and levels of the network; a flow's with its shift for mu."""
+        c = self.config
+        if c["prediction_type"] != FLOW:
+            return sampling_of({key: value for key, value in c.items() if value is not None})
+        shift, n = float(c["shift"]), c["num_train_timesteps"]
+        if c["use_dynamic_shifting"] and mu is not None:
+            shift = math.exp(mu) if c["time_shift_type"] == "exponential" else mu
+        return flow_sampling(shift, float(n), n)
+
+    def _grid_of(self, steps: int | None, sigmas: Any, timesteps: Any) -> Grid:
+        """The schedule that `set_timesteps` was asked for."""
+        given = {"num_inference_steps": steps, "sigmas": sigmas, "timesteps": timesteps}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            raise ValueError(f"give one of {', '.join(given)}; got {' and '.join(names) or 'none'}")
+        process, levels, schedule = self._sampling.process, self._sampling.levels, self.config["schedule"]
+        if steps is None and schedule is not None:
+            if not isinstance(process, Flow):
+                raise ValueError(f"{names[0]} and the schedule {schedule!r} were given: leave one of them out")
+            steps = len(given[names[0]])
+        if steps is not None:
+            return Grid(SCHEDULES.lookup(schedule or "normal")(steps, levels), process, clock=levels.sigma_at)
+        if sigmas is not None and not isinstance(process, Flow):
+            return Grid(torch.as_tensor(sigmas, dtype=torch.float64), process, clock=levels.sigma_at)
+        times = sigmas if timesteps is None else timesteps
+        t = torch.as_tensor(times, dtype=torch.float64) * (
+            self.config["num_train_timesteps"] if timesteps is None else 1
+        )
+        return Grid(
+            torch.cat([levels.sigma(t).cpu(), torch.zeros(1, dtype=torch.float64)]), process, clock=levels.sigma_at
+        )
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What unit-variance noise is multiplied with to be the first x."""
+        self._needed()
+        unit = torch.ones(1, 1, 1, dtype=torch.float64)
+        return float(self._sampling.process.start(self._levels[0], unit, torch.zeros_like(unit)))
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Samples with noise: of the next evaluation where a pipeline has set the beginning, else of timesteps [B]."""
+        index = self._step_index if self._step_index is not None else self._begin_index
+        if self._begin_index is None or index is None:
+            places = [self.index_for_timestep(t) for t in timesteps]
+        else:
+            places = [index] * timesteps.shape[0]
+        self._needed()
+        sigma = self._levels[places].reshape(-1, *[1] * (original_samples.ndim - 1))
+        clean, xi = original_samples.float(), noise.float()
+        return self._sampling.process.start(sigma, xi, clean).to(original_samples.dtype)
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """`add_noise`, as pipelines of flows call it."""
+        return self.add_noise(sample, noise, timestep)
+
+    def __len__(self) -> int:
+        return self.config["num_train_timesteps"]
+
+    # -- the run
+
+    @property
+    def step_index(self) -> int | None:
+        """Index in `timesteps` of the next evaluation; None before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Index in `timesteps` that the pipeline begins at, if it has said so."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin at this index of `timesteps`, for image to image: a run over the rest of the schedule.
+
+        Raises ValueError where no step begins, or where a shorter run has other timesteps (dpm_fast, sa_solver_pece,
+        distance).
+        """
+        self._from(begin_index)
+        self._begin_index = begin_index
+
+    def index_for_timestep(self, timestep: Tensor | float | int) -> int:
+        """Where a timestep is in `timesteps`: the first step that begins with it, or else the first evaluation."""
+        starts, same = self._needed().starts, (self.timesteps == timestep).nonzero().flatten().tolist()
+        if not same:
+            raise ValueError(f"timestep {float(timestep):g} is none of this run's; take it from `timesteps`")
+        return next((k for k in same if k in starts), same[0])
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | float | int | None = None) -> Tensor:
+        """What the network is given for the sample: c_in x."""
+        return lincomb(self._sampling.prediction(self._next(timestep)).c_in, sample)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor | float | int,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The next x to be evaluated, from the network's answer for this one; after the last, the clean latent.
+
+        generator: one, or one a sample; a run's first call decides where its noise is from (`FromGenerators`, or `seed`
+        for None). Returns diffusers' output with prev_sample and pred_original_sample (x0), of the sample's dtype, or
+        the two as a tuple. Computes in float32, or in float64 for a sample of that.
+        """
+        sigma = self._next(timestep)
+        x = sample if sample.dtype == torch.float64 else sample.float()
+        if self._run is None:
+            self._run = self._opened(x, generator)
+        pre = self._sampling.prediction(sigma)
+        x0 = lincomb(pre.c_skip, x, pre.c_out, model_output.to(x.dtype))
+        prev, clean = self._run.answer(x, Pred(x0)).to(sample.dtype), x0.to(sample.dtype)
+        self._step_index = (self._step_index or 0) + 1
+        if not return_dict:
+            return prev, clean
+        return EulerDiscreteSchedulerOutput(prev_sample=prev, pred_original_sample=clean)  # type: ignore[arg-type]
+
+    def _opened(self, x: Latent, generator: torch.Generator | list[torch.Generator] | None) -> InsideOut:
+        """The run from where the pipeline begins, with its source of noise."""
+        part, grid = self._from(self._step_index or 0)
+        if generator is None or not part.run.draws:
+            return InsideOut(part.run, default_noise(self._sampler.noise, self.config["seed"], grid, x))
+        generators = generator if isinstance(generator, list) else [generator]
+        return InsideOut(part.run, FromGenerators(generators, self._sampler, grid, x))
+
+    def _next(self, timestep: Tensor | float | int | None) -> Sigma:
+        """σ of the next evaluation; the first call decides where the run begins."""
+        sigmas = self._needed().sigmas
+        if self._step_index is None:
+            index = self._begin_index
+            if index is None:
+                index = 0 if timestep is None else self.index_for_timestep(timestep)
+            self._step_index = index
+        if self._step_index >= len(sigmas):
+            raise ValueError(f"all {len(sigmas)} evaluations have been made: call set_timesteps for another run")
+        return sigmas[self._step_index]
+
+    def _from(self, index: int) -> tuple[Plan, Grid]:
+        """Plan and schedule of a run that begins at an evaluation."""
+        whole = self._needed()
+        if index == 0:
+            return whole, self._grid
+        if index in whole.starts:
+            grid = replace(self._grid, sigmas=self._grid.sigmas[whole.starts.index(index) :])
+            part = plan(self._sampler, grid, self._params)
+            if torch.equal(part.sigmas, whole.sigmas[index:]):
+                return part, grid
+        raise ValueError(f"{self._sampler.name} cannot begin at evaluation {index} of {len(whole.sigmas)}")
+
+    def _needed(self) -> Plan:
+        if self._plan is None:
+            raise ValueError("there is no schedule yet: call set_timesteps")
+        return self._plan
+
+    def _reset(self) -> None:
+        """Forget the run, and where it was to begin."""
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
+        self._run: InsideOut | None = None

@@ -1,0 +1,125 @@
+"""Places in a torch module at which a patch acts, each for as long as a `with` lasts and not a moment longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.protocols import Network
+
+Place = Callable[[], AbstractContextManager[None]]
+"""Makes the `with` of one place: `partial(inside, module, attend)`."""
+
+Attend = Callable[[Tensor, Tensor, Tensor, "partial[Tensor]"], Tensor]
+"""(q, k, v, attention) → what takes the place of attention(q, k, v); heads apart, [rows, heads, tokens, channels].
+
+`attention` takes further keywords of torch's scaled_dot_product_attention, such as another attn_mask; those that the
+network gave are its `keywords`.
+"""
+
+
+def during(network: Network, places: Iterable[Place]) -> Network:
+    """The network with these places changed in each of its calls, the last one outermost."""
+    entered = list(places)
+
+    def patched(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        with ExitStack() as stack:
+            for place in entered:
+                stack.enter_context(place())
+            return network(x, t, cond)
+
+    return patched
+
+
+@contextmanager
+def before(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    """hook(module, args, kwargs) → (args, kwargs) that the module is called with instead, or None."""
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def after(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    """hook(module, args, kwargs, output) → what the module gives instead, or None."""
+    handle = module.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """A function in the place of the module's forward."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+@contextmanager
+def inside(module: nn.Module, attend: Attend) -> Iterator[None]:
+    """`attend` in the place of every scaled dot-product attention within the module, whatever it projects and norms.
+
+    A call of the module raises ValueError if it works its attention out in another way than by torch's function.
+    """
+    forward = module.forward
+
+    def attending(*args: Any, **kwargs: Any) -> Any:
+        mode = _Attending(attend)
+        token = _ENTERED.set((*_ENTERED.get(), mode))
+        try:
+            with mode:
+                out = forward(*args, **kwargs)
+        finally:
+            _ENTERED.reset(token)
+        if not mode.reached:
+            how = type(getattr(module, "processor", module)).__name__
+            raise ValueError(
+                f"{how} does not attend by torch's scaled_dot_product_attention, so nothing in it can be changed; "
+                "give the network its default attention processors"
+            )
+        return out
+
+    with instead(module, attending):
+        yield
+
+
+class _Attending(TorchFunctionMode):
+    """Sends torch's scaled dot-product attention through `attend`, in this thread, while it is entered."""
+
+    def __init__(self, attend: Attend) -> None:
+        super().__init__()
+        self.attend = attend
+        self.reached = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        for mode in _ENTERED.get():  # an inner one may answer without asking those around it
+            mode.reached = True
+        for name, value in zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args):
+            kwargs[name] = value
+        q, k, v = (kwargs.pop(name) for name in ("query", "key", "value"))
+        return self.attend(q, k, v, partial(func, **kwargs))
+
+
+_ENTERED: ContextVar[tuple[_Attending, ...]] = ContextVar("entered", default=())
+"""The modes that are entered in this thread, the outermost first."""

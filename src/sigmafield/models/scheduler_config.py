@@ -1,0 +1,68 @@
+"""The sampling that a network was trained for, read from a diffusers scheduler_config.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from sigmafield.core.registry import near_miss
+from sigmafield.parameterization.prediction import Sampling, discrete_sampling, flow_sampling, flux_sampling
+from sigmafield.parameterization.timesteps import betas, resolution_shift
+
+PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v"}
+SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
+
+
+def sampling_of(config: Mapping[str, Any]) -> Sampling:
+    """Prediction and noise levels of a network; which sampler the scheduler's class stands for is ignored.
+
+    Raises ValueError naming the key, its value and what is supported, or the key that is missing.
+    """
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in PREDICTION_TYPES:
+        raise ValueError(f"scheduler: unknown prediction_type {kind!r}{near_miss(str(kind), PREDICTION_TYPES)}")
+    return discrete_sampling(PREDICTION_TYPES[kind], variances(config), bool(config.get("rescale_betas_zero_snr")))
+
+
+def variances(config: Mapping[str, Any]) -> np.ndarray:
+    """β of each training step, float64 [num_train_timesteps]."""
+    if config.get("trained_betas") is not None:
+        return np.asarray(config["trained_betas"], dtype=np.float64)
+    missing = [key for key in ("beta_schedule", "beta_start", "beta_end") if key not in config]
+    if missing:
+        name = config.get("_class_name", "it")
+        raise ValueError(f"scheduler: {name} has no {missing[0]}; supported: schedulers of discrete diffusion")
+    schedule = config["beta_schedule"]
+    if schedule not in SCHEDULES:
+        raise ValueError(f"scheduler: unknown beta_schedule {schedule!r}{near_miss(str(schedule), SCHEDULES)}")
+    return betas(schedule, config["beta_start"], config["beta_end"], config.get("num_train_timesteps", 1000))
+
+
+def flow_sampling_of(config: Mapping[str, Any], multiplier: float) -> Sampling:
+    """Noise levels of a rectified flow; the network is told multiplier · σ, as in ComfyUI.
+
+    A shift that depends on the image's size (use_dynamic_shifting: Flux) is taken to be the one of large images,
+    max_shift, at every size, as in ComfyUI; `shift_by_size` has the rule. Raises ValueError for other processes.
+    """
+    name = config.get("_class_name", "it")
+    if not (str(name).startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
+        raise ValueError(f"scheduler: {name} is for discrete diffusion; supported: schedulers of rectified flow")
+    for key, fine in (("invert_sigmas", False), ("shift_terminal", None), ("time_shift_type", "exponential")):
+        if (config.get(key) or fine) != fine:
+            raise ValueError(f"scheduler: {key} = {config[key]!r} is not supported; supported: {fine}")
+    if config.get("use_dynamic_shifting"):
+        mu = float(config.get("max_shift", 1.15))
+        return flux_sampling(mu) if multiplier == 1 else flow_sampling(math.exp(mu), multiplier)
+    return flow_sampling(float(config.get("flow_shift", config.get("shift", 1.0))), multiplier)
+
+
+def shift_by_size(config: Mapping[str, Any]) -> Callable[[float], float] | None:
+    """Tokens of a image → its time shift e^μ, μ on a line through two sizes; None where the shift is fixed."""
+    if not config.get("use_dynamic_shifting"):
+        return None
+    low = float(config.get("base_image_seq_len", 256)), float(config.get("base_shift", 0.5))
+    high = float(config.get("max_image_seq_len", 4096)), float(config.get("max_shift", 1.15))
+    return lambda tokens: math.exp(resolution_shift(tokens, low, high))

@@ -1,0 +1,156 @@
+"""A model in one .safetensors file of the layout it was published in: its parts, as a directory would give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from sigmafield.models.directory import Directory, open_directory, opened, read_json
+from sigmafield.models.single_file.convert import converted
+from sigmafield.models.single_file.layouts import OPTIONAL, Layout, network_part, recognise
+from sigmafield.models.single_file.shapes import derived
+from sigmafield.models.single_file.tokenizers import unpack
+
+V_NORM = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+"""Weights of Stable Diffusion 2 that are spread wider than `V_SPREAD` in networks that predict v."""
+V_SPREAD = 0.09
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A checkpoint that answers like a `Directory`: configs are shipped ones with what shapes of weights tell.
+
+    Parts that it has not are those of another directory, `elsewhere`. Tokenizers are unpacked into `scratch`.
+    """
+
+    path: Path
+    layout: Layout
+    shipped: Directory
+    configs: Mapping[str, Mapping[str, Any]]
+    """Entries of a part's config that differ from the shipped ones."""
+    elsewhere: Directory | None
+    scratch: Path
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """As a directory's."""
+        return self.shipped.index
+
+    def has(self, part: str) -> bool:
+        """Whether the weights of a part are in the file."""
+        return part in self.layout.prefixes
+
+    def owner(self, component: str) -> Directory | None:
+        """The directory whose config of a component holds; a text encoder brings its tokenizer. None: there is none."""
+        part = component.replace("tokenizer", "text_encoder")
+        if part not in self.layout.parts or self.has(part):
+            return self.shipped
+        return self.elsewhere if self.elsewhere and self.elsewhere.class_of(part) else None
+
+    def class_of(self, component: str) -> str | None:
+        """As a directory's."""
+        owner = self.owner(component)
+        return owner and owner.class_of(component)
+
+    def folder(self, component: str, *supported: str) -> Path:
+        """As a directory's: of configs alone for the parts in the file, of all files for tokenizers."""
+        folder = (self.owner(component) or self.shipped).folder(component, *supported)
+        if component.startswith("tokenizer") and self.owner(component) is self.shipped:
+            return unpack(str(self.class_of(component)), self.scratch / component, folder / "tokenizer_config.json")
+        return folder
+
+    def network(self, *supported: str) -> str:
+        """As a directory's."""
+        self.folder(network_part(self.layout.family), *supported)
+        return str(self.class_of(network_part(self.layout.family)))
+
+    def config(self, component: str, *supported: str) -> dict[str, Any]:
+        """As a directory's."""
+        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        config = read_json(self.folder(component, *supported) / name)
+        return {**config, **self.configs.get(component, {})}
+
+    def scheduler(self) -> dict[str, Any]:
+        """As a directory's."""
+        return self.config("scheduler", str(self.shipped.class_of("scheduler")))
+
+    def weights(self, part: str, kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The weights of a part that is in the file, in dtype, with the names of its class; scaled 8-bit ones as such.
+
+        Raises ValueError naming a weight that the class has no place for.
+        """
+        prefix = self.layout.prefixes[part]
+        with safe_open(self.path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a dict
+            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        try:
+            out = converted(kind, unscaled(tensors, dtype), self.config(part, kind), self.layout.family)
+        except KeyError as error:
+            raise ValueError(f"{self.path}: {part}: weight {error.args[0]} is missing") from error
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {part}: {error}") from error
+        # always copies: how a file happens to align its numbers would show in the last bit of what kernels compute
+        return {name: out.pop(name).to(dtype, copy=True) for name in list(out)}
+
+
+def unscaled(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights of 8 bits times the scale beside each (NAME.scale_weight), in dtype; without marks and such scales."""
+    plain = {}
+    for name, value in tensors.items():
+        stem, _, last = name.rpartition(".")
+        if last in ("scale_weight", "scale_input", "scaled_fp8") or name == "scaled_fp8":
+            continue
+        scale = tensors.get(f"{stem}.scale_weight") if last == "weight" else None
+        plain[name] = value if scale is None else (value.float() * scale.float()).to(dtype)
+    return plain
+
+
+def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFile:
+    """The checkpoint at a path. Raises ValueError in one line for a file that is not a model of a known family.
+
+    parts: a directory in diffusers' layout for parts that are not in the file.
+    """
+    with safe_open(opened(path), "pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    try:
+        layout = recognise(shapes)
+        configs = derived(layout, shapes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    configs["scheduler"] = levels_of(path, layout, shapes)
+    elsewhere = open_directory(parts) if parts else None
+    shipped = open_directory(Path(str(files("sigmafield"))) / "data" / "configs" / layout.family)
+    file = SingleFile(path, layout, shipped, configs, elsewhere, scratch)
+    missing = [part for part in layout.parts if part not in OPTIONAL and file.owner(part) is None]
+    if missing:
+        where = f"nor has {parts}" if parts else "pass parts=DIRECTORY, one in diffusers' layout that has them"
+        raise ValueError(f"{path} is a {layout.family} network without {', '.join(missing)}; {where}")
+    return file
+
+
+def predicts_v(path: Path, unet: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a network of Stable Diffusion 2 predicts v: one for four channels, with one norm's biases far apart."""
+    if V_NORM not in unet or unet["input_blocks.0.0.weight"][1] != 4:
+        return False
+    with safe_open(path, "pt") as file:
+        name = next(name for name in file.keys() if name.endswith(V_NORM))  # noqa: SIM118 - not a dict
+        return bool(file.get_tensor(name).float().std(correction=0) > V_SPREAD)
+
+
+def levels_of(path: Path, layout: Layout, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of the scheduler's config that a file tells: prediction and noise levels of its network."""
+    if layout.family == "flux" and f"{layout.prefixes['transformer']}guidance_in.in_layer.weight" not in shapes:
+        return {"shift": 1.0, "use_dynamic_shifting": False}  # schnell
+    if layout.family.startswith("sdxl"):
+        prediction = "v_prediction" if "v_pred" in shapes else "epsilon"
+        return {"prediction_type": prediction, "rescale_betas_zero_snr": "v_pred" in shapes and "ztsnr" in shapes}
+    if layout.family == "sd2":
+        return {"prediction_type": "v_prediction" if predicts_v(path, layout.of("unet", shapes)) else "epsilon"}
+    return {}

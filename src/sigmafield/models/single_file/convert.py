@@ -1,0 +1,107 @@
+"""Weights with the names of the published layouts → with those of diffusers' and transformers' classes.
+
+The names are translated by diffusers' own converters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_flux_transformer_checkpoint_to_diffusers,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+    convert_sd3_transformer_checkpoint_to_diffusers,
+)
+from torch import Tensor
+
+from sigmafield.models.single_file.layouts import LDM
+
+Weights = dict[str, Tensor]
+FLUX_WIDTH = 3072
+"""The width that diffusers' converter of Flux takes for granted."""
+
+
+def converted(kind: str, tensors: Weights, config: Mapping[str, Any], family: str) -> Weights:
+    """The weights of one part, without its prefix in the file, for a class.
+
+    Raises ValueError naming a weight that no name stands for, KeyError naming one that is missing.
+    """
+    if kind == "UNet2DConditionModel":
+        return unet(tensors, config)
+    if kind == "AutoencoderKL":
+        return vae(tensors, config)
+    if kind == "SD3Transformer2DModel":
+        return used_up(convert_sd3_transformer_checkpoint_to_diffusers, tensors)
+    if kind == "FluxTransformer2DModel":
+        return flux(tensors)
+    if kind == "T5EncoderModel":
+        return tensors
+    return clip(tensors, config, family, projected=kind.endswith("WithProjection"))
+
+
+def unet(tensors: Weights, config: Mapping[str, Any]) -> Weights:
+    """A UNet's weights; all of them must have found a place, or a network with further layers would pass unnoticed."""
+    out = convert_ldm_unet_checkpoint({LDM + name: value for name, value in tensors.items()}, dict(config))
+    placed = {id(value) for value in out.values()}
+    left_over([name for name, value in tensors.items() if id(value) not in placed])
+    return out
+
+
+def vae(tensors: Weights, config: Mapping[str, Any]) -> Weights:
+    """An autoencoder's weights, without those of the losses that it was trained with."""
+    beginnings = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    own = {f"first_stage_model.{name}": value for name, value in tensors.items() if name.startswith(beginnings)}
+    return convert_ldm_vae_checkpoint(own, dict(config))
+
+
+def clip(tensors: Weights, config: Mapping[str, Any], family: str, projected: bool) -> Weights:
+    """A text encoder's weights, from OpenCLIP's names or transformers'; its projection is 1 where the file has none.
+
+    Of Stable Diffusion 2's the converter leaves the last layer out, which knows it by its full name.
+    """
+    if "positional_embedding" in tensors:
+        prefix = "cond_stage_model.model." if family == "sd2" else "conditioner.embedders.1.model."
+        like = SimpleNamespace(config=SimpleNamespace(hidden_size=config["hidden_size"]))
+        out = convert_open_clip_checkpoint(like, {prefix + name: value for name, value in tensors.items()}, prefix)
+    else:
+        out = {name: value for name, value in tensors.items() if not name.endswith("position_ids")}
+    out = {name: value for name, value in out.items() if name not in ("logit_scale", "text_projection")}
+    if not projected:
+        out.pop("text_projection.weight", None)
+    elif "text_projection.weight" not in out:
+        out["text_projection.weight"] = torch.eye(config["hidden_size"])
+    return out
+
+
+def flux(tensors: Weights) -> Weights:
+    """Flux's weights, of any width: what the converter cuts at the published one is cut here instead."""
+    width = tensors["img_in.weight"].shape[0]
+    sizes = (width, width, width, 4 * width)
+    names = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+    fused = {name: value for name, value in tensors.items() if ".linear1." in name}
+    blank = torch.empty(7 * FLUX_WIDTH, 0)
+    out = used_up(convert_flux_transformer_checkpoint_to_diffusers, tensors | dict.fromkeys(fused, blank))
+    for name, value in fused.items():
+        _, block, _, kind = name.split(".")
+        cut = zip(names, value.split(sizes))
+        out |= {f"single_transformer_blocks.{block}.{part}.{kind}": piece.clone() for part, piece in cut}
+    return out
+
+
+def used_up(converter: Any, tensors: Weights) -> Weights:
+    """What a converter makes that takes the weights that it uses out of its argument; none may be left."""
+    rest = dict(tensors)
+    out = converter(rest)
+    left_over(list(rest))
+    return out
+
+
+def left_over(names: list[str]) -> None:
+    """Raises ValueError for weights that no name of the class stands for."""
+    if names:
+        raise ValueError(f"{len(names)} weights are unknown, the first is {min(names)}")

@@ -1,0 +1,244 @@
+r"""Prompts as users of ComfyUI write them: weights, chunks, and vectors by name; for every kind of text encoder.
+
+`(a:1.2)` weighs a by 1.2 whatever is around it, `(a)` by 1.1 times what is around it; `\(` and `\)` are letters, and so
+are parentheses without a partner. `BREAK` begins a new chunk. `embedding:name` stands for the vectors of a textual
+inversion. Square brackets mean nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sigmafield.models.bundle import repeated
+
+SPACE = re.compile(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+"""Unicode's white space; `\\s` would take the separators 0x1c to 0x1f as well."""
+
+SYMBOL = re.compile(r"\\[()]|.", re.DOTALL)
+"""A character, or a parenthesis with the backslash that makes it a letter."""
+
+BREAK = re.compile(r"(?<!\S)BREAK(?!\S)")
+EMBEDDING = re.compile(r"(?:^|(?<=[\s,]))embedding:([^\s,]*[^\s,.;:!?]|)")
+"""A textual inversion at the beginning of a word; its name goes up to white space, a comma or a word's last mark."""
+
+EMPHASIS = 1.1
+LONG = 8
+"""Words of fewer tokens are not cut in two at the end of a chunk."""
+
+
+class Piece(NamedTuple):
+    """A part of a prompt and its weight."""
+
+    text: str
+    weight: float
+
+
+class Token(NamedTuple):
+    """One place of a text encoder's input: an id of its vocabulary or a vector [width] of its own, and its weight."""
+
+    value: int | Tensor
+    weight: float = 1.0
+
+
+Chunk = list[Token]
+"""One row of a text encoder's input."""
+
+Words = Callable[[str], list[list[int]]]
+"""Text → the ids of each of its words."""
+
+
+def no_vectors(name: str) -> Tensor:
+    """Vectors of a textual inversion, for a model that was loaded without any. Raises ValueError."""
+    raise ValueError(f"the prompt asks for embedding:{name}, but the model was loaded without a folder of embeddings")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """How a text encoder's input is made: words to ids, the ids around them, and the length of a chunk.
+
+    begin, end: ids at the ends of each chunk, None = none; left: padding stands in front; vectors: name of a textual
+    inversion → [n, width].
+    """
+
+    words: Words
+    begin: int | None
+    end: int | None
+    pad: int
+    length: int
+    vectors: Callable[[str], Tensor] = no_vectors
+    left: bool = False
+
+    def framed(self, tokens: Sequence[Token]) -> Chunk:
+        """Tokens between begin and end, padded to at least `length`; all that is around them has weight 1."""
+        first, last = ([] if value is None else [Token(value)] for value in (self.begin, self.end))
+        row = [*first, *tokens, *last]
+        rest = [Token(self.pad)] * (self.length - len(row))
+        return rest + row if self.left else row + rest
+
+
+def parse(prompt: str) -> list[list[Piece]]:
+    """The pieces of a prompt in order, one list for each of the parts between its BREAKs; one without a BREAK."""
+    parts: list[list[Piece]] = [[]]
+    for piece in _weighted(SYMBOL.findall(prompt), 1.0):
+        first, *others = BREAK.split(piece.text)
+        parts[-1].append(Piece(first, piece.weight))
+        parts += [[Piece(text, piece.weight)] for text in others]
+    return [[piece for piece in part if piece.text] for part in parts]
+
+
+def _weighted(symbols: list[str], weight: float) -> list[Piece]:
+    """Pieces of text of that weight, and of the groups within it."""
+    out: list[Piece] = []
+    for part in _groups(symbols):
+        if len(part) > 1 and part[0] == "(" and part[-1] == ")":
+            inside, own = _number(part[1:-1], weight * EMPHASIS)
+            out += _weighted(inside, own)
+        else:
+            out.append(Piece("".join(symbol[-1] for symbol in part), weight))
+    return out
+
+
+def _groups(symbols: list[str]) -> list[list[str]]:
+    """Symbols cut before a parenthesis that opens at depth 0 and after one that closes to it.
+
+    A parenthesis that closes nothing makes the depth negative, and the next one that opens undoes that.
+    """
+    depths = [0, *accumulate((symbol == "(") - (symbol == ")") for symbol in symbols)]
+    opens = [i for i, symbol in enumerate(symbols) if symbol == "(" and depths[i] == 0]
+    closes = [i + 1 for i, symbol in enumerate(symbols) if symbol == ")" and depths[i + 1] == 0]
+    cuts = sorted({0, *opens, *closes, len(symbols)})
+    return [symbols[a:b] for a, b in pairwise(cuts)]
+
+
+def _number(symbols: list[str], otherwise: float) -> tuple[list[str], float]:
+    """What is before the last colon and the weight after it; all of it and `otherwise` where there is no number."""
+    colon = max((i for i, symbol in enumerate(symbols) if symbol == ":"), default=0)
+    try:
+        weight = float("".join(symbols[colon + 1 :]))
+    except ValueError:
+        return symbols, otherwise
+    return (symbols[:colon], weight) if colon and math.isfinite(weight) else (symbols, otherwise)
+
+
+def by_space(ids: Callable[[str], list[int]]) -> Words:
+    """Words between white space, for encoders that are given chunks; ids: text → ids without begin and end."""
+    return lambda text: [ids(word) for word in SPACE.split(text) if word]
+
+
+def tokens(part: Sequence[Piece], vocabulary: Vocabulary) -> list[list[Token]]:
+    """The tokens of each word of a part; a textual inversion is one word."""
+    out: list[list[Token]] = []
+    for text, weight in part:
+        for i, run in enumerate(EMBEDDING.split(text)):
+            if i % 2 == 0:
+                out += [[Token(value, weight) for value in word] for word in vocabulary.words(run)]
+            elif run:
+                out.append([Token(vector, weight) for vector in vocabulary.vectors(run)])
+            else:
+                raise ValueError(f"embedding: needs a name right behind the colon; got {text.strip()!r}")
+    return out
+
+
+def chunks(prompt: str, vocabulary: Vocabulary) -> list[Chunk]:
+    """A prompt as chunks of `vocabulary.length` tokens, at least one; each part between BREAKs begins a new one.
+
+    A word that does not fit goes to the next chunk; one of 8 tokens or more is cut in two instead.
+    """
+    room = vocabulary.length - (vocabulary.begin is not None) - (vocabulary.end is not None)
+    rows: list[list[Token]] = []
+    for part in parse(prompt):
+        rows.append([])
+        for word in tokens(part, vocabulary):
+            whole = len(word) < LONG and len(word) <= room
+            while len(rows[-1]) + len(word) > room:
+                fits = 0 if whole else room - len(rows[-1])
+                rows[-1] += word[:fits]
+                word = word[fits:]
+                rows.append([])
+            rows[-1] += word
+    return [vocabulary.framed(row) for row in rows]
+
+
+def one_chunk(prompt: str, vocabulary: Vocabulary) -> list[Chunk]:
+    """A prompt as one chunk of at least `vocabulary.length` tokens, for encoders without a limit; BREAK is a space."""
+    return [vocabulary.framed([t for part in parse(prompt) for word in tokens(part, vocabulary) for t in word])]
+
+
+def level(
+    prompts: Sequence[Sequence[Chunk]], others: Sequence[Sequence[Chunk]], vocabulary: Vocabulary
+) -> list[list[Chunk]]:
+    """Each prompt's chunks, with empty ones behind where another encoder has more of them for the same prompt."""
+    empty = vocabulary.framed([])
+    return [[*mine, *[empty] * (len(theirs) - len(mine))] for mine, theirs in zip(prompts, others)]
+
+
+def encode_chunks(
+    prompts: Sequence[Sequence[Chunk]],
+    vocabulary: Vocabulary,
+    table: nn.Module,
+    run: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+) -> tuple[Tensor, Tensor | None]:
+    """Prompts' chunks through a text encoder: embeddings [B, tokens, C], and pooled vectors [B, P] if it has any.
+
+    The embeddings of a prompt's chunks stand side by side; prompts of fewer tokens than others are repeated. A pooled
+    vector is that of the first chunk, without weights. table: the encoder's token embeddings; run: ids [rows, length]
+    → (z [rows, length, C], pooled [rows, P] or None).
+    """
+    rows = [chunk for chunks_ in prompts for chunk in chunks_]
+    length = max(map(len, rows))
+    plain = all(token.weight == 1 for row in rows for token in row)
+    if not plain:
+        rows.append(vocabulary.framed([]))
+    rows = [row + [Token(vocabulary.pad)] * (length - len(row)) for row in rows]
+    ids = torch.tensor([[t.value if isinstance(t.value, int) else 0 for t in row] for row in rows])  # 0 is replaced
+    with inserted(table, rows):
+        z, pooled = run(ids.to(next(table.parameters()).device))
+    if not plain:
+        z = weigh(z[:-1], z[-1:], torch.tensor([[token.weight for token in row] for row in rows[:-1]]))
+    counts = [len(chunks_) for chunks_ in prompts]
+    embeds = torch.cat(repeated([part.flatten(0, 1)[None] for part in z.split(counts)]))
+    first = [end - count for end, count in zip(accumulate(counts), counts)]
+    return embeds, None if pooled is None else pooled[first]
+
+
+def weigh(z: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
+    """z_empty + w (z − z_empty) for each token, as ComfyUI does: nothing is scaled back afterwards.
+
+    z: [B, tokens, C]; empty: encoding of the empty prompt, [1, tokens, C]; weights: [B, tokens].
+    """
+    return torch.lerp(empty.expand_as(z), z, weights.to(z)[..., None])
+
+
+@contextmanager
+def inserted(table: nn.Module, rows: Sequence[Chunk]) -> Iterator[None]:
+    """While it lasts, the table of embeddings answers the rows' own vectors where they have some.
+
+    It is the model's own table: no other thread may encode meanwhile.
+    """
+    own = [(i, j, t.value) for i, row in enumerate(rows) for j, t in enumerate(row) if isinstance(t.value, Tensor)]
+
+    def put(module: nn.Module, inputs: object, out: Tensor) -> Tensor:
+        places = tuple(torch.tensor([o[axis] for o in own], device=out.device) for axis in (0, 1))
+        return out.index_put(places, torch.stack([vector for *_, vector in own]).to(out))
+
+    handle = table.register_forward_hook(put) if own else None
+    try:
+        yield
+    finally:
+        if handle:
+            handle.remove()
+
+
+def check_layer(clip_skip: int | None, layers: int) -> None:
+    """Raises ValueError for a last layer that an encoder of so many layers does not have."""
+    if clip_skip is not None and not -layers <= clip_skip <= -1:
+        raise ValueError(f"clip_skip must be -1 (the last) … -{layers}, one of the {layers} layers; got {clip_skip}")

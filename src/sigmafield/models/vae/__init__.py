@@ -1,0 +1,1 @@
+"""VAEs: images to latents and back, whole or tile by tile."""

@@ -1,0 +1,264 @@
+"""A Brownian path in σ: noise whose intervals are correlated as one path's are, and which no step count changes."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.arrays import Latent
+from sigmafield.core.process import Grid, Span
+from sigmafield.noise.brownian_sums import Split, add_up
+from sigmafield.noise.sources import Device, seed_word
+
+Interval = tuple[float, float]
+"""Two times of the tree, rounded to 6 decimals, the smaller one first."""
+
+ANSWERS = 4
+"""Increments that may be drawn ahead and wait to be asked for."""
+
+DRAWERS = 4
+"""Threads that draw at most, if torch has as many: an interval has some twenty draws."""
+
+
+class Node(NamedTuple):
+    """An interval of the tree and the path's increment over it."""
+
+    start: float
+    end: float
+    w: Tensor
+
+
+class Brownian:
+    """ξ(σ, σ') = increment of a Brownian path between σ and σ', divided by √|σ − σ'|; zeros where σ = σ'.
+
+    Overlapping intervals are correlated as the path says, and different step counts see the same path.
+    The path is a virtual tree over [smallest positive σ, largest σ], bit-equal to that of torchsde 0.2.6
+    (`BrownianTree`, tol = 1e-6, pool_size = 24): times are rounded to 6 decimals, a node's half is drawn from
+    the seed that its place in the tree has, and an increment is the sum of the largest nodes that cover it.
+
+    Work. Only nodes on the way to an end of an interval are drawn, and while the schedule is followed none twice.
+    A tree on the CPU draws the interval that should be asked for next in threads of its own, from construction on,
+    so that a network on another device hides the drawing: all numbers first, then the sums (`bridges`). None of this
+    changes a bit, in any order of questions.
+
+    Memory, for a tree of d = log₂((σ_max − σ_min)/10⁻⁶) levels (24 for Stable Diffusion): at most 3 d nodes of a latent
+    each while a schedule is followed step by step, 5 d if stages within the steps are asked for as well; in any other
+    order, `capacity` and the 4 d that one interval may need. Besides, 4 increments that
+    were drawn ahead. Nodes that no step to come
+    needs are dropped, and their memory is used again.
+
+    seed: entropy of the tree, or a list of one seed a sample, so that a sample is the same in any batch.
+    shape: of the whole latent [B, …]. σ must be a number, not a field. drawn_on: the device that the tree lives on.
+    times: dtype that σ is rounded to before it is looked up.
+    Raises ValueError for a field, a negative seed and a wrong number of seeds.
+    """
+
+    def __init__(
+        self,
+        seed: int | Sequence[int],
+        grid: Grid,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: Device = "cpu",
+        drawn_on: Device = "cpu",
+        times: torch.dtype = torch.float32,
+        capacity: int = 64,
+    ):
+        if grid.is_field:
+            raise ValueError(
+                f"Brownian noise needs one sigma per step; got a field {tuple(grid.sigmas.shape)}: use Keyed"
+            )
+        self._per_sample = not isinstance(seed, int)
+        self._seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+        if self._per_sample and len(self._seeds) != shape[0]:
+            raise ValueError(
+                f"seed must be one number or one a sample: got {len(self._seeds)} for a batch of {shape[0]}"
+            )
+        if any(value < 0 for value in self._seeds):
+            raise ValueError(f"seed must be ≥ 0; got {seed}")
+        self._shape, self._dtype, self._times = tuple(shape), dtype, times
+        self._device, self._drawn_on, self._capacity = device, torch.device(drawn_on), capacity
+        positive = grid.sigmas[grid.sigmas > 0].float()
+        # torchsde keeps the unrounded ends for the root's variance, and rounds every time that it cuts at
+        low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.0, 1.0)
+        self._range, self._root_std = (round(low, 6), round(high, 6)), math.sqrt(high - low)
+        self._levels = sorted({self._time(float(sigma)) for sigma in grid.sigmas})
+        self._nodes: dict[int, Node] = {}  # by number: the root is 1, the halves of n are 2 n and 2 n + 1
+        self._spare: list[Tensor] = []
+        self._drawn: dict[int, Tensor] = {}  # numbers to cut nodes with
+        self._splits: list[Split] = []
+        self._answers: dict[Interval, Future[Tensor]] = {}
+        self._stage = (-1, 1.0)  # the last step that a stage was asked for in, and the share of its h
+        # on another device the tree is drawn in the caller's stream
+        self._worker = ThreadPoolExecutor(1, "brownian") if self._drawn_on.type == "cpu" else None
+        drawers = min(torch.get_num_threads(), DRAWERS) if self._worker else 1
+        self._drawers = ThreadPoolExecutor(drawers, "brownian-draw") if drawers > 1 else None
+        if self._worker and grid.n and grid.sigmas[1] > 0:
+            self._begin(grid.span(0))
+
+    def __call__(self, span: Span) -> Latent:
+        a, b = float(span.sigma), float(span.sigma_next)
+        w = self._answer(span)
+        following = self._following(span)
+        if self._worker and following:
+            self._begin(following)
+        return w.to(self._device).mul_(math.copysign(1, b - a) / math.sqrt(abs(b - a)) if a != b else 0.0)
+
+    def get_state(self) -> None:
+        return None
+
+    def set_state(self, state: Tensor | None) -> None:
+        pass
+
+    def _answer(self, span: Span) -> Tensor:
+        """The increment over an interval, waited for, the caller's own; an error of the thread is raised here."""
+        asked, to_come = self._question(span)
+        if self._worker is None:
+            return self._increment(asked, to_come)
+        try:
+            return self._begin(span).result()
+        finally:
+            del self._answers[asked]  # it is changed in place; and after an error the next try draws again
+
+    def _begin(self, span: Span) -> Future[Tensor]:
+        """Have the thread draw an increment, unless it has done so lately."""
+        asked, to_come = self._question(span)
+        answer = self._answers.get(asked)
+        if answer is None:
+            assert self._worker is not None
+            answer = self._answers[asked] = self._worker.submit(self._increment, asked, to_come)
+            for old in list(self._answers)[:-ANSWERS]:
+                self._answers.pop(old)
+        return answer
+
+    def _question(self, span: Span) -> tuple[Interval, Interval]:
+        """(the times asked for, the part of the tree that this step and those to come lie in)."""
+        low, high = sorted((self._time(float(span.sigma)), self._time(float(span.sigma_next))))
+        if span.sigmas is None or span.i >= span.n:
+            return (low, high), self._range
+        rest = span.sigmas[span.i :]
+        return (low, high), (self._time(float(rest.min())), self._time(float(rest.max())))
+
+    def _following(self, span: Span) -> Span | None:
+        """The interval that should be asked for next; None where the schedule does not say.
+
+        After a stage, the whole step; after that, the next step, as far as the first stage of this one went.
+        """
+        if span.sigmas is None or span.i >= span.n:
+            return None
+        step = span.at(0)
+        if span.sigma_next != step.sigma_next:
+            if span.sigma == step.sigma:
+                self._stage = span.i, float((span.lam_next - step.lam) / step.h)
+            return step
+        if self._stage[0] != span.i:
+            self._stage = span.i, 1.0
+        if span.i + 1 == span.n or span.at(1).sigma_next == 0:
+            return None
+        return span.at(1).split(self._stage[1])[0]
+
+    def _time(self, sigma: float) -> float:
+        low, high = self._range
+        return min(max(round(torch.tensor(sigma, dtype=self._times).item(), 6), low), high)
+
+    def _increment(self, asked: Interval, to_come: Interval) -> Tensor:
+        """W(high) − W(low): the sum, left to right, of the largest nodes that cover the interval.
+
+        What lies outside of `to_come` is forgotten first, then the oldest nodes beyond the capacity.
+        """
+        if not self._nodes:
+            self._nodes[1] = Node(*self._range, self._normal(0).mul_(self._root_std))
+        for n in [n for n, node in self._nodes.items() if node.end <= to_come[0] or node.start >= to_come[1]]:
+            self._forget(n)
+        for n in list(self._nodes)[: -self._capacity]:
+            self._forget(n)
+        if not (cover := self._cover(*asked)):
+            return torch.zeros(self._shape, dtype=self._dtype, device=self._drawn_on)
+        each = self._drawers.map if self._drawers else map
+        cuts = self._cuts(cover)
+        self._drawn = dict(zip(cuts, each(self._normal, cuts)))  # first: the sums would wait for a core each time
+        try:
+            self._splits = []
+            terms = [self._value(n) for n in cover]
+            total = torch.empty(self._shape, dtype=self._dtype, device=self._drawn_on)  # the caller's: not used again
+            add_up(self._splits, terms, total, each)
+        except BaseException:
+            self._nodes.clear()  # their halves may not have been filled
+            raise
+        return total
+
+    def _cover(self, low: float, high: float) -> list[int]:
+        """Numbers of the largest nodes that make up [low, high], left to right."""
+        if low >= high:
+            return []
+        cover, pending = [], [(1, *self._range)]
+        while pending:
+            n, start, end = pending.pop()
+            if low <= start and end <= high:
+                cover.append(n)
+                continue
+            middle = round((start + end) / 2, 6)
+            if high > middle:
+                pending.append((2 * n + 1, middle, end))
+            if low < middle:
+                pending.append((2 * n, start, middle))
+        return cover
+
+    def _cuts(self, cover: list[int]) -> list[int]:
+        """The nodes that must be cut for those of a cover to be in memory, from the root down."""
+        cuts = set()
+        for n in cover:
+            while n not in self._nodes and n >> 1 not in cuts:
+                n >>= 1
+                cuts.add(n)
+        return sorted(cuts)
+
+    def _value(self, n: int) -> Tensor:
+        """Where the increment over node n will be, once the splits on the way to it from above are done."""
+        above = n
+        while above not in self._nodes:
+            above >>= 1
+        while above != n:
+            self._split(above)
+            above = n >> (n.bit_length() - above.bit_length() - 1)
+        return self._nodes[n].w
+
+    def _split(self, n: int) -> None:
+        """Note how to cut a node in two. Its buffer may be a later split's, since those are done in turn."""
+        start, end, w = self._nodes[n]
+        middle = round((start + end) / 2, 6)
+        before, after, per_length = middle - start, end - middle, 1 / (end - start)
+        left, right = self._drawn.pop(n), self._buffer()
+        self._splits.append(Split(w, left, right, before, per_length, math.sqrt(before * after * per_length)))
+        self._nodes[2 * n], self._nodes[2 * n + 1] = Node(start, middle, left), Node(middle, end, right)
+        level = bisect_right(self._levels, start)
+        if level < len(self._levels) and self._levels[level] < end:
+            self._forget(n)  # no step covers a node that has a level within: its halves are all that is needed
+
+    def _forget(self, n: int) -> None:
+        """Take a node out of memory; the root stays. Its buffer is used again where one thread owns them all."""
+        if n > 1:
+            w = self._nodes.pop(n).w
+            if self._worker is not None:
+                self._spare.append(w)
+
+    def _buffer(self) -> Tensor:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return torch.empty(self._shape, dtype=self._dtype, device=self._drawn_on)
+
+    def _normal(self, n: int) -> Tensor:
+        """Standard normal numbers to cut node n with, in a buffer of their own; n = 0: to make the root from."""
+        depth = n.bit_length() - 1
+        key = (n - (1 << depth), depth) if n else ()
+        out, generator = self._buffer(), torch.Generator(self._drawn_on)
+        for seed, part in zip(self._seeds, out if self._per_sample else [out]):
+            part.normal_(generator=generator.manual_seed(seed_word(seed, key)))
+        return out

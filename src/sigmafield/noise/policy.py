@@ -1,0 +1,37 @@
+"""Which source of noise a sampler is given."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sigmafield.core.arrays import Latent
+from sigmafield.core.process import Grid
+from sigmafield.core.protocols import Noise
+from sigmafield.noise.brownian import Brownian
+from sigmafield.noise.sources import Gaussian, Keyed, Pair, Silent
+
+NoiseKind = Literal["none", "churn", "gaussian", "gaussian_pair", "brownian", "brownian_device"]
+"""What a sampler draws: see `samplers.registry`."""
+
+
+def default_noise(kind: NoiseKind, seed: int, grid: Grid, x: Latent) -> Noise:
+    """The source that ComfyUI would give a sampler of this kind; for a σ-field, keyed by the sample.
+
+    A stream on the CPU is seeded with seed + 1, since the initial noise was drawn there with `seed`; a pair's second
+    stream with 42 more.
+    """
+    of_x = {"shape": x.shape, "dtype": x.dtype, "device": x.device}
+    if kind == "none":
+        return Silent()
+    if grid.is_field:
+        return Keyed([seed + k for k in range(x.shape[0])], **of_x)
+    if kind == "brownian":
+        return Brownian(seed, grid, **of_x)
+    if kind == "brownian_device":
+        return Brownian(seed, grid, **of_x, drawn_on=x.device, times=x.dtype)
+    if kind == "churn":
+        return Gaussian(seed, **of_x)
+    own = seed + (x.device.type == "cpu")
+    if kind == "gaussian_pair":
+        return Pair(Gaussian(own, **of_x), Gaussian(own + 42, **of_x))
+    return Gaussian(own, **of_x)

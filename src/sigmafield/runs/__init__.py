@@ -1,0 +1,1 @@
+"""Runs: the loop, and what edits it between its steps."""

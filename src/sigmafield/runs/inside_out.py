@@ -1,0 +1,124 @@
+"""A run turned inside out: whoever owns the network sends its answers in, and is told what to evaluate next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.memory import Memory
+from sigmafield.core.process import Grid, Span
+from sigmafield.core.protocols import Ctx, Noise, Pred, Step
+from sigmafield.noise.policy import default_noise
+from sigmafield.noise.sources import Gaussian
+from sigmafield.runs.run import Run, iterate
+from sigmafield.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sampler on a schedule, and the σ of the evaluations that it asks for, step by step."""
+
+    run: Run
+    asked: list[list[Sigma]]
+
+    @property
+    def sigmas(self) -> Sigma:
+        """σ of every evaluation in order, float64."""
+        return torch.stack([sigma for step in self.asked for sigma in step])
+
+    @property
+    def starts(self) -> list[int]:
+        """Which evaluations begin a step."""
+        return [sum(map(len, self.asked[:i])) for i in range(len(self.asked))]
+
+
+def plan(sampler: Sampler, grid: Grid, params: Mapping[str, Any]) -> Plan:
+    """The plan of a sampler that does not choose its own steps: a run over a latent of one zero.
+
+    What it asks for follows from the schedule alone. Raises ValueError for parameters that the sampler refuses, and
+    where it moves x before a step's first evaluation: a pipeline makes that of the x that it holds.
+    """
+    asked: list[list[Sigma]] = []
+    requests: list[tuple[Latent, Sigma]] = []
+
+    def record(x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
+        requests.append((x, sigma))
+        return Pred(torch.zeros_like(x))
+
+    x = torch.zeros(1, 1, 1)
+    run = Run(record, sampler, grid, Gaussian(0, x.shape), params)
+    for state in iterate(run, x):
+        if requests[0][0] is not x:
+            raise ValueError(
+                f"{sampler.name} with {dict(params)} moves x before it evaluates, but a pipeline evaluates the x "
+                "that it holds: leave s_churn at 0"
+            )
+        asked.append([sigma for _, sigma in requests])
+        requests.clear()
+        x = state.x
+    return Plan(run, asked)
+
+
+class FromGenerators:
+    """Noise from torch generators: one for the batch, or one for each sample.
+
+    Gaussian noise is drawn from them in the order of the draws, as diffusers' own schedulers draw it. For a Brownian
+    path each gives a seed, once: the next integer below 2⁶³ − 1. Raises ValueError for another number of generators.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], sampler: Sampler, grid: Grid, x: Latent):
+        if len(generators) not in (1, x.shape[0]):
+            raise ValueError(f"give one generator, or one a sample: got {len(generators)} for a batch of {x.shape[0]}")
+        self._parts = list(zip(generators, x.chunk(len(generators)), strict=True))
+        self._paths: list[Noise] = []
+        if sampler.noise.startswith("brownian"):
+            for g, part in self._parts:
+                seed = int(torch.randint(2**63 - 1, (), generator=g, device=g.device))
+                self._paths.append(default_noise(sampler.noise, seed, grid, part))
+
+    def __call__(self, span: Span) -> Latent:
+        if self._paths:
+            return torch.cat([path(span) for path in self._paths])
+        draws = [torch.randn(p.shape, generator=g, dtype=p.dtype, device=g.device) for g, p in self._parts]
+        return torch.cat([xi.to(p.device) for xi, (_, p) in zip(draws, self._parts)])
+
+    def get_state(self) -> None:
+        """The generators are the pipeline's: nothing of theirs is kept."""
+        return None
+
+    def set_state(self, state: Tensor | None) -> None:
+        """Nothing to set."""
+
+
+class InsideOut:
+    """A run that is given its predictions, one evaluation at a time.
+
+    run: its denoiser is not called; noise: the source, whose state nobody else moves on.
+    """
+
+    def __init__(self, run: Run, noise: Noise):
+        self._run, self._noise = run, noise
+        self._i, self._mem = 0, Memory()
+        self._step: Step | None = None
+
+    def answer(self, x: Latent, pred: Pred) -> Latent:
+        """What to evaluate next, from the prediction for x; after the last evaluation, the clean latent.
+
+        Where a step begins, x is the state: an edited one counts.
+        """
+        run = self._run
+        if self._step is None:
+            self._noise.set_state(None)
+            self._step = run.sampler.step(x, run.span(self._i), self._mem, self._noise, **run.params)
+            next(self._step)
+        try:
+            return self._step.send(pred)[0]
+        except StopIteration as end:
+            x, self._mem = end.value
+        self._step, self._i = None, self._i + 1
+        return x if self._i < run.grid.n else run.grid.process.finish(run.end, x)

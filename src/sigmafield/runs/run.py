@@ -1,0 +1,151 @@
+"""The only loop: a run is stepped from state to state, and whoever iterates decides what happens between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.arrays import Latent
+from sigmafield.core.process import VE, Clock, Grid, Process, Span
+from sigmafield.core.protocols import Ctx, Denoiser, Noise, Pred, State, Steps
+from sigmafield.noise.policy import default_noise
+from sigmafield.noise.sources import Silent
+from sigmafield.samplers.dpm import END
+from sigmafield.samplers.registry import SAMPLERS, Sampler
+
+
+@dataclass(frozen=True)
+class Run:
+    """A denoiser, a sampler, a schedule and a noise source: all that a run needs besides its start.
+
+    params: the sampler's keyword parameters. Raises ValueError for unknown ones and values out of their ranges, for a
+    σ-field where the sampler needs one σ per step, and for a sampler that draws noise without a source.
+    """
+
+    denoise: Denoiser
+    sampler: Sampler
+    grid: Grid
+    noise: Noise = Silent()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    rng: Tensor | None = field(init=False, default=None, repr=False)
+    """The noise source's state when the run was made: every start of this run begins there."""
+    end: Tensor = field(init=False, repr=False)
+    """The last level, which `Process.finish` is given: the schedule's own where a sampler stops before it."""
+
+    def __post_init__(self) -> None:
+        name, sigmas = self.sampler.name, self.grid.sigmas
+        self.sampler.check(self.params)
+        object.__setattr__(self, "params", {**self.sampler.params, **self.params})
+        if self.sampler.adaptive and self.grid.is_field:
+            raise ValueError(
+                f"{name} chooses its own steps and needs one sigma per step; got a field {tuple(sigmas.shape)}"
+            )
+        if self.sampler.grid is not None:
+            object.__setattr__(self, "grid", self.sampler.grid(self.grid, {**self.sampler.values, **self.params}))
+        if isinstance(self.noise, Silent) and self.draws:
+            raise ValueError(f"{name} draws noise: give a source, such as Keyed(seeds, x.shape)")
+        object.__setattr__(self, "rng", self.noise.get_state())
+        object.__setattr__(self, "end", (sigmas if self.sampler.stops_early else self.grid.sigmas)[-1:].squeeze(0))
+
+    @property
+    def draws(self) -> bool:
+        """Whether the sampler, with these parameters, asks for noise."""
+        p = {**self.sampler.values, **self.params}
+        if self.sampler.noise == "churn":
+            return p["s_churn"] > 0
+        if self.sampler.noise == "gaussian_pair":
+            return any(p[f"{part}eta"] and p[f"{part}s_noise"] for part in ("", "distance_step_"))
+        return self.sampler.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0
+
+    def start(self, x: Latent) -> State:
+        """The state before the first step, from the noisy latent x [B, C, *space] (float32 or float64)."""
+        return State(0, x, rng=self.rng)
+
+    def done(self, st: State) -> bool:
+        """Whether the schedule has come to its end."""
+        if not self.sampler.adaptive or not self.grid.n:
+            return st.i >= self.grid.n
+        return bool(st.mem.get("done", self.grid.n == 1 and self.span(0).ve.h <= END))
+
+    def progress(self, st: State) -> float:
+        """Share of the run that is done, 0 … 1; in λ for an adaptive sampler."""
+        if self.done(st):
+            return 1.0
+        if not self.sampler.adaptive:
+            return st.i / self.grid.n
+        span = self.span(0).ve
+        return float((st.mem.get("lam", float(span.lam)) - span.lam) / span.h.clamp(min=END))
+
+    def result(self, st: State) -> Latent:
+        """The clean latent of a state at the end of the run."""
+        return self.grid.process.finish(self.end, st.x)
+
+    def label(self, st: State) -> str:
+        """Nothing: progress says enough."""
+        return ""
+
+    def span(self, i: int) -> Span:
+        """The interval that step i works on: the whole run for an adaptive sampler."""
+        return replace(self.grid.span(0), i=i) if self.sampler.adaptive else self.grid.span(i)
+
+    @torch.no_grad()
+    def step(self, st: State) -> State:
+        """The state after one step. Pure: `st` is unchanged, and the same state gives the same result."""
+        span = self.span(st.i)
+        ctx = Ctx(span, dict(st.aux), self.sampler.need_uncond)
+        self.noise.set_state(st.rng)
+        gen = self.sampler.step(st.x, span, st.mem, self.noise, **self.params)
+        first: Pred | None = None
+        nfe = st.nfe
+        try:
+            x, sigma = next(gen)
+            while True:
+                pred = self.denoise(x, sigma, ctx)
+                first, nfe = first or pred, nfe + 1
+                x, sigma = gen.send(pred)
+        except StopIteration as end:
+            x, mem = end.value
+        if span.sigma.ndim and (frozen := span.frozen).any():
+            x = torch.where(frozen.to(x.device), st.x, x)
+        return State(st.i + 1, x, mem, ctx.aux, self.noise.get_state(), nfe, first)
+
+
+def iterate(run: Steps, start: Latent | State) -> Iterator[State]:
+    """Step until the schedule ends, giving each state: preview, save, edit or stop between any two."""
+    st = start if isinstance(start, State) else run.start(start)
+    while not run.done(st):
+        yield (st := run.step(st))
+
+
+def finish(run: Steps, start: Latent | State) -> State:
+    """The state at the end of the schedule."""
+    last = start if isinstance(start, State) else run.start(start)
+    for state in iterate(run, last):
+        last = state
+    return last
+
+
+def sample(
+    denoise: Denoiser,
+    x: Latent,
+    sigmas: Tensor,
+    sampler: str = "euler",
+    *,
+    process: Process = VE(),
+    clock: Clock | None = None,
+    noise: Noise | None = None,
+    seed: int = 0,
+    **params: Any,
+) -> Tensor:
+    """x at the end of the schedule: the whole run in one call.
+
+    x: noisy latent [B, C, *space] at sigmas[0]; sigmas: [steps + 1], or a field [steps + 1, B, 1, *space];
+    sampler: a name of `SAMPLERS`, with its `params`; noise: default `default_noise(...)` from `seed`.
+    """
+    row, grid = SAMPLERS.lookup(sampler), Grid(sigmas, process, clock=clock)
+    run = Run(denoise, row, grid, noise or default_noise(row.noise, seed, grid, x), params)
+    return finish(run, x).x

@@ -1,0 +1,20 @@
+"""Sampling samplers: each a function over one interval of the schedule, and a row in the registry."""
+
+from sigmafield.samplers import (
+    distance,
+    dpm,
+    dpmpp,
+    euler,
+    exponential,
+    multistep,
+    runge_kutta,
+    sa_solver,
+    singlestep,
+    soft_median,
+    uni_pc,
+)
+from sigmafield.samplers.registry import SAMPLERS, Sampler, preset, sampler
+
+__all__ = ["SAMPLERS", "Sampler", "preset", "sampler"]
+__all__ += ["distance", "dpm", "dpmpp", "euler", "exponential", "multistep", "runge_kutta", "sa_solver", "singlestep"]
+__all__ += ["soft_median", "uni_pc"]

@@ -1,0 +1,226 @@
+"""DPM-Solver in single steps: with adaptive step size, and with a given number of evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.linear import lincomb
+from sigmafield.core.memory import Memory
+from sigmafield.core.parameters import NonNegative, Positive, Share
+from sigmafield.core.process import Grid, Span, ends
+from sigmafield.core.protocols import Noise, Pred, Step
+from sigmafield.samplers.registry import sampler
+
+END = 1e-5
+"""Distance in λ at which the end of the run counts as reached."""
+
+
+@sampler(
+    "dpm_adaptive",
+    stops_early=True,
+    order=3,
+    evals=3,
+    noise="gaussian",
+    adaptive=True,
+    linear=False,
+    grid=ends,
+    paper="arXiv:2206.00927 App. C",
+)
+def dpm_adaptive(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    order: Literal[2, 3] = 3,
+    rtol: NonNegative = 0.05,
+    atol: Positive = 0.0078,
+    h_init: Positive = 0.05,
+    pcoeff: NonNegative = 0.0,
+    icoeff: NonNegative = 1.0,
+    dcoeff: NonNegative = 0.0,
+    accept_safety: Share = 0.81,
+    eta: NonNegative = 0.0,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
+    denoise_to_zero: bool = False,
+) -> Step:
+    """One attempt of DPM-Solver-12 or -23 with a PID step-size controller; s is the whole run, λ = −ln σ.
+
+        err = rms((low − high)/max(atol, rtol max(|low|, |x₋|)))
+        f   = 1 + atan(e₀^b₁ e₁^b₂ e₂^b₃ − 1),  eₖ = 1/err of this and the last two accepted attempts
+        accept iff f ≥ accept_safety;  h ← f h;   (b₁, b₂, b₃) = (P+I+D, −(P+2D), D)/p
+
+    The run ends at the last σ above 0, as ComfyUI's does. denoise_to_zero: then one evaluation more, for D there.
+    order: of the higher solver, 2 or 3. rtol ≥ 0, atol > 0: tolerances, relative and on the latent. h_init > 0: first
+    step in λ. pcoeff ≥ 0, icoeff ≥ 0, dcoeff ≥ 0: P, I and D of the controller, by default I alone.
+    0 ≤ accept_safety ≤ 1: 0 accepts every attempt. eta ≥ 0: 0 = ODE, 1 = ancestral noise; s_noise ≥ 0: times the noise.
+    flow_noise: a flow's noise on a flow, instead of VE's, as ComfyUI has it.
+    The error is over the whole batch, and reading it is the only time a sampler waits for the device.
+    """
+    ve, goes_on = s.ve, s.n > 1
+    end = float(ve.lam_next)
+    lam, h = mem.get("lam", float(ve.lam)), mem.get("h", h_init)
+    if lam >= end - END:  # the last evaluation is left
+        return (yield x, ve.sigma_next).x0, {"lam": lam, "done": True}
+    x_low = mem.get("x_low", x)
+    stop = min(end, lam + h)
+    span = replace(s if flow_noise else ve, sigma=_sigma(lam), sigma_next=_sigma(stop))
+    down, keep, up = descend(span, ve.sigma_next, eta)
+    low, high = yield from embedded_pair(x, stretch(down), order)
+    rtol, atol = torch.tensor([rtol, atol], dtype=torch.float32).tolist()  # ComfyUI rounds them so
+    scale = torch.maximum(low.abs(), x_low.abs()).mul_(rtol).clamp_(min=atol)
+    err = float((low - high).div_(scale).square_().mean().sqrt())
+
+    p, inv = (1.5 if eta else order), 1 / (err + 1e-8)
+    e = (inv, *mem.get("inv", (inv, inv)))
+    b = ((pcoeff + icoeff + dcoeff) / p, -(pcoeff + 2 * dcoeff) / p, dcoeff / p)
+    power = sum(k * math.log(max(v, 1e-300)) for v, k in zip(e, b))
+    f = 1 + math.atan(math.exp(min(power, 700)) - 1)  # beyond that it would overflow
+    if f < accept_safety:
+        return x, {"lam": lam, "h": h * f, "inv": e[1:], "x_low": x_low, "done": False}
+    x = lincomb(keep, high, up * s_noise, noise(span.ve)) if eta else high
+    done = not goes_on and stop >= end - END
+    return x, {"lam": stop, "h": h * f, "inv": e[:2], "x_low": low, "done": done}
+
+
+def descend(s: Span, end: Sigma, eta: float) -> tuple[Span, Sigma, Sigma]:
+    """(interval to σ_down, in VE; k, σ_up) of the ancestral split, with σ_down not below the run's end."""
+    if not eta:
+        return s.ve, torch.ones_like(s.sigma), torch.zeros_like(s.sigma)
+    down, _, _ = s.ancestral(eta)
+    down = replace(down, sigma_next=torch.maximum(down.sigma_next, end))
+    keep = s.alpha_next / down.alpha_next
+    return down.ve, keep, (s.sigma_next**2 - (keep * down.sigma_next) ** 2).clamp(min=0).sqrt()
+
+
+class Stretch(NamedTuple):
+    """An interval from t to t' = t + h in t = −ln σ; what follows from it is computed in its dtype."""
+
+    t: Tensor
+    t_next: Tensor
+    h: Tensor
+
+    @property
+    def sigma(self) -> Tensor:
+        return (-self.t).exp()
+
+    @property
+    def sigma_next(self) -> Tensor:
+        return (-self.t_next).exp()
+
+    def part(self, r: float) -> Stretch:
+        """Its first part, 0 < r ≤ 1 of it."""
+        return Stretch(self.t, self.t + r * self.h, r * self.h)
+
+
+def stretch(s: Span, dtype: torch.dtype = torch.float64) -> Stretch:
+    """The interval with its ends rounded to a dtype."""
+    t, t_next = s.ve.lam.to(dtype), s.ve.lam_next.to(dtype)
+    return Stretch(t, t_next, t_next - t)
+
+
+def embedded_pair(x: Latent, s: Stretch, order: int) -> Generator[tuple[Latent, Sigma], Pred, tuple[Latent, Latent]]:
+    """(low, high): DPM-Solver-1 and -2, or -2 and -3, over s, sharing their evaluations. E = expm1.
+
+    u₁ = x − σ₁ E(r₁h) ε₀
+    order 1:            low  = high = x − σ' E(h) ε₀
+    order 2, r₁ = ½:    low  = x − σ' E(h) ε₀,   high = low − σ' E(h) (ε₁ − ε₀)
+    order 3, r = ⅓, ⅔:  low  = x − σ' E(h) ε₀ − (3/2) σ' E(h) (ε₁ − ε₀)
+                        u₂   = x − σ₂ E(r₂h) ε₀ − 2 σ₂ (E(r₂h)/(r₂h) − 1) (ε₁ − ε₀)
+                        high = x − σ' E(h) ε₀ − (3/2) σ' (E(h)/h − 1) (ε₂ − ε₀)
+    """
+
+    def eps(u: Tensor, sigma: Tensor) -> Generator[tuple[Latent, Sigma], Pred, Latent]:
+        sigma = sigma.double()
+        D = (yield u, sigma).x0
+        return lincomb(1 / sigma, u, -1 / sigma, D)
+
+    def move(p: Stretch, k: Tensor | None = None, e: Latent | None = None) -> Latent:
+        """x − σE(h) ε₀ − k (e − ε₀) over p."""
+        along = -(p.sigma_next * E(p.h)).double()
+        if k is None or e is None:
+            return lincomb(1.0, x, along, e0)
+        return lincomb(1.0, x, along + k.double(), e0, -k.double(), e)
+
+    E = torch.expm1
+    one, two = s.part(1 / 2 if order == 2 else 1 / 3), s.part(2 / 3)
+    e0 = yield from eps(x, s.sigma)
+    if order == 1:
+        return (low := move(s)), low
+    e1 = yield from eps(move(one), one.sigma_next)
+    if order == 2:
+        return move(s), move(s, s.sigma_next * E(s.h), e1)
+    e2 = yield from eps(move(two, 2 * two.sigma_next * (E(two.h) / two.h - 1), e1), two.sigma_next)
+    low = move(s, 1.5 * s.sigma_next * E(s.h), e1)
+    return low, move(s, s.sigma_next / (2 / 3) * (E(s.h) / s.h - 1), e2)  # rounded as ComfyUI does
+
+
+def macro_steps(grid: Grid, params: Mapping[str, Any]) -> Grid:
+    """⌊n/3⌋ + 1 steps of equal size in ln σ, from σ₀ to the last σ above 0; ln σ is float32 unless `precise`.
+
+    With denoise_to_zero there is one more, to the schedule's final 0.
+    """
+    if grid.is_field:
+        raise ValueError(f"dpm_fast places its own steps and needs one sigma per step; got {tuple(grid.sigmas.shape)}")
+    if grid.n == 0:
+        return grid
+    sigmas = ends(grid, params).sigmas
+    high, low = sigmas[:2].log().tolist()
+    t = torch.linspace(-high, -low, grid.n // 3 + 2, dtype=_times(params["precise"])).double()
+    return replace(grid, sigmas=torch.cat([(-t).exp(), sigmas[2:]]), asked=grid.n)
+
+
+@sampler(
+    "dpm_fast",
+    order=3,
+    evals=3,
+    noise="gaussian",
+    stops_early=True,
+    grid=macro_steps,
+    paper="arXiv:2206.00927 App. D.3",
+)
+def dpm_fast(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    eta: NonNegative = 0.0,
+    s_noise: NonNegative = 1.0,
+    flow_noise: bool = False,
+    denoise_to_zero: bool = False,
+    precise: bool = False,
+) -> Step:
+    """DPM-Solver-fast: steps of third order, and what is left of the n evaluations in one or two of lower order.
+
+        n mod 3 = 0: 3, 3, …, 2, 1;   else 3, 3, …, n mod 3;   λ = −ln σ, equal steps
+
+    Only σ₀, the last σ above 0 and the number of steps of the schedule count. It ends at that σ, as ComfyUI's does.
+    denoise_to_zero: then one evaluation more, for D there. eta ≥ 0: 0 = ODE, 1 = ancestral noise; s_noise ≥ 0: times
+    the noise. flow_noise: a flow's noise on a flow, instead of VE's, as ComfyUI has it. precise: steps and coefficients
+    in float64, instead of ComfyUI's float32.
+    """
+    if s.last:
+        return (yield x, s.sigma).x0, {}
+    n, left = s.asked // 3 + 1, s.asked % 3
+    order = {n - 2: 2, n - 1: 1} if left == 0 else {n - 1: left}
+    span = s if flow_noise else s.ve
+    down, keep, up = descend(span, s.at(n - 1 - s.i).sigma_next, eta)
+    _, high = yield from embedded_pair(x, stretch(down, _times(precise)), order.get(s.i, 3))
+    return lincomb(keep, high, up * s_noise, noise(s.ve)) if eta else high, {}
+
+
+def _times(precise: bool) -> torch.dtype:
+    return torch.float64 if precise else torch.float32
+
+
+def _sigma(lam: float) -> Sigma:
+    return torch.tensor(math.exp(-lam), dtype=torch.float64)

@@ -1,0 +1,146 @@
+"""Means of slopes that are weighted against outliers, and what the distance samplers do to slopes besides.
+
+A *matrix* is a slice over the last two axes: a channel of a image, a frame's channel of a video, a whole sample where
+there is one axis of space. Norms ‖·‖ and products ⟨·,·⟩ are those of a matrix; samples do not meet, but where said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.arrays import Latent
+
+PARALLEL = 1 - 1e-4
+"""Cosines are clamped to ± this, so that an angle is never 0."""
+
+
+def matrix_norm(x: Tensor) -> Tensor:
+    """‖x‖ of every matrix, kept as axes of length 1. Without space a sample's channels are its matrix."""
+    return torch.linalg.vector_norm(x, dim=_matrix(x), keepdim=True)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x/‖x‖ of every matrix; 0 where it is 0."""
+    return _over(x, matrix_norm(x))
+
+
+def weights(slopes: Sequence[Latent], u: Latent | None = None, *, softmax: bool = False) -> list[Tensor]:
+    """How much each of n slopes counts, element by element; their sum is 1.
+
+        δ_j = Σ_i |Y_i − Y_j|,   Y = T/‖T‖,   v_j = max_k δ_k − δ_j (+ |Y_j − u/‖u‖|)
+        w_j = v_j²/Σ_k v_k²   or   softmax_j(n v_j)
+
+    slopes: T_1 … T_n of one shape. The farther from the others, the less: without u the farthest counts nothing. u: a
+    latent to keep away from. Where all candidates are equal the mean is plain, w = 1/n; the reference divides 0 by 0
+    there, which makes a whole matrix NaN.
+    """
+    n, Y = len(slopes), torch.stack([unit(T) for T in slopes])
+    delta = torch.stack([_total((Y - y).abs()) for y in Y])
+    v = delta.amax(0) - delta
+    if u is not None:
+        v = v + (Y - unit(u)).abs()
+    if softmax:
+        return list((n * v).softmax(0))
+    most = v.amax(0)
+    v = torch.where(most == 0, torch.ones_like(v), v / torch.where(most == 0, torch.ones_like(most), most)).square()
+    return list(v / _total(v))
+
+
+def weighted(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
+    """The weighted mean, with the weighted mean of the norms: r/‖r‖ Σ_j w_j ‖T_j‖, r = Σ_j w_j T_j.
+
+    The last factor varies from element to element, as w does.
+    """
+    r, size = torch.zeros_like(slopes[0]), torch.zeros_like(slopes[0])
+    for T, k in zip(slopes, w):
+        r, size = r + k * T, size + k * matrix_norm(T)
+    return unit(r) * size
+
+
+def slerped(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
+    """Spherical interpolation over all pairs of n slopes, n ≥ 2:
+
+        Σ_j T_j Σ_{k≠j} sin(w_j ω_jk/(n − 1))/sin ω_jk,   cos ω_jk = ⟨T_j, T_k⟩/(‖T_j‖ ‖T_k‖) within ±(1 − 10⁻⁴)
+
+    One angle for a pair of matrices. Of slopes that agree it is nearly `weighted`; of unrelated ones it is shorter,
+    the more so the more there are.
+    """
+    n, Y = len(slopes), torch.stack([unit(T) for T in slopes])
+    out = torch.zeros_like(slopes[0])
+    for j, (T, k) in enumerate(zip(slopes, w)):
+        others = torch.cat([Y[:j], Y[j + 1 :]])
+        omega = (Y[j] * others).sum(_matrix(T), keepdim=True).clamp(-PARALLEL, PARALLEL).arccos()
+        out = out + T * _total((k * (omega / (n - 1))).sin() / omega.sin())
+    return out
+
+
+def combine(
+    slopes: Sequence[Latent], u: Latent | None = None, *, use_softmax: bool = False, use_slerp: bool = False
+) -> Latent:
+    """A soft median of slopes: `weighted` or `slerped` with their `weights`."""
+    w = weights(slopes, u, softmax=use_softmax)
+    return slerped(slopes, w) if use_slerp else weighted(slopes, w)
+
+
+def sharpened(a: Latent, b: Latent, strength: float = 1.0, *, per_sample: bool = False) -> Latent:
+    """a with the direction of b taken out where the two differ most; ‖·‖ here over the channels of a pixel.
+
+        a' = â − strength b̂ M,   result a' ‖a‖/‖a'‖,   M = |â − b̂| brought to 0 … 1 over the whole batch
+
+    What is not finite is as in a. The batch shares its least and its largest difference, so that a sample depends on
+    the others; per_sample: each has its own.
+    """
+    size = torch.linalg.vector_norm(a, dim=1, keepdim=True)
+    a_unit, b_unit = a / size, b / torch.linalg.vector_norm(b, dim=1, keepdim=True)
+    apart = (a_unit - b_unit).abs()
+    over = _all(apart, per_sample)
+    least = apart.amin(over, keepdim=True)
+    turned = a_unit - strength * b_unit * ((apart - least) / (apart.amax(over, keepdim=True) - least))
+    out = turned * size / torch.linalg.vector_norm(turned, dim=1, keepdim=True)
+    return torch.where(out.isfinite(), out, a)
+
+
+def perpendicular(a: Latent, b: Latent, strength: float = 0.5, *, per_matrix: bool = False) -> Latent:
+    """a moved away from what b has across it.
+
+        a − strength ‖a‖ (Y − q X),   X = a/‖a‖,   Y = b/‖b‖,   q = ⟨X, Y⟩ summed over the whole batch, within ±1
+
+    Every matrix adds its cosine to q, so that of more than one it is mostly at its bound, and a sample depends on the
+    others; per_matrix: each matrix has its own q, for which Y − q X is across a.
+    """
+    size, X, Y = matrix_norm(a), unit(a), unit(b)
+    q = (X * Y).sum(_matrix(a), keepdim=True) if per_matrix else (X * Y).sum()
+    return a - strength * size * (Y - q.clamp(-1, 1) * X)
+
+
+def smoothed(D: Latent, *, per_sample: bool = False) -> Latent:
+    """D with its contrast evened out: D₁/√std(D₁), D₁ = |D|^p sign D, p = 1/√std(D). It brightens.
+
+    std over the whole batch, so that a sample depends on the others; per_sample: over each.
+    """
+    over = _all(D, per_sample)
+    bent = D.abs() ** D.std(over, keepdim=True).rsqrt() * D.sign()
+    return bent * bent.std(over, keepdim=True).rsqrt()
+
+
+def _total(x: Tensor) -> Tensor:
+    """The sum over the first axis, one by one: the order in `Tensor.sum` goes with the batch."""
+    return x.cumsum(0)[-1]
+
+
+def _matrix(x: Tensor) -> tuple[int, ...]:
+    """The axes of a matrix."""
+    return (-2, -1) if x.ndim > 2 else (-1,)
+
+
+def _all(x: Tensor, per_sample: bool) -> tuple[int, ...]:
+    """The axes of the whole batch, or of a sample."""
+    return tuple(range(1 if per_sample else 0, x.ndim))
+
+
+def _over(x: Tensor, size: Tensor) -> Tensor:
+    """x/size, and 0 where size is 0."""
+    return torch.where(size == 0, torch.zeros_like(x), x / torch.where(size == 0, torch.ones_like(size), size))

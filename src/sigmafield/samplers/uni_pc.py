@@ -1,0 +1,131 @@
+"""UniPC, a predictor–corrector. A state holds the predicted x; the corrected one is in `mem`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.linear import by_order, lincomb
+from sigmafield.core.memory import Memory
+from sigmafield.core.parameters import Range
+from sigmafield.core.process import FROZEN, LAM_MAX, Grid, Span
+from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.registry import preset, sampler
+
+
+def end_above_zero(grid: Grid, params: Mapping[str, Any]) -> Grid:
+    """The grid with 0 replaced by `end`: 0.001 in ComfyUI's UniPC, whose runs end there."""
+    return replace(grid, sigmas=torch.where(grid.sigmas == 0, params["end"], grid.sigmas))
+
+
+def vp(sigma: Sigma, precise: bool) -> tuple[Sigma, Sigma, Sigma]:
+    """(a, s, Λ) of σ in variance-preserving form: with the float32 arithmetic of the reference, or precise.
+
+    ln a = ½ ln(1/(σ² + 1)),   s = √(1 − a²),   Λ = ln a − ½ ln(1 − a²) = −ln σ, at most 80
+    """
+    if precise:
+        a = (sigma**2 + 1).rsqrt()
+        return a, sigma * a, -sigma.log().clamp(min=-LAM_MAX)
+    log_a = 0.5 * torch.log(1 / (sigma.float() ** 2 + 1))
+    rest = 1 - torch.exp(2 * log_a)
+    return log_a.exp().double(), rest.sqrt().double(), (log_a - 0.5 * rest.log()).double().clamp(max=LAM_MAX)
+
+
+def unipc_weights(
+    levels: Sequence[tuple[Sigma, Sigma, Sigma]], order: int, corrector: bool, variant: str
+) -> list[Sigma]:
+    """[w_t, w_0, w_1, …] of x' = a x + w_t D_t + Σ w_j D_j from levels[1] to levels[0], each as `vp` gives it.
+
+    D_0 is at levels[1], D_j one level further back each; D_t at levels[0], for the corrector.
+    Where an interval of the history is frozen, the order is 1.
+    """
+    lam_next, lam = levels[0][2], levels[1][2]
+    h = lam_next - lam
+    one = torch.ones_like(h)
+    frozen = h.abs() < FROZEN
+    h = torch.where(frozen, one, h)
+    r = [(levels[j + 1][2] - lam) / h for j in range(1, order)]
+    plain = torch.zeros_like(frozen)
+    for newer, older in pairwise([0 * one, *r]):
+        plain = plain | ((newer - older).abs() < FROZEN)
+    r = [torch.where(plain, -1.0 - j, ratio) for j, ratio in enumerate(r)]
+
+    bh = -h if variant == "bh1" else torch.expm1(-h)
+    nodes, psi, b = [*r, one], torch.expm1(-h) / -h - 1, []
+    for j in range(1, order + 1):
+        b.append(math.factorial(j) * psi / bh)
+        psi = psi / -h - 1 / math.factorial(j + 1)
+    size = order if corrector else order - 1
+    if size == 0:
+        rho = []
+    elif size == 1 and order == 1 + (not corrector):
+        rho = [0.5 * one]
+    else:
+        R = torch.stack([torch.stack([node**i for node in nodes[:size]], -1) for i in range(size)], -2)
+        rho = list(torch.linalg.solve(R, torch.stack(b[:size], -1)).unbind(-1))
+
+    w = [-bh * v for v in rho]  # of (D_j − D_0)/r_j, and of D_t − D_0
+    at_end = w.pop() if corrector else 0 * one
+    history = [torch.where(plain, 0.0, k / ratio) for k, ratio in zip(w, r)]
+    at_end = torch.where(plain, (-bh * 0.5 if corrector else 0 * one), at_end)
+    first = -torch.expm1(-h) - at_end - sum(history, 0 * one)
+    keep = torch.where(frozen, 0.0, 1.0)
+    return [keep * at_end, keep * first, *(keep * k for k in history)]
+
+
+def unipc_scale(levels: Sequence[tuple[Sigma, Sigma, Sigma]]) -> Sigma:
+    """a of the same update: σ'/σ in variance-preserving form, and 1 where the interval is frozen."""
+    (a_next, s_next, lam_next), (a, s, lam) = levels[:2]
+    return torch.where((lam_next - lam).abs() < FROZEN, 1.0, s_next / s * a / a_next)
+
+
+@sampler("uni_pc", order=2, evals=1, grid=end_above_zero, paper="arXiv:2302.04867")
+def uni_pc(
+    x: Latent,
+    s: Span,
+    mem: Memory,
+    noise: Noise,
+    *,
+    variant: Literal["bh1", "bh2"] = "bh1",
+    end: Annotated[float, Range(0, 0.01)] = 0.001,
+    precise: bool = False,
+    solve_one_step: bool = False,
+) -> Step:
+    """UniPC of up to third order: predict, evaluate, correct with the same evaluation; in λ of VP for every process.
+
+        D = D(xₚ, σ);  correct: x = a x₋ + w_t D + Σ w_j D₋ⱼ over σ₋ → σ;  predict: xₚ' = a x + Σ w_j D₋ⱼ
+        w from B(h), of order min(3, n − 1), rising at the start, falling at the end; no corrector in the last step
+
+    variant: B = −h (bh1) or e^(−h) − 1 (bh2). 0 ≤ end ≤ 0.01: level that a final 0 is replaced by; ComfyUI's 0.001
+    leaves that much noise and scales a flow's latent by 1/(1 − 0.001), 0 leaves none. precise: coefficients in float64,
+    not in ComfyUI's float32. solve_one_step: where n = 1 make a step of first order; ComfyUI only scales x there.
+    An update is up to 9 terms, as both halves sum over the history.
+    """
+    D = (yield x, s.sigma).x0
+    have, left = s.history(3), s.n - s.i
+    top = (have + left - 1).clamp(max=3)
+    alone = (top == 0) & (not solve_one_step)
+
+    def order(k: Tensor, most: int) -> Tensor:
+        return torch.where(k < top, k, top.clamp(max=most)).clamp(min=1)
+
+    history = [D, *(mem[f"D{j}"] for j in range(1, 4) if f"D{j}" in mem)]
+    sigmas = torch.stack([s.sigma_next, *(s.at(-j).sigma for j in range(min(s.i + 1, 4)))])
+    levels = list(zip(*(part.unbind() for part in vp(sigmas, precise))))
+    if s.i:
+        w = by_order(order(have, left + 1), lambda k: unipc_weights(levels[1:], k, True, variant))
+        x = lincomb(unipc_scale(levels[1:]), mem["x"], *(v for pair in zip(w, history) for v in pair))
+    w = by_order(order(have + 1, left), lambda k: unipc_weights(levels, k, False, variant))
+    scaled = torch.where(alone, levels[1][0] / levels[0][0], unipc_scale(levels))
+    terms = [v for k, latent in zip(w[1:], history) for v in (torch.where(alone, 0.0, k), latent)]
+    return lincomb(scaled, x, *terms), {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
+
+
+preset("uni_pc_bh2", of="uni_pc", variant="bh2")

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
+from sigmafield.core.parameters import check, parameters
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise
+from sigmafield.core.registry import Spec, named
 
 Filter = Callable[[Latent], Latent]
 """White noise → noise of unit variance; fix the parameters with functools.partial."""
@@ -124,6 +128,33 @@ def perlin(white: Latent, cell: int = 8) -> Latent:
             out += g[:, :, a][(..., *index)] * term.to(white)
             variance += term**2
     return out / math.sqrt(variance.mean())
+
+
+FILTERS: dict[str, Callable[..., Latent]] = {f.__name__: f for f in (coloured, pyramid, offset, perlin)}
+"""The filters by name."""
+
+
+def parse_filter(spec: Spec | None) -> Filter:
+    """The filter that a spec names, such as pyramid(discount=0.8); None leaves noise as it is.
+
+    Raises:
+        ValueError: The name or a parameter is unknown, or a value is out of range.
+    """
+    if spec is None:
+        return white
+    function = named(FILTERS, spec.name, "noise")
+    known = {parameter.name: parameter for parameter in parameters(function, _chosen)}
+    return partial(function, **check(spec.name, known, spec.params))
+
+
+def white(noise: Latent) -> Latent:
+    """White noise as it is."""
+    return noise
+
+
+def _chosen(argument: inspect.Parameter) -> bool:
+    """Whether an argument of a filter is a parameter of it, and not the noise."""
+    return argument.name != "white"
 
 
 def _frequencies(space: Sequence[int]) -> list[Tensor]:

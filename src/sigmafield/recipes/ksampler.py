@@ -15,6 +15,7 @@ from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Denoiser, State
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Gaussian, generator_of, initial_noise, randn
+from sigmafield.noise.spectrum import Filter, Shaped, white
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
 from sigmafield.parameterization.timesteps import Levels
@@ -99,13 +100,15 @@ def open_run(
     mask_of: MaskOf = unchanged,
     random_inpaint: bool = False,
     rule: Rule = by_level,
+    spectrum: Filter = white,
     **params: Any,
 ) -> tuple[Run, State]:
     """A run from a latent in the network's scale, and its start: iterate them, or `finish`.
 
     noise: the initial noise; seed: of the sampler's own, or the generator that drew the noise, which churn goes on
     with; mask, mask_of: see `Inpaint`; random_inpaint: other noise for what the mask keeps, from seed + 1 (`ddim`);
-    rule: what the network is asked where sigmas is a σ-field, see `Served`; params: the sampler's.
+    rule: what the network is asked where sigmas is a σ-field, see `Served`; spectrum: filter of the sampler's own noise;
+    params: the sampler's.
     """
     process, row, grid = (
         sampling.process,
@@ -121,7 +124,7 @@ def open_run(
         guider = Served(guider, source, noise, process, rule)
     goes_on = row.noise == "churn" and isinstance(seed, torch.Generator) and x.device.type == "cpu"
     own = Gaussian(seed, x.shape, x.dtype) if goes_on else default_noise(row.noise, number, grid, x)
-    run = Run(guider, row, grid, own, params)
+    run = Run(guider, row, grid, own if spectrum is white else Shaped(own, spectrum), params)
     return run, run.start(x)
 
 

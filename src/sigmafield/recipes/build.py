@@ -13,7 +13,6 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Area, Cond, Control, fit
 from sigmafield.core.protocols import State
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.overrides import parse_model_sampling
@@ -22,6 +21,7 @@ from sigmafield.parameterization.prediction import Sampling, shifted
 from sigmafield.recipes import image_io
 from sigmafield.recipes.inputs import concat_of, read_frames, resized
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.options import (
     AUTO,
     check_multiple,

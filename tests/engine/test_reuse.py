@@ -8,10 +8,10 @@ from laws import grid as schedule
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import VE, Flow, Span
 from sigmafield.core.protocols import Call, Ctx
-from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.caching import phase
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture
+from sigmafield.recipes.mods import MODS, parse_mods
 from sigmafield.runs.run import finish
 
 COND = Cond(torch.zeros(1, 1, 1))

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn, keyed, started
+from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn, keyed, sigmas_of, started
 
 from sigmafield.core.conditioning import Area, Control, Residuals, fit
 from sigmafield.core.geometry import gaussian, grid_tiles
 from sigmafield.core.process import Grid
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.runs.checkpoint import load_state, save_state
 from sigmafield.runs.run import Run, finish, iterate
 from sigmafield.samplers import SAMPLERS
@@ -21,7 +21,7 @@ from sigmafield.spatial.tiled_model import ROWS, Counted, Tiled, grid_cover
 
 SHAPE = (2, 4, 16, 24)
 PROCESS = SAMPLINGS["eps"].process
-SIGMAS = schedule("eps", "dpmpp_2m", "normal", 6)
+SIGMAS = sigmas_of("eps", "dpmpp_2m", "normal", 6)
 STATEFUL = parse_mods("apg(momentum=-0.5)+rescale(multiplier=0.6)")
 PROMPTS = {
     "plain": [POSITIVE],

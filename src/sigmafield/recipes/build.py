@@ -14,6 +14,7 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Control
 from sigmafield.core.protocols import State, Steps
 from sigmafield.guidance.guider import Guider
+from sigmafield.guidance.registry import mods_of
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.overrides import parse_model_sampling
@@ -25,7 +26,7 @@ from sigmafield.recipes.groups import spec, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import kept_by, ksampler_sigmas, open_run, window
-from sigmafield.recipes.mods import parse_mods
+from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.options import AUTO
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.tiling import (
@@ -146,7 +147,7 @@ def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> D
 
 def guider_of(recipe: Recipe, model: DiffusionModel, *prompts: object) -> Guider:
     """Guidance of the recipe over a network; ValueError for mods that have nothing to act on in it."""
-    mods = parse_mods(specs(recipe.guidance))
+    mods = mods_of(specs(recipe.guidance), MODS)
     if mods.fits:
         mods.check(model.patchable())
     positive, negative, empty = prompts

@@ -31,7 +31,7 @@ def schedule_of(value: Spec | str | None) -> Spec | None:
     return value if value is None or isinstance(value, Spec) else read_schedule(_text("schedule", value))
 
 
-def mods_of(value: Specs) -> tuple[Spec, ...]:
+def guidance_of(value: Specs) -> tuple[Spec, ...]:
     """Guidance mods from their text."""
     return _specs("guidance", "apg(eta=0.5)+cfg_norm", value)
 
@@ -212,7 +212,7 @@ def several(value: Sequence[V] | V) -> tuple[V, ...]:
 
 
 READERS: Mapping[str, Callable[[Any], Any]] = {
-    "sampler": sampler_of, "schedule": schedule_of, "guidance": mods_of, "noise": noise_of, "mixing": mixing_of,
+    "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of, "mixing": mixing_of,
     "model_sampling": model_sampling_of, "regions": several, "controls": several, "loras": several,
     **dict.fromkeys(("image", "mask", "denoise_map", "model", "parts", "embeddings"), path_of),
 }  # fmt: skip

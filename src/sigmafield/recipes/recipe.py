@@ -14,6 +14,7 @@ from typing import Any
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import from_plain, to_plain
 from sigmafield.core.registry import Spec
+from sigmafield.guidance.registry import mods_of
 from sigmafield.models.overrides import parse_model_sampling
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.recipes.groups import (
@@ -28,7 +29,7 @@ from sigmafield.recipes.groups import (
     spec,
     specs,
 )
-from sigmafield.recipes.mods import parse_mods
+from sigmafield.recipes.mods import MODS
 from sigmafield.runs.mixing_spec import parse_mixing
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
@@ -132,7 +133,7 @@ def check_image(recipe: Recipe) -> None:
         for name in ("mask", "denoise_map", "mixing"):
             if getattr(recipe, name):
                 raise ValueError(f"{name} needs an image to start from: give one with image")
-    one_sigma = parse_mods(specs(recipe.guidance)).one_sigma
+    one_sigma = mods_of(specs(recipe.guidance), MODS).one_sigma
     if recipe.denoise_map is not None and one_sigma:
         raise ValueError(f"{one_sigma[0]} needs one sigma per sample: leave it out with a denoise_map")
     if recipe.map_schedule == "own" and (recipe.start_step, recipe.last_step) != (None, None):

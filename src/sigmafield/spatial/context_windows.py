@@ -22,7 +22,6 @@ from sigmafield.core.linear import filled
 from sigmafield.core.parameters import Range
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx, Model
-from sigmafield.guidance.registry import mod
 from sigmafield.noise.sources import generator_of
 
 Window = tuple[int, ...]
@@ -159,7 +158,6 @@ def shares(fuse: Fuse, windows: Windows, size: int, overlap: int) -> tuple[Tenso
     return tuple(w / total[list(window)] for window, w in zip(windows, own))
 
 
-@mod("context", "model", "arXiv:2310.15169")
 def context(
     model: Model,
     *,

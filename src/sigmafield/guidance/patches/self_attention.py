@@ -18,7 +18,7 @@ from sigmafield.guidance.frequency import smoothed
 from sigmafield.guidance.hooks import Asked, Preds
 from sigmafield.guidance.patches.module_hooks import during, inside
 from sigmafield.guidance.patches.transformer_blocks import nearest_grid
-from sigmafield.guidance.patches.where import middle_attentions
+from sigmafield.guidance.patches.unet_blocks import middle_attentions
 from sigmafield.guidance.registry import mod
 
 SEEN = "sag"

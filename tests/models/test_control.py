@@ -321,13 +321,9 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
 def test_the_command_line_steers_and_replays(
     nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    from typer.testing import CliRunner
+    from command_line import run
 
-    from sigmafield.cli import app
     from sigmafield.recipes.image_io import open_image, save_png, to_images
-
-    def run(*arguments: Any) -> Any:
-        return CliRunner().invoke(app, [str(a) for a in arguments])
 
     hint = tmp_path / "hint.png"
     save_png(to_images(HINT)[0], hint)

@@ -12,10 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from typer.testing import CliRunner
+from command_line import run
 
 from sigmafield import generate
-from sigmafield.cli import app
 from sigmafield.core.process import Flow
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.execute import open_job
@@ -154,21 +153,21 @@ def test_sizes(name: str, settings: dict[str, Any], message: str, loaded: Loaded
 def test_videos(tmp_path: Path, loaded: Loaded, family: Callable[[str], tuple[Path, Any]]) -> None:
     """A video is an animated PNG with its recipe and a sheet of frames beside it, to replay or to begin from."""
 
-    def run(*arguments: Any) -> None:
-        result = CliRunner().invoke(app, [str(a) for a in arguments])
+    def done(*arguments: Any) -> None:
+        result = run(*arguments)
         assert result.exit_code == 0, result.output
 
     out, options = tmp_path / "a.png", ["--model", family("wan")[0], "--size", "32x16", "--steps", "2", "--frames", "5"]
-    run("sample", "a red heart", "-o", out, *options)
+    done("sample", "a red heart", "-o", out, *options)
     frames = open_frames(out)
     assert len(frames) == 5 and frames[0].size == (32, 16) and Image.open(out).info["duration"] == 62.5
     assert Image.open(tmp_path / "a-frames.png").size == (3 * 36 - 4, 2 * 20 - 4)
-    run("replay", out, "-o", tmp_path / "b.png")
+    done("replay", out, "-o", tmp_path / "b.png")
     assert json.loads(recipe_of(tmp_path / "b.png"))["recipe"]["frames"] == 5
-    run("sample", "a red heart", "-o", tmp_path / "c.png", "--batch", 2, *options)
+    done("sample", "a red heart", "-o", tmp_path / "c.png", "--batch", 2, *options)
     assert [len(open_frames(tmp_path / f"c{end}.png")) for end in ("", "-1", "-2")] == [5, 5, 5]
     assert open_frames(tmp_path / "c.png")[0].size == (2 * 32 + 4, 16)
-    run("sample", "a red heart", "-o", tmp_path / "d.png", *options[:-1], 1)
+    done("sample", "a red heart", "-o", tmp_path / "d.png", *options[:-1], 1)
     assert len(open_frames(tmp_path / "d.png")) == 1 and not (tmp_path / "d-frames.png").exists()
 
     wan = loaded("wan")

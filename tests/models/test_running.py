@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from typer.testing import CliRunner
+from command_line import run
 
 from sigmafield import generate
-from sigmafield.cli import app
 from sigmafield.models.load import load, running
 from sigmafield.models.running import offloaded
 
@@ -110,5 +109,5 @@ def test_a_compiled_network_answers_as_before() -> None:
 )
 def test_options_of_the_command_line(options: list[str], message: str, tmp_path: Path) -> None:
     arguments = ["sample", "a red heart", "-o", str(tmp_path / "x.png"), "--device", "cpu", *options]
-    result = CliRunner().invoke(app, arguments)
+    result = run(*arguments)
     assert result.exit_code == 2 and message in result.output and not (tmp_path / "x.png").exists()

@@ -17,10 +17,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
-from typer.testing import CliRunner
+from command_line import run
 
 from sigmafield import generate
-from sigmafield.cli import app
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
 from sigmafield.models.scheduler_config import sampling_of
@@ -300,7 +299,7 @@ def test_command_line_with_a_file_and_parts(made: Any, tmp_path: Path) -> None:
     options = ["--model", str(bare), "--parts", str(made("sd1")[1]), "--steps", "1", "--size", "64x64"]
     image = str(tmp_path / "x.png")
     for arguments in (["sample", "a cat", "-o", image, *options], ["replay", image]):
-        result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+        result = run(*arguments, "--device", "cpu")
         assert result.exit_code == 0, result.output
     assert "every pixel is the same" in result.output
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
+
+from sigmafield.cli.errors import fail
 
 app = App(
     name="sigmafield",
@@ -23,9 +26,17 @@ for name in ("samplers", "schedules", "guidance"):
 app.command("sigmafield.cli.listing:cite")
 
 
-def main() -> None:
-    """Entry point of the `sigmafield` command."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `sigmafield` command.
+
+    Args:
+        arguments: Words of the command line; None is the process's own.
+    """
     try:
-        app()
+        app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        fail(str(error))
+    except KeyboardInterrupt:  # before there is a state to keep
+        sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has gone
         sys.stderr.close()

@@ -10,8 +10,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from PIL import Image
-from command_line import run
 
+from command_line import run
 from sigmafield.cli.parse import parse_control
 from sigmafield.recipes.image_io import open_image, recipe_of
 from sigmafield.recipes.inputs import ControlImage

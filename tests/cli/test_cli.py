@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from command_line import run
 
 import sigmafield as sf
+from command_line import run
 from sigmafield.recipes.image_io import open_image, recipe_of, save_png
 
 

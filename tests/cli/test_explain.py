@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from command_line import run
 
+from command_line import run
 from sigmafield.samplers import SAMPLERS
 
 

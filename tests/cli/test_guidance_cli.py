@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from command_line import run
 
 import sigmafield as sf
+from command_line import run
 from sigmafield.recipes.image_io import open_image, recipe_of
 from sigmafield.recipes.mods import MODS
 

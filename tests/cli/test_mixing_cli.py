@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from command_line import run
 
 import sigmafield as sf
+from command_line import run
 from sigmafield.recipes.image_io import open_image, recipe_of
 from sigmafield.runs.blends import CURVES, blending_weights, slerp
 from sigmafield.runs.mixing import Mixing, Perlin

@@ -322,7 +322,6 @@ def test_the_command_line_steers_and_replays(
     nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any], tmp_path: Path
 ) -> None:
     from command_line import run
-
     from sigmafield.recipes.image_io import open_image, save_png, to_images
 
     hint = tmp_path / "hint.png"

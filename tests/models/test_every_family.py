@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from command_line import run
 
+from command_line import run
 from sigmafield import generate
 from sigmafield.core.process import Flow
 from sigmafield.models.bundle import Pipeline

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from command_line import run
 
+from command_line import run
 from sigmafield import generate
 from sigmafield.models.load import load, running
 from sigmafield.models.running import offloaded

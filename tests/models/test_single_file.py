@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
-from command_line import run
 
+from command_line import run
 from sigmafield import generate
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load

@@ -108,7 +108,7 @@ def explain_sampler(sampler: Sampler) -> None:
         now, then = (float(sigma) for sigma in (rows[i].span.sigma, rows[i].span.sigma_next))
         step = f"x' at σ' = {then:.4g} from x at σ = {now:.4g}"
         console.print(Text.assemble("\n", (step, "bold"), f", step {i + 1} of {len(rows)} (Karras, VE)"))
-        console.print(Text(render(rows, i)))
+        console.print(render(rows, i))
     footer(console, sampler)
 
 

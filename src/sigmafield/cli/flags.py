@@ -21,6 +21,15 @@ Given = Mapping[str, Any]
 
 R = TypeVar("R")
 
+PANELS = ("Sampling", "Images", "Image to image", "Denoise", "Tiles", "Denoise map auto", "DemoFusion")
+PANELS += ("Regions and control", "Model", "Machine", "Files")
+"""The panels of the help, in their order."""
+
+
+def panel(title: str) -> Group:
+    """The panel with a title."""
+    return Group(title, sort_key=PANELS.index(title))
+
 
 @dataclass(frozen=True)
 class Flags:
@@ -51,7 +60,7 @@ class Flags:
 
     def arguments(self) -> list[inspect.Parameter]:
         """Keyword arguments of a command, one per flag; all are None by default, so that it is known what was given."""
-        group = Group(self.panel)
+        group = panel(self.panel)
         return [
             inspect.Parameter(
                 argument_name(self, name),
@@ -72,14 +81,15 @@ class Flags:
     def _shown(self, name: str, p: parameters.Parameter, group: Group) -> Parameter:
         default = self.defaults.get(name, p.default)
         shown = default_text(default)
-        about = " ".join(p.doc.split())
+        about = " ".join(p.doc.split()).replace("None is ", "default: ")
         if p.range is not None and not p.choices:
             about += f" ({p.range.text(self.names.get(name, name))})"
         if name in READERS.several:
             about += " Repeat for more."
+        show = (lambda _: shown) if shown else False
+        shape = READERS.shapes.get(name)
         return Parameter(
-            name=self.flag(name), help=about, group=group, negative="", show_default=(lambda _: shown) if shown else False,
-            **({"n_tokens": 1} if name in READERS.several else {}),
+            name=self.flag(name), help=about, group=group, negative="", show_default=show, metavar=shape
         )  # fmt: skip
 
 

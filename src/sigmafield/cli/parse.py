@@ -12,7 +12,7 @@ from sigmafield.core.registry import near_miss
 from sigmafield.recipes.options import ControlImage, Lora, Region
 
 
-def parse_size(text: str | None) -> dict[str, int]:
+def parse_size(text: str | None) -> dict[str, Any]:
     """{"width": …, "height": …} from "WxH"; {} from None."""
     if text is None:
         return {}
@@ -86,10 +86,12 @@ class Readers:
     Args:
         one: Fields that have one text.
         several: Fields whose flag may be repeated; each text is one entry.
+        shapes: How the help shows what a text of a field looks like.
     """
 
     one: Mapping[str, Callable[[str], Any]]
     several: Mapping[str, Callable[[str], Any]]
+    shapes: Mapping[str, str]
 
     def read(self, name: str, value: Any) -> Any:
         """The value of a field from what was given for its flag."""
@@ -98,4 +100,11 @@ class Readers:
         return self.one[name](value) if name in self.one else value
 
 
-READERS = Readers({"shift": parse_shift}, {"regions": parse_region, "controls": parse_control, "loras": parse_lora})
+READERS = Readers(
+    {"shift": parse_shift},
+    {"regions": parse_region, "controls": parse_control, "loras": parse_lora},
+    {
+        "shift": "S|size", "regions": "X,Y,W,H:PROMPT[:STRENGTH]", "loras": "FILE[:STRENGTH]",
+        "controls": "net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
+    },
+)  # fmt: skip

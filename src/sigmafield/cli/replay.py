@@ -55,7 +55,5 @@ def replay(
         print(f"{output}: every pixel is the same as in {png}")
     else:
         by = "" if before.shape != after.shape else f" by up to {np.abs(before - after).max()} of 255"
-        print(
-            f"{output}: differs from {png}{by} (made by sigmafield {carried['sigmafield']}, this is {__version__})"
-        )
+        print(f"{output}: differs from {png}{by} (made by sigmafield {carried['sigmafield']}, this is {__version__})")
     sys.exit(0 if same else 1)

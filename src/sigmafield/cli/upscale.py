@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from sigmafield.cli.batch import Asked, report
-from sigmafield.cli.flags import Flags, Given, with_flags
+from sigmafield.cli.flags import Flags, Given, panel, with_flags
 from sigmafield.cli.groups import (
     FILES,
     IMAGE,
@@ -63,16 +63,18 @@ def upscale(
     ] = None,
     max_denoise: Annotated[
         float | None,
-        Parameter(help="Strength where the denoise map is white. [default: 0.4]", group=Group("Denoise")),
+        Parameter(help="Strength where the denoise map is white. [default: 0.4]", group=panel("Denoise")),
     ] = None,
     size: Size = None,
     first_size: Annotated[
         str | None,
-        Parameter(help="Width x height of the first phase; the model's own, or the image's.", group=Group("DemoFusion")),
+        Parameter(
+            help="Width x height of the first phase; the model's own, or the image's.", group=panel("DemoFusion")
+        ),
     ] = None,
     phases: Annotated[
         Path | None,
-        Parameter(help="Folder for the images of the phases before the last.", group=Group("DemoFusion")),
+        Parameter(help="Folder for the images of the phases before the last.", group=panel("DemoFusion")),
     ] = None,
     show_tiles: Annotated[
         Path | None,

@@ -10,9 +10,9 @@ independence of the batch are those of the source.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -13,6 +13,7 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Control
 from sigmafield.core.protocols import State, Steps
+from sigmafield.core.registry import Spec
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.registry import mods_of
 from sigmafield.models.bundle import Pipeline
@@ -21,11 +22,11 @@ from sigmafield.models.overrides import parse_model_sampling
 from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
-from sigmafield.recipes.conditionings import concat_of, prompts_of
-from sigmafield.recipes.groups import spec, specs
+from sigmafield.recipes.conditionings import Prompts, concat_of, prompts_of
+from sigmafield.recipes.groups import spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
 from sigmafield.recipes.inputs import Inputs
-from sigmafield.recipes.ksampler import kept_by, ksampler_sigmas, open_run, window
+from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.options import AUTO
 from sigmafield.recipes.recipe import Recipe
@@ -42,8 +43,9 @@ from sigmafield.recipes.tiling import (
     vae_for,
 )
 from sigmafield.runs.mixing_spec import parse_mixing
+from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.sigma_field import delayed, field_from_mask, own_schedule
-from sigmafield.spatial.tiled_model import rows_spent
+from sigmafield.spatial.tiled_model import ROWS
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Job:
 
     def rows(self, state: State) -> tuple[int, int]:
         """(network rows so far, rows that plain tiling of the whole image would have taken); 0 without tiles."""
-        return rows_spent(state.aux), self.rows_each * state.nfe
+        return state.aux.get(ROWS, 0), self.rows_each * state.nfe
 
     @torch.no_grad()
     def preview(self, state: State) -> list[Image.Image]:
@@ -103,24 +105,24 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     latent = source_latent(recipe, pipe, inputs, size)
     space = latent.shape[2:]
     sigmas = sigmas_of(recipe, model, space, strengths_of(recipe, model, inputs, size))
-    stream, spectrum = generator_of(recipe.seed), parse_filter(recipe.noise)
+    stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, latent.shape)).to(pipe.device)
 
     prompts = prompts_of(recipe, pipe, controls, concat_of(pipe, inputs, size), size, shown, space)
-    guider = guider_of(recipe, model, prompts.positive, prompts.negative, prompts.empty)
+    guider = guider_of(recipe, model, prompts)
     whole = levels_of(recipe, model, 1.0)
     denoise = tiled_guider(recipe.tiling, model, guider, whole, recipe.seed)
 
-    mask = None if inputs.mask is None else inputs.mask.to(pipe.device)
-    run, start = open_run(
-        denoise, model.sampling, spec(recipe.sampler).name, sigmas, latent, noise, stream, mask=mask,
-        random_inpaint=spec(recipe.sampler).name == "ddim", rule=rule_of(recipe.tiling, model, space), spectrum=spectrum,
-        **spec(recipe.sampler).params,
+    mask, sampler = None if inputs.mask is None else inputs.mask.to(pipe.device), spec(recipe.sampler)
+    run, start, kept = open_run(
+        denoise, model.sampling, sampler.name, sigmas, latent, noise, stream, mask=mask,
+        random_inpaint=sampler.name == "ddim", rule=rule_of(recipe.tiling, model, space), spectrum=spectrum,
+        **sampler.params,
     )  # fmt: skip
     if (mixing := parse_mixing(specs(recipe.mixing))) is not None:
-        run = mixing.mixing(run, latent, recipe.seed, keep=kept_by(run))
+        run = mixing.mixing(run, latent, recipe.seed, keep=kept)
         start = run.start(latent)
-    rows = rows_of(recipe.tiling, model, guider.evaluated(run.sampler.need_uncond), len(latent), space)
+    rows = rows_of(recipe.tiling, model, guider.evaluated(SAMPLERS[sampler.name].need_uncond), len(latent), space)
     return Job(recipe, pipe, run, start, rows)
 
 
@@ -135,7 +137,7 @@ def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> D
     Raises:
         ValueError: The network has no such levels, or no time shift.
     """
-    model = parse_model_sampling(recipe.model_sampling)(model)
+    model = parse_model_sampling(spec_or_none(recipe.model_sampling))(model)
     if recipe.shift is None:
         return model
     if recipe.shift != "size":
@@ -145,20 +147,20 @@ def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> D
     return replace(model, sampling=shifted(model.sampling, model.shift_at(shown)))
 
 
-def guider_of(recipe: Recipe, model: DiffusionModel, *prompts: object) -> Guider:
+def guider_of(recipe: Recipe, model: DiffusionModel, prompts: Prompts) -> Guider:
     """Guidance of the recipe over a network; ValueError for mods that have nothing to act on in it."""
     mods = mods_of(specs(recipe.guidance), MODS)
     if mods.fits:
         mods.check(model.patchable())
-    positive, negative, empty = prompts
-    return Guider(model, positive, negative, model.cfg if recipe.cfg is None else recipe.cfg, mods, empty)  # type: ignore[arg-type]
+    cfg = model.cfg if recipe.cfg is None else recipe.cfg
+    return Guider(model, prompts.positive, prompts.negative, cfg, mods, prompts.empty)
 
 
 def levels_of(recipe: Recipe, model: DiffusionModel, strength: float) -> Tensor:
     """The whole schedule of a position with a share of the recipe's denoise strength, [n + 1]."""
-    name, params = (model.schedule, {}) if recipe.schedule is None else (spec(recipe.schedule).name, spec(recipe.schedule).params)
+    schedule, sampler = spec(recipe.schedule or Spec(model.schedule)), spec(recipe.sampler)
     return ksampler_sigmas(
-        model.sampling.levels, spec(recipe.sampler).name, name, recipe.steps, strength * recipe.denoise, params
+        model.sampling.levels, sampler.name, schedule.name, recipe.steps, strength * recipe.denoise, schedule.params
     )
 
 
@@ -225,9 +227,7 @@ def frames_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> int:
         raise ValueError(f"frames must be 1, since {model.name} draws images and not videos; got {frames}")
     if (frames - 1) % step:
         low = (frames - 1) // step * step + 1
-        raise ValueError(
-            f"frames must be 1 more than a multiple of {step}; got {frames}: try {low} or {low + step}"
-        )
+        raise ValueError(f"frames must be 1 more than a multiple of {step}; got {frames}: try {low} or {low + step}")
     if 1 < len(source) < frames:
         raise ValueError(f"frames must be at most those of {recipe.image}, which has {len(source)}; got {frames}")
     return frames

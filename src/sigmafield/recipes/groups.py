@@ -226,6 +226,11 @@ def spec(value: Spec | str | None) -> Spec:
     return value
 
 
+def spec_or_none(value: Spec | str | None) -> Spec | None:
+    """A field of a recipe that may hold a spec, once it is made."""
+    return None if value is None else spec(value)
+
+
 def specs(value: Specs) -> tuple[Spec, ...]:
     """A field of a recipe that holds several specs, once it is made."""
     return tuple(map(spec, several(value)))

@@ -143,8 +143,8 @@ class Region:
 
     def scaled(self, factor: int) -> Region:
         """The region of an image that is larger by a whole factor."""
-        box = (factor * side for side in (self.x, self.y, self.width, self.height))
-        return Region(self.prompt, *box, self.strength)
+        x, y, width, height = (factor * side for side in (self.x, self.y, self.width, self.height))
+        return Region(self.prompt, x, y, width, height, self.strength)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """DemoFusion's run: an image drawn at the network's own size, then at 2, 3, … times that. arXiv:2311.16973.
 
-    job = open_job(Recipe("a red heart", demofusion=DemoFusion(scale=4)), pipe)
-    for phase, state in job.run.walk(job.start):
-        job.images(state)[0].save(f"{phase.scale}x.png")
+job = open_job(Recipe("a red heart", demofusion=DemoFusion(scale=4)), pipe)
+for phase, state in job.run.walk(job.start):
+    job.images(state)[0].save(f"{phase.scale}x.png")
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sigmafield.noise.sources import generator_of, initial_noise, seed_word
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.recipes.build import Job, guider_of, levels_of, model_of, size_of, source_latent
 from sigmafield.recipes.conditionings import Prompts, prompts_of
-from sigmafield.recipes.groups import spec
+from sigmafield.recipes.groups import spec, spec_or_none
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import open_run
 from sigmafield.recipes.options import DemoFusion
@@ -37,9 +37,7 @@ from sigmafield.spatial.demofusion_views import Windows, clock, fused, residual_
 
 
 @torch.no_grad()
-def open_phases(
-    recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs, controls: Sequence[Control]
-) -> Job:
+def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs, controls: Sequence[Control]) -> Job:
     """A run through all phases of a recipe with `demofusion`.
 
     The first phase is at the recipe's width and height, best those of the network. A recipe with an image begins from
@@ -60,7 +58,8 @@ def open_phases(
     size = size_of(recipe, pipe.model, inputs)
     model = model_of(recipe, pipe.model, size)
     pipe = replace(pipe, model=model, vae=vae_for(how, pipe.vae, (size[0] * how.scale, size[1] * how.scale)))
-    sampler, sigmas = SAMPLERS[spec(recipe.sampler).name], levels_of(recipe, model, 1.0)
+    sampler, params = SAMPLERS[spec(recipe.sampler).name], spec(recipe.sampler).params
+    sigmas = levels_of(recipe, model, 1.0)
     grid, time = Grid(sigmas, model.sampling.process, clock=model.sampling.clock), clock(model.sampling)
 
     def noise_of(seed: int, shape: Sequence[int]) -> Noise:
@@ -76,8 +75,8 @@ def open_phases(
             local, q, time, cosine_scale_2=how.cosine_scale_2, cosine_scale_3=how.cosine_scale_3, sigma=how.sigma,
             multiple=model.patch,
         )  # fmt: skip
-        guider = replace(guider_of(recipe, model, prompts.positive, prompts.negative, prompts.empty), model=views)
-        run = Run(guider, sampler, grid, noise_of(seed, shape), spec(recipe.sampler).params)
+        guider = replace(guider_of(recipe, model, prompts), model=views)
+        run = Run(guider, sampler, grid, noise_of(seed, shape), params)
         weights = residual_weights(run.grid.sigmas, time, how.cosine_scale_1)
         seeds = [seed_word(recipe.seed, (q, b), np.uint64) for b in range(recipe.batch)]
         levels = KeyedLevels(seeds, shape, torch.float32, pipe.device, shared=True)
@@ -87,12 +86,20 @@ def open_phases(
         run = Phases([phase(q) for q in range(1, how.scale + 1)], model.latent.factor)
         return Job(recipe, pipe, run, run.start(source_latent(recipe, pipe, inputs, size)))
     source = source_latent(recipe, pipe, inputs, size)
-    stream, spectrum = generator_of(recipe.seed), parse_filter(recipe.noise)
+    stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, source.shape)).to(pipe.device)
     prompts = prompts_at(recipe, pipe, controls, size, 1)
-    guider = guider_of(recipe, model, prompts.positive, prompts.negative, prompts.empty)
-    first, start = open_run(
-        guider, model.sampling, sampler.name, sigmas, source, noise, stream, spectrum=spectrum, **spec(recipe.sampler).params
+    guider = guider_of(recipe, model, prompts)
+    first, start, _ = open_run(
+        guider,
+        model.sampling,
+        sampler.name,
+        sigmas,
+        source,
+        noise,
+        stream,
+        spectrum=spectrum,
+        **params,
     )
     phases = [Phase(1, size, first), *(phase(q) for q in range(2, how.scale + 1))]
     return Job(recipe, pipe, Phases(phases, model.latent.factor), start)
@@ -111,9 +118,7 @@ def windows_of(how: DemoFusion, model: DiffusionModel) -> tuple[tuple[int, int],
     return window, stride
 
 
-def prompts_at(
-    recipe: Recipe, pipe: Pipeline, controls: Sequence[Control], size: tuple[int, int], q: int
-) -> Prompts:
+def prompts_at(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control], size: tuple[int, int], q: int) -> Prompts:
     """The recipe's conditionings at q times a size, its regions as much larger."""
     large = (size[0] * q, size[1] * q)
     space = pipe.model.latent.shape(1, large)[2:]

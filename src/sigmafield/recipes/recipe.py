@@ -18,15 +18,16 @@ from sigmafield.guidance.registry import mods_of
 from sigmafield.models.overrides import parse_model_sampling
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.recipes.groups import (
+    READERS,
     CanvasOptions,
     ImageOptions,
     LargeOptions,
     ModelOptions,
     SamplingOptions,
     SteeringOptions,
-    READERS,
     schedule_of,
     spec,
+    spec_or_none,
     specs,
 )
 from sigmafield.recipes.mods import MODS
@@ -44,7 +45,8 @@ class Recipe(CanvasOptions, SamplingOptions, ImageOptions, SteeringOptions, Mode
 
         sf.Recipe("a red heart", sampler="dpmpp_2m_sde(eta=0.5)", schedule="karras", steps=30, seed=1)
 
-    The further fields are those of the groups that it consists of. `dataclasses.replace(recipe, seed=2)` is another recipe.
+    The further fields are those of the groups that it consists of; `dataclasses.replace(recipe, seed=2)` gives another
+    recipe.
 
     Args:
         prompt: What to draw.
@@ -69,8 +71,8 @@ class Recipe(CanvasOptions, SamplingOptions, ImageOptions, SteeringOptions, Mode
         SAMPLERS.lookup(sampler.name).check(sampler.params)
         if self.schedule is not None:
             SCHEDULES.lookup(spec(self.schedule).name).check(spec(self.schedule).params)
-        parse_model_sampling(self.model_sampling)
-        parse_filter(self.noise)
+        parse_model_sampling(spec_or_none(self.model_sampling))
+        parse_filter(spec_or_none(self.noise))
         check_shift(self.shift)
         check_steps(self)
         check_image(self)

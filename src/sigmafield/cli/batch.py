@@ -145,7 +145,7 @@ def check_previews(pipe: Pipeline, every: int) -> None:
     if every < 1:
         raise ValueError(f"preview-every must be ≥ 1; got {every}")
     if pipe.preview is None:
-        raise ValueError(f"{pipe.name} has no cheap preview: give it a small decoder, --preview-decoder PATH")
+        raise ValueError(f"{pipe.model.name} has no cheap preview: give it a small decoder, --preview-decoder PATH")
 
 
 def refuse(one: Asked, error: Exception) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def show_schedules(name: str | None, steps: int, plot: Path | None, model: str, 
         if steps < 1:
             raise ValueError(f"steps must be ≥ 1; got {steps}")
         chosen = [SCHEDULES.lookup(name)] if name else list(SCHEDULES.values())
-        levels = load(model).sampling.levels
+        levels = load(model).model.sampling.levels
     rows, unfit = {}, {}
     for schedule in chosen:
         try:

@@ -74,7 +74,7 @@ def tiles_of(job: Job) -> tuple[Image.Image, list[Box], list[float]]:
     recipe, pipe = job.recipe, job.pipe
     if recipe.image is None or recipe.tiling is None:
         raise ValueError("tiles to draw need a recipe with an image and a tiling")
-    source, factor = read_frames(recipe.image, recipe.image_sha256), pipe.latent.factor
+    source, factor = read_frames(recipe.image, recipe.image_sha256), pipe.model.latent.factor
     size = size_of(recipe, pipe, source)
     image = resized(source[0], size)
     if recipe.denoise_map == AUTO:

@@ -77,16 +77,16 @@ class Job:
 @torch.no_grad()
 def open_single(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> Job:
     """Encode the text and the image, build the schedule, draw the noise; steered: the recipe's `controls_of`."""
-    pipe = parse_model_sampling(recipe.model_sampling)(pipe)
+    pipe = replace(pipe, model=parse_model_sampling(recipe.model_sampling)(pipe.model))
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     mask = image_io.to_mask(read_frames(recipe.mask, recipe.mask_sha256)[0]) if recipe.mask else None
     size = size_of(recipe, pipe, source)
     shown = seen(recipe.tiling, pipe, size)
     pipe = with_vae(recipe.tiling, pipe, size)
     latent = initial_latent(recipe, pipe, source, size)
-    pipe = replace(pipe, sampling=sampling_of(recipe, pipe, shown))
+    pipe = replace(pipe, model=replace(pipe.model, sampling=sampling_of(recipe, pipe, shown)))
     space = latent.shape[2:]
-    sigmas = sigmas_of(recipe, pipe.sampling, space, strengths_of(recipe, pipe, source, size))
+    sigmas = sigmas_of(recipe, pipe.model.sampling, space, strengths_of(recipe, pipe, source, size))
     stream = generator_of(recipe.seed)
     noise = initial_noise(stream, latent.shape).to(pipe.device)
     positive, negative, empty = prompts_of(recipe, pipe, size, shown)
@@ -94,19 +94,19 @@ def open_single(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> J
 
     def complete(cond: Cond) -> Cond:
         cond = replace(cond, concat=concat, controls=steered)
-        pipe.check(cond)
+        pipe.model.check(cond)
         return fit(cond, space)
 
-    cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
+    cfg = pipe.model.cfg if recipe.cfg is None else recipe.cfg
     mods = parse_mods(recipe.guidance)
     if mods.fits:
-        mods.check(pipe.module)
+        mods.check(pipe.model.patchable())
     positive, negative = [complete(cond) for cond in positive], complete(negative)
     guider = Guider(pipe.model, positive, negative, cfg, mods, complete(empty))
-    model = model_of(recipe.tiling, pipe, levels_of(recipe, pipe.sampling, 1.0), recipe.seed)
+    model = model_of(recipe.tiling, pipe, levels_of(recipe, pipe.model.sampling, 1.0), recipe.seed)
     guider = guider_of(recipe.tiling, pipe, guider, model)
     run, start = open_run(
-        guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
+        guider, pipe.model.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
     alone = cfg == 1 and not (run.sampler.need_uncond or mods.need_uncond)
@@ -125,12 +125,12 @@ def prompts_of(
 
     size: of the image; shown: of what the network sees of it, which some networks are told.
     """
-    positive = [told(recipe, pipe.encode_text([recipe.prompt], shown, recipe.clip_skip))]
+    positive = [told(recipe, pipe.text.encode([recipe.prompt], shown, recipe.clip_skip))]
     for region in recipe.regions:
-        cond = told(recipe, pipe.encode_text([region.prompt], shown, recipe.clip_skip))
-        area = area_of(region, size, pipe.latent.factor, pipe.patch)
+        cond = told(recipe, pipe.text.encode([region.prompt], shown, recipe.clip_skip))
+        area = area_of(region, size, pipe.model.latent.factor, pipe.model.patch)
         positive.append(replace(cond, area=area, strength=region.strength))
-    against = pipe.encode_negative or pipe.encode_text
+    against = pipe.text.encode_negative
     negative = told(recipe, against([recipe.negative], shown, recipe.clip_skip))
     return positive, negative, told(recipe, against([""], shown, recipe.clip_skip)) if recipe.guidance else negative
 
@@ -138,12 +138,13 @@ def prompts_of(
 def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampling:
     """The model's sampling, under the recipe's time shift if it has one; ValueError for a model without such."""
     if recipe.shift is None:
-        return pipe.sampling
+        return pipe.model.sampling
     if recipe.shift != "size":
-        return shifted(pipe.sampling, recipe.shift)
-    if pipe.shift_at is None:
-        raise ValueError(f"shift 'size' needs a model whose time shift depends on the size; {pipe.name}'s does not")
-    return shifted(pipe.sampling, pipe.shift_at(size))
+        return shifted(pipe.model.sampling, recipe.shift)
+    if pipe.model.shift_at is None:
+        name = pipe.model.name
+        raise ValueError(f"shift 'size' needs a model whose time shift depends on the size; {name}'s does not")
+    return shifted(pipe.model.sampling, pipe.model.shift_at(size))
 
 
 def levels_of(recipe: Recipe, sampling: Sampling, strength: float) -> Tensor:
@@ -170,7 +171,7 @@ def strengths_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image], 
     low = recipe.min_denoise / recipe.denoise
     if recipe.denoise_map == AUTO:
         leaves = leaves_of(recipe.detail, recipe.tiling, pipe, resized(source[0], size))
-        return leaf_strengths(leaves, low, size, pipe.latent.factor)
+        return leaf_strengths(leaves, low, size, pipe.model.latent.factor)
     brightness = image_io.to_mask(read_frames(recipe.denoise_map, recipe.denoise_map_sha256)[0])
     return low + (1 - low) * brightness.double()
 
@@ -198,18 +199,18 @@ def area_of(region: Region, size: tuple[int, int], factor: int, patch: int = 1) 
 
 def size_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]) -> tuple[int, int]:
     """(height, width) of the images: asked for, or the image's, enlarged, or the model's own."""
-    factor, patch = pipe.latent.factor, pipe.patch
+    factor, patch = pipe.model.latent.factor, pipe.model.patch
     if recipe.width and recipe.height:
         height, width = recipe.height, recipe.width
     elif source:
         width, height = (enlarged(side, recipe.scale, factor * patch) for side in source[0].size)
     else:
-        height, width = pipe.size
+        height, width = pipe.model.size
     check_multiple("width", width, factor, patch)
     check_multiple("height", height, factor, patch)
     for name, value in zip(("height", "width"), seen(recipe.tiling, pipe, (height, width))):
-        if pipe.max_side and value > pipe.max_side:
-            raise ValueError(f"{name} must be at most {pipe.max_side}, where the network's positions end; got {value}")
+        if (most := pipe.model.max_side) and value > most:
+            raise ValueError(f"{name} must be at most {most}, where the network's positions end; got {value}")
     return height, width
 
 
@@ -220,10 +221,10 @@ def enlarged(side: int, scale: float, unit: int) -> int:
 
 def frames_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]) -> int:
     """Number of frames: asked for, or the image's, or the model's own; ValueError for what the model cannot have."""
-    frames = recipe.frames or (len(source) if pipe.latent.axes == 3 else 1) or pipe.frames
-    step = pipe.latent.frame_factor
-    if pipe.latent.axes != 3 and frames != 1:
-        raise ValueError(f"frames must be 1, for {pipe.name} draws no videos; got {frames}")
+    frames = recipe.frames or (len(source) if pipe.model.latent.axes == 3 else 1) or pipe.model.frames
+    step = pipe.model.latent.frame_factor
+    if pipe.model.latent.axes != 3 and frames != 1:
+        raise ValueError(f"frames must be 1, for {pipe.model.name} draws no videos; got {frames}")
     if (frames - 1) % step:
         low = (frames - 1) // step * step + 1
         raise ValueError(f"frames must be 1 and a multiple of {step}; got {frames}: try {low} or {low + step}")
@@ -239,9 +240,9 @@ def initial_latent(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]
     """
     frames = frames_of(recipe, pipe, source)
     if not source:
-        return torch.zeros(pipe.latent.shape(recipe.batch, size, frames), device=pipe.device)
+        return torch.zeros(pipe.model.latent.shape(recipe.batch, size, frames), device=pipe.device)
     tensors = [image_io.to_tensor(resized(image, size)) for image in source[:frames]]
     tensors = tensors * frames if len(tensors) == 1 else tensors
-    images = torch.stack(tensors, dim=2) if pipe.latent.axes == 3 else tensors[0]
+    images = torch.stack(tensors, dim=2) if pipe.model.latent.axes == 3 else tensors[0]
     latent = pipe.encode(images.to(pipe.device))
     return latent.expand(recipe.batch, *latent.shape[1:]).contiguous()

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from sigmafield.core.conditioning import Control
-from sigmafield.models.bundle import Pipeline, no_controls
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.diffusion_model import no_controls
 from sigmafield.models.load import load_control
 from sigmafield.recipes import image_io
 from sigmafield.spatial.inpaint import hidden, inpaint_concat
@@ -49,8 +50,8 @@ class ControlImage:
 
 def controls_of(entries: Sequence[ControlImage], pipe: Pipeline) -> tuple[Control, ...]:
     """The images that steer, and the networks that read them, on the pipeline's device in its network's dtype."""
-    if entries and pipe.controls is None:
-        raise no_controls(pipe.name)
+    if entries and pipe.model.controls is None:
+        raise no_controls(pipe.model.name)
     dtype = getattr(pipe.modules.get("unet"), "dtype", None)
     return tuple(
         Control(
@@ -68,10 +69,11 @@ def concat_of(pipe: Pipeline, size: tuple[int, int], source: Image.Image | None,
 
     Without a image all is masked. Raises ValueError for networks with other concats, which recipes cannot make.
     """
-    if not pipe.concat:
+    channels = pipe.model.concat
+    if not channels:
         return None
-    if pipe.concat != 1 + pipe.latent.channels:
-        raise ValueError(f"{pipe.name} takes {pipe.concat} channels of concat: give them in Python, as Cond.concat")
+    if channels != 1 + pipe.model.latent.channels:
+        raise ValueError(f"{pipe.model.name} takes {channels} channels of concat: give them in Python, as Cond.concat")
     image = image_io.to_tensor(resized(source, size)) if source else torch.full((1, 3, *size), 0.5)
     mask = torch.ones(1, *size) if mask is None else mask
     return inpaint_concat(mask, pipe.encode(hidden(image, mask).to(pipe.device)))

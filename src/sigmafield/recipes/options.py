@@ -19,7 +19,6 @@ from sigmafield.core.protocols import Denoiser, Model
 from sigmafield.core.registry import named
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.running import with_tiled_vae
 from sigmafield.recipes import image_io
 from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree
 from sigmafield.spatial.tiled_guidance import PerTile, seen_in
@@ -138,10 +137,10 @@ def check_multiple(name: str, value: int, factor: int, patch: int = 1) -> None:
 
 def tile_of(tiling: Tiling, pipe: Pipeline) -> tuple[tuple[int, int], int]:
     """((height, width) of a tile, overlap) in places. ValueError for what are not whole places of this model."""
-    factor = pipe.latent.factor
-    height, width = pipe.size if tiling.tile is None else (tiling.tile, tiling.tile)
+    factor = pipe.model.latent.factor
+    height, width = pipe.model.size if tiling.tile is None else (tiling.tile, tiling.tile)
     for side in (height, width):
-        check_multiple("tile", side, factor, pipe.patch)
+        check_multiple("tile", side, factor, pipe.model.patch)
     if tiling.overlap:
         check_multiple("overlap", tiling.overlap, factor)
     tile = height // factor, width // factor
@@ -160,7 +159,7 @@ def seen(tiling: Tiling | None, pipe: Pipeline, size: tuple[int, int]) -> tuple[
     if tiling is None:
         return size
     tile, _ = tile_of(tiling, pipe)
-    height, width = (min(side * pipe.latent.factor, whole) for side, whole in zip(tile, size))
+    height, width = (min(side * pipe.model.latent.factor, whole) for side, whole in zip(tile, size))
     return height, width
 
 
@@ -168,11 +167,11 @@ def with_vae(how: Tiling | DemoFusion | None, pipe: Pipeline, size: tuple[int, i
     """The pipeline with a VAE that works tile by tile, if a image of (height, width) is larger than its tile."""
     if how is None or how.vae_tile == 0:
         return pipe
-    factor = pipe.latent.factor
+    factor = pipe.model.latent.factor
     if how.vae_tile is not None:
         check_multiple("vae_tile", how.vae_tile, factor)
     places = VAE_PLACES if how.vae_tile is None else how.vae_tile // factor
-    return with_tiled_vae(pipe, places) if max(size) > places * factor else pipe
+    return replace(pipe, vae=pipe.vae.tiled(places)) if max(size) > places * factor else pipe
 
 
 def cover_of(tiling: Tiling, pipe: Pipeline) -> Cover:
@@ -217,8 +216,8 @@ def rows_of(tiling: Tiling, pipe: Pipeline, prompts: Sequence[Prompt], batch: in
 
 def leaves_of(detail: Detail, tiling: Tiling | None, pipe: Pipeline, image: Image.Image) -> tuple[Box, ...]:
     """Leaves of a image's quadtree, in pixels, of whole places of the latent."""
-    factor, content = pipe.latent.factor, CONTENTS[detail.content]
-    side = min(pipe.size) if tiling is None else min(tile_of(tiling, pipe)[0]) * factor
+    factor, content = pipe.model.latent.factor, CONTENTS[detail.content]
+    side = min(pipe.model.size) if tiling is None else min(tile_of(tiling, pipe)[0]) * factor
     smallest = max(detail.smallest or side // 4, factor)
     pixels = image_io.to_tensor(image)[0]
     return quadtree(pixels, detail.threshold, max_depth=detail.depth, min_size=smallest, unit=factor, content=content)

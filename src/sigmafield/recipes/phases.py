@@ -50,40 +50,40 @@ def open_phases(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> J
     source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
     size = size_of(recipe, pipe, source)
     pipe = with_vae(how, pipe, (size[0] * how.scale, size[1] * how.scale))
-    pipe = parse_model_sampling(recipe.model_sampling)(pipe)
-    pipe = replace(pipe, sampling=sampling_of(recipe, pipe, size))
+    pipe = replace(pipe, model=parse_model_sampling(recipe.model_sampling)(pipe.model))
+    pipe = replace(pipe, model=replace(pipe.model, sampling=sampling_of(recipe, pipe, size)))
     one = replace(recipe, demofusion=None, model_sampling="", shift=None)
-    sigmas = levels_of(recipe, pipe.sampling, 1.0)
+    sigmas = levels_of(recipe, pipe.model.sampling, 1.0)
     sampler = SAMPLERS.lookup(recipe.sampler)
 
     def phase(q: int) -> Phase:
         (guider, x), seed = prompted(one, pipe, q, size, steered), seed_word(recipe.seed, (q,))
-        local = Windows(guider.model, window, stride, seed, how.batch, pipe.latent.factor)
+        local = Windows(guider.model, window, stride, seed, how.batch, pipe.model.latent.factor)
         model = fused(
-            local, q, clock(pipe.sampling), cosine_scale_2=how.cosine_scale_2, cosine_scale_3=how.cosine_scale_3,
-            sigma=how.sigma, multiple=pipe.patch,
+            local, q, clock(pipe.model.sampling), cosine_scale_2=how.cosine_scale_2, cosine_scale_3=how.cosine_scale_3,
+            sigma=how.sigma, multiple=pipe.model.patch,
         )  # fmt: skip
-        grid = Grid(sigmas, pipe.sampling.process, clock=pipe.sampling.clock)
+        grid = Grid(sigmas, pipe.model.sampling.process, clock=pipe.model.sampling.clock)
         noise = default_noise(sampler.noise, seed, grid, x)
         run = Run(replace(guider, model=model), sampler, grid, noise, recipe.params)
-        c = residual_weights(run.grid.sigmas, clock(pipe.sampling), how.cosine_scale_1)
+        c = residual_weights(run.grid.sigmas, clock(pipe.model.sampling), how.cosine_scale_1)
         seeds = [seed_word(recipe.seed, (q, b), np.uint64) for b in range(len(x))]
         levels = KeyedLevels(seeds, x.shape, x.dtype, x.device, shared=True)
         return Phase(q, (size[0] * q, size[1] * q), Mixing(run, levels, c, align="before"))
 
     if source:
-        run = Phases([phase(q) for q in range(1, how.scale + 1)], pipe.latent.factor)
+        run = Phases([phase(q) for q in range(1, how.scale + 1)], pipe.model.latent.factor)
         return Job(recipe, pipe, run, run.start(initial_latent(one, pipe, source, size)))
     first = open_single(one, pipe, steered)
     phases = [Phase(1, size, cast(Run, first.run)), *(phase(q) for q in range(2, how.scale + 1))]
-    return Job(recipe, pipe, Phases(phases, pipe.latent.factor), first.start)
+    return Job(recipe, pipe, Phases(phases, pipe.model.latent.factor), first.start)
 
 
 def _windows(how: DemoFusion, pipe: Pipeline) -> tuple[tuple[int, int], int]:
     """(height, width) of the windows in places, and the stride; ValueError for what cannot be drawn."""
-    if pipe.latent.axes != 2 or pipe.concat:
-        raise ValueError(f"demofusion needs a model that draws images from noise; {pipe.name} is none")
-    window = pipe.size[0] // pipe.latent.factor, pipe.size[1] // pipe.latent.factor
+    if pipe.model.latent.axes != 2 or pipe.model.concat:
+        raise ValueError(f"demofusion needs a model that draws images from noise; {pipe.model.name} is none")
+    window = pipe.model.size[0] // pipe.model.latent.factor, pipe.model.size[1] // pipe.model.latent.factor
     stride = max(min(window) // 2, 1) if how.stride is None else how.stride
     if stride > min(window):
         raise ValueError(f"stride must be at most {min(window)}, the network's own size in places; got {stride}")
@@ -103,5 +103,5 @@ def prompted(
         recipe, width=size[1] * q, height=size[0] * q, scale=1.0, regions=regions,
         image=None, image_sha256=None, denoise=1.0,
     )  # fmt: skip
-    job = open_single(large, replace(pipe, max_side=None), steered)
+    job = open_single(large, replace(pipe, model=replace(pipe.model, max_side=None)), steered)
     return cast(Guider, cast(Run, job.run).denoise), job.start.x

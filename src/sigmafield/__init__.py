@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
     from sigmafield.models.analytic import Mixture
-    from sigmafield.models.bundle import Pipeline
+    from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+    from sigmafield.models.diffusion_model import DiffusionModel
     from sigmafield.models.load import load, load_control
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
@@ -49,7 +50,12 @@ _HOME = {
     "guidance.guider": ("Guider",),
     "guidance.hooks": ("Mods",),
     "models.analytic": ("Mixture",),
-    "models.bundle": ("Pipeline",),
+    "models.bundle": (
+        "Pipeline",
+        "TextEncoder",
+        "Vae",
+    ),
+    "models.diffusion_model": ("DiffusionModel",),
     "models.load": (
         "load",
         "load_control",
@@ -112,6 +118,7 @@ __all__ = [
     "Ctx",
     "DemoFusion",
     "Detail",
+    "DiffusionModel",
     "Flow",
     "Gaussian",
     "Grid",
@@ -129,7 +136,9 @@ __all__ = [
     "Sampler",
     "Span",
     "State",
+    "TextEncoder",
     "Tiling",
+    "Vae",
     "finish",
     "generate",
     "iterate",

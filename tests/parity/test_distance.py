@@ -23,7 +23,7 @@ def drawn(case, reference, sampler, steps, params, flip=0):
     """(samples in the VAE's scale, evaluations) of a run with so many steps; flip: other last bits of the noise."""
     net = Counted(case["model"], reference)
     sigmas = ksampler_sigmas(net.sampling.levels, sampler, case["scheduler"], steps)
-    guider = Guider(net.pipe.model, *(net.cond({"value": value}, case) for value in CONDS), case["cfg"])
+    guider = Guider(net.model, *(net.cond({"value": value}, case) for value in CONDS), case["cfg"])
     noise = initial_noise(case["seed"], case["shape"])
     if flip:
         toward = torch.randn(noise.shape, generator=torch.Generator().manual_seed(flip)) * torch.inf

@@ -45,7 +45,7 @@ def test_engine(engine_case, reference, worst, work):
         sigmas = window(sigmas, case["start_step"], case["last_step"], case["force_full_denoise"])
         mask_of = differential(net.sampling.levels, sigmas, case["differential_diffusion_strength"])
     out = ksampler(
-        Guider(net.pipe.model, positive, negative, case["cfg"]),
+        Guider(net.model, positive, negative, case["cfg"]),
         net.sampling,
         net.format,
         latent,
@@ -70,7 +70,7 @@ def test_engine(engine_case, reference, worst, work):
 def guider(case, reference):
     net = Counted(case["model"], reference)
     P, M, N = (Cond(torch.full((1, 2, 3), case["conds"][key])) for key in ("positive", "middle", "negative"))
-    p, model = case["params"], net.pipe.model
+    p, model = case["params"], net.model
     made = {
         "basic": lambda: Guider(model, P),
         "dual": lambda: DualGuider(model, P, M, N, p["cfg_conds"], p["cfg_cond2_negative"]),

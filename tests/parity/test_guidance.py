@@ -35,7 +35,7 @@ def samples(case, net, text, batch_index=None):
     positive, negative = (Cond(torch.full((1, 2, 3), case[key])) for key in ("positive", "negative"))
     batch = case["shape"][0] if batch_index is None else len(batch_index)
     return ksampler(
-        Guider(net.pipe.model, positive, negative, case["cfg"], parse_mods(text)),
+        Guider(net.model, positive, negative, case["cfg"], parse_mods(text)),
         net.sampling,
         net.format,
         torch.zeros(batch, *case["shape"][1:]),

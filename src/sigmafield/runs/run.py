@@ -38,8 +38,7 @@ class Run:
 
     def __post_init__(self) -> None:
         name, sigmas = self.sampler.name, self.grid.sigmas
-        self.sampler.check(self.params)
-        object.__setattr__(self, "params", {**self.sampler.params, **self.params})
+        object.__setattr__(self, "params", {**self.sampler.params, **self.sampler.check(self.params)})
         if self.sampler.adaptive and self.grid.is_field:
             raise ValueError(
                 f"{name} chooses its own steps and needs one sigma per step; got a field {tuple(sigmas.shape)}"

@@ -57,12 +57,13 @@ class Sampler:
         """All parameters with their default values."""
         return {name: parameter.default for name, parameter in self.parameters.items()}
 
-    def check(self, params: Mapping[str, Any]) -> None:
-        """Raise ValueError for a parameter that this sampler does not have, and for a value out of its range.
+    def check(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The given parameters as Python's own numbers; those that are fixed may be given with their fixed values.
 
-        What is fixed may be given as it is: a run's `params` have it.
+        Raises:
+            ValueError: The sampler has no such parameter, or a value has another type or is out of range.
         """
-        check(self.name, self.parameters, {k: v for k, v in params.items() if not self._keeps(k, v)})
+        return check(self.name, self.parameters, {k: v for k, v in params.items() if not self._keeps(k, v)})
 
     def _keeps(self, name: str, value: Any) -> bool:
         return name in self.fixed and value == self.params[name]

@@ -18,7 +18,7 @@ from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Pred, Step
 from sigmafield.noise.sources import inner_of
 from sigmafield.samplers.euler import euler_ancestral_cfg_pp
-from sigmafield.samplers.registry import preset, sampler
+from sigmafield.samplers.registry import Params, preset, sampler
 from sigmafield.samplers.soft_median import combine, perpendicular, sharpened, smoothed
 
 MOST = 10
@@ -33,11 +33,17 @@ Operator = Callable[[Latent, Latent], Latent]
 """(slope, the last one) → the slope to take."""
 
 
+def kicks(params: Params) -> bool:
+    """Whether noise is added after a step or in its trial points, with these parameters."""
+    return any(params[f"{part}eta"] and params[f"{part}s_noise"] for part in ("", "distance_step_"))
+
+
 @sampler(
     "distance_c3",
     order=1,
     evals=4,
     noise="gaussian_pair",
+    noisy=kicks,
     linear=False,
     paper="github.com/Extraltodeus/DistanceSampler",
 )

@@ -287,7 +287,7 @@ def test_a_tree_on_a_device_has_no_thread():
 def test_refuses_what_it_cannot_draw():
     with pytest.raises(ValueError, match="one sigma per step; got a field"):
         Brownian(1, Grid(torch.ones(3, 1, 1, 4, 4), VE()), (1, 3, 4, 4))
-    with pytest.raises(ValueError, match="one number or one a sample: got 2 for a batch of 3"):
+    with pytest.raises(ValueError, match="one number or one per sample: got 2 for a batch of 3"):
         Brownian([1, 2], Grid(SIGMAS, VE()), (3, 1, 2, 2))
     with pytest.raises(ValueError, match="seed must be ≥ 0; got -1"):
         Brownian(-1, Grid(SIGMAS, VE()), SHAPE)

@@ -26,7 +26,7 @@ def test_keyed_noise_depends_on_its_key_alone():
     assert torch.equal(whole(span(2.0, 1.0, i=4)), first)
     assert not torch.equal(whole(span(2.0, 1.0, i=5)), first)
     assert not torch.equal(first[0], first[1])
-    with pytest.raises(ValueError, match="one seed a sample: got 1 for a batch of 3"):
+    with pytest.raises(ValueError, match="one seed per sample: got 1 for a batch of 3"):
         Keyed([1], (3, 2, 8, 8))
 
 
@@ -90,7 +90,7 @@ def test_initial_noise_leaves_the_stream_to_churn():
 
 
 def test_initial_noise_says_what_is_wrong():
-    with pytest.raises(ValueError, match="one draw a sample: got 2 for a batch of 3"):
+    with pytest.raises(ValueError, match="one draw per sample: got 2 for a batch of 3"):
         initial_noise(1, (3, 4, 2, 2), [0, 1])
     with pytest.raises(ValueError, match="batch_index must be ≥ 0; got -1"):
         initial_noise(1, (2, 4, 2, 2), [0, -1])

@@ -173,7 +173,7 @@ ERRORS = {
         "threshold must be at most 0.5 with 3 of 9 steps linear; got 0.9",
     ),
     "coeff": (lambda: schedules.gits(5, coeff=1.22), "coeff must be one of 0.8, 0.85"),
-    "gits": (lambda: schedules.gits(1), "gits has at least 2 steps; got 1"),
+    "gits": (lambda: schedules.gits(1), "gits needs at least 2 steps; got 1"),
     "spacing": (lambda: schedules.extend_intermediate(torch.ones(3).double(), spacing="sin"), "did you mean sine"),
     "denoise": (lambda: schedules.split_denoise(torch.ones(3).double(), 1.5), "denoise must be 0 … 1; got 1.5"),
     "first": (lambda: schedules.set_first(torch.empty(0).double(), 1.0), "sigmas must have a first level"),

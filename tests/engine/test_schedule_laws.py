@@ -1,4 +1,4 @@
-"""What holds of every schedule, of the tools that cut and turn them, and of the families' noise levels."""
+"""Laws of every schedule, of the functions that cut and reverse schedules, and of the families' noise levels."""
 
 import math
 
@@ -132,7 +132,7 @@ def test_every_family_has_levels_that_ascend_and_a_process(name):
 
 @pytest.mark.parametrize("name", sorted(families()))
 def test_a_perfect_network_of_any_prediction_denoises(name):
-    """The F that answers x0 = D from x, whatever the prediction: D = c_skip x + c_out F inverts."""
+    """For every prediction, D = c_skip x + c_out F can be solved for F."""
     prediction = families()[name].sampling().prediction
     sigma = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     _, c_skip, c_out = prediction(sigma)

@@ -1,4 +1,4 @@
-"""The models of the golden vectors: which family each is, and the reference's network as a pipeline."""
+"""The models of the golden vectors: the family of each, and the reference's network as a pipeline."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Tiles drawn over a image, with the denoise strength of each: as pixels or as SVG."""
+"""Tiles drawn over an image with the denoise strength of each, as pixels or as SVG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sigmafield.spatial.sigma_field import strength_of
 
 
 def colours(values: Sequence[float]) -> list[tuple[int, int, int]]:
-    """From blue, the least value, to red, the largest: (⌊255 q⌋, 0, ⌊255 (1 − q)⌋)."""
+    """From blue for the smallest value to red for the largest: (⌊255 q⌋, 0, ⌊255 (1 − q)⌋)."""
     low, high = min(values), max(values)
     shares = [(value - low) / (high - low + 1e-8) for value in values]
     return [(int(255 * q), 0, int(255 * (1 - q))) for q in shares]
@@ -29,8 +29,15 @@ def draw_tiles(
 ) -> Image.Image:
     """The image with a frame around each box and its value in the corner.
 
-    factor: pixels of the image for one place of the boxes; line: width of the frames in pixels.
-    Raises ValueError unless there is a value for each box.
+    Args:
+        image: Image to draw on.
+        boxes: Boxes in latent positions (pixels with factor 1).
+        values: One value per box.
+        factor: Pixels of the image per position of the boxes.
+        line: Width of the frames in pixels.
+
+    Raises:
+        ValueError: If the number of values is not that of the boxes, or there are no boxes.
     """
     _check(boxes, values)
     out = image.convert("RGB")
@@ -46,7 +53,18 @@ def draw_tiles(
 def tiles_svg(
     image: Image.Image, boxes: Sequence[Box], values: Sequence[float], factor: int = 1, line: float = 2.0
 ) -> str:
-    """The same as SVG: sharp at any size, with the value as a tooltip of each frame; the image is part of it."""
+    """The same as SVG: sharp at any size, with the value as a tooltip of each frame and the image embedded.
+
+    Args:
+        image: Image to draw on.
+        boxes: Boxes in latent positions (pixels with factor 1).
+        values: One value per box.
+        factor: Pixels of the image per position of the boxes.
+        line: Width of the frames in pixels.
+
+    Raises:
+        ValueError: If the number of values is not that of the boxes, or there are no boxes.
+    """
     _check(boxes, values)
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "PNG")
@@ -66,10 +84,16 @@ def tiles_svg(
 
 
 def tiles_of(job: Job) -> tuple[Image.Image, list[Box], list[float]]:
-    """What a job begins from, as a image, its boxes in pixels and their denoise strengths, for `draw_tiles`.
+    """What `draw_tiles` needs to show a job: the image it starts from, its boxes in pixels and their denoise strengths.
 
-    With the denoise map 'auto', the leaves of its quadtree; else what the network's tiles own, with the mean of the
-    map there. Raises ValueError for a job without an image or without tiles.
+    With the denoise map 'auto' the boxes are the leaves of its quadtree. Otherwise they are the cores of the network's
+    tiles, each with the mean of the map over it.
+
+    Args:
+        job: A job with an image and a tiling.
+
+    Raises:
+        ValueError: If the job has no image or no tiling.
     """
     recipe, pipe = job.recipe, job.pipe
     if recipe.image is None or recipe.tiling is None:
@@ -94,4 +118,4 @@ def _text(buffer: io.BytesIO) -> str:
 
 def _check(boxes: Sequence[Box], values: Sequence[float]) -> None:
     if len(boxes) != len(values) or not boxes:
-        raise ValueError(f"boxes to draw need a value each; got {len(boxes)} boxes and {len(values)} values")
+        raise ValueError(f"each box to draw needs one value; got {len(boxes)} boxes and {len(values)} values")

@@ -26,7 +26,7 @@ ROOMS = {
     "overrides": {name: keywords(function) for name, function in MODEL_SAMPLINGS.items()},
     "mixing": {function.__name__: keywords(function) for function in (curve, rewind, perlin)},
 }
-UNDOCUMENTED = {"samplers", "schedules", "guidance", "overrides", "mixing"}
+UNDOCUMENTED = {"guidance", "overrides", "mixing"}
 """Rooms whose docstrings have no `Args:` yet."""
 
 

@@ -479,7 +479,7 @@ def test_refused_calls() -> None:
     s.set_timesteps(STEPS)
     with pytest.raises(ValueError, match="heun cannot begin at evaluation 3 of 9"):
         s.set_begin_index(3)
-    with pytest.raises(ValueError, match="timestep 998 is none of this run's"):
+    with pytest.raises(ValueError, match="timestep 998 is not in this run"):
         s.step(x, 998, x)
 
 

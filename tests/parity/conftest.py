@@ -1,4 +1,4 @@
-"""Golden vectors: `NAME.json` lists cases, `NAME.safetensors` beside it holds their tensors."""
+"""Golden vectors: `NAME.json` lists cases, `NAME.safetensors` next to it holds their tensors."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ class Case:
 
 
 def cases(config, file):
-    """All cases of a golden file, as pytest parameters; none where the directory lacks the file."""
+    """All cases of a golden file as pytest parameters; empty if the directory lacks the file."""
     directory = config.getoption("golden")
     path = directory / f"{file}.json"
     rows = json.loads(path.read_text()) if path.exists() else []
@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def reference(request):
-    """The closed-form denoiser that the golden vectors were made with."""
+    """The closed-form denoiser with which the golden vectors were made."""
     path = Path(__file__).parents[1] / "data" / "golden" / "reference_denoiser.py"
     spec = importlib.util.spec_from_file_location("reference_denoiser", path)
     module = importlib.util.module_from_spec(spec)

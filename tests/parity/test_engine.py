@@ -1,4 +1,4 @@
-"""Whole KSampler runs against the reference's numbers, and its network calls; to 1e-4 of max |expected|."""
+"""Whole KSampler runs against the reference's numbers, to 1e-4 of max |expected|, and its network calls."""
 
 import torch
 from golden_models import Counted
@@ -10,7 +10,7 @@ from sigmafield.spatial.inpaint import differential, unchanged
 
 TOLERANCE = {"dpm_adaptive": 1e-3, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
 
-# from σ = 4518 the reference's own float32 cancels: in its order of operations its numbers come out, not in float64
+# at σ = 4518 the reference's float32 cancels: its order of operations reproduces its numbers, float64 does not
 ZSNR = {"euler": 5e-4, "dpm_2": 5e-3, "dpm_adaptive": 2e-2}
 
 
@@ -22,7 +22,7 @@ def compare(ours, expected, tolerance, what):
 
 
 def tally(work, name, net, case):
-    """Count a run's network calls and rows beside the reference's, which they may not exceed."""
+    """Count a run's network calls and rows, which must not exceed the reference's."""
     assert net.calls <= case["network_calls"]
     assert net.rows <= case["network_samples"]
     ours = net.calls, case["network_calls"], net.rows, case["network_samples"]

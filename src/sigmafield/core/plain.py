@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
-    """A value of dataclasses, sequences, mappings and plain values, as JSON holds it; a `Spec` as its text."""
+    """A value of dataclasses, sequences, mappings and plain values, as JSON holds it; specs as their text."""
     if isinstance(value, Spec):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -10,13 +10,20 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.registry import near_miss
 
 MODES = ("bislerp", "nearest-exact", "bilinear", "area", "bicubic")
-"""How `resize` fills new places: `bislerp`, or torch's interpolation of that name."""
+"""Interpolation of `resize`: `bislerp`, or torch's interpolation of that name."""
 
 
 def resize(x: Latent, height: int, width: int, mode: str = "bislerp") -> Tensor:
-    """Latents [B, C, H, W] or [B, C, frames, H, W] at another size, frame by frame.
+    """Resize latents, frame by frame.
 
-    Raises ValueError for an unknown mode and a size below 1.
+    Args:
+        x: Latents [B, C, H, W] or [B, C, frames, H, W].
+        height: New height in latent positions, at least 1.
+        width: New width in latent positions, at least 1.
+        mode: One of `MODES`.
+
+    Raises:
+        ValueError: If the mode is unknown or a size is below 1.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}{near_miss(mode, MODES)}")
@@ -32,15 +39,16 @@ def bislerp(x: Latent, height: int, width: int) -> Tensor:
 
         v = (sin((1 − ρ) ω)/sin ω e₁ + sin(ρ ω)/sin ω e₂) (‖b₁‖ (1 − ρ) + ‖b₂‖ ρ),   cos ω = e₁ · e₂
 
-    Between two places b₁, b₂ with directions e₁, e₂: unlike a mean, it keeps the variance of noise. Computed in
-    float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating rotation with quaternion curves".
+    b₁ and b₂ are the vectors at two neighbouring positions, e₁ and e₂ their directions. Unlike a mean, it keeps the
+    variance of noise. It is computed in float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating
+    rotation with quaternion curves".
     """
     wide = _bislerp_last(x.float(), width)
     return _bislerp_last(wide.transpose(-1, -2), height).transpose(-1, -2).to(x.dtype)
 
 
 def _bislerp_last(x: Tensor, size: int) -> Tensor:
-    """Along the last axis of [B, C, H, W], at torch's half-pixel places."""
+    """Along the last axis of [B, C, H, W], at torch's half-pixel positions."""
     last = x.shape[-1] - 1
     ramp = torch.arange(last + 1, dtype=torch.float32, device=x.device)
     places = torch.stack([ramp, (ramp + 1).clamp(max=last)])[:, None, None]

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "sigmafield"
 FILES = sorted(SOURCE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-DIFFUSERS = ("models/diffusers/", "models/single_file/convert.py", "diffusers_scheduler.py")  # modules that are imported only when they are asked for
+# these modules are imported only when they are asked for, and may import optional packages at their top
+LATE = ("models/diffusers/", "models/single_file/convert.py", "diffusers_scheduler.py")
 PUBLIC = {"_replace", "_asdict", "_fields", "_make"}  # a named tuple's, public by its documentation
 
 
@@ -166,7 +167,7 @@ def test_optional_packages_are_imported_where_they_are_used(path):
     for module, at_top in modules(path):
         root = module.partition(".")[0]
         if root in OPTIONAL:
-            assert not at_top or short(path).startswith(DIFFUSERS), f"{short(path)} imports {root} at its top"
+            assert not at_top or short(path).startswith(LATE), f"{short(path)} imports {root} at its top"
         else:
             known = root == "sigmafield" or root in CORE or root in sys.stdlib_module_names
             assert known, f"{short(path)} imports {root}, of which pyproject.toml says nothing"

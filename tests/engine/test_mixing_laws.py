@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from laws import PROCESSES, grid, guided, run_of
+from laws import PROCESSES, grid, guided, repeats, run_of
 
 from sigmafield.comfyui.iterative_mixing import (
     batch_unsample,
@@ -43,11 +43,11 @@ def mixing(name, process, c, n=8, **settings):
     return Mixing(run, KeyedLevels([1, 2], SHAPE), weights, **settings)
 
 
-@pytest.mark.parametrize("name", ON_SCHEDULE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=repeats(name)) for name in ON_SCHEDULE])
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_all_of_the_run_is_the_run(name, process):
-    """c = 1: any sampler as it is without mixing, begun at the noised source, in the evaluations that it takes alone."""
+    """c = 1: any sampler as it is without mixing, begun at the noised source, in as many evaluations as alone."""
     m, s = mixing(name, process, 1.0), source()
     start = noised(s, m.run.grid.sigmas[0], m.noise(0, 0), process)
     plain, end = finish(m.run, start), finish(m, s)
@@ -58,6 +58,7 @@ def test_all_of_the_run_is_the_run(name, process):
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m_sde", "distance", "uni_pc"])
 @pytest.mark.parametrize("blend", BLENDS)
 @processes
+@pytest.mark.typed_elsewhere
 def test_none_of_the_run_is_the_noised_source(name, blend, process):
     """c = 0: after every step the source at the level that align says, so at the end of "next" the source itself."""
     s = source()

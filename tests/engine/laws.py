@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 
 from sigmafield.core.process import VE, Flow, Grid
@@ -39,6 +40,26 @@ CORRECTED = [
     ("dpm_2_ancestral", {**LARGE, "renoise_from_zero": True}),
     ("euler_ancestral_cfg_pp", {"eta": 0.5, "keep_first_noise": True}),
 ]
+
+# samplers that run the code of another one: their cases in laws of the engine are slow
+REPEATED = {
+    "ddim", "euler_cfg_pp", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde_gpu", "dpmpp_sde_gpu", "exp_heun_2_x0_sde",
+    "res_multistep", "res_multistep_cfg_pp", "er_sde_reverse_time", "distance_n", "distance_p", "distance_fast",
+    "distance_fast_n", "distance_c2", "distance_cfgpp",
+}  # fmt: skip
+# these parameters change coefficients, not what a sampler remembers, draws or asks for
+COEFFICIENTS = ("exact_weights", "quadrature", "deis_mode", "same_stage")
+
+
+def sparing(cases):
+    """(name, params) as pytest's cases: slow are those whose code other cases run."""
+    return [pytest.param(name, params, marks=repeats(name, params), id=f"{name}-{params}") for name, params in cases]
+
+
+def repeats(name, params=()):
+    """The marks of a case: slow where it runs the code of other cases."""
+    same = name in REPEATED or any(key in params for key in COEFFICIENTS)
+    return pytest.mark.slow if same else ()
 
 
 LEVELS = {VE: discrete(betas()), Flow: shifted_flow(3.0)}

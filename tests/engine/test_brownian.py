@@ -132,6 +132,7 @@ class Recorded(Brownian):
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])
 @pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (80, 1)], indirect=["threads"])
+@pytest.mark.typed_elsewhere
 def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
     """A whole run draws the nodes of torchsde's tree once each, and nothing ahead that is not requested later."""
     sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 2)

@@ -182,6 +182,7 @@ def test_operators_against_closed_forms():
 @pytest.mark.parametrize("levels", [[14.6, 9, 6, 4, 2.5, 1.2, 0.6, 0.2, 0], [1.0, 0.8, 0.5, 0.3, 0.1], [2.0, 0.0]])
 @pytest.mark.parametrize("start", [-1, 0, 1, 3, 7])
 @pytest.mark.parametrize("stop", [-1, 0, 1, 5])
+@pytest.mark.typed_elsewhere
 def test_evaluations_follow_the_formula(levels, start, stop):
     g = Grid(torch.tensor(levels), VE())
     first = min(10, len(levels) // 2) if start == -1 else start
@@ -246,6 +247,7 @@ def test_tied_pixels_stay_finite(mean, process):
 @processes
 @shapes
 @pytest.mark.parametrize("name", ["distance", "distance_n", "distance_fast", "distance_c4"])
+@pytest.mark.typed_elsewhere
 def test_samples_do_not_meet(name, shape, process):
     g, model = grid(process), guided(process)
     x = begin(g, shape)

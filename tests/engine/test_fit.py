@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sigmafield.core.conditioning import Area, Cond, Control, Residuals, covering, cropped, fit
-from sigmafield.core.predict import place, predict
+from sigmafield.core.conditioning import Area, Cond, Control, Residuals, covering, fit, transformed
+from sigmafield.core.geometry import Box
+from sigmafield.core.predict import box_of, place, predict
 from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Ctx
+from sigmafield.core.views import crop
 from sigmafield.parameterization.families import family
 
 SD = family("SD15").sampling()
@@ -66,13 +68,13 @@ def test_a_conditioning_that_fits_predicts_the_same_and_has_no_work_left(name):
     assert all(a.hint is b.hint for a, b in zip(again.controls, once.controls))
     assert (again.area, again.bounds) == (once.area, False)
     raw, fitted = (place([prompt], SPACE)[0][0] for prompt in prompts)
-    assert (raw.size, raw.offset) == (fitted.size, fitted.offset)
+    assert box_of(raw, SPACE) == box_of(fitted, SPACE)
 
 
 def test_boxes_of_boxes_are_boxes():
     whole = fit(CONDS["concat and controls"], SPACE)
-    twice = cropped(cropped(whole, (6, 8), (1, 2)), (3, 4), (2, 1))
-    once = cropped(whole, (3, 4), (3, 3))
+    twice = transformed(transformed(whole, crop(Box(1, 2, 6, 8))), crop(Box(2, 1, 3, 4)))
+    once = transformed(whole, crop(Box(3, 3, 3, 4)))
     assert torch.equal(twice.concat, once.concat)
     assert torch.equal(twice.controls[0].hint, once.controls[0].hint)
     assert once.concat.shape[2:] == (3, 4)

@@ -73,6 +73,7 @@ SECOND_ORDER += [("seeds_2", {"solver": solver, "r": 0.6}) for solver in ("phi_1
 
 
 @pytest.mark.parametrize("name, params, process", list(cases()))
+@pytest.mark.typed_elsewhere
 def test_constants_and_marginals(name, params, process):
     """A network that always predicts the same x0 gives α' x0, and the remaining noise has variance σ'²."""
     g = grid(process)
@@ -107,6 +108,7 @@ STOPS_BEFORE = {"uni_pc", "uni_pc_bh2", "dpm_fast", "dpm_adaptive"}
         for name, params in TO_THE_END
     ],
 )
+@pytest.mark.typed_elsewhere
 def test_a_run_to_zero_ends_at_the_prediction(name, params, process, steps):
     """If the network always predicts c, a run whose schedule ends at 0 gives c."""
     g, c = grid(process, steps), torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64)

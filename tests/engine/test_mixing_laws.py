@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from laws import PROCESSES, grid, guided, run_of
+from laws import PROCESSES, grid, guided, repeats, run_of
 
 from sigmafield.comfyui.iterative_mixing import (
     batch_unsample,
@@ -43,9 +43,9 @@ def mixing(name, process, c, n=8, **settings):
     return Mixing(run, KeyedLevels([1, 2], SHAPE), weights, **settings)
 
 
-@pytest.mark.parametrize("name", ON_SCHEDULE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=repeats(name)) for name in ON_SCHEDULE])
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_all_of_the_run_is_the_run(name, process):
     """c = 1: any sampler gives its result without mixing from the noised source, in as few evaluations."""
     m, s = mixing(name, process, 1.0), source()
@@ -58,6 +58,7 @@ def test_all_of_the_run_is_the_run(name, process):
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m_sde", "distance", "uni_pc"])
 @pytest.mark.parametrize("blend", BLENDS)
 @processes
+@pytest.mark.typed_elsewhere
 def test_none_of_the_run_is_the_noised_source(name, blend, process):
     """c = 0: after every step x is the source at the level that align chooses; with "next" it ends as the source."""
     s = source()

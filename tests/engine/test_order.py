@@ -32,6 +32,7 @@ def samplers():
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize("kind", ["mixture", pytest.param("gaussian", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(samplers()))
+@pytest.mark.typed_elsewhere
 def test_order(name, kind, process):
     gaussian = Mixture(means=(0.4,), weights=(1.0,), tau=0.6, process=process)
     model = gaussian if kind == "gaussian" else Mixture(process=process)

@@ -12,6 +12,7 @@ from sigmafield.guidance.caching import phase
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture
 from sigmafield.recipes.mods import MODS, parse_mods
+from sigmafield.parameterization.timesteps import shifted_flow
 from sigmafield.runs.run import finish
 
 COND = Cond(torch.zeros(1, 1, 1))
@@ -35,7 +36,7 @@ class Calls:
         level, plan = torch.tensor(0.5, dtype=torch.float64), {}
         out = []
         for roles, x in calls:
-            ctx = Ctx(Span(level, level / 2, Flow()), self.aux, patches=patches, plan=plan)
+            ctx = Ctx(Span(level, level / 2, Flow(), clock=LEVELS[Flow].sigma_at), self.aux, patches=patches, plan=plan)
             call = Call(torch.nn.Identity(), level, roles, ctx)
             out.append(self.patch(self.network, call)(x, torch.zeros(len(x)), COND))
         return out
@@ -88,13 +89,14 @@ def test_memory_begins_anew_where_the_first_call_is_another(change):
 
 @pytest.mark.parametrize("process", [VE(14.6), Flow(3.0)])
 def test_the_window_is_open_at_its_end(process):
-    """σ(end) < σ ≤ σ(start), both in float32; with several samples all have to be inside."""
-    high, low = LEVELS[type(process)].sigma_at(0.2), LEVELS[type(process)].sigma_at(0.8)
+    """σ(end) < σ ≤ σ(start), both in float32; with several samples all have to be in it."""
+    clock = LEVELS[type(process)].sigma_at
+    high, low = clock(0.2), clock(0.8)
     for sigma, want in {high: "inside", high * 1.001: "before", low: "after", low * 1.001: "inside"}.items():
-        assert phase(torch.tensor(sigma, dtype=torch.float64), 0.2, 0.8, process) == want
+        assert phase(torch.tensor(sigma, dtype=torch.float64), 0.2, 0.8, clock) == want
     levels = torch.tensor([high, high * 1.1], dtype=torch.float64).reshape(2, 1, 1, 1)
-    assert phase(levels, 0.2, 0.8, process) == "before"
-    assert phase(torch.tensor(0.99, dtype=torch.float32).double(), 0.01, 0.8, Flow(1.0)) == "inside"
+    assert phase(levels, 0.2, 0.8, clock) == "before"
+    assert phase(torch.tensor(0.99, dtype=torch.float32).double(), 0.01, 0.8, shifted_flow(1.0).sigma_at) == "inside"
 
 
 def test_lazycache_is_for_flows(capsys):

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, run_of
+from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, run_of, sparing
 
 from sigmafield.core.process import VE, Grid
 from sigmafield.core.protocols import Pred, State
@@ -21,6 +21,7 @@ ALL += [("distance_c3", NOISY), ("distance_fast", {"sharpen": True, "smooth": Tr
 PAPER = {"cfgpp": "paper", "resample": 0, "eta": 0.5}
 ALL += [("distance_c3", PAPER)]
 each = pytest.mark.parametrize("name, params", ALL, ids=str)
+some = pytest.mark.parametrize("name, params", sparing(ALL))
 processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
 
 
@@ -56,9 +57,9 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@each
+@some
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_step_is_pure_and_runs_interleave(name, params, process):
     """Two runs that share a model and a noise source, stepped in turn, end as each does alone."""
     g = grid(process)
@@ -88,6 +89,7 @@ def keyed_run(name, params, denoise, g, x):
 @pytest.mark.parametrize("name, params", FIELD, ids=str)
 @processes
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.typed_elsewhere
 def test_constant_field_is_the_scalar(name, params, process, dtype):
     g = grid(process)
     x = start(g, dtype=dtype)
@@ -104,9 +106,9 @@ def test_constant_field_is_the_scalar(name, params, process, dtype):
 ELEMENTWISE = [(name, params) for name, params in FIELD if SAMPLERS[name].linear]
 
 
-@pytest.mark.parametrize("name, params", ELEMENTWISE, ids=str)
+@pytest.mark.parametrize("name, params", sparing(ELEMENTWISE))
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_field_of_two_schedules_is_two_runs(name, params, process):
     """Each half of the latent follows its own schedule; the model is elementwise, so halves do not meet."""
     one, two = grid(process).sigmas, grid(process).sigmas * 0.5
@@ -120,9 +122,8 @@ def test_field_of_two_schedules_is_two_runs(name, params, process):
         torch.testing.assert_close(whole[..., half], alone[..., half], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@pytest.mark.parametrize("name, params", sparing(FIELD))
 @processes
-@pytest.mark.thinned(3)
 def test_frozen_pixels_stay(name, params, process):
     """Where σ does not change, x does not; where σ reaches 0 early, x is finished and stays."""
     sigmas = grid(process).sigmas
@@ -141,6 +142,7 @@ def test_frozen_pixels_stay(name, params, process):
 @pytest.mark.parametrize("name", [name for name, params in FIELD if not params and SAMPLERS[name].linear])
 @processes
 @pytest.mark.parametrize("first", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7))])
+@pytest.mark.typed_elsewhere
 def test_late_places_begin_without_history(name, process, first):
     """A position whose σ is held until a step continues from there like a run over the rest of the schedule."""
     g = grid(process)
@@ -159,9 +161,9 @@ def test_late_places_begin_without_history(name, process, first):
     torch.testing.assert_close(end[..., 2:], alone[..., 2:], rtol=1e-6, atol=1e-6 if name in SUMMED else 0)
 
 
-@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@pytest.mark.parametrize("name, params", sparing(FIELD))
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_meta_device(name, params, process):
     """No sampler reads a latent on the host: on the meta device, reading raises."""
     g = grid(process)
@@ -184,9 +186,9 @@ def same_noise(x):
     return Same()
 
 
-@each
+@some
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_declared_needs(name, params, process):
     """Evaluations, noise and the unconditional prediction are as declared in the registry row."""
     steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples depend on the schedule's length

@@ -166,7 +166,7 @@ def test_threshold_0_is_the_run_without(name, pipe):
 
 
 @pytest.mark.parametrize("name", CACHES)
-@pytest.mark.thinned(2)
+@pytest.mark.typed_elsewhere
 def test_what_is_saved_and_what_it_costs(name, pipe, capsys):
     """The higher the threshold, the fewer calls and the greater the error; the shipped model's figures are printed."""
     plain, whole = drawn(pipe, steps=20)
@@ -196,13 +196,12 @@ def test_a_perturbed_pass_has_a_difference_of_its_own(pipe):
 @pytest.mark.parametrize(
     "text, settings",
     [
-        ("easycache(reuse_threshold=0.4)+pag", {"sampler": "heun"}),
+        pytest.param("easycache(reuse_threshold=0.4)+pag", {"sampler": "heun"}, marks=pytest.mark.slow),
         ("easycache(reuse_threshold=0.4)+interval(end=0.6)", {"max_rows": 1, "batch": 2}),
         ("easycache(reuse_threshold=2)+sag", {}),
         ("lazycache(reuse_threshold=0.4)+apg(momentum=-0.5)", {"sampler": "euler_cfg_pp"}),
     ],
 )
-@pytest.mark.thinned(2)
 def test_a_checkpoint_in_the_middle_is_the_uninterrupted_run(text, settings, pipe, tmp_path):
     one = replace(pipe, model=replace(pipe.model, max_rows=settings.pop("max_rows", None)))
     job = opened(one, text, steps=10, **settings)

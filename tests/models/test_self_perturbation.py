@@ -70,9 +70,18 @@ def with_patch(pipe, patch, sigma=SIGMA):
     return pipe.model(noisy(pipe), sigma, [replace(P, role="positive")], ctx_of(pipe, sigma, patches=(patch,)))[0]
 
 
-@pytest.mark.parametrize("name", LINES)
-@pytest.mark.parametrize("family_name", TRANSFORMERS)
-@pytest.mark.thinned(2)
+# seg acts where pag does, and slg_simple leaves out what slg does: once for joint and once for single blocks is enough
+REPEATED = {(family, name) for family in ("auraflow", "lumina2", "wan") for name in ("seg", "slg_simple")}
+
+
+@pytest.mark.parametrize(
+    "family_name, name",
+    [
+        pytest.param(family, name, marks=pytest.mark.slow if (family, name) in REPEATED else ())
+        for family in TRANSFORMERS
+        for name in LINES
+    ],
+)
 def test_laws_of_patches_hold_on_transformers(family_name, name, loaded):
     """It acts, costs what it says, is gone afterwards, and a batch is its samples."""
     pipe, text = loaded(family_name), LINES[name]

@@ -101,7 +101,7 @@ class Counting:
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),  # heun's, in one evaluation per step
         {"cfg": 1.0},
         {"cfg": 1.0, "sampler": "euler_cfg_pp"},
         {"sampler": "heun", "batch": 2},
@@ -112,7 +112,6 @@ class Counting:
     ],
     ids=str,
 )
-@pytest.mark.thinned(2)
 def test_rows_are_those_of_the_network(pipe, small, settings):
     """Told rows are counted ones; without a map they are what a plain run is said to take, with one no more."""
     settings = {"tiling": Tiling(tile=64), **settings}

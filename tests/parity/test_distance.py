@@ -41,7 +41,16 @@ def sizes(difference, expected):
     return float(relative.max()), float(relative.median())
 
 
-@pytest.mark.thinned(2)
+def quick(case):
+    """One model per case: the flow where noise is added, the other elsewhere; presets where their code differs."""
+    if case["kind"] == "distance_preset":
+        return case["preset"] in ("Distance_n", "euler_cfg_pp_alt", "heun_cfg_pp")
+    noisy = any("eta" in name for name in case.row.get("params", {}))
+    return case["kind"] == "distance_weights" or (case["model"] == "sd3") == noisy
+
+
+@pytest.mark.typed_elsewhere
+@pytest.mark.quick(which=quick)
 def test_distance(distance_case, reference, worst):
     case = distance_case
     if case["kind"] == "distance_weights":

@@ -1,5 +1,6 @@
 """Whole KSampler runs against the reference's numbers, to 1e-4 of max |expected|, and its network calls."""
 
+import pytest
 import torch
 from golden_models import Counted
 
@@ -30,6 +31,7 @@ def tally(work, name, net, case):
         work[key] = [a + b for a, b in zip(work.get(key, [0] * 4), ours)]
 
 
+@pytest.mark.typed_elsewhere
 def test_engine(engine_case, reference, worst, work):
     case = engine_case
     if case["kind"] == "guider":

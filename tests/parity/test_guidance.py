@@ -66,7 +66,13 @@ def test_guidance(guidance_case, reference, worst):
     compare(case, "samples", ours, worst, what, LOOSE.get(text, 1e-5))
 
 
-@pytest.mark.thinned(3)
+def quick(case):
+    """One model, at cfg 1 and above, under every mod; a flow where mods are combined."""
+    return case["kind"] == "freeu" or case["model"] == "sd15" or (case["model"] == "sd3" and len(case["patches"]) > 1)
+
+
+@pytest.mark.typed_elsewhere
+@pytest.mark.quick(which=quick)
 def test_a_batch_is_its_samples(guidance_case, reference):
     """Three samples together equal the three alone, each with its own draw of the noise."""
     case = guidance_case

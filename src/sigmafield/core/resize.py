@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,3 +65,18 @@ def _bislerp_last(x: Tensor, size: int) -> Tensor:
     sine = torch.where(near, 1.0, omega.sin())
     out = (((1 - rho) * omega).sin() / sine * e1 + (rho * omega).sin() / sine * e2) * (n1 * (1 - rho) + n2 * rho)
     return torch.where(cos > 1 - 1e-5, b1, torch.where(cos < -1 + 1e-5, (1 - rho) * b1 + rho * b2, out))
+
+
+def resize_mask(mask: Tensor, space: Sequence[int]) -> Tensor:
+    """A mask whose last axes have another size, linear along each of them; as it is where the sizes agree.
+
+    Args:
+        mask: [..., *sides], with any leading axes.
+        space: The new sides: 1, 2 or 3 of them.
+    """
+    n = len(space)
+    if tuple(mask.shape[-n:]) == tuple(space):
+        return mask
+    flat = mask.reshape(-1, 1, *mask.shape[-n:])
+    out = F.interpolate(flat, tuple(space), mode=("linear", "bilinear", "trilinear")[n - 1])
+    return out.reshape(*mask.shape[:-n], *space)

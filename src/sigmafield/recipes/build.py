@@ -45,7 +45,7 @@ from sigmafield.recipes.tiling import (
 from sigmafield.runs.mixing_spec import parse_mixing
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.sigma_field import delayed, field_from_mask, own_schedule
-from sigmafield.spatial.tiled_model import ROWS
+from sigmafield.spatial.tiled_model import rows_shown
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Job:
 
     def rows(self, state: State) -> tuple[int, int]:
         """(network rows so far, rows that plain tiling of the whole image would have taken); 0 without tiles."""
-        return state.aux.get(ROWS, 0), self.rows_each * state.nfe
+        return rows_shown(state.aux), self.rows_each * state.nfe
 
     @torch.no_grad()
     def preview(self, state: State) -> list[Image.Image]:
@@ -122,7 +122,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     if (mixing := parse_mixing(specs(recipe.mixing))) is not None:
         run = mixing.mixing(run, latent, recipe.seed, keep=kept)
         start = run.start(latent)
-    rows = rows_of(recipe.tiling, model, guider.evaluated(SAMPLERS[sampler.name].need_uncond), len(latent), space)
+    rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
     return Job(recipe, pipe, run, start, rows)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigmafield.core.conditioning import Cond, Prompt
 from sigmafield.core.geometry import Box, Tile, Window, leaf_tiles, mixture_gaussian, painted, uniform
-from sigmafield.core.predict import place
+from sigmafield.core.predict import box_of, place
 from sigmafield.core.protocols import Denoiser, Model
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Vae
@@ -154,7 +154,8 @@ def rows_of(
     if tiling is None:
         return 0
     cover = cover_of(tiling, model)
-    return batch * sum(len(cover(*placed.size[-2:])) for entries in place(prompts, space) for placed in entries)
+    boxes = [box_of(cond, space) for prompt in place(prompts, space) for cond in prompt]
+    return batch * sum(len(cover(box.height, box.width)) for box in boxes)
 
 
 def leaves_of(detail: Detail, tiling: Tiling | None, model: DiffusionModel, image: Image.Image) -> tuple[Box, ...]:

@@ -1,6 +1,9 @@
-"""Iterative mixing on the embedded model, a source and what becomes of it: python examples/mixing.py mixing.png.
+"""Draws sources and their iterative mixing with another prompt, on the embedded model.
 
-Columns: the source; mixing with three alphas; plain image to image, the last 16 of 20 steps. Rows: prompts and samplers.
+    python examples/mixing.py mixing.png
+
+Columns: the source; mixing with three alphas; plain image to image over the last 16 of 20 steps. Rows: prompts and
+samplers.
 """
 
 import sys

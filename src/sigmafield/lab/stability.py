@@ -21,6 +21,7 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.process import VE, Grid, Span
 from sigmafield.core.protocols import Ctx, Pred, State
+from sigmafield.parameterization.timesteps import betas, discrete
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS
 
@@ -135,7 +136,8 @@ def _run(sampler: str, z: Tensor, h: float, later: int, params: dict[str, Any]) 
         params: Parameters of the sampler.
     """
     lam = h * (torch.arange(STEPS + 1, dtype=torch.float64) - STEPS / 2 + later)
-    still, grid = Still(torch.zeros(1, 2, *z.shape, dtype=torch.float64)), Grid(VE().sigma(lam), VE())
+    still = Still(torch.zeros(1, 2, *z.shape, dtype=torch.float64))
+    grid = Grid(VE().sigma(lam), VE(), clock=discrete(betas()).sigma_at)
     run = Run(Rotation(torch.zeros(2, *z.shape)), SAMPLERS.lookup(sampler), grid, still, params)
     g = 1 + z / float(run.span(run.grid.n // 2).ve.h)
     return replace(run, denoise=Rotation(torch.view_as_real(g).movedim(-1, 0)))

@@ -14,8 +14,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Positive, Share
-from sigmafield.core.process import Grid, Span, ends
+from sigmafield.core.process import Grid, Span
 from sigmafield.core.protocols import Noise, Pred, Step
+from sigmafield.samplers.grids import ends
 from sigmafield.samplers.registry import Pace, sampler
 
 END = 1e-5

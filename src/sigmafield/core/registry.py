@@ -125,6 +125,11 @@ class Registry(Mapping[str, Row], Generic[Row]):
         """Add a row, or replace the one of its name."""
         self._rows[row.name] = row
 
+    def remove(self, name: str) -> None:
+        """Remove the row of a name; ValueError with the near miss where there is none."""
+        self.lookup(name)
+        del self._rows[name]
+
     def lookup(self, name: str) -> Row:
         """The row of a name; ValueError with the near miss where there is none."""
         return named(self._rows, name, self.kind)

@@ -2,10 +2,10 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint types docs bench constraints clean
+.PHONY: help demo test test-slow lint types docs wheel bench constraints clean
 .DEFAULT_GOAL := help
 
-help: ## say what there is
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .venv/core: pyproject.toml constraints.txt
@@ -36,7 +36,7 @@ test: .venv/test ## run the tests
 	$(TEST) -m "not slow"
 
 test-slow: .venv/test ## run the slow tests as well
-	$(TEST)
+	$(TEST) --all-types
 
 lint: .venv/test ## check style
 	.venv/bin/ruff check .
@@ -44,6 +44,9 @@ lint: .venv/test ## check style
 
 types: .venv/test ## check types
 	.venv/bin/pyright
+
+wheel: .venv/core ## build the wheel, and try it in an empty environment
+	PYTHON=$(PYTHON) .ci/wheel
 
 docs: .venv/docs ## build the documentation into site/
 	.venv/bin/mkdocs build --strict --quiet
@@ -55,7 +58,7 @@ bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/distance.py
 	.venv/bin/python benchmarks/guidance.py
 
-constraints: .venv/test ## choose the pinned versions anew
+constraints: .venv/test ## choose the pinned versions again
 	.venv/bin/pip install --quiet uv
 	echo "torch==2.13.0" | .venv/bin/uv pip compile --quiet --universal --python-version 3.10 --all-extras \
 		--constraint - --no-annotate --no-header pyproject.toml | grep -vE '^(nvidia-|triton|cuda-)' > constraints.new

@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     from sigmafield.core.conditioning import Area, Cond, Control
     from sigmafield.core.process import VE, Flow, Grid, Span
     from sigmafield.core.protocols import Ctx, Pred, State
-    from sigmafield.guidance import MODS, parse_mods
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
     from sigmafield.models.analytic import Mixture
-    from sigmafield.models.bundle import Pipeline
+    from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+    from sigmafield.models.diffusion_model import DiffusionModel
     from sigmafield.models.load import load, load_control
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
     from sigmafield.recipes.build import Job
     from sigmafield.recipes.execute import generate, open_job, open_pipe
     from sigmafield.recipes.inputs import ControlImage
+    from sigmafield.recipes.mods import MODS, parse_mods
     from sigmafield.recipes.options import DemoFusion, Detail, Tiling
     from sigmafield.recipes.recipe import Lora, Recipe, Region
     from sigmafield.runs.checkpoint import load_state, save_state
@@ -46,14 +47,15 @@ _HOME = {
         "Pred",
         "State",
     ),
-    "guidance": (
-        "MODS",
-        "parse_mods",
-    ),
     "guidance.guider": ("Guider",),
     "guidance.hooks": ("Mods",),
     "models.analytic": ("Mixture",),
-    "models.bundle": ("Pipeline",),
+    "models.bundle": (
+        "Pipeline",
+        "TextEncoder",
+        "Vae",
+    ),
+    "models.diffusion_model": ("DiffusionModel",),
     "models.load": (
         "load",
         "load_control",
@@ -74,6 +76,10 @@ _HOME = {
         "DemoFusion",
         "Detail",
         "Tiling",
+    ),
+    "recipes.mods": (
+        "MODS",
+        "parse_mods",
     ),
     "recipes.recipe": (
         "Lora",
@@ -112,6 +118,7 @@ __all__ = [
     "Ctx",
     "DemoFusion",
     "Detail",
+    "DiffusionModel",
     "Flow",
     "Gaussian",
     "Grid",
@@ -129,7 +136,9 @@ __all__ = [
     "Sampler",
     "Span",
     "State",
+    "TextEncoder",
     "Tiling",
+    "Vae",
     "finish",
     "generate",
     "iterate",

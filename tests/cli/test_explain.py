@@ -5,14 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
-from sigmafield.cli import app
+from command_line import run
 from sigmafield.samplers import SAMPLERS
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120"})
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

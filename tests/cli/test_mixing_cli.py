@@ -5,20 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import sigmafield as sf
-from sigmafield.cli import app
+from command_line import run
 from sigmafield.recipes.image_io import open_image, recipe_of
 from sigmafield.runs.blends import CURVES, blending_weights, slerp
 from sigmafield.runs.mixing import Mixing, Perlin
 from sigmafield.runs.mixing_spec import parse_mixing
 
 LINE = "cosine(alpha_1=0.5, align=next)+rewind(least=0.4, most=0.9)"
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def pixels(path):

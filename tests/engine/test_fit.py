@@ -1,14 +1,16 @@
-"""What of a conditioning follows from the latent's size alone, worked out before a run; and cut to a box of it."""
+"""Parts of a conditioning that follow from the latent's size alone: prepared before a run, and cut to a box."""
 
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from sigmafield.core.conditioning import Area, Cond, Control, Residuals, covering, cropped, fit
-from sigmafield.core.predict import place, predict
+from sigmafield.core.conditioning import Area, Cond, Control, Residuals, covering, fit, transformed
+from sigmafield.core.geometry import Box
+from sigmafield.core.predict import box_of, place, predict
 from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Ctx
+from sigmafield.core.views import crop
 from sigmafield.parameterization.families import family
 
 SD = family("SD15").sampling()
@@ -43,7 +45,7 @@ CONDS = {
 
 
 def model(x, sigma, conds, ctx):
-    """D depends on all that a conditioning has in every place."""
+    """D depends on everything that a conditioning has, at every position."""
     out = []
     for part, c in zip(x.chunk(len(conds)), conds):
         more = 0 if c.concat is None else c.concat.mean(1, keepdim=True)
@@ -66,13 +68,13 @@ def test_a_conditioning_that_fits_predicts_the_same_and_has_no_work_left(name):
     assert all(a.hint is b.hint for a, b in zip(again.controls, once.controls))
     assert (again.area, again.bounds) == (once.area, False)
     raw, fitted = (place([prompt], SPACE)[0][0] for prompt in prompts)
-    assert (raw.size, raw.offset) == (fitted.size, fitted.offset)
+    assert box_of(raw, SPACE) == box_of(fitted, SPACE)
 
 
 def test_boxes_of_boxes_are_boxes():
     whole = fit(CONDS["concat and controls"], SPACE)
-    twice = cropped(cropped(whole, (6, 8), (1, 2)), (3, 4), (2, 1))
-    once = cropped(whole, (3, 4), (3, 3))
+    twice = transformed(transformed(whole, crop(Box(1, 2, 6, 8))), crop(Box(2, 1, 3, 4)))
+    once = transformed(whole, crop(Box(3, 3, 3, 4)))
     assert torch.equal(twice.concat, once.concat)
     assert torch.equal(twice.controls[0].hint, once.controls[0].hint)
     assert once.concat.shape[2:] == (3, 4)
@@ -81,7 +83,7 @@ def test_boxes_of_boxes_are_boxes():
 
 @pytest.mark.parametrize("height, width", [(4, 4), (4, 8), (8, 4), (3, 7), (16, 16)])
 def test_hints_keep_their_middle_and_their_proportions(height, width):
-    """As much is cut off at both ends of an axis, and one axis is kept whole."""
+    """The same amount is cut off at both ends of an axis, and one axis is kept whole."""
     ramps = torch.meshgrid(torch.arange(30.0), torch.arange(50.0), indexing="ij")
     out = covering(torch.stack([*ramps, ramps[0]])[None], height, width)
     assert out.shape == (1, 3, height, width)

@@ -1,9 +1,9 @@
-"""The table of guidance mods and the line that they are written in."""
+"""The table of guidance mods, and their text form."""
 
 import pytest
 
-from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.hooks import Mods, classifier_free
+from sigmafield.recipes.mods import MODS, parse_mods
 
 
 @pytest.mark.parametrize("name", MODS)
@@ -47,7 +47,7 @@ def test_a_line_is_its_mods():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("apgg", "unknown guidance 'apgg'; did you mean apg"),
+        ("apgg", "unknown guidance mod 'apgg'; did you mean apg"),
         ("apg(etta=1)", "apg has no parameter 'etta'; did you mean eta"),
         ("apg(eta=11)", "apg needs -10 ≤ eta ≤ 10; got 11"),
         ("apg(eta=nan)", "apg needs eta to be a number; got 'nan'"),

@@ -1,4 +1,4 @@
-"""What single guidance mods promise, from their papers: norms, angles, deviations, exact cases."""
+"""Properties of single guidance mods from their papers: norms, angles, deviations, exact cases."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ import torch.nn.functional as F
 
 from sigmafield.core.process import VE, Flow, Span
 from sigmafield.core.protocols import Ctx
-from sigmafield.guidance import MODS
 from sigmafield.guidance.frequency import reinhard, scaled_frequencies, unsharp
 from sigmafield.guidance.hooks import Asked, Preds, classifier_free
 from sigmafield.guidance.patches.freeu import freeu_features, freeu_v2_features
 from sigmafield.models.analytic import Mixture
+from sigmafield.recipes.mods import MODS
 
 SHAPE = (3, 4, 12, 10)
 
@@ -125,7 +125,7 @@ def test_frames_have_scales_of_their_own():
 
 
 def test_mahiro_is_the_positive_alone_where_guidance_is_opposed():
-    """m = −1 where the negative prediction points the other way: D = cfg C."""
+    """m = −1 where the negative prediction points in the opposite direction: D = cfg C."""
     c = draw(1)
     torch.testing.assert_close(apply("mahiro", c, -c, D=c).D, 5.0 * c)
     torch.testing.assert_close(apply("mahiro", c, c, D=c).D, c)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from laws import PROCESSES, grid, guided, run_of
+from laws import PROCESSES, grid, guided, repeats, run_of
 
 from sigmafield.comfyui.iterative_mixing import (
     batch_unsample,
@@ -37,17 +37,17 @@ def source(shape=SHAPE, seed=5):
 
 
 def mixing(name, process, c, n=8, **settings):
-    """A mixing of weights c (one number, or one a step of the sampler's own schedule) and its levels' noise."""
+    """A mixing with weights c (a number, or one per step of the sampler's own schedule) and the noise of its levels."""
     run = run_of(name, guided(process), grid(process, n), source())
     weights = [c] * run.grid.n if isinstance(c, float) else c
     return Mixing(run, KeyedLevels([1, 2], SHAPE), weights, **settings)
 
 
-@pytest.mark.parametrize("name", ON_SCHEDULE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=repeats(name)) for name in ON_SCHEDULE])
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_all_of_the_run_is_the_run(name, process):
-    """c = 1: any sampler as it is without mixing, begun at the noised source, in the evaluations that it takes alone."""
+    """c = 1: any sampler gives its result without mixing from the noised source, in as few evaluations."""
     m, s = mixing(name, process, 1.0), source()
     start = noised(s, m.run.grid.sigmas[0], m.noise(0, 0), process)
     plain, end = finish(m.run, start), finish(m, s)
@@ -58,15 +58,16 @@ def test_all_of_the_run_is_the_run(name, process):
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m_sde", "distance", "uni_pc"])
 @pytest.mark.parametrize("blend", BLENDS)
 @processes
+@pytest.mark.typed_elsewhere
 def test_none_of_the_run_is_the_noised_source(name, blend, process):
-    """c = 0: after every step the source at the level that align says, so at the end of "next" the source itself."""
+    """c = 0: after every step x is the source at the level that align chooses; with "next" it ends as the source."""
     s = source()
     for align, ahead in (("after", 0), ("next", 1)):
         m = mixing(name, process, 0.0, blend=BLENDS[blend], align=align)
         for i, state in enumerate(iterate(m, s)):
             z = noised(s, m.run.grid.sigmas[i + ahead], m.noise(0, i + ahead), process)
             torch.testing.assert_close(state.x, z)
-    if name == "euler":  # it has no memory: blended before the step, all that its last step sees is the noised source
+    if name == "euler":  # no memory: blended before the step, its last step sees only the noised source
         m = mixing(name, process, 0.0, blend=BLENDS[blend], align="before")
         z = noised(s, m.run.grid.sigmas[7], m.noise(0, 7), process)
         torch.testing.assert_close(finish(m, s).x, m.run.step(replace(m.run.start(z), i=7)).x)
@@ -76,7 +77,7 @@ def test_none_of_the_run_is_the_noised_source(name, blend, process):
 @processes
 @pytest.mark.parametrize("c", [0.2, 0.7])
 def test_a_right_answer_stays_on_the_noised_source(name, process, c):
-    """D = s, one noise for all levels, blended before the step: x is s at its level all the way."""
+    """D = s, one noise for all levels, blended before the step: x is s noised to its level at all times."""
     s = source()
     run = Run(lambda x, sigma, ctx: Pred(s), SAMPLERS[name], grid(process))
     m = Mixing(run, KeyedLevels([1, 2], SHAPE, shared=True), [c] * 8, align="before")
@@ -88,7 +89,7 @@ def test_a_right_answer_stays_on_the_noised_source(name, process, c):
 @processes
 @pytest.mark.parametrize("align", ["next", "before"])
 def test_the_variance_form_keeps_the_level(align, process):
-    """With D = s the noise that is left has the level's deviation; a plain blend of independent noises has less."""
+    """With D = s the remaining noise has the level's deviation; a plain blend of independent noises has less."""
     shape = (1, 1, 200, 200)
     s = source(shape)
     run = Run(lambda x, sigma, ctx: Pred(s), SAMPLERS["euler"], grid(process))
@@ -129,7 +130,7 @@ REWOUND = {
 
 @pytest.mark.parametrize("k, case", list(enumerate(REWOUND)))
 def test_resume_in_the_middle_of_a_rewind(k, case, tmp_path):
-    """At every cut, between passes as well, with everything made anew."""
+    """At every cut, between passes too, with everything newly constructed."""
     (name, settings), process = REWOUND[case], PROCESSES[k % 2]
 
     def made():
@@ -175,7 +176,7 @@ def test_passes(n, least, most, starts):
 @pytest.mark.parametrize("mode", ["latents", "masks", "matched_noise"])
 @processes
 def test_perlin_modes(mode, process):
-    """Against the formulas, and in the evaluations that are specified: masks 2N − 1, the others N."""
+    """Against the formulas, and in the specified number of evaluations: masks 2N − 1, the others N."""
     c, s = blending_weights("linear", 8), source()
     p = Perlin(mode, strength=0.6, scale=3.0, seed=9)
     m, without = mixing("euler", process, c, perlin=p), mixing("euler", process, c)
@@ -214,13 +215,13 @@ def test_outside_of_a_mask_is_the_source(settings, kept, process):
     end = finish(Mixing(run, KeyedLevels([1, 2], SHAPE), [0.5] * 8, **settings), s)
     assert torch.equal(end.x[..., :2], s[..., :2])
     assert not torch.allclose(end.x[..., 2:], s[..., 2:])
-    for sigma, x in seen:  # the network is shown the source there, at its level
+    for sigma, x in seen:  # the network is given the source there, at its level
         expected = noised(s, torch.tensor(sigma, dtype=torch.float64), nu, process)
         torch.testing.assert_close(x[..., :2], expected[..., :2])
 
 
 def test_differential_diffusion_lets_places_in_at_their_level():
-    """What has been kept until a step joins it as the source noised to that step's level."""
+    """A position kept until a step joins the run as the source noised to that step's level."""
     sampling = family("SD15").sampling()
     sigmas = ksampler_sigmas(sampling.levels, "euler", "normal", 8)
     s, nu = source(), source(seed=8)
@@ -285,7 +286,7 @@ def test_weights_against_closed_forms():
     assert blending_weights("cosine", 4, alpha_1=2.0) == pytest.approx(rise)
     assert blending_weights("linear", 4, start=2) == [0, 0, 0.5, 0.75]
     assert blending_weights("logistic", 5, alpha_1=1.0)[2] == pytest.approx(1 / (1 + math.exp(-5 * (0.5 - 5 / 8))))
-    assert blending_weights("linear", 4, stop=8) == [0, 0.125, 0.25, 0.375]  # a stop behind the end
+    assert blending_weights("linear", 4, stop=8) == [0, 0.125, 0.25, 0.375]  # a stop after the end
 
 
 @pytest.mark.parametrize("blend", BLENDS)
@@ -370,7 +371,7 @@ def test_batch_unsampler():
 
 
 def test_the_mixing_ksamplers_and_their_repair():
-    """With c = 1 the repaired one is a plain run from the noisiest latent; the other never ends its run."""
+    """With c = 1 the repaired one is a plain run from the noisiest latent; the other never finishes its run."""
     batch = batch_unsample(SD, FORM, LATENT, seed=3, steps=6)
     ones = {"start_blending_at_pct": 0.0, "clamp_blending_at_pct": 0.0}  # from the first step on, c = 1
     whole = mixing_ksampler_advanced(soft, SD, FORM, batch, seed=5, renoise=False, **ones)

@@ -1,4 +1,4 @@
-"""The caches' rule on plain functions: what is answered, what is remembered, and when memory begins anew."""
+"""The caches' rule on plain functions: what is reused, what is remembered, and when memory starts over."""
 
 import pytest
 import torch
@@ -8,10 +8,11 @@ from laws import grid as schedule
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import VE, Flow, Span
 from sigmafield.core.protocols import Call, Ctx
-from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.caching import phase
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture
+from sigmafield.recipes.mods import MODS, parse_mods
+from sigmafield.parameterization.timesteps import shifted_flow
 from sigmafield.runs.run import finish
 
 COND = Cond(torch.zeros(1, 1, 1))
@@ -35,14 +36,14 @@ class Calls:
         level, plan = torch.tensor(0.5, dtype=torch.float64), {}
         out = []
         for roles, x in calls:
-            ctx = Ctx(Span(level, level / 2, Flow()), self.aux, patches=patches, plan=plan)
+            ctx = Ctx(Span(level, level / 2, Flow(), clock=LEVELS[Flow].sigma_at), self.aux, patches=patches, plan=plan)
             call = Call(torch.nn.Identity(), level, roles, ctx)
             out.append(self.patch(self.network, call)(x, torch.zeros(len(x)), COND))
         return out
 
 
 def test_what_is_left_out_is_answered_with_the_last_difference():
-    """The third evaluation is the first that can be left out; x stays as it was, a call of other roles has its own."""
+    """The third evaluation is the first that can be skipped; x is not changed, calls of other roles are separate."""
     both, one = ("negative", "positive"), ("positive",)
     xs = [noise(2, 4, 16, 16) * scale for scale in (1.0, 1.01, 1.02, 1.03)]
     calls = Calls(reuse_threshold=0.5)
@@ -60,7 +61,7 @@ def test_what_is_left_out_is_answered_with_the_last_difference():
 
 
 def test_a_call_that_was_not_there_is_computed():
-    """Of roles, patches or a place of their own; it follows what the first one decides ever after."""
+    """A call with other roles, patches or position is computed; later it follows the decision of the first call."""
     x, calls = noise(1, 4, 16, 16), Calls(reuse_threshold=0.5)
     for _ in range(3):
         calls.evaluation((("positive",), x))
@@ -74,7 +75,7 @@ def test_a_call_that_was_not_there_is_computed():
 
 @pytest.mark.parametrize("change", ["shape", "roles"])
 def test_memory_begins_anew_where_the_first_call_is_another(change):
-    """Nothing is left out until a rate is known again: it is unset, and not 0, with which all were left out."""
+    """Nothing is skipped until a rate is known again: it is unset instead of 0, which would skip everything."""
     x, calls = noise(1, 4, 16, 16), Calls(reuse_threshold=0.1)
     for k in range(4):
         calls.evaluation((("positive",), (1 + 0.01 * k) * x))
@@ -89,16 +90,17 @@ def test_memory_begins_anew_where_the_first_call_is_another(change):
 @pytest.mark.parametrize("process", [VE(14.6), Flow(3.0)])
 def test_the_window_is_open_at_its_end(process):
     """σ(end) < σ ≤ σ(start), both in float32; with several samples all have to be in it."""
-    high, low = LEVELS[type(process)].sigma_at(0.2), LEVELS[type(process)].sigma_at(0.8)
+    clock = LEVELS[type(process)].sigma_at
+    high, low = clock(0.2), clock(0.8)
     for sigma, want in {high: "inside", high * 1.001: "before", low: "after", low * 1.001: "inside"}.items():
-        assert phase(torch.tensor(sigma, dtype=torch.float64), 0.2, 0.8, process) == want
+        assert phase(torch.tensor(sigma, dtype=torch.float64), 0.2, 0.8, clock) == want
     levels = torch.tensor([high, high * 1.1], dtype=torch.float64).reshape(2, 1, 1, 1)
-    assert phase(levels, 0.2, 0.8, process) == "before"
-    assert phase(torch.tensor(0.99, dtype=torch.float32).double(), 0.01, 0.8, Flow(1.0)) == "inside"
+    assert phase(levels, 0.2, 0.8, clock) == "before"
+    assert phase(torch.tensor(0.99, dtype=torch.float32).double(), 0.01, 0.8, shifted_flow(1.0).sigma_at) == "inside"
 
 
 def test_lazycache_is_for_flows(capsys):
-    """x/α shrinks with the noise on Stable Diffusion's process, and all of that would be added to D."""
+    """x/α shrinks with the noise on Stable Diffusion's process, and the whole difference would be added to D."""
 
     class Model:
         def __init__(self, process):

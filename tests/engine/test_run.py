@@ -1,11 +1,11 @@
-"""Laws of a run: resume is uninterrupted, a constant field is the scalar, no hidden state, no host reads."""
+"""Laws of a run: resuming changes nothing, a constant field is the scalar, no hidden state, no host reads."""
 
 from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
 import torch
-from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, run_of
+from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, run_of, sparing
 
 from sigmafield.core.process import VE, Grid
 from sigmafield.core.protocols import Pred, State
@@ -21,6 +21,7 @@ ALL += [("distance_c3", NOISY), ("distance_fast", {"sharpen": True, "smooth": Tr
 PAPER = {"cfgpp": "paper", "resample": 0, "eta": 0.5}
 ALL += [("distance_c3", PAPER)]
 each = pytest.mark.parametrize("name, params", ALL, ids=str)
+some = pytest.mark.parametrize("name, params", sparing(ALL))
 processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
 
 
@@ -32,7 +33,7 @@ def start(g, shape=(2, 3, 4, 5), dtype=torch.float32):
 @each
 @processes
 def test_resume_at_every_cut(name, params, process, tmp_path):
-    """Saved, loaded and continued with a new noise source, every state goes on to the very next one, and to the end."""
+    """Saved, loaded and continued with a new noise source, every state leads to the same next state and end."""
     g = grid(process)
     x = start(g)
     model = guided(process)
@@ -48,7 +49,7 @@ def test_resume_at_every_cut(name, params, process, tmp_path):
 
 
 def same(a, b):
-    """Whether two states are equal bit for bit, with all that they remember; previews aside."""
+    """Whether two states are equal bit for bit, including their memories and except for previews."""
     if isinstance(a, State):
         return all(same(getattr(a, field.name), getattr(b, field.name)) for field in fields(a) if field.name != "pred")
     if isinstance(a, dict):
@@ -56,11 +57,11 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@each
+@some
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_step_is_pure_and_runs_interleave(name, params, process):
-    """Two runs that share model and noise source, stepped in turn, end as each alone does."""
+    """Two runs that share a model and a noise source, stepped in turn, end as each does alone."""
     g = grid(process)
     x, y = start(g), start(g) * 0.9
     run = run_of(name, guided(process), g, x, **params)
@@ -88,6 +89,7 @@ def keyed_run(name, params, denoise, g, x):
 @pytest.mark.parametrize("name, params", FIELD, ids=str)
 @processes
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.typed_elsewhere
 def test_constant_field_is_the_scalar(name, params, process, dtype):
     g = grid(process)
     x = start(g, dtype=dtype)
@@ -104,9 +106,9 @@ def test_constant_field_is_the_scalar(name, params, process, dtype):
 ELEMENTWISE = [(name, params) for name, params in FIELD if SAMPLERS[name].linear]
 
 
-@pytest.mark.parametrize("name, params", ELEMENTWISE, ids=str)
+@pytest.mark.parametrize("name, params", sparing(ELEMENTWISE))
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_field_of_two_schedules_is_two_runs(name, params, process):
     """Each half of the latent follows its own schedule; the model is elementwise, so halves do not meet."""
     one, two = grid(process).sigmas, grid(process).sigmas * 0.5
@@ -120,11 +122,10 @@ def test_field_of_two_schedules_is_two_runs(name, params, process):
         torch.testing.assert_close(whole[..., half], alone[..., half], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@pytest.mark.parametrize("name, params", sparing(FIELD))
 @processes
-@pytest.mark.thinned(3)
 def test_frozen_pixels_stay(name, params, process):
-    """Where σ does not change, x does not; where it reaches 0 early, x is done and stays."""
+    """Where σ does not change, x does not; where σ reaches 0 early, x is finished and stays."""
     sigmas = grid(process).sigmas
     field = sigmas.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
     field[..., 0] = sigmas[3]  # frozen all the time
@@ -141,8 +142,9 @@ def test_frozen_pixels_stay(name, params, process):
 @pytest.mark.parametrize("name", [name for name, params in FIELD if not params and SAMPLERS[name].linear])
 @processes
 @pytest.mark.parametrize("first", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7))])
+@pytest.mark.typed_elsewhere
 def test_late_places_begin_without_history(name, process, first):
-    """A place whose σ is held until a step goes on from there as a run of the rest of the schedule does."""
+    """A position whose σ is held until a step continues from there like a run over the rest of the schedule."""
     g = grid(process)
     rest = on(g.sigmas[first:], process)
     x = start(rest)
@@ -159,9 +161,9 @@ def test_late_places_begin_without_history(name, process, first):
     torch.testing.assert_close(end[..., 2:], alone[..., 2:], rtol=1e-6, atol=1e-6 if name in SUMMED else 0)
 
 
-@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@pytest.mark.parametrize("name, params", sparing(FIELD))
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_meta_device(name, params, process):
     """No sampler reads a latent on the host: on the meta device, reading raises."""
     g = grid(process)
@@ -184,12 +186,12 @@ def same_noise(x):
     return Same()
 
 
-@each
+@some
 @processes
-@pytest.mark.thinned(3)
+@pytest.mark.typed_elsewhere
 def test_declared_needs(name, params, process):
-    """Evaluations, noise and the unconditional prediction are as the registry row says."""
-    steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples go with the schedule's length
+    """Evaluations, noise and the unconditional prediction are as declared in the registry row."""
+    steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples depend on the schedule's length
     g, sampler, asked, drawn = grid(process, steps), SAMPLERS[name], [], []
     x = start(g)
     model = guided(process)
@@ -222,7 +224,7 @@ def test_declared_needs(name, params, process):
 @processes
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_degenerate_schedules(name, process):
-    """No steps: x itself. One step to 0: the denoised latent, or what the docstrings say of the exceptions."""
+    """No steps: x itself. One step to 0: the denoised latent, or what the docstrings of the exceptions state."""
     g = grid(process)
     x = start(g)
     model = guided(process)
@@ -261,7 +263,7 @@ def test_bad_input_is_refused_at_construction():
 
 
 def test_a_failed_evaluation_leaves_the_state(tmp_path):
-    """If the network raises, the state before the step is intact and the run can go on from it."""
+    """If the network raises, the state before the step is intact and the run can continue from it."""
     g = grid(VE())
     x = start(g)
     model = guided(VE())
@@ -289,7 +291,7 @@ def test_a_missing_unconditional_prediction_is_named():
 
 
 def test_a_state_moves_with_its_memories():
-    """Latents go to the device, coefficients stay where they are."""
+    """Latents move to the device, coefficients stay where they are."""
     old = torch.zeros(1, 2, 3, 3)
     number = torch.tensor(0.5, dtype=torch.float64)
     there = moved(State(2, old, {"D_prev": old, "h": number, "t": (0.1,)}, {"mixing.source": old}), "meta")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sigmafield as sf
+from sigmafield.core.geometry import Box
 from sigmafield.core.resize import resize
 from sigmafield.core.statistics import moments
 from sigmafield.parameterization.prediction import flow_sampling
@@ -60,7 +61,7 @@ def test_phases_of_a_recipe(pipe):
 )
 def test_resume_in_the_middle_of_any_phase(pipe, tmp_path, sampler, guidance, flow):
     """From every cut, with all made anew, to the same latent."""
-    pipe = replace(pipe, sampling=flow_sampling(3.0)) if flow else pipe
+    pipe = replace(pipe, model=replace(pipe.model, sampling=flow_sampling(3.0))) if flow else pipe
     recipe = replace(RECIPE, sampler=sampler, guidance=guidance, schedule="simple")
 
     def made():
@@ -116,7 +117,7 @@ def test_regions_and_prompts_grow_along(pipe):
     region = sf.Region("green apple", 32, 0, 32, 64)
     demo = opened(replace(RECIPE, regions=(region,), width=64, height=128), pipe, 3)
     areas = [phase.plain.denoise.positive[1].area for phase in demo.run.phases]
-    assert areas == [sf.Area((16 * q, 8 * q), (0, 8 * q)) for q in (1, 2, 3)]
+    assert areas == [Box(0, 8 * q, 16 * q, 8 * q) for q in (1, 2, 3)]
     assert [phase.size for phase in demo.run.phases] == [(128 * q, 64 * q) for q in (1, 2, 3)]
     two = opened(replace(RECIPE, regions=(region,), steps=2), pipe, 2)
     assert torch.isfinite(sf.finish(two.run, two.start).x).all()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn
 
-from sigmafield.core.conditioning import Area, Cond, Control, part
+from sigmafield.core.conditioning import Area, Cond, Control
 from sigmafield.core.geometry import (
     WINDOWS,
     Box,
@@ -26,6 +26,7 @@ from sigmafield.core.geometry import (
 from sigmafield.core.predict import predict
 from sigmafield.core.process import VE, Grid
 from sigmafield.core.protocols import Ctx
+from sigmafield.core.views import part
 from sigmafield.guidance.guider import Guider
 from sigmafield.runs.run import sample
 from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree, square
@@ -290,10 +291,10 @@ def test_what_is_in_every_place_is_cut_with_the_tiles(made, figure):
 
 def test_what_lies_outside_is_mirrored():
     t = torch.arange(5.0)
-    assert part(t, [-2], [5]).tolist() == [2, 1, 0, 1, 2]
-    assert part(t, [3], [4]).tolist() == [3, 4, 4, 4]  # too little within: the edge, repeated
-    assert part(t, [2], [5]).tolist() == [2, 3, 4, 3, 2]
-    assert part(t, [1], [3]).data_ptr() == t[1:].data_ptr()
+    assert part(t, Box(-2, 5)).tolist() == [2, 1, 0, 1, 2]
+    assert part(t, Box(3, 4)).tolist() == [3, 4, 4, 4]  # too little within: the edge, repeated
+    assert part(t, Box(2, 5)).tolist() == [2, 3, 4, 3, 2]
+    assert part(t, Box(1, 3)).data_ptr() == t[1:].data_ptr()
 
 
 def drawing(height, width, seed=0):

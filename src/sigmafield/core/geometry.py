@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from types import EllipsisType
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,23 +19,97 @@ from torch import Tensor
 Index = tuple[slice | EllipsisType, ...]
 
 
-class Box(NamedTuple):
-    """A rectangle: its first row and column, and its size, in places."""
+class Box(tuple[int, ...]):
+    """A box of a latent: its first position along each axis, then its size along each.
 
-    y: int
-    x: int
-    height: int
-    width: int
+        Box(y, x, height, width)                     in the last two axes
+        Box(frame, y, x, frames, height, width)      in the frames of a video as well
 
-    def clipped(self, height: int, width: int) -> Box:
-        """The part within a canvas; its size is 0 or less where there is none."""
-        y, x = max(self.y, 0), max(self.x, 0)
-        return Box(y, x, min(self.y + self.height, height) - y, min(self.x + self.width, width) - x)
+    It may reach beyond the latent.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *numbers: int) -> Box:
+        return super().__new__(cls, numbers)
+
+    def __getnewargs__(self) -> tuple[int, ...]:
+        return tuple(self)
+
+    def __repr__(self) -> str:
+        return f"Box{tuple(self)}"
+
+    @classmethod
+    def at(cls, offset: Sequence[int], size: Sequence[int]) -> Box:
+        """The box of this size that begins at these positions."""
+        return cls(*offset, *size)
 
     @property
-    def index(self) -> tuple[slice, slice]:
-        """Index of the box in the last two axes: `t[(..., *box.index)]`; the box lies within the canvas."""
-        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+    def offset(self) -> tuple[int, ...]:
+        """The first position along each axis."""
+        return self[: len(self) // 2]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The number of positions along each axis."""
+        return self[len(self) // 2 :]
+
+    @property
+    def y(self) -> int:
+        """The first row."""
+        return self[len(self) // 2 - 2]
+
+    @property
+    def x(self) -> int:
+        """The first column."""
+        return self[len(self) // 2 - 1]
+
+    @property
+    def height(self) -> int:
+        """The number of rows."""
+        return self[-2]
+
+    @property
+    def width(self) -> int:
+        """The number of columns."""
+        return self[-1]
+
+    @property
+    def plane(self) -> Box:
+        """The box in the last two axes."""
+        return Box(*self.offset[-2:], *self.size[-2:])
+
+    @property
+    def index(self) -> tuple[slice, ...]:
+        """Index of a box that lies within the last axes of a tensor: `t[(..., *box.index)]`."""
+        return tuple(slice(o, o + n) for o, n in zip(self.offset, self.size))
+
+    def spanning(self, space: Sequence[int]) -> Box:
+        """The box in a latent of more axes, of which it has all positions of the first ones."""
+        first = space[: len(space) - len(self.size)]
+        return Box(*(0 for _ in first), *self.offset, *first, *self.size)
+
+    def clipped(self, *space: int) -> Box:
+        """The part within a latent of these sides; a size of 0 or less where there is no such part."""
+        return self & Box.at([0] * len(space), space)
+
+    def __and__(self, other: Box) -> Box:
+        """The part that two boxes have in common; a size of 0 or less where there is no such part."""
+        low = [max(a, b) for a, b in zip(self.offset, other.offset)]
+        ends = zip(self.offset, self.size, other.offset, other.size)
+        return Box.at(low, [min(a + m, b + n) - o for (a, m, b, n), o in zip(ends, low)])
+
+    def holds(self, other: Box) -> bool:
+        """Whether another box lies within this one."""
+        return self & other == other
+
+    def moved(self, *by: int) -> Box:
+        """The box this many positions further along each axis."""
+        return Box.at([o + k for o, k in zip(self.offset, by)], self.size)
+
+    def scaled(self, factor: int) -> Box:
+        """The box in units that are `factor` times smaller."""
+        return Box(*(factor * n for n in self))
 
 
 @dataclass(frozen=True)
@@ -48,6 +121,11 @@ class Tile:
 
     box: Box
     core: Box
+
+    def indices(self, height: int, width: int) -> tuple[Index, Index]:
+        """Index of the part of the box within a canvas: (in the canvas, in the tile)."""
+        inside = self.box.clipped(height, width)
+        return (..., *inside.index), (..., *inside.moved(-self.box.y, -self.box.x).index)
 
 
 Tiles = tuple[Tile, ...]
@@ -119,12 +197,6 @@ def check(tiles: Sequence[Tile], height: int, width: int) -> None:
         raise ValueError(f"tiles must own each place of {height} by {width} once; row {y}, column {x} has {n} owners")
 
 
-def places(tile: Tile, height: int, width: int) -> tuple[Index, Index]:
-    """Index of a tile's part within the canvas: in the canvas, and in the tile."""
-    box, inside = tile.box, tile.box.clipped(height, width)
-    return (..., *inside.index), (..., *inside._replace(y=inside.y - box.y, x=inside.x - box.x).index)
-
-
 def batches(tiles: Sequence[Tile], most: int) -> list[list[Tile]]:
     """Tiles that may share a network call: of equal size, in order, at most so many, batches of equal length."""
     sizes: dict[tuple[int, int], list[Tile]] = {}
@@ -182,7 +254,7 @@ def shares(tiles: Tiles, window: Window, height: int, width: int) -> tuple[Float
     Uniform weights where the sum is 0 or not finite, as it is for extreme shapes.
     """
 
-    at = [places(tile, height, width) for tile in tiles]
+    at = [tile.indices(height, width) for tile in tiles]
     weights = [window(tile.box.height, tile.box.width)[inside] for tile, (_, inside) in zip(tiles, at)]
     sums, counts = torch.zeros(2, height, width, dtype=torch.float64)
     for w, (canvas, _) in zip(weights, at):
@@ -212,7 +284,7 @@ def largest(tiles: Sequence[Tile], values: Sequence[float], height: int, width: 
     _paired(tiles, values)
     out = torch.full((1, 1, height, width), -math.inf, dtype=torch.float64)
     for tile, value in zip(tiles, values):
-        canvas, _ = places(tile, height, width)
+        canvas, _ = tile.indices(height, width)
         out[canvas] = out[canvas].clamp(min=value)
     return out
 
@@ -229,7 +301,7 @@ def weighted(window: Window = gaussian) -> Combine:
         _paired(tiles, values)
         out = torch.zeros(1, 1, height, width, dtype=torch.float64)
         for tile, value, w in zip(tiles, values, shares(tuple(tiles), window, height, width)):
-            out[places(tile, height, width)[0]] += value * w.double()
+            out[tile.indices(height, width)[0]] += value * w.double()
         low, high = (f(tiles, values, height, width) for f in (least, largest))
         return torch.minimum(torch.maximum(out, low), high)
 

@@ -26,11 +26,12 @@ class Slot(Generic[T]):
 
     Args:
         name: Key in the memory, unique among wrappers.
-        kind: A dataclass whose fields are values that a memory may hold. A field that is None is left out.
+        kind: A dataclass whose fields are values that a memory may hold. A field that is None is left out, and has to
+            have a default. An entry that holds memories of its own (`scope`) needs none.
     """
 
     name: str
-    kind: type[T]
+    kind: type[T] = dict  # type: ignore[assignment]
 
     def read(self, memory: MutableMapping[str, Any]) -> T | None:
         """What is kept, or None where nothing is."""

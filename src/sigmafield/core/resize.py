@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,13 +12,20 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.registry import near_miss
 
 MODES = ("bislerp", "nearest-exact", "bilinear", "area", "bicubic")
-"""How `resize` fills new places: `bislerp`, or torch's interpolation of that name."""
+"""Interpolation of `resize`: `bislerp`, or torch's interpolation of that name."""
 
 
 def resize(x: Latent, height: int, width: int, mode: str = "bislerp") -> Tensor:
-    """Latents [B, C, H, W] or [B, C, frames, H, W] at another size, frame by frame.
+    """Resize latents, frame by frame.
 
-    Raises ValueError for an unknown mode and a size below 1.
+    Args:
+        x: Latents [B, C, H, W] or [B, C, frames, H, W].
+        height: New height in latent positions, at least 1.
+        width: New width in latent positions, at least 1.
+        mode: One of `MODES`.
+
+    Raises:
+        ValueError: If the mode is unknown or a size is below 1.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}{near_miss(mode, MODES)}")
@@ -32,15 +41,16 @@ def bislerp(x: Latent, height: int, width: int) -> Tensor:
 
         v = (sin((1 − ρ) ω)/sin ω e₁ + sin(ρ ω)/sin ω e₂) (‖b₁‖ (1 − ρ) + ‖b₂‖ ρ),   cos ω = e₁ · e₂
 
-    Between two places b₁, b₂ with directions e₁, e₂: unlike a mean, it keeps the variance of noise. Computed in
-    float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating rotation with quaternion curves".
+    b₁ and b₂ are the vectors at two neighbouring positions, e₁ and e₂ their directions. Unlike a mean, it keeps the
+    variance of noise. It is computed in float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating
+    rotation with quaternion curves".
     """
     wide = _bislerp_last(x.float(), width)
     return _bislerp_last(wide.transpose(-1, -2), height).transpose(-1, -2).to(x.dtype)
 
 
 def _bislerp_last(x: Tensor, size: int) -> Tensor:
-    """Along the last axis of [B, C, H, W], at torch's half-pixel places."""
+    """Along the last axis of [B, C, H, W], at torch's half-pixel positions."""
     last = x.shape[-1] - 1
     ramp = torch.arange(last + 1, dtype=torch.float32, device=x.device)
     places = torch.stack([ramp, (ramp + 1).clamp(max=last)])[:, None, None]
@@ -55,3 +65,18 @@ def _bislerp_last(x: Tensor, size: int) -> Tensor:
     sine = torch.where(near, 1.0, omega.sin())
     out = (((1 - rho) * omega).sin() / sine * e1 + (rho * omega).sin() / sine * e2) * (n1 * (1 - rho) + n2 * rho)
     return torch.where(cos > 1 - 1e-5, b1, torch.where(cos < -1 + 1e-5, (1 - rho) * b1 + rho * b2, out))
+
+
+def resize_mask(mask: Tensor, space: Sequence[int]) -> Tensor:
+    """A mask whose last axes have another size, linear along each of them; as it is where the sizes agree.
+
+    Args:
+        mask: [..., *sides], with any leading axes.
+        space: The new sides: 1, 2 or 3 of them.
+    """
+    n = len(space)
+    if tuple(mask.shape[-n:]) == tuple(space):
+        return mask
+    flat = mask.reshape(-1, 1, *mask.shape[-n:])
+    out = F.interpolate(flat, tuple(space), mode=("linear", "bilinear", "trilinear")[n - 1])
+    return out.reshape(*mask.shape[:-n], *space)

@@ -14,7 +14,6 @@ from sigmafield.core.process import VE, Clock, Grid, Process, Span
 from sigmafield.core.protocols import Ctx, Denoiser, Noise, Pred, State, Steps
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Silent
-from sigmafield.samplers.dpm import END
 from sigmafield.samplers.registry import SAMPLERS, Sampler
 
 
@@ -38,8 +37,7 @@ class Run:
 
     def __post_init__(self) -> None:
         name, sigmas = self.sampler.name, self.grid.sigmas
-        self.sampler.check(self.params)
-        object.__setattr__(self, "params", {**self.sampler.params, **self.params})
+        object.__setattr__(self, "params", {**self.sampler.params, **self.sampler.check(self.params)})
         if self.sampler.adaptive and self.grid.is_field:
             raise ValueError(
                 f"{name} chooses its own steps and needs one sigma per step; got a field {tuple(sigmas.shape)}"
@@ -53,32 +51,29 @@ class Run:
 
     @property
     def draws(self) -> bool:
-        """Whether the sampler, with these parameters, asks for noise."""
-        p = {**self.sampler.values, **self.params}
-        if self.sampler.noise == "churn":
-            return p["s_churn"] > 0
-        if self.sampler.noise == "gaussian_pair":
-            return any(p[f"{part}eta"] and p[f"{part}s_noise"] for part in ("", "distance_step_"))
-        return self.sampler.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0
+        """Whether the sampler asks for noise, with these parameters."""
+        return self.sampler.draws(self.params)
+
+    @property
+    def n(self) -> int:
+        """Number of intervals in the schedule, one per step unless the sampler chooses its own."""
+        return self.grid.n
 
     def start(self, x: Latent) -> State:
         """The state before the first step, from the noisy latent x [B, C, *space] (float32 or float64)."""
         return State(0, x, rng=self.rng)
 
     def done(self, st: State) -> bool:
-        """Whether the schedule has come to its end."""
-        if not self.sampler.adaptive or not self.grid.n:
-            return st.i >= self.grid.n
-        return bool(st.mem.get("done", self.grid.n == 1 and self.span(0).ve.h <= END))
+        """Whether the last step has been taken."""
+        if self.sampler.pace is None or not self.n:
+            return st.i >= self.n
+        return self.sampler.pace.done(st.mem, self.span(0))
 
     def progress(self, st: State) -> float:
-        """Share of the run that is done, 0 … 1; in λ for an adaptive sampler."""
+        """Share of the run that is done, 0 … 1."""
         if self.done(st):
             return 1.0
-        if not self.sampler.adaptive:
-            return st.i / self.grid.n
-        span = self.span(0).ve
-        return float((st.mem.get("lam", float(span.lam)) - span.lam) / span.h.clamp(min=END))
+        return st.i / self.n if self.sampler.pace is None else self.sampler.pace.progress(st.mem, self.span(0))
 
     def result(self, st: State) -> Latent:
         """The clean latent of a state at the end of the run."""

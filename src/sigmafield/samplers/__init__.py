@@ -1,4 +1,4 @@
-"""Sampling samplers: each a function over one interval of the schedule, and a row in the registry."""
+"""Samplers: each one is a function over one interval of the schedule and a row in the registry."""
 
 from sigmafield.samplers import (
     distance,

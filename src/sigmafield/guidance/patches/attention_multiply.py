@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from sigmafield.core.parameters import Range
 from sigmafield.core.protocols import Call, Network
 from sigmafield.guidance.patches.module_hooks import after, during
-from sigmafield.guidance.patches.unet_blocks import attentions
-from sigmafield.guidance.patches.where import unet
+from sigmafield.guidance.patches.unet_blocks import attentions, unet
 from sigmafield.guidance.registry import mod
 
 Factor = Annotated[float, Range(0, 10)]

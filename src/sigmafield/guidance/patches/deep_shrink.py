@@ -14,8 +14,7 @@ from sigmafield.core.predict import within
 from sigmafield.core.protocols import Call, Network
 from sigmafield.core.resize import resize
 from sigmafield.guidance.patches.module_hooks import Place, after, before, during
-from sigmafield.guidance.patches.unet_blocks import inputs, mapped, outputs
-from sigmafield.guidance.patches.where import unet
+from sigmafield.guidance.patches.unet_blocks import inputs, mapped, outputs, unet
 from sigmafield.guidance.registry import mod
 
 Mode = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]

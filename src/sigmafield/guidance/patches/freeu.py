@@ -18,8 +18,7 @@ from sigmafield.core.protocols import Call, Network
 from sigmafield.core.statistics import TINY
 from sigmafield.guidance.frequency import scaled_frequencies
 from sigmafield.guidance.patches.module_hooks import before, during
-from sigmafield.guidance.patches.unet_blocks import meetings
-from sigmafield.guidance.patches.where import unet
+from sigmafield.guidance.patches.unet_blocks import meetings, unet
 from sigmafield.guidance.registry import mod
 
 Features = Float[Tensor, "batch _ *space"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.guidance.patches.where import middle_blocks
+from sigmafield.guidance.patches.unet_blocks import middle_blocks
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ FAMILIES = {
     "dpmpp": "DPM-Solver++, multistep",
     "singlestep": "DPM-Solver++, single step",
     "exponential": "Exponential",
+    "er_sde": "ER-SDE",
     "uni_pc": "UniPC",
     "sa_solver": "SA-Solver",
     "distance": "Distance",

@@ -125,6 +125,11 @@ class Registry(Mapping[str, Row], Generic[Row]):
         """Add a row; it replaces one of the same name."""
         self._rows[row.name] = row
 
+    def remove(self, name: str) -> None:
+        """Remove the row of a name; ValueError with the near miss where there is none."""
+        self.lookup(name)
+        del self._rows[name]
+
     def lookup(self, name: str) -> Row:
         """The row of that name; ValueError with the nearest names if there is none."""
         return named(self._rows, name, self.kind)

@@ -35,6 +35,7 @@ FAMILIES = {
     "dpmpp": "DPM-Solver++, multistep",
     "singlestep": "DPM-Solver++, single step",
     "exponential": "Exponential",
+    "er_sde": "Exponential",
     "uni_pc": "UniPC",
     "sa_solver": "SA-Solver",
     "distance": "Distance",

@@ -68,7 +68,7 @@ def er_sde(
         s_noise: Factor on the added noise.
         noise_scaler: Noise scaling φ as a function of ℓ; `reverse_time(eta)` gives the reverse-time SDE, `ode` (with
             s_noise = 0) the ODE.
-        max_stage: Number of predictions used, this step's and earlier ones.
+        max_stage: Largest number of predictions used, including earlier ones.
         quadrature: How S and Sᵤ are integrated: "sum" is ComfyUI's sum over 200 points, which limits the order of
             convergence to little more than 1; "gauss" is exact to rounding.
     """

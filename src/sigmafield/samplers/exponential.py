@@ -143,8 +143,7 @@ def res_multistep_ancestral(
     Args:
         eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
         s_noise: Factor on the added noise.
-        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals, instead of VE's, which ComfyUI
-            uses.
+        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals; ComfyUI uses VE's.
     """
     D = (yield x, s.sigma).x0
     down, keep, a, b, w, up = res_coefficients(s, mem, eta, flow_noise)
@@ -187,8 +186,7 @@ def res_multistep_ancestral_cfg_pp(
     Args:
         eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
         s_noise: Factor on the added noise.
-        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals, instead of VE's, which ComfyUI
-            uses.
+        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals; ComfyUI uses VE's.
     """
     p = yield x, s.sigma
     down, keep, a, b, w, up = res_coefficients(s, mem, eta, flow_noise)

@@ -80,8 +80,7 @@ def dpmpp_2s_ancestral_cfg_pp(
         s_noise: Factor on the added noise.
         same_stage: Combine D and U of the second stage, which converges, instead of ComfyUI's D of the first with U of
             the second.
-        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals, instead of VE's, which ComfyUI
-            uses.
+        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals; ComfyUI uses VE's.
     """
     p = yield x, s.sigma
     down, keep, up = (s if flow_noise else s.ve).ancestral(eta)

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond, Prompt
-from sigmafield.core.geometry import Box, Tile, Window, leaf_tiles, mixture_gaussian, painted, uniform
+from sigmafield.core.geometry import Box, Tile, Window, leaf_tiles, mixture_gaussian, uniform
 from sigmafield.core.parameters import NonNegative, Positive, Range, check, parameters
 from sigmafield.core.predict import box_of, place
 from sigmafield.core.protocols import Denoiser, Model
 from sigmafield.core.registry import named
+from sigmafield.core.tile_maps import painted
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.running import with_tiled_vae

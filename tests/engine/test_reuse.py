@@ -1,5 +1,7 @@
 """The caches' rule on plain functions: what is reused, what is remembered, and when memory starts over."""
 
+from functools import partial
+
 import pytest
 import torch
 from laws import LEVELS, run_of
@@ -8,7 +10,7 @@ from laws import grid as schedule
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import VE, Flow, Span
 from sigmafield.core.protocols import Call, Ctx
-from sigmafield.guidance.caching import phase
+from sigmafield.guidance.caching import CallKey, phase
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture
 from sigmafield.parameterization.timesteps import shifted_flow
@@ -85,6 +87,22 @@ def test_memory_begins_anew_where_the_first_call_is_another(change):
         calls.evaluation((roles, (1 + 0.05 * k) * other))
         assert k > 1 or calls.made == 3 + k
     assert 4 < calls.made < 14
+
+
+def test_a_call_is_known_by_what_it_is_about():
+    """Roles, patches with their plain parameters and the part of the latent; the same text in every process."""
+    level = torch.tensor(0.5, dtype=torch.float64)
+
+    def key(roles=("negative", "positive"), part=((0, (0, 0, 8, 8)),), **params):
+        patch = partial(MODS["tome"].apply, **{"ratio": 0.3, **params})
+        return CallKey.of(
+            Call(torch.nn.Identity(), level, roles, Ctx(Span(level, level, VE()), {}, patches=(patch,), part=part))
+        )
+
+    assert key() == key() and hash(key()) == hash(key()) and str(key()) == str(key())
+    assert str(key()) == "1 negative, 1 positive; tome(ratio=0.3); ((0, (0, 0, 8, 8)),); 0"
+    others = [key(), key(ratio=0.4), key(roles=("positive",)), key(part=())]
+    assert len({*others}) == len({*map(str, others)}) == 4
 
 
 @pytest.mark.parametrize("process", [VE(14.6), Flow(3.0)])

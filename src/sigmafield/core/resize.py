@@ -1,4 +1,4 @@
-"""Changing the resolution of latents."""
+"""Latents and masks at another resolution."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ MODES = ("bislerp", "nearest-exact", "bilinear", "area", "bicubic")
 
 
 def resize(x: Latent, height: int, width: int, mode: str = "bislerp") -> Tensor:
-    """Resize latents, frame by frame.
+    """Latents at another size, frame by frame.
 
     Args:
-        x: Latents [B, C, H, W] or [B, C, frames, H, W].
-        height: New height in latent positions, at least 1.
-        width: New width in latent positions, at least 1.
+        x: [B, C, H, W] or [B, C, frames, H, W].
+        height: New height.
+        width: New width.
         mode: One of `MODES`.
 
     Raises:
-        ValueError: If the mode is unknown or a size is below 1.
+        ValueError: The mode is unknown, or a side is below 1.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}{near_miss(mode, MODES)}")
@@ -41,9 +41,8 @@ def bislerp(x: Latent, height: int, width: int) -> Tensor:
 
         v = (sin((1 − ρ) ω)/sin ω e₁ + sin(ρ ω)/sin ω e₂) (‖b₁‖ (1 − ρ) + ‖b₂‖ ρ),   cos ω = e₁ · e₂
 
-    b₁ and b₂ are the vectors at two neighbouring positions, e₁ and e₂ their directions. Unlike a mean, it keeps the
-    variance of noise. It is computed in float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating
-    rotation with quaternion curves".
+    Between two positions b₁, b₂ with directions e₁, e₂: unlike a mean, it keeps the variance of noise. Computed in
+    float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating rotation with quaternion curves".
     """
     wide = _bislerp_last(x.float(), width)
     return _bislerp_last(wide.transpose(-1, -2), height).transpose(-1, -2).to(x.dtype)
@@ -53,8 +52,8 @@ def _bislerp_last(x: Tensor, size: int) -> Tensor:
     """Along the last axis of [B, C, H, W], at torch's half-pixel positions."""
     last = x.shape[-1] - 1
     ramp = torch.arange(last + 1, dtype=torch.float32, device=x.device)
-    places = torch.stack([ramp, (ramp + 1).clamp(max=last)])[:, None, None]
-    here, there = F.interpolate(places, (1, size), mode="bilinear")[:, 0, 0]
+    at = torch.stack([ramp, (ramp + 1).clamp(max=last)])[:, None, None]
+    here, there = F.interpolate(at, (1, size), mode="bilinear")[:, 0, 0]
     rho = here.frac()
     b1, b2 = x[..., here.long()], x[..., there.long()]
     n1, n2 = (b.norm(dim=1, keepdim=True) for b in (b1, b2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.conditioning import Cond, ControlNetwork
 from sigmafield.core.linear import lincomb
 from sigmafield.core.protocols import Call, Ctx, Network
+from sigmafield.core.recent import Recent
 from sigmafield.models.network_call import acting, by_row, rows, shares, stack
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat
@@ -72,6 +74,7 @@ class DiffusionModel:
     device: torch.device = torch.device("cpu")
     max_rows: int | None = None
     running: Running = nullcontext
+    _stacks: Recent[Cond] = field(default_factory=partial(Recent, 2), init=False, repr=False)
 
     def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Predicts the clean latent for each conditioning, in one network call or as few as `max_rows` allows.
@@ -88,7 +91,7 @@ class DiffusionModel:
         for cond in conds:
             self.check(cond)
         k = len(conds)
-        cond = stack([acting(sigma, cond, self.sampling.clock) for cond in conds], len(x) // k)
+        cond = self.stacked([acting(sigma, cond, self.sampling.clock) for cond in conds], len(x) // k)
         sigma = by_row(sigma, len(x) // k, self.name).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
         pre, t = self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)
         xs = lincomb(pre.c_in, x).float()
@@ -99,8 +102,14 @@ class DiffusionModel:
             for some in shares(len(xs), self.max_rows):
                 network = self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx)
                 out.append(network(xs[some], t[some], rows(cond, some)))
-        out = torch.cat(out)
+        out = out[0] if len(out) == 1 else torch.cat(out)
         return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
+
+    def stacked(self, conds: Sequence[Cond], each: int) -> Cond:
+        """Several conditionings as one, see `stack`; those without spatial inputs are kept for the next call."""
+        if any(cond.controls or cond.concat is not None for cond in conds):
+            return stack(conds, each)
+        return self._stacks(tuple(conds), each, lambda: stack(conds, each))
 
     def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Network:
         """The network with the patches of `ctx` for one call; the last patch is outermost."""

@@ -100,6 +100,8 @@ def acting(sigma: Sigma, cond: Cond, clock: Clock) -> Cond:
     Raises:
         ValueError: If a control acts for some samples and not for others.
     """
+    if not cond.controls:
+        return cond
     now = [(c, active(c, sigma, clock)) for c in cond.controls if c.strength]
     if any(inside.any() and not inside.all() for _, inside in now):
         raise ValueError(

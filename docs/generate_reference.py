@@ -116,7 +116,7 @@ def room_page(room: str) -> str:
 def cli_page() -> str:
     """The help of each command, as the command line prints it."""
     top = help_of()
-    commands = re.findall(r"^ {0,4}([a-z][a-z-]+)  +\S", top.partition("Commands")[2], re.MULTILINE)
+    commands = re.findall(r"^ {0,4}([a-z][a-z-]+)(?:  +\S.*)?$", top.partition("Commands")[2], re.MULTILINE)
     if not commands:
         raise ValueError(f"no commands found in the help of sigmafield:\n{top}")
     lines = ["# Command line", "", "What `sigmafield --help` and `sigmafield COMMAND --help` print.", ""]

@@ -22,12 +22,7 @@ help: ## list the targets
 	@touch $@
 
 demo: .venv/core ## draw images with the embedded model into out/
-	@mkdir -p out
-	.venv/bin/sigmafield sample "a red heart" -o out/heart.png --steps 20 --cfg 3 --seed 1 --batch 4
-	.venv/bin/sigmafield replay out/heart.png -o out/heart-again.png
-	.venv/bin/sigmafield sample "a green apple" --image out/heart-1.png --denoise 0.7 -o out/heart-to-apple.png
-	.venv/bin/python examples/contact_sheet.py out/contact-sheet.png
-	@echo && echo "images are in $(CURDIR)/out: look at contact-sheet.png first"
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .ci/demo
 
 # processes instead of threads: networks this small wait for each other's threads
 TEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal

@@ -15,7 +15,7 @@ from sigmafield.core.plain import from_plain, to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.guidance.registry import MODS
 from sigmafield.models.overrides import MODEL_SAMPLINGS
-from sigmafield.runs.mixing_spec import curve, perlin, rewind
+from sigmafield.runs.mixing_spec import TERMS
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
@@ -24,9 +24,9 @@ ROOMS = {
     "schedules": {name: row.parameters for name, row in SCHEDULES.items()},
     "guidance": {name: row.parameters for name, row in MODS.items()},
     "overrides": {name: keywords(function) for name, function in MODEL_SAMPLINGS.items()},
-    "mixing": {function.__name__: keywords(function) for function in (curve, rewind, perlin)},
+    "mixing": {name: row.parameters for name, row in TERMS.items()},
 }
-UNDOCUMENTED = {"guidance", "overrides", "mixing"}
+UNDOCUMENTED = {"guidance", "overrides"}
 """Rooms whose docstrings have no `Args:` yet."""
 
 

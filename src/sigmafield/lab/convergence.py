@@ -18,7 +18,7 @@ from sigmafield.core.protocols import Ctx, Denoiser, Pred
 from sigmafield.models.analytic import Mixture
 from sigmafield.runs.run import Run, finish
 from sigmafield.samplers import SAMPLERS
-from sigmafield.samplers.exponential import ode
+from sigmafield.samplers.er_sde import ode
 
 LOW, HIGH = -2.0, 2.5
 """λ at the beginning and at the end of every run."""

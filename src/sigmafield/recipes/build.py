@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
 from PIL import Image
@@ -42,7 +43,7 @@ from sigmafield.recipes.tiling import (
     unit_words,
     vae_for,
 )
-from sigmafield.runs.mixing_spec import parse_mixing
+from sigmafield.runs.mixing_spec import mixing_of
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.sigma_field import delayed, field_from_mask, own_schedule
 from sigmafield.spatial.tiled_model import rows_shown
@@ -119,8 +120,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
         random_inpaint=sampler.name == "ddim", rule=rule_of(recipe.tiling, model, space), spectrum=spectrum,
         **sampler.params,
     )  # fmt: skip
-    if (mixing := parse_mixing(specs(recipe.mixing))) is not None:
-        run = mixing.mixing(run, latent, recipe.seed, keep=kept)
+    if (mixing := mixing_of(specs(recipe.mixing))) is not None:
+        run = mixing.mixing(run, latent, recipe.seed, keep=None if kept is None else kept.kept)
         start = run.start(latent)
     rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
     return Job(recipe, pipe, run, start, rows)

@@ -36,7 +36,7 @@ def guidance_of(value: Specs) -> tuple[Spec, ...]:
     return _specs("guidance", "apg(eta=0.5)+cfg_norm", value)
 
 
-def mixing_of(value: Specs) -> tuple[Spec, ...]:
+def mixing_terms_of(value: Specs) -> tuple[Spec, ...]:
     """Terms of iterative mixing from their text."""
     return _specs("mixing", "cosine(alpha_1=0.3, align=next)+rewind", value)
 
@@ -212,7 +212,7 @@ def several(value: Sequence[V] | V) -> tuple[V, ...]:
 
 
 READERS: Mapping[str, Callable[[Any], Any]] = {
-    "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of, "mixing": mixing_of,
+    "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of, "mixing": mixing_terms_of,
     "model_sampling": model_sampling_of, "regions": several, "controls": several, "loras": several,
     **dict.fromkeys(("image", "mask", "denoise_map", "model", "parts", "embeddings"), path_of),
 }  # fmt: skip

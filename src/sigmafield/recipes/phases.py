@@ -29,7 +29,8 @@ from sigmafield.recipes.ksampler import open_run
 from sigmafield.recipes.options import DemoFusion
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.tiling import vae_for
-from sigmafield.runs.mixing import KeyedLevels, Mixing
+from sigmafield.runs.level_noise import KeyedLevels
+from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.multiphase import Phase, Phases
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS

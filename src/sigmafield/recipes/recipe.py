@@ -31,7 +31,7 @@ from sigmafield.recipes.groups import (
     specs,
 )
 from sigmafield.recipes.mods import MODS
-from sigmafield.runs.mixing_spec import parse_mixing
+from sigmafield.runs.mixing_spec import mixing_of
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
@@ -142,7 +142,7 @@ def check_image(recipe: Recipe) -> None:
         raise ValueError("map_schedule 'own' runs whole schedules: leave start_step and last_step out")
     if recipe.min_denoise and recipe.denoise_map is None:
         raise ValueError(f"min_denoise {recipe.min_denoise} needs a denoise_map, whose black parts have it")
-    if parse_mixing(specs(recipe.mixing)) is not None:
+    if mixing_of(specs(recipe.mixing)) is not None:
         if recipe.denoise_map is not None:
             raise ValueError("mixing and a denoise_map exclude each other: leave one of them out")
         if SAMPLERS[spec(recipe.sampler).name].adaptive:

@@ -91,8 +91,8 @@ def distance(
     with smooth, they use statistics of the whole batch, so a sample depends on the others in its batch unless
     per_sample is set.
 
-    The first and the last step of a range count from 0, or from the end if negative; they are clamped to the steps of
-    the run, and their order does not matter.
+    With distance_step_eta, noise is added to z_r in the same way as to x'. The first and last steps of the three ranges
+    are clamped to the steps of the run, and their order does not matter.
 
     At cfg 1, where U is not evaluated, cfgpp = "doubled" and use_negative have no effect, and cfgpp = "paper" raises
     ValueError. The reference gives NaN where all slopes agree (at pinned pixels); this implementation does not.
@@ -103,7 +103,7 @@ def distance(
         resample_end: Number of resamples at the smallest σ, to which K goes from `resample`; -1 keeps K constant.
         cfgpp: CFG++ variant: "off" is plain guidance, "doubled" takes slopes from 2 D − U, as the reference's cfgpp
             does (equal to twice the guidance scale), and "paper" is CFG++ itself (euler_ancestral_cfg_pp), with K = 0.
-        eta: Amount of noise added after the step: 0 gives the ODE.
+        eta: Amount of noise added after the step: 0 gives the ODE, 1 the noise of DDPM.
         s_noise: Factor on the noise added after the step.
         distance_step_eta: Amount of noise added to every trial point z_r.
         distance_step_s_noise: Factor on the noise added to the trial points.
@@ -114,12 +114,12 @@ def distance(
             sharpen).
         sharpen: Subtract the direction of the previous combined slope where it differs most from the new one.
         smooth: Even out the contrast of D at σ' before a slope is taken from it.
-        distance_first: First step with resampling.
-        distance_last: Last step with resampling.
-        eta_first: First step with noise after the step.
-        eta_last: Last step with noise after the step.
-        distance_eta_first: First step with noise in the trial points.
-        distance_eta_last: Last step with noise in the trial points.
+        distance_first: First step with resampling, counted from 0, or from the end if negative.
+        distance_last: Last step with resampling, counted from 0, or from the end if negative.
+        eta_first: First step with noise after the step, counted from 0, or from the end if negative.
+        eta_last: Last step with noise after the step, counted from 0, or from the end if negative.
+        distance_eta_first: First step with noise in the trial points, counted from 0, or from the end if negative.
+        distance_eta_last: Last step with noise in the trial points, counted from 0, or from the end if negative.
         per_sample: Use statistics of each sample (for perp_step, of each channel) instead of the whole batch in
             sharpen, perp_step and smooth.
     """

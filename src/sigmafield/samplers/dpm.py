@@ -14,8 +14,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Positive, Share
-from sigmafield.core.process import Grid, Span, ends
+from sigmafield.core.process import Grid, Span
 from sigmafield.core.protocols import Noise, Pred, Step
+from sigmafield.samplers.grids import ends
 from sigmafield.samplers.registry import Pace, sampler
 
 END = 1e-5
@@ -83,7 +84,7 @@ def dpm_adaptive(
         accept_safety: Smallest step-size factor f at which an attempt is accepted; 0 accepts every attempt.
         eta: Amount of noise added after each accepted attempt: 0 gives the ODE, 1 ancestral noise.
         s_noise: Factor on the added noise.
-        flow_noise: On a flow, add the flow's noise instead of VE's noise, which ComfyUI adds.
+        flow_noise: On a flow, add the flow's noise; ComfyUI adds VE's noise.
         denoise_to_zero: Evaluate once more at the last σ above 0 and return D.
     """
     ve, goes_on = s.ve, s.n > 1
@@ -251,7 +252,7 @@ def dpm_fast(
     Args:
         eta: Amount of noise added after each step: 0 gives the ODE, 1 ancestral noise.
         s_noise: Factor on the added noise.
-        flow_noise: On a flow, add the flow's noise instead of VE's noise, which ComfyUI adds.
+        flow_noise: On a flow, add the flow's noise; ComfyUI adds VE's noise.
         denoise_to_zero: Evaluate once more at the last σ above 0 and return D.
         precise: Compute steps and coefficients in float64 instead of ComfyUI's float32.
     """

@@ -80,7 +80,7 @@ def euler(
         s_tmin: Smallest σ at which noise is added.
         s_tmax: Largest σ at which noise is added.
         s_noise: Factor on the added noise.
-        flow_noise: On a flow, add noise that keeps the flow's marginals instead of VE's noise, which ComfyUI adds.
+        flow_noise: On a flow, add noise that keeps the flow's marginals; ComfyUI adds VE's noise.
     """
     x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     D = (yield x, s.sigma).x0

@@ -44,7 +44,7 @@ def heun(
         s_tmin: Smallest σ at which noise is added.
         s_tmax: Largest σ at which noise is added.
         s_noise: Factor on the added noise.
-        flow_noise: On a flow, add noise that keeps the flow's marginals instead of VE's noise, which ComfyUI adds.
+        flow_noise: On a flow, add noise that keeps the flow's marginals; ComfyUI adds VE's noise.
     """
     x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     D1 = (yield x, s.sigma).x0
@@ -85,7 +85,7 @@ def heunpp2(
         s_tmin: Smallest σ at which noise is added.
         s_tmax: Largest σ at which noise is added.
         s_noise: Factor on the added noise.
-        flow_noise: On a flow, add noise that keeps the flow's marginals instead of VE's noise, which ComfyUI adds.
+        flow_noise: On a flow, add noise that keeps the flow's marginals; ComfyUI adds VE's noise.
     """
     x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     delta, end = s.sigma_next - s.sigma, s.at(s.n - 1 - s.i).sigma_next
@@ -144,7 +144,7 @@ def dpm_2(
         s_tmin: Smallest σ at which noise is added.
         s_tmax: Largest σ at which noise is added.
         s_noise: Factor on the added noise.
-        flow_noise: On a flow, add noise that keeps the flow's marginals instead of VE's noise, which ComfyUI adds.
+        flow_noise: On a flow, add noise that keeps the flow's marginals; ComfyUI adds VE's noise.
     """
     x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     D = (yield x, s.sigma).x0

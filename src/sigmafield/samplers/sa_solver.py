@@ -13,8 +13,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import by_order, lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range, Share
-from sigmafield.core.process import FROZEN, Span, clip_first
+from sigmafield.core.process import FROZEN, Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 
@@ -126,7 +127,7 @@ def sa_solver(
 
     τ = eta where σ' lies between the network's levels at sde_start_percent and sde_end_percent of the way through
     sampling, and 0 elsewhere. The corrector reuses the ξ of the predictor before it. Orders rise at the start and, if
-    the run ends at 0, fall at the end. Where σ' = 0 the result is D.
+    the run ends at 0, fall at the end. Where σ' = 0 the result is D (with use_pece, D of the corrected x).
 
     The weights here are exact; the reference solves for them in float32, which gives it errors of 2e-5 at 20 steps and
     4e-4 at 50 (default orders). An update has up to 13 terms, because predictor and corrector both sum over the

@@ -10,8 +10,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Positive
-from sigmafield.core.process import Flow, Span, clip_first
+from sigmafield.core.process import Flow, Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 
@@ -79,8 +80,7 @@ def dpmpp_2s_ancestral_cfg_pp(
         s_noise: Factor on the added noise.
         same_stage: Combine D and U of the second stage, which converges, instead of ComfyUI's D of the first with U of
             the second.
-        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals, instead of VE's, which ComfyUI
-            uses.
+        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals; ComfyUI uses VE's.
     """
     p = yield x, s.sigma
     down, keep, up = (s if flow_noise else s.ve).ancestral(eta)

@@ -208,12 +208,14 @@ def path_of(value: str | Path | None) -> str | None:
 
 def several(value: Sequence[V] | V) -> tuple[V, ...]:
     """One value, or several, as a tuple."""
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)  # type: ignore[return-value]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value)
+    return (value,)  # type: ignore[return-value]
 
 
 READERS: Mapping[str, Callable[[Any], Any]] = {
-    "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of, "mixing": mixing_terms_of,
-    "model_sampling": model_sampling_of, "regions": several, "controls": several, "loras": several,
+    "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of,
+    "mixing": mixing_terms_of, "model_sampling": model_sampling_of, "regions": several, "controls": several, "loras": several,
     **dict.fromkeys(("image", "mask", "denoise_map", "model", "parts", "embeddings"), path_of),
 }  # fmt: skip
 """How the values of some fields are brought to the one form that a recipe keeps."""

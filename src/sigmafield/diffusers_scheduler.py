@@ -99,7 +99,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         chosen = {**self._sampler.defaults, **self._params}
         if self._sampler.need_uncond or chosen.get("cfgpp", "off") != "off" or chosen.get("use_negative"):
             raise ValueError(
-                f"{sampler} needs the unconditional prediction, but a pipeline only passes the combined one to step"
+                f"{sampler} needs the unconditional prediction, but a pipeline combines both predictions before step"
             )
         if time_shift_type not in ("exponential", "linear"):
             raise ValueError(f"time_shift_type must be exponential or linear; got {time_shift_type!r}")

@@ -60,7 +60,7 @@ def test_what_a_mask_keeps_is_not_mixed(heart, tmp_path):
         "green apple", steps=4, cfg=3.0, image=str(heart), mask=str(tmp_path / "mask.png"), mixing="linear(align=next)"
     )
     job = sf.open_job(recipe, sf.load("tiny"))
-    source, end = job.start.aux["mixing.source"], sf.finish(job.run, job.start)
+    source, end = job.start.aux["mixing"]["source"], sf.finish(job.run, job.start)
     assert torch.equal(end.x[..., :8], source[..., :8]) and not torch.allclose(end.x[..., 8:], source[..., 8:])
 
 

@@ -70,7 +70,7 @@ def test_every_method_takes_every_shape_and_dtype(name, shape, dtype, process, s
     def half(x, sigma, ctx):
         return Pred(*(answer.half().to(x.dtype) for answer in model(x, sigma, ctx)))
 
-    end = sample(half, x, g.sigmas, name, process=process)
+    end = sample(half, x, g.sigmas, name, process=process, clock=g.clock)
     assert end.shape == shape
     assert end.dtype == dtype
     assert torch.isfinite(end).all()

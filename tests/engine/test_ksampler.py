@@ -255,7 +255,7 @@ def test_masks_of_1_and_0_are_the_plain_run_and_the_source():
     source, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
 
     def end(mask):
-        run, start = open_run(denoise, SD, "dpmpp_2m", sigmas, source, noise, 0, mask=mask)
+        run, start, _ = open_run(denoise, SD, "dpmpp_2m", sigmas, source, noise, 0, mask=mask)
         return finish(run, start).x
 
     assert torch.equal(end(torch.ones(8, 8)), end(None))

@@ -13,8 +13,8 @@ import pytest
 from sigmafield.core.parameters import NonNegative, Range, check, checked, fields_of, keywords, schema_of, settle
 from sigmafield.core.plain import from_plain, to_plain
 from sigmafield.core.registry import Spec
-from sigmafield.guidance.registry import MODS
 from sigmafield.models.overrides import MODEL_SAMPLINGS
+from sigmafield.recipes.mods import MODS
 from sigmafield.runs.mixing_spec import TERMS
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
@@ -26,14 +26,10 @@ ROOMS = {
     "overrides": {name: keywords(function) for name, function in MODEL_SAMPLINGS.items()},
     "mixing": {name: row.parameters for name, row in TERMS.items()},
 }
-UNDOCUMENTED = {"guidance", "overrides"}
-"""Rooms whose docstrings have no `Args:` yet."""
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_parameter_is_documented(room, request):
-    if room in UNDOCUMENTED:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="its docstrings have no Args yet"))
+def test_every_parameter_is_documented(room):
     missing = [f"{owner}.{p.name}" for owner, known in ROOMS[room].items() for p in known.values() if not p.doc]
     assert not missing
 

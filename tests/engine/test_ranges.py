@@ -7,6 +7,7 @@ import pytest
 import torch
 from laws import PROCESSES, grid, guided, run_of
 
+from sigmafield.core.registry import Spec
 from sigmafield.noise.sources import Keyed
 from sigmafield.parameterization.families import family
 from sigmafield.recipes.recipe import Recipe
@@ -54,7 +55,7 @@ def test_bad_values_are_refused_before_anything_runs(name):
             with pytest.raises(ValueError, match=f"^{name} needs .*{parameter.name}.*; got "):
                 Run(never, sampler, g, Keyed([1], (1, 1, 2, 2)), params)
             with pytest.raises(ValueError, match=f"^{name} needs .*{parameter.name}.*; got "):
-                Recipe("a heart", sampler=name, params=params)
+                Recipe("a heart", sampler=Spec(name, params))
 
 
 @pytest.mark.parametrize("name", [name for name, schedule in SCHEDULES.items() if schedule.parameters])
@@ -64,7 +65,7 @@ def test_bad_values_of_schedules_are_refused(name):
         for value in refused(parameter, schedule.defaults):
             message = f"^the schedule {name} needs .*{parameter.name}.*; got "
             with pytest.raises(ValueError, match=message):
-                Recipe("a heart", schedule=name, schedule_params={parameter.name: value})
+                Recipe("a heart", schedule=Spec(name, {parameter.name: value}))
             with pytest.raises(ValueError, match=message):
                 schedule(10, NETWORKS["flow" if schedule.network == "flow" else "ve"], **{parameter.name: value})
 

@@ -231,9 +231,9 @@ def test_degenerate_schedules(name, process):
     x = start(g)
     model = guided(process)
     for empty in (g.sigmas[:0], g.sigmas[:1]):
-        assert sample(model, x, empty, name, process=process) is x
+        assert sample(model, x, empty, name, process=process, clock=g.clock) is x
     one = torch.stack([g.sigmas[2], torch.zeros((), dtype=torch.float64)])
-    end = sample(model, x, one, name, process=process)
+    end = sample(model, x, one, name, process=process, clock=g.clock)
     p = model(x, one[0], None)
     kept = {"dpm_adaptive": x, "dpm_fast": x, "euler_pp": 2 * p.x0 - p.uncond}
     if SAMPLERS[name].defaults.get("cfgpp") == "doubled":

@@ -289,7 +289,7 @@ def test_whole_runs_are_those_of_diffusers(
     sigmas = diffuser.scheduler.sigmas.double()
     ratio = float(diffuser.scheduler.init_noise_sigma / sigmas[0])  # their first x is not raised to √(1 + σ²)
     guider = Guider(pipe.model, positive, negative, 3.0)
-    run, _ = open_run(guider, pipe.model.sampling, "euler", sigmas, torch.zeros_like(noise), noise, 0)
+    run, _, _ = open_run(guider, pipe.model.sampling, "euler", sigmas, torch.zeros_like(noise), noise, 0)
     got = finish(run, noise * float(sigmas[0]) * ratio).x
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
 

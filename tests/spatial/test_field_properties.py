@@ -140,7 +140,7 @@ def test_delayed_start_is_differential_diffusion(kind, denoise, top, figure):
         sigmas = sigmas_of(kind, name, "normal", 12, denoise)
         way = delayed(sigmas, by_timestep(sampling.levels, sigmas, strict=True))
         reference, ours = (
-            finish(*open_run(guider, sampling, name, levels, source, noise, 0, **options)).x
+            finish(*open_run(guider, sampling, name, levels, source, noise, 0, **options)[:2]).x
             for levels, options in (
                 (sigmas, {"mask": mask, "mask_of": differential(sampling.levels, sigmas)}),
                 (field_from_mask(way, mask, (16, 16)), {}),

@@ -102,6 +102,8 @@ def _written(value: Any) -> str:
     """A value in the form that `_value` reads; ValueError if it has none."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "inf"):
+        return value
     if isinstance(value, (int, float, str, tuple, list)):
         return repr(value)
     raise ValueError(f"{value!r} has no text form: it can be given in Python only")

@@ -5,15 +5,12 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli where it is needed
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "sigmafield"
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -128,18 +128,23 @@ def nodes_of(sigmas, seed, shape, questions, monkeypatch):
 
 
 class Asked(Brownian):
-    """A source that notes what it is asked, and now and then how many latents of its shape there are."""
+    """A source that notes what it is asked, and now and then how many more latents of its shape there are."""
 
     def __init__(self, seed, grid, shape, every=10, **options):
         self.asked, self.held, self.size, self.every = [], [], torch.Size(shape), every
+        gc.collect()
+        self.before = self.alive()
         super().__init__(seed, grid, shape, **options)
 
     def __call__(self, span):
         self.asked.append((float(span.sigma), float(span.sigma_next)))
         out = super().__call__(span)
         if len(self.asked) % self.every == 0:
-            self.held.append(sum(type(o) is torch.Tensor and o.shape == self.size for o in gc.get_objects()))
+            self.held.append(self.alive() - self.before)
         return out
+
+    def alive(self):
+        return sum(type(o) is torch.Tensor and o.shape == self.size for o in gc.get_objects())
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])

@@ -11,8 +11,8 @@ from sigmafield.core.protocols import Call, Ctx
 from sigmafield.guidance.caching import phase
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture
-from sigmafield.recipes.mods import MODS, parse_mods
 from sigmafield.parameterization.timesteps import shifted_flow
+from sigmafield.recipes.mods import MODS, parse_mods
 from sigmafield.runs.run import finish
 
 COND = Cond(torch.zeros(1, 1, 1))

@@ -41,7 +41,7 @@ lint: .venv/test ## check style
 types: .venv/test ## check types
 	.venv/bin/pyright
 
-wheel: .venv/core ## build the wheel, and try it in an empty environment
+wheel: ## build the wheel, and try it in an empty environment
 	PYTHON=$(PYTHON) .ci/wheel
 
 docs: .venv/docs ## build the documentation into site/

@@ -2,10 +2,10 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint types docs bench constraints clean
+.PHONY: help demo test test-slow lint types docs wheel bench constraints clean
 .DEFAULT_GOAL := help
 
-help: ## say what there is
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .venv/core: pyproject.toml constraints.txt
@@ -22,12 +22,7 @@ help: ## say what there is
 	@touch $@
 
 demo: .venv/core ## draw images with the embedded model into out/
-	@mkdir -p out
-	.venv/bin/sigmafield sample "a red heart" -o out/heart.png --steps 20 --cfg 3 --seed 1 --batch 4
-	.venv/bin/sigmafield replay out/heart.png -o out/heart-again.png
-	.venv/bin/sigmafield sample "a green apple" --image out/heart-1.png --denoise 0.7 -o out/heart-to-apple.png
-	.venv/bin/python examples/contact_sheet.py out/contact-sheet.png
-	@echo && echo "images are in $(CURDIR)/out: look at contact-sheet.png first"
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .ci/demo
 
 # processes instead of threads: networks this small wait for each other's threads
 TEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
@@ -36,7 +31,7 @@ test: .venv/test ## run the tests
 	$(TEST) -m "not slow"
 
 test-slow: .venv/test ## run the slow tests as well
-	$(TEST)
+	$(TEST) --all-types
 
 lint: .venv/test ## check style
 	.venv/bin/ruff check .
@@ -44,6 +39,9 @@ lint: .venv/test ## check style
 
 types: .venv/test ## check types
 	.venv/bin/pyright
+
+wheel: .venv/core ## build the wheel, and try it in an empty environment
+	PYTHON=$(PYTHON) .ci/wheel
 
 docs: .venv/docs ## build the documentation into site/
 	.venv/bin/mkdocs build --strict --quiet
@@ -55,7 +53,7 @@ bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/distance.py
 	.venv/bin/python benchmarks/guidance.py
 
-constraints: .venv/test ## choose the pinned versions anew
+constraints: .venv/test ## choose the pinned versions again
 	.venv/bin/pip install --quiet uv
 	echo "torch==2.13.0" | .venv/bin/uv pip compile --quiet --universal --python-version 3.10 --all-extras \
 		--constraint - --no-annotate --no-header pyproject.toml | grep -vE '^(nvidia-|triton|cuda-)' > constraints.new

@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
+import jaxtyping
+import pytest
+
 DATA = Path(__file__).parent / "data"
-
-
-def pytest_collection_modifyitems(items):
-    """Of a test that is marked thinned(k), all but every k-th case are slow."""
-    seen = {}
-    for item in items:
-        if mark := item.get_closest_marker("thinned"):
-            seen[item.originalname] = n = seen.get(item.originalname, -1) + 1
-            if n % mark.args[0]:
-                item.add_marker("slow")
 
 
 def pytest_addoption(parser):
     parser.addoption("--golden", type=Path, default=DATA / "golden", help="directory of golden vectors to compare with")
+    parser.addoption("--all-types", action="store_true", help="check types in tests marked typed_elsewhere too")
+
+
+@pytest.fixture(autouse=True)
+def types_checked(request):
+    """Calls are checked against their annotations, not so in tests marked typed_elsewhere."""
+    off = bool(request.node.get_closest_marker("typed_elsewhere")) and not request.config.getoption("--all-types")
+    jaxtyping.config.update("jaxtyping_disable", off)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

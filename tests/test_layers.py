@@ -1,84 +1,180 @@
-"""Bottom layers import no top layer, and `import sigmafield` needs no optional package."""
+"""Rooms import only what CONTRIBUTING's table allows, and `import sigmafield` needs no optional package."""
 
 import ast
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "sigmafield"
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-LAYERS = [
-    ["types", "maths", "resize", "ranges", "language"],
-    ["levels", "grid", "schedules", "param", "families", "noise", "shaped_noise", "bridges", "brownian"],
-    ["samplers"],
-    ["run", "lcm_upscale", "checkpoint", "images", "latents"],
-    ["guidance", "spatial"],
-    ["ksampler"],
-    ["mixing_ksampler"],
-    ["models"],
-    ["hints", "tiling", "recipe"],
-    ["single"],
-    ["demofusion"],
-    ["job"],
-    ["lab"],
-    ["cli"],
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-OPTIONAL = {"diffusers", "transformers", "accelerate", "matplotlib", "aiohttp", "torchsde", "ray", "peft"}
-DIFFUSERS = ("models/diffusers/", "models/diffusers_scheduler.py")  # imported where they are asked for
-CORE = {"torch", "numpy", "scipy", "safetensors", "jaxtyping", "PIL", "typer", "rich"}
-FILES = sorted(
-    path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py") or path.parent != SOURCE
-)
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "sigmafield"
+FILES = sorted(SOURCE.rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+# these modules are imported only when they are asked for, and may import optional packages at their top
+LATE = ("models/diffusers/", "models/single_file/convert.py", "diffusers_scheduler.py")
+PUBLIC = {"_replace", "_asdict", "_fields", "_make"}  # a named tuple's, public by its documentation
 
 
-def part_of(path):
-    """The first name below the package: the layer's entry that a file belongs to."""
+def short(path):
+    return path.relative_to(SOURCE).as_posix()
+
+
+def room_of(path):
+    """The folder below the package that a file belongs to; a file at the top is a room of its own."""
     return path.relative_to(SOURCE).with_suffix("").parts[0]
 
 
-def imports(path, run_time_only=False):
-    """(module, at top level?) of every import in a file."""
-    tree = ast.parse(path.read_text("utf-8"))
-    checking = {
-        n for b in ast.walk(tree) if isinstance(b, ast.If) and "TYPE_CHECKING" in ast.dump(b.test) for n in ast.walk(b)
-    }
+@cache
+def table():
+    """room → rooms that it may import, from the table "Room | May import" of CONTRIBUTING.md."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    body = re.search(r"^\| *Room *\| *May import *\|\n\|[-| ]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert body, "CONTRIBUTING.md has no table with the columns Room and May import"
+    rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in body[1].splitlines()]
+    everything = {name for rooms, _ in rows for name in re.findall(r"`(\w+)`", rooms)}
+    allowed, above = {}, set()
+    for rooms, words in rows:
+        names, own = set(re.findall(r"`(\w+)`", words)), re.findall(r"`(\w+)`", rooms)
+        if words.startswith("everything"):
+            names = (above if words.startswith("everything above") else everything) - names
+        allowed |= {room: names | {room} for room in own}
+        above = above | set(own)
+    return allowed
+
+
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text("utf-8"))
+
+
+def modules(path):
+    """(module, at the top level?) of every import in a file, in functions and under TYPE_CHECKING as well."""
+    tree = tree_of(path)
     for node in ast.walk(tree):
-        if node in checking:
-            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, node in tree.body) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield node.module, node in tree.body
+            assert node.level == 0, f"{short(path)}: imports are absolute"
+            yield from ((f"{node.module}.{alias.name}", node in tree.body) for alias in node.names)
 
 
-def test_every_module_has_a_layer():
-    assert {part_of(path) for path in FILES} == set(LEVEL)
+def file_of(module):
+    """The file of ours that a dotted name is in: the longest part of it that is a module or a package."""
+    parts = module.split(".")
+    if parts[0] != "sigmafield":
+        return None
+    for n in range(len(parts), 0, -1):
+        path = SOURCE.joinpath(*parts[1:n])
+        for found in (path.with_suffix(".py") if n > 1 else path / "__init__.py", path / "__init__.py"):
+            if found.exists():
+                return found
+    raise AssertionError(f"no file has {module}")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_layers(path):
-    own = LEVEL[part_of(path)]
-    for module, at_top in imports(path):
-        root, _, rest = module.partition(".")
-        if root == "sigmafield" and rest:
-            other = rest.partition(".")[0]
-            assert LEVEL[other] <= own, f"{path.name} (layer {own}) imports {module} (layer {LEVEL[other]})"
-        elif root in OPTIONAL:
-            assert path.relative_to(SOURCE).as_posix().startswith(DIFFUSERS) or not at_top, (
-                f"{path.name} imports the optional {module} at its top"
-            )
+@cache
+def graph():
+    """file → files of ours that it imports."""
+    found = {path: {file_of(module) for module, _ in modules(path)} - {None} for path in FILES}
+    return {path: others - {path} for path, others in found.items()}
+
+
+def circles():
+    """The strongly connected components of more than one file, by Tarjan's algorithm."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(v):
+        index[v] = low[v] = len(index)
+        stack.append(v)
+        for w in graph()[v]:
+            if w not in index:
+                visit(w)
+            if w in stack:
+                low[v] = min(low[v], low[w])
+        if low[v] == index[v]:
+            component = stack[stack.index(v) :]
+            del stack[stack.index(v) :]
+            if len(component) > 1:
+                found.append(sorted(map(short, component)))
+
+    for path in FILES:
+        if path not in index:
+            visit(path)
+    return found
+
+
+def test_every_room_is_in_the_table():
+    assert {room_of(path) for path in FILES} <= table().keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=short)
+def test_a_file_imports_only_what_its_room_may(path):
+    allowed = table()[room_of(path)]
+    wrong = sorted({short(other) for other in graph()[path] if room_of(other) not in allowed})
+    assert not wrong, f"{short(path)} imports {', '.join(wrong)}; {room_of(path)} may import {', '.join(allowed)}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circles() == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=short)
+def test_private_names_stay_in_their_file(path):
+    """An underscored name is neither imported from a file of ours nor read from an object of another file's."""
+    imported = [m for m, _ in modules(path) if file_of(m) and private(m.rpartition(".")[2])]
+    read = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute) and private(node.attr)}
+    elsewhere = set().union(*(names_of(other) for other in FILES if other != path))
+    assert imported == [] and (read & elsewhere) - names_of(path) == set()
+
+
+def private(name):
+    return name.startswith("_") and not name.endswith("__") and name not in PUBLIC
+
+
+@cache
+def names_of(path):
+    """The private names that a file defines: functions, classes, variables, fields, attributes that it sets."""
+    names = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return {name for name in names if private(name)}
+
+
+def packages(requirements):
+    """The modules of requirements; a package's module has its name, Pillow's except."""
+    names = (re.split(r"[\[<>=!~; ]", line)[0].lower().replace("-", "_") for line in requirements)
+    return {{"pillow": "PIL"}.get(name, name) for name in names} - {"sigmafield"}
+
+
+CORE = packages(PROJECT["dependencies"])
+OPTIONAL = packages(
+    line for extra in ("diffusers", "lab", "server") for line in PROJECT["optional-dependencies"].get(extra, [])
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=short)
+def test_optional_packages_are_imported_where_they_are_used(path):
+    for module, at_top in modules(path):
+        root = module.partition(".")[0]
+        if root in OPTIONAL:
+            assert not at_top or short(path).startswith(LATE), f"{short(path)} imports {root} at its top"
         else:
-            assert root == "sigmafield" or root in CORE or root in sys.stdlib_module_names, (
-                f"{path.name} imports {module}"
-            )
+            known = root == "sigmafield" or root in CORE or root in sys.stdlib_module_names
+            assert known, f"{short(path)} imports {root}, of which pyproject.toml says nothing"
 
 
 def test_import_needs_the_core_alone():
-    """Everything public but load("a diffusers directory") imports no optional package."""
+    """Everything public except load("a diffusers directory") imports no optional package."""
     code = (
         "import sys, sigmafield, sigmafield.cli\n"
         "for name in sigmafield.__all__: getattr(sigmafield, name)\n"

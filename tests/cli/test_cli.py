@@ -14,15 +14,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 import sigmafield as sf
-from sigmafield.cli import app
+from command_line import run
 from sigmafield.recipes.image_io import open_image, recipe_of, save_png
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def pixels(path):
@@ -90,11 +85,18 @@ def test_image_to_image(heart, tmp_path):
     assert run("replay", tmp_path / "0.2.png", "--image", heart).exit_code == 0  # the input's bytes, moved
 
 
+def heard():
+    """Signals act as in a terminal: `nohup make test &` ignores some, and a child inherits that."""
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, signal.SIG_DFL)
+
+
 def interrupted(how, command, when=r"[1-9]\d? %"):
     """(exit status, what the terminal showed) of a process that gets a signal once its progress bar shows so much."""
     terminal, theirs = pty.openpty()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(command, **streams, env=environment, preexec_fn=heard) as process:
         os.close(theirs)
         shown, sent = "", False
         with suppress(OSError):  # how Linux says that the other end has closed

@@ -65,10 +65,11 @@ def test_a_image_is_drawn_large_and_replayed(heart, tmp_path, options):
 
 @pytest.mark.parametrize(
     "phase, source, when",
-    [(1, True, r"[1-9]\d? %.*phase 1 of 2, 64x64"), (2, False, r"[3-9]\d %.*phase 2 of 2, 128x128")],
-    ids=["first, of a image", "second"],
+    [
+        pytest.param(1, True, r"[1-9]\d? %.*phase 1 of 2, 64x64", marks=pytest.mark.slow, id="first, of an image"),
+        pytest.param(2, False, r"[3-9]\d %.*phase 2 of 2, 128x128", id="second"),
+    ],
 )
-@pytest.mark.thinned(2)
 def test_interrupted_in_any_phase_it_resumes_to_the_same_pixels(heart, tmp_path, phase, source, when):
     """A real process in a real terminal, a real Ctrl-C; the bar says which phase it is in."""
     out, whole = tmp_path / "i.png", tmp_path / "whole.png"

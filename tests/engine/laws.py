@@ -1,7 +1,8 @@
-"""What the law tests share: schedules, processes, denoisers."""
+"""Shared by the law tests: schedules, processes, denoisers."""
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 
 from sigmafield.core.process import VE, Flow, Grid
@@ -14,10 +15,10 @@ from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import karras
 
 LINEAR = [name for name, sampler in SAMPLERS.items() if sampler.linear]
-# churn adds noise only when asked to: the laws of stochastic samplers hold for these parameters too
+# churn adds noise only on request: with these parameters the laws of stochastic samplers hold too
 CHURN = {"s_churn": 4.0}
 
-# the corrections of the reference's quirks, each of which is a parameter; laws that the defaults break hold with them
+# parameters that correct quirks of the reference; laws that the defaults break hold with them
 FLOW_NOISE = {"flow_noise": True}
 LARGE = {"eta": 3.0}  # σ_down would be below 0
 CORRECTED = [
@@ -40,12 +41,32 @@ CORRECTED = [
     ("euler_ancestral_cfg_pp", {"eta": 0.5, "keep_first_noise": True}),
 ]
 
+# samplers that run the code of another one: their cases in laws of the engine are slow
+REPEATED = {
+    "ddim", "euler_cfg_pp", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde_gpu", "dpmpp_sde_gpu", "exp_heun_2_x0_sde",
+    "res_multistep", "res_multistep_cfg_pp", "er_sde_reverse_time", "distance_n", "distance_p", "distance_fast",
+    "distance_fast_n", "distance_c2", "distance_cfgpp",
+}  # fmt: skip
+# these parameters change coefficients, not what a sampler remembers, draws or asks for
+COEFFICIENTS = ("exact_weights", "quadrature", "deis_mode", "same_stage")
+
+
+def sparing(cases):
+    """(name, params) as pytest's cases: slow are those whose code other cases run."""
+    return [pytest.param(name, params, marks=repeats(name, params), id=f"{name}-{params}") for name, params in cases]
+
+
+def repeats(name, params=()):
+    """The marks of a case: slow where it runs the code of other cases."""
+    same = name in REPEATED or any(key in params for key in COEFFICIENTS)
+    return pytest.mark.slow if same else ()
+
 
 LEVELS = {VE: discrete(betas()), Flow: shifted_flow(3.0)}
 
 
 def on(sigmas, process):
-    """A schedule with the clock of Stable Diffusion, or of a shifted flow."""
+    """A schedule with the clock of Stable Diffusion or of a shifted flow."""
     return Grid(sigmas, process, clock=LEVELS[type(process)].sigma_at)
 
 
@@ -62,7 +83,7 @@ PROCESSES = [VE(), Flow(3.0)]
 
 @dataclass(frozen=True)
 class Guided:
-    """An exact denoiser with an unconditional answer beside the guided one."""
+    """An exact denoiser with an unconditional prediction in addition to the guided one."""
 
     model: Mixture
     other: Mixture
@@ -78,5 +99,5 @@ def guided(process):
 
 
 def run_of(name, denoise, grid, x, **params):
-    """A run with the noise that the sampler would get by default, seeded with 7."""
+    """A run with the sampler's default noise, seeded with 7."""
     return Run(denoise, SAMPLERS.lookup(name), grid, default_noise(SAMPLERS.lookup(name).noise, 7, grid, x), params)

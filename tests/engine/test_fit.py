@@ -1,4 +1,4 @@
-"""What of a conditioning follows from the latent's size alone, how it follows views, and what plain prompts cost."""
+"""What in a conditioning follows from the latent's size alone, how it follows views, and what plain prompts cost."""
 
 from dataclasses import dataclass, replace
 
@@ -46,7 +46,7 @@ CONDS = {
 
 
 def model(x, sigma, conds, ctx):
-    """D depends on all that a conditioning has in every place."""
+    """D depends on everything that a conditioning has, at every position."""
     out = []
     for part, c in zip(x.chunk(len(conds)), conds):
         more = 0 if c.concat is None else c.concat.mean(1, keepdim=True)
@@ -84,7 +84,7 @@ def test_boxes_of_boxes_are_boxes():
 
 @pytest.mark.parametrize("height, width", [(4, 4), (4, 8), (8, 4), (3, 7), (16, 16)])
 def test_hints_keep_their_middle_and_their_proportions(height, width):
-    """As much is cut off at both ends of an axis, and one axis is kept whole."""
+    """The same amount is cut off at both ends of an axis, and one axis is kept whole."""
     ramps = torch.meshgrid(torch.arange(30.0), torch.arange(50.0), indexing="ij")
     out = covering(torch.stack([*ramps, ramps[0]])[None], height, width)
     assert out.shape == (1, 3, height, width)

@@ -1,4 +1,4 @@
-"""The table of guidance mods and the line that they are written in."""
+"""The table of guidance mods, and their text form."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The caches' rule on plain functions: what is answered, what is remembered, and when memory begins anew."""
+"""The caches' rule on plain functions: what is reused, what is remembered, and when memory starts over."""
 
 from functools import partial
 
@@ -45,7 +45,7 @@ class Calls:
 
 
 def test_what_is_left_out_is_answered_with_the_last_difference():
-    """The third evaluation is the first that can be left out; x stays as it was, a call of other roles has its own."""
+    """The third evaluation is the first that can be skipped; x is not changed, calls of other roles are separate."""
     both, one = ("negative", "positive"), ("positive",)
     xs = [noise(2, 4, 16, 16) * scale for scale in (1.0, 1.01, 1.02, 1.03)]
     calls = Calls(reuse_threshold=0.5)
@@ -63,7 +63,7 @@ def test_what_is_left_out_is_answered_with_the_last_difference():
 
 
 def test_a_call_that_was_not_there_is_computed():
-    """Of roles, patches or a place of their own; it follows what the first one decides ever after."""
+    """A call with other roles, patches or position is computed; later it follows the decision of the first call."""
     x, calls = noise(1, 4, 16, 16), Calls(reuse_threshold=0.5)
     for _ in range(3):
         calls.evaluation((("positive",), x))
@@ -77,7 +77,7 @@ def test_a_call_that_was_not_there_is_computed():
 
 @pytest.mark.parametrize("change", ["shape", "roles"])
 def test_memory_begins_anew_where_the_first_call_is_another(change):
-    """Nothing is left out until a rate is known again: it is unset, and not 0, with which all were left out."""
+    """Nothing is skipped until a rate is known again: it is unset instead of 0, which would skip everything."""
     x, calls = noise(1, 4, 16, 16), Calls(reuse_threshold=0.1)
     for k in range(4):
         calls.evaluation((("positive",), (1 + 0.01 * k) * x))
@@ -118,7 +118,7 @@ def test_the_window_is_open_at_its_end(process):
 
 
 def test_lazycache_is_for_flows(capsys):
-    """x/α shrinks with the noise on Stable Diffusion's process, and all of that would be added to D."""
+    """x/α shrinks with the noise on Stable Diffusion's process, and the whole difference would be added to D."""
 
     class Model:
         def __init__(self, process):

@@ -43,7 +43,19 @@ SERVED = [
     if not m.adaptive and not m.need_uncond and not any(m.defaults.get(key) == value for key, value in U.items())
 ]
 STOCHASTIC = [name for name in SERVED if SAMPLERS[name].noise not in ("none", "churn")]
+# each way in which a sampler asks, draws and remembers: the default suite runs these, the slow one all
+QUICK = {
+    "euler", "euler_ancestral", "heun", "dpm_2", "dpm_fast", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu",
+    "dpmpp_sde", "dpmpp_2s_ancestral", "seeds_3", "sa_solver_pece", "uni_pc", "er_sde", "distance_c3", "distance",
+    "perp_step",
+}  # fmt: skip
 STEPS = 5
+
+
+def cases(*products: Any) -> list[Any]:
+    """pytest's cases; slow are those of samplers outside QUICK."""
+    rows = [row for product in products for row in product]
+    return [pytest.param(*row, marks=() if row[0] in QUICK else pytest.mark.slow) for row in rows]
 
 
 def sampling(model: str) -> Any:
@@ -96,8 +108,10 @@ def drive(s: Any, x: Tensor, **step: Any) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("name, model", [*product(SERVED, ["eps", "flow"]), *product(["heun", "dpmpp_3m_sde"], ["v"])])
-@pytest.mark.thinned(3)
+@pytest.mark.parametrize(
+    "name, model", cases(product(SERVED, ["eps", "flow"]), product(["heun", "dpmpp_3m_sde"], ["v"]))
+)
+@pytest.mark.typed_elsewhere
 def test_equals_iterate(name: str, model: str) -> None:
     sigmas, x = SCHEDULES.lookup("normal")(STEPS, sampling(model).levels), start(model)
     run = run_of(model, name, sigmas, x)
@@ -118,8 +132,8 @@ def test_serves_run_after_run() -> None:
         assert torch.equal(drive(s, x), ours(run_of("eps", "dpmpp_2m_sde", sigmas, x), x))
 
 
-@pytest.mark.parametrize("name, model", [*product(SERVED, ["eps"]), *product(["uni_pc", "seeds_3"], ["flow"])])
-@pytest.mark.thinned(3)
+@pytest.mark.parametrize("name, model", cases(product(SERVED, ["eps"]), product(["uni_pc", "seeds_3"], ["flow"])))
+@pytest.mark.typed_elsewhere
 def test_begins_in_the_middle_as_on_the_rest_of_the_schedule(name: str, model: str) -> None:
     sigmas = SCHEDULES.lookup("simple")(STEPS, sampling(model).levels)
     s = scheduler(model, name, schedule="simple")
@@ -135,8 +149,8 @@ def test_begins_in_the_middle_as_on_the_rest_of_the_schedule(name: str, model: s
     assert torch.equal(drive(s, x), ours(run_of(model, name, sigmas[2:], x), x))
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
-@pytest.mark.thinned(3)
+@pytest.mark.parametrize("name", cases(product(STOCHASTIC)))
+@pytest.mark.typed_elsewhere
 def test_noise_of_a_sample_is_from_its_own_generator(name: str) -> None:
     eta = {"eta": 1.0} if SAMPLERS.lookup(name).defaults.get("eta") == 0 else {}
 
@@ -151,7 +165,7 @@ def test_noise_of_a_sample_is_from_its_own_generator(name: str) -> None:
     assert torch.equal(drawn([1], together=True), one)
     s = scheduler("eps", name, **eta)
     s.set_timesteps(3)
-    with pytest.raises(ValueError, match="one generator, or one a sample: got 3 for a batch of 2"):
+    with pytest.raises(ValueError, match="one generator, or one per sample: got 3 for 2 samples"):
         drive(s, start("eps"), generator=[torch.Generator() for _ in range(3)])
 
 
@@ -479,7 +493,7 @@ def test_refused_calls() -> None:
     s.set_timesteps(STEPS)
     with pytest.raises(ValueError, match="heun cannot begin at evaluation 3 of 9"):
         s.set_begin_index(3)
-    with pytest.raises(ValueError, match="timestep 998 is none of this run's"):
+    with pytest.raises(ValueError, match="timestep 998 is not in this run"):
         s.step(x, 998, x)
 
 

@@ -1,12 +1,19 @@
-"""Golden vectors: `NAME.json` lists cases, `NAME.safetensors` beside it holds their tensors."""
+"""Golden vectors: `NAME.json` lists cases, `NAME.safetensors` next to it holds their tensors."""
 
 import importlib.util
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+
+
+@cache
+def opened(path):
+    """A file of golden tensors; its table of contents is read once."""
+    return safe_open(path, "pt")
 
 
 @dataclass(frozen=True)
@@ -21,30 +28,35 @@ class Case:
         return self.row[key]
 
     def tensor(self, key):
-        with safe_open(self.directory / f"{self.file}.safetensors", "pt") as tensors:
-            return tensors.get_tensor(key)
+        return opened(self.directory / f"{self.file}.safetensors").get_tensor(key)
 
     def expected(self, name):
         return self.tensor(self.row["out"][name])
 
 
-def cases(config, file):
-    """All cases of a golden file, as pytest parameters; none where the directory lacks the file."""
+def cases(config, file, quick):
+    """All cases of a golden file, as pytest parameters; none where the directory lacks the file.
+
+    quick: case → whether the default suite runs it.
+    """
     directory = config.getoption("golden")
     path = directory / f"{file}.json"
     rows = json.loads(path.read_text()) if path.exists() else []
-    return [pytest.param(Case(directory, file, row), id=row["id"]) for row in rows]
+    found = [(Case(directory, file, row), row["id"]) for row in rows]
+    return [pytest.param(case, id=name, marks=() if quick(case) else pytest.mark.slow) for case, name in found]
 
 
 def pytest_generate_tests(metafunc):
+    mark = metafunc.definition.get_closest_marker("quick")
+    quick = mark.kwargs["which"] if mark else lambda case: True
     for file in ("samplers", "samplers_f64", "schedules", "engine", "guidance", "distance", "mixing", "tiled"):
         if f"{file}_case" in metafunc.fixturenames:
-            metafunc.parametrize(f"{file}_case", cases(metafunc.config, file))
+            metafunc.parametrize(f"{file}_case", cases(metafunc.config, file, quick))
 
 
 @pytest.fixture(scope="session")
 def reference(request):
-    """The closed-form denoiser that the golden vectors were made with."""
+    """The closed-form denoiser with which the golden vectors were made."""
     path = Path(__file__).parents[1] / "data" / "golden" / "reference_denoiser.py"
     spec = importlib.util.spec_from_file_location("reference_denoiser", path)
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Every sampler, alone, against the reference's numbers; float32 to 1e-4 and float64 to 1e-9 of max |expected|."""
+"""Every sampler against the reference's numbers; float32 to 1e-4 and float64 to 1e-9 of max |expected|."""
 
 import pytest
 import torch
@@ -53,6 +53,7 @@ def compare(case, reference, tolerance, worst):
     assert float((state.pred.x0 - denoised).abs().max()) <= tolerance * float(denoised.abs().max())
 
 
+@pytest.mark.typed_elsewhere
 def test_float32(samplers_case, reference, worst):
     torch.manual_seed(12345)  # nothing may depend on the global generator
     compare(samplers_case, reference, TOLERANCE_F32.get(samplers_case["sampler"], 1e-4), worst)

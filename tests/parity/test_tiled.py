@@ -29,7 +29,7 @@ def test_tiled(tiled_case, reference, worst):
 
     def model(x, sigma, conds, ctx):
         shapes.append(list(x.shape))
-        return net.pipe.model(x, sigma, conds, ctx)
+        return net.model(x, sigma, conds, ctx)
 
     positive, negative = (Cond(torch.full((1, 2, 3), value)) for value in (POSITIVE, NEGATIVE))
     out = ksampler(

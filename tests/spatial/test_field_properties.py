@@ -74,8 +74,8 @@ def test_frozen_places_cost_nothing(mode, kind, figure):
 
 @modes
 @kinds
-@pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "euler_ancestral"])
-@pytest.mark.thinned(3)
+@pytest.mark.parametrize("name", ["dpmpp_2m", pytest.param("heun", marks=pytest.mark.slow), "euler_ancestral"])
+@pytest.mark.typed_elsewhere
 def test_equal_strengths_are_one_run(mode, kind, name):
     """A3, B5: with all d equal, overlap or not, a plain tiled run from that strength, bit for bit."""
     process = SAMPLINGS[kind].process

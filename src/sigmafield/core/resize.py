@@ -12,7 +12,7 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.registry import near_miss
 
 MODES = ("bislerp", "nearest-exact", "bilinear", "area", "bicubic")
-"""How `resize` fills new positions: `bislerp`, or torch's interpolation of that name."""
+"""Interpolation of `resize`: `bislerp`, or torch's interpolation of that name."""
 
 
 def resize(x: Latent, height: int, width: int, mode: str = "bislerp") -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 import torchsde
-import typer
+from cyclopts import Parameter, run, validators
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -101,8 +101,8 @@ def spread(values: list[float], unit: float = 1e3) -> str:
 
 
 def main(
-    repeats: Annotated[int, typer.Option(min=2, help="Repeats of each measurement.")] = 5,
-    runs: Annotated[int, typer.Option(min=2, help="Whole runs of each kind.")] = 3,
+    repeats: Annotated[int, Parameter(validator=validators.Number(gte=2), help="Repeats of each measurement.")] = 5,
+    runs: Annotated[int, Parameter(validator=validators.Number(gte=2), help="Whole runs of each kind.")] = 3,
 ) -> None:
     """Print both tables. A number is a median, with the quartiles in brackets."""
     warnings.filterwarnings("ignore", message="Should have")  # torchsde clamps to its rounded ends, and says so
@@ -133,4 +133,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

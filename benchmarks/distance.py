@@ -119,20 +119,22 @@ def images() -> dict:
     pipe = sf.load("tiny")
     labels = json.loads((files("sigmafield") / "data" / "tiny" / "labels.json").read_text("utf-8"))
     captions = [labels[i] for i in np.linspace(0, len(labels) - 1, CAPTIONS).round().astype(int)]
-    side = pipe.size[0] // pipe.latent.factor
+    side = pipe.model.size[0] // pipe.model.latent.factor
     guider = sf.Guider(
         pipe.model,
-        pipe.encode_text(captions, pipe.size),
-        pipe.encode_text([""] * len(captions), pipe.size),
+        pipe.text.encode(captions, pipe.model.size),
+        pipe.text.encode([""] * len(captions), pipe.model.size),
         PICTURE_CFG,
     )
 
     def noise(first: int) -> Tensor:
-        rows = [sf.Gaussian(first + k, (1, pipe.latent.channels, side, side)).draw() for k in range(len(captions))]
+        rows = [
+            sf.Gaussian(first + k, (1, pipe.model.latent.channels, side, side)).draw() for k in range(len(captions))
+        ]
         return torch.cat(rows)
 
     def run(sampler: str, scheduler: str, steps: int, first: int) -> tuple[Tensor, int]:
-        return drawn(guider, sampler, sf.SCHEDULES[scheduler](steps, pipe.sampling.levels), noise(first))
+        return drawn(guider, sampler, sf.SCHEDULES[scheduler](steps, pipe.model.sampling.levels), noise(first))
 
     known = torch.stack([run("dpmpp_2m", "karras", 20, 1000 * k)[0] for k in (1, 2)])
     long, _ = run("dpmpp_2m", "beta", LONG, 0)

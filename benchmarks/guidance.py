@@ -16,7 +16,8 @@ from rich.table import Table
 
 import sigmafield as sf
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline
+from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.parameterization.latent_format import latent_format
 from sigmafield.parameterization.prediction import flow_sampling
 from sigmafield.recipes.build import Job
@@ -63,9 +64,9 @@ def rows_of(pipe: Pipeline, line: str, size: int) -> float:
     def network(x: torch.Tensor, t: torch.Tensor, cond: Cond) -> torch.Tensor:
         nonlocal rows
         rows += len(x)
-        return pipe.network(x, t, cond)
+        return pipe.model.network(x, t, cond)
 
-    job = opened(replace(pipe, network=network), line, size)
+    job = opened(replace(pipe, model=replace(pipe.model, network=network)), line, size)
     finish(job.run, job.start)
     return rows / STEPS
 
@@ -110,11 +111,11 @@ def transformer() -> Pipeline | None:
     def encode_text(prompts, size, clip_skip=None) -> Cond:
         return Cond(torch.randn(len(prompts), 16, 64), {"pooled_projections": torch.randn(len(prompts), 64)})
 
-    return Pipeline(
-        "Stable Diffusion 3", flow_sampling(), latent_format("SD3"), encode_text, plain(network.eval()),
-        encode=lambda images: images, decode=lambda latents: latents, size=(128, 128),
-        modules={"transformer": network}, patch=2,
+    model = DiffusionModel(
+        "Stable Diffusion 3", plain(network.eval()), flow_sampling(), latent_format("SD3"), (128, 128), network,
+        part="transformer", patch=2,
     )  # fmt: skip
+    return Pipeline(model, TextEncoder(encode_text), Vae(lambda images: images, lambda latents: latents))
 
 
 def fitting(pipe: Pipeline, lines: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -122,7 +123,7 @@ def fitting(pipe: Pipeline, lines: dict[str, str]) -> tuple[dict[str, str], dict
     fit, unfit = {}, {}
     for name, line in lines.items():
         try:
-            parse_mods(line).check(pipe.module)
+            parse_mods(line).check(pipe.model.module)
             fit[name] = line
         except ValueError as error:
             unfit[name] = str(error)

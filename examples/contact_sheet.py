@@ -1,4 +1,7 @@
-"""Draw 24 prompts with the embedded model on one labelled sheet: python examples/contact_sheet.py sheet.png."""
+"""Draws 24 prompts with the embedded model on one labelled sheet.
+
+python examples/contact_sheet.py sheet.png
+"""
 
 import sys
 
@@ -16,7 +19,7 @@ PROMPTS = (
 
 
 def labelled(image: Image.Image, text: str) -> Image.Image:
-    """The image at twice its size with its prompt below."""
+    """The image at twice its size, with its prompt below it."""
     width, height = image.size[0] * 2, image.size[1] * 2
     card = Image.new("RGB", (width, height + 18), "white")
     card.paste(image.resize((width, height), Image.Resampling.LANCZOS))

@@ -1,4 +1,7 @@
-"""Images twice as large as the model's, without and with deep shrink: python examples/deep_shrink.py shrink.png."""
+"""Draws images at twice the embedded model's size, without and with deep shrink.
+
+python examples/deep_shrink.py shrink.png
+"""
 
 import sys
 

@@ -1,7 +1,9 @@
-"""Four times the embedded model's size, in four ways: python examples/demofusion.py demofusion.png.
+"""Draws images at four times the embedded model's size in four ways.
 
-Columns: its 64x64 image enlarged by Lanczos; DemoFusion with the paper's parameters; DemoFusion that holds on to the
-phase before, cosine_scale_1 = 0.3; plain sampling at 256x256. Some minutes on a CPU.
+    python examples/demofusion.py demofusion.png
+
+Columns: its 64x64 image enlarged by Lanczos; DemoFusion with the paper's parameters; DemoFusion that stays closer
+to the previous phase (cosine_scale_1 = 0.3); plain sampling at 256x256. Takes some minutes on a CPU.
 """
 
 import sys

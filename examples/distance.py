@@ -1,6 +1,8 @@
-"""Euler's, DPM++ 2M and the distance samplers at equal network calls on the embedded model: a row each.
+"""Compares Euler's sampler, DPM++ 2M and the distance samplers at equal network calls on the embedded model.
 
-python examples/distance.py distance.png
+    python examples/distance.py distance.png
+
+Each sampler is a row.
 """
 
 import sys
@@ -13,11 +15,11 @@ from sigmafield.recipes.image_io import save_png, sheet
 
 PROMPTS = ["red heart", "dog face", "car", "house", "strawberry", "rocket", "penguin", "hamburger"]
 ROWS = {"euler": 17, "dpmpp_2m": 17, "distance": 7, "distance_n": 7, "distance_c2": 6}
-"""Steps of each sampler that take 17 network calls, or one fewer."""
+"""Steps of each sampler for 17 network calls, or 16."""
 
 
 def labelled(row: Image.Image, text: str) -> Image.Image:
-    """The row with words at its left."""
+    """The row with its name on the left."""
     out = Image.new("RGB", (row.width + 150, row.height), "white")
     out.paste(row, (150, 0))
     ImageDraw.Draw(out).multiline_text((8, row.height / 2), text, "black", ImageFont.load_default(15), anchor="lm")

@@ -1,6 +1,8 @@
-"""Each guidance mod that the embedded model has a place for, with and without it: guidance_images.py guidance.png.
+"""Draws images without and with each guidance mod that acts on the embedded model.
 
-All go on one sheet, and each to a file of its own in the folder beside it, guidance/NAME.png.
+    python examples/guidance_images.py guidance.png
+
+All pairs go on one sheet, and each pair also to a file of its own, guidance/NAME.png, in the folder of the sheet.
 """
 
 import sys
@@ -38,7 +40,7 @@ LINES = {
     "self_attention_multiply": "self_attention_multiply(q=1.5)",
     "cross_attention_multiply": "cross_attention_multiply(out=1.3)",
 }
-"""Parameters that show what a mod does; the others have their defaults."""
+"""Parameters with which a mod's effect is visible; the other mods have their defaults."""
 
 OWN: dict[str, dict[str, Any]] = {
     "perp_neg": {"negative": "red heart"},  # what it changes is a negative prompt
@@ -46,17 +48,17 @@ OWN: dict[str, dict[str, Any]] = {
     "hypertile": {"width": 128, "height": 128, "cfg": 3.0},  # with fewer there is nothing to cut
     **{name: {"cfg": 3.0} for name in ("pag", "seg", "sag", "slg", "nag", "freeu", "freeu_v2", "easycache")},
 }
-"""Settings of both images for mods that are for something else than a high scale."""
+"""Settings of both images, for mods that are not meant for high scales."""
 
 NOT_SHOWN = {"linear_frames", "triangle_frames", "context", "lazycache"}
-"""For videos and long latents, and a cache for flows."""
+"""Mods for videos and long latents, and a cache for flows: not drawn."""
 
 ORDER = ("scale", "before", "combine", "after", "network", "against", "model", "around")
 COLUMNS, SMALL, LARGE = 6, 198, 264
 
 
 def card(text: str, four: Image.Image, side: int) -> Image.Image:
-    """Four images, without the mod above and with it below, under its name."""
+    """Four images under the mod's name: without the mod above, with it below."""
     out = Image.new("RGB", (side, side + 18), "white")
     out.paste(four.resize((side, side), Image.Resampling.LANCZOS), (0, 18))
     font = ImageFont.load_default(10 if len(text) < 37 * side / SMALL else 8)
@@ -69,12 +71,12 @@ def save(image: Image.Image, path: Path, colours: int) -> None:
 
 
 def shown(pipe: sf.Pipeline) -> dict[str, str]:
-    """Mods by name, as they are written in a line: those that have something to act on in the model."""
+    """Guidance lines by mod name, of the mods that have something to act on in the model."""
     lines = {}
     for name in sorted(sf.MODS, key=lambda name: ORDER.index(sf.MODS[name].stage)):
         line = LINES.get(name, name)
         try:
-            sf.parse_mods(line).check(pipe.module)
+            sf.parse_mods(line).check(pipe.model.module)
         except ValueError as error:
             print(f"{name} is not shown: {error}")
             continue

@@ -1,6 +1,9 @@
-"""Iterative mixing on the embedded model, a source and what becomes of it: python examples/mixing.py mixing.png.
+"""Draws sources and their iterative mixing with another prompt, on the embedded model.
 
-Columns: the source; mixing with three alphas; plain image to image, the last 16 of 20 steps. Rows: prompts and samplers.
+    python examples/mixing.py mixing.png
+
+Columns: the source; mixing with three alphas; plain image to image over the last 16 of 20 steps. Rows: prompts and
+samplers.
 """
 
 import sys
@@ -12,7 +15,8 @@ from PIL import Image
 import sigmafield as sf
 from sigmafield.recipes.image_io import save_png, sheet
 from sigmafield.runs.blends import blending_weights
-from sigmafield.runs.mixing import KeyedLevels, Mixing
+from sigmafield.runs.level_noise import KeyedLevels
+from sigmafield.runs.mixing import Mixing
 
 ALPHAS = (0.1, 0.3, 1.0)
 STEPS, CFG = 20, 3.0

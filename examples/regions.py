@@ -1,4 +1,7 @@
-"""Regions, an inpainting mask and image to image on the embedded model: python examples/regions.py regions.png."""
+"""Draws regions, inpainting masks and a sweep of denoise on the embedded model.
+
+python examples/regions.py regions.png
+"""
 
 import sys
 import tempfile

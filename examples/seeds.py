@@ -1,4 +1,7 @@
-"""Sixteen seeds of a few prompts, a row each: python examples/seeds.py seeds.png."""
+"""Draws sixteen seeds of four prompts, one row per prompt.
+
+python examples/seeds.py seeds.png
+"""
 
 import sys
 

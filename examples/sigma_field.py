@@ -1,5 +1,8 @@
-"""Half a image kept, half drawn anew, with a smooth ramp between, on the embedded model; and a quadtree over it:
-python examples/sigma_field.py field.png.
+"""Redraws one half of an image with masks and denoise maps on the embedded model, and draws a quadtree over it.
+
+    python examples/sigma_field.py field.png
+
+It prints how visible the seam between the halves is.
 """
 
 import sys
@@ -20,7 +23,7 @@ HEART = sf.Recipe("red heart", cfg=3.0, seed=1)
 
 
 def seam(job: sf.Job, end: sf.State, columns: slice) -> float:
-    """Mean step from column to column of the latent there, over that of the whole latent: 1 = no seam."""
+    """Mean step from column to column of the latent at the seam, over that of the whole latent: 1 = no seam."""
     steps = (end.x[..., 1:] - end.x[..., :-1]).abs().mean((0, 1, 2))
     return float(steps[columns].mean() / steps.mean())
 

@@ -1,5 +1,9 @@
-"""Images of the embedded model, four times as large: plainly enlarged, redrawn in tiles with one denoise strength,
-and with strengths from a quadtree, which is drawn over them: python examples/upscale.py upscale.png.
+"""Enlarges images of the embedded model to four times their size.
+
+    python examples/upscale.py upscale.png
+
+Columns: the image; enlarged only; redrawn in tiles with one denoise strength; redrawn with strengths from a quadtree,
+which is drawn on top. It prints how sharp edges and how rough smooth areas have become.
 """
 
 import sys
@@ -20,13 +24,13 @@ SUBJECTS = {"red heart": 1, "rocket": 2}
 
 
 def slopes(image: Image.Image) -> torch.Tensor:
-    """Length of the step to the next pixel, right and down, of the grey image in 0 … 255."""
+    """Length of the step to the next pixel (right and down) of the grey image, in 0 … 255."""
     grey = 255 * to_tensor(image).mean(1)[0]
     return torch.hypot(grey[1:, 1:] - grey[1:, :-1], grey[1:, 1:] - grey[:-1, 1:])
 
 
 def measured(image: Image.Image, plain: Image.Image, small: Image.Image) -> str:
-    """How steep edges are, how rough what was smooth has become, and how far it is from the small image."""
+    """Steepness of edges, roughness of smooth areas, and distance from the small image."""
     before, after = slopes(plain), slopes(image)
     edge = F.max_pool2d(before[None], 9, stride=1, padding=4)[0]
     steep = F.max_pool2d(after[None], 9, stride=1, padding=4)[0][edge > 30].mean() / edge[edge > 30].mean()

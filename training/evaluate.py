@@ -29,8 +29,8 @@ class Sampler:
     def __init__(self, model, sampler, schedule, steps, cfg):
         self.pipe = sf.load(model)
         self.sampler, self.cfg = sf.SAMPLERS[sampler], cfg
-        sigmas = sf.SCHEDULES[schedule](steps, self.pipe.sampling.levels)
-        self.grid = sf.Grid(sigmas, self.pipe.sampling.process)
+        sigmas = sf.SCHEDULES[schedule](steps, self.pipe.model.sampling.levels)
+        self.grid = sf.Grid(sigmas, self.pipe.model.sampling.process)
 
     def latents(self, prompts, seeds):
         """One latent per (prompt, seed)."""
@@ -38,12 +38,12 @@ class Sampler:
 
     def some(self, prompts, seeds):
         """The same for one batch."""
-        height, width = self.pipe.size
-        factor, process = self.pipe.latent.factor, self.grid.process
-        shape = (1, self.pipe.latent.channels, height // factor, width // factor)
+        height, width = self.pipe.model.size
+        factor, process = self.pipe.model.latent.factor, self.grid.process
+        shape = (1, self.pipe.model.latent.channels, height // factor, width // factor)
         noise = torch.cat([sf.Gaussian(s, shape).draw() for s in seeds])
-        positive = self.pipe.encode_text(prompts, self.pipe.size)
-        negative = self.pipe.encode_text([""] * len(prompts), self.pipe.size)
+        positive = self.pipe.text.encode(prompts, self.pipe.model.size)
+        negative = self.pipe.text.encode([""] * len(prompts), self.pipe.model.size)
         run = sf.Run(sf.Guider(self.pipe.model, positive, negative, self.cfg), self.sampler, self.grid)
         last = sf.finish(run, process.start(self.grid.sigmas[0], noise, torch.zeros_like(noise)))
         return process.finish(self.grid.sigmas[-1], last.x)

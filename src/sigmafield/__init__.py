@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sigmafield.core.conditioning import Area, Cond, Control
+    from sigmafield.core.geometry import Box, Tile
     from sigmafield.core.process import VE, Flow, Grid, Span
-    from sigmafield.core.protocols import Ctx, Pred, State
+    from sigmafield.core.protocols import Ctx, Pred, State, Steps
+    from sigmafield.core.registry import Spec
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
     from sigmafield.models.analytic import Mixture
-    from sigmafield.models.bundle import Pipeline
+    from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+    from sigmafield.models.diffusion_model import DiffusionModel
     from sigmafield.models.load import load, load_control
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
     from sigmafield.recipes.build import Job
-    from sigmafield.recipes.execute import generate, open_job, open_pipe
-    from sigmafield.recipes.inputs import ControlImage
+    from sigmafield.recipes.execute import Result, execute, generate, open_job, open_pipe
+    from sigmafield.recipes.inputs import Inputs, read_inputs
     from sigmafield.recipes.mods import MODS, parse_mods
-    from sigmafield.recipes.options import DemoFusion, Detail, Tiling
-    from sigmafield.recipes.recipe import Lora, Recipe, Region
+    from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
+    from sigmafield.recipes.recipe import Recipe
     from sigmafield.runs.checkpoint import load_state, save_state
     from sigmafield.runs.run import Run, finish, iterate, sample
     from sigmafield.samplers import SAMPLERS, Sampler
@@ -35,6 +38,10 @@ _HOME = {
         "Cond",
         "Control",
     ),
+    "core.geometry": (
+        "Box",
+        "Tile",
+    ),
     "core.process": (
         "VE",
         "Flow",
@@ -45,11 +52,18 @@ _HOME = {
         "Ctx",
         "Pred",
         "State",
+        "Steps",
     ),
+    "core.registry": ("Spec",),
     "guidance.guider": ("Guider",),
     "guidance.hooks": ("Mods",),
     "models.analytic": ("Mixture",),
-    "models.bundle": ("Pipeline",),
+    "models.bundle": (
+        "Pipeline",
+        "TextEncoder",
+        "Vae",
+    ),
+    "models.diffusion_model": ("DiffusionModel",),
     "models.load": (
         "load",
         "load_control",
@@ -61,25 +75,29 @@ _HOME = {
     ),
     "recipes.build": ("Job",),
     "recipes.execute": (
+        "Result",
+        "execute",
         "generate",
         "open_job",
         "open_pipe",
     ),
-    "recipes.inputs": ("ControlImage",),
-    "recipes.options": (
-        "DemoFusion",
-        "Detail",
-        "Tiling",
+    "recipes.inputs": (
+        "Inputs",
+        "read_inputs",
     ),
     "recipes.mods": (
         "MODS",
         "parse_mods",
     ),
-    "recipes.recipe": (
+    "recipes.options": (
+        "ControlImage",
+        "DemoFusion",
+        "Detail",
         "Lora",
-        "Recipe",
         "Region",
+        "Tiling",
     ),
+    "recipes.recipe": ("Recipe",),
     "runs.checkpoint": (
         "load_state",
         "save_state",
@@ -105,6 +123,7 @@ __all__ = [
     "SCHEDULES",
     "VE",
     "Area",
+    "Box",
     "Brownian",
     "Cond",
     "Control",
@@ -112,10 +131,12 @@ __all__ = [
     "Ctx",
     "DemoFusion",
     "Detail",
+    "DiffusionModel",
     "Flow",
     "Gaussian",
     "Grid",
     "Guider",
+    "Inputs",
     "Job",
     "Keyed",
     "Lora",
@@ -125,11 +146,18 @@ __all__ = [
     "Pred",
     "Recipe",
     "Region",
+    "Result",
     "Run",
     "Sampler",
     "Span",
+    "Spec",
     "State",
+    "Steps",
+    "TextEncoder",
+    "Tile",
     "Tiling",
+    "Vae",
+    "execute",
     "finish",
     "generate",
     "iterate",
@@ -139,6 +167,7 @@ __all__ = [
     "open_job",
     "open_pipe",
     "parse_mods",
+    "read_inputs",
     "sample",
     "save_state",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Citations: the BibTeX entries of what a sampler, a schedule or a guidance mod is from."""
+"""BibTeX entries of the sources of samplers, schedules and guidance mods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ FIELD = re.compile(r"^  (\w+) = \{(.*)\},$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Entry:
-    """One BibTeX entry: its key, its fields without the outer braces, and its text."""
+    """One BibTeX entry.
+
+    Args:
+        key: Key of the entry.
+        fields: Its fields without the outer braces.
+        text: The whole entry.
+    """
 
     key: str
     fields: dict[str, str]
@@ -32,14 +38,14 @@ class Entry:
         return f"{who} ({self.fields['year']}): {plain(self.fields['title'])}. {where}".rstrip()
 
     def is_source_of(self, paper: str) -> bool:
-        """Whether a registry's `paper` names this: by arXiv number, or software by its title."""
+        """Whether a registry's `paper` names this entry: by arXiv number, or software by its title."""
         if "eprint" in self.fields:
             return f"arXiv:{self.fields['eprint']}" in paper
         return plain(self.fields["title"]) in paper
 
 
 def plain(text: str) -> str:
-    """A field without the braces that keep capitals."""
+    """A field without the braces that protect capital letters."""
     return text.replace("{", "").replace("}", "")
 
 
@@ -57,9 +63,13 @@ def sources(paper: str) -> list[Entry]:
 
 
 def cite(*names: str) -> list[Entry]:
-    """The entries for samplers, schedules and mods of these names, each once; sigmafield's own for no name.
+    """The entries for samplers, schedules and mods, each entry once.
 
-    Raises ValueError with the near miss for a name that is none of them.
+    Args:
+        *names: Names of samplers, schedules, mods or entries; without names, sigmafield's own entry is returned.
+
+    Raises:
+        ValueError: If a name is unknown; the message suggests the nearest one.
     """
     found: dict[str, Entry] = {}
     for name in names or ("sigmafield",):

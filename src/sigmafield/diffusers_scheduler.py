@@ -1,4 +1,4 @@
-"""Any sampler as a diffusers scheduler: the pipeline owns the network, and the sampler asks for it through `step`."""
+"""Any sampler as a diffusers scheduler: the pipeline owns the network, and calls `step` with its predictions."""
 
 from __future__ import annotations
 
@@ -33,31 +33,43 @@ except ImportError as error:
     ) from error
 
 FLOW = "flow_prediction"
-"""diffusers' name of a rectified flow's prediction, where its configs name one."""
+"""diffusers' name of a rectified flow's prediction, in configs that name one."""
 
 UNSUPPORTED = ("clip_sample", "thresholding", "shift_terminal", "invert_sigmas")
-"""Entries of a scheduler's config that change what a network's answer means, and are refused when set."""
+"""Entries of a scheduler's config that change the meaning of the network's output; they are refused when set."""
 
 
 class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
     """A sampler of `SAMPLERS` on a schedule of `SCHEDULES`, with the interface of diffusers' schedulers.
 
-    sampler: a sampler's name; params: its keyword parameters (`from_config` takes them as keywords as well).
-    schedule: a schedule's name; None: the levels that the pipeline passes, and "normal" where it passes none.
-    seed: of the noise where the pipeline passes no generator to `step`: the noise of `sigmafield.sample`.
-    prediction_type: epsilon, v_prediction or flow_prediction. beta_schedule, beta_start, beta_end or trained_betas, and
-    rescale_betas_zero_snr: levels of a discrete network; shift, or use_dynamic_shifting (e^mu, or mu where
-    time_shift_type is linear): of a flow. All are read from the model's own scheduler by `from_config`.
+    A sampler with several evaluations per step has as many timesteps per step, so one call of `step` is one evaluation.
+    The state of the run is the sample that the pipeline holds, so changes that the pipeline makes between two steps
+    count. `from_config` reads the entries that describe the network from the model's own scheduler.
 
-    A sampler that evaluates several times a step has as many timesteps a step, so one call of `step` is one evaluation.
-    The state is the sample that the pipeline holds: what it changes between two steps counts. Raises ValueError for an
-    unknown name, and for samplers that choose their own steps, need the unconditional prediction (CFG++) or move x
-    before they evaluate (s_churn > 0): a pipeline has no place for these.
+    Args:
+        sampler: Name of the sampler.
+        schedule: Name of the schedule; None for the levels that the pipeline passes, and "normal" if it passes none.
+        params: Keyword parameters of the sampler; `from_config` also takes them as keywords.
+        seed: Seed of the noise, as in `sigmafield.sample`, used if the pipeline passes no generator to `step`.
+        num_train_timesteps: Number of training steps of the network.
+        prediction_type: epsilon, v_prediction or flow_prediction.
+        beta_schedule: Name of the variance schedule of a discrete network.
+        beta_start: First variance of a discrete network.
+        beta_end: Last variance of a discrete network.
+        trained_betas: All variances of a discrete network, instead of a named schedule.
+        rescale_betas_zero_snr: Whether the last level of a discrete network is rescaled to pure noise.
+        shift: Time shift of a flow.
+        use_dynamic_shifting: Whether the time shift of a flow follows from the mu given to `set_timesteps`.
+        time_shift_type: How it follows: "exponential" is e^mu, "linear" is mu.
+
+    Raises:
+        ValueError: If a name is unknown, or the sampler chooses its own steps, needs the unconditional prediction
+            (CFG++) or moves x before it evaluates (s_churn > 0), none of which a pipeline allows for.
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers] + ["FlowMatchEulerDiscreteScheduler"]
     order = 1
-    """Evaluations a step, but of the last ones; 1 where timesteps do not come in groups."""
+    """Evaluations per step, except for the last steps; 1 if timesteps do not come in groups."""
 
     @register_to_config
     def __init__(
@@ -87,7 +99,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         chosen = {**self._sampler.defaults, **self._params}
         if self._sampler.need_uncond or chosen.get("cfgpp", "off") != "off" or chosen.get("use_negative"):
             raise ValueError(
-                f"{sampler} needs the unconditional prediction, but a pipeline combines it with the other before step"
+                f"{sampler} needs the unconditional prediction, but a pipeline combines both predictions before step"
             )
         if time_shift_type not in ("exponential", "linear"):
             raise ValueError(f"time_shift_type must be exponential or linear; got {time_shift_type!r}")
@@ -104,16 +116,22 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """The scheduler for the network that another scheduler's config describes.
 
-        kwargs: parameters of this class, or of the sampler. A new sampler leaves the old one's parameters behind.
-        Raises ValueError for an unknown one, and for a config with an entry that is not supported.
+        Args:
+            config: Config of the other scheduler.
+            return_unused_kwargs: As in diffusers.
+            **kwargs: Parameters of this class or of the sampler. With a new sampler, parameters of the old one are
+                dropped.
+
+        Raises:
+            ValueError: If a parameter is unknown, or the config has an entry that is not supported.
         """
         config = {key: value for key, value in dict(config or {}).items() if key != "_use_default_values"}
         for key in UNSUPPORTED:
             if config.get(key):
                 raise ValueError(f"scheduler: {key} = {config[key]!r} is not supported")
-        if config.get("use_flow_sigmas"):  # flows in the configs of diffusion's schedulers
+        if config.get("use_flow_sigmas"):  # a flow in the config of a scheduler of diffusion models
             config |= {"prediction_type": FLOW, "shift": config.get("flow_shift", 1.0)}
-        elif "prediction_type" not in config and "shift" in config:  # FlowMatchEulerDiscreteScheduler and its kin
+        elif "prediction_type" not in config and "shift" in config:  # FlowMatchEulerDiscreteScheduler and relatives
             config["prediction_type"] = FLOW
         own = set(inspect.signature(cls.__init__).parameters) - {"self"}
         sampler = SAMPLERS.lookup(kwargs.get("sampler", config.get("sampler", "dpmpp_2m")))
@@ -136,15 +154,24 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         timesteps: Any = None,
         mu: float | None = None,
     ) -> None:
-        """Begin a run: give `num_inference_steps`, or `sigmas`, or `timesteps`, as numbers, an array or a tensor.
+        """Begin a run, given one of `num_inference_steps`, `sigmas` and `timesteps`.
 
-        sigmas: as diffusers has them, for a discrete network with the level that the run ends at, for a flow without
-        the final 0 and before the shift; timesteps: the network's clock, for a flow before the shift, without the end.
-        A flow with a named schedule takes only the number of steps from them; other networks refuse both.
-        mu: log of the shift (or the shift) where the config says use_dynamic_shifting; ignored elsewhere.
+        Afterwards, `timesteps` holds the network's time of every evaluation, float32 on the device. `sigmas` holds
+        their levels and the one that the run ends at, float32 on the CPU. For a flow with a named schedule, only the
+        number of entries of the given sigmas or timesteps is used; for other networks with a named schedule they are
+        refused.
 
-        `timesteps` then holds the network's time of every evaluation, float32 on the device, and `sigmas` their levels
-        and the one that the run ends at, float32 on the CPU.
+        Args:
+            num_inference_steps: Number of steps.
+            device: Device of `timesteps`.
+            sigmas: Levels as numbers, an array or a tensor, as diffusers has them: for a discrete network with the
+                level that the run ends at, for a flow without the final 0 and before the shift.
+            timesteps: The network's clock as numbers, an array or a tensor, without the end, for a flow before the
+                shift.
+            mu: Logarithm of the shift (or the shift itself) if the config says use_dynamic_shifting; otherwise ignored.
+
+        Raises:
+            ValueError: If not exactly one of the three is given, they make no step, or mu is missing.
         """
         if self.config["use_dynamic_shifting"] and mu is None:
             raise ValueError("mu must be given: the config says use_dynamic_shifting")
@@ -156,13 +183,13 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         asked, levels = self._plan.sigmas, self._sampling.levels
         self.num_inference_steps = grid.n
         self.timesteps = levels.timestep(asked).float().to(device)
-        # the first x is of the schedule's level, though a sampler may evaluate it as if of another
+        # the first x has the schedule's first level, even if the sampler evaluates it at another
         self._levels = torch.cat([grid.sigmas[:1], asked[1:], self._plan.run.grid.sigmas[-1:]])
         self.sigmas = self._levels.float()
         self._reset()
 
     def _sampling_at(self, mu: float | None) -> Sampling:
-        """Prediction and levels of the network; a flow's with its shift for mu."""
+        """Prediction and levels of the network; for a flow with its shift for mu."""
         c = self.config
         if c["prediction_type"] != FLOW:
             return sampling_of({key: value for key, value in c.items() if value is not None})
@@ -196,13 +223,21 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def init_noise_sigma(self) -> float:
-        """What unit-variance noise is multiplied with to be the first x."""
+        """Factor that turns unit-variance noise into the first x."""
         self._needed()
         unit = torch.ones(1, 1, 1, dtype=torch.float64)
         return float(self._sampling.process.start(self._levels[0], unit, torch.zeros_like(unit)))
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Samples with noise: of the next evaluation where a pipeline has set the beginning, else of timesteps [B]."""
+        """Samples with noise added.
+
+        The level is that of the next evaluation if the pipeline has set where to begin, otherwise that of `timesteps`.
+
+        Args:
+            original_samples: Clean samples [B, …].
+            noise: Unit-variance noise of the same shape.
+            timesteps: Timesteps [B].
+        """
         index = self._step_index if self._step_index is not None else self._begin_index
         if self._begin_index is None or index is None:
             places = [self.index_for_timestep(t) for t in timesteps]
@@ -214,7 +249,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         return self._sampling.process.start(sigma, xi, clean).to(original_samples.dtype)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """`add_noise`, as pipelines of flows call it."""
+        """`add_noise` under the name that pipelines of flows call."""
         return self.add_noise(sample, noise, timestep)
 
     def __len__(self) -> int:
@@ -229,27 +264,38 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def begin_index(self) -> int | None:
-        """Index in `timesteps` that the pipeline begins at, if it has said so."""
+        """Index in `timesteps` that the pipeline begins at; None if the pipeline has not set it."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at this index of `timesteps`, for image to image: a run over the rest of the schedule.
 
-        Raises ValueError where no step begins, or where a shorter run has other timesteps (dpm_fast, sa_solver_pece,
-        distance).
+        Args:
+            begin_index: Index in `timesteps` at which a step begins.
+
+        Raises:
+            ValueError: If no step begins there, or a shorter run has other timesteps (dpm_fast, sa_solver_pece,
+                distance).
         """
         self._from(begin_index)
         self._begin_index = begin_index
 
     def index_for_timestep(self, timestep: Tensor | float | int) -> int:
-        """Where a timestep is in `timesteps`: the first step that begins with it, or else the first evaluation."""
+        """Index of a timestep in `timesteps`: the first step that begins with it, or else the first evaluation.
+
+        Args:
+            timestep: Value to look up.
+
+        Raises:
+            ValueError: If it is not one of `timesteps`.
+        """
         starts, same = self._needed().starts, (self.timesteps == timestep).nonzero().flatten().tolist()
         if not same:
-            raise ValueError(f"timestep {float(timestep):g} is none of this run's; take it from `timesteps`")
+            raise ValueError(f"timestep {float(timestep):g} is not in this run; take it from `timesteps`")
         return next((k for k in same if k in starts), same[0])
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | int | None = None) -> Tensor:
-        """What the network is given for the sample: c_in x."""
+        """The input of the network for a sample: c_in x."""
         return lincomb(self._sampling.prediction(self._next(timestep)).c_in, sample)
 
     def step(
@@ -260,11 +306,20 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> Any:
-        """The next x to be evaluated, from the network's answer for this one; after the last, the clean latent.
+        """The next x to evaluate, from the network's output for this one; after the last evaluation, the clean latent.
 
-        generator: one, or one a sample; a run's first call decides where its noise is from (`FromGenerators`, or `seed`
-        for None). Returns diffusers' output with prev_sample and pred_original_sample (x0), of the sample's dtype, or
-        the two as a tuple. Computes in float32, or in float64 for a sample of that.
+        Computes in float32, or in float64 for a float64 sample.
+
+        Args:
+            model_output: Output of the network.
+            timestep: Timestep of the evaluation.
+            sample: The x that was evaluated.
+            generator: One generator, or one per sample; the first call of a run decides where its noise comes from:
+                `FromGenerators`, or the scheduler's seed for None.
+            return_dict: Whether to return diffusers' output object instead of a tuple.
+
+        Returns:
+            prev_sample and pred_original_sample (x0), of the sample's dtype.
         """
         sigma = self._next(timestep)
         x = sample if sample.dtype == torch.float64 else sample.float()
@@ -316,7 +371,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         return self._plan
 
     def _reset(self) -> None:
-        """Forget the run, and where it was to begin."""
+        """Forget the run and where it was to begin."""
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._run: InsideOut | None = None

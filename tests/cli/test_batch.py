@@ -10,20 +10,15 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from sigmafield.cli import app
-from sigmafield.cli.draw import parse_control
+from command_line import run
+from sigmafield.cli.parse import parse_control
 from sigmafield.recipes.image_io import open_image, recipe_of
 from sigmafield.recipes.inputs import ControlImage
 from sigmafield.recipes.recipe import Recipe
 
 PROMPTS = "a red heart\n\n# not this one\n  green apple  \na red heart\n"
 FEW = ["--steps", 2, "--cfg", 1]
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def pixels(path):

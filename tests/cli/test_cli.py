@@ -14,15 +14,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 import sigmafield as sf
-from sigmafield.cli import app
+from command_line import run
 from sigmafield.recipes.image_io import open_image, recipe_of, save_png
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def pixels(path):

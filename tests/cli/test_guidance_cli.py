@@ -4,16 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import sigmafield as sf
-from sigmafield.cli import app
+from command_line import run
 from sigmafield.recipes.image_io import open_image, recipe_of
 from sigmafield.recipes.mods import MODS
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "140"})
 
 
 def test_all_mods_are_listed():

@@ -1,4 +1,4 @@
-"""What the law tests share: schedules, processes, denoisers."""
+"""Shared by the law tests: schedules, processes, denoisers."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import karras
 
 LINEAR = [name for name, sampler in SAMPLERS.items() if sampler.linear]
-# churn adds noise only when asked to: the laws of stochastic samplers hold for these parameters too
+# churn adds noise only on request: with these parameters the laws of stochastic samplers hold too
 CHURN = {"s_churn": 4.0}
 
-# the corrections of the reference's quirks, each of which is a parameter; laws that the defaults break hold with them
+# parameters that correct quirks of the reference; laws that the defaults break hold with them
 FLOW_NOISE = {"flow_noise": True}
 LARGE = {"eta": 3.0}  # σ_down would be below 0
 CORRECTED = [
@@ -66,7 +66,7 @@ LEVELS = {VE: discrete(betas()), Flow: shifted_flow(3.0)}
 
 
 def on(sigmas, process):
-    """A schedule with the clock of Stable Diffusion, or of a shifted flow."""
+    """A schedule with the clock of Stable Diffusion or of a shifted flow."""
     return Grid(sigmas, process, clock=LEVELS[type(process)].sigma_at)
 
 
@@ -83,7 +83,7 @@ PROCESSES = [VE(), Flow(3.0)]
 
 @dataclass(frozen=True)
 class Guided:
-    """An exact denoiser with an unconditional answer beside the guided one."""
+    """An exact denoiser with an unconditional prediction in addition to the guided one."""
 
     model: Mixture
     other: Mixture
@@ -99,5 +99,5 @@ def guided(process):
 
 
 def run_of(name, denoise, grid, x, **params):
-    """A run with the noise that the sampler would get by default, seeded with 7."""
+    """A run with the sampler's default noise, seeded with 7."""
     return Run(denoise, SAMPLERS.lookup(name), grid, default_noise(SAMPLERS.lookup(name).noise, 7, grid, x), params)

@@ -1,4 +1,4 @@
-"""The Brownian path is torchsde's to the bit, whatever was asked before; nodes are drawn once and ahead of time."""
+"""The Brownian path is bit-equal to torchsde's in any order of requests; nodes are drawn once and ahead of time."""
 
 import gc
 import subprocess
@@ -31,13 +31,13 @@ def span(a, b):
 
 
 def tree(sigmas, seed, shape=SHAPE, dtype=torch.float32):
-    """torchsde's own tree over the positive levels, made as k-diffusion makes it."""
+    """torchsde's own tree over the positive levels, constructed as in k-diffusion."""
     t0, t1 = sigmas[sigmas > 0].min().float(), sigmas.max().float()
     return torchsde.BrownianTree(t0, torch.zeros(shape, dtype=dtype), t1, entropy=seed, tol=1e-6, pool_size=24)
 
 
 def ask(theirs, a, b):
-    """torchsde's answer in the form of ours: the increment divided by the signed root of the length."""
+    """torchsde's increment divided by the signed root of the length, as our source returns it."""
     low, high = sorted((torch.tensor(a).float(), torch.tensor(b).float()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchsde clamps to its rounded ends, and says so
@@ -81,7 +81,7 @@ def test_any_questions_in_any_order_are_answered_as_torchsde_does(asked, seed, s
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 18), min_size=1, max_size=12), st.sampled_from([1.0, 0.5, 0.3]))
 def test_steps_in_any_order_are_answered_as_torchsde_does(threads, steps, r):
-    """Jumps forth and back along a schedule: resumed runs, and runs that share a source, with drawing ahead."""
+    """Jumps back and forth along a schedule, with drawing ahead: resumed runs, and runs that share a source."""
     g, theirs = Grid(SIGMAS, VE()), tree(SIGMAS, 5)
     ours = Brownian(5, g, SHAPE)
     for i in steps:
@@ -92,7 +92,7 @@ def test_steps_in_any_order_are_answered_as_torchsde_does(threads, steps, r):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(1, 3), (2, 1, 150, 331)])
 def test_pieces_are_the_whole(dtype, shape, threads):
-    """Sums piece by piece, by NumPy and by threads, are torch's over whole latents, cut within a piece or between."""
+    """Sums in pieces, by NumPy and by threads, equal torch's over whole latents, cut within or between pieces."""
     g, theirs = Grid(SIGMAS, VE()), tree(SIGMAS, 7, shape, dtype)
     ours = Brownian(7, g, shape, dtype)
     for i in (0, 1, 18):
@@ -173,7 +173,7 @@ def test_memory_has_a_bound_without_a_schedule(threads):
 
 @pytest.mark.parametrize("r", [1.0, 0.5, 0.3])
 def test_questions_are_begun_before_they_are_asked(r):
-    """Each step, and after the first step its stage as well, wherever that is."""
+    """Each step is drawn ahead, and after the first step its stage too, wherever the stage is."""
     g = Grid(SIGMAS, VE())
     source, begun = Brownian(3, g, SHAPE), []
     for i in range(19):
@@ -197,13 +197,13 @@ def test_resumed_and_interleaved_runs_are_the_run_alone(name, tmp_path):
         if not run.done(two[0]):
             two[0] = run.step(two[0])
         ahead += 1
-        if ahead > 3:  # the second follows three steps behind
+        if ahead > 3:  # the second follows three steps later
             two[1] = run.step(two[1])
     assert torch.equal(two[0].x, alone[-1].x) and torch.equal(two[1].x, alone[-1].x)
 
 
 def test_a_list_of_seeds_is_a_tree_a_sample():
-    """Sample k is what a source of its own would give, and torchsde's tree of one sample's shape."""
+    """Sample k equals a source of its own, and torchsde's tree of one sample's shape."""
     g, seeds = Grid(SIGMAS, VE()), [7, 2**40, 7]
     ours = Brownian(seeds, g, (3, *SHAPE[1:]))
     for i in (0, 5, 18):
@@ -223,7 +223,7 @@ def test_path_is_additive_and_an_empty_interval_has_no_noise():
 
 
 def test_answers_are_the_callers_own():
-    """What was handed out may be overwritten without harm to later answers, within inference_mode as well."""
+    """Returned noise may be overwritten without changing later results, within inference_mode too."""
     g = Grid(SIGMAS, VE())
     source, other = Brownian(3, g, SHAPE), Brownian(3, g, SHAPE)
     for i in (0, 0, 1, 1, 1, 2):
@@ -301,7 +301,7 @@ def test_a_tree_on_a_device_has_no_thread():
 def test_refuses_what_it_cannot_draw():
     with pytest.raises(ValueError, match="one sigma per step; got a field"):
         Brownian(1, Grid(torch.ones(3, 1, 1, 4, 4), VE()), (1, 3, 4, 4))
-    with pytest.raises(ValueError, match="one number or one a sample: got 2 for a batch of 3"):
+    with pytest.raises(ValueError, match="one number or one per sample: got 2 for a batch of 3"):
         Brownian([1, 2], Grid(SIGMAS, VE()), (3, 1, 2, 2))
     with pytest.raises(ValueError, match="seed must be ≥ 0; got -1"):
         Brownian(-1, Grid(SIGMAS, VE()), SHAPE)

@@ -1,4 +1,4 @@
-"""Laws of the distance samplers and of the means of slopes that they take."""
+"""Laws of the distance samplers and of their means of slopes."""
 
 import itertools
 
@@ -54,7 +54,7 @@ def test_no_resample_is_euler(process, eta):
     x = begin(g)
     plain = end("euler_ancestral", model, g, x, eta=eta) if eta else end("euler", model, g, x)
     assert torch.equal(end("distance_c3", model, g, x, resample=0, eta=eta), plain)
-    if eta:  # no steps for the noise to come in: as without
+    if eta:  # no step is left to add noise in: as without noise
         off = {"eta_first": g.n - 1, "eta_last": g.n - 1}  # the last step never draws
         assert torch.equal(end("distance_c3", model, g, x, resample=0, eta=eta, **off), end("euler", model, g, x))
 
@@ -80,7 +80,7 @@ def test_the_paper_variant_is_cfg_plus_plus(process):
 
 
 class Mean:
-    """D pulled to the conditioning's value."""
+    """D moved towards the conditioning's value."""
 
     def __call__(self, x, sigma, conds, ctx):
         parts = x.chunk(len(conds))
@@ -90,7 +90,7 @@ class Mean:
 @processes
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.5])
 def test_doubled_is_guidance_of_twice_the_scale_and_off_at_scale_1(process, scale):
-    """With a network for D that is linear in x, so that what the doubled target does is what the guider would do."""
+    """The network's D is linear in x, so that the doubled target equals the guider's."""
     positive, negative = (Cond(torch.full((1, 1, 3), value, dtype=torch.float64)) for value in (0.6, -0.2))
     g = grid(process)
     x = begin(g)
@@ -112,7 +112,7 @@ def test_doubled_is_guidance_of_twice_the_scale_and_off_at_scale_1(process, scal
 def test_a_mean_of_equal_slopes_is_the_slope(shape, mean):
     T = draw(*shape)
     for slopes in ([T] * 3, [T] * 5):
-        # angles are kept above 0.014, of which the square is what slerp is off by
+        # angles are kept above 0.014, and the error of slerp is the square of that
         torch.testing.assert_close(combine(slopes, **mean), T, rtol=1e-4 if "use_slerp" in mean else 1e-12, atol=1e-12)
     assert torch.equal(combine([T * 0] * 3, **mean), T * 0)
 
@@ -139,7 +139,7 @@ def test_the_median_counts_most_and_what_is_farthest_nothing(shape):
     assert (w.gather(0, order)[1] >= w.gather(0, order)[[0, 2]].amax(0)).all()
     assert (w.amin(0) == 0).all()
     away = torch.stack(weights(slopes, u=slopes[0]))
-    assert away[0].mean() < w[0].mean()  # what is like u counts less
+    assert away[0].mean() < w[0].mean()  # slopes similar to u count less
 
 
 @shapes
@@ -216,7 +216,7 @@ def test_windows_count_steps_from_either_end(window, steps):
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name.startswith(("distance", "perp"))])
 @processes
 def test_a_constant_answer_makes_it_euler(name, process):
-    """All slopes are (x − D)/σ up to rounding. What bends slopes is left out: it acts on rounding, or on D."""
+    """All slopes are (x − D)/σ up to rounding. Options that change slopes are left out: they act on rounding or D."""
     D = draw(1, 3, 4, 5, seed=5)
     g = grid(process)
     x = begin(g, (1, 3, 4, 5))
@@ -231,13 +231,13 @@ def test_a_constant_answer_makes_it_euler(name, process):
 @means
 @processes
 def test_tied_pixels_stay_finite(mean, process):
-    """A part that is pinned gives equal slopes there: the reference's 0/0."""
+    """A pinned part gives equal slopes, where the reference divides 0 by 0."""
     g = grid(process)
     x = begin(g)
 
     def pinned(x, sigma, ctx):
         D = Mixture(process=process)(x, sigma).x0
-        return Pred(torch.where(torch.arange(5) < 2, x, D))  # slopes are 0 at the left
+        return Pred(torch.where(torch.arange(5) < 2, x, D))  # slopes are 0 on the left
 
     out = end("distance_c3", pinned, g, x, **mean)
     assert torch.isfinite(out).all()
@@ -269,7 +269,7 @@ def test_options_that_mix_samples_can_be_told_not_to(option):
 
 
 def test_inner_noise_has_a_stream_of_its_own():
-    """Noise within steps changes nothing of the draws after steps, and the other way round."""
+    """Noise within steps does not change the draws after steps, nor the other way round."""
     g = grid(VE(), 4)
     x = begin(g)
     drawn = {}

@@ -31,7 +31,7 @@ def test_lam_and_sigma_are_inverse(process):
 
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_perfect_network_predicts_the_clean_latent(name):
-    """If the network answers what its prediction type asks for, D is x0 whatever σ is."""
+    """If the network gives what its prediction type asks for, D is x0 at any σ."""
     sampling = SAMPLINGS[name]
     x0, xi = torch.randn(2, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for sigma in torch.tensor([0.05, 0.4, 0.95], dtype=torch.float64):
@@ -60,7 +60,7 @@ def test_discrete_levels_and_timesteps_are_inverse(name):
     steps=st.integers(1, 4),
 )
 def test_every_method_takes_every_shape_and_dtype(name, shape, dtype, process, steps):
-    """1-D to video latents, empty batches, half-precision answers: shape and dtype of x are kept."""
+    """1-D to video latents, empty batches, half-precision predictions: shape and dtype of x are kept."""
     if SAMPLERS[name].adaptive and not shape[0]:
         return  # an empty batch has no error to control
     g = grid(process, n=steps)

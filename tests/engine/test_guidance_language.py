@@ -1,4 +1,4 @@
-"""The table of guidance mods and the line that they are written in."""
+"""The table of guidance mods, and their text form."""
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_a_line_is_its_mods():
         ("interval(start=0.5, end=0.2)", "interval needs 0 ≤ start < end; got 0.5 and end = 0.2"),
         ("apg(**{})", "apg has no parameter"),
         ("apg+cfg_norm+apg", "guidance has apg twice; each acts once"),
-        ("rescale+renorm", "rescale and renorm each take the place of U"),
+        ("rescale+renorm", "rescale and renorm each replace U"),
         *(
             (text, "guidance must be names with parameters, such as apg.eta=0.5.+rescale")
             for text in ("apg(0.5)", "apg(", "apg-tcfg", "__import__('os').getcwd()", "apg(eta=1+1)", "1")

@@ -28,7 +28,7 @@ NEUTRAL = {
     "lazycache": "reuse_threshold=0", "context": "length=64",
 }  # fmt: skip
 ALWAYS_ACT = {"cfg_norm", "zero_star", "mahiro", "tcfg", "tonemap"}
-# D at cfg = 1, in units of C, for mods that do not leave it as it is
+# D at cfg = 1, in units of C, for mods that change it
 AT_ONE = {"cfg_norm(strength=0.8)": 0.8, "renorm(renorm_cfg=0.5)": 0.5, "apg(norm_threshold=0)": 2.0}
 BY_SAMPLE = {"mahiro": "mahiro(over=sample)", "perp_neg": "perp_neg(over=sample)"}
 ON_PREDICTIONS = [name for name, mod in MODS.items() if mod.fits is None and mod.stage != "network"]
@@ -91,7 +91,7 @@ def test_neutral_parameters_are_plain_guidance(name, process):
     "name", [name for name in ON_PREDICTIONS if name not in ("epsilon_scaling", "tsr", "sharpen", "tonemap")]
 )
 def test_without_guidance_nothing_is_changed(name):
-    """At cfg = 1 the negative prompt is not evaluated, and D = C, but for mods that scale D itself."""
+    """At cfg = 1 the negative prompt is not evaluated, and D = C, except for mods that scale D itself."""
     text = "apg(form=paper)" if name == "apg" else name
     model = Model()
     C, _, _, D = plain_and(text, cfg=1.0)
@@ -108,7 +108,7 @@ def test_without_a_negative_cfg_is_1(name):
 
 @pytest.mark.parametrize("text", AT_ONE)
 def test_what_mods_do_to_the_positive_alone(text):
-    """As ComfyUI's do; its APG takes the missing prediction for 0, and doubles."""
+    """As in ComfyUI, whose APG takes the missing prediction as 0 and doubles D."""
     C, _, _, D = plain_and(text, cfg=1.0)
     torch.testing.assert_close(D, AT_ONE[text] * C, rtol=1e-5, atol=1e-6)
 
@@ -147,7 +147,7 @@ def test_any_shape_and_precision(name, ndim):
 
 @pytest.mark.parametrize("name", [name for name in ON_PREDICTIONS if name != "lazycache"])
 def test_no_mod_reads_latents(name):
-    """Reading a latent on the meta device raises. A cache decides by one number of it: the only mods that do."""
+    """Reading a latent on the meta device raises. Only the caches read one number of it, to decide."""
     for text in (name, "apg(momentum=-0.5)+" + name if name != "apg" else "apg(momentum=-0.5)"):
         c = ctx()
         for _ in range(2):  # with memory of the first
@@ -185,7 +185,7 @@ def test_a_checkpoint_at_every_cut_is_the_uninterrupted_run(sampler, text, tmp_p
 
 
 def test_runs_share_no_memory():
-    """One guider in two runs, stepped in turn, is each alone."""
+    """One guider in two runs, stepped in turn, gives what each run gives alone."""
     grid, one = on(karras(5, 0.03, 14.6), VE(14.6)), guider("apg(momentum=-0.6)")
     starts = [14.6 * noisy(seed=seed) for seed in (1, 2)]
     alone = [finish(run_of("euler", one, grid, x), x).x for x in starts]
@@ -209,7 +209,7 @@ def test_mods_of_a_stage_act_in_the_order_of_the_line():
 
 
 def test_methods_see_the_predictions_that_mods_left():
-    """CFG++ is given the U that TCFG has changed, whatever acts after."""
+    """CFG++ is given the U that TCFG has changed, whatever acts later."""
     _, U, _, _ = plain_and("")
     pred = guider("tcfg+cfg_norm")(noisy(), SIGMA, ctx())
     assert not torch.equal(pred.uncond, U)
@@ -262,7 +262,7 @@ def test_autoguidance_leads_away_from_the_worse_model():
 
 
 def test_mods_of_the_guiders_of_three_prompts():
-    """They act within the pair that is guided: on dual guidance M against N, nested P against M."""
+    """They act within the guided pair: M against N in dual guidance, P against M when nested."""
     P, M, N = cond(0.5), cond(0.1), cond(-0.3)
     mods = parse_mods("tcfg+rescale")
     p, m, n = (Model()(noisy(), SIGMA, [c], None)[0] for c in (P, M, N))

@@ -1,4 +1,4 @@
-"""What single guidance mods promise, from their papers: norms, angles, deviations, exact cases."""
+"""Properties of single guidance mods from their papers: norms, angles, deviations, exact cases."""
 
 import pytest
 import torch
@@ -125,7 +125,7 @@ def test_frames_have_scales_of_their_own():
 
 
 def test_mahiro_is_the_positive_alone_where_guidance_is_opposed():
-    """m = −1 where the negative prediction points the other way: D = cfg C."""
+    """m = −1 where the negative prediction points in the opposite direction: D = cfg C."""
     c = draw(1)
     torch.testing.assert_close(apply("mahiro", c, -c, D=c).D, 5.0 * c)
     torch.testing.assert_close(apply("mahiro", c, c, D=c).D, c)

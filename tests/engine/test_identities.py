@@ -1,4 +1,4 @@
-"""Identities of the coefficients themselves, with no model: constants, marginals and the first moment."""
+"""Identities of the coefficients, without a model: constants, marginals and the first moment."""
 
 import math
 
@@ -22,7 +22,7 @@ NAMES = [(name, {}) for name in LINEAR] + [
     ("dpmpp_2m_sde_heun", {"eta": 0.0}),
     ("seeds_2", {"eta": 0.7, "r": 0.6, "solver": "phi_2"}),
 ]
-# inherited from the reference, which these reproduce; the same with `CORRECTED` parameters keep the law
+# quirks reproduced from the reference; with the parameters of `CORRECTED` these samplers keep the law
 ALWAYS_OFF = {
     "ipndm_v": "its coefficients do not sum to 1 on unequal steps",
     "deis": "its integrals are sums that are 1e-4 off",
@@ -61,7 +61,7 @@ def cases():
             yield pytest.param(name, params, process, id=f"{name}{params}{process}")
 
 
-# of lower order on two steps, with a schedule of their own, or with the predicted x as their state
+# of lower order on two steps, with their own schedule, or with the predicted x as their state
 NOT_IN_TWO_STEPS = {"uni_pc", "uni_pc_bh2", "dpm_fast", "sa_solver", "sa_solver_pece"}
 SECOND_ORDER = [(name, {}) for name in LINEAR if SAMPLERS[name].order >= 2 and name not in NOT_IN_TWO_STEPS]
 SECOND_ORDER += [
@@ -75,7 +75,7 @@ SECOND_ORDER += [("seeds_2", {"solver": solver, "r": 0.6}) for solver in ("phi_1
 @pytest.mark.parametrize("name, params, process", list(cases()))
 @pytest.mark.typed_elsewhere
 def test_constants_and_marginals(name, params, process):
-    """A network that always answers the same x0 gives α' x0, and the noise that is left has variance σ'²."""
+    """A network that always predicts the same x0 gives α' x0, and the remaining noise has variance σ'²."""
     g = grid(process)
     for row in table(name, g, **params):
         s, s0 = row.span, table_start(name, g, params)
@@ -110,7 +110,7 @@ STOPS_BEFORE = {"uni_pc", "uni_pc_bh2", "dpm_fast", "dpm_adaptive"}
 )
 @pytest.mark.typed_elsewhere
 def test_a_run_to_zero_ends_at_the_prediction(name, params, process, steps):
-    """Where the network always answers c, a run whose schedule ends at 0 gives c."""
+    """If the network always predicts c, a run whose schedule ends at 0 gives c."""
     g, c = grid(process, steps), torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64)
     x = torch.linspace(-5, 5, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
     end = finish(run_of(name, lambda x, sigma, ctx: Pred(c, c, c), g, x, **params), x)
@@ -118,7 +118,7 @@ def test_a_run_to_zero_ends_at_the_prediction(name, params, process, steps):
 
 
 class Axes:
-    """Noise whose draws are orthogonal unit vectors, from the third on: x begins as σ₀ e₁ + α₀ e₂."""
+    """Noise whose draws are orthogonal unit vectors, starting at the third: x begins as σ₀ e₁ + α₀ e₂."""
 
     def __init__(self, size):
         self.size, self.drawn = size, 2
@@ -151,7 +151,7 @@ VE_NOISE = pytest.mark.xfail(strict=True, reason="VE's noise on a flow, as in th
     ids=str,
 )
 def test_constants_and_marginals_of_chosen_steps(process, params):
-    """dpm_adaptive has no table; with a network that always answers e₂, x is the list of its weights."""
+    """dpm_adaptive has no table; with a network that always predicts e₂, x is the list of its weights."""
     g, axes = on(grid(process).sigmas[:-1], process), Axes(200)
     x = float(g.sigmas[0]) * axes.unit(0) + float(process.alpha(g.sigmas[0])) * axes.unit(1)
     constant = axes.unit(1)
@@ -172,7 +172,7 @@ def test_constants_and_marginals_of_chosen_steps(process, params):
 )
 @pytest.mark.parametrize("eta", [0.3, 0.8])
 def test_the_first_step_of_a_flow_is_the_limit(eta, params):
-    """Coefficients at σ = 1 are those of σ → 1."""
+    """Coefficients at σ = 1 are the limit for σ → 1."""
     at_one, near = (
         table(
             "euler_ancestral_cfg_pp", on(torch.tensor([s, 0.7, 0.3], dtype=torch.float64), Flow()), eta=eta, **params
@@ -198,12 +198,12 @@ def test_first_moment(name, params, process, h_prev):
         times = process.lam(torch.tensor(step.sigmas, dtype=torch.float64)) - lam[1]
         moment = sum((d + u) * t for d, u, t in zip(step.D, step.U, times.tolist()))
         error[h] = abs(moment - float(step.span.alpha_next) * (h - (1 - math.exp(-h))))
-    assert error[0.05] < error[0.1] / 6 + 1e-12  # O(h³): a factor of 8, minus its own rest
+    assert error[0.05] < error[0.1] / 6 + 1e-12  # O(h³): a factor of 8, less higher orders
     assert error[0.1] < 0.1 * 0.1**2
 
 
 def test_split_and_ei_compose():
-    """Two exact parts of an interval are the interval, for the mean and for the variance."""
+    """Two exact parts of an interval compose to the interval, for the mean and for the variance."""
     for process in PROCESSES:
         s = grid(process).span(2)
         one, two = s.split(0.3)

@@ -1,4 +1,4 @@
-"""Laws of the KSampler front: schedules and windows, regions, masks, guiders, staged runs."""
+"""Laws of KSampler's rules: schedules and windows, regions, masks, guiders, staged runs."""
 
 import math
 
@@ -26,7 +26,7 @@ def cond(value, tokens=2, **rest):
 
 
 class Model:
-    """D = the conditioning's value where x is anything; it counts calls and rows."""
+    """D = the conditioning's value for any x; it counts calls and rows."""
 
     def __init__(self):
         self.calls, self.rows = 0, []
@@ -73,7 +73,7 @@ def test_window():
 
 @pytest.mark.parametrize("sampling, latents", [(SD, "SD15"), (SD3, "SD3")])
 def test_two_stages_are_one_run(sampling, latents):
-    """A run to step 4 with its noise left, and from there on with none added, is the whole run."""
+    """A run to step 4 that keeps its noise, continued from there without new noise, is the whole run."""
     form = formats()[latents]
 
     def denoise(x, sigma, ctx):
@@ -105,7 +105,7 @@ BROKEN = pytest.mark.xfail(strict=True, reason="the latent of a run that ends ab
 )
 @pytest.mark.parametrize("sampling, latents", [(SD, "SD15"), (SD3, "SD3")])
 def test_a_whole_run_gives_the_clean_latent(sampling, latents, sampler, params):
-    """Where the network always answers the same latent, that is the image."""
+    """If the network always predicts the same latent, that is the result."""
     form, c = formats()[latents], torch.full((1, formats()[latents].channels, 4, 4), 0.5)
     settings = {"steps": 6, "sampler": sampler, "params": params, "schedule_params": {"rho": 5.0}}
     out = ksampler(lambda *_: Pred(c), sampling, form, torch.zeros_like(c), schedule="karras", **settings)
@@ -183,7 +183,7 @@ def test_the_other_prompt_is_cut_to_an_areas_box():
 
 
 def test_it_is_cut_from_the_smallest_of_its_boxes_around():
-    """The empty prompt's own halves: the inner area is given the smaller one's words."""
+    """An inner area that only one prompt has gets, for the other prompt, the words of its smallest enclosing area."""
     inner = cond(2.0, area=Area((4, 4), (0, 0)))
     half, quarter = cond(5.0, area=Area((8, 16), (0, 0))), cond(7.0, area=Area((8, 8), (0, 0)))
     for order in ([half, quarter], [quarter, half]):
@@ -235,7 +235,7 @@ def test_dual_guidance():
 
 
 def test_perp_neg_ignores_what_is_parallel():
-    """A negative prompt along the positive one leaves the positive's own direction."""
+    """A negative prompt parallel to the positive one leaves the positive's direction."""
     guider = PerpNegGuider(Model(), cond(3.0), cond(2.0), cond(1.0), cfg=2.0, neg_scale=0.7)
     assert float(guider(X, SIGMA, ctx()).x0.mean()) == pytest.approx(1 + 2 * (3 - 1), rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""Resizing, and the consistency run that grows."""
+"""Resizing, and the consistency run with growing size."""
 
 import pytest
 import torch
@@ -42,8 +42,8 @@ def test_same_size_is_the_identity():
 
 
 def test_bislerp_interpolates_angle_and_length():
-    """Half way between perpendicular vectors of length 1 and 3: at 45 degrees, of length 2."""
-    x = torch.tensor([[1.0, 0.0], [0.0, 3.0]])[None, :, None, :]  # channels (1, 0) and (0, 3) side by side
+    """Halfway between perpendicular vectors of length 1 and 3: at 45 degrees, of length 2."""
+    x = torch.tensor([[1.0, 0.0], [0.0, 3.0]])[None, :, None, :]  # channels (1, 0) and (0, 3) at neighbouring positions
     out = bislerp(x, 1, 4)[0, :, 0]
     angle, length = torch.atan2(out[1], out[0]), out.norm(dim=0)
     where = F.interpolate(torch.tensor([[[[0.0, 1.0]]]]), (1, 4), mode="bilinear")[0, 0, 0]

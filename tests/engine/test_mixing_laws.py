@@ -21,8 +21,9 @@ from sigmafield.parameterization.latent_format import formats
 from sigmafield.recipes.ksampler import ksampler_sigmas
 from sigmafield.runs.blends import BLENDS, CURVES, addition, blending_weights, norm_only, slerp
 from sigmafield.runs.checkpoint import load_state, save_state
-from sigmafield.runs.mixing import KeyedLevels, Mixing, Perlin, StreamLevels, matched, noised, passes
-from sigmafield.runs.perlin_masks import improved_noise, masks, perlin_masks
+from sigmafield.runs.level_noise import KeyedLevels, StreamLevels, noised
+from sigmafield.runs.mixing import Mixing, matched, passes
+from sigmafield.runs.perlin_masks import Perlin, improved_noise, masks, perlin_masks
 from sigmafield.runs.run import Run, finish, iterate
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.inpaint import Inpaint, differential
@@ -37,7 +38,7 @@ def source(shape=SHAPE, seed=5):
 
 
 def mixing(name, process, c, n=8, **settings):
-    """A mixing of weights c (one number, or one a step of the sampler's own schedule) and its levels' noise."""
+    """A mixing with weights c (a number, or one per step of the sampler's own schedule) and the noise of its levels."""
     run = run_of(name, guided(process), grid(process, n), source())
     weights = [c] * run.grid.n if isinstance(c, float) else c
     return Mixing(run, KeyedLevels([1, 2], SHAPE), weights, **settings)
@@ -47,7 +48,7 @@ def mixing(name, process, c, n=8, **settings):
 @processes
 @pytest.mark.typed_elsewhere
 def test_all_of_the_run_is_the_run(name, process):
-    """c = 1: any sampler as it is without mixing, begun at the noised source, in as many evaluations as alone."""
+    """c = 1: any sampler gives its result without mixing from the noised source, in as few evaluations."""
     m, s = mixing(name, process, 1.0), source()
     start = noised(s, m.run.grid.sigmas[0], m.noise(0, 0), process)
     plain, end = finish(m.run, start), finish(m, s)
@@ -60,14 +61,14 @@ def test_all_of_the_run_is_the_run(name, process):
 @processes
 @pytest.mark.typed_elsewhere
 def test_none_of_the_run_is_the_noised_source(name, blend, process):
-    """c = 0: after every step the source at the level that align says, so at the end of "next" the source itself."""
+    """c = 0: after every step x is the source at the level that align chooses; with "next" it ends as the source."""
     s = source()
     for align, ahead in (("after", 0), ("next", 1)):
         m = mixing(name, process, 0.0, blend=BLENDS[blend], align=align)
         for i, state in enumerate(iterate(m, s)):
             z = noised(s, m.run.grid.sigmas[i + ahead], m.noise(0, i + ahead), process)
             torch.testing.assert_close(state.x, z)
-    if name == "euler":  # it has no memory: blended before the step, all that its last step sees is the noised source
+    if name == "euler":  # no memory: blended before the step, its last step sees only the noised source
         m = mixing(name, process, 0.0, blend=BLENDS[blend], align="before")
         z = noised(s, m.run.grid.sigmas[7], m.noise(0, 7), process)
         torch.testing.assert_close(finish(m, s).x, m.run.step(replace(m.run.start(z), i=7)).x)
@@ -77,7 +78,7 @@ def test_none_of_the_run_is_the_noised_source(name, blend, process):
 @processes
 @pytest.mark.parametrize("c", [0.2, 0.7])
 def test_a_right_answer_stays_on_the_noised_source(name, process, c):
-    """D = s, one noise for all levels, blended before the step: x is s at its level all the way."""
+    """D = s, one noise for all levels, blended before the step: x is s noised to its level at all times."""
     s = source()
     run = Run(lambda x, sigma, ctx: Pred(s), SAMPLERS[name], grid(process))
     m = Mixing(run, KeyedLevels([1, 2], SHAPE, shared=True), [c] * 8, align="before")
@@ -89,7 +90,7 @@ def test_a_right_answer_stays_on_the_noised_source(name, process, c):
 @processes
 @pytest.mark.parametrize("align", ["next", "before"])
 def test_the_variance_form_keeps_the_level(align, process):
-    """With D = s the noise that is left has the level's deviation; a plain blend of independent noises has less."""
+    """With D = s the remaining noise has the level's deviation; a plain blend of independent noises has less."""
     shape = (1, 1, 200, 200)
     s = source(shape)
     run = Run(lambda x, sigma, ctx: Pred(s), SAMPLERS["euler"], grid(process))
@@ -130,7 +131,7 @@ REWOUND = {
 
 @pytest.mark.parametrize("k, case", list(enumerate(REWOUND)))
 def test_resume_in_the_middle_of_a_rewind(k, case, tmp_path):
-    """At every cut, between passes as well, with everything made anew."""
+    """At every cut, between passes too, with everything newly constructed."""
     (name, settings), process = REWOUND[case], PROCESSES[k % 2]
 
     def made():
@@ -176,7 +177,7 @@ def test_passes(n, least, most, starts):
 @pytest.mark.parametrize("mode", ["latents", "masks", "matched_noise"])
 @processes
 def test_perlin_modes(mode, process):
-    """Against the formulas, and in the evaluations that are specified: masks 2N − 1, the others N."""
+    """Against the formulas, and in the specified number of evaluations: masks 2N − 1, the others N."""
     c, s = blending_weights("linear", 8), source()
     p = Perlin(mode, strength=0.6, scale=3.0, seed=9)
     m, without = mixing("euler", process, c, perlin=p), mixing("euler", process, c)
@@ -211,23 +212,41 @@ def test_outside_of_a_mask_is_the_source(settings, kept, process):
         seen.append((float(sigma), x))
         return Mixture(process=process)(x, sigma)
 
-    run = Run(Inpaint(denoise, s, nu, mask, process), SAMPLERS["euler"], grid(process))
-    end = finish(Mixing(run, KeyedLevels([1, 2], SHAPE), [0.5] * 8, **settings), s)
+    inpaint = Inpaint(denoise, s, nu, mask, process)
+    run = Run(inpaint, SAMPLERS["euler"], grid(process))
+    end = finish(Mixing(run, KeyedLevels([1, 2], SHAPE), [0.5] * 8, keep=inpaint.kept, **settings), s)
     assert torch.equal(end.x[..., :2], s[..., :2])
     assert not torch.allclose(end.x[..., 2:], s[..., 2:])
-    for sigma, x in seen:  # the network is shown the source there, at its level
+    for sigma, x in seen:  # the network is given the source there, at its level
         expected = noised(s, torch.tensor(sigma, dtype=torch.float64), nu, process)
         torch.testing.assert_close(x[..., :2], expected[..., :2])
 
 
+@processes
+def test_what_is_kept_does_not_depend_on_wrappers(process):
+    """Another denoiser around the inpainting one changes nothing: what is kept is an argument of the mixing."""
+    s, mask = source(), torch.zeros(SHAPE)
+    mask[..., 2:] = 1
+    inpaint = Inpaint(guided(process), s, source(seed=8), mask, process)
+    ends = []
+    for denoise in (inpaint, lambda x, sigma, ctx: inpaint(x, sigma, ctx)):
+        m = Mixing(
+            Run(denoise, SAMPLERS["dpmpp_2m"], grid(process)), KeyedLevels([1, 2], SHAPE), [0.5] * 8,
+            align="next", keep=inpaint.kept,
+        )  # fmt: skip
+        ends.append(finish(m, s).x)
+    assert torch.equal(*ends)
+    assert torch.equal(ends[0][..., :2], s[..., :2])
+
+
 def test_differential_diffusion_lets_places_in_at_their_level():
-    """What has been kept until a step joins it as the source noised to that step's level."""
+    """A position kept until a step joins the run as the source noised to that step's level."""
     sampling = family("SD15").sampling()
     sigmas = ksampler_sigmas(sampling.levels, "euler", "normal", 8)
     s, nu = source(), source(seed=8)
     ramp = torch.linspace(0, 1, 5).expand(SHAPE)
     kept = Inpaint(Mixture(), s, nu, ramp, sampling.process, differential(sampling.levels, sigmas))
-    m = Mixing(Run(kept, SAMPLERS["euler"], Grid(sigmas, VE())), KeyedLevels([1, 2], SHAPE), [0.5] * 8)
+    m = Mixing(Run(kept, SAMPLERS["euler"], Grid(sigmas, VE())), KeyedLevels([1, 2], SHAPE), [0.5] * 8, keep=kept.kept)
     for state in iterate(m, s):
         if state.i < 8:
             still = kept.mask_of(sigmas[state.i - 1].double(), ramp) == 0
@@ -286,7 +305,7 @@ def test_weights_against_closed_forms():
     assert blending_weights("cosine", 4, alpha_1=2.0) == pytest.approx(rise)
     assert blending_weights("linear", 4, start=2) == [0, 0, 0.5, 0.75]
     assert blending_weights("logistic", 5, alpha_1=1.0)[2] == pytest.approx(1 / (1 + math.exp(-5 * (0.5 - 5 / 8))))
-    assert blending_weights("linear", 4, stop=8) == [0, 0.125, 0.25, 0.375]  # a stop behind the end
+    assert blending_weights("linear", 4, stop=8) == [0, 0.125, 0.25, 0.375]  # a stop after the end
 
 
 @pytest.mark.parametrize("blend", BLENDS)
@@ -371,7 +390,7 @@ def test_batch_unsampler():
 
 
 def test_the_mixing_ksamplers_and_their_repair():
-    """With c = 1 the repaired one is a plain run from the noisiest latent; the other never ends its run."""
+    """With c = 1 the repaired one is a plain run from the noisiest latent; the other never finishes its run."""
     batch = batch_unsample(SD, FORM, LATENT, seed=3, steps=6)
     ones = {"start_blending_at_pct": 0.0, "clamp_blending_at_pct": 0.0}  # from the first step on, c = 1
     whole = mixing_ksampler_advanced(soft, SD, FORM, batch, seed=5, renoise=False, **ones)
@@ -394,7 +413,7 @@ def test_refusals():
     run = run_of("euler", guided(VE()), grid(VE()), source())
     noise, c = KeyedLevels([1, 2], SHAPE), [1.0] * 8
     for call, message in {
-        lambda: Mixing(run, noise, c[:-1]): "weights must be one a step: got 7 for 8 steps",
+        lambda: Mixing(run, noise, c[:-1]): "weights must be one per step: got 7 for 8 steps",
         lambda: Mixing(run, noise, c, blend=slerp, of="variance"): "blends by addition: give no other blend",
         lambda: Mixing(run, noise, c, align="before", of="denoised"): "cannot be blended before the step",
         lambda: Mixing(run, noise, c, rewind=(0.9, 0.2)): "0 ≤ least < most ≤ 1; got 0.9 and 0.2",
@@ -403,7 +422,7 @@ def test_refusals():
         ): "chooses its own",
         lambda: blending_weights("cosin", 8): "unknown blending schedule 'cosin'; did you mean cosine",
         lambda: blending_weights("cosine", 8, stop=-1): "stop must be ≥ 0; got -1",
-        lambda: KeyedLevels([1], SHAPE): "one seed a sample: got 1 for a batch of 2",
+        lambda: KeyedLevels([1], SHAPE): "one per sample: got 1 for a batch of 2",
     }.items():
         with pytest.raises(ValueError, match=message):
             call()

@@ -1,4 +1,4 @@
-"""Noise sources: keyed noise is order-free, a stream goes on from its state, all have unit variance."""
+"""Noise sources: keyed noise is independent of the order, a stream continues from its state, all have unit variance."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_keyed_noise_depends_on_its_key_alone():
     assert torch.equal(whole(span(2.0, 1.0, i=4)), first)
     assert not torch.equal(whole(span(2.0, 1.0, i=5)), first)
     assert not torch.equal(first[0], first[1])
-    with pytest.raises(ValueError, match="one seed a sample: got 1 for a batch of 3"):
+    with pytest.raises(ValueError, match="one seed per sample: got 1 for a batch of 3"):
         Keyed([1], (3, 2, 8, 8))
 
 
@@ -57,7 +57,7 @@ def test_unit_variance_and_no_correlation(kind):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 def test_initial_noise_is_one_draw_of_the_batch(dtype):
-    """What torch.manual_seed and torch.randn would give, without the global generator."""
+    """Equal to torch.manual_seed and torch.randn, without the global generator."""
     expected = torch.randn(SHAPE, generator=torch.Generator().manual_seed(2**64 - 1), dtype=dtype)
     before = torch.get_rng_state()
     noise = initial_noise(2**64 - 1, SHAPE, dtype=dtype)
@@ -68,7 +68,7 @@ def test_initial_noise_is_one_draw_of_the_batch(dtype):
 @pytest.mark.parametrize("space", [(4, 4), (8,), (2, 4, 4), (3, 5)], ids=str)
 @pytest.mark.parametrize("index", [[0, 1, 2], [4, 0, 0], [2], [], [7, 3]], ids=str)
 def test_batch_index_picks_from_samples_drawn_in_turn(index, space):
-    """Sample k is draw batch_index[k]: that of the whole batch where 16 divides a sample's size, else drawn alone."""
+    """Sample k is draw batch_index[k]: of the whole batch if a sample's size is a multiple of 16, else drawn alone."""
     one = (4, *space)
     alone, stream = torch.Generator().manual_seed(9), torch.Generator().manual_seed(9)
     drawn = torch.cat(
@@ -78,7 +78,7 @@ def test_batch_index_picks_from_samples_drawn_in_turn(index, space):
     assert torch.equal(noise, drawn[index])
     whole = initial_noise(9, drawn.shape)
     assert torch.equal(drawn, whole) == (math.prod(one) % 16 == 0 or len(drawn) < 2)
-    assert torch.equal(torch.randn(5, generator=stream), torch.randn(5, generator=alone))  # draws passed over count
+    assert torch.equal(torch.randn(5, generator=stream), torch.randn(5, generator=alone))  # skipped draws count
 
 
 def test_initial_noise_leaves_the_stream_to_churn():
@@ -90,7 +90,7 @@ def test_initial_noise_leaves_the_stream_to_churn():
 
 
 def test_initial_noise_says_what_is_wrong():
-    with pytest.raises(ValueError, match="one draw a sample: got 2 for a batch of 3"):
+    with pytest.raises(ValueError, match="one draw per sample: got 2 for a batch of 3"):
         initial_noise(1, (3, 4, 2, 2), [0, 1])
     with pytest.raises(ValueError, match="batch_index must be ≥ 0; got -1"):
         initial_noise(1, (2, 4, 2, 2), [0, -1])

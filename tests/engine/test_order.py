@@ -8,9 +8,9 @@ from sigmafield.models.analytic import Mixture
 from sigmafield.runs.run import Run, finish
 from sigmafield.samplers import SAMPLERS
 
-# no ODE to converge to: all noise is drawn anew, or noise cannot be switched off
+# no ODE to converge to: all noise is new in each step, or noise cannot be switched off
 STOCHASTIC = {"ddpm", "lcm"}
-# what ComfyUI's coefficients cost: see the docstrings
+# ComfyUI's coefficients lower the order: see the docstrings
 INEXACT = {
     "ipndm_v": "its coefficients do not sum to 1 on unequal steps",
     "er_sde": "its integrals are sums over 200 points: between first and second order",
@@ -37,7 +37,7 @@ def test_order(name, kind, process):
     gaussian = Mixture(means=(0.4,), weights=(1.0,), tau=0.6, process=process)
     model = gaussian if kind == "gaussian" else Mixture(process=process)
     steps = {1: (64, 192), 2: (32, 128)}.get(SAMPLERS[name].order, (98, 290))
-    # with more, the start decides; and below an error of 1e-7, float32
+    # with more steps the start decides, and below an error of 1e-7 float32 does
     params = {"lms": {"order": 2}, "deis": {"max_order": 2}, "dpm_fast": {"precise": True}}.get(name, {})
     seen = convergence(name, process, steps, model=model, **params)
     assert seen.slope == pytest.approx(SAMPLERS[name].order, abs=0.3), f"errors {seen.errors}"
@@ -56,7 +56,7 @@ def test_methods_without_an_ode_are_refused(name):
 
 
 def test_adaptive_meets_its_tolerance():
-    """A tighter tolerance takes more evaluations and ends nearer to the solution."""
+    """A tighter tolerance takes more evaluations and ends closer to the solution."""
     model = Mixture()
     errors, calls = [], []
     for tolerance in (1e-2, 1e-4):
@@ -69,14 +69,14 @@ def test_adaptive_meets_its_tolerance():
     assert errors[1] < 1e-3
 
 
-# with all their history, order 3 and more: from a start of order 1, to 2 at least
+# of order 3 or more with full history; they start with order 1, so at least 2 remains
 EXACT = [case for case in CORRECTED if case[0] in INEXACT or case[0] == "deis"]
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize("name, params", EXACT, ids=str)
 def test_corrected_methods_converge(name, params, process):
-    """Those of `INEXACT`, which do not converge to second order as ComfyUI has them, do with their corrections."""
+    """The samplers of `INEXACT` do not reach second order with ComfyUI's coefficients, but do with the corrections."""
     params = params | ({"max_order": 3} if "max_order" in SAMPLERS[name].defaults else {})
     seen = convergence(name, process, (32, 128), **params)
     assert seen.slope > 1.9, f"errors {seen.errors}"

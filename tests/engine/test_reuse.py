@@ -1,4 +1,6 @@
-"""The caches' rule on plain functions: what is answered, what is remembered, and when memory begins anew."""
+"""The caches' rule on plain functions: what is reused, what is remembered, and when memory starts over."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from laws import grid as schedule
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import VE, Flow, Span
 from sigmafield.core.protocols import Call, Ctx
-from sigmafield.guidance.caching import phase
+from sigmafield.guidance.caching import CallKey, phase
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture
 from sigmafield.parameterization.timesteps import shifted_flow
@@ -43,7 +45,7 @@ class Calls:
 
 
 def test_what_is_left_out_is_answered_with_the_last_difference():
-    """The third evaluation is the first that can be left out; x stays as it was, a call of other roles has its own."""
+    """The third evaluation is the first that can be skipped; x is not changed, calls of other roles are separate."""
     both, one = ("negative", "positive"), ("positive",)
     xs = [noise(2, 4, 16, 16) * scale for scale in (1.0, 1.01, 1.02, 1.03)]
     calls = Calls(reuse_threshold=0.5)
@@ -61,7 +63,7 @@ def test_what_is_left_out_is_answered_with_the_last_difference():
 
 
 def test_a_call_that_was_not_there_is_computed():
-    """Of roles, patches or a place of their own; it follows what the first one decides ever after."""
+    """A call with other roles, patches or position is computed; later it follows the decision of the first call."""
     x, calls = noise(1, 4, 16, 16), Calls(reuse_threshold=0.5)
     for _ in range(3):
         calls.evaluation((("positive",), x))
@@ -75,7 +77,7 @@ def test_a_call_that_was_not_there_is_computed():
 
 @pytest.mark.parametrize("change", ["shape", "roles"])
 def test_memory_begins_anew_where_the_first_call_is_another(change):
-    """Nothing is left out until a rate is known again: it is unset, and not 0, with which all were left out."""
+    """Nothing is skipped until a rate is known again: it is unset instead of 0, which would skip everything."""
     x, calls = noise(1, 4, 16, 16), Calls(reuse_threshold=0.1)
     for k in range(4):
         calls.evaluation((("positive",), (1 + 0.01 * k) * x))
@@ -85,6 +87,22 @@ def test_memory_begins_anew_where_the_first_call_is_another(change):
         calls.evaluation((roles, (1 + 0.05 * k) * other))
         assert k > 1 or calls.made == 3 + k
     assert 4 < calls.made < 14
+
+
+def test_a_call_is_known_by_what_it_is_about():
+    """Roles, patches with their plain parameters and the part of the latent; the same text in every process."""
+    level = torch.tensor(0.5, dtype=torch.float64)
+
+    def key(roles=("negative", "positive"), part=((0, (0, 0, 8, 8)),), **params):
+        patch = partial(MODS["tome"].apply, **{"ratio": 0.3, **params})
+        return CallKey.of(
+            Call(torch.nn.Identity(), level, roles, Ctx(Span(level, level, VE()), {}, patches=(patch,), part=part))
+        )
+
+    assert key() == key() and hash(key()) == hash(key()) and str(key()) == str(key())
+    assert str(key()) == "1 negative, 1 positive; tome(ratio=0.3); ((0, (0, 0, 8, 8)),); 0"
+    others = [key(), key(ratio=0.4), key(roles=("positive",)), key(part=())]
+    assert len({*others}) == len({*map(str, others)}) == 4
 
 
 @pytest.mark.parametrize("process", [VE(14.6), Flow(3.0)])
@@ -100,7 +118,7 @@ def test_the_window_is_open_at_its_end(process):
 
 
 def test_lazycache_is_for_flows(capsys):
-    """x/α shrinks with the noise on Stable Diffusion's process, and all of that would be added to D."""
+    """x/α shrinks with the noise on Stable Diffusion's process, and the whole difference would be added to D."""
 
     class Model:
         def __init__(self, process):

@@ -1,11 +1,13 @@
-"""Laws of a run: resume is uninterrupted, a constant field is the scalar, no hidden state, no host reads."""
+"""Laws of a run: resuming changes nothing, a constant field is the scalar, no hidden state, no host reads."""
 
+import json
 from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
 import torch
 from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, run_of, sparing
+from safetensors.torch import save_file
 
 from sigmafield.core.process import VE, Grid
 from sigmafield.core.protocols import Pred, State
@@ -33,7 +35,7 @@ def start(g, shape=(2, 3, 4, 5), dtype=torch.float32):
 @each
 @processes
 def test_resume_at_every_cut(name, params, process, tmp_path):
-    """Saved, loaded and continued with a new noise source, every state goes on to the very next one, and to the end."""
+    """Saved, loaded and continued with a new noise source, every state leads to the same next state and end."""
     g = grid(process)
     x = start(g)
     model = guided(process)
@@ -49,7 +51,7 @@ def test_resume_at_every_cut(name, params, process, tmp_path):
 
 
 def same(a, b):
-    """Whether two states are equal bit for bit, with all that they remember; previews aside."""
+    """Whether two states are equal bit for bit, including their memories and except for previews."""
     if isinstance(a, State):
         return all(same(getattr(a, field.name), getattr(b, field.name)) for field in fields(a) if field.name != "pred")
     if isinstance(a, dict):
@@ -61,7 +63,7 @@ def same(a, b):
 @processes
 @pytest.mark.typed_elsewhere
 def test_step_is_pure_and_runs_interleave(name, params, process):
-    """Two runs that share model and noise source, stepped in turn, end as each alone does."""
+    """Two runs that share a model and a noise source, stepped in turn, end as each does alone."""
     g = grid(process)
     x, y = start(g), start(g) * 0.9
     run = run_of(name, guided(process), g, x, **params)
@@ -125,7 +127,7 @@ def test_field_of_two_schedules_is_two_runs(name, params, process):
 @pytest.mark.parametrize("name, params", sparing(FIELD))
 @processes
 def test_frozen_pixels_stay(name, params, process):
-    """Where σ does not change, x does not; where it reaches 0 early, x is done and stays."""
+    """Where σ does not change, x does not; where σ reaches 0 early, x is finished and stays."""
     sigmas = grid(process).sigmas
     field = sigmas.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
     field[..., 0] = sigmas[3]  # frozen all the time
@@ -144,7 +146,7 @@ def test_frozen_pixels_stay(name, params, process):
 @pytest.mark.parametrize("first", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7))])
 @pytest.mark.typed_elsewhere
 def test_late_places_begin_without_history(name, process, first):
-    """A place whose σ is held until a step goes on from there as a run of the rest of the schedule does."""
+    """A position whose σ is held until a step continues from there like a run over the rest of the schedule."""
     g = grid(process)
     rest = on(g.sigmas[first:], process)
     x = start(rest)
@@ -190,8 +192,8 @@ def same_noise(x):
 @processes
 @pytest.mark.typed_elsewhere
 def test_declared_needs(name, params, process):
-    """Evaluations, noise and the unconditional prediction are as the registry row says."""
-    steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples go with the schedule's length
+    """Evaluations, noise and the unconditional prediction are as declared in the registry row."""
+    steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples depend on the schedule's length
     g, sampler, asked, drawn = grid(process, steps), SAMPLERS[name], [], []
     x = start(g)
     model = guided(process)
@@ -224,7 +226,7 @@ def test_declared_needs(name, params, process):
 @processes
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_degenerate_schedules(name, process):
-    """No steps: x itself. One step to 0: the denoised latent, or what the docstrings say of the exceptions."""
+    """No steps: x itself. One step to 0: the denoised latent, or what the docstrings of the exceptions state."""
     g = grid(process)
     x = start(g)
     model = guided(process)
@@ -263,7 +265,7 @@ def test_bad_input_is_refused_at_construction():
 
 
 def test_a_failed_evaluation_leaves_the_state(tmp_path):
-    """If the network raises, the state before the step is intact and the run can go on from it."""
+    """If the network raises, the state before the step is intact and the run can continue from it."""
     g = grid(VE())
     x = start(g)
     model = guided(VE())
@@ -290,10 +292,49 @@ def test_a_missing_unconditional_prediction_is_named():
         sample(lambda x, sigma, ctx: Pred(x), start(g), g.sigmas, "euler_cfg_pp")
 
 
+NESTED = {
+    "empty": {},
+    "deep": {"a": {"b": (torch.tensor([1.5, float("nan")]), (1, 2.5, True, "text"), {"c": torch.arange(3)})}},
+    "a/b": torch.tensor(0.1, dtype=torch.float64),
+    "a": {"b": torch.ones(1, 2, dtype=torch.bfloat16).T},
+    "inf": float("inf"),
+}
+
+
+def test_nested_memories_are_saved_bit_for_bit(tmp_path):
+    """Dicts in dicts, tensors at any depth, tuples; integers stay integers, tuples stay tuples."""
+    path, x = tmp_path / "cut.safetensors", torch.randn(1, 2, 3, 3)
+    state = State(3, x, NESTED, {"x": {"mem": x, "rng": 1}}, torch.tensor([1, 2], dtype=torch.uint8), 5)
+    save_state(state, path)
+    again, meta = load_state(path)
+    assert repr((again.mem, again.aux)) == repr((state.mem, state.aux)) and meta == {}
+    assert torch.equal(again.aux["x"]["mem"], x) and torch.equal(again.rng, state.rng) and again.nfe == 5
+    assert again.mem["deep"]["a"]["b"][2]["c"].dtype == torch.int64
+    for value in (None, [1], {1: 2}, object()):
+        with pytest.raises(ValueError, match="aux/deep/bad cannot be saved"):
+            save_state(State(0, x, {}, {"deep": {"bad": value}}), path)
+    assert torch.equal(load_state(path)[0].x, x)  # the file on disk is still the last good one
+
+
+@pytest.mark.parametrize(
+    "version, message", [(1, "an earlier version"), (3, "a later version"), (None, "not a checkpoint")]
+)
+def test_other_formats_are_refused(version, message, tmp_path):
+    header = json.dumps({"format": f"sigmafield-state-{version}"} if version else {})
+    save_file({"x": torch.zeros(1)}, tmp_path / "cut.safetensors", {"state": header})
+    with pytest.raises(ValueError, match=message):
+        load_state(tmp_path / "cut.safetensors")
+    (tmp_path / "text").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        load_state(tmp_path / "text")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_state(tmp_path / "nothing")
+
+
 def test_a_state_moves_with_its_memories():
-    """Latents go to the device, coefficients stay where they are."""
+    """Latents move to the device, coefficients stay where they are."""
     old = torch.zeros(1, 2, 3, 3)
     number = torch.tensor(0.5, dtype=torch.float64)
-    there = moved(State(2, old, {"D_prev": old, "h": number, "t": (0.1,)}, {"mixing.source": old}), "meta")
-    assert {t.device.type for t in (there.x, there.mem["D_prev"], there.aux["mixing.source"])} == {"meta"}
+    there = moved(State(2, old, {"D_prev": old, "h": number, "t": (0.1,)}, {"mixing": {"source": old}}), "meta")
+    assert {t.device.type for t in (there.x, there.mem["D_prev"], there.aux["mixing"]["source"])} == {"meta"}
     assert there.mem["h"] is number and there.mem["t"] == (0.1,) and there.i == 2

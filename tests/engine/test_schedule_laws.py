@@ -1,4 +1,4 @@
-"""What holds of every schedule, of the tools that cut and turn them, and of the families' noise levels."""
+"""Laws of every schedule, of the functions that cut and reverse schedules, and of the families' noise levels."""
 
 import math
 
@@ -132,7 +132,7 @@ def test_every_family_has_levels_that_ascend_and_a_process(name):
 
 @pytest.mark.parametrize("name", sorted(families()))
 def test_a_perfect_network_of_any_prediction_denoises(name):
-    """The F that answers x0 = D from x, whatever the prediction: D = c_skip x + c_out F inverts."""
+    """For every prediction, D = c_skip x + c_out F can be solved for F."""
     prediction = families()[name].sampling().prediction
     sigma = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     _, c_skip, c_out = prediction(sigma)
@@ -173,7 +173,7 @@ ERRORS = {
         "threshold must be at most 0.5 with 3 of 9 steps linear; got 0.9",
     ),
     "coeff": (lambda: schedules.gits(5, coeff=1.22), "coeff must be one of 0.8, 0.85"),
-    "gits": (lambda: schedules.gits(1), "gits has at least 2 steps; got 1"),
+    "gits": (lambda: schedules.gits(1), "gits needs at least 2 steps; got 1"),
     "spacing": (lambda: schedules.extend_intermediate(torch.ones(3).double(), spacing="sin"), "did you mean sine"),
     "denoise": (lambda: schedules.split_denoise(torch.ones(3).double(), 1.5), "denoise must be 0 … 1; got 1.5"),
     "first": (lambda: schedules.set_first(torch.empty(0).double(), 1.0), "sigmas must have a first level"),

@@ -1,4 +1,4 @@
-"""Shaped noise: the filters are linear, so their covariance is known exactly; sources stay what they are."""
+"""Shaped noise: the filters are linear, so their covariance is known exactly; properties of the source are kept."""
 
 import math
 import re
@@ -29,7 +29,7 @@ every_filter = pytest.mark.parametrize("shape", FILTERS.values(), ids=FILTERS)
 
 
 def matrix(shape, space):
-    """M of ξ' = M ξ, [pixels, pixels]: what the filter makes of unit vectors."""
+    """M of ξ' = M ξ, [pixels, pixels]: the filter's output for unit vectors."""
     n = math.prod(space)
     return shape(torch.eye(n, dtype=torch.float64).reshape(n, 1, *space)).reshape(n, n).T
 
@@ -50,7 +50,7 @@ def frequency(space):
 @every_filter
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_variance_is_one(shape, space, request):
-    """On average over the pixels exactly, and for all but Perlin noise at every pixel."""
+    """Exactly 1 on average over the pixels, and at every pixel for all noises except Perlin noise."""
     variance = matrix(shape, space).square().sum(1)
     torch.testing.assert_close(variance.mean(), torch.ones_like(variance.mean()))
     if shape is not FILTERS["perlin"]:
@@ -76,7 +76,7 @@ def test_filters_are_linear_and_keep_channels_apart(shape):
     other[1, 2] += 1
     same = shape(other) == shape(a)
     assert same[0].all() and same[1, :2].all() and not same[1, 2].all()
-    assert torch.equal(a, randn(1, (2, 3, 8, 12), torch.float64))  # and leave their argument as it is
+    assert torch.equal(a, randn(1, (2, 3, 8, 12), torch.float64))  # and leave their argument unchanged
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0, -1.0, 0.7])
@@ -91,7 +91,7 @@ def test_coloured_noise_has_its_slope(exponent, space):
 
 
 def test_coloured_noise_drawn_has_its_slope():
-    """The periodogram of 400 fields of pink noise, in float32: a line through 30 rings."""
+    """Periodogram of 400 fields of pink noise in float32: a line through 30 rings."""
     xi = coloured(randn(5, (100, 4, 64, 64)), 1.0)
     p, f = torch.fft.fftn(xi, dim=(2, 3)).abs().square().mean((0, 1)), frequency((64, 64))
     rings = [(f * 64).round() == k for k in range(1, 31)]
@@ -108,14 +108,14 @@ def test_pyramid_has_more_power_the_lower_the_frequency():
     assert float(p[f < 0.1].mean()) > 5 > 1 > float(p[f > 0.5].mean())
     white = power(partial(pyramid, discount=0.0), space)
     torch.testing.assert_close(white, torch.ones_like(white))
-    # a level of unit variance at half the resolution, and so on: the share of what is added is known
+    # each level has unit variance at half the resolution, so the added share is known
     shares = [0.8 ** (2 * k) for k in range(5)]
     assert float(p[31, 16]) == pytest.approx(1 / sum(shares))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_offset_is_white_noise_and_one_number(space):
-    """The covariance is that of (ξ + s o)/√(1 + s²): I + s² everywhere."""
+    """The covariance is that of (ξ + s o)/√(1 + s²): (I + s²)/(1 + s²)."""
     n, s = math.prod(space), 0.3
     m = matrix(partial(offset, strength=s), space)
     torch.testing.assert_close(m @ m.T, (torch.eye(n).double() + s**2) / (1 + s**2))
@@ -164,7 +164,7 @@ def test_runs_resume_at_every_step(shape, kind):
 
 
 def test_filtered_brownian_noise_is_a_path():
-    """Increments over adjoining intervals add up, as a linear filter must leave them."""
+    """Increments over adjacent intervals add up, because the filter is linear."""
     g = grid(VE(), n=8)
     source = Shaped(Brownian(3, g, (1, 2, 8, 8), torch.float64), FILTERS["pink"])
     first, second = g.span(2).split(0.5)

@@ -1,4 +1,4 @@
-"""Context windows: lists of windows against their definitions, fusion as a partition of unity, cuts of what is told."""
+"""Context windows: lists of windows against their definitions, fusion as a partition of unity, cut conditionings."""
 
 import math
 from dataclasses import replace
@@ -58,7 +58,7 @@ def test_closed_forms(size, length, overlap):
 
 
 def test_the_loop_by_its_definition():
-    """Kinds of windows, their starts and their places, one by one; a start of every step's own."""
+    """Kinds of windows, their starts and their positions, one by one; every step has its own start."""
     assert [context_windows.reversed_bits(k) for k in range(5)] == [0, 0.5, 0.25, 0.75, 0.125]
     for size, length, overlap, stride, step in [(20, 16, 4, 1, 1), (33, 8, 3, 3, 2), (64, 16, 4, 2, 5)]:
         for closed in (False, True):
@@ -74,7 +74,7 @@ def test_the_loop_by_its_definition():
 
 
 def test_edges_of_the_loop_without_its_ring():
-    """A window that wraps ends at the end, one from 0 takes over; a stride that does not fit is left out."""
+    """A window that would wrap ends at the end, and one from 0 follows; a stride that does not fit is left out."""
     assert context_windows.looped_uniform(10, 4, 1, 1, False, 1)[1:] == ((8, 9, 0, 1), (1, 2, 3, 4))
     assert context_windows.standard_uniform(10, 4, 1, 1, 1) == ((5, 6, 7, 8), (6, 7, 8, 9), (0, 1, 2, 3), (1, 2, 3, 4))
     assert context_windows.standard_uniform(20, 16, 4, 2, 0) == context_windows.standard_uniform(20, 16, 4, 1, 0)
@@ -83,7 +83,7 @@ def test_edges_of_the_loop_without_its_ring():
 
 
 def test_the_step_of_a_level():
-    """The first level that it is equal to; off the schedule, the step that it lies in; for fields, the run's."""
+    """The first level that equals it; off the schedule, the step that contains it; for fields, the run's step."""
     sigmas = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0], dtype=torch.float64)
     span = Span(sigmas[0], sigmas[1], Flow(), 0, 4, sigmas)
     for level, step in {8.0: 0, 4.0003: 1, 3.9: 1, 2.5: 1, 2.0: 2, 0.5: 3, 9.0: 0}.items():
@@ -116,7 +116,7 @@ def test_shares_sum_to_1(fuse, schedule):
 
 
 class Seen:
-    """A model that keeps what it is shown; what it makes of a place depends on that place alone, or on all."""
+    """A model that records its inputs; its output at a position depends on that position alone, or on all."""
 
     def __init__(self, apart=True):
         self.apart, self.calls = apart, []
@@ -139,7 +139,7 @@ def noise(*shape):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("dim", [0, 2, 3, 4])
 def test_a_network_that_sees_places_apart_sees_no_windows(fuse, schedule, dim):
-    """Along any axis, with fields, concat and rows of their own, for each of several conditionings."""
+    """Along any axis, with fields, concat and separate rows, for each of several conditionings."""
     shape = [2, 3, 5, 6, 7]
     shape[dim] = 23
     x = noise(*shape)
@@ -167,7 +167,7 @@ def test_one_window_over_all_is_no_window():
 
 @pytest.mark.parametrize("dim", [0, 2])
 def test_no_latent_is_read(dim):
-    """Reading one on the meta device raises."""
+    """Reading a latent on the meta device raises."""
     x = noise(20, 3, 20, 4, 4).to("meta")
     assert context(Seen(), length=6, overlap=2, dim=dim)(x, SIGMA, [Cond(noise(1, 2, 4).to("meta"))], ctx())[0].is_meta
 
@@ -201,7 +201,7 @@ def test_windows_that_are_not_wanted_are_not_evaluated():
 
 @pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_2s_ancestral", "seeds_2"])
 def test_methods_that_ask_between_the_levels(sampler):
-    """They are served in every schedule, and a run resumes: windows follow from the level alone."""
+    """They work on every schedule, and a run resumes: windows follow from the level alone."""
     x, grid = 14.6 * noise(1, 2, 20, 3, 3), Grid(karras(5, 0.03, 14.6), VE(14.6))
     mods = parse_mods("context(length=6, overlap=2, schedule=looped_uniform, stride=2, closed_loop=true)")
     guider = Guider(Seen(apart=False), Cond(noise(1, 2, 4)), Cond(-noise(1, 2, 4)), 3.0, mods)
@@ -210,7 +210,7 @@ def test_methods_that_ask_between_the_levels(sampler):
 
 
 def test_free_noise_repeats_the_windows_in_another_order():
-    """After the first window each stretch is the one that a window's step earlier began, shuffled."""
+    """After the first window, each stretch is a shuffle of the one that lies one window step earlier."""
     x = noise(2, 3, 30, 4, 4)
     free = free_noise(x, length=8, overlap=3, seed=5)
     assert torch.equal(free[:, :, :8], x[:, :, :8]) and not torch.equal(free, x)

@@ -1,4 +1,4 @@
-"""What convergence returns and refuses; the orders themselves are laws of the engine's tests."""
+"""What `convergence` returns and refuses; the orders themselves are laws in the engine's tests."""
 
 import pytest
 

@@ -18,7 +18,7 @@ ROWS = [*SAMPLERS.values(), *SCHEDULES.values(), *MODS.values()]
 
 @pytest.mark.parametrize("name, paper", [(row.name, row.paper) for row in ROWS])
 def test_every_paper_is_in_the_bibliography(name, paper):
-    """All arXiv numbers of a row are found, and a row without one names software."""
+    """All arXiv numbers of a row are found, and a row without a number names software."""
     found = sources(paper)
     assert found
     numbers = re.findall(r"arXiv:(\d{4}\.\d{4,5})", paper)
@@ -27,7 +27,7 @@ def test_every_paper_is_in_the_bibliography(name, paper):
 
 
 def test_the_bibliography_is_well_formed():
-    """Every @ begins an entry that is read; braces close; no key or number twice; years fit the arXiv numbers."""
+    """Every @ begins an entry that is parsed; braces close; keys and numbers are unique; years fit arXiv numbers."""
     entries = bibliography().values()
     assert len(entries) == len(re.findall(r"^@", TEXT, re.MULTILINE)) == len(re.findall(r"^\}", TEXT, re.MULTILINE))
     numbers = [entry.fields["eprint"] for entry in entries if "eprint" in entry.fields]

@@ -1,4 +1,4 @@
-"""Figures show the results that they are given, and say what to install where they cannot."""
+"""Figures show the results they are given, and say what to install if matplotlib is missing."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def test_errors_are_drawn_with_their_slope():
 
 
 def test_region_is_drawn_where_it_is():
-    """A disc of radius 1 around −1, as of Euler's sampler, is drawn between −2 and 0."""
+    """A disc of radius 1 around −1, as for Euler's method, is drawn between −2 and 0."""
     box = (-3.0, 1.0, -2.0, 2.0)
     re, im = torch.meshgrid(torch.linspace(*box[:2], 81), torch.linspace(*box[2:], 81), indexing="xy")
     (axes,) = plot.region(((1 + re) ** 2 + im**2).sqrt(), box).axes
@@ -30,7 +30,7 @@ def test_region_is_drawn_where_it_is():
 
 
 def test_schedules_leave_out_what_has_no_place():
-    """No σ = 0 on a logarithmic axis and no λ = ∞."""
+    """σ = 0 is left out on a logarithmic axis, and λ = ∞."""
     left, right = plot.schedule({"sd3": [1.0, 0.5, 0.0]}, {"sd3": Flow()}).axes
     assert list(left.lines[0].get_ydata()) == [1.0, 0.5]
     assert list(right.lines[0].get_xdata()) == [1] and list(right.lines[0].get_ydata()) == [0.0]
@@ -49,7 +49,7 @@ def test_without_matplotlib_the_error_says_what_to_install():
 
 
 def test_batches_of_latents_are_drawn():
-    """Normal latents pass the test for normality and uniform ones do not; a batch is like itself."""
+    """Normal latents pass the test for normality and uniform ones do not; a batch is similar to itself."""
     generator = torch.Generator().manual_seed(4)
     normal = torch.randn(3, 4, 8, 8, generator=generator) * 2 + 1
     uniform = torch.rand(3, 4, 8, 8, generator=generator)

@@ -1,4 +1,4 @@
-"""Stability regions against closed forms in the test equation, and against runs that are left to grow."""
+"""Stability regions against closed forms of the test equation, and against the growth of long runs."""
 
 import math
 
@@ -57,7 +57,7 @@ def test_two_steps_in_sigma(h):
 
 
 def test_textbook_regions_for_short_steps():
-    """For h → 0: Adams–Bashforth of second order is stable on (−1, 0), Runge–Kutta of second on (−2, 0)."""
+    """For h → 0: second-order Adams–Bashforth is stable on (−1, 0), second-order Runge–Kutta on (−2, 0)."""
     for name, interval in {"dpmpp_2m": 1.0, "res_multistep": 1.0, "heun": 2.0, "dpm_2": 2.0, "euler": 2.0}.items():
         assert real_interval(name, 1e-3) == pytest.approx(interval, abs=5e-3)
 
@@ -78,7 +78,7 @@ HAS_OWN_SCALE = {
 @pytest.mark.parametrize("name", [n for n, m in SAMPLERS.items() if m.linear and n not in HAS_OWN_SCALE])
 @pytest.mark.typed_elsewhere
 def test_runs_grow_by_the_spectral_radius(name):
-    """x after many equal steps grows by the spectral radius a step, at a z where the largest eigenvalue is real."""
+    """After many equal steps, x grows by the spectral radius per step, at a z where the largest eigenvalue is real."""
     h, n = 0.3, 60
     z = torch.tensor(-3.0, dtype=torch.float64)
 
@@ -96,7 +96,7 @@ def test_runs_grow_by_the_spectral_radius(name):
         D = (1 + float(z) / h) * x
         return Pred(D, D, D)
 
-    lam = h * (torch.arange(n + 8, dtype=torch.float64) - n)  # to σ = 1, above which UniPC's float32 is good
+    lam = h * (torch.arange(n + 8, dtype=torch.float64) - n)  # to σ = 1, above which UniPC's float32 is accurate
     run = Run(denoise, SAMPLERS.lookup(name), Grid(VE().sigma(lam), VE()), Silence())
     state, size = run.start(torch.ones(1, 1, 1, 1, dtype=torch.float64)), []
     for _ in range(n):
@@ -109,7 +109,7 @@ def test_runs_grow_by_the_spectral_radius(name):
 
 @pytest.mark.parametrize("name", [n for n, m in SAMPLERS.items() if m.linear])
 def test_what_needs_no_damping_is_kept(name):
-    """D(x) = x leaves x as it is: the radius at z = 0 is 1."""
+    """D(x) = x leaves x unchanged: the radius at z = 0 is 1."""
     always = {"sde_start_percent": 0.0, "sde_end_percent": 1.0} if name.startswith("sa_solver") else {}
     assert float(amplification(name, torch.zeros((), dtype=torch.float64), **always)) == pytest.approx(1, abs=1e-6)
 

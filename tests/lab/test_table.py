@@ -1,4 +1,4 @@
-"""Coefficient tables: a run is what its rows say; one step in terms of its own x; refusals."""
+"""Coefficient tables: a run equals its rows; one step in terms of its own x; refusals."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ GRID = Grid(karras(6, 0.03, 14.6), VE(), clock=discrete(betas()).sigma_at)
 
 
 class Recorder:
-    """A denoiser and a noise source that answer with random latents, and remember them."""
+    """A denoiser and noise source that returns random latents and records them."""
 
     def __init__(self):
         self.generator = torch.Generator().manual_seed(3)
@@ -78,7 +78,7 @@ def test_terms_name_what_is_there():
 
 
 def test_long_runs_fit():
-    """More evaluations and noises than steps: no fixed number of unit vectors."""
+    """More evaluations and noises than steps: the number of unit vectors is not fixed."""
     rows = table("seeds_3", Grid(karras(120, 0.03, 14.6), VE()))
     assert len(rows[-1].D) == 3 * 119 + 1 and len(rows[-1].xi) == 3 * 119
 

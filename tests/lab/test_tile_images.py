@@ -1,4 +1,4 @@
-"""Tiles over a image: frames where the boxes are, in the colour of their value."""
+"""Tiles over an image: frames where the boxes are, in the colour of their value."""
 
 import xml.etree.ElementTree as ET
 

@@ -51,7 +51,7 @@ def test_nag_is_its_rule_behind_every_self_attention(name, loaded, monkeypatch):
     with torch.no_grad():
         got = pipe.model(x, SIGMA, each, ctx)
         plain = pipe.model(x, SIGMA, each, ctx_of(pipe))
-        for key, part in pipe.module.named_modules():
+        for key, part in pipe.model.module.named_modules():
             second = key.endswith("attn2") and name != "sd3"  # elsewhere these look at the text
             if hasattr(part, "processor") and key.split(".")[-1] in ("attn", "attn1", "attn2") and not second:
                 text = P.embeds.shape[1] if joint else 0
@@ -65,7 +65,7 @@ def test_nag_is_its_rule_behind_every_self_attention(name, loaded, monkeypatch):
 def test_nag_says_where_the_prompts_do_not_meet(loaded):
     pipe = loaded("sd1")
     with pytest.raises(ValueError, match="nag needs the positive and the negative prompt in one network call: leave"):
-        asked(replace(pipe, max_rows=2), "nag")
+        asked(replace(pipe, model=replace(pipe.model, max_rows=2)), "nag")
     P, N = conds(pipe)
     with pytest.raises(
         ValueError, match="nag needs as many rows of the positive prompt as of the negative .*; got 4 and"
@@ -78,7 +78,7 @@ def test_nag_says_where_the_prompts_do_not_meet(loaded):
 
 def by_hand(pipe, scale, blur):
     """SAG at cfg 3, from the module's own layers."""
-    (P, N), x, unet = conds(pipe), noisy(pipe), pipe.module
+    (P, N), x, unet = conds(pipe), noisy(pipe), pipe.model.module
     attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
     given = []
     handle = attention.register_forward_pre_hook(lambda m, a, k: given.append((*a, *k.values())[0]), with_kwargs=True)
@@ -106,7 +106,7 @@ def test_sag_is_its_rule_from_the_negative_prompts_attention(loaded):
     pipe = loaded("sd1")
     want = by_hand(pipe, 0.8, 1.5)
     assert_close(asked(pipe, "sag(scale=0.8, blur_sigma=1.5)").x0, want, atol=2e-5, rtol=0)
-    one_by_one = replace(pipe, max_rows=1)
+    one_by_one = replace(pipe, model=replace(pipe.model, max_rows=1))
     assert_close(asked(one_by_one, "sag(scale=0.8, blur_sigma=1.5)").x0, want, atol=2e-5, rtol=0)
     unblurred = asked(pipe, "sag(blur_sigma=0)")
     assert_close(unblurred.x0, asked(pipe).x0, atol=1e-5, rtol=0)

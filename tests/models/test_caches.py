@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sigmafield as sf
-from sigmafield.core.process import Grid, Span
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.autoguidance import Perturbed
 from sigmafield.guidance.guider import Guider
@@ -33,14 +33,14 @@ class Recorded:
     """A pipeline whose network keeps what it is given and gives."""
 
     def __init__(self, pipe):
-        self.calls, inner = [], pipe.network
+        self.calls, inner = [], pipe.model.network
 
         def network(x, t, cond):
             F = inner(x, t, cond)
             self.calls.append((x.clone(), F.clone(), len(x)))
             return F
 
-        self.pipe = replace(pipe, network=network)
+        self.pipe = replace(pipe, model=replace(pipe.model, network=network))
 
     @property
     def rows(self):
@@ -117,11 +117,13 @@ def test_easycache_leaves_out_what_the_rule_says(threshold, sampler, pipe):
     for x, sigma, _ in asked:
         level = torch.tensor(sigma, dtype=torch.float64)
         with torch.no_grad():
-            guider(x, level, Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {}))
+            guider(
+                x, level, Ctx(Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {})
+            )
         given, made, _ = plain.calls[-1]
         inputs, outputs, sizes = [*inputs, given[:1]], [*outputs, made[:1]], [*sizes, made]
         sigmas.append(sigma)
-    out = simulated(inputs, outputs, sigmas, pipe.sampling.clock, False, threshold, sizes=sizes)
+    out = simulated(inputs, outputs, sigmas, pipe.model.sampling.clock, False, threshold, sizes=sizes)
     assert 0 < sum(out) < len(out)
     assert len(seen.calls) == out.count(False)
     called = [given for given, *_ in plain.calls]
@@ -139,10 +141,14 @@ def test_lazycache_leaves_out_what_the_rule_says_and_answers_with_the_last_diffe
         level = torch.tensor(sigma, dtype=torch.float64)
         with torch.no_grad():
             outputs.append(
-                plain(x, level, Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})).x0
+                plain(
+                    x,
+                    level,
+                    Ctx(Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {}),
+                ).x0
             )
     xs, sigmas = [x for x, *_ in asked], [sigma for _, sigma, _ in asked]
-    out = simulated(xs, outputs, sigmas, pipe.sampling.clock, True, threshold)
+    out = simulated(xs, outputs, sigmas, pipe.model.sampling.clock, True, threshold)
     assert 0 < sum(out) < len(out)
     for k, ((x, _, pred), D) in enumerate(zip(asked, outputs)):
         if out[k]:
@@ -179,7 +185,7 @@ def test_a_perturbed_pass_has_a_difference_of_its_own(pipe):
     """In what is left out PAG's C − W is that of the evaluation before, in the network's scale, and not 0."""
     watch, terms = watched(pipe, "easycache(reuse_threshold=2)+pag(scale=2)", sampler="euler_cfg_pp"), []
     for _, sigma, pred in watch:
-        c_out = pipe.sampling.prediction(torch.tensor(sigma, dtype=torch.float64)).c_out
+        c_out = pipe.model.sampling.prediction(torch.tensor(sigma, dtype=torch.float64)).c_out
         terms.append((pred.x0 - (3 * pred.cond - 2 * pred.uncond)) / float(c_out))
     same = [torch.allclose(b, a, rtol=1e-3, atol=1e-4) for a, b in pairwise(terms)]
     _, seen = drawn(pipe, "easycache(reuse_threshold=2)+pag(scale=2)", sampler="euler_cfg_pp")
@@ -197,7 +203,7 @@ def test_a_perturbed_pass_has_a_difference_of_its_own(pipe):
     ],
 )
 def test_a_checkpoint_in_the_middle_is_the_uninterrupted_run(text, settings, pipe, tmp_path):
-    one = replace(pipe, max_rows=settings.pop("max_rows", None))
+    one = replace(pipe, model=replace(pipe.model, max_rows=settings.pop("max_rows", None)))
     job = opened(one, text, steps=10, **settings)
     states = list(iterate(job.run, job.start))
     assert any(name.startswith(text[:9]) for name in states[-1].aux)
@@ -210,10 +216,10 @@ def test_a_checkpoint_in_the_middle_is_the_uninterrupted_run(text, settings, pip
 def test_rows_that_are_split_over_calls_are_kept_apart(pipe):
     """One row a call is all rows in one, and leaves out as much: where the first row decides, of both the same."""
     text = "easycache(reuse_threshold=0.3)"
-    split, calls = drawn(replace(pipe, max_rows=1), text, cfg=1.0)
+    split, calls = drawn(replace(pipe, model=replace(pipe.model, max_rows=1)), text, cfg=1.0)
     whole, call = drawn(pipe, text, cfg=1.0)
     assert torch.equal(split, whole) and len(calls.calls) == len(call.calls) < STEPS
-    split, calls = drawn(replace(pipe, max_rows=2), text, batch=2)
+    split, calls = drawn(replace(pipe, model=replace(pipe.model, max_rows=2)), text, batch=2)
     assert calls.rows % 4 == 0 and calls.rows < 4 * STEPS
     plain, _ = drawn(pipe, batch=2)
     assert float((split - plain).norm() / plain.norm()) < 0.3
@@ -254,13 +260,13 @@ def test_noise_levels_of_fields(name, pipe, tmp_path):
     """One level for each sample is served; levels that vary within a sample are refused in one line."""
     job = opened(pipe, name, batch=2, steps=8)
     sigmas = job.run.grid.sigmas.reshape(-1, 1, 1, 1, 1).expand(-1, 2, 1, *job.start.x.shape[2:])
-    by_sample = replace(job.run, grid=Grid(sigmas.contiguous(), job.run.grid.process))
+    by_sample = replace(job.run, grid=replace(job.run.grid, sigmas=sigmas.contiguous()))
     torch.testing.assert_close(finish(by_sample, job.start).x, finish(job.run, job.start).x, rtol=1e-3, atol=1e-3)
     varied = sigmas.contiguous().clone()
     varied[:, :, :, :4] *= 0.9
     served = Served(job.run.denoise, job.start.x, job.start.x, job.run.grid.process)
     with pytest.raises(ValueError, match=f"{name} needs one sigma per sample: leave it out where"):
-        finish(replace(job.run, denoise=served, grid=Grid(varied, job.run.grid.process)), job.start)
+        finish(replace(job.run, denoise=served, grid=replace(job.run.grid, sigmas=varied)), job.start)
     sf.generate(pipe, "a red heart", steps=1)[0].save(tmp_path / "heart.png")
     with pytest.raises(ValueError, match=f"{name} needs one sigma per sample: leave it out with a denoise_map"):
         Recipe("a heart", image=str(tmp_path / "heart.png"), denoise_map=str(tmp_path / "heart.png"), guidance=name)
@@ -269,24 +275,26 @@ def test_noise_levels_of_fields(name, pipe, tmp_path):
 def test_autoguidance_within_caches_and_patches(pipe):
     """A worse model is asked with the step's patches; with a cache its prediction is kept beside the other's."""
     worse = sf.load("tiny")
-    for weight in worse.module.parameters():
+    for weight in worse.model.module.parameters():
         weight.requires_grad_(False).mul_(0.97)
-    P = pipe.encode_text(["a red heart"], pipe.size)
+    P = pipe.text.encode(["a red heart"], pipe.model.size)
     level = torch.tensor(2.0, dtype=torch.float64)
-    x = 2.5 * torch.randn(pipe.latent.shape(1, pipe.size), generator=torch.Generator().manual_seed(0))
+    x = 2.5 * torch.randn(pipe.model.latent.shape(1, pipe.model.size), generator=torch.Generator().manual_seed(0))
 
     def guided(model, text="", after=(), ctx=None):
         mods = parse_mods(text)
         guider = Guider(model, P, cfg=1.0, mods=replace(mods, after=(*mods.after, *after)))
         with torch.no_grad():
             return guider(
-                x, level, ctx or Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
+                x,
+                level,
+                ctx or Ctx(Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {}),
             ).x0
 
     for text in ("", "pag(scale=0)+context(length=8, overlap=2)"):
         C, W = guided(pipe.model, text), guided(worse.model)
         torch.testing.assert_close(guided(pipe.model, text, [Perturbed(worse.model, 1.5)]), C + 1.5 * (C - W))
-    ctx = Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
+    ctx = Ctx(Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {})
     cached = "easycache(reuse_threshold=3, start_percent=0)"
     fresh = guided(pipe.model, after=[Perturbed(worse.model, 1.5)])
     seen, other = Recorded(pipe), Recorded(worse)

@@ -85,13 +85,15 @@ def control(nets: dict[str, tuple[Any, Any]], name: str, **settings: Any) -> Con
 
 
 def told(pipe: Pipeline, *controls: Control) -> Cond:
-    return replace(pipe.encode_text(["a red heart"], SIZE), controls=controls)
+    return replace(pipe.text.encode(["a red heart"], SIZE), controls=controls)
 
 
 def answer(pipe: Pipeline, cond: Cond, sigma: float = 2.0, x: Tensor = X) -> Tensor:
     """The clean latent that a conditioning leads to."""
     at = torch.tensor(sigma, dtype=torch.float64)
-    ctx = Ctx(Grid(torch.tensor([sigma, 0.0]), pipe.sampling.process, clock=pipe.sampling.clock).span(0), {})
+    ctx = Ctx(
+        Grid(torch.tensor([sigma, 0.0]), pipe.model.sampling.process, clock=pipe.model.sampling.clock).span(0), {}
+    )
     return predict(pipe.model, x, at, [[cond]], ctx)[0]
 
 
@@ -105,7 +107,7 @@ def test_a_control_net_is_called_as_diffusers_does(
     told_too = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": cond.extra, "return_dict": False}
     down, middle = side(X, T, controlnet_cond=HINT, conditioning_scale=0.7, **told_too)
     residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-    assert torch.equal(pipe.network(X, T, cond), unet(X, T, **told_too, **residuals)[0])
+    assert torch.equal(pipe.model.network(X, T, cond), unet(X, T, **told_too, **residuals)[0])
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,8 @@ def test_an_adapter_is_called_as_diffusers_does(
     features = [0.7 * feature for feature in side(hint)]
     told_too = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": cond.extra, "return_dict": False}
     want = unet(X, T, **told_too, down_intrablock_additional_residuals=features)[0]
-    assert torch.equal(pipe.network(X, T, cond), want)
-    assert not torch.equal(pipe.network(X, T, replace(cond, controls=())), want)
+    assert torch.equal(pipe.model.network(X, T, cond), want)
+    assert not torch.equal(pipe.model.network(X, T, replace(cond, controls=())), want)
 
 
 def test_a_union_is_told_the_kind(nets: dict[str, tuple[Any, Any]], pipe: Pipeline) -> None:
@@ -141,7 +143,7 @@ def test_a_union_is_told_the_kind(nets: dict[str, tuple[Any, Any]], pipe: Pipeli
     want = pipe.modules["unet"](
         X, T, cond.embeds, down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False
     )[0]
-    assert torch.equal(pipe.network(X, T, cond), want)
+    assert torch.equal(pipe.model.network(X, T, cond), want)
     for given, message in {
         None: "say which, one of openpose, depth, .*",
         "cany": "unknown kind of hint 'cany'",
@@ -156,7 +158,7 @@ def test_a_union_is_told_the_kind(nets: dict[str, tuple[Any, Any]], pipe: Pipeli
 def test_strength_0_and_outside_of_the_window_is_no_control(
     name: str, nets: dict[str, tuple[Any, Any]], pipe: Pipeline
 ) -> None:
-    half = pipe.sampling.clock(0.5)
+    half = pipe.model.sampling.clock(0.5)
     plain = told(pipe)
     late = told(pipe, control(nets, name, window=(0.5, 1.0)))
     whole = told(pipe, control(nets, name))
@@ -174,7 +176,7 @@ def test_half_precision_of_the_network_and_of_its_side(
     full, half = load(sd1[0]), load(sd1[0], dtype="bfloat16")
     whole = told(full, control(nets, name))
     low = replace(whole, controls=[Control(load_control(nets[name][0], dtype=side), HINT)])
-    assert_close(half.network(X, T, low), full.network(X, T, whole), atol=0.3, rtol=0)
+    assert_close(half.model.network(X, T, low), full.model.network(X, T, whole), atol=0.3, rtol=0)
 
 
 def test_a_chain_is_the_sum_of_what_its_parts_add(nets: dict[str, tuple[Any, Any]], pipe: Pipeline) -> None:
@@ -187,12 +189,12 @@ def test_a_chain_is_the_sum_of_what_its_parts_add(nets: dict[str, tuple[Any, Any
     want = pipe.modules["unet"](
         X, T, both.embeds, down_block_additional_residuals=down, mid_block_additional_residual=middle
     ).sample
-    assert torch.equal(pipe.network(X, T, both), want)
-    assert_close(pipe.network(X, T, told(pipe, b, a)), want, atol=1e-5, rtol=0)
+    assert torch.equal(pipe.model.network(X, T, both), want)
+    assert_close(pipe.model.network(X, T, told(pipe, b, a)), want, atol=1e-5, rtol=0)
     twice = told(pipe, replace(a, strength=0.3), replace(a, strength=0.4))
-    assert_close(pipe.network(X, T, twice), pipe.network(X, T, told(pipe, a)), atol=1e-5, rtol=0)
+    assert_close(pipe.model.network(X, T, twice), pipe.model.network(X, T, told(pipe, a)), atol=1e-5, rtol=0)
     with_adapter = told(pipe, a, control(nets, "adapter"))
-    assert not torch.equal(pipe.network(X, T, with_adapter), pipe.network(X, T, told(pipe, a)))
+    assert not torch.equal(pipe.model.network(X, T, with_adapter), pipe.model.network(X, T, told(pipe, a)))
 
 
 def test_an_area_cuts_the_hint_along(nets: dict[str, tuple[Any, Any]], pipe: Pipeline) -> None:
@@ -222,11 +224,11 @@ def test_conditionings_share_a_call_if_their_controls_do(nets: dict[str, tuple[A
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         rows.append(len(x))
-        return pipe.network(x, t, cond)
+        return pipe.model.network(x, t, cond)
 
-    counted = replace(pipe, network=network)
+    counted = replace(pipe, model=replace(pipe.model, network=network))
     at = torch.tensor(2.0, dtype=torch.float64)
-    ctx = Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.sampling.process, clock=pipe.sampling.clock).span(0), {})
+    ctx = Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.model.sampling.process, clock=pipe.model.sampling.clock).span(0), {})
     x = torch.randn(2, 4, 8, 12)
     hints = torch.rand(2, 3, *SIZE)
     for other, calls in {
@@ -281,13 +283,13 @@ def test_whole_runs_are_those_of_diffusers(
         guidance_scale=3.0, latents=noise, output_type="latent", **{scale: 0.8},
     ).images  # fmt: skip
     positive, negative = (
-        replace(pipe.encode_text([text], SIZE), controls=[control(nets, name, strength=0.8)])
+        replace(pipe.text.encode([text], SIZE), controls=[control(nets, name, strength=0.8)])
         for text in ("a red heart", "a horse")
     )
     sigmas = diffuser.scheduler.sigmas.double()
     ratio = float(diffuser.scheduler.init_noise_sigma / sigmas[0])  # their first x is not raised to √(1 + σ²)
     guider = Guider(pipe.model, positive, negative, 3.0)
-    run, _ = open_run(guider, pipe.sampling, "euler", sigmas, torch.zeros_like(noise), noise, 0)
+    run, _ = open_run(guider, pipe.model.sampling, "euler", sigmas, torch.zeros_like(noise), noise, 0)
     got = finish(run, noise * float(sigmas[0]) * ratio).x
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
 
@@ -301,10 +303,10 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
     with pytest.raises(
         ValueError, match=r"this T2IAdapter is for networks with down_block_types\[0\] = DownBlock2D; the"
     ):
-        pipe.check(told(pipe, control(nets, "xl adapter")))
+        pipe.model.check(told(pipe, control(nets, "xl adapter")))
     tiny = load("tiny")
     with pytest.raises(ValueError, match="tiny takes no controls: these are for Stable Diffusion"):
-        tiny.check(told(tiny, steered))
+        tiny.model.check(told(tiny, steered))
     with pytest.raises(ValueError, match="unet is a UNet2DConditionModel; supported: ControlNetModel, "):
         load_control(sd1[0] / "unet")
     with pytest.raises(FileNotFoundError, match="no config.json, so this is no network"):
@@ -321,13 +323,8 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
 def test_the_command_line_steers_and_replays(
     nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    from typer.testing import CliRunner
-
-    from sigmafield.cli import app
+    from command_line import run
     from sigmafield.recipes.image_io import open_image, save_png, to_images
-
-    def run(*arguments: Any) -> Any:
-        return CliRunner().invoke(app, [str(a) for a in arguments])
 
     hint = tmp_path / "hint.png"
     save_png(to_images(HINT)[0], hint)

@@ -30,8 +30,8 @@ def opened(recipe: Recipe, pipe: Pipeline, how: DemoFusion) -> Job:
 
 def small_size(pipe: Pipeline) -> tuple[Pipeline, Recipe]:
     """The model as if it knew only images of 8 by 8 places, and a recipe of 8 by 6."""
-    side = pipe.latent.factor
-    known = replace(pipe, size=(8 * side, 8 * side), max_side=8 * side)
+    side = pipe.model.latent.factor
+    known = replace(pipe, model=replace(pipe.model, size=(8 * side, 8 * side), max_side=8 * side))
     return known, replace(RECIPE, height=8 * side, width=6 * side)
 
 
@@ -42,15 +42,15 @@ def test_a_image_larger_than_the_network(name: str, loaded: Loaded) -> None:
 
     def network(x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
         seen.append(tuple(x.shape[2:]))
-        return pipe.network(x, t, cond)
+        return pipe.model.network(x, t, cond)
 
-    demo = opened(recipe, replace(pipe, network=network), DemoFusion(3, stride=5))
+    demo = opened(recipe, replace(pipe, model=replace(pipe.model, network=network)), DemoFusion(3, stride=5))
     for phase, state in demo.run.walk(demo.start):
         assert state.x.shape[2:] == (8 * phase.scale, 6 * phase.scale)
         assert torch.isfinite(state.x).all()
         assert demo.images(state)[0].size == (phase.size[1], phase.size[0])
     assert max(map(max, seen)) == 8
-    assert all(side % pipe.patch == 0 for shape in seen for side in shape)
+    assert all(side % pipe.model.patch == 0 for shape in seen for side in shape)
 
 
 def test_each_window_of_sdxl_is_told_where_it_is(loaded: Loaded) -> None:
@@ -60,11 +60,11 @@ def test_each_window_of_sdxl_is_told_where_it_is(loaded: Loaded) -> None:
 
     def network(x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
         told.extend(cond.extra["time_ids"].tolist())
-        return pipe.network(x, t, cond)
+        return pipe.model.network(x, t, cond)
 
-    demo = opened(recipe, replace(pipe, network=network), DemoFusion(2, stride=4))
+    demo = opened(recipe, replace(pipe, model=replace(pipe.model, network=network)), DemoFusion(2, stride=4))
     states = [state for _, state in demo.run.walk(demo.start)]
-    f, (height, width) = pipe.latent.factor, demo.run.phases[1].size
+    f, (height, width) = pipe.model.latent.factor, demo.run.phases[1].size
     assert len(told) == 2 * 2 * (1 + 3 * 2 + 4) and len(states) == 2  # steps, prompts; windows and views
     first, later = told[:4], told[4:]
     assert all(ids == [height / 2, width / 2, 0, 0, height / 2, width / 2] for ids in first)

@@ -39,18 +39,18 @@ def theirs(pipe: Any, x: torch.Tensor, t: torch.Tensor, cond: Cond) -> torch.Ten
 
 def test_network(both: tuple[Pipeline, Any]) -> None:
     ours, pipe = both
-    cond = ours.encode_text(PROMPTS, SIZE)
+    cond = ours.text.encode(PROMPTS, SIZE)
     x, t = torch.randn(2, 4, 8, 12), torch.tensor([999.0, 3.0])
-    assert torch.equal(ours.network(x, t, cond), theirs(pipe, x, t, cond))
+    assert torch.equal(ours.model.network(x, t, cond), theirs(pipe, x, t, cond))
 
 
 def test_denoised_is_what_their_scheduler_computes(both: tuple[Pipeline, Any]) -> None:
     ours, pipe = both
-    cond = ours.encode_text(PROMPTS[:1], SIZE)
+    cond = ours.text.encode(PROMPTS[:1], SIZE)
     pipe.scheduler.set_timesteps(4)
     for i, t in enumerate(pipe.scheduler.timesteps[1:], 1):  # the first level depends on zsnr's cap
         sigma = pipe.scheduler.sigmas[i]
-        span = Span(sigma.double(), sigma.double(), ours.sampling.process)
+        span = Span(sigma.double(), sigma.double(), ours.model.sampling.process)
         x = torch.randn(1, 4, 8, 12) * sigma
         F = theirs(pipe, pipe.scheduler.scale_model_input(x, t), t, cond)
         want = pipe.scheduler.step(F, t, x).pred_original_sample
@@ -62,7 +62,7 @@ def test_denoised_is_what_their_scheduler_computes(both: tuple[Pipeline, Any]) -
 def test_text(model: str, request: pytest.FixtureRequest) -> None:
     folder, pipe = request.getfixturevalue(model)
     want = pipe.encode_prompt(PROMPTS, CPU, 1, False)[0]
-    cond = load(folder).encode_text(PROMPTS, SIZE)
+    cond = load(folder).text.encode(PROMPTS, SIZE)
     assert torch.equal(cond.embeds, want) and not cond.extra
 
 
@@ -76,7 +76,7 @@ def test_previews_are_of_the_latents_own_colours(sd1: tuple[Path, Any]) -> None:
 def test_text_of_xl(sdxl: tuple[Path, Any]) -> None:
     folder, pipe = sdxl
     embeds, negative, pooled, negative_pooled = pipe.encode_prompt(["a red heart"], device=CPU, negative_prompt=[""])
-    cond = load(folder).encode_text(PROMPTS, SIZE)
+    cond = load(folder).text.encode(PROMPTS, SIZE)
     assert_close(cond.embeds, torch.cat([embeds, negative]))
     assert_close(cond.extra["text_embeds"], torch.cat([pooled, negative_pooled]))
     sizes = pipe._get_add_time_ids(SIZE, (0, 0), SIZE, torch.float32, pipe.text_encoder_2.config.projection_dim)
@@ -91,26 +91,26 @@ def test_images(both: tuple[Pipeline, Any]) -> None:
     assert_close(ours.encode(images), z)
     want = pipe.vae.decode(z / c.scaling_factor + (c.shift_factor or 0)).sample
     assert_close(ours.decode(z), (want / 2 + 0.5).clamp(0, 1))
-    assert ours.size == (16, 16) and ours.latent.factor == 2 and ours.latent.channels == 4
+    assert ours.model.size == (16, 16) and ours.model.latent.factor == 2 and ours.model.latent.channels == 4
 
 
 def test_tiny_and_diffusers_agree(sd1: tuple[Path, Any]) -> None:
     a, b = load_tiny(sd1[0], CPU, torch.float32), load(sd1[0])
-    cond = a.encode_text(PROMPTS, SIZE)
-    assert_close(cond.embeds, b.encode_text(PROMPTS, SIZE).embeds, atol=1e-5, rtol=0)
+    cond = a.text.encode(PROMPTS, SIZE)
+    assert_close(cond.embeds, b.text.encode(PROMPTS, SIZE).embeds, atol=1e-5, rtol=0)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500.0, 7.0])
-    assert_close(a.network(x, t, cond), b.network(x, t, cond), atol=1e-5, rtol=0)
-    assert (a.name, a.size, a.latent) == (b.name, b.size, b.latent)
+    assert_close(a.model.network(x, t, cond), b.model.network(x, t, cond), atol=1e-5, rtol=0)
+    assert (a.model.name, a.model.size, a.model.latent) == (b.model.name, b.model.size, b.model.latent)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(dtype: str, both: tuple[Pipeline, Any], request: pytest.FixtureRequest) -> None:
     full, pipe = both
     half = load(request.getfixturevalue(request.node.callspec.params["both"])[0], dtype=dtype)
-    cond = full.encode_text(PROMPTS, SIZE)
-    assert_close(half.encode_text(PROMPTS, SIZE).embeds, cond.embeds, atol=0.2, rtol=0)
+    cond = full.text.encode(PROMPTS, SIZE)
+    assert_close(half.text.encode(PROMPTS, SIZE).embeds, cond.embeds, atol=0.2, rtol=0)
     x, t = torch.randn(2, 4, 8, 12), torch.tensor([500.0, 7.0])
-    assert_close(half.network(x, t, cond), full.network(x, t, cond), atol=0.2, rtol=0)
+    assert_close(half.model.network(x, t, cond), full.model.network(x, t, cond), atol=0.2, rtol=0)
     images = torch.rand(1, 3, 16, 16)
     assert torch.equal(half.encode(images), full.encode(images)) == pipe.vae.config.force_upcast
     assert half.decode(half.encode(images)).dtype == torch.float32

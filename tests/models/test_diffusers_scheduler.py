@@ -165,7 +165,7 @@ def test_noise_of_a_sample_is_from_its_own_generator(name: str) -> None:
     assert torch.equal(drawn([1], together=True), one)
     s = scheduler("eps", name, **eta)
     s.set_timesteps(3)
-    with pytest.raises(ValueError, match="one generator, or one a sample: got 3 for a batch of 2"):
+    with pytest.raises(ValueError, match="one generator, or one per sample: got 3 for 2 samples"):
         drive(s, start("eps"), generator=[torch.Generator() for _ in range(3)])
 
 
@@ -493,7 +493,7 @@ def test_refused_calls() -> None:
     s.set_timesteps(STEPS)
     with pytest.raises(ValueError, match="heun cannot begin at evaluation 3 of 9"):
         s.set_begin_index(3)
-    with pytest.raises(ValueError, match="timestep 998 is none of this run's"):
+    with pytest.raises(ValueError, match="timestep 998 is not in this run"):
         s.step(x, 998, x)
 
 

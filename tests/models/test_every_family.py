@@ -12,10 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from typer.testing import CliRunner
 
+from command_line import run
 from sigmafield import generate
-from sigmafield.cli import app
 from sigmafield.core.process import Flow
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.execute import open_job
@@ -38,7 +37,7 @@ def ours(request: pytest.FixtureRequest, loaded: Loaded) -> Pipeline:
 
 def size_of(ours: Pipeline) -> tuple[int, int]:
     """A small (height, width)."""
-    return 4 * ours.latent.factor, 6 * ours.latent.factor
+    return 4 * ours.model.latent.factor, 6 * ours.model.latent.factor
 
 
 SETTINGS: dict[str, Any] = {"steps": 2, "sampler": "euler", "scheduler": "simple", "cfg": 3.0, "negative": "1999"}
@@ -46,15 +45,17 @@ SETTINGS: dict[str, Any] = {"steps": 2, "sampler": "euler", "scheduler": "simple
 
 def drawn(ours: Pipeline, **settings: Any) -> list[Image.Image]:
     height, width = size_of(ours)
-    settings = SETTINGS | {"width": width, "height": height, "frames": 5 if ours.latent.axes == 3 else None} | settings
+    settings = (
+        SETTINGS | {"width": width, "height": height, "frames": 5 if ours.model.latent.axes == 3 else None} | settings
+    )
     return generate(ours, **{"prompt": "a red heart", **settings})
 
 
 def test_text_to_image(ours: Pipeline) -> None:
     images, (height, width) = drawn(ours, batch=2), size_of(ours)
-    assert len(images) == (10 if ours.latent.axes == 3 else 2) and images[0].size == (width, height)
+    assert len(images) == (10 if ours.model.latent.axes == 3 else 2) and images[0].size == (width, height)
     assert images[0].tobytes() != images[-1].tobytes()
-    region = Region("the green horse", 0, 0, 2 * ours.latent.factor, height)
+    region = Region("the green horse", 0, 0, 2 * ours.model.latent.factor, height)
     for other in ({"prompt": "the green horse"}, {"negative": ""}, {"cfg": 1.0}, {"seed": 1}, {"regions": (region,)}):
         assert drawn(ours, **other)[0].tobytes() != images[0].tobytes(), other
 
@@ -74,7 +75,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
 def test_image_to_image_and_inpainting(masked: bool, files: tuple[str, str], ours: Pipeline) -> None:
     """A run begins at the image, noised; what a mask keeps is the image's at the end, the rest is not."""
     height, width = size_of(ours)
-    video = ours.latent.axes == 3
+    video = ours.model.latent.axes == 3
     recipe = Recipe(
         "a red heart", image=files[0], mask=files[1] if masked else None, denoise=0.5, frames=5 if video else None,
         width=width, height=height, **SETTINGS,
@@ -98,26 +99,29 @@ def test_image_to_image_and_inpainting(masked: bool, files: tuple[str, str], our
 def test_large_images_in_tiles(files: tuple[str, str], ours: Pipeline) -> None:
     """One tile over all is the whole; of two, one that is kept costs nothing."""
     whole = Recipe(
-        "a red heart", image=files[0], denoise=0.8, frames=5 if ours.latent.axes == 3 else None,
-        width=8 * ours.latent.factor, height=4 * ours.latent.factor, **SETTINGS,
+        "a red heart", image=files[0], denoise=0.8, frames=5 if ours.model.latent.axes == 3 else None,
+        width=8 * ours.model.latent.factor, height=4 * ours.model.latent.factor, **SETTINGS,
     )  # fmt: skip
-    jobs = [open_job(replace(whole, tiling=tiling), ours) for tiling in (None, Tiling(tile=8 * ours.latent.factor))]
+    jobs = [
+        open_job(replace(whole, tiling=tiling), ours) for tiling in (None, Tiling(tile=8 * ours.model.latent.factor))
+    ]
     assert torch.equal(*(finish(job.run, job.start).x for job in jobs))
-    half = replace(whole, tiling=Tiling(tile=4 * ours.latent.factor), denoise_map=files[1], schedule="normal", steps=4)
+    half = replace(
+        whole, tiling=Tiling(tile=4 * ours.model.latent.factor), denoise_map=files[1], schedule="normal", steps=4
+    )
     job = open_job(half, ours)
     end = finish(job.run, job.start)
     assert torch.isfinite(end.x).all()
     assert job.rows(end) == (2 * end.nfe, 2 * 2 * end.nfe)
-    assert len(job.images(end)) == (5 if ours.latent.axes == 3 else 1)
+    assert len(job.images(end)) == (5 if ours.model.latent.axes == 3 else 1)
 
 
 def test_lumina_reads_negative_prompts_without_its_system_prompt(loaded: Loaded) -> None:
     lumina = loaded("lumina2")
     guider = open_job(Recipe("a red heart", "1999", width=16, height=16), lumina).run.denoise
-    assert lumina.encode_negative is not None
     for cond, encode, text in (
-        (guider.positive[0], lumina.encode_text, "a red heart"),
-        (guider.negative, lumina.encode_negative, "1999"),
+        (guider.positive[0], lumina.text.encode, "a red heart"),
+        (guider.negative, lumina.text.encode_negative, "1999"),
     ):
         assert torch.equal(cond.embeds, encode([text], (16, 16)).embeds)
 
@@ -154,21 +158,21 @@ def test_sizes(name: str, settings: dict[str, Any], message: str, loaded: Loaded
 def test_videos(tmp_path: Path, loaded: Loaded, family: Callable[[str], tuple[Path, Any]]) -> None:
     """A video is an animated PNG with its recipe and a sheet of frames beside it, to replay or to begin from."""
 
-    def run(*arguments: Any) -> None:
-        result = CliRunner().invoke(app, [str(a) for a in arguments])
+    def done(*arguments: Any) -> None:
+        result = run(*arguments)
         assert result.exit_code == 0, result.output
 
     out, options = tmp_path / "a.png", ["--model", family("wan")[0], "--size", "32x16", "--steps", "2", "--frames", "5"]
-    run("sample", "a red heart", "-o", out, *options)
+    done("sample", "a red heart", "-o", out, *options)
     frames = open_frames(out)
     assert len(frames) == 5 and frames[0].size == (32, 16) and Image.open(out).info["duration"] == 62.5
     assert Image.open(tmp_path / "a-frames.png").size == (3 * 36 - 4, 2 * 20 - 4)
-    run("replay", out, "-o", tmp_path / "b.png")
+    done("replay", out, "-o", tmp_path / "b.png")
     assert json.loads(recipe_of(tmp_path / "b.png"))["recipe"]["frames"] == 5
-    run("sample", "a red heart", "-o", tmp_path / "c.png", "--batch", 2, *options)
+    done("sample", "a red heart", "-o", tmp_path / "c.png", "--batch", 2, *options)
     assert [len(open_frames(tmp_path / f"c{end}.png")) for end in ("", "-1", "-2")] == [5, 5, 5]
     assert open_frames(tmp_path / "c.png")[0].size == (2 * 32 + 4, 16)
-    run("sample", "a red heart", "-o", tmp_path / "d.png", *options[:-1], 1)
+    done("sample", "a red heart", "-o", tmp_path / "d.png", *options[:-1], 1)
     assert len(open_frames(tmp_path / "d.png")) == 1 and not (tmp_path / "d-frames.png").exists()
 
     wan = loaded("wan")

@@ -59,16 +59,16 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Pipeline, Pa
 )
 def test_vectors_take_the_place_of_words(prompt: str, same: str, folder: tuple[Pipeline, Path]) -> None:
     pipe, _ = folder
-    got, want = (pipe.encode_text([text], SIZE) for text in (prompt, same))
+    got, want = (pipe.text.encode([text], SIZE) for text in (prompt, same))
     assert_close(got.embeds, want.embeds, atol=1e-5, rtol=1e-5)
     assert_close(got.extra, want.extra, atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_is_left_behind(folder: tuple[Pipeline, Path]) -> None:
     pipe, _ = folder
-    before = pipe.encode_text(["b a red heart"], SIZE)
-    pipe.encode_text(["b embedding:known"], SIZE)
-    assert torch.equal(before.embeds, pipe.encode_text(["b a red heart"], SIZE).embeds)
+    before = pipe.text.encode(["b a red heart"], SIZE)
+    pipe.text.encode(["b embedding:known"], SIZE)
+    assert torch.equal(before.embeds, pipe.text.encode(["b a red heart"], SIZE).embeds)
 
 
 @pytest.mark.parametrize("key", ["emb_params", "*"])
@@ -77,9 +77,9 @@ def test_names_of_the_tensor(key: str, sd1: tuple[Path, Any], tmp_path: Path) ->
     (tmp_path / "deep").mkdir()
     save_file({key: table(pipe)[65].clone()}, tmp_path / "deep" / "one.safetensors")
     tokens = sd1[1].tokenizer("embedding:deep/one", add_special_tokens=False).input_ids
-    a, b = (pipe.encode_text([f"embedding:{name}"], SIZE).embeds for name in ("one", "deep/one"))
+    a, b = (pipe.text.encode([f"embedding:{name}"], SIZE).embeds for name in ("one", "deep/one"))
     assert len(tokens) > 1 and torch.equal(a, b)
-    assert not torch.allclose(a, pipe.encode_text(["one"], SIZE).embeds)
+    assert not torch.allclose(a, pipe.text.encode(["one"], SIZE).embeds)
 
 
 def test_encoders_of_xl_get_chunks_of_one_number(sdxl: tuple[Path, Any], tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_encoders_of_xl_get_chunks_of_one_number(sdxl: tuple[Path, Any], tmp_pat
     pipe = load(sdxl[0], embeddings=tmp_path)
     one, many = table(pipe)[65:67].clone(), table(pipe, "text_encoder_2")[65:85].clone()
     save_file({"clip_l": one, "clip_g": many}, tmp_path / "uneven.safetensors")
-    cond, empty = pipe.encode_text(["embedding:uneven"], SIZE), pipe.encode_text([""], SIZE)
+    cond, empty = pipe.text.encode(["embedding:uneven"], SIZE), pipe.text.encode([""], SIZE)
     assert cond.embeds.shape == (1, 32, 56)
     assert_close(cond.embeds[:, 16:, :32], empty.embeds[..., :32], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(cond.embeds[:, 16:, 32:], empty.embeds[..., 32:], atol=1e-2)
@@ -112,12 +112,12 @@ def test_errors(sd1: tuple[Path, Any], tmp_path: Path) -> None:
         " x": "embedding: needs a name right behind the colon; got 'a embedding: x'",
     }.items():
         with pytest.raises(ValueError, match=message) as caught:
-            pipe.encode_text([f"a embedding:{name}"], SIZE)
+            pipe.text.encode([f"a embedding:{name}"], SIZE)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="asks for embedding:x, but the model was loaded without a folder of"):
-        load(sd1[0]).encode_text(["embedding:x"], SIZE)
+        load(sd1[0]).text.encode(["embedding:x"], SIZE)
     with pytest.raises(FileNotFoundError, match="embeddings '.*nowhere': no such directory"):
         load(sd1[0], embeddings=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="embedding:x: there is no .safetensors file in .*empty"):
-        load(sd1[0], embeddings=str(tmp_path / "empty")).encode_text(["embedding:x"], SIZE)
+        load(sd1[0], embeddings=str(tmp_path / "empty")).text.encode(["embedding:x"], SIZE)

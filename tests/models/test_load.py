@@ -21,8 +21,8 @@ def test_tiny_is_the_shipped_directory(sd1: tuple[Path, Any], tmp_path: Path, mo
         load()
     shutil.copytree(sd1[0], tmp_path / "data" / "tiny")
     pipe = load(device="cpu")
-    assert pipe.name == "tiny" and pipe.device == torch.device("cpu")
-    assert pipe.encode_text(["a"], (16, 16)).embeds.dtype == torch.float32
+    assert pipe.model.name == "tiny" and pipe.device == torch.device("cpu")
+    assert pipe.text.encode(["a"], (16, 16)).embeds.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,16 @@ def wan(loaded):
 
 def asked(pipe, sigma=0.7, frames=33):
     """x of a video, σ, two conditionings, a step."""
-    size = (4 * pipe.latent.factor, 4 * pipe.latent.factor)
-    x = torch.randn(pipe.latent.shape(2, size, frames), generator=torch.Generator().manual_seed(0))
+    size = (4 * pipe.model.latent.factor, 4 * pipe.model.latent.factor)
+    x = torch.randn(pipe.model.latent.shape(2, size, frames), generator=torch.Generator().manual_seed(0))
     level = torch.tensor(sigma, dtype=torch.float64)
-    conds = [pipe.encode_text([text] * 2, size) for text in ("a red heart", "1999")]
-    return x, level, conds, Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
+    conds = [pipe.text.encode([text] * 2, size) for text in ("a red heart", "1999")]
+    return (
+        x,
+        level,
+        conds,
+        Ctx(Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {}),
+    )
 
 
 @pytest.mark.parametrize("schedule", ["standard_static", "looped_uniform"])
@@ -65,7 +70,7 @@ def test_a_long_video_by_its_recipe(wan):
         def network(x, t, cond):
             calls[-1] += 1
             assert x.shape[2] == 4
-            return wan.network(x, t, cond)
+            return wan.model.network(x, t, cond)
 
         calls.append(0)
         recipe = Recipe("a red heart", steps=8, cfg=3.0, frames=33, height=size[0], width=size[1], guidance=guidance)

@@ -207,9 +207,9 @@ def test_what_diffusers_saves_of_peft(rslora: bool, sd1: tuple[Path, Any], tmp_p
     )
     pipe = load(sd1[0], loras={str(tmp_path / "pytorch_lora_weights.safetensors"): 1.0})
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500.0, 3.0])
-    cond = pipe.encode_text(["a", "b"], (16, 16))
+    cond = pipe.text.encode(["a", "b"], (16, 16))
     want = unet(x, t, encoder_hidden_states=cond.embeds).sample
-    assert_close(pipe.network(x, t, cond), want, atol=1e-4, rtol=1e-4)
+    assert_close(pipe.model.network(x, t, cond), want, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(load(sd1[0]).network(x, t, cond), want, atol=1e-2)
 
 

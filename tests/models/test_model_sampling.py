@@ -29,22 +29,25 @@ TINY = load("tiny", device="cpu")
 
 def flow_pipe(multiplier: float) -> Pipeline:
     """The tiny network, used as a flow's."""
-    return replace(TINY, sampling=flow_sampling(3.0, multiplier))
+    return replace(TINY, model=replace(TINY.model, sampling=flow_sampling(3.0, multiplier)))
 
 
 def denoised(pipe: Pipeline, sigma: float) -> torch.Tensor:
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     s = torch.tensor(sigma, dtype=torch.float64)
-    cond = pipe.encode_text(["red heart"], (64, 64))
+    cond = pipe.text.encode(["red heart"], (64, 64))
     [D] = pipe.model(
-        x, s, [cond], Ctx(Grid(torch.stack([s, s / 2]), pipe.sampling.process, clock=pipe.sampling.clock).span(0), {})
+        x,
+        s,
+        [cond],
+        Ctx(Grid(torch.stack([s, s / 2]), pipe.model.sampling.process, clock=pipe.model.sampling.clock).span(0), {}),
     )
     return D
 
 
 def test_its_own_levels_change_nothing() -> None:
     again = discrete(TINY, prediction="v")
-    assert torch.equal(again.sampling.levels.sigmas, TINY.sampling.levels.sigmas)
+    assert torch.equal(again.sampling.levels.sigmas, TINY.model.sampling.levels.sigmas)
     assert torch.equal(denoised(again, 3.0), denoised(TINY, 3.0))
     [ours], [theirs] = (generate(p, "red heart", steps=3, seed=1) for p in (again, TINY))
     assert ours.tobytes() == theirs.tobytes()
@@ -52,9 +55,9 @@ def test_its_own_levels_change_nothing() -> None:
 
 def test_zero_terminal_snr_both_ways() -> None:
     zsnr = discrete(TINY, prediction="v", zsnr=True)
-    assert zsnr.sampling.levels.sigma_max > 4000 > 20 > TINY.sampling.levels.sigma_max
+    assert zsnr.sampling.levels.sigma_max > 4000 > 20 > TINY.model.sampling.levels.sigma_max
     back = discrete(zsnr, prediction="v")
-    assert torch.equal(back.sampling.levels.sigmas, TINY.sampling.levels.sigmas)
+    assert torch.equal(back.sampling.levels.sigmas, TINY.model.sampling.levels.sigmas)
 
 
 def test_another_prediction_of_the_same_network() -> None:
@@ -78,7 +81,7 @@ def test_a_flow_keeps_its_clock(multiplier: float) -> None:
 
 
 def test_flux_levels_follow_the_size() -> None:
-    pipe = replace(TINY, sampling=flux_sampling())
+    pipe = replace(TINY, model=replace(TINY.model, sampling=flux_sampling()))
     levels = [flux(pipe, width=w, height=w).sampling.levels.sigmas for w in (512, 1024, 2048)]
     assert torch.equal(levels[1], flux_sampling(1.15).levels.sigmas)
     assert (levels[0][:-1] < levels[1][:-1]).all() and (levels[1][:-1] < levels[2][:-1]).all()
@@ -90,7 +93,7 @@ def test_other_clocks() -> None:
     assert float(edm.levels.timestep(torch.tensor(1.0, dtype=torch.float64))) == 0
     assert continuous_v(TINY).sampling.levels.sigma_max == pytest.approx(500, rel=1e-5)
     assert stable_cascade(TINY).sampling.levels.sigma_max > 50
-    assert continuous_edm(TINY, prediction="playground").latent.shift != TINY.latent.shift
+    assert continuous_edm(TINY, prediction="playground").latent.shift != TINY.model.latent.shift
     assert continuous_edm(TINY, prediction="cosmos_rflow").sampling.levels.sigma_max == pytest.approx(120, rel=1e-5)
 
 

@@ -25,12 +25,12 @@ def pipe():
 
 def asked(pipe, line, size, sigma=9.0, image=0.0, prompts=("red heart",)):
     """A guided prediction, of noise early in a run, or of latents of images with noise."""
-    P, N = (pipe.encode_text(list(words), size) for words in (prompts, [""] * len(prompts)))
-    noise = torch.randn(pipe.latent.shape(len(prompts), size), generator=torch.Generator().manual_seed(0))
+    P, N = (pipe.text.encode(list(words), size) for words in (prompts, [""] * len(prompts)))
+    noise = torch.randn(pipe.model.latent.shape(len(prompts), size), generator=torch.Generator().manual_seed(0))
     x, level = image + sigma * noise, torch.tensor(sigma, dtype=torch.float64)
     with torch.no_grad():
         return Guider(pipe.model, P, N, 4.0, parse_mods(line))(
-            x, level, Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
+            x, level, Ctx(Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {})
         )
 
 
@@ -60,7 +60,7 @@ def test_freeu_s_backbone_takes_high_frequencies_from_images(name, sigma, pipe, 
     """Fig. 5 of the paper: the larger b, the fewer; beyond a quarter of the highest frequency."""
     shares = {}
     for b in (0.7, 1.0, 1.8):
-        D = asked(pipe, f"{name}(b2={b}, s2=1)", pipe.size, sigma, clean, WORDS).x0
+        D = asked(pipe, f"{name}(b2={b}, s2=1)", pipe.model.size, sigma, clean, WORDS).x0
         F, waves = spectrum(pipe.decode(D).mean(1))
         shares[b] = float((F[:, waves > 8].sum(1) / F.sum((1, 2))).mean())
     print(f"\n{name}, sigma {sigma}: share of high frequencies by b2: {shares}")
@@ -69,10 +69,10 @@ def test_freeu_s_backbone_takes_high_frequencies_from_images(name, sigma, pipe, 
 
 def test_freeu_takes_low_frequencies_from_skips_and_nothing_else(pipe):
     """Sec. 3.2 of the paper: low frequencies of the skip times s, h's first half times b."""
-    seen, entrance = [], pipe.module.up_blocks[1].resnets[1].norm1
+    seen, entrance = [], pipe.model.module.up_blocks[1].resnets[1].norm1
     with entrance.register_forward_pre_hook(lambda module, args: seen.append(args[0])):
         for line in ("", "freeu(b2=1.3, s2=0.2)"):
-            asked(pipe, line, pipe.size)
+            asked(pipe, line, pipe.model.size)
     plain, changed = seen
     torch.testing.assert_close(changed[:, :48], 1.3 * plain[:, :48])
     torch.testing.assert_close(changed[:, 48:96], plain[:, 48:96])
@@ -117,7 +117,7 @@ def work(pipe, line, size):
         calls.append((q.shape[:3].numel(), q.shape[:3].numel() * k.shape[2]))
         return attention(q, k, v)
 
-    with module_hooks.inside(pipe.module, count):
+    with module_hooks.inside(pipe.model.module, count):
         asked(pipe, line, size)
     to_itself = calls[::2]  # every other one is to the text
     return tuple(map(sum, zip(*to_itself)))
@@ -146,7 +146,7 @@ def test_the_text_s_values_carry_its_guidance(pipe):
     """Text that counts for more moves C further from U; none of it leaves nothing between them."""
     spread = {}
     for v in (0.0, 1.0, 1.5):
-        p = asked(pipe, f"cross_attention_multiply(v={v})", pipe.size)
+        p = asked(pipe, f"cross_attention_multiply(v={v})", pipe.model.size)
         spread[v] = float((p.cond - p.uncond).norm())
     print(f"\ncross_attention_multiply: |C - U| by v: {spread}")
     assert spread[0.0] < 1e-3 * spread[1.0] and spread[1.5] > spread[1.0]

@@ -58,7 +58,7 @@ def pipe():
 @pytest.fixture
 def fit(name, pipe):
     """The shipped model, at a size at which the test's mod acts."""
-    return replace(pipe, size=SIZES.get(name, pipe.size))
+    return replace(pipe, model=replace(pipe.model, size=SIZES.get(name, pipe.model.size)))
 
 
 @pytest.fixture
@@ -82,39 +82,41 @@ class Counted:
     """A pipeline whose network counts its calls and rows."""
 
     def __init__(self, pipe):
-        self.calls, self.rows, inner = 0, 0, pipe.network
+        self.calls, self.rows, inner = 0, 0, pipe.model.network
 
         def network(x, t, cond):
             self.calls, self.rows = self.calls + 1, self.rows + len(x)
             return inner(x, t, cond)
 
-        self.pipe = replace(pipe, network=network)
+        self.pipe = replace(pipe, model=replace(pipe.model, network=network))
 
 
 def asked(pipe, text="", cfg=4.0, batch=2, sigma=2.0, ctx=None):
     """The guided prediction at one noise level, of a batch of two prompts."""
-    P, N = (pipe.encode_text([words] * batch, pipe.size) for words in ("a red heart", ""))
+    P, N = (pipe.text.encode([words] * batch, pipe.model.size) for words in ("a red heart", ""))
     guider = Guider(pipe.model, P, N, cfg, parse_mods(text))
-    x = 2.5 * torch.randn(pipe.latent.shape(batch, pipe.size), generator=torch.Generator().manual_seed(0))
+    x = 2.5 * torch.randn(pipe.model.latent.shape(batch, pipe.model.size), generator=torch.Generator().manual_seed(0))
     level = torch.tensor(sigma, dtype=torch.float64)
     with torch.no_grad():
         return guider(
-            x, level, ctx or Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {})
+            x,
+            level,
+            ctx or Ctx(Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {}),
         )
 
 
 @pytest.mark.parametrize("name", ON_UNETS)
 def test_it_acts_and_leaves_the_module_as_it_was(name, line, fit):
-    was, plain = fingerprint(fit.module), asked(fit).x0
+    was, plain = fingerprint(fit.model.module), asked(fit).x0
     changed = asked(fit, line).x0
-    assert fingerprint(fit.module) == was
+    assert fingerprint(fit.model.module) == was
     assert not torch.allclose(changed, plain, atol=1e-4) and changed.isfinite().all()
     assert torch.equal(asked(fit).x0, plain)
 
 
 @pytest.mark.parametrize("name", ON_UNETS)
 def test_it_leaves_the_module_as_it_was_where_the_network_fails(name, line, fit):
-    was, inner = fingerprint(fit.module), fit.network
+    was, inner = fingerprint(fit.model.module), fit.model.network
 
     def failing(x, t, cond):
         inner(x, t, cond)
@@ -122,7 +124,7 @@ def test_it_leaves_the_module_as_it_was_where_the_network_fails(name, line, fit)
 
     with pytest.raises(RuntimeError, match="out of memory"):
         asked(replace(fit, network=failing), line)
-    assert fingerprint(fit.module) == was
+    assert fingerprint(fit.model.module) == was
 
 
 @pytest.mark.parametrize("name, text", NEUTRAL.items(), ids=NEUTRAL)
@@ -172,7 +174,7 @@ def test_identity_attention_is_attention_that_sees_its_own_token(pipe):
 
     level = torch.tensor(2.0, dtype=torch.float64)
     ctx = [
-        Ctx(Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock), {}, patches=(p,))
+        Ctx(Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {}, patches=(p,))
         for p in (identity_attention, alone)
     ]
     values, masked = (asked(pipe, ctx=c).x0 for c in ctx)

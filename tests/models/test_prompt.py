@@ -136,7 +136,7 @@ def close(a: Cond, b: Cond) -> None:
 
 
 def encoded(pipe: Pipeline, *prompts: str) -> Cond:
-    return pipe.encode_text(list(prompts), SIZE)
+    return pipe.text.encode(list(prompts), SIZE)
 
 
 def test_weight_1_is_the_plain_encoding(pipe: Pipeline) -> None:
@@ -182,8 +182,8 @@ def test_prompts_of_other_lengths_are_repeated(pipe: Pipeline) -> None:
 
 def test_long_prompts_reach_the_network(pipe: Pipeline) -> None:
     """Its answer depends on the last chunk too."""
-    x, t = torch.randn(1, pipe.latent.channels, 8, 8), torch.tensor([500.0])
-    a, b = (pipe.network(x, t, encoded(pipe, "a " * 3 * ROOM + end)) for end in ("red", "horse"))
+    x, t = torch.randn(1, pipe.model.latent.channels, 8, 8), torch.tensor([500.0])
+    a, b = (pipe.model.network(x, t, encoded(pipe, "a " * 3 * ROOM + end)) for end in ("red", "horse"))
     assert (a - b).abs().max() > 1e-6
 
 
@@ -192,18 +192,18 @@ def test_clip_skip_cuts_layers_off(skip: int, sd1: tuple[Path, Any], tmp_path: P
     shutil.copytree(sd1[0], tmp_path / "m")
     config = tmp_path / "m" / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 4 + skip}))
-    want = load(tmp_path / "m").encode_text(["a red heart", "b"], SIZE)
+    want = load(tmp_path / "m").text.encode(["a red heart", "b"], SIZE)
     pipe = load(sd1[0])
-    close(pipe.encode_text(["a red heart", "b"], SIZE, skip), want)
+    close(pipe.text.encode(["a red heart", "b"], SIZE, skip), want)
     ours = load_tiny(sd1[0], torch.device("cpu"), torch.float32)
-    close(ours.encode_text(["a red heart", "b"], SIZE, clip_skip=skip), want)
+    close(ours.text.encode(["a red heart", "b"], SIZE, clip_skip=skip), want)
     assert skip == -1 or not torch.allclose(want.embeds, encoded(pipe, "a red heart", "b").embeds, atol=1e-3)
 
 
 def test_clip_skip_of_xl_is_not_normalised(sdxl: tuple[Path, Any]) -> None:
     pipe = load(sdxl[0])
-    plain, last = (pipe.encode_text(["a red heart"], SIZE, skip) for skip in (None, -1))
-    assert torch.equal(pipe.encode_text(["a red heart"], SIZE, -2).embeds, plain.embeds)
+    plain, last = (pipe.text.encode(["a red heart"], SIZE, skip) for skip in (None, -1))
+    assert torch.equal(pipe.text.encode(["a red heart"], SIZE, -2).embeds, plain.embeds)
     assert torch.equal(last.extra["text_embeds"], plain.extra["text_embeds"])
     first = pipe.modules["text_encoder"]
     norm = getattr(first, "text_model", first).final_layer_norm
@@ -221,5 +221,5 @@ def test_clip_skip_names_the_layers(pipe: Pipeline) -> None:
     )
     for skip in (0, 1, -layers - 1):
         with pytest.raises(ValueError, match=f"one of the {layers} layers; got {skip}"):
-            pipe.encode_text(["a"], SIZE, skip)
-    assert pipe.encode_text(["a"], SIZE, -layers).embeds.isfinite().all()
+            pipe.text.encode(["a"], SIZE, skip)
+    assert pipe.text.encode(["a"], SIZE, -layers).embeds.isfinite().all()

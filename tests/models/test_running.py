@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from typer.testing import CliRunner
 
+from command_line import run
 from sigmafield import generate
-from sigmafield.cli import app
-from sigmafield.models.load import load, running
+from sigmafield.core.process import Span
+from sigmafield.core.protocols import Ctx
+from sigmafield.models.load import load
 from sigmafield.models.running import offloaded
 
 CUDA = torch.cuda.is_available()
@@ -35,17 +37,22 @@ class Part(nn.Module):
 def test_one_part_at_a_time_is_on_the_device() -> None:
     tiny, log = load("tiny", device="cpu"), []
     modules = {name: Part(name, log) for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
-    pipe = offloaded(replace(tiny, device=torch.device("cuda:7"), modules=modules, encode_negative=tiny.encode_text))
+    device = torch.device("cuda:7")
+    model = replace(tiny.model, module=modules["unet"], device=device)
+    encoders = {name: modules[name] for name in ("text_encoder", "text_encoder_2")}
+    text, vae = replace(tiny.text, modules=encoders), replace(tiny.vae, module=modules["vae"])
+    pipe = offloaded(replace(tiny, model=model, text=text, vae=vae))
     assert log == ["unet→cpu", "vae→cpu", "text_encoder→cpu", "text_encoder_2→cpu"]
-    cond = pipe.encode_text(["a red heart"], (64, 64))
-    z = torch.zeros(1, pipe.latent.channels, 8, 8)
-    assert pipe.preview is not None and pipe.encode_negative is not None
+    cond = pipe.text.encode(["a red heart"], (64, 64))
+    z, sigma = torch.zeros(1, pipe.model.latent.channels, 8, 8), torch.tensor(5.0, dtype=torch.float64)
+    span = Span(sigma, 0 * sigma, pipe.model.sampling.process)
+    assert pipe.preview is not None
     calls = {
         "text_encoder, text_encoder_2": [
-            lambda: pipe.encode_text(["a red heart"], (64, 64)),
-            lambda: pipe.encode_negative([""], size=(64, 64)),
+            lambda: pipe.text.encode(["a red heart"], (64, 64)),
+            lambda: pipe.text.encode_negative([""], size=(64, 64)),
         ],
-        "unet": [lambda: pipe.network(z, torch.tensor([5.0]), cond)],
+        "unet": [lambda: pipe.model(z, sigma, [cond], Ctx(span, {}))],
         "vae": [lambda: pipe.decode(z), lambda: pipe.encode(torch.zeros(1, 3, 64, 64)), lambda: pipe.preview(z)],
     }
     for names, functions in calls.items():
@@ -83,7 +90,7 @@ def test_offloading_needs_a_device() -> None:
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(running.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match=r"compile=True needs a C\+\+ compiler on the CPU; none of g\+\+, .* is there"):
         load("tiny", device="cpu", compile=True)
 
@@ -95,9 +102,9 @@ def test_a_compiled_network_answers_as_before() -> None:
     except ValueError as error:
         pytest.skip(str(error))
     generator = torch.Generator().manual_seed(0)
-    cond = plain.encode_text(["a red heart", "a green leaf"], (64, 64))
-    x, t = torch.randn(2, plain.latent.channels, 8, 8, generator=generator), torch.tensor([500.0, 3.0])
-    assert_close(fast.network(x, t, cond), plain.network(x, t, cond), atol=1e-4, rtol=1e-4)
+    cond = plain.text.encode(["a red heart", "a green leaf"], (64, 64))
+    x, t = torch.randn(2, plain.model.latent.channels, 8, 8, generator=generator), torch.tensor([500.0, 3.0])
+    assert_close(fast.model.network(x, t, cond), plain.model.network(x, t, cond), atol=1e-4, rtol=1e-4)
     assert fast.modules["unet"].state_dict().keys() == plain.modules["unet"].state_dict().keys()
 
 
@@ -110,5 +117,5 @@ def test_a_compiled_network_answers_as_before() -> None:
 )
 def test_options_of_the_command_line(options: list[str], message: str, tmp_path: Path) -> None:
     arguments = ["sample", "a red heart", "-o", str(tmp_path / "x.png"), "--device", "cpu", *options]
-    result = CliRunner().invoke(app, arguments)
+    result = run(*arguments)
     assert result.exit_code == 2 and message in result.output and not (tmp_path / "x.png").exists()

@@ -31,20 +31,20 @@ PROMPTS = ["a red heart", "the green horse"]
 
 
 def size_of(pipe):
-    return 8 * pipe.latent.factor, 12 * pipe.latent.factor
+    return 8 * pipe.model.latent.factor, 12 * pipe.model.latent.factor
 
 
 def noisy(pipe, batch=2):
-    return torch.randn(pipe.latent.shape(batch, size_of(pipe), 5), generator=torch.Generator().manual_seed(0))
+    return torch.randn(pipe.model.latent.shape(batch, size_of(pipe), 5), generator=torch.Generator().manual_seed(0))
 
 
 def conds(pipe, batch=2):
     size = size_of(pipe)
-    return pipe.encode_text(PROMPTS[:batch], size), (pipe.encode_negative or pipe.encode_text)(["1999"] * batch, size)
+    return pipe.text.encode(PROMPTS[:batch], size), pipe.text.encode_negative(["1999"] * batch, size)
 
 
 def ctx_of(pipe, sigma=SIGMA, **rest):
-    return Ctx(Span(sigma, sigma / 2, pipe.sampling.process, clock=pipe.sampling.clock), {}, **rest)
+    return Ctx(Span(sigma, sigma / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock), {}, **rest)
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def asked(pipe, text="", cfg=3.0, batch=2, sigma=SIGMA):
 
 
 def call_of(pipe, *roles):
-    return Call(pipe.module, SIGMA, roles, ctx_of(pipe))
+    return Call(pipe.model.module, SIGMA, roles, ctx_of(pipe))
 
 
 def inputs(pipe):
@@ -85,11 +85,11 @@ REPEATED = {(family, name) for family in ("auraflow", "lumina2", "wan") for name
 def test_laws_of_patches_hold_on_transformers(family_name, name, loaded):
     """It acts, costs what it says, is gone afterwards, and a batch is its samples."""
     pipe, text = loaded(family_name), LINES[name]
-    was, plain, counted = fingerprint(pipe.module), asked(pipe), Counted(pipe)
+    was, plain, counted = fingerprint(pipe.model.module), asked(pipe), Counted(pipe)
     changed = asked(counted.pipe, text)
     assert not torch.allclose(changed.x0, plain.x0, atol=1e-5) and changed.x0.isfinite().all()
     assert counted.rows == 4 + 2 * MODS[name].evals
-    assert fingerprint(pipe.module) == was and torch.equal(asked(pipe).x0, plain.x0)
+    assert fingerprint(pipe.model.module) == was and torch.equal(asked(pipe).x0, plain.x0)
     assert_close(changed.x0[:1], asked(pipe, text, batch=1).x0, atol=2e-5, rtol=1e-4)
 
 
@@ -131,19 +131,19 @@ def test_pag_of_flux_is_its_attention_under_a_mask(loaded, family):
         want = theirs(other, x, float(SIGMA), cond)
     finally:
         del other.transformer.forward
-    t = pipe.sampling.levels.timestep(SIGMA).float().expand(2)
-    got = identity_attention(pipe.network, call_of(pipe), layers="0, 1")(x, t, cond)
+    t = pipe.model.sampling.levels.timestep(SIGMA).float().expand(2)
+    got = identity_attention(pipe.model.network, call_of(pipe), layers="0, 1")(x, t, cond)
     assert_close(got, want, atol=1e-5, rtol=0)
-    assert not torch.allclose(got, pipe.network(x, t, cond), atol=1e-3)
+    assert not torch.allclose(got, pipe.model.network(x, t, cond), atol=1e-3)
 
 
 def attention_of(pipe, name, number):
     """(the attention of a block, what it is called with in a plain call, where the image's tokens are in its rows)"""
-    attention = getattr(blocks(pipe.module)[number], "attn", None) or blocks(pipe.module)[number].attn1
+    attention = getattr(blocks(pipe.model.module)[number], "attn", None) or blocks(pipe.model.module)[number].attn1
     seen_ = []
     handle = attention.register_forward_pre_hook(lambda m, a, k: seen_.append((a, k)), with_kwargs=True)
     x, t, cond = inputs(pipe)
-    pipe.network(x, t, cond)
+    pipe.model.network(x, t, cond)
     handle.remove()
     text = cond.embeds.shape[1]
     n = 24 * (2 if x.ndim == 5 else 1)  # 5 frames of a video are 2 of the latent
@@ -228,7 +228,8 @@ def test_seg_blurs_what_the_query_layer_gives(sigma, loaded, monkeypatch):
     weights = torch.exp(-apart / (2 * sigma**2))
     weights = weights / weights.sum(1, keepdim=True)
     handles = [
-        block.attn1.to_q.register_forward_hook(lambda module, args, q: weights @ q) for block in blocks(pipe.module)
+        block.attn1.to_q.register_forward_hook(lambda module, args, q: weights @ q)
+        for block in blocks(pipe.model.module)
     ]
     P, _ = conds(pipe)
     with torch.no_grad():
@@ -260,10 +261,10 @@ def test_attention_that_is_worked_out_otherwise_is_refused_not_left_alone(name, 
 
     pipe = loaded("sd1")
     assert asked(pipe, "pag").x0.isfinite().all()
-    own = pipe.module.attn_processors
-    pipe.module.set_attn_processor(AttnProcessor())
+    own = pipe.model.module.attn_processors
+    pipe.model.module.set_attn_processor(AttnProcessor())
     try:
         with pytest.raises(ValueError, match="AttnProcessor does not attend by torch's scaled_dot_product_attention"):
             asked(pipe, name)
     finally:
-        pipe.module.set_attn_processor(own)
+        pipe.model.module.set_attn_processor(own)

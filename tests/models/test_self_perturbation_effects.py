@@ -30,14 +30,14 @@ def drawn(pipe):  # noqa: F811
 @pytest.fixture
 def denoised(pipe, drawn):  # noqa: F811
     """(mods, σ, patches) → the prediction at cfg 1, against "cat face", of those images under noise."""
-    P, N = (pipe.encode_text(words, pipe.size) for words in (WORDS, ["cat face"] * 4))
+    P, N = (pipe.text.encode(words, pipe.model.size) for words in (WORDS, ["cat face"] * 4))
 
     @torch.no_grad()
     def at(text, sigma, *patches, need_uncond=False):
         level = torch.tensor(sigma, dtype=torch.float64)
         x = drawn + sigma * torch.randn(drawn.shape, generator=torch.Generator().manual_seed(1))
         ctx = Ctx(
-            Span(level, level / 2, pipe.sampling.process, clock=pipe.sampling.clock),
+            Span(level, level / 2, pipe.model.sampling.process, clock=pipe.model.sampling.clock),
             {},
             patches=patches,
             need_uncond=need_uncond,

@@ -17,10 +17,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
-from typer.testing import CliRunner
 
+from command_line import run
 from sigmafield import generate
-from sigmafield.cli import app
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
 from sigmafield.models.scheduler_config import sampling_of
@@ -87,28 +86,28 @@ def test_weights_are_those_of_the_modules(family: str, made: Any, loaded: Any) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_file_answers_as_the_directory(family: str, made: Any, loaded: Any) -> None:
     ours, theirs = loaded(family)
-    cond, other = (pipe.encode_text(PROMPTS, SIZE) for pipe in (ours, theirs))
+    cond, other = (pipe.text.encode(PROMPTS, SIZE) for pipe in (ours, theirs))
     close = partial(assert_close, atol=1e-4, rtol=1e-4)  # how weights lie in memory shows in the last bits
     close(cond.embeds, other.embeds)
     close(dict(cond.extra), dict(other.extra))
-    x, t = noise(2, ours.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
-    close(ours.network(x, t, cond), theirs.network(x, t, cond))
+    x, t = noise(2, ours.model.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
+    close(ours.model.network(x, t, cond), theirs.network(x, t, cond))
     images = noise(1, 3, 64, 64).sigmoid()
     close(ours.encode(images), theirs.encode(images))
     close(ours.decode(x), theirs.decode(x))
-    assert (ours.latent, ours.name) == (theirs.latent, "model")
-    assert torch.equal(ours.sampling.levels.sigmas, theirs.sampling.levels.sigmas)
+    assert (ours.model.latent, ours.model.name) == (theirs.latent, "model")
+    assert torch.equal(ours.model.sampling.levels.sigmas, theirs.sampling.levels.sigmas)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_network_is_the_module_bit_for_bit(family: str, made: Any, loaded: Any) -> None:
     ours, parts = loaded(family)[0], made(family)[2]
     called = {"sd3": plain, "flux": packed}.get(family, network_of)
-    cond = ours.encode_text(PROMPTS, SIZE)
-    x, t = noise(2, ours.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
+    cond = ours.text.encode(PROMPTS, SIZE)
+    x, t = noise(2, ours.model.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
     want = called(parts.get("unet") or parts["transformer"])(x, t, cond)
-    assert torch.equal(ours.network(x, t, cond), want)
-    assert torch.equal(ours.decode(x), (parts["vae"].decode(ours.latent.to_vae(x)).sample / 2 + 0.5).clamp(0, 1))
+    assert torch.equal(ours.model.network(x, t, cond), want)
+    assert torch.equal(ours.decode(x), (parts["vae"].decode(ours.model.latent.to_vae(x)).sample / 2 + 0.5).clamp(0, 1))
 
 
 @pytest.mark.parametrize(  # one variance-exploding family and one flow: all families' answers are compared above
@@ -144,9 +143,9 @@ def test_inpainting_networks_have_their_channels(made: Any, loaded: Any, tmp_pat
 
     plain, wide = loaded("sd1")[0], load(rewritten(made("sd1"), tmp_path / "wide.safetensors", widened))
     assert (plain.concat, wide.concat) == (0, 5)
-    cond, x, t = plain.encode_text(PROMPTS, SIZE), noise(2, 4, 8, 8), torch.tensor([0.9, 0.3])
+    cond, x, t = plain.text.encode(PROMPTS, SIZE), noise(2, 4, 8, 8), torch.tensor([0.9, 0.3])
     told = replace(cond, concat=noise(2, 5, 8, 8))
-    assert_close(wide.network(x, t, told), plain.network(x, t, cond), atol=1e-4, rtol=1e-4)
+    assert_close(wide.model.network(x, t, told), plain.model.network(x, t, cond), atol=1e-4, rtol=1e-4)
 
 
 def without(beginning: str) -> Callable[[dict[str, Tensor]], Any]:
@@ -183,7 +182,7 @@ def test_names_without_the_wrapping_of_the_text_model(made: Any, loaded: Any, tm
             weights[name.replace("text_model.", "")] = weights.pop(name)
 
     pipe = load(rewritten(made("sd1"), tmp_path / "m.safetensors", unwrap))
-    assert torch.equal(pipe.encode_text(PROMPTS, SIZE).embeds, loaded("sd1")[0].encode_text(PROMPTS, SIZE).embeds)
+    assert torch.equal(pipe.text.encode(PROMPTS, SIZE).embeds, loaded("sd1")[0].text.encode(PROMPTS, SIZE).embeds)
 
 
 BITS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
@@ -233,16 +232,16 @@ def test_parts_come_from_a_directory(family: str, beginning: str, made: Any, loa
         assert "\n" not in str(caught.value)
     shutil.copytree(directory, tmp_path / "parts", ignore=shutil.ignore_patterns("unet", "transformer", "scheduler"))
     ours, whole = load(bare, parts=tmp_path / "parts"), loaded(family)[0]
-    a, b = (pipe.encode_text(PROMPTS, SIZE) for pipe in (ours, whole))
+    a, b = (pipe.text.encode(PROMPTS, SIZE) for pipe in (ours, whole))
     assert_close(a.embeds, b.embeds, atol=1e-4, rtol=1e-4)
-    z = noise(1, ours.latent.channels, 8, 8)
+    z = noise(1, ours.model.latent.channels, 8, 8)
     assert_close(ours.decode(z), whole.decode(z), atol=1e-4, rtol=1e-4)
 
 
 def test_sd3_without_t5(made: Any, loaded: Any, tmp_path: Path) -> None:
     pipe = load(rewritten(made("sd3"), tmp_path / "m.safetensors", without("text_encoders.t5xxl")))
     assert "text_encoder_3" not in pipe.modules
-    short, long = (p.encode_text(PROMPTS, SIZE).embeds for p in (pipe, loaded("sd3")[0]))
+    short, long = (p.text.encode(PROMPTS, SIZE).embeds for p in (pipe, loaded("sd3")[0]))
     assert torch.equal(short[:, :77], long[:, :77]) and bool((short[:, 77:] == 0).all()) and short.shape == long.shape
 
 
@@ -300,7 +299,7 @@ def test_command_line_with_a_file_and_parts(made: Any, tmp_path: Path) -> None:
     options = ["--model", str(bare), "--parts", str(made("sd1")[1]), "--steps", "1", "--size", "64x64"]
     image = str(tmp_path / "x.png")
     for arguments in (["sample", "a cat", "-o", image, *options], ["replay", image]):
-        result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+        result = run(*arguments, "--device", "cpu")
         assert result.exit_code == 0, result.output
     assert "every pixel is the same" in result.output
 
@@ -314,5 +313,5 @@ def test_schnell_as_published(made: Any, loaded: Any, tmp_path: Path) -> None:
     assert not schnell.modules["transformer"].config.guidance_embeds
     assert (schnell.shift_at is None) and dev.shift_at is not None
     half = torch.tensor(0.5, dtype=torch.float64)
-    one, other = (float(pipe.sampling.levels.sigma(half)) for pipe in (schnell, dev))
+    one, other = (float(pipe.model.sampling.levels.sigma(half)) for pipe in (schnell, dev))
     assert one == pytest.approx(0.5) and other > 0.7

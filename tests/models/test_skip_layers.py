@@ -24,14 +24,14 @@ def test_a_skipped_block_is_a_deleted_one(name, blocks_, numbers, loaded):
     pipe, (x, t, cond) = loaded(name), inputs(loaded(name))
     kind = "single" if blocks_ in ("single_transformer_blocks", "layers") else "double"
     skip = {"double": "", "single": "", kind: numbers}
-    got = skipped(pipe.network, call_of(pipe), **skip)(x, t, cond)
-    plain = pipe.network(x, t, cond)
-    whole = getattr(pipe.module, blocks_)
-    setattr(pipe.module, blocks_, torch.nn.ModuleList(b for i, b in enumerate(whole) if str(i) not in numbers))
+    got = skipped(pipe.model.network, call_of(pipe), **skip)(x, t, cond)
+    plain = pipe.model.network(x, t, cond)
+    whole = getattr(pipe.model.module, blocks_)
+    setattr(pipe.model.module, blocks_, torch.nn.ModuleList(b for i, b in enumerate(whole) if str(i) not in numbers))
     try:
-        want = pipe.network(x, t, cond)
+        want = pipe.model.network(x, t, cond)
     finally:
-        setattr(pipe.module, blocks_, whole)
+        setattr(pipe.model.module, blocks_, whole)
     assert_close(got, want, atol=1e-6, rtol=0)
     assert not torch.allclose(got, plain, atol=1e-3)
 
@@ -94,4 +94,4 @@ def test_slg_simple_takes_the_blocks_from_the_negative_prompt_alone(loaded):
 )
 def test_a_mod_without_its_blocks_is_refused_at_once(name, text, message, loaded):
     with pytest.raises(ValueError, match=message):
-        parse_mods(text).check(loaded(name).module)
+        parse_mods(text).check(loaded(name).model.module)

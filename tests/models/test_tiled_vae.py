@@ -6,7 +6,6 @@ import torch
 
 import sigmafield as sf
 from sigmafield.core.geometry import Box
-from sigmafield.models.running import with_tiled_vae
 from sigmafield.models.vae.tiled import (
     alone,
     decode_walk,
@@ -188,7 +187,7 @@ def test_shared_statistics_keep_the_colours():
 def test_a_pipeline_with_a_tiled_vae():
     pipe = sf.load("tiny", device="cpu")
     z, images = drawn(1, 4, 40, 24), torch.rand(1, 3, 160, 96)
-    whole, tiled = with_tiled_vae(pipe, 64), with_tiled_vae(pipe, 16, "exact")
+    whole, tiled = replace(pipe, vae=pipe.vae.tiled(64)), replace(pipe, vae=pipe.vae.tiled(16, "exact"))
     torch.testing.assert_close(whole.decode(z), pipe.decode(z), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole.encode(images), pipe.encode(images), rtol=1e-4, atol=1e-4)
     assert (tiled.decode(z) - pipe.decode(z)).abs().mean() < 0.01

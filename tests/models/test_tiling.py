@@ -1,6 +1,7 @@
 """Recipes with tiles on the embedded model: what equals a run without, what is counted, what is refused."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.models.running import offloaded, with_tiled_vae
+from sigmafield.models.bundle import TextEncoder
 from sigmafield.recipes.build import size_of
 from sigmafield.recipes.image_io import to_images
 from sigmafield.recipes.options import WINDOWS, Detail, Tiling
@@ -117,8 +118,8 @@ def test_rows_are_those_of_the_network(pipe, small, settings):
     plain = replace(recipe(small, scale=3.0), **settings)
     told = {}
     for name, one in {"plain": plain, "map": replace(plain, denoise_map="auto")}.items():
-        counting = Counting(pipe.network)
-        job, end = end_of(one, replace(pipe, network=counting))
+        counting = Counting(pipe.model.network)
+        job, end = end_of(one, replace(pipe, model=replace(pipe.model, network=counting)))
         told[name] = job.rows(end)
         assert told[name][0] == counting.rows
     assert told["plain"][0] == told["plain"][1] == told["map"][1] > told["map"][0] > 0
@@ -134,9 +135,9 @@ def test_the_network_is_told_what_it_sees_and_its_limit_is_the_tile(pipe, small)
 
     def encode_text(prompts, size, clip_skip=None):
         seen.append(size)
-        return pipe.encode_text(prompts, size, clip_skip)
+        return pipe.text.encode(prompts, size, clip_skip)
 
-    limited = replace(pipe, max_side=64, encode_text=encode_text)
+    limited = replace(pipe, model=replace(pipe.model, max_side=64), text=TextEncoder(encode_text))
     sf.open_job(recipe(small, scale=3.0, tiling=Tiling(tile=64)), limited)
     assert set(seen) == {(64, 64)}
     with pytest.raises(ValueError, match="height must be at most 64, where the network's positions end; got 96"):
@@ -146,13 +147,13 @@ def test_the_network_is_told_what_it_sees_and_its_limit_is_the_tile(pipe, small)
 def test_large_images_go_through_the_vae_in_tiles(pipe, small):
     """Above its tile only; and where parts wait elsewhere it is brought first."""
     brought = []
-    waiting = replace(offloaded(pipe), bring=lambda names: brought.append(list(names)))
+    waiting = replace(pipe, vae=replace(pipe.vae, running=lambda: nullcontext(brought.append("vae"))))
     whole = sf.open_job(recipe(small, scale=4.0, tiling=Tiling(tile=64)), pipe)
     tiled = sf.open_job(recipe(small, scale=4.0, tiling=Tiling(tile=64, vae_tile=64)), waiting)
     z = 0.5 * torch.randn(1, 4, 32, 48, generator=torch.Generator().manual_seed(1))
-    assert brought == [["vae"]]
-    assert torch.equal(tiled.pipe.decode(z), with_tiled_vae(pipe, 16).decode(z))
-    assert brought == [["vae"], ["vae"]]
+    assert brought == ["vae"]
+    assert torch.equal(tiled.pipe.decode(z), replace(pipe, vae=pipe.vae.tiled(16)).decode(z))
+    assert brought == ["vae", "vae"]
     assert torch.equal(whole.pipe.decode(z), pipe.decode(z))
     assert len(to_images(tiled.pipe.preview(z))) == 1 and len(brought) == 3
 

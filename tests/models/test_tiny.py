@@ -169,16 +169,16 @@ def test_load_tiny_equals_diffusers(sd1: tuple[Path, Any]) -> None:
     before = torch.get_rng_state()
     ours = load_tiny(folder, CPU, F32)
     assert torch.equal(before, torch.get_rng_state())
-    cond = ours.encode_text(["a red heart", ""], (16, 16))
+    cond = ours.text.encode(["a red heart", ""], (16, 16))
     assert_close(cond.embeds, pipe.encode_prompt(["a red heart", ""], CPU, 1, False)[0], atol=1e-5, rtol=0)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500.0, 7.0])
-    assert_close(ours.network(x, t, cond), pipe.unet(x, t, cond.embeds).sample, atol=1e-5, rtol=0)
+    assert_close(ours.model.network(x, t, cond), pipe.unet(x, t, cond.embeds).sample, atol=1e-5, rtol=0)
     images, scale = torch.rand(2, 3, 16, 16), pipe.vae.config.scaling_factor
     z = pipe.vae.encode(images * 2 - 1).latent_dist.mean * scale
     assert_close(ours.encode(images), z, atol=1e-5, rtol=0)
     want = (pipe.vae.decode(z / scale).sample / 2 + 0.5).clamp(0, 1)
     assert_close(ours.decode(z), want, atol=1e-5, rtol=0)
-    assert (ours.name, ours.size, ours.latent.factor) == ("model", (16, 16), 2)
+    assert (ours.model.name, ours.model.size, ours.model.latent.factor) == ("model", (16, 16), 2)
 
 
 def test_missing_files_and_tokens_are_named(tmp_path: Path, small: ModuleType) -> None:
@@ -229,9 +229,9 @@ def test_refusals(module: Any, key: str, value: Any, message: str, tmp_path: Pat
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype: torch.dtype, sd1: tuple[Path, Any]) -> None:
     half, full = load_tiny(sd1[0], CPU, dtype), load_tiny(sd1[0], CPU, F32)
-    cond = full.encode_text(["a red heart"], (16, 16))
-    assert_close(half.encode_text(["a red heart"], (16, 16)).embeds, cond.embeds, atol=0.2, rtol=0)
+    cond = full.text.encode(["a red heart"], (16, 16))
+    assert_close(half.text.encode(["a red heart"], (16, 16)).embeds, cond.embeds, atol=0.2, rtol=0)
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([500.0])
-    assert_close(half.network(x, t, cond), full.network(x, t, cond), atol=0.2, rtol=0)
+    assert_close(half.model.network(x, t, cond), full.model.network(x, t, cond), atol=0.2, rtol=0)
     images = torch.rand(1, 3, 16, 16)
     assert torch.equal(half.encode(images), full.encode(images))  # force_upcast

@@ -43,12 +43,12 @@ def kind(pipe: Any) -> str:
 
 def size_of(ours: Pipeline) -> tuple[int, int]:
     """A small (height, width)."""
-    return 4 * ours.latent.factor, 6 * ours.latent.factor
+    return 4 * ours.model.latent.factor, 6 * ours.model.latent.factor
 
 
 def latents(ours: Pipeline, batch: int) -> torch.Tensor:
     """Noise for videos of 9 frames, or for images."""
-    return torch.randn(ours.latent.shape(batch, size_of(ours), 9), generator=torch.Generator().manual_seed(0))
+    return torch.randn(ours.model.latent.shape(batch, size_of(ours), 9), generator=torch.Generator().manual_seed(0))
 
 
 def theirs(pipe: Any, x: torch.Tensor, sigma: float, cond: Cond) -> torch.Tensor:
@@ -73,9 +73,9 @@ def theirs(pipe: Any, x: torch.Tensor, sigma: float, cond: Cond) -> torch.Tensor
 
 def test_network(both: tuple[Pipeline, Any]) -> None:
     ours, pipe = both
-    cond, x, sigma = ours.encode_text(PROMPTS, size_of(ours)), latents(ours, 2), 0.7
-    t = ours.sampling.levels.timestep(torch.tensor(sigma, dtype=torch.float64)).float().expand(2)
-    assert_close(ours.network(x, t, cond), theirs(pipe, x, sigma, cond), atol=1e-6, rtol=0)
+    cond, x, sigma = ours.text.encode(PROMPTS, size_of(ours)), latents(ours, 2), 0.7
+    t = ours.model.sampling.levels.timestep(torch.tensor(sigma, dtype=torch.float64)).float().expand(2)
+    assert_close(ours.model.network(x, t, cond), theirs(pipe, x, sigma, cond), atol=1e-6, rtol=0)
 
 
 def encoded(pipe: Any, negative: bool = False) -> Cond:
@@ -98,7 +98,7 @@ def encoded(pipe: Any, negative: bool = False) -> Cond:
 @pytest.mark.parametrize("negative", [False, True])
 def test_text(negative: bool, both: tuple[Pipeline, Any]) -> None:
     ours, pipe = both
-    encode = ours.encode_negative if negative and ours.encode_negative else ours.encode_text
+    encode = ours.text.encode_negative if negative else ours.text.encode
     cond, want = encode(NEGATIVES if negative else PROMPTS, size_of(ours)), encoded(pipe, negative)
     assert_close(cond.embeds, want.embeds, atol=1e-6, rtol=0)
     assert cond.extra.keys() == want.extra.keys()
@@ -136,11 +136,14 @@ def test_whole_run(both: tuple[Pipeline, Any]) -> None:
     ours, pipe = both
     size, x = size_of(ours), latents(ours, 2)
     want = run_of_theirs(pipe, x, size)
-    recipe = Recipe("", distilled_guidance=2.5 if "guidance" in ours.encode_text([""], size).extra else None)
-    positive = told(recipe, ours.encode_text(PROMPTS, size))
-    negative = told(recipe, (ours.encode_negative or ours.encode_text)(NEGATIVES, size))
+    recipe = Recipe("", distilled_guidance=2.5 if "guidance" in ours.text.encode([""], size).extra else None)
+    positive = told(recipe, ours.text.encode(PROMPTS, size))
+    negative = told(recipe, ours.text.encode_negative(NEGATIVES, size))
     got = sample(
-        Guider(ours.model, positive, negative, 3.0), x, pipe.scheduler.sigmas.double(), process=ours.sampling.process
+        Guider(ours.model, positive, negative, 3.0),
+        x,
+        pipe.scheduler.sigmas.double(),
+        process=ours.model.sampling.process,
     )
     assert_close(got, want, atol=1e-4 * float(want.abs().max()), rtol=0)
 
@@ -149,14 +152,14 @@ def test_images_and_latents(both: tuple[Pipeline, Any]) -> None:
     """encode and decode are the VAE's own, with its shift and scale, of each channel where there are such."""
     ours, pipe = both
     c, (height, width) = pipe.vae.config, size_of(ours)
-    images = torch.rand(2, 3, *((9,) if ours.latent.axes == 3 else ()), height, width)
+    images = torch.rand(2, 3, *((9,) if ours.model.latent.axes == 3 else ()), height, width)
     if kind(pipe) == "Wan":
         mean, std = (torch.tensor(v).reshape(-1, 1, 1, 1) for v in (c.latents_mean, c.latents_std))
         scale = 1.0
     else:
         mean, std, scale = c.shift_factor or 0.0, 1.0, c.scaling_factor
     z = (pipe.vae.encode(images * 2 - 1).latent_dist.mean - mean) / std * scale
-    assert z.shape == ours.latent.shape(2, (height, width), 9)
+    assert z.shape == ours.model.latent.shape(2, (height, width), 9)
     assert_close(ours.encode(images), z, atol=1e-5, rtol=1e-5)
     want = (pipe.vae.decode(z / scale * std + mean).sample / 2 + 0.5).clamp(0, 1)
     assert_close(ours.decode(z), want, atol=1e-5, rtol=0)
@@ -180,8 +183,8 @@ def test_shift(loaded: Callable[[str], Pipeline], family: Family) -> None:
     for name, known in {"sd3": 3.0, "flux schnell": 1.0, "auraflow": 1.73, "lumina2": 6.0, "wan": 3.0}.items():
         u = torch.arange(1, 1001, dtype=torch.float64) / 1000
         want = known * u / (1 + (known - 1) * u)
-        assert_close(loaded(name).sampling.levels.sigmas.double(), want, atol=1e-6, rtol=0)
-        assert loaded(name).sampling.process == Flow(known)
+        assert_close(loaded(name).model.sampling.levels.sigmas.double(), want, atol=1e-6, rtol=0)
+        assert loaded(name).model.sampling.process == Flow(known)
     sd3 = loaded("sd3")
     assert float(sampling_of(Recipe("", shift=2.0), sd3, (16, 24)).levels.timestep(torch.tensor(0.25).double())) == 250
     with pytest.raises(ValueError, match="shift 'size' needs a model whose time shift depends on the size"):
@@ -191,13 +194,13 @@ def test_shift(loaded: Callable[[str], Pipeline], family: Family) -> None:
 def test_half_precision(both: tuple[Pipeline, Any], request: pytest.FixtureRequest, family: Family) -> None:
     full, _ = both
     half = load(family(request.node.callspec.params["both"])[0], dtype="bfloat16")
-    cond, x, size = full.encode_text(PROMPTS, size_of(full)), latents(full, 2), size_of(full)
+    cond, x, size = full.text.encode(PROMPTS, size_of(full)), latents(full, 2), size_of(full)
     if "guidance" in cond.extra:  # diffusers rounds 1000 times guidance and time to bfloat16: these stay as they are
         cond = told(Recipe("", distilled_guidance=4.096), cond)
-    t = full.sampling.levels.timestep(torch.tensor(0.512).double()).float().expand(2)
+    t = full.model.sampling.levels.timestep(torch.tensor(0.512).double()).float().expand(2)
     pairs = [
-        (half.encode_text(PROMPTS, size).embeds, cond.embeds),
-        (half.network(x, t, cond), full.network(x, t, cond)),
+        (half.text.encode(PROMPTS, size).embeds, cond.embeds),
+        (half.model.network(x, t, cond), full.model.network(x, t, cond)),
     ]
     for got, want in pairs:
         assert got.dtype == torch.float32
@@ -252,4 +255,4 @@ def test_latents_that_patches_do_not_divide(both: tuple[Pipeline, Any]) -> None:
     ours, _ = both
     x = latents(ours, 1)[..., :3]
     with pytest.raises(ValueError, match="latents must have sides that are multiples of 2, the patches'; got 4x3"):
-        ours.network(x, torch.ones(1), ours.encode_text([""], size_of(ours)))
+        ours.model.network(x, torch.ones(1), ours.text.encode([""], size_of(ours)))

@@ -43,7 +43,7 @@ def at(pipe: Pipeline, prompts: list[list[Cond]], x: Tensor = X) -> list[Tensor]
         x,
         SIGMA,
         prompts,
-        Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.sampling.process, clock=pipe.sampling.clock).span(0), {}),
+        Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.model.sampling.process, clock=pipe.model.sampling.clock).span(0), {}),
     )
 
 
@@ -76,7 +76,7 @@ def test_whole_runs_of_inpainting_are_those_of_diffusers(inpainting: tuple[Path,
         negative_prompt="a horse", height=SIZE[0], width=SIZE[1], num_inference_steps=5, guidance_scale=3.0,
         latents=noise, output_type="latent",
     ).images  # fmt: skip
-    positive, negative = (replace(pipe.encode_text([text], SIZE), concat=concat) for text in ("a red heart", "a horse"))
+    positive, negative = (replace(pipe.text.encode([text], SIZE), concat=concat) for text in ("a red heart", "a horse"))
     guider = Guider(pipe.model, positive, negative, 3.0)
     got = sample(guider, noise * float(theirs.scheduler.init_noise_sigma), theirs.scheduler.sigmas, "euler")
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
@@ -94,8 +94,8 @@ def test_whole_runs_of_instruct_pix2pix_are_those_of_diffusers(tmp_path: Path, s
         "a red heart", image=PICTURE, negative_prompt="a horse", num_inference_steps=5, guidance_scale=3.0,
         image_guidance_scale=1.5, latents=noise, output_type="latent",
     ).images  # fmt: skip
-    image = pipe.latent.to_vae(pipe.encode(PICTURE))
-    told, other = (pipe.encode_text([text], SIZE) for text in ("a red heart", "a horse"))
+    image = pipe.model.latent.to_vae(pipe.encode(PICTURE))
+    told, other = (pipe.text.encode([text], SIZE) for text in ("a red heart", "a horse"))
     conds = replace(told, concat=image), replace(other, concat=image), replace(other, concat=image * 0)
     guider = DualGuider(pipe.model, *conds, cfg=3.0, cfg_negative=1.5)
     got = sample(guider, noise * float(theirs.scheduler.init_noise_sigma), theirs.scheduler.sigmas, "euler")
@@ -104,7 +104,7 @@ def test_whole_runs_of_instruct_pix2pix_are_those_of_diffusers(tmp_path: Path, s
 
 def test_an_area_cuts_the_concat_along_and_other_sizes_are_resized(inpainting: tuple[Path, Any]) -> None:
     pipe = load(inpainting[0])
-    whole = replace(pipe.encode_text(["a red heart"], SIZE), concat=torch.randn(1, 5, 8, 12))
+    whole = replace(pipe.text.encode(["a red heart"], SIZE), concat=torch.randn(1, 5, 8, 12))
     part = replace(whole, concat=whole.concat[..., 2:6, 4:10])
     (box,) = at(pipe, [[replace(whole, area=Area((4, 6), (2, 4)))]])
     assert_close(box[..., 2:6, 4:10], at(pipe, [[part]], X[..., 2:6, 4:10])[0])
@@ -116,7 +116,7 @@ def test_networks_say_what_concat_they_take(
     inpainting: tuple[Path, Any], sd1: tuple[Path, Any], tmp_path: Path, small: ModuleType
 ) -> None:
     pipe, plain = load(inpainting[0]), load(sd1[0])
-    text = plain.encode_text(["a"], SIZE)
+    text = plain.text.encode(["a"], SIZE)
     with pytest.raises(ValueError, match="model takes 5 channels of concat besides the latent's 4; got 0"):
         at(pipe, [[text]])
     with pytest.raises(ValueError, match="model takes 0 channels of concat besides the latent's 4; got 5"):
@@ -150,9 +150,8 @@ def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> 
 def test_the_refiner_reads_and_answers_as_diffusers(refiner: tuple[Path, Any]) -> None:
     folder, theirs = refiner
     pipe = load(folder)
-    positive = pipe.encode_text(["a red heart"], SIZE)
-    assert pipe.encode_negative is not None
-    negative = pipe.encode_negative(["a horse"], SIZE)
+    positive = pipe.text.encode(["a red heart"], SIZE)
+    negative = pipe.text.encode_negative(["a horse"], SIZE)
     embeds, other, pooled, other_pooled = theirs.encode_prompt("a red heart", device="cpu", negative_prompt="a horse")
     numbers = theirs._get_add_time_ids(SIZE, (0, 0), SIZE, 6.0, 2.5, SIZE, (0, 0), SIZE, torch.float32, 20)
     for cond, wanted in ((positive, (embeds, pooled, numbers[0])), (negative, (other, other_pooled, numbers[1]))):
@@ -231,16 +230,16 @@ def test_a_budget_of_rows_makes_more_calls_and_the_same_numbers(model: str, requ
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         rows.append(len(x))
-        return pipe.network(x, t, cond)
+        return pipe.model.network(x, t, cond)
 
-    concat = torch.randn(3, 5, 8, 12) if pipe.concat else None
-    x = torch.randn(3, pipe.latent.channels, 8, 12)
-    prompts = [[replace(pipe.encode_text([text] * 3, SIZE), concat=concat)] for text in ("a red heart", "a horse")]
-    want = at(replace(pipe, max_rows=None), prompts, x)
-    assert pipe.max_rows == 1
+    concat = torch.randn(3, 5, 8, 12) if pipe.model.concat else None
+    x = torch.randn(3, pipe.model.latent.channels, 8, 12)
+    prompts = [[replace(pipe.text.encode([text] * 3, SIZE), concat=concat)] for text in ("a red heart", "a horse")]
+    want = at(replace(pipe, model=replace(pipe.model, max_rows=None)), prompts, x)
+    assert pipe.model.max_rows == 1
     for max_rows, calls in CALLS.items():
         rows.clear()
-        got = at(replace(pipe, network=network, max_rows=max_rows), prompts, x)
+        got = at(replace(pipe, model=replace(pipe.model, network=network, max_rows=max_rows)), prompts, x)
         assert rows == calls
         assert_close(got, want, atol=2e-5, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Golden vectors: `NAME.json` lists cases, `NAME.safetensors` beside it holds their tensors."""
+"""Golden vectors: `NAME.json` lists cases, `NAME.safetensors` next to it holds their tensors."""
 
 import importlib.util
 import json
@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def reference(request):
-    """The closed-form denoiser that the golden vectors were made with."""
+    """The closed-form denoiser with which the golden vectors were made."""
     path = Path(__file__).parents[1] / "data" / "golden" / "reference_denoiser.py"
     spec = importlib.util.spec_from_file_location("reference_denoiser", path)
     module = importlib.util.module_from_spec(spec)

@@ -1,11 +1,11 @@
-"""The models of the golden vectors: which family each is, and the reference's network as a pipeline."""
+"""The models of the golden vectors: which family each is, and the reference's network as a model."""
 
 from dataclasses import replace
 
 import torch
 
 from sigmafield.core.conditioning import Area, Cond
-from sigmafield.models.bundle import Pipeline
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.parameterization.families import family
 from sigmafield.parameterization.latent_format import latent_format
 
@@ -17,7 +17,7 @@ KINDS = {"sd15": "eps", "sdxl": "eps", "vpred": "v", "vpred_zsnr": "v", "edm": "
 
 
 class Counted:
-    """The reference's network for a model, as a pipeline that counts its calls and rows."""
+    """The reference's network for a model, as a model that counts its calls and rows."""
 
     def __init__(self, name, reference):
         self.family = family(FAMILIES[name])
@@ -31,8 +31,7 @@ class Counted:
             kind, c = KINDS.get(name, "flow"), cond.embeds.mean((1, 2))
             return reference.network(kind, xs, self.sampling.levels.sigma(t).float(), c, data)
 
-        nothing = lambda *_: None  # noqa: E731
-        self.pipe = Pipeline(name, self.sampling, self.format, nothing, network, nothing, nothing, (8, 8))
+        self.model = DiffusionModel(name, network, self.sampling, self.format, (8, 8))
 
     def cond(self, entry, case):
         made = Cond(torch.full((1, entry.get("tokens", 2), 3), entry["value"]))

@@ -1,7 +1,8 @@
 """Distance samplers against the reference's numbers: whole runs, presets after other runs, weights.
 
-Where slopes are nearly equal their weights are decided by rounding. A run's tolerance is therefore what the last bit of
-its first noise changes in the run itself, a few times over, at the most and in the median; 1e-5 where that is less.
+Where slopes are nearly equal, rounding decides their weights. The tolerance of a run is therefore a few times the
+change that the last bit of its first noise makes to the run itself, for the maximum and for the median, and at least
+1e-5.
 """
 
 import pytest
@@ -20,10 +21,10 @@ FLIPS, FACTOR, LEAST = 6, 4, 1e-5
 
 
 def drawn(case, reference, sampler, steps, params, flip=0):
-    """(samples in the VAE's scale, evaluations) of a run with so many steps; flip: other last bits of the noise."""
+    """(samples in the VAE's scale, evaluations) of a run with this many steps; flip: other last bits of the noise."""
     net = Counted(case["model"], reference)
     sigmas = ksampler_sigmas(net.sampling.levels, sampler, case["scheduler"], steps)
-    guider = Guider(net.pipe.model, *(net.cond({"value": value}, case) for value in CONDS), case["cfg"])
+    guider = Guider(net.model, *(net.cond({"value": value}, case) for value in CONDS), case["cfg"])
     noise = initial_noise(case["seed"], case["shape"])
     if flip:
         toward = torch.randn(noise.shape, generator=torch.Generator().manual_seed(flip)) * torch.inf
@@ -35,7 +36,7 @@ def drawn(case, reference, sampler, steps, params, flip=0):
 
 
 def sizes(difference, expected):
-    """(largest, median) difference over the largest expected value."""
+    """(largest, median) difference relative to the largest expected value."""
     relative = difference.abs() / expected.abs().max()
     return float(relative.max()), float(relative.median())
 
@@ -63,7 +64,7 @@ def test_distance(distance_case, reference, worst):
     if "cfgpp" in params:
         params["cfgpp"] = "doubled" if params["cfgpp"] else "off"
     if "preset" in case.row:
-        drawn(case, reference, sampler, 20, params)  # of which nothing may be left in the run that is compared
+        drawn(case, reference, sampler, 20, params)  # nothing of this run may remain in the run that is compared
     ours, nfe = drawn(case, reference, sampler, case["steps"], params)
     expected = case.expected("samples")
     assert nfe == case["nfe"]

@@ -1,4 +1,4 @@
-"""Whole KSampler runs against the reference's numbers, and its network calls; to 1e-4 of max |expected|."""
+"""Whole KSampler runs against the reference's numbers, to 1e-4 of max |expected|, and its network calls."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from sigmafield.spatial.inpaint import differential, unchanged
 
 TOLERANCE = {"dpm_adaptive": 1e-3, "uni_pc": 1e-3, "uni_pc_bh2": 1e-3}
 
-# from σ = 4518 the reference's own float32 cancels: in its order of operations its numbers come out, not in float64
+# at σ = 4518 the reference's float32 cancels: its order of operations reproduces its numbers, float64 does not
 ZSNR = {"euler": 5e-4, "dpm_2": 5e-3, "dpm_adaptive": 2e-2}
 
 
@@ -23,7 +23,7 @@ def compare(ours, expected, tolerance, what):
 
 
 def tally(work, name, net, case):
-    """Count a run's network calls and rows beside the reference's, which they may not exceed."""
+    """Count a run's network calls and rows, which must not exceed the reference's."""
     assert net.calls <= case["network_calls"]
     assert net.rows <= case["network_samples"]
     ours = net.calls, case["network_calls"], net.rows, case["network_samples"]
@@ -47,7 +47,7 @@ def test_engine(engine_case, reference, worst, work):
         sigmas = window(sigmas, case["start_step"], case["last_step"], case["force_full_denoise"])
         mask_of = differential(net.sampling.levels, sigmas, case["differential_diffusion_strength"])
     out = ksampler(
-        Guider(net.pipe.model, positive, negative, case["cfg"]),
+        Guider(net.model, positive, negative, case["cfg"]),
         net.sampling,
         net.format,
         latent,
@@ -72,7 +72,7 @@ def test_engine(engine_case, reference, worst, work):
 def guider(case, reference):
     net = Counted(case["model"], reference)
     P, M, N = (Cond(torch.full((1, 2, 3), case["conds"][key])) for key in ("positive", "middle", "negative"))
-    p, model = case["params"], net.pipe.model
+    p, model = case["params"], net.model
     made = {
         "basic": lambda: Guider(model, P),
         "dual": lambda: DualGuider(model, P, M, N, p["cfg_conds"], p["cfg_cond2_negative"]),

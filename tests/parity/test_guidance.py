@@ -1,4 +1,4 @@
-"""Guidance mods within whole KSampler runs, and FreeU on bare tensors, to 1e-5 of max |expected|."""
+"""Guidance mods within whole KSampler runs, and FreeU on plain tensors, to 1e-5 of max |expected|."""
 
 from functools import partial
 
@@ -18,12 +18,12 @@ NAMES = {
     "TemporalScoreRescaling": "tsr", "FreSca": "fresca",
 }  # fmt: skip
 FREEU = {"FreeU": freeu_features, "FreeU_V2": freeu_v2_features}
-# float32 itself is that far from float64 here: latents grow to 180; the reference takes singular vectors in float32
+# float32 differs this much from float64 here: latents grow to 180, and the reference has float32 singular vectors
 LOOSE = {"apg(eta=-0.5, norm_threshold=15.0, momentum=0.2)": 5e-5, "tcfg()": 1.2e-5}
 
 
 def line(patches, **more):
-    """The mods of a case, as they are written in a recipe."""
+    """The mods of a case in the text form of a recipe."""
     terms = []
     for node, inputs in patches:
         given = {**inputs, **more.get(node, {})}
@@ -35,7 +35,7 @@ def samples(case, net, text, batch_index=None):
     positive, negative = (Cond(torch.full((1, 2, 3), case[key])) for key in ("positive", "negative"))
     batch = case["shape"][0] if batch_index is None else len(batch_index)
     return ksampler(
-        Guider(net.pipe.model, positive, negative, case["cfg"], parse_mods(text)),
+        Guider(net.model, positive, negative, case["cfg"], parse_mods(text)),
         net.sampling,
         net.format,
         torch.zeros(batch, *case["shape"][1:]),
@@ -74,7 +74,7 @@ def quick(case):
 @pytest.mark.typed_elsewhere
 @pytest.mark.quick(which=quick)
 def test_a_batch_is_its_samples(guidance_case, reference):
-    """Three samples at once are the three alone, each with its own draw of the noise."""
+    """Three samples together equal the three alone, each with its own draw of the noise."""
     case = guidance_case
     if case["kind"] == "freeu":
         h, skip = (case.tensor(case[key]) for key in ("h", "skip"))

@@ -8,7 +8,7 @@ from sigmafield.core.process import VE
 from sigmafield.guidance.guider import Guider
 from sigmafield.recipes.ksampler import ksampler_sigmas
 from sigmafield.runs.blends import BLENDS, blending_weights
-from sigmafield.runs.mixing import StreamLevels, noised
+from sigmafield.runs.level_noise import StreamLevels, noised
 
 CONDS = (0.5, -0.3)
 """Positive and negative of every run."""
@@ -45,7 +45,7 @@ def levels(case, reference):
 def run(case, reference):
     net = Counted(case["model"], reference)
     sigmas = ksampler_sigmas(net.sampling.levels, "euler", case["scheduler"], case["steps"])
-    guider = Guider(net.pipe.model, *(net.cond({"value": value}, case) for value in CONDS), case["cfg"])
+    guider = Guider(net.model, *(net.cond({"value": value}, case) for value in CONDS), case["cfg"])
     out = mixing_sampler(
         guider, net.sampling, net.format, sigmas, case.tensor(case["latent"]),
         seed=case["seed"], sampler=case["sampler"], **case["params"],

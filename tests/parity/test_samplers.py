@@ -1,4 +1,4 @@
-"""Every sampler, alone, against the reference's numbers; float32 to 1e-4 and float64 to 1e-9 of max |expected|."""
+"""Every sampler against the reference's numbers; float32 to 1e-4 and float64 to 1e-9 of max |expected|."""
 
 import pytest
 import torch

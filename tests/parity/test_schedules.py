@@ -1,4 +1,4 @@
-"""Schedules, their tools and parameterisations against the reference's numbers, to 1e-5 of each value."""
+"""Schedules, their edits and parameterizations against the reference's numbers, to 1e-5 of each value."""
 
 import math
 
@@ -21,7 +21,7 @@ NAMES = {"v_prediction": "v", "edm_playground_v2.5": "edm"}
 
 
 def patched(node, base, inputs) -> Sampling:
-    """The sampling that a ModelSampling… node would put on a model."""
+    """The sampling that a ModelSampling… node puts on a model."""
     prediction = NAMES.get(inputs.get("sampling"), inputs.get("sampling"))
     if node == "ModelSamplingDiscrete":
         return discrete_sampling(prediction, betas(), inputs["zsnr"])
@@ -62,7 +62,7 @@ def schedule(case):
 
 
 def parameterization(case):
-    """The reference was asked at probe[2], with a line from -1 to 1 as noise, latent, network input and output."""
+    """The reference was evaluated at probe[2], with a line from -1 to 1 as noise, latent, network input and output."""
     sampling, probe = sampling_of(case), torch.tensor(case["probe"], dtype=torch.float64)
     levels, process = sampling.levels, sampling.process
     close([levels.sigma_min, levels.sigma_max], case.expected("sigma_min_max"))

@@ -17,7 +17,7 @@ def wrapped(case, model, levels):
     tile = case["tile_height"] // 8, case["tile_width"] // 8
     overlap, batch = case["tile_overlap"] // 8, case["tile_batch_size"]
     if case["kind"] == "tiled":
-        return Tiled(model, grid_cover(tile, overlap), WINDOW[case["sampler"]], batch)
+        return Tiled(model, grid_cover(tile, overlap), WINDOW[case["method"]], batch)
     sigmas = ksampler_sigmas(levels, case["sampler"], case["scheduler"], case["steps"])
     shifts = spot_shifts(case["steps"], tile, case["shift_seed"], ORDERS[case["shift_method"]])
     return Spot(model, tile, sigmas, shifts, overlap, batch)
@@ -29,7 +29,7 @@ def test_tiled(tiled_case, reference, worst):
 
     def model(x, sigma, conds, ctx):
         shapes.append(list(x.shape))
-        return net.pipe.model(x, sigma, conds, ctx)
+        return net.model(x, sigma, conds, ctx)
 
     positive, negative = (Cond(torch.full((1, 2, 3), value)) for value in (POSITIVE, NEGATIVE))
     out = ksampler(

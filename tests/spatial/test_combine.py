@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sigmafield.core.geometry import COMBINES, Box, Tile, grid_tiles, leaf_tiles, weighted
+from sigmafield.core.geometry import Box, Tile, grid_tiles, leaf_tiles
+from sigmafield.core.tile_maps import COMBINES, weighted
 from sigmafield.spatial.sigma_field import delayed, field_from_tiles
 
 OVERLAPPING = grid_tiles(20, 26, (8, 12), 4)

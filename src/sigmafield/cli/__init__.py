@@ -1,6 +1,5 @@
 """The command line: `sigmafield sample "a red heart"`. Commands import the engine only when they run."""
 
-from sigmafield.cli import upscale as upscale  # for its command
 from sigmafield.cli.app import app, main
 
 __all__ = ["app", "main"]

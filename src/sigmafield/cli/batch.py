@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-import typer
-
-from sigmafield.cli.draw import USER_ERRORS, Drawing, Machine, complain, draw, fail, user_errors, write
-from sigmafield.cli.terminal import Display, told_rows
+from sigmafield.cli.errors import USER_ERRORS, complain, fail
+from sigmafield.cli.runner import check_folder, draw, write
+from sigmafield.cli.terminal import Display, rows_text
 from sigmafield.core.protocols import State
-from sigmafield.lab.tiles import draw_tiles, tiles_of, tiles_svg
+from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline
-from sigmafield.recipes import image_io
-from sigmafield.recipes.build import Job
-from sigmafield.recipes.execute import open_job
-from sigmafield.recipes.inputs import controls_of
+from sigmafield.recipes.execute import Result, open_job, open_pipe
+from sigmafield.recipes.inputs import controls_of, read_inputs
+from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A image to draw: its recipe, the PNG or the folder to write to, and its line in the prompts' file, if any.
+    """An image to draw.
 
-    tiles: a PNG or SVG of the tiles, to write before the run; phases: a folder for the images of DemoFusion's phases
-    before the last. Raises FileNotFoundError for a file in a folder that is not there and for no such folder,
-    ValueError for tiles of another kind.
+    Args:
+        recipe: What to draw.
+        output: The PNG to write; None names it after prompt and seed, in `folder`.
+        folder: Where to write without an output.
+        line: Its line in the file of prompts, from 1; None is a single image.
+        tiles: A PNG or SVG of the tiles, written before the run.
+        phases: A folder for the images of the phases before the last.
+
+    Raises:
+        FileNotFoundError: A folder does not exist.
+        ValueError: The tiles' file has another ending.
     """
 
     recipe: Recipe
@@ -41,15 +49,15 @@ class Asked:
 
     def __post_init__(self) -> None:
         for path in (self.output, self.tiles):
-            if path and not path.parent.is_dir():
-                raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
+            if path:
+                check_folder(path)
         if self.phases and not self.phases.is_dir():
             raise FileNotFoundError(f"no folder {self.phases} to write the phases in")
         if self.tiles and self.tiles.suffix.lower() not in (".png", ".svg"):
             raise ValueError(f"show-tiles must be a .png or .svg file; got {self.tiles}")
 
     def path(self) -> Path:
-        """The PNG to write; in the folder, which is made if there is none, one that is not there yet."""
+        """The PNG to write; in the folder, which is made if it does not exist, under a name that is free."""
         if self.output:
             return self.output
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,23 +71,24 @@ def read_prompts(path: Path) -> dict[int, str]:
     except FileNotFoundError:
         raise FileNotFoundError(f"no file of prompts at {path}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text in UTF-8") from None
+        raise ValueError(f"{path} is not text in UTF-8") from None
     prompts = {number: line.strip() for number, line in enumerate(lines, 1)}
     found = {number: text for number, text in prompts.items() if text and not text.startswith("#")}
     if not found:
-        raise ValueError(f"{path} has no prompts: one a line is wanted, besides blank lines and # comments")
+        raise ValueError(f"{path} has no prompts: it needs one per line; blank lines and # comments are skipped")
     return found
 
 
 def asked_for(recipe: Recipe, prompts: dict[int, str], output: Path | None, folder: Path | None) -> list[Asked]:
-    """A image for the recipe, or for each of the prompts.
+    """An image for the recipe, or for each of the prompts.
 
-    Raises ValueError for an output and a folder, or one output for several prompts.
+    Raises:
+        ValueError: An output and a folder are given, or one output for several prompts.
     """
     if output and folder:
         raise ValueError(f"give -o or --out-dir, not both; got {output} and {folder}")
     if output and prompts:
-        raise ValueError(f"--prompts draws a image for each line: give --out-dir instead of -o {output}")
+        raise ValueError(f"--prompts draws an image for each line: give --out-dir instead of -o {output}")
     here = folder or Path()
     if prompts:
         return [Asked(replace(recipe, prompt=text), folder=here, line=line) for line, text in prompts.items()]
@@ -87,7 +96,7 @@ def asked_for(recipe: Recipe, prompts: dict[int, str], output: Path | None, fold
 
 
 def free_path(folder: Path, recipe: Recipe) -> Path:
-    """A PNG in a folder, named after prompt and seed, where neither it nor a checkpoint of it is yet."""
+    """A PNG in a folder, named after prompt and seed, where neither it nor a checkpoint of it exists yet."""
     words = re.sub(r"\W+", "-", recipe.prompt.lower())[:60].strip("-") or "image"
     stem, number = f"{words}-{recipe.seed}", 1
     while any((folder / f"{stem}{end}").exists() for end in (".png", ".checkpoint.safetensors")):
@@ -97,55 +106,55 @@ def free_path(folder: Path, recipe: Recipe) -> Path:
 
 
 def report(
-    asked: Sequence[Asked], machine: Machine, *, as_json: bool, every: int | None = None, state: State | None = None
+    asked: Sequence[Asked],
+    machine: MachineOptions,
+    *,
+    as_json: bool,
+    every: int | None = None,
+    state: State | None = None,
 ) -> None:
     """Draw what is asked for, write the files and say what they are; a line that fails is named, and the others go on.
 
-    every: steps between two previews beside the output; state: where the only image asked for goes on.
+    Args:
+        asked: The images, all of one model and with the same inputs.
+        machine: What the model runs on.
+        as_json: Print JSON for machines, and no progress.
+        every: Steps between two preview files; None writes none.
+        state: Where the only image asked for goes on.
     """
-    first, files, failed = asked[0].recipe, [], []
-    with user_errors():
-        pipe = machine.load(first)
-        if every is not None:
-            check_previews(pipe, every)
-        controls = controls_of(first.controls, pipe)
-    display = Display(first, as_json, len(asked))
+    sealed, inputs = read_inputs(asked[0].recipe)  # before the model is loaded, which takes longer
+    pipe = open_pipe(sealed, **machine.load_arguments())
+    if every is not None:
+        check_previews(pipe, every)
+    controls = controls_of(sealed.controls, inputs.hints, pipe)
+    display, files, failed = Display(sealed, as_json, len(asked)), [], []
     for part, one in enumerate(asked):
+        began = perf_counter()
         try:
-            path, job = one.path(), open_job(one.recipe, pipe, controls)
+            path, job = one.path(), open_job(replace(sealed, prompt=one.recipe.prompt), pipe, inputs, controls)
             if one.tiles:
-                write_tiles(job, one.tiles)
-            drawing = draw(job, state or job.start, path, display, part, every, one.phases)
+                write_tiles(job, inputs, one.tiles)
+            result = draw(job, state, path, display, part, every, one.phases)
         except USER_ERRORS as error:
             failed.append(refuse(one, error))
             continue
-        with user_errors():
-            written = write(drawing.images, path, one.recipe)
-        files.append(tell(one, drawing, written, as_json))
+        written = write(result.images, path, job.recipe)
+        files.append(said(one, job.recipe, result, perf_counter() - began, written, as_json))
     if asked[0].line is not None and as_json:
-        typer.echo(json.dumps({"images": files, "failed": failed}, ensure_ascii=False))
+        print(json.dumps({"images": files, "failed": failed}, ensure_ascii=False))
     elif as_json:
-        typer.echo(json.dumps(files[0], ensure_ascii=False))
+        print(json.dumps(files[0], ensure_ascii=False))
     if failed:
-        raise typer.Exit(2)
-
-
-def write_tiles(job: Job, path: Path) -> None:
-    """The tiles of a job with their strengths, as PNG or SVG."""
-    image, boxes, values = tiles_of(job)
-    line = min(max(image.width // 256, 1), 4)
-    if path.suffix.lower() == ".svg":
-        path.write_text(tiles_svg(image, boxes, values, line=float(line)), "utf-8")
-    else:
-        image_io.save_png(draw_tiles(image, boxes, values, line=line), path)
+        sys.exit(2)
 
 
 def check_previews(pipe: Pipeline, every: int) -> None:
-    """Raises ValueError where there cannot be a preview every so many steps."""
+    """Raise ValueError where there cannot be a preview every this many steps."""
     if every < 1:
         raise ValueError(f"preview-every must be ≥ 1; got {every}")
     if pipe.preview is None:
-        raise ValueError(f"{pipe.name} has no cheap preview: give it a small decoder, --preview-decoder PATH")
+        name = pipe.model.name
+        raise ValueError(f"{name} has no cheap preview: give it a small decoder, --preview-decoder PATH")
 
 
 def refuse(one: Asked, error: Exception) -> dict[str, Any]:
@@ -156,15 +165,17 @@ def refuse(one: Asked, error: Exception) -> dict[str, Any]:
     return {"line": one.line, "prompt": one.recipe.prompt, "error": str(error)}
 
 
-def tell(one: Asked, drawing: Drawing, written: list[Path], quiet: bool) -> dict[str, Any]:
+def said(
+    one: Asked, recipe: Recipe, result: Result, seconds: float, written: list[Path], quiet: bool
+) -> dict[str, Any]:
     """Say what was written, and what it took; the same as plain values."""
-    seconds, recipe = drawing.seconds, one.recipe
+    nfe = result.state.nfe
     if not quiet:
         names = str(written[0]) if len(written) == 1 else f"{written[0]} (all) and {written[1]} … {written[-1].name}"
-        rows = f"; {told_rows(*drawing.rows)}" if recipe.tiling else ""
-        typer.echo(f"{names}: {drawing.nfe} evaluations in {seconds:.1f} s, seed {recipe.seed}{rows}")
-    facts = {"nfe": drawing.nfe, "seconds": round(seconds, 3), "recipe": asdict(recipe)}
+        rows = f"; {rows_text(*result.rows)}" if recipe.tiling else ""
+        print(f"{names}: {nfe} evaluations in {seconds:.1f} s, seed {recipe.seed}{rows}")
+    facts = {"nfe": nfe, "seconds": round(seconds, 3), "recipe": recipe.to_plain()}
     if recipe.tiling:
-        facts["rows"], facts["rows_saved"] = drawing.rows[0], drawing.rows[1] - drawing.rows[0]
+        facts["rows"], facts["rows_saved"] = result.rows[0], result.rows[1] - result.rows[0]
     line = {} if one.line is None else {"line": one.line}
     return {"files": [str(file) for file in written], **line, **facts}

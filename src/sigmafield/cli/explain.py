@@ -1,16 +1,17 @@
-"""One sampler, schedule or mod of guidance in full, and what to cite."""
+"""One sampler, schedule or mod of guidance in full."""
 
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from sigmafield.citations import bibliography, cite, sources
-from sigmafield.cli.draw import user_errors
+from sigmafield.citations import sources
 from sigmafield.core.process import VE, Grid
 from sigmafield.guidance import Mod
 from sigmafield.lab.coefficients import render, table
@@ -44,7 +45,7 @@ EXAMPLE = Grid(karras(8, 0.03, 14.6), VE(), clock=discrete(betas()).sigma_at)
 """The schedule of which a middle step is shown."""
 
 
-def row(sampler: Sampler) -> dict[str, Any]:
+def sampler_row(sampler: Sampler) -> dict[str, Any]:
     """A sampler's row as plain values."""
     keys = ("name", "order", "evals", "noise", "adaptive", "linear", "need_uncond", "paper")
     return {key: getattr(sampler, key) for key in keys} | {
@@ -60,10 +61,10 @@ def plain(value: Any) -> Any:
     return "inf" if value == float("inf") else value
 
 
-def settings(owner: Sampler | Schedule | Mod) -> list[tuple[str, str, str]]:
-    """(name, default, values) of each parameter; a default that depends on the network or the steps is automatic."""
+def settings(owner: Sampler | Schedule | Mod) -> list[tuple[str, str, str, str]]:
+    """(name, default, values, meaning) of each parameter; a default that depends on the run is "automatic"."""
     return [
-        (name, "automatic" if p.default is None else str(plain(p.default)), p.values)
+        (name, "automatic" if p.default is None else str(plain(p.default)), p.values, p.doc)
         for name, p in owner.parameters.items()
     ]
 
@@ -92,72 +93,74 @@ def facts(sampler: Sampler) -> dict[str, str]:
     }
 
 
-def explain(sampler: Sampler) -> None:
+def explain_sampler(sampler: Sampler) -> None:
     """Print a sampler's equation, row, parameters, coefficients and sources."""
     console = Console(highlight=False)
-    console.print(f"[bold]{sampler.name}[/]\n")
-    console.print(inspect.getdoc(sampler.step), markup=False)
-    about = Table.grid(padding=(0, 2))
-    for key, value in facts(sampler).items():
-        about.add_row(key, value)
+    heading(console, sampler.name, sampler.step)
+    about = facts(sampler)
     for k, (name, differs) in enumerate(relatives(sampler).items()):
-        about.add_row("" if k else "same step as", f"{name}; there {differs}" if differs else name)
-    console.print("", about)
+        about[" " * k or "same step as"] = f"{name}; there {differs}" if differs else name
+    console.print("", grid(about))
     show_settings(console, sampler)
     if sampler.linear:
         rows = table(sampler.name, EXAMPLE)
         i = len(rows) // 2
         now, then = (float(sigma) for sigma in (rows[i].span.sigma, rows[i].span.sigma_next))
-        console.print(
-            f"\n[bold]x' at σ' = {then:.4g} from x at σ = {now:.4g}[/], step {i + 1} of {len(rows)} (Karras, VE)"
-        )
+        step = f"x' at σ' = {then:.4g} from x at σ = {now:.4g}"
+        console.print(Text.assemble("\n", (step, "bold"), f", step {i + 1} of {len(rows)} (Karras, VE)"))
         console.print(render(rows, i))
-    console.print(f"\nFrom {sampler.paper}:", *map(str, sources(sampler.paper)), sep="\n", markup=False)
-    console.print(f"[bold]sigmafield cite {sampler.name}[/] prints BibTeX.")
-
-
-def show_settings(console: Console, owner: Sampler | Schedule | Mod) -> None:
-    """Print the parameters, if there are any."""
-    if owner.parameters:
-        parameters = Table("parameter", "default", "values", box=None, header_style="bold")
-        for setting in settings(owner):
-            parameters.add_row(*setting)
-        console.print("", parameters)
+    footer(console, sampler)
 
 
 def explain_schedule(schedule: Schedule) -> None:
     """Print a schedule's equation, parameters and sources."""
     console = Console(highlight=False)
-    console.print(f"[bold]{schedule.name}[/]\n")
-    console.print(inspect.getdoc(schedule.make), markup=False)
-    console.print(f"\nnetworks: {NETWORK[schedule.network]}")
+    heading(console, schedule.name, schedule.make)
+    console.print("", grid({"networks": NETWORK[schedule.network]}))
     show_settings(console, schedule)
-    console.print(f"\nFrom {schedule.paper}:", *map(str, sources(schedule.paper)), sep="\n", markup=False)
-    console.print(f"[bold]sigmafield cite {schedule.name}[/] prints BibTeX.")
+    footer(console, schedule)
 
 
 def mod_row(mod: Mod) -> dict[str, Any]:
     """A mod's row as plain values."""
-    params = {name: {"default": p.default, "values": p.values} for name, p in mod.parameters.items()}
+    params = {name: {"default": p.default, "values": p.values, "doc": p.doc} for name, p in mod.parameters.items()}
     return {key: getattr(mod, key) for key in ("name", "stage", "evals", "paper")} | {"params": params}
 
 
 def explain_mod(mod: Mod) -> None:
     """Print a mod's equation, row, parameters and sources."""
     console = Console(highlight=False)
-    console.print(f"[bold]{mod.name}[/]\n")
-    console.print(inspect.getdoc(mod.apply), markup=False)
-    about = Table.grid(padding=(0, 2))
-    about.add_row("acts", STAGE[mod.stage])
-    about.add_row("evaluations", str(mod.evals) + " more" if mod.evals else "none more")
-    console.print("", about)
+    heading(console, mod.name, mod.apply)
+    more = f"{mod.evals} more per prediction" if mod.evals else "no further ones"
+    console.print("", grid({"acts": STAGE[mod.stage], "evaluations": more}))
     show_settings(console, mod)
-    console.print(f"\nFrom {mod.paper}:", *map(str, sources(mod.paper)), sep="\n", markup=False)
-    console.print(f"[bold]sigmafield cite {mod.name}[/] prints BibTeX.")
+    footer(console, mod)
 
 
-def show_citations(names: list[str], everything: bool) -> None:
-    """Print BibTeX for samplers, schedules and mods, or all there is; for nothing, sigmafield's own."""
-    with user_errors():
-        entries = bibliography().values() if everything else cite(*names)
-    typer.echo("\n\n".join(entry.text for entry in entries))
+def heading(console: Console, name: str, function: Callable[..., Any]) -> None:
+    """Print a name and what its docstring says before the lists of arguments and errors, which tables show."""
+    text = re.split(r"\n(?:Args|Returns|Raises):\n", inspect.getdoc(function) or "")[0]
+    console.print(Text(name, "bold"), Text(text.rstrip()), sep="\n\n")
+
+
+def grid(entries: Mapping[str, str]) -> Table:
+    """Entries in two columns."""
+    table = Table.grid(padding=(0, 2))
+    for key, value in entries.items():
+        table.add_row(key, Text(value))
+    return table
+
+
+def show_settings(console: Console, owner: Sampler | Schedule | Mod) -> None:
+    """Print the parameters, if there are any."""
+    if owner.parameters:
+        parameters = Table("parameter", "default", "values", "meaning", box=None, header_style="bold")
+        for setting in settings(owner):
+            parameters.add_row(*map(Text, setting))
+        console.print("", parameters)
+
+
+def footer(console: Console, owner: Sampler | Schedule | Mod) -> None:
+    """Print the sources, and how to cite them."""
+    console.print(Text("\n".join([f"\nFrom {owner.paper}:", *map(str, sources(owner.paper))])))
+    console.print(Text.assemble((f"sigmafield cite {owner.name}", "bold"), " prints BibTeX."))

@@ -1,81 +1,93 @@
-"""What there is: samplers, schedules and guidance, as tables, JSON or a plot."""
+"""`sigmafield samplers`, `schedules`, `guidance` and `cite`: what exists, as tables, JSON or a plot, or one in full."""
 
 from __future__ import annotations
 
-import json
+import json as json_
 from pathlib import Path
+from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
-from sigmafield.cli.draw import user_errors
-from sigmafield.cli.explain import NOISE, explain, explain_mod, explain_schedule, mod_row, row
+from sigmafield import citations
+from sigmafield.cli.errors import user_errors
+from sigmafield.cli.explain import NOISE, explain_mod, explain_sampler, explain_schedule, mod_row, sampler_row
+from sigmafield.cli.groups import Json
 from sigmafield.models.load import load
 from sigmafield.recipes.mods import MODS
+from sigmafield.recipes.names import read_sampler, read_schedule
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
+Name = Annotated[str | None, Parameter(help="One of them, in full.")]
 
-def show_samplers(name: str | None, as_json: bool) -> None:
-    """All samplers in a table, or one with its equation and parameters."""
+
+def samplers(name: Name = None, /, *, json: Json = False) -> None:
+    """List the samplers, or explain one: equation, parameters, coefficients, sources."""
     with user_errors():
-        chosen = [SAMPLERS.lookup(name)] if name else list(SAMPLERS.values())
-    if as_json:
-        typer.echo(json.dumps([row(sampler) for sampler in chosen], ensure_ascii=False))
+        chosen = [SAMPLERS[read_sampler(name).sampler.name]] if name else list(SAMPLERS.values())
+    if json:
+        print(json_.dumps([sampler_row(sampler) for sampler in chosen], ensure_ascii=False))
     elif name:
-        explain(chosen[0])
+        explain_sampler(chosen[0])
     else:
         table = Table(
             Column("sampler", no_wrap=True), "order", "evals", "noise", "paper", box=None, header_style="bold"
         )
-        for sampler in sorted(chosen, key=lambda sampler: sampler.name):
-            table.add_row(sampler.name, str(sampler.order), str(sampler.evals), NOISE[sampler.noise], sampler.paper)
-        console = Console()
-        console.print(table)
-        console.print("\n[bold]sigmafield samplers NAME[/] explains one, with its parameters.", highlight=False)
+        for row in sorted(chosen, key=lambda row: row.name):
+            table.add_row(row.name, str(row.order), str(row.evals), NOISE[row.noise], row.paper)
+        show(table, "sigmafield samplers NAME explains one, with its parameters.")
 
 
-def show_schedules(name: str | None, steps: int, plot: Path | None, model: str, as_json: bool) -> None:
-    """The schedules that fit a model's noise levels, as table, JSON or plot; or one, explained."""
+def schedules(
+    name: Name = None,
+    /,
+    *,
+    steps: Annotated[int, Parameter(help="Steps to list or draw.")] = 10,
+    plot: Annotated[Path | None, Parameter(help="PNG to draw them in.")] = None,
+    model: Annotated[str, Parameter(help="Model whose noise levels they are for.")] = "tiny",
+    json: Json = False,
+) -> None:
+    """List the schedules with the noise levels that they visit, draw them, or explain one."""
     with user_errors():
         if steps < 1:
             raise ValueError(f"steps must be ≥ 1; got {steps}")
-        chosen = [SCHEDULES.lookup(name)] if name else list(SCHEDULES.values())
-        levels = load(model).sampling.levels
-    rows, unfit = {}, {}
+        chosen = [SCHEDULES[read_schedule(name).name]] if name else list(SCHEDULES.values())
+        levels = load(model).model.sampling.levels
+    rows: dict[str, list[float]] = {}
+    unfit: dict[str, str] = {}
     for schedule in chosen:
         try:
             rows[schedule.name] = schedule(steps, levels).tolist()
         except ValueError as error:
             unfit[schedule.name] = str(error)
     if plot:
-        from sigmafield.lab.plot import noise_levels
+        from sigmafield.lab.plot import noise_levels  # matplotlib is an extra
 
         with user_errors():
             noise_levels(rows).savefig(plot, dpi=150)
-    if as_json:
-        typer.echo(json.dumps(rows))
+    if json:
+        print(json_.dumps(rows))
     elif plot:
-        typer.echo(plot)
+        print(plot)
     else:
         if name:
             explain_schedule(chosen[0])
         table = Table("schedule", "sigmas", "paper", box=None, header_style="bold")
         for each in chosen:
             sigmas = " ".join(f"{sigma:.4g}" for sigma in rows.get(each.name, []))
-            table.add_row(each.name, sigmas or f"[dim]{unfit[each.name]}[/]", each.paper)
-        Console().print(table)
-        if not name:
-            Console(highlight=False).print("\n[bold]sigmafield schedules NAME[/] explains one, with its parameters.")
+            table.add_row(each.name, sigmas or Text(unfit[each.name], "dim"), each.paper)
+        show(table, "" if name else "sigmafield schedules NAME explains one, with its parameters.")
 
 
-def show_guidance(name: str | None, as_json: bool) -> None:
-    """All mods of guidance in a table, or one with its equation."""
+def guidance(name: Name = None, /, *, json: Json = False) -> None:
+    """List the mods of guidance with their parameters, or explain one."""
     with user_errors():
         chosen = [MODS.lookup(name)] if name else list(MODS.values())
-    if as_json:
-        typer.echo(json.dumps([mod_row(mod) for mod in chosen], ensure_ascii=False))
+    if json:
+        print(json_.dumps([mod_row(mod) for mod in chosen], ensure_ascii=False))
     elif name:
         explain_mod(chosen[0])
     else:
@@ -83,9 +95,26 @@ def show_guidance(name: str | None, as_json: bool) -> None:
         for mod in sorted(chosen, key=lambda mod: mod.name):
             params = [f"{name}={p.default} ({p.values})" for name, p in mod.parameters.items()]
             table.add_row(mod.name, mod.stage, "\n".join(params), mod.paper)
-        console = Console(highlight=False)
-        console.print(table)
-        console.print(
-            "\nWrite them with +, in the order in which they act: [bold]--guidance 'apg(eta=0.5)+cfg_norm'[/].\n"
-            "[bold]sigmafield guidance NAME[/] explains one."
+        show(
+            table,
+            "Join them with + in the order in which they act: --guidance 'apg(eta=0.5)+cfg_norm'.\n"
+            "sigmafield guidance NAME explains one.",
         )
+
+
+def cite(
+    *names: Annotated[str, Parameter(help="Samplers, schedules and mods; none: sigmafield itself.")],
+    all: Annotated[bool, Parameter(negative="", help="The whole bibliography.")] = False,
+) -> None:
+    """Print BibTeX for the papers that samplers, schedules and guidance mods are from."""
+    with user_errors():
+        entries = citations.bibliography().values() if all else citations.cite(*names)
+    print("\n\n".join(entry.text for entry in entries))
+
+
+def show(table: Table, note: str) -> None:
+    """Print a table, and a note about where to read on."""
+    console = Console(highlight=False)
+    console.print(table)
+    if note:
+        console.print(Text("\n" + note))

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from sigmafield.core.protocols import State
-from sigmafield.recipes import image_io
 from sigmafield.recipes.build import Job
+from sigmafield.recipes.image_io import sheet
 from sigmafield.recipes.recipe import Recipe
 
 PREVIEW_EVERY = 0.2
@@ -27,20 +27,23 @@ PREVIEW_WIDTH = 32
 class Display:
     """A progress bar with the time left and, in a terminal and for models that have one, a preview.
 
-    parts: images, or batches of them, that the bar is for; it may be entered for each of them anew.
+    Args:
+        recipe: What is drawn.
+        quiet: Show nothing.
+        parts: Images, or batches of them, that the bar is for; it may be entered again for each of them.
     """
 
     def __init__(self, recipe: Recipe, quiet: bool, parts: int = 1):
         console = Console(stderr=True)
         self._live_preview = console.is_terminal and console.color_system == "truecolor"
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # prompts are text
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
         self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=parts, note="")
@@ -64,7 +67,7 @@ class Display:
             return
         self._bar.update(self._task, completed=part + job.run.progress(state))
         if job.recipe.tiling:
-            self._bar.update(self._task, note=told_rows(*job.rows(state)))
+            self._bar.update(self._task, note=rows_text(*job.rows(state)))
         if label := job.run.label(state):
             self._bar.update(self._task, note=label)
         if self._parts > 1:
@@ -72,18 +75,18 @@ class Display:
         if self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
             images = job.preview(state)
             if images:
-                self._live.update(Group(blocks(image_io.sheet(images, gap=0)), self._bar))
+                self._live.update(Group(blocks(sheet(images, gap=0)), self._bar))
             self._last = time.monotonic()
 
 
-def told_rows(spent: int, plain: int) -> str:
+def rows_text(spent: int, plain: int) -> str:
     """How many network rows there were, and what was saved, in words."""
     apart = f", {abs(plain - spent)} {'fewer' if spent < plain else 'more'} than plain tiling" * (spent != plain)
     return f"{spent} network rows{apart}"
 
 
 def blocks(image: Image.Image, width: int = PREVIEW_WIDTH) -> Text:
-    """A image in characters: upper half blocks, the foreground above the background."""
+    """An image in characters: upper half blocks, the foreground above the background."""
     height = max(1, round(width * image.height / image.width / 2)) * 2
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX))
     text = Text()

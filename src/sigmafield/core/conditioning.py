@@ -1,4 +1,4 @@
-"""Conditionings: what a network is given as well as x, where and when it acts, and how it follows the latent's views."""
+"""Conditionings: what a network is given as well as x, where and when it acts, how it follows the latent's views."""
 
 from __future__ import annotations
 

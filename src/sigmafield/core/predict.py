@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Entry:
     weight: Tensor | None = None
 
     @property
-    def crop(self) -> tuple[object, ...]:
+    def crop(self) -> tuple[slice | EllipsisType, ...]:
         """Index of the box in [B, C, *space]."""
         return (..., *self.box.index)
 
@@ -195,8 +196,11 @@ def predict(
 def _acting(j: int, prompt: Sequence[Cond], x: Latent, sigma: Sigma, ctx: Ctx) -> list[Entry]:
     """The conditionings of a prompt that are evaluated at σ, with their weights."""
     space, want = x.shape[2:], ctx.want
-    now = [(c, inside) for c in prompt if (inside := active(c, sigma, ctx.span.sigma_at)).any()]
-    if len(now) == 1 and _everywhere(now[0][0]) and now[0][1].all():
+    if len(prompt) == 1 and prompt[0].window == (None, None):
+        now = [(prompt[0], None)]
+    else:
+        now = [(c, inside) for c in prompt if (inside := active(c, sigma, ctx.span.sigma_at)).any()]
+    if len(now) == 1 and _everywhere(*now[0]):
         asked = want is None or bool(want.any())
         return [Entry(j, now[0][0], box_of(now[0][0], space))] if asked else []
     out, rest = [], torch.ones(len(x), 1, *space)
@@ -204,7 +208,7 @@ def _acting(j: int, prompt: Sequence[Cond], x: Latent, sigma: Sigma, ctx: Ctx) -
         if not cond.default:
             box, w = box_of(cond, space), weight(cond, len(x), space)
             at = (..., *box.index)
-            w = w * inside[at] if sigma.ndim else w
+            w = w * inside[at] if sigma.ndim and inside is not None else w
             rest[at] -= w
             if want is None or (want[at] & (w != 0)).any():
                 out.append(Entry(j, cond, box, w))
@@ -216,9 +220,10 @@ def _acting(j: int, prompt: Sequence[Cond], x: Latent, sigma: Sigma, ctx: Ctx) -
     return out
 
 
-def _everywhere(cond: Cond) -> bool:
-    """Whether a conditioning counts 1 in all of the latent."""
-    return cond.area is None and cond.mask is None and cond.strength == 1 and not cond.default
+def _everywhere(cond: Cond, inside: Tensor | None) -> bool:
+    """Whether a conditioning counts 1 in all of the latent; inside: where its window is open, None for everywhere."""
+    plain = cond.area is None and cond.mask is None and cond.strength == 1 and not cond.default
+    return plain and (inside is None or bool(inside.all()))
 
 
 def _ask(model: Model, x: Latent, sigma: Sigma, group: Sequence[Entry], ctx: Ctx) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Changing the resolution of latents."""
+"""Latents and masks at another resolution."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.registry import near_miss
 
 MODES = ("bislerp", "nearest-exact", "bilinear", "area", "bicubic")
-"""How `resize` fills new places: `bislerp`, or torch's interpolation of that name."""
+"""Interpolation of `resize`: `bislerp`, or torch's interpolation of that name."""
 
 
 def resize(x: Latent, height: int, width: int, mode: str = "bislerp") -> Tensor:
-    """Latents [B, C, H, W] or [B, C, frames, H, W] at another size, frame by frame.
+    """Latents at another size, frame by frame.
 
-    Raises ValueError for an unknown mode and a size below 1.
+    Args:
+        x: [B, C, H, W] or [B, C, frames, H, W].
+        height: New height.
+        width: New width.
+        mode: One of `MODES`.
+
+    Raises:
+        ValueError: The mode is unknown, or a side is below 1.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}{near_miss(mode, MODES)}")
@@ -34,7 +41,7 @@ def bislerp(x: Latent, height: int, width: int) -> Tensor:
 
         v = (sin((1 − ρ) ω)/sin ω e₁ + sin(ρ ω)/sin ω e₂) (‖b₁‖ (1 − ρ) + ‖b₂‖ ρ),   cos ω = e₁ · e₂
 
-    Between two places b₁, b₂ with directions e₁, e₂: unlike a mean, it keeps the variance of noise. Computed in
+    Between two positions b₁, b₂ with directions e₁, e₂: unlike a mean, it keeps the variance of noise. Computed in
     float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating rotation with quaternion curves".
     """
     wide = _bislerp_last(x.float(), width)
@@ -42,11 +49,11 @@ def bislerp(x: Latent, height: int, width: int) -> Tensor:
 
 
 def _bislerp_last(x: Tensor, size: int) -> Tensor:
-    """Along the last axis of [B, C, H, W], at torch's half-pixel places."""
+    """Along the last axis of [B, C, H, W], at torch's half-pixel positions."""
     last = x.shape[-1] - 1
     ramp = torch.arange(last + 1, dtype=torch.float32, device=x.device)
-    places = torch.stack([ramp, (ramp + 1).clamp(max=last)])[:, None, None]
-    here, there = F.interpolate(places, (1, size), mode="bilinear")[:, 0, 0]
+    at = torch.stack([ramp, (ramp + 1).clamp(max=last)])[:, None, None]
+    here, there = F.interpolate(at, (1, size), mode="bilinear")[:, 0, 0]
     rho = here.frac()
     b1, b2 = x[..., here.long()], x[..., there.long()]
     n1, n2 = (b.norm(dim=1, keepdim=True) for b in (b1, b2))

@@ -29,7 +29,7 @@ class Mod:
         need_uncond: Whether the negative prompt has to be evaluated at every scale.
         fits: Raises ValueError for a torch module in which the mod has nothing to act on; None for mods that leave
             the network alone. Its keyword arguments are those of the mod's parameters that it needs.
-        beside: Hooks of other stages, without parameters, that belong to the mod.
+        companions: Hooks of other stages, without parameters, that belong to the mod.
         one_sigma: Whether σ must not vary within a sample.
     """
 
@@ -40,7 +40,7 @@ class Mod:
     evals: int = 0
     need_uncond: bool = False
     fits: Callable[..., Any] | None = None
-    beside: Mapping[Stage, Callable[..., Any]] = field(default_factory=dict)
+    companions: Mapping[Stage, Callable[..., Any]] = field(default_factory=dict)
     one_sigma: bool = False
 
     @property
@@ -94,8 +94,8 @@ def mods_of(specs: Iterable[Spec], rows: Registry[Mod]) -> Mods:
         rows: The table in which the names are looked up.
 
     Raises:
-        ValueError: A name or parameter is unknown, a value is out of range, a mod is given twice, or two mods take the
-            place of D = U + cfg (C − U).
+        ValueError: A name or parameter is unknown, a value is out of range, a mod is given twice, or two mods
+            replace D = U + cfg (C − U).
     """
     found: dict[str, dict[str, Callable[..., Any]]] = {}
     fits: list[Callable[[nn.Module], Any]] = []
@@ -104,14 +104,14 @@ def mods_of(specs: Iterable[Spec], rows: Registry[Mod]) -> Mods:
         hook = row(**spec.params)
         if spec.name in found:
             raise ValueError(f"guidance has {spec.name} twice; each acts once")
-        found[spec.name] = {row.stage: hook, **row.beside}
+        found[spec.name] = {row.stage: hook, **row.companions}
         fits += filter(None, [row.fitting(spec.params)])
     chosen = [rows[name] for name in found]
     hooks = {stage: tuple(by[stage] for by in found.values() if stage in by) for stage in get_args(Stage)}
     instead = hooks.pop("combine")
     if len(instead) > 1:
         names = [row.name for row in chosen if row.stage == "combine"]
-        raise ValueError(f"{' and '.join(names)} each take the place of U + cfg (C - U): leave all but one out")
+        raise ValueError(f"{' and '.join(names)} each replace U + cfg (C - U): leave all but one out")
     return Mods(
         combine=instead[0] if instead else classifier_free,
         need_uncond=any(row.need_uncond for row in chosen),

@@ -1,6 +1,6 @@
-"""The lab: what a sampler is, found by running it: coefficients, order of convergence, stability, sources.
+"""The lab measures what a sampler is by running it: coefficients, order of convergence, stability, sources.
 
-`table` and `stability` need no model, `order` runs exact ones; `plot` draws their results (needs matplotlib).
+`table` and `amplification` need no model, `convergence` runs exact ones; `plot` draws their results (needs matplotlib).
 """
 
 from sigmafield.citations import cite

@@ -1,7 +1,7 @@
-"""The coefficients of a sampler, read off its steps by unit vectors: no model is needed.
+"""The coefficients of a sampler, measured by feeding its steps with unit vectors; no model is needed.
 
-A linear sampler maps what has entered a run (the first x, predictions, noises) to a weighted sum of it. Fed with
-unit vectors, its x is the list of the weights.
+A linear sampler maps everything that has entered a run (the first x, predictions, noises) to a weighted sum. If each of
+these is a unit vector, its x is the list of the weights.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 class Row:
     """x' = a x + Σ d_j D_j + Σ u_j U_j + Σ c_k ξ_k after a step.
 
-    D, U: weights of the predictions, guided and unconditional, one for each evaluation so far; xi: of the noises
-    drawn so far; sigmas: the level of each evaluation. U is all 0 but for CFG++ samplers.
+    Args:
+        span: Interval of the step.
+        a: Weight of x.
+        D: Weights of the guided predictions, one per evaluation so far.
+        U: Weights of the unconditional predictions, one per evaluation so far; all 0 except for CFG++ samplers.
+        xi: Weights of the noises drawn so far.
+        sigmas: Level of each evaluation.
     """
 
     span: Span
@@ -40,9 +45,9 @@ class Row:
 
 
 class Probe:
-    """A denoiser and a noise source that answer every request with a fresh unit vector of length `size`.
+    """A denoiser and noise source that answers every request with a new unit vector of length `size`.
 
-    With size 0 it only counts: the vectors are empty.
+    With size 0 the vectors are empty, and it only counts requests.
     """
 
     def __init__(self, size: int):
@@ -59,27 +64,38 @@ class Probe:
         return self._unit()
 
     def denoise(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        """Fresh unit vectors for the guided and the unconditional prediction."""
+        """New unit vectors for the guided and the unconditional prediction."""
         self.sigmas.append(float(sigma))
         return Pred(self._fresh("D"), None, self._fresh("U"))
 
     def __call__(self, span: Span) -> Latent:
-        """A fresh unit vector for the noise."""
+        """A new unit vector for the noise."""
         return self._fresh("xi")
 
     def get_state(self) -> None:
-        """None: nothing is drawn."""
+        """None: there is no state."""
         return None
 
     def set_state(self, state: Tensor | None) -> None:
-        """Nothing to set."""
+        """Does nothing."""
 
 
 def table(sampler: str, grid: Grid, /, **params: Any) -> list[Row]:
-    """Coefficient rows of a sampler over a schedule, one a step, with x the run's first: x' in all that entered so far.
+    """Coefficients of a sampler over a schedule: x' after each step in terms of all that has entered the run so far.
 
-    grid: one σ a step; params: the sampler's. Levels and number of rows are the sampler's own where it changes the
-    schedule. Raises ValueError for an unknown sampler or parameter, for a σ-field, and for a sampler that is not linear.
+    x in a row is the first x of the run, not that of the step (see `one_step`). Where the sampler changes the schedule,
+    levels and number of rows are those of the changed schedule.
+
+    Args:
+        sampler: Name of the sampler.
+        grid: Schedule with one σ per step.
+        **params: Parameters of the sampler.
+
+    Returns:
+        One row per step.
+
+    Raises:
+        ValueError: If the sampler or a parameter is unknown, the sampler is not linear, or the grid is a σ-field.
     """
     chosen = SAMPLERS.lookup(sampler)
     if not chosen.linear:
@@ -104,10 +120,15 @@ def _rows(sampler: Sampler, grid: Grid, probe: Probe, params: dict[str, Any]) ->
 
 
 def one_step(rows: list[Row], i: int) -> Row:
-    """Row i of a table in terms of the x that step i began with, instead of the run's first.
+    """Row i of a table in terms of the x that step i began with instead of the run's first x.
 
-    What the step takes of that x is a, the ratio of the first x's weights; the rest is its predictions and noises,
-    earlier ones where it is a multistep sampler. A sampler that forgets the first x (`lcm`) has a = 0.
+    The step's weight a of its x is the ratio of the weights of the first x in rows i and i − 1. The rest are its
+    predictions and noises, including earlier ones if it is a multistep sampler. A sampler that forgets the first x
+    (`lcm`) has a = 0.
+
+    Args:
+        rows: Rows of `table`.
+        i: Index of the step.
     """
     row = rows[i]
     if not i:
@@ -122,9 +143,13 @@ def one_step(rows: list[Row], i: int) -> Row:
 
 
 def terms(rows: list[Row], i: int) -> list[tuple[str, float | None, float]]:
-    """(what, the σ of its evaluation, weight) for every term of step i that is not negligible, latest first.
+    """All terms of step i that are not negligible: (name, σ of its evaluation, weight), latest first.
 
     Weights under 1e-9 of the largest are left out.
+
+    Args:
+        rows: Rows of `table`.
+        i: Index of the step.
     """
     row, first = one_step(rows, i), rows[i - 1] if i else None
     known, drawn = (len(first.D), len(first.xi)) if first else (0, 0)
@@ -138,12 +163,17 @@ def terms(rows: list[Row], i: int) -> list[tuple[str, float | None, float]]:
 
 
 def _ordinal(letter: str, j: int) -> str:
-    """D₁, D₂ … for the step's own, D₋₁, D₋₂ … for what came before."""
+    """D₁, D₂ … for the step's own, D₋₁, D₋₂ … for earlier ones."""
     return letter + str(j + 1 if j >= 0 else j).translate(str.maketrans("-0123456789", "₋₀₁₂₃₄₅₆₇₈₉"))
 
 
 def render(rows: list[Row], i: int) -> Table:
-    """The terms of step i as a table for rich's console; columns: term, σ of the evaluation, weight."""
+    """The terms of step i as a table for rich's console; columns: term, σ of the evaluation, weight.
+
+    Args:
+        rows: Rows of `table`.
+        i: Index of the step.
+    """
     from rich.table import Column, Table
 
     out = Table("term", Column("at σ", justify="right"), Column("weight", justify="right"), box=None)

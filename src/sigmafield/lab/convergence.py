@@ -18,7 +18,7 @@ from sigmafield.core.protocols import Ctx, Denoiser, Pred
 from sigmafield.models.analytic import Mixture
 from sigmafield.runs.run import Run, finish
 from sigmafield.samplers import SAMPLERS
-from sigmafield.samplers.exponential import ode
+from sigmafield.samplers.er_sde import ode
 
 LOW, HIGH = -2.0, 2.5
 """λ at the beginning and at the end of every run."""
@@ -31,7 +31,15 @@ REFERENCE_STEPS = 1500
 
 @dataclass(frozen=True)
 class Convergence:
-    """Errors of one sampler: rms distance of x to the solution at the end of runs of so many steps."""
+    """Errors of one sampler at several numbers of steps.
+
+    Args:
+        sampler: Name of the sampler.
+        process: Process of the runs.
+        steps: Number of steps of each run.
+        nfe: Number of evaluations of each run.
+        errors: Rms distance of x to the solution at the end of each run.
+    """
 
     sampler: str
     process: Process
@@ -41,7 +49,7 @@ class Convergence:
 
     @property
     def slope(self) -> float:
-        """−Δ ln error/Δ ln steps between the two longest runs: the order that was seen."""
+        """Observed order: −Δ ln error/Δ ln steps between the two longest runs."""
         return math.log(self.errors[-2] / self.errors[-1]) / math.log(self.steps[-1] / self.steps[-2])
 
 
@@ -53,10 +61,17 @@ def convergence(
     model: Mixture | None = None,
     **params: Any,
 ) -> Convergence:
-    """Errors of runs over `uneven` schedules with so many steps (even, ascending, two or more), without noise.
+    """Errors of runs without noise over `uneven` schedules.
 
-    model: an exact denoiser of `process`; default: a mixture of three Gaussians. params: beside `without_noise`.
-    Raises ValueError for a sampler that is unknown or has no ODE, and for steps that do not fit.
+    Args:
+        sampler: Name of the sampler.
+        process: Process of the runs.
+        steps: Numbers of steps: two or more even numbers, ascending.
+        model: Exact denoiser of `process`; by default a mixture of three Gaussians.
+        **params: Parameters of the sampler, in addition to `without_noise`.
+
+    Raises:
+        ValueError: If the sampler is unknown or has no ODE, the steps do not fit, or the model is of another process.
     """
     if len(steps) < 2 or any(n < 2 or n % 2 for n in steps) or list(steps) != sorted(set(steps)):
         raise ValueError(f"steps must be two or more even numbers, ascending; got {tuple(steps)}")
@@ -73,7 +88,7 @@ def convergence(
 
 
 def without_noise(sampler: str) -> dict[str, Any]:
-    """Parameters that make a sampler a solver of the ODE; ValueError for one that cannot do without noise."""
+    """Parameters that make a sampler a solver of the ODE; ValueError if its noise cannot be turned off."""
     chosen = SAMPLERS.lookup(sampler)
     if chosen.noise in ("none", "churn"):
         return {}
@@ -85,14 +100,19 @@ def without_noise(sampler: str) -> dict[str, Any]:
 
 
 def uneven(process: Process, n: int) -> Grid:
-    """n steps, n even, between λ = −2 and 2.5 whose lengths alternate 1 : 2, so that wrong weights cannot cancel."""
+    """n steps between λ = −2 and 2.5 with lengths that alternate 1 : 2, so that wrong weights cannot cancel.
+
+    Args:
+        process: Process of the run.
+        n: Number of steps, even.
+    """
     step = torch.tensor([1.0, 2.0], dtype=torch.float64).repeat(n // 2)
     along = torch.cat([torch.zeros(1, dtype=torch.float64), step.cumsum(0) / step.sum()])
     return Grid(process.sigma(LOW + (HIGH - LOW) * along), process)
 
 
 def alone(model: Callable[[Latent, Sigma], Pred]) -> Denoiser:
-    """The denoiser that answers with the model's prediction, without guidance: also where U is asked for."""
+    """A denoiser that answers with the model's prediction without guidance, also where U is requested."""
 
     def denoise(x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         D = model(x, sigma).x0
@@ -103,10 +123,10 @@ def alone(model: Callable[[Latent, Sigma], Pred]) -> Denoiser:
 
 @cache
 def solution(model: Mixture) -> Tensor:
-    """x at λ = 2.5 of the ODE that is at `START` at λ = −2.
+    """x at λ = 2.5 of the solution of the ODE that starts from `START` at λ = −2.
 
-    In closed form for one Gaussian; otherwise by 1500 steps of the classical fourth-order Runge–Kutta method for
-    y = x/σ, dy/dλ = e^λ D.
+    It is in closed form for one Gaussian; otherwise it is computed with 1500 steps of the classical fourth-order
+    Runge–Kutta method for y = x/σ, dy/dλ = e^λ D.
     """
     process = model.process
     lam = torch.linspace(LOW, HIGH, REFERENCE_STEPS + 1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What a batch of latents looks like in numbers: is each normal, how large, how like those of another batch?"""
+"""Statistics of a batch of latents: whether each is normal, its mean and deviation, its similarity to others."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from sigmafield.core.arrays import Latent
 
 @dataclass(frozen=True)
 class Statistics:
-    """One number for each latent of a batch: p of a Shapiro–Wilk test for normality, mean, standard deviation.
+    """One number for each latent of a batch.
 
-    p under 0.05 is usually taken for "not normal". The deviation is the population's (over n).
+    Args:
+        p: p-value of a Shapiro–Wilk test for normality; below 0.05 usually counts as "not normal".
+        mean: Mean.
+        std: Standard deviation of the population (over n).
     """
 
     p: list[float]
@@ -23,7 +26,7 @@ class Statistics:
 
 
 def statistics(batch: Latent) -> Statistics:
-    """`Statistics` of the latents of a batch, each over all its numbers; 3 of them or more."""
+    """`Statistics` of the latents of a batch, each over all its numbers; at least 3 numbers each."""
     from scipy.stats import shapiro  # slow to import
 
     rows = batch.detach().flatten(1).double().cpu()
@@ -32,9 +35,17 @@ def statistics(batch: Latent) -> Statistics:
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines [B, B] of the angles between each latent of a (rows) and each of b (columns).
+    """Cosines of the angles between each latent of a and each of b.
 
-    Raises ValueError for batches of other shapes.
+    Args:
+        a: Batch of latents [B, …], the rows of the result.
+        b: Batch of the same shape, the columns of the result.
+
+    Returns:
+        Matrix [B, B].
+
+    Raises:
+        ValueError: If the shapes differ.
     """
     if a.shape != b.shape:
         raise ValueError(f"batches must be of one shape; got {tuple(a.shape)} and {tuple(b.shape)}")

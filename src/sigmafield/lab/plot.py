@@ -1,4 +1,4 @@
-"""Figures of the lab's results, by matplotlib: it is imported when the first figure is made."""
+"""Figures of the lab's results by matplotlib, which is imported when the first figure is made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ GRID_ALPHA = 0.3
 
 
 def figure(columns: int = 1, size: tuple[float, float] = (5.0, 4.0)) -> tuple[Figure, list[Axes]]:
-    """An empty figure and its axes, side by side; size: inches of each. ImportError without matplotlib."""
+    """An empty figure and its axes, side by side.
+
+    Args:
+        columns: Number of axes.
+        size: Width and height of each in inches.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -31,7 +39,7 @@ def figure(columns: int = 1, size: tuple[float, float] = (5.0, 4.0)) -> tuple[Fi
 
 
 def errors(results: Sequence[Convergence]) -> Figure:
-    """Error against steps, one line a result, with the order that was seen and a dotted line of that slope."""
+    """Error against steps, one line per result, with the observed order and a dotted line of that slope."""
     out, (axes,) = figure()
     for k, seen in enumerate(results):
         name = f"{seen.sampler}, {type(seen.process).__name__}: order {seen.slope:.2f}"
@@ -48,7 +56,13 @@ def errors(results: Sequence[Convergence]) -> Figure:
 
 
 def region(radius: Tensor, box: tuple[float, float, float, float], title: str = "") -> Figure:
-    """Where |ρ| ≤ 1. radius: spectral radii [height, width] over the box (Re low, Re high, Im low, Im high) of z."""
+    """The region where |ρ| ≤ 1.
+
+    Args:
+        radius: Spectral radii [height, width] over the box.
+        box: Range of z: (Re low, Re high, Im low, Im high).
+        title: Title of the figure.
+    """
     out, (axes,) = figure(size=(4.4, 4.0))
     re, im = torch.linspace(*box[:2], radius.shape[1]), torch.linspace(*box[2:], radius.shape[0])
     axes.contourf(re, im, radius, levels=[0.0, 1.0], colors=["C0"], alpha=0.35)
@@ -61,7 +75,7 @@ def region(radius: Tensor, box: tuple[float, float, float, float], title: str = 
 
 
 def noise_levels(rows: Mapping[str, Sequence[float]]) -> Figure:
-    """σ against the step on a logarithmic axis, one line a schedule; a final 0 is not drawn."""
+    """σ against the step on a logarithmic axis, one line per schedule; a final 0 is not drawn."""
     out, (axes,) = figure(size=(9.0, 5.0))
     colours = ["blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan"]
     axes.set_prop_cycle(linestyle=["-"] * 10 + ["--"] * 10, color=[f"tab:{name}" for name in colours] * 2)
@@ -74,7 +88,12 @@ def noise_levels(rows: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def schedule(sigmas: Mapping[str, Sequence[float]], processes: Mapping[str, Process]) -> Figure:
-    """σ > 0 and finite λ against the step, one line a network (name → its levels, name → its process)."""
+    """σ > 0 and finite λ against the step, one line per network.
+
+    Args:
+        sigmas: Levels by the name of the network.
+        processes: Process by the name of the network.
+    """
     out, (left, right) = figure(2, size=(4.4, 3.4))
     for name, levels in sigmas.items():
         _line(left, levels, name, hide=0.0)
@@ -86,7 +105,7 @@ def schedule(sigmas: Mapping[str, Sequence[float]], processes: Mapping[str, Proc
 
 
 def latent_statistics(seen: Statistics) -> Figure:
-    """p of normality with its usual threshold, mean and deviation of every latent of a batch, side by side."""
+    """p-value of normality with its usual threshold, mean and deviation of every latent of a batch, side by side."""
     out, (left, middle, right) = figure(3, size=(3.6, 3.2))
     for axes, values, name in ((left, seen.p, "Shapiro–Wilk p"), (middle, seen.mean, "mean"), (right, seen.std, "std")):
         _line(axes, values, name)
@@ -96,7 +115,7 @@ def latent_statistics(seen: Statistics) -> Figure:
 
 
 def latent_similarity(cosines: Tensor) -> Figure:
-    """A matrix of cosines [B, B], −1 … 1, of one batch (down) with another (across)."""
+    """A matrix of cosines [B, B], −1 … 1, of one batch (rows) with another (columns)."""
     out, (axes,) = figure(size=(4.4, 4.0))
     out.colorbar(axes.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r"), label="cosine")
     axes.set(xlabel="latent of the second batch", ylabel="latent of the first batch")
@@ -104,7 +123,7 @@ def latent_similarity(cosines: Tensor) -> Figure:
 
 
 def _line(axes: Axes, values: Sequence[float], name: str, hide: float = math.inf) -> None:
-    """Values against the step, but for infinite ones and those equal to `hide`."""
+    """Values against the step, except infinite ones and those equal to `hide`."""
     from matplotlib.ticker import MaxNLocator
 
     steps = [k for k, value in enumerate(values) if math.isfinite(value) and value != hide]

@@ -1,12 +1,12 @@
-"""Stability: for which denoisers a sampler's steps damp what they should damp.
+"""Stability: the linear denoisers for which a sampler's steps damp what they should damp.
 
 The test equation is the ODE of VE in λ with a linear denoiser,
 
     dx/dλ = −x + D(x),   D(x) = (1 + μ) x,   so that x ∝ e^(μλ): it decays for Re μ < 0,
 
-and z = h μ for steps h in λ. An exact denoiser has μ ≥ −1, since dD/dx is a covariance over σ², and a Gaussian's
-−1 ≤ μ ≤ 0; guidance multiplies differences of predictions, and can take μ below −1. Exponential samplers treat −x
-exactly and are exact for μ = −1, so that regions depend on h; for h → 0 they are the regions of the textbooks.
+and z = h μ for steps h in λ. An exact denoiser has μ ≥ −1, because dD/dx is a covariance over σ², and a Gaussian's has
+−1 ≤ μ ≤ 0. Guidance multiplies differences of predictions and can take μ below −1. Exponential samplers treat −x
+exactly and are exact for μ = −1, so their regions depend on h; for h → 0 they are the regions of the textbooks.
 """
 
 from __future__ import annotations
@@ -21,19 +21,24 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.process import VE, Grid, Span
 from sigmafield.core.protocols import Ctx, Pred, State
+from sigmafield.parameterization.timesteps import betas, discrete
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS
 
 STEPS = 16
-"""Steps of the probed run; its middle step is looked at, when histories are full and no end is near."""
+"""Steps of the probed run; its middle step is analysed, where histories are full and the ends are far."""
 
 STEP = 0.3
-"""Default h: 20 steps of equal h between σ = 14.6 and 0.03 have 0.31."""
+"""Default h; for comparison, 20 steps of equal h between σ = 14.6 and 0.03 have h = 0.31."""
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """D(x) = g x, with the two channels of x as real and imaginary part and g [2, height, width] likewise."""
+    """D(x) = g x, with the two channels of x as real and imaginary part.
+
+    Args:
+        g: Complex factor [2, height, width] with the same two channels.
+    """
 
     g: Tensor
 
@@ -45,7 +50,11 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Still:
-    """Noise that is 0: what is left is the mean of x."""
+    """Noise that is 0, so that x is its mean.
+
+    Args:
+        like: Tensor whose shape and dtype the noise has.
+    """
 
     like: Tensor
 
@@ -53,22 +62,31 @@ class Still:
         return torch.zeros_like(self.like)
 
     def get_state(self) -> None:
-        """None: nothing is drawn."""
+        """None: there is no state."""
         return None
 
     def set_state(self, state: Tensor | None) -> None:
-        """Nothing to set."""
+        """Does nothing."""
 
 
 def amplification(sampler: str, z: Tensor, h: float = STEP, /, **params: Any) -> Tensor:
-    """Spectral radius of one step as a linear map of (x, memory), float64 of z's shape; the step is stable where ≤ 1.
+    """Spectral radius of one step as a linear map of (x, memory); the step is stable where it is ≤ 1.
 
-    z: h μ, complex or real, any shape; h > 0: length of every step in λ; params: the sampler's. For a stochastic
-    sampler it is the map of the mean. Where a sampler's coefficients change along a run of equal steps (`deis`,
-    `heunpp2`, `er_sde`, `uni_pc` by rounding) it is that of the middle one of 16, around σ = 1.
-    `dpm_fast` makes one step of about three: there h, and with it z, is of that step.
+    For a stochastic sampler it is the map of the mean. Where the coefficients of a sampler change along a run of equal
+    steps (`deis`, `heunpp2`, `er_sde`, and `uni_pc` by rounding), it is the map of the middle one of 16 steps, around σ
+    = 1. `dpm_fast` makes one step of about three; there h, and with it z, is that of the larger step.
 
-    Raises ValueError for an unknown sampler or parameter, h ≤ 0, and a sampler that is not linear.
+    Args:
+        sampler: Name of the sampler.
+        z: h μ, complex or real, any shape.
+        h: Length of every step in λ, above 0.
+        **params: Parameters of the sampler.
+
+    Returns:
+        float64 of z's shape.
+
+    Raises:
+        ValueError: If the sampler or a parameter is unknown, the sampler is not linear, h ≤ 0 or z is not finite.
     """
     if not SAMPLERS.lookup(sampler).linear:
         raise ValueError(f"{sampler} is not linear in x and its predictions: it has no region of stability")
@@ -84,9 +102,15 @@ def amplification(sampler: str, z: Tensor, h: float = STEP, /, **params: Any) ->
 
 
 def real_interval(sampler: str, h: float = STEP, /, *, limit: float = 40.0, **params: Any) -> float:
-    """The largest r ≤ limit for which all real −r ≤ z ≤ 0 are stable, to 1e-6; 0 if there is none.
+    """The largest r ≤ limit for which all real −r ≤ z ≤ 0 are stable, to 1e-6; 0 if no r is.
 
-    A radius up to 1 + 1e-6 counts as stable; the limit is returned when it was not reached.
+    A radius up to 1 + 1e-6 counts as stable.
+
+    Args:
+        sampler: Name of the sampler.
+        h: Length of every step in λ, above 0.
+        limit: Largest r that is tried; returned if everything up to it is stable.
+        **params: Parameters of the sampler.
     """
     low, high = 0.0, limit
     while high - low > 1e-6:
@@ -102,16 +126,25 @@ def real_interval(sampler: str, h: float = STEP, /, *, limit: float = 40.0, **pa
 
 
 def _run(sampler: str, z: Tensor, h: float, later: int, params: dict[str, Any]) -> Run:
-    """The run, by so many steps later in λ, whose denoiser has μ = z/h, h being that of the sampler's own grid."""
+    """A run whose denoiser has μ = z/h, h being that of the sampler's own grid.
+
+    Args:
+        sampler: Name of the sampler.
+        z: h μ [1, points], complex.
+        h: Length of every step in λ.
+        later: Number of steps by which the run is moved in λ.
+        params: Parameters of the sampler.
+    """
     lam = h * (torch.arange(STEPS + 1, dtype=torch.float64) - STEPS / 2 + later)
-    still, grid = Still(torch.zeros(1, 2, *z.shape, dtype=torch.float64)), Grid(VE().sigma(lam), VE())
+    still = Still(torch.zeros(1, 2, *z.shape, dtype=torch.float64))
+    grid = Grid(VE().sigma(lam), VE(), clock=discrete(betas()).sigma_at)
     run = Run(Rotation(torch.zeros(2, *z.shape)), SAMPLERS.lookup(sampler), grid, still, params)
     g = 1 + z / float(run.span(run.grid.n // 2).ve.h)
     return replace(run, denoise=Rotation(torch.view_as_real(g).movedim(-1, 0)))
 
 
 def _state(run: Run, shape: tuple[int, ...]) -> State:
-    """The middle of a run whose x are set to 1, 2, 3 …: with memory of D, slopes and differences, none of it 0."""
+    """The middle of a run whose x are set to 1, 2, 3 …, so that remembered D, slopes and differences are not 0."""
     one = torch.zeros(1, 2, *shape, dtype=torch.float64)
     one[:, 0] = 1
     state = run.start(one)
@@ -121,27 +154,27 @@ def _state(run: Run, shape: tuple[int, ...]) -> State:
 
 
 def _latents(state: State) -> dict[str, Tensor]:
-    """x and the latents in the memory: all that a step is linear in."""
+    """x and the latents in the memory: everything that a step is linear in."""
     return {"": state.x} | {
         name: v for name, v in state.mem.items() if isinstance(v, Tensor) and v.shape[1:] == state.x.shape[1:]
     }
 
 
 def _scales(sampler: str, h: float, params: dict[str, Any]) -> list[float]:
-    """By what the weight of each latent is multiplied when it is carried one step on; x itself has 1.
+    """Factor by which the weight of each latent changes when it is carried one step on; 1 for x itself.
 
-    Slopes (x − D)/σ are larger by e^h where σ is smaller by e^(−h) and x the same: the same x, given to the run and
-    to one at levels a step lower, tell. Any μ will do at which no memory vanishes, such as −½.
+    Slopes (x − D)/σ grow by e^h where σ falls by e^(−h) and x stays the same. The factors are measured by giving the
+    same x to the run and to a run at levels one step lower. Any μ for which no memory vanishes would do, here −½.
     """
     z = torch.full((1, 1), -h / 2, dtype=torch.complex128)
     now, then = (_latents(_state(_run(sampler, z, h, later, params), z.shape)).values() for later in (0, 1))
-    return [float(b.abs().max() / a.abs().max()) if a.any() else 1.0 for a, b in zip(now, then)]  # 0: remembered noise
+    return [float(b.abs().max() / a.abs().max()) if a.any() else 1.0 for a, b in zip(now, then)]  # 0: noise
 
 
 def _matrix(run: Run, state: State, scales: list[float]) -> Tensor:
     """The step's matrix [points, latents, latents], complex: column k is what a unit in latent k becomes."""
     latents = _latents(state)
-    unit = torch.eye(len(latents), dtype=torch.float64)[:, :, None, None, None]  # latent, batch, channel, y, x
+    unit = torch.eye(len(latents), dtype=torch.float64)[:, :, None, None, None]  # axes: latent, batch, channel, y, x
     parts = {
         name: torch.cat([unit[k], torch.zeros_like(unit[k])], 1).expand(-1, -1, *state.x.shape[2:])
         for k, name in enumerate(latents)
@@ -150,4 +183,4 @@ def _matrix(run: Run, state: State, scales: list[float]) -> Tensor:
     noise = Still(torch.zeros_like(start.x))
     after = _latents(replace(run, noise=noise).step(start))
     rows = [torch.complex(*after[name].unbind(1)).flatten(1) / scale for name, scale in zip(latents, scales)]
-    return torch.stack(rows).permute(2, 0, 1)  # row, column, point → point, row, column
+    return torch.stack(rows).permute(2, 0, 1)  # (row, column, point) → (point, row, column)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
 
 from sigmafield.core.geometry import Box
 from sigmafield.recipes.build import Job, size_of, strengths_of
-from sigmafield.recipes.inputs import read_frames, resized
-from sigmafield.recipes.options import AUTO, cover_of, leaves_of
+from sigmafield.recipes.image_io import resized, save_png
+from sigmafield.recipes.inputs import Inputs
+from sigmafield.recipes.options import AUTO
+from sigmafield.recipes.tiling import cover_of, leaves_of
+from sigmafield.runs.checkpoint import write_whole
 from sigmafield.spatial.quadtree import leaf_denoise
 from sigmafield.spatial.sigma_field import strength_of
 
@@ -65,27 +69,43 @@ def tiles_svg(
     return "\n".join([*rows, "</svg>"]) + "\n"
 
 
-def tiles_of(job: Job) -> tuple[Image.Image, list[Box], list[float]]:
-    """What a job begins from, as a image, its boxes in pixels and their denoise strengths, for `draw_tiles`.
+def tiles_of(job: Job, inputs: Inputs) -> tuple[Image.Image, list[Box], list[float]]:
+    """What a job begins from, as an image, its boxes in pixels and their denoise strengths, for `draw_tiles`.
 
-    With the denoise map 'auto', the leaves of its quadtree; else what the network's tiles own, with the mean of the
-    map there. Raises ValueError for a job without an image or without tiles.
+    With the denoise map "auto" the boxes are the leaves of its quadtree; else the cores of the network's tiles, with
+    the mean of the map there.
+
+    Args:
+        job: An opened job.
+        inputs: What its recipe's files hold.
+
+    Raises:
+        ValueError: The job has no image or no tiles.
     """
-    recipe, pipe = job.recipe, job.pipe
-    if recipe.image is None or recipe.tiling is None:
+    recipe, model = job.recipe, job.pipe.model
+    if not inputs.frames or recipe.tiling is None:
         raise ValueError("tiles to draw need a recipe with an image and a tiling")
-    source, factor = read_frames(recipe.image, recipe.image_sha256), pipe.latent.factor
-    size = size_of(recipe, pipe, source)
-    image = resized(source[0], size)
+    factor, size = model.latent.factor, size_of(recipe, model, inputs)
+    image = resized(inputs.frames[0], size)
     if recipe.denoise_map == AUTO:
-        leaves = list(leaves_of(recipe.detail, recipe.tiling, pipe, image))
+        leaves = list(leaves_of(recipe.detail, recipe.tiling, model, image))
         return image, leaves, leaf_denoise(leaves, recipe.min_denoise, recipe.denoise)
     height, width = (side // factor for side in size)
-    cores = [tile.core for tile in cover_of(recipe.tiling, pipe)(height, width)]
-    strengths = strengths_of(recipe, pipe, source, size)
+    cores = [tile.core for tile in cover_of(recipe.tiling, model)(height, width)]
+    strengths = strengths_of(recipe, model, inputs, size)
     shares = torch.ones(height, width) if strengths is None else strength_of(strengths, (height, width))[0, 0]
     boxes = [Box(*(side * factor for side in core)) for core in cores]
     return image, boxes, [recipe.denoise * float(shares[core.index].mean()) for core in cores]
+
+
+def write_tiles(job: Job, inputs: Inputs, path: Path) -> None:
+    """The tiles of a job with their strengths, as a PNG or an SVG file, by the path's ending."""
+    image, boxes, values = tiles_of(job, inputs)
+    line = min(max(image.width // 256, 1), 4)
+    if path.suffix.lower() == ".svg":
+        write_whole(path, tiles_svg(image, boxes, values, line=float(line)).encode())
+    else:
+        save_png(draw_tiles(image, boxes, values, line=line), path)
 
 
 def _text(buffer: io.BytesIO) -> str:

@@ -1,200 +1,201 @@
-"""A loaded model as a value: how it reads text, what its network is, how its latents become images."""
+"""A loaded model as three values: the diffusion model, the text encoder and the VAE; `Pipeline` holds them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, ControlNetwork, same_controls
-from sigmafield.core.linear import filled, lincomb
-from sigmafield.core.predict import active
-from sigmafield.core.process import per_sample
-from sigmafield.core.protocols import Call, Ctx, Network
-from sigmafield.models.directory import NETWORKS
-from sigmafield.parameterization.latent_format import LatentFormat
-from sigmafield.parameterization.prediction import Sampling
+from sigmafield.core.arrays import Latent
+from sigmafield.core.conditioning import Cond
+from sigmafield.models.diffusion_model import DiffusionModel, Running
+from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
+
+Codec = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
 class EncodeText(Protocol):
-    """(prompts, (height, width) in pixels, layer to stop at) → conditioning with one row a prompt.
-
-    clip_skip: -1 = the last layer of CLIP, -2 the one before it, …; None = the one that the model was trained with.
-    """
+    """(prompts, (height, width) in pixels, CLIP layer) → conditioning with one row per prompt."""
 
     def __call__(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond: ...
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """What `load` gives: text encoder, network and VAE of one model, on one device.
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """Reads prompts.
 
-    encode(images [B, 3, H, W] in [0, 1]) → latents in the network's scale; decode(latents) → images in [0, 1].
-    A model of videos has images [B, 3, frames, H, W] and latents [B, C, frames, h, w].
+    Args:
+        positive: Encodes prompts.
+        negative: Encodes negative prompts, for models that read them in another way; None: as `positive` does.
+        modules: The torch modules by diffusers' names: text_encoder, text_encoder_2, ….
+        running: Makes the context in which the modules are called.
     """
 
-    name: str
-    sampling: Sampling
-    latent: LatentFormat
-    encode_text: EncodeText
-    network: Network
-    encode: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
-    size: tuple[int, int]
-    """Height and width in pixels that the model was trained for."""
-    device: torch.device = torch.device("cpu")
-    preview: Callable[[Tensor], Tensor] | None = None
-    """Latents → rough images in [0, 1], cheap enough for every step, if the model has such a thing."""
+    positive: EncodeText
+    negative: EncodeText | None = None
     modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The torch modules behind it, by diffusers' names: unet or transformer, vae, text_encoder, …"""
-    loras: Sequence[tuple[str, float]] = ()
-    """Paths and strengths of the LoRAs that are merged into them."""
-    concat: int = 0
-    """Channels that a conditioning's `concat` must have, such as 5 for an inpainting network's mask and image."""
-    controls: Callable[[ControlNetwork], None] | None = None
-    """Raises ValueError for a control that was made for another network; None if the network takes no controls."""
-    encode_negative: EncodeText | None = None
-    """How it reads negative prompts, where that is not `encode_text`."""
-    cfg: float = 5.0
-    """Guidance that the model is made for; 1 for networks that were distilled with theirs."""
-    frames: int = 1
-    """Frames that the model was trained for."""
-    patch: int = 1
-    """Side in latent places of the network's patches: the latent's sides are multiples of it."""
-    max_side: int | None = None
-    """Largest height or width in pixels that the network has positions for."""
-    shift_at: Callable[[tuple[int, int]], float] | None = None
-    """(height, width) → the time shift that a flow network was trained with at that size, where it depends on it."""
-    max_rows: int | None = None
-    """Rows that one network call may have, for little memory; None: as many as there are."""
-    bring: Callable[[Sequence[str]], None] | None = None
-    """Brings some of `modules` to the device and sends the others away, where parts wait on the CPU."""
+    running: Running = nullcontext
 
-    def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
-        """Clean latents for each conditioning, in one network call or as few as `max_rows` allows: a `Model`.
+    def encode(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        """Encodes prompts.
 
-        The conditionings must have the same controls; those outside of their windows are left out. σ may differ between
-        samples, but not within one.
+        Args:
+            prompts: The texts, with weights in ComfyUI's notation.
+            size: Height and width in pixels of the image, which some models are conditioned on.
+            clip_skip: CLIP's layer to take hidden states from: -1 = the last, -2 the one before; None: as trained.
+
+        Returns:
+            A conditioning with one row per prompt.
         """
-        for cond in conds:
-            self.check(cond)
-        k = len(conds)
-        cond = stack([self.at(sigma, cond) for cond in conds], len(x) // k)
-        sigma = self.by_row(sigma, len(x) // k).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
-        pre, t = self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)
-        xs = lincomb(pre.c_in, x).float()
-        t = t.flatten().to(xs) if sigma.ndim else xs.new_full(xs.shape[:1], float(t))
-        roles = tuple(c.role for c in conds for _ in range(len(x) // k))
-        out = []
-        for some in self.shares(len(xs)):
-            network = self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx)
-            out.append(network(xs[some], t[some], rows(cond, some)))
-        out = torch.cat(out)
-        return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
+        with self.running():
+            return self.positive(prompts, size, clip_skip)
+
+    def encode_negative(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        """Encodes negative prompts; arguments as for `encode`."""
+        with self.running():
+            return (self.negative or self.positive)(prompts, size, clip_skip)
+
+
+@dataclass(frozen=True, eq=False)
+class Vae:
+    """Maps images to latents in the VAE's own scale, and back; `LatentFormat.to_network` leads to the network's.
+
+    Args:
+        encoder: Images in [−1, 1] → means of latents, in the module's dtype.
+        decoder: Latents → images in [−1, 1], in the module's dtype.
+        channels: Channels of the latents.
+        factor: Image pixels per latent position along a side.
+        frame_factor: Frames per latent frame of a video, after the first; None for a VAE of images.
+        device: Where the module is, or is brought to.
+        dtype: The module's dtype.
+        module: The torch module; None where there is not one.
+        cheap: Whether decoding is cheap enough for a preview of every step.
+        running: Makes the context in which the module is called.
+    """
+
+    encoder: Codec
+    decoder: Codec
+    channels: int = 4
+    factor: int = 8
+    frame_factor: int | None = None
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    module: Any = field(default=None, repr=False)
+    cheap: bool = False
+    running: Running = nullcontext
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encodes images.
+
+        Args:
+            images: [B, 3, H, W] in [0, 1], or [B, 3, frames, H, W] for a VAE of videos, to which an image is a video
+                of one frame; H and W are multiples of `factor`.
+
+        Returns:
+            Latents [B, C, H/factor, W/factor] or [B, C, frames, …] in the VAE's own scale, float32, on the device.
+
+        Raises:
+            ValueError: If the shape is wrong.
+        """
+        video = self.frame_factor is not None
+        images = images[:, :, None] if video and images.ndim == 4 else images
+        if images.ndim != 4 + video or images.shape[1] != 3 or any(s % self.factor for s in images.shape[-2:]):
+            rule = f"must be [B, 3, {'frames, ' * video}H, W] with H and W multiples of {self.factor}"
+            raise ValueError(f"images {rule}; got shape {tuple(images.shape)}")
+        if self.frame_factor and (images.shape[2] - 1) % self.frame_factor:
+            raise ValueError(f"frames must be 1 more than a multiple of {self.frame_factor}; got {images.shape[2]}")
+        with self.running():
+            return self.encoder(images.to(self.device, self.dtype) * 2 - 1).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decodes latents in the VAE's own scale to images in [0, 1], float32; raises ValueError for a wrong shape."""
+        video = self.frame_factor is not None
+        if latents.ndim != 4 + video or latents.shape[1] != self.channels:
+            shape = f"[B, {self.channels}, {'frames, ' * video}h, w]"
+            raise ValueError(f"latents must be {shape}; got shape {tuple(latents.shape)}")
+        with self.running():
+            return (self.decoder(latents.to(self.device, self.dtype)).float() / 2 + 0.5).clamp(0, 1)
+
+    def tiled(self, tile: int = 64, collected: Collected = "estimated") -> Vae:
+        """The VAE working tile by tile, for large images in little memory.
+
+        Args:
+            tile: Latent positions along a side that a tile owns, at most.
+            collected: Where the group norms' statistics come from; see `models.vae.tiled`.
+
+        Raises:
+            ValueError: For a VAE of videos.
+        """
+        if self.module is None or self.frame_factor is not None:
+            raise ValueError("only a VAE of images that is a torch module can work tile by tile")
+        pixels = tile * self.factor
+
+        @torch.no_grad()
+        def encoder(images: Tensor) -> Tensor:
+            return tiled_encode(self.module, images, pixels, collected=collected)
+
+        @torch.no_grad()
+        def decoder(latents: Tensor) -> Tensor:
+            return tiled_decode(self.module, latents, tile, collected=collected)
+
+        return replace(self, encoder=encoder, decoder=decoder)
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """What `load` gives: the parts of one model on one device. Exchange a part with `dataclasses.replace`.
+
+    Args:
+        model: The diffusion model.
+        text: The text encoder.
+        vae: The VAE.
+        small_decoder: Network latents → rough images in [0, 1], for previews; None: see `preview`.
+        loras: Paths and strengths of the LoRAs that are merged into the weights.
+    """
+
+    model: DiffusionModel
+    text: TextEncoder
+    vae: Vae
+    small_decoder: Codec | None = None
+    loras: Sequence[tuple[str, float]] = ()
+
+    def encode(self, images: Tensor) -> Latent:
+        """Encodes images in [0, 1] to latents in the network's scale; shapes and errors as for `Vae.encode`."""
+        return self.model.latent.to_network(self.vae.encode(images))
+
+    def decode(self, latents: Latent) -> Tensor:
+        """Decodes latents in the network's scale to images in [0, 1], float32.
+
+        Raises:
+            ValueError: If the shape is not that of the model's latents.
+        """
+        self.model.latent.check(latents)
+        return self.vae.decode(self.model.latent.to_vae(latents.to(self.vae.device, torch.float32)))
 
     @property
-    def module(self) -> nn.Module:
-        """The torch module of the network; ValueError where there is none that patches could change."""
-        module = next((self.modules[name] for name in NETWORKS if name in self.modules), None)
-        if module is None:
-            raise ValueError(f"{self.name} has no torch module behind its network, so nothing in it can be patched")
-        if module._compiled_call_impl is not None:
-            raise ValueError(f"{self.name} is compiled, and a compiled network cannot be patched: leave compile out")
-        return module
+    def preview(self) -> Codec | None:
+        """Network latents → rough images in [0, 1], cheap enough for every step; None where there is nothing cheap.
 
-    def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Network:
-        """The network with the patches of `ctx`, for one call; the last patch is outermost."""
-        network = self.network
-        if ctx.patches:
-            call = Call(self.module, sigma, roles, ctx)
-            for patch in ctx.patches:
-                network = patch(network, call)
-        return network
+        The small decoder, or the VAE where it is cheap, or the latent format's linear map.
+        """
+        if self.small_decoder is not None:
+            return self.small_decoder
+        if self.vae.cheap:
+            return self.decode
+        return self.model.latent.to_rgb if self.model.latent.rgb else None
 
-    def by_row(self, sigma: Sigma, n: int) -> Tensor:
-        """The level of each of n samples, [n, 1, …]; ValueError for a field that varies within a sample."""
-        levels = per_sample(sigma)
-        if levels is None:
-            raise ValueError(
-                f"{self.name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}: "
-                "put spatial.served.Served around the guider"
-            )
-        return filled(levels, n, axis=0).reshape(-1, *[1] * (sigma.ndim - 1))
+    @property
+    def modules(self) -> dict[str, Any]:
+        """The torch modules by diffusers' names: unet or transformer, vae, text_encoder, …."""
+        own = {self.model.part: self.model.module, "vae": self.vae.module, **self.text.modules}
+        return {name: module for name, module in own.items() if module is not None}
 
-    def at(self, sigma: Sigma, cond: Cond) -> Cond:
-        """The conditioning with the controls that act at σ alone; ValueError where they do for some samples only."""
-        now = [(c, active(c, sigma, self.sampling.clock)) for c in cond.controls if c.strength]
-        if any(inside.any() and not inside.all() for _, inside in now):
-            raise ValueError("a control's window ends between the noise levels of the samples: leave the window out")
-        return replace(cond, controls=tuple(c for c, inside in now if inside.all()))
-
-    def shares(self, n: int) -> list[slice]:
-        """n rows in as few parts of nearly equal length as `max_rows` allows."""
-        calls = max(1, -(-n // (self.max_rows or n or 1)))
-        ends = [n * i // calls for i in range(calls + 1)]
-        return [slice(first, last) for first, last in pairwise(ends)]
-
-    def check(self, cond: Cond) -> None:
-        """Raises ValueError for a conditioning whose `concat` or controls the network cannot take."""
-        channels = 0 if cond.concat is None else cond.concat.shape[1]
-        if channels != self.concat:
-            raise ValueError(
-                f"{self.name} takes {self.concat} channels of concat besides the latent's {self.latent.channels}; "
-                f"got {channels}"
-            )
-        for control in cond.controls:
-            if self.controls is None:
-                raise no_controls(self.name)
-            self.controls(control.net)
-
-
-def no_controls(name: str) -> ValueError:
-    """The error for a control where the network takes none."""
-    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2 and XL in diffusers' layout")
-
-
-def stack(conds: Sequence[Cond], each: int) -> Cond:
-    """Several conditionings as one with `each` rows for each, in order.
-
-    Raises ValueError for conditionings with other controls than the first's.
-    """
-    first = conds[0]
-    if not all(same_controls(first, c) for c in conds):
-        raise ValueError("conditionings of one network call must have the same controls, as strong and as long")
-
-    def join(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([filled(t, each, axis=0) for t in tensors])
-
-    extra = {key: join([c.extra[key] for c in conds]) for key in first.extra}
-    concat = [c.concat for c in conds if c.concat is not None]
-    return Cond(
-        join(repeated([c.embeds for c in conds])),
-        extra,
-        concat=join(concat) if concat else None,
-        controls=[
-            replace(control, hint=join([c.controls[i].hint for c in conds])) for i, control in enumerate(first.controls)
-        ],
-    )
-
-
-def rows(cond: Cond, some: slice) -> Cond:
-    """Some rows of a stacked conditioning."""
-    return Cond(
-        cond.embeds[some],
-        {key: value[some] for key, value in cond.extra.items()},
-        concat=None if cond.concat is None else cond.concat[some],
-        controls=[replace(control, hint=control.hint[some]) for control in cond.controls],
-    )
-
-
-def repeated(embeds: Sequence[Tensor]) -> list[Tensor]:
-    """Embeddings [B, tokens, C], repeated along the tokens up to their least common multiple, as ComfyUI does."""
-    length = math.lcm(*(e.shape[1] for e in embeds))
-    return [e.repeat(1, length // e.shape[1], 1) for e in embeds]
+    @property
+    def device(self) -> torch.device:
+        """The device that latents are on."""
+        return self.model.device

@@ -74,12 +74,14 @@ def load(
     pipe = load_plain(model, place, dtype, parts, torch.device("cpu") if offload else None, folder)
     for path, strength in pairs:
         merge_lora(pipe.modules, Path(path).expanduser(), strength)
-    pipe = replace(offloaded(pipe) if offload else pipe, max_rows=max_rows, loras=pairs)
+    pipe = offloaded(pipe) if offload else pipe
+    network = compiled(pipe.model) if compile else pipe.model
+    pipe = replace(pipe, model=replace(network, max_rows=max_rows), loras=pairs)
     if preview is not None:
         from sigmafield.models.diffusers.preview import load_preview
 
-        pipe = replace(pipe, preview=load_preview(Path(preview).expanduser(), pipe.latent, pipe.device))
-    return compiled(pipe) if compile else pipe
+        pipe = replace(pipe, small_decoder=load_preview(Path(preview).expanduser(), pipe.model.latent, pipe.device))
+    return pipe
 
 
 def check_loras(loras: Loras) -> list[tuple[str, float]]:

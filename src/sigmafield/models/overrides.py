@@ -1,8 +1,8 @@
-"""A pipeline with other noise levels or another prediction: what ComfyUI's ModelSampling… nodes do, as functions.
+"""A diffusion model with other noise levels or another prediction: what ComfyUI's ModelSampling… nodes do.
 
-The network stays as it is; what it is told, what is made of its answers and what schedules see changes. Of use where
-a checkpoint does not say what it was trained for (v-prediction, zero terminal SNR, a distilled LCM), and to move a
-flow's steps towards more noise.
+The network stays as it is. Its timestep input, the use of its answer and the levels that schedules see change. Useful
+where a checkpoint does not say what it was trained for (v-prediction, zero terminal SNR, a distilled LCM), and to move
+a flow's steps towards more noise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from sigmafield.core.parameters import Positive, Range, check, checked, keywords
 from sigmafield.core.registry import named, parse_specs
-from sigmafield.models.bundle import Pipeline
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.parameterization.latent_format import latent_format
 from sigmafield.parameterization.prediction import (
     cascade_sampling,
@@ -35,68 +35,68 @@ Side = Annotated[int, Range(16, 16384)]
 
 @checked
 def discrete(
-    pipe: Pipeline, *, prediction: Literal["eps", "v", "x0", "img_to_img", "lcm"] = "eps", zsnr: bool = False
-) -> Pipeline:
+    model: DiffusionModel, *, prediction: Literal["eps", "v", "x0", "img_to_img", "lcm"] = "eps", zsnr: bool = False
+) -> DiffusionModel:
     """The model's own discrete levels, with a prediction: eps, v, x0, img_to_img, or lcm with its 50 levels.
 
     zsnr: the last level is pure noise, arXiv:2305.08891; False takes that back where the checkpoint says so.
     Raises ValueError for a model without discrete levels.
     """
-    if pipe.sampling.beta is None:
+    if model.sampling.beta is None:
         raise ValueError(
-            f"{pipe.name} has no discrete noise levels to make anew; use continuous_edm, shifted_flow or flux"
+            f"{model.name} has no discrete noise levels to make anew; use continuous_edm, shifted_flow or flux"
         )
-    return replace(pipe, sampling=discrete_sampling(prediction, pipe.sampling.beta, zsnr))
+    return replace(model, sampling=discrete_sampling(prediction, model.sampling.beta, zsnr))
 
 
 @checked
 def continuous_edm(
-    pipe: Pipeline,
+    model: DiffusionModel,
     *,
     prediction: Literal["v", "eps", "edm", "playground", "cosmos_rflow"] = "v",
     sigma_max: Positive = 120.0,
     sigma_min: Low = 0.002,
-) -> Pipeline:
+) -> DiffusionModel:
     """1000 levels from sigma_min to sigma_max, evenly in ln σ, t = ¼ ln σ. Karras et al., arXiv:2206.00364.
 
     prediction: eps or v with σ_data = 1, edm with 0.5, cosmos_rflow, or playground, which is edm on the latents of
     Playground 2.5. 0 < sigma_min < sigma_max.
     """
     if prediction == "cosmos_rflow":
-        return replace(pipe, sampling=cosmos_sampling(sigma_min, sigma_max))
+        return replace(model, sampling=cosmos_sampling(sigma_min, sigma_max))
     if prediction == "playground":
         known = latent_format("SDXL_Playground_2_5")
-        pipe, prediction = replace(pipe, latent=replace(known, factor=pipe.latent.factor)), "edm"
+        model, prediction = replace(model, latent=replace(known, factor=model.latent.factor)), "edm"
     data = 0.5 if prediction == "edm" else 1.0
-    return replace(pipe, sampling=continuous_edm_sampling(prediction, sigma_min, sigma_max, data))
+    return replace(model, sampling=continuous_edm_sampling(prediction, sigma_min, sigma_max, data))
 
 
 @checked
-def continuous_v(pipe: Pipeline, *, sigma_max: Positive = 500.0, sigma_min: Low = 0.03) -> Pipeline:
+def continuous_v(model: DiffusionModel, *, sigma_max: Positive = 500.0, sigma_min: Low = 0.03) -> DiffusionModel:
     """v-prediction with t = (2/π) arctan σ and 1000 levels, evenly in ln σ. 0 < sigma_min < sigma_max."""
-    return replace(pipe, sampling=continuous_v_sampling(sigma_min, sigma_max))
+    return replace(model, sampling=continuous_v_sampling(sigma_min, sigma_max))
 
 
 @checked
-def stable_cascade(pipe: Pipeline, *, shift: Positive = 2.0) -> Pipeline:
+def stable_cascade(model: DiffusionModel, *, shift: Positive = 2.0) -> DiffusionModel:
     """The cosine levels of Stable Cascade; shift > 0 moves them towards more noise. arXiv:2306.00637."""
-    return replace(pipe, sampling=cascade_sampling(shift))
+    return replace(model, sampling=cascade_sampling(shift))
 
 
 @checked
-def shifted_flow(pipe: Pipeline, *, shift: Positive = 3.0) -> Pipeline:
+def shifted_flow(model: DiffusionModel, *, shift: Positive = 3.0) -> DiffusionModel:
     """Levels σ = s t/(1 + (s − 1) t) of a rectified flow, s = shift > 0; t as the network knows it: σ or 1000 σ.
 
     Stable Diffusion 3 has 3, AuraFlow 1.73. Esser et al., arXiv:2403.03206, eq. 23. Raises ValueError for a network
     that is no flow.
     """
-    return replace(pipe, sampling=shifted(pipe.sampling, shift))
+    return replace(model, sampling=shifted(model.sampling, shift))
 
 
 @checked
 def flux(
-    pipe: Pipeline, *, max_shift: Shift = 1.15, base_shift: Shift = 0.5, width: Side = 1024, height: Side = 1024
-) -> Pipeline:
+    model: DiffusionModel, *, max_shift: Shift = 1.15, base_shift: Shift = 0.5, width: Side = 1024, height: Side = 1024
+) -> DiffusionModel:
     """Flux's levels for a size: μ is linear in the number of 16x16-pixel places, from base_shift to max_shift.
 
     base_shift is for 256 places (256x256 pixels), max_shift for 4096 (1024x1024), both from 0 to 100; beyond them the
@@ -104,19 +104,19 @@ def flux(
     is σ.
     """
     mu = resolution_shift(width * height / 256, (256.0, base_shift), (4096.0, max_shift))
-    if pipe.sampling.levels.timestep(torch.ones((), dtype=torch.float64)) > 1:
-        raise ValueError(f"{pipe.name}: Flux's levels tell the network σ, and this one was trained on 1000 σ")
-    return replace(pipe, sampling=flux_sampling(mu))
+    if model.sampling.levels.timestep(torch.ones((), dtype=torch.float64)) > 1:
+        raise ValueError(f"{model.name}: Flux's levels tell the network σ, and this one was trained on 1000 σ")
+    return replace(model, sampling=flux_sampling(mu))
 
 
-MODEL_SAMPLINGS: dict[str, Callable[..., Pipeline]] = {
+MODEL_SAMPLINGS: dict[str, Callable[..., DiffusionModel]] = {
     function.__name__: function
     for function in (discrete, continuous_edm, continuous_v, stable_cascade, shifted_flow, flux)
 }
 """The functions by name."""
 
 
-def parse_model_sampling(text: str) -> Callable[[Pipeline], Pipeline]:
+def parse_model_sampling(text: str) -> Callable[[DiffusionModel], DiffusionModel]:
     """One of the functions as it is written in a line, "discrete(prediction=v, zsnr=true)"; "": the pipeline as it is.
 
     Raises ValueError for unknown names and parameters, values out of range, and more than one of them.
@@ -125,9 +125,9 @@ def parse_model_sampling(text: str) -> Callable[[Pipeline], Pipeline]:
     if len(found) > 1:
         raise ValueError(f"model_sampling takes one of {', '.join(MODEL_SAMPLINGS)}; got {len(found)}: {text!r}")
     if not found:
-        return lambda pipe: pipe
+        return lambda model: model
     [spec] = found
     name, params = spec.name, spec.params
     function = named(MODEL_SAMPLINGS, name, "model_sampling")
     settings = check(name, keywords(function), params)
-    return lambda pipe: function(pipe, **settings)
+    return lambda model: function(model, **settings)

@@ -1,101 +1,55 @@
-"""How the modules of a loaded pipeline run: compiled, on the device one after another, the VAE tile by tile."""
+"""How the modules of a loaded model run: compiled, or on the device one after another."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.directory import NETWORKS
-from sigmafield.models.vae.codec import codec
-from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
+from sigmafield.models.diffusion_model import DiffusionModel
 
 CPU = torch.device("cpu")
 COMPILERS = ("g++", "c++", "clang++", "cl")
 
 
 def offloaded(pipe: Pipeline) -> Pipeline:
-    """The pipeline with its parts on the CPU; text encoders, network and VAE move to the device when one is called.
+    """Keeps the parts of a model on the CPU until they are called; results do not change.
 
-    At most one of the three is on the device, where it stays until another is called. Numbers are not changed.
+    Text encoders, network and VAE are on the device one at a time; each stays there until another is called.
     """
-    text = [name for name in pipe.modules if name.startswith("text_encoder")]
-    network = [name for name in pipe.modules if name in NETWORKS]
+    modules, device = pipe.modules, pipe.device
 
-    def bring(names: Sequence[str]) -> None:
-        for name, module in pipe.modules.items():
+    @contextmanager
+    def on_device(names: Collection[str]) -> Iterator[None]:
+        for name, module in modules.items():
             if name not in names:
                 module.to(CPU)
         for name in names:
-            pipe.modules[name].to(pipe.device)
+            modules[name].to(device)
+        yield
 
-    def on_device(names: list[str], function: Callable[..., Any] | None) -> Any:
-        if function is None:
-            return None
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            bring(names)
-            return function(*args, **kwargs)
-
-        return call
-
-    for module in pipe.modules.values():
+    for module in modules.values():
         module.to(CPU)
-    decode = on_device(["vae"], pipe.decode)
     return replace(
         pipe,
-        encode_text=on_device(text, pipe.encode_text),
-        encode_negative=on_device(text, pipe.encode_negative),
-        network=on_device(network, pipe.network),
-        encode=on_device(["vae"], pipe.encode),
-        decode=decode,
-        preview=decode if pipe.preview is pipe.decode else pipe.preview,
-        bring=bring,
+        model=replace(pipe.model, running=partial(on_device, [pipe.model.part])),
+        text=replace(pipe.text, running=partial(on_device, list(pipe.text.modules))),
+        vae=replace(pipe.vae, running=partial(on_device, ["vae"])),
     )
 
 
-def compiled(pipe: Pipeline) -> Pipeline:
-    """The pipeline with its network compiled by torch, in place, at the first call for each shape of latents."""
-    for name in NETWORKS:
-        if name in pipe.modules:
-            pipe.modules[name].compile()
-    return pipe
-
-
-def with_tiled_vae(pipe: Pipeline, tile: int = 64, collected: Collected = "estimated") -> Pipeline:
-    """The pipeline with a VAE that works tile by tile, for large images in little memory: see `spatial.tiled_vae`.
-
-    tile: places of the latent that a tile owns, at most. Raises ValueError for VAEs of video.
-    """
-    vae = pipe.modules.get("vae")
-    if vae is None or pipe.latent.axes != 2:
-        raise ValueError(f"{pipe.name} has no VAE of images that could work tile by tile")
-
-    def here(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*args: Any, **kwargs: Any) -> Tensor:
-            if pipe.bring is not None:
-                pipe.bring(["vae"])
-            return function(vae, *args, collected=collected, **kwargs)
-
-        return torch.no_grad()(call)
-
-    encode, decode = codec(
-        partial(here(tiled_encode), tile=tile * pipe.latent.factor),
-        partial(here(tiled_decode), tile=tile),
-        pipe.latent,
-        pipe.device,
-        next(vae.parameters()).dtype,
-    )
-    preview = decode if pipe.preview is pipe.decode else pipe.preview
-    return replace(pipe, encode=encode, decode=decode, preview=preview)
+def compiled(model: DiffusionModel) -> DiffusionModel:
+    """Compiles a network with torch, in place, at the first call for each shape of latents."""
+    if model.module is not None:
+        model.module.compile()
+    return model
 
 
 def check_offload(device: torch.device) -> None:

@@ -12,7 +12,7 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.linear import filled, lincomb
 from sigmafield.core.protocols import Ctx
-from sigmafield.models.bundle import stack
+from sigmafield.models.network_call import stack
 from sigmafield.parameterization.prediction import Sampling
 
 TokenNetwork = Callable[[Tensor, Tensor, Cond], Tensor]

@@ -1,4 +1,4 @@
-"""A Brownian path in σ: noise whose intervals are correlated as one path's are, and which no step count changes."""
+"""Noise from a Brownian path in σ: intervals are correlated as on one path, whatever the number of steps."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Interval = tuple[float, float]
 """Two times of the tree, rounded to 6 decimals, the smaller one first."""
 
 ANSWERS = 4
-"""Increments that may be drawn ahead and wait to be asked for."""
+"""Largest number of increments that are drawn ahead and kept until they are asked for."""
 
 DRAWERS = 4
-"""Threads that draw at most, if torch has as many: an interval has some twenty draws."""
+"""Largest number of threads that draw numbers (fewer if torch has fewer): an interval needs about twenty draws."""
 
 
 class Node(NamedTuple):
@@ -35,28 +35,38 @@ class Node(NamedTuple):
 
 
 class Brownian:
-    """ξ(σ, σ') = increment of a Brownian path between σ and σ', divided by √|σ − σ'|; zeros where σ = σ'.
+    """Noise ξ(σ, σ') from a Brownian path W in σ.
 
-    Overlapping intervals are correlated as the path says, and different step counts see the same path.
+        ξ(σ, σ') = (W(σ') − W(σ))/√|σ − σ'|,   and 0 where σ = σ'
+
+    Overlapping intervals are correlated as on one path, and runs with different numbers of steps see the same path.
+
     The path is a virtual tree over [smallest positive σ, largest σ], bit-equal to that of torchsde 0.2.6
-    (`BrownianTree`, tol = 1e-6, pool_size = 24): times are rounded to 6 decimals, a node's half is drawn from
-    the seed that its place in the tree has, and an increment is the sum of the largest nodes that cover it.
+    (`BrownianTree`, tol = 1e-6, pool_size = 24): times are rounded to 6 decimals, the halves of a node are drawn from a
+    seed that follows from its position in the tree, and an increment is the sum of the largest nodes that cover it.
 
-    Work. Only nodes on the way to an end of an interval are drawn, and while the schedule is followed none twice.
-    A tree on the CPU draws the interval that should be asked for next in threads of its own, from construction on,
-    so that a network on another device hides the drawing: all numbers first, then the sums (`bridges`). None of this
-    changes a bit, in any order of questions.
+    Only nodes on the way to an end of an interval are drawn, and none is drawn twice while the schedule is followed. A
+    tree on the CPU draws the interval that is expected next in threads of its own, starting at construction, so that a
+    network on another device hides the drawing. Numbers are drawn first, then summed (`brownian_sums`). None of this
+    changes the result, in any order of requests.
 
-    Memory, for a tree of d = log₂((σ_max − σ_min)/10⁻⁶) levels (24 for Stable Diffusion): at most 3 d nodes of a latent
-    each while a schedule is followed step by step, 5 d if stages within the steps are asked for as well; in any other
-    order, `capacity` and the 4 d that one interval may need. Besides, 4 increments that
-    were drawn ahead. Nodes that no step to come
-    needs are dropped, and their memory is used again.
+    Memory use, for a tree of d = log₂((σ_max − σ_min)/10⁻⁶) levels (24 for Stable Diffusion), in nodes of one latent
+    each: at most 3 d while a schedule is followed step by step, and 5 d if stages within the steps are requested too;
+    in any other order, `capacity` and the 4 d that one interval may need. Up to 4 increments drawn ahead add to this.
+    Nodes that no remaining step needs are dropped, and their memory is reused.
 
-    seed: entropy of the tree, or a list of one seed a sample, so that a sample is the same in any batch.
-    shape: of the whole latent [B, …]. σ must be a number, not a field. drawn_on: the device that the tree lives on.
-    times: dtype that σ is rounded to before it is looked up.
-    Raises ValueError for a field, a negative seed and a wrong number of seeds.
+    Args:
+        seed: Seed of the tree, or a list of one seed per sample, with which a sample is the same in any batch.
+        grid: Schedule of the run, with one σ per step.
+        shape: Shape of the whole latent [B, …].
+        dtype: Dtype of the noise.
+        device: Device of the noise.
+        drawn_on: Device that the tree is drawn and kept on.
+        times: Dtype that σ is rounded to before it is looked up.
+        capacity: Number of nodes kept from one request to the next.
+
+    Raises:
+        ValueError: If the grid is a σ-field, a seed is negative or the number of seeds is not the batch size.
     """
 
     def __init__(
@@ -78,23 +88,23 @@ class Brownian:
         self._seeds = (seed,) if isinstance(seed, int) else tuple(seed)
         if self._per_sample and len(self._seeds) != shape[0]:
             raise ValueError(
-                f"seed must be one number or one a sample: got {len(self._seeds)} for a batch of {shape[0]}"
+                f"seed must be one number or one per sample: got {len(self._seeds)} for a batch of {shape[0]}"
             )
         if any(value < 0 for value in self._seeds):
             raise ValueError(f"seed must be ≥ 0; got {seed}")
         self._shape, self._dtype, self._times = tuple(shape), dtype, times
         self._device, self._drawn_on, self._capacity = device, torch.device(drawn_on), capacity
         positive = grid.sigmas[grid.sigmas > 0].float()
-        # torchsde keeps the unrounded ends for the root's variance, and rounds every time that it cuts at
+        # torchsde takes the root's variance from the unrounded ends, and rounds all times it cuts at
         low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.0, 1.0)
         self._range, self._root_std = (round(low, 6), round(high, 6)), math.sqrt(high - low)
         self._levels = sorted({self._time(float(sigma)) for sigma in grid.sigmas})
         self._nodes: dict[int, Node] = {}  # by number: the root is 1, the halves of n are 2 n and 2 n + 1
         self._spare: list[Tensor] = []
-        self._drawn: dict[int, Tensor] = {}  # numbers to cut nodes with
+        self._drawn: dict[int, Tensor] = {}  # random numbers to cut nodes with, by node
         self._splits: list[Split] = []
         self._answers: dict[Interval, Future[Tensor]] = {}
-        self._stage = (-1, 1.0)  # the last step that a stage was asked for in, and the share of its h
+        self._stage = (-1, 1.0)  # last step in which a stage was requested, and its share of h
         # on another device the tree is drawn in the caller's stream
         self._worker = ThreadPoolExecutor(1, "brownian") if self._drawn_on.type == "cpu" else None
         drawers = min(torch.get_num_threads(), DRAWERS) if self._worker else 1
@@ -121,17 +131,17 @@ class Brownian:
         pass
 
     def _answer(self, span: Span) -> Tensor:
-        """The increment over an interval, waited for, the caller's own; an error of the thread is raised here."""
+        """The increment over an interval, which then belongs to the caller; errors of the thread are raised here."""
         asked, to_come = self._question(span)
         if self._worker is None:
             return self._increment(asked, to_come)
         try:
             return self._begin(span).result()
         finally:
-            del self._answers[asked]  # it is changed in place; and after an error the next try draws again
+            del self._answers[asked]  # the caller changes it in place; after an error the next try draws again
 
     def _begin(self, span: Span) -> Future[Tensor]:
-        """Have the thread draw an increment, unless it has done so lately."""
+        """Let the thread draw an increment, unless it is drawn already."""
         asked, to_come = self._question(span)
         answer = self._answers.get(asked)
         if answer is None:
@@ -142,7 +152,7 @@ class Brownian:
         return answer
 
     def _question(self, span: Span) -> tuple[Interval, Interval]:
-        """(the times asked for, the part of the tree that this step and those to come lie in)."""
+        """The times asked for, and the range of times that this step and all later ones lie in."""
         low, high = sorted((self._time(float(span.sigma)), self._time(float(span.sigma_next))))
         if span.sigmas is None or span.i >= span.n:
             return (low, high), self._range
@@ -150,9 +160,10 @@ class Brownian:
         return (low, high), (self._time(float(rest.min())), self._time(float(rest.max())))
 
     def _following(self, span: Span) -> Span | None:
-        """The interval that should be asked for next; None where the schedule does not say.
+        """The interval that is expected next, None if the schedule does not determine it.
 
-        After a stage, the whole step; after that, the next step, as far as the first stage of this one went.
+        After a stage it is the whole step. After a whole step it is the next step, or as much of it as the first stage
+        of this step covered.
         """
         if span.sigmas is None or span.i >= span.n:
             return None
@@ -174,7 +185,7 @@ class Brownian:
     def _increment(self, asked: Interval, to_come: Interval) -> Tensor:
         """W(high) − W(low): the sum, left to right, of the largest nodes that cover the interval.
 
-        What lies outside of `to_come` is forgotten first, then the oldest nodes beyond the capacity.
+        Nodes outside of `to_come` are dropped first, then the oldest nodes beyond the capacity.
         """
         if not self._nodes:
             self._nodes[1] = Node(*self._range, self._normal(0).mul_(self._root_std))
@@ -186,14 +197,14 @@ class Brownian:
             return torch.zeros(self._shape, dtype=self._dtype, device=self._drawn_on)
         each = self._drawers.map if self._drawers else map
         cuts = self._cuts(cover)
-        self._drawn = dict(zip(cuts, each(self._normal, cuts)))  # first: the sums would wait for a core each time
+        self._drawn = dict(zip(cuts, each(self._normal, cuts)))  # all at once: else the sums would wait for each draw
         try:
             self._splits = []
             terms = [self._value(n) for n in cover]
-            total = torch.empty(self._shape, dtype=self._dtype, device=self._drawn_on)  # the caller's: not used again
+            total = torch.empty(self._shape, dtype=self._dtype, device=self._drawn_on)  # the caller's, never reused
             add_up(self._splits, terms, total, each)
         except BaseException:
-            self._nodes.clear()  # their halves may not have been filled
+            self._nodes.clear()  # halves of split nodes may not be filled
             raise
         return total
 
@@ -215,7 +226,7 @@ class Brownian:
         return cover
 
     def _cuts(self, cover: list[int]) -> list[int]:
-        """The nodes that must be cut for those of a cover to be in memory, from the root down."""
+        """Numbers of the nodes that must be cut to have those of a cover in memory, from the root down."""
         cuts = set()
         for n in cover:
             while n not in self._nodes and n >> 1 not in cuts:
@@ -224,7 +235,7 @@ class Brownian:
         return sorted(cuts)
 
     def _value(self, n: int) -> Tensor:
-        """Where the increment over node n will be, once the splits on the way to it from above are done."""
+        """Buffer that will hold the increment over node n once all noted splits are done."""
         above = n
         while above not in self._nodes:
             above >>= 1
@@ -234,7 +245,7 @@ class Brownian:
         return self._nodes[n].w
 
     def _split(self, n: int) -> None:
-        """Note how to cut a node in two. Its buffer may be a later split's, since those are done in turn."""
+        """Note how to cut a node in two. A later split may reuse its buffer, because splits are done in order."""
         start, end, w = self._nodes[n]
         middle = round((start + end) / 2, 6)
         before, after, per_length = middle - start, end - middle, 1 / (end - start)
@@ -243,10 +254,10 @@ class Brownian:
         self._nodes[2 * n], self._nodes[2 * n + 1] = Node(start, middle, left), Node(middle, end, right)
         level = bisect_right(self._levels, start)
         if level < len(self._levels) and self._levels[level] < end:
-            self._forget(n)  # no step covers a node that has a level within: its halves are all that is needed
+            self._forget(n)  # no step covers a node with a level inside it: only its halves are needed
 
     def _forget(self, n: int) -> None:
-        """Take a node out of memory; the root stays. Its buffer is used again where one thread owns them all."""
+        """Remove a node from memory, except the root. Its buffer is reused if one thread owns all buffers."""
         if n > 1:
             w = self._nodes.pop(n).w
             if self._worker is not None:
@@ -259,7 +270,7 @@ class Brownian:
             return torch.empty(self._shape, dtype=self._dtype, device=self._drawn_on)
 
     def _normal(self, n: int) -> Tensor:
-        """Standard normal numbers to cut node n with, in a buffer of their own; n = 0: to make the root from."""
+        """Standard normal numbers to cut node n with, in a new buffer; n = 0: to make the root from."""
         depth = n.bit_length() - 1
         key = (n - (1 << depth), depth) if n else ()
         out, generator = self._buffer(), torch.Generator(self._drawn_on)

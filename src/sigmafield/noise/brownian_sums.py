@@ -1,4 +1,4 @@
-"""The sums of a Brownian path: many bridges at once, a piece of the latent after the other."""
+"""Sums Brownian-bridge increments chunk by chunk: all bridges of a request for one piece of the latent at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ import torch
 from torch import Tensor
 
 PIECE = 1 << 15
-"""Numbers of a latent that go through all sums of a question before the next ones do: they stay in a core's cache."""
+"""Numbers of a latent that go through all sums of a request together, few enough to stay in a core's cache."""
 
 
 class Split(NamedTuple):
-    """A node's increment and those of its halves; `left` holds standard normal numbers before, `right` anything."""
+    """How to cut a node in two halves.
+
+    Args:
+        w: Increment over the node.
+        left: Standard normal numbers at first, then the increment over the left half.
+        right: Buffer for the increment over the right half.
+        before: Length of the left half.
+        per_length: 1/length of the node.
+        std: Standard deviation of the Brownian bridge at the cut.
+    """
 
     w: Tensor
     left: Tensor
@@ -25,12 +34,18 @@ class Split(NamedTuple):
 
 
 def add_up(splits: Sequence[Split], cover: Sequence[Tensor], total: Tensor, each: Callable[..., Iterable[Any]]) -> None:
-    """Cut nodes in two, one after the other, by the Brownian bridges over them; total = the cover's sum, left to right.
+    """Cut nodes in two by their Brownian bridges, one after the other, and sum the cover from left to right.
 
         right = w before/length,   left = std ξ + right,   right = w − left
 
-    Each piece of a latent on the CPU is taken through all of it, by the threads of `each`, a `map`. NumPy gives the
-    same bits as torch there, with less work for a call.
+    A latent on the CPU is divided into pieces, and each piece goes through all splits and the sum in one thread. NumPy
+    gives the same bits as torch there, with less overhead per call.
+
+    Args:
+        splits: Splits in the order in which they are done.
+        cover: Increments to sum.
+        total: Output, of a latent's shape.
+        each: A `map`, which may use several threads.
     """
     cpu = total.device.type == "cpu"
     quick = cpu and total.dtype in (torch.float32, torch.float64)
@@ -45,7 +60,7 @@ def add_up(splits: Sequence[Split], cover: Sequence[Tensor], total: Tensor, each
     def piece(part: slice) -> None:
         for w, left, right, before, per_length, std in flat_splits:
             w, left, right = w[part], left[part], right[part]
-            mul(w, before, out=right)  # the order of operations decides the last bit
+            mul(w, before, out=right)  # bit-equality with torchsde depends on this order of operations
             mul(right, per_length, out=right)
             mul(left, std, out=left)
             add(left, right, out=left)

@@ -1,4 +1,4 @@
-"""Which source of noise a sampler is given."""
+"""The source of noise that a sampler is given."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from sigmafield.noise.brownian import Brownian
 from sigmafield.noise.sources import Gaussian, Keyed, Pair, Silent
 
 NoiseKind = Literal["none", "churn", "gaussian", "gaussian_pair", "brownian", "brownian_device"]
-"""What a sampler draws: see `samplers.registry`."""
+"""Kind of noise that a sampler draws, see `samplers.registry`."""
 
 
 def default_noise(kind: NoiseKind, seed: int, grid: Grid, x: Latent) -> Noise:
-    """The source that ComfyUI would give a sampler of this kind; for a σ-field, keyed by the sample.
+    """The source that ComfyUI would give a sampler of this kind; for a σ-field, noise keyed by the sample.
 
-    A stream on the CPU is seeded with seed + 1, since the initial noise was drawn there with `seed`; a pair's second
-    stream with 42 more.
+    A stream on the CPU is seeded with seed + 1, because the initial noise was drawn there with `seed`; the second
+    stream of a pair is seeded with 42 more.
+
+    Args:
+        kind: Kind of noise.
+        seed: Seed of the run.
+        grid: Schedule of the run.
+        x: Latent whose shape, dtype and device the noise has.
     """
     of_x = {"shape": x.shape, "dtype": x.dtype, "device": x.device}
     if kind == "none":

@@ -1,7 +1,7 @@
 """Sources of unit-variance noise: keyed per sample, or one sequential stream. `brownian` has a path in σ.
 
-A source is called with the interval that asks. What it remembers between steps is read and set with
-get_state / set_state, so a run can stop and continue, and two runs may share a source.
+A source is called with the interval of the request. Its state between steps is read and set with get_state and
+set_state, so a run can stop and continue, and two runs can share a source.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ Device = torch.device | str
 
 
 def generator_of(seed: int | torch.Generator, device: Device = "cpu") -> torch.Generator:
-    """A fresh generator on `device`, 0 ≤ seed < 2⁶⁴; or the given one, which then goes on where it stands."""
+    """A new generator on `device`, or the given generator, which continues from its current state.
+
+    Args:
+        seed: Seed, 0 ≤ seed < 2⁶⁴, or a generator.
+        device: Device of a new generator.
+
+    Raises:
+        ValueError: If the seed is out of range.
+    """
     if isinstance(seed, torch.Generator):
         return seed
     if not 0 <= seed < 2**64:
@@ -32,7 +40,7 @@ def generator_of(seed: int | torch.Generator, device: Device = "cpu") -> torch.G
 def randn(
     seed: int | torch.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = "cpu"
 ) -> Tensor:
-    """Standard normal numbers of a fresh generator on `device`, or the next ones of a given generator."""
+    """Standard normal numbers of a new generator on `device`, or the next ones of a given generator."""
     return torch.randn(tuple(shape), generator=generator_of(seed, device), dtype=dtype, device=device)
 
 
@@ -42,20 +50,27 @@ def initial_noise(
     batch_index: Sequence[int] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Latent:
-    """The noise [B, C, *space] that a run begins with, as ComfyUI draws it: on the CPU, from the seed.
+    """The noise [B, C, *space] that a run begins with, drawn on the CPU from the seed as in ComfyUI.
 
-    batch_index: which draw of the stream each sample is, so that one of a batch can be drawn again alone: the samples
-    0 … max are drawn one after the other and picked, repeats allowed. Without it the whole batch is one draw, which is
-    the same as 0 … B − 1 only where C·∏space is a multiple of 16: torch draws in blocks of 16.
-    seed: 0 … 2⁶⁴ − 1; or a CPU generator, which goes on: for the second part of a nested latent, and for churn noise
-    after this (`Gaussian(generator, shape)`). dtype: of the latent. Disabled noise is `torch.zeros`.
-    Raises ValueError for a seed out of range and for a batch_index that is negative or not one for each sample.
+    With batch_index, samples 0 … max are drawn one after the other and then picked, repeats allowed, so that one sample
+    of a batch can be drawn again alone. Without it the whole batch is one draw. That equals 0 … B − 1 only where
+    C·∏space is a multiple of 16, because torch draws in blocks of 16. Disabled noise is `torch.zeros`.
+
+    Args:
+        seed: Seed, 0 ≤ seed < 2⁶⁴; or a CPU generator, which continues: for the second part of a nested latent, and for
+            churn noise after this (`Gaussian(generator, shape)`).
+        shape: Shape of the latent [B, C, *space].
+        batch_index: Which draw of the stream each sample is.
+        dtype: Dtype of the latent.
+
+    Raises:
+        ValueError: If the seed is out of range, or batch_index has a negative entry or not one entry per sample.
     """
     generator = generator_of(seed)
     if batch_index is None:
         return randn(generator, shape, dtype)
     if len(batch_index) != shape[0]:
-        raise ValueError(f"batch_index must name one draw a sample: got {len(batch_index)} for a batch of {shape[0]}")
+        raise ValueError(f"batch_index must name one draw per sample: got {len(batch_index)} for a batch of {shape[0]}")
     if any(k < 0 for k in batch_index):
         raise ValueError(f"batch_index must be ≥ 0; got {min(batch_index)}")
     noise = torch.empty(tuple(shape), dtype=dtype)
@@ -67,7 +82,7 @@ def initial_noise(
 
 
 class Silent:
-    """No noise: raises RuntimeError when asked. What a sampler gets that draws none."""
+    """The source of samplers that draw no noise: raises RuntimeError when called."""
 
     def __call__(self, span: Span) -> Latent:
         raise RuntimeError(f"step {span.i} asked for noise, but its sampler is declared to draw none")
@@ -80,10 +95,15 @@ class Silent:
 
 
 class Gaussian:
-    """One sequential stream for the whole batch, in the order of the draws: what ComfyUI uses.
+    """One sequential stream for the whole batch, in the order of the draws, as ComfyUI uses.
 
-    seed: of a torch generator on `device`, or the generator itself, which goes on where it stands;
-    a sample's noise depends on the batch that it is in.
+    A sample's noise depends on the batch that it is in.
+
+    Args:
+        seed: Seed of a torch generator on `device`; or a generator, which continues from its current state.
+        shape: Shape of the latent.
+        dtype: Dtype of the latent.
+        device: Device of the generator and the noise.
     """
 
     def __init__(
@@ -100,7 +120,7 @@ class Gaussian:
         return self.draw()
 
     def draw(self) -> Tensor:
-        """The stream's next numbers."""
+        """The next numbers of the stream."""
         return randn(self._generator, self._like.shape, self._like.dtype, self._like.device)
 
     def get_state(self) -> Tensor:
@@ -113,9 +133,13 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sources for samplers that draw within a step as well: `main` for the step, `inner` for its stages.
+    """Two sources for samplers that also draw within a step.
 
-    Any other source serves both, in the order of the draws (see `inner_of`). Its state is the two states.
+    Any other source serves both, in the order of the draws (see `inner_of`). The state of a pair is the two states.
+
+    Args:
+        main: Source for the step.
+        inner: Source for its stages.
     """
 
     main: Noise
@@ -129,22 +153,31 @@ class Pair:
         return torch.stack(states) if len(states) == 2 else None
 
     def set_state(self, state: Tensor | None) -> None:
-        # a generator reads a state from where its storage begins, whatever the view
+        # cloned, because a generator reads a state from the start of its storage and ignores the view
         first, second = (None, None) if state is None else (part.clone() for part in state)
         self.main.set_state(first)
         self.inner.set_state(second)
 
 
 def inner_of(noise: Noise) -> Noise:
-    """The source for a step's stages: a pair's second, and otherwise the source itself."""
+    """The source for the stages of a step: the second one of a pair, otherwise the source itself."""
     return noise.inner if isinstance(noise, Pair) else noise
 
 
 class Keyed:
-    """Noise that is a function of (the sample's seed, step, draw within the step), and of nothing else.
+    """Noise that is a function of the sample's seed, the step and the draw within the step only.
 
-    seeds: one per sample, so that image k is the same in any batch; nothing to store, any order of steps.
-    shape: of the whole latent [B, …] with B = len(seeds). Always drawn on the CPU, so devices agree.
+    Image k is the same in any batch, no state has to be stored, and steps may be taken in any order. Numbers are always
+    drawn on the CPU, so all devices agree.
+
+    Args:
+        seeds: One seed per sample.
+        shape: Shape of the whole latent [B, …] with B = len(seeds).
+        dtype: Dtype of the latent.
+        device: Device of the noise.
+
+    Raises:
+        ValueError: If the number of seeds is not the batch size.
     """
 
     def __init__(
@@ -155,7 +188,7 @@ class Keyed:
         device: Device = "cpu",
     ):
         if len(seeds) != shape[0]:
-            raise ValueError(f"seeds must name one seed a sample: got {len(seeds)} for a batch of {shape[0]}")
+            raise ValueError(f"seeds must name one seed per sample: got {len(seeds)} for a batch of {shape[0]}")
         self._seeds, self._shape, self._dtype, self._device = tuple(seeds), tuple(shape), dtype, device
         self._draw = 0
 
@@ -172,5 +205,5 @@ class Keyed:
 
 
 def seed_word(entropy: int, key: tuple[int, ...], dtype: type[np.unsignedinteger] = np.uint32) -> int:
-    """First word of a NumPy seed sequence: an independent seed for each key."""
+    """The first word of a NumPy seed sequence: an independent seed for each key."""
     return int(np.random.SeedSequence(entropy, spawn_key=key, pool_size=24).generate_state(1, dtype)[0])

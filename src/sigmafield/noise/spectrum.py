@@ -1,26 +1,30 @@
 """Noise with a spectrum: coloured, pyramid, offset and Perlin noise, each a filter of white noise from any source.
 
-A filter is a pure, linear function of white noise [B, C, *space] to noise of the same shape and of unit variance on
-average. It mixes places within a sample's channel and nothing else. Being linear, it leaves a Brownian path one: the
-increments of filtered noise add up as those of white noise do. It draws no numbers of its own, so seeds, resuming and
-independence of the batch are those of the source.
+A filter is a pure, linear function from white noise [B, C, *space] to noise of the same shape and of unit variance on
+average. It mixes only positions within a channel of a sample. Because it is linear, a filtered Brownian path is again a
+Brownian path: the increments of filtered noise add up as those of white noise do. A filter draws no numbers, so seeds,
+resuming and independence of the batch are those of the source.
 
     noise = Shaped(Keyed(seeds, x.shape), partial(coloured, exponent=1.0))
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
+from sigmafield.core.parameters import check, parameters
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise
+from sigmafield.core.registry import Spec, named
 
 Filter = Callable[[Latent], Latent]
 """White noise → noise of unit variance; fix the parameters with functools.partial."""
@@ -28,7 +32,12 @@ Filter = Callable[[Latent], Latent]
 
 @dataclass(frozen=True)
 class Shaped:
-    """The noise of a source, filtered. Its state is the source's."""
+    """The noise of a source, filtered. Its state is the source's.
+
+    Args:
+        source: Source of white noise.
+        filter: Filter of the noise.
+    """
 
     source: Noise
     filter: Filter
@@ -44,12 +53,19 @@ class Shaped:
 
 
 def coloured(white: Latent, exponent: float) -> Latent:
-    """Noise whose power falls with frequency as a power law, over all axes of space together.
+    """Coloured noise: its power falls with frequency as a power law over all spatial axes together.
 
-        P(f) ∝ f^(−exponent),   amplitude ∝ f^(−exponent/2),   f = √(Σ fₖ²) in cycles a pixel or frame
+        P(f) ∝ f^(−exponent),   amplitude ∝ f^(−exponent/2),   f = √(Σ fₖ²) in cycles per pixel or frame
 
-    exponent: 0 white, 1 pink, 2 brown (red), −1 blue, −2 violet; any finite number. The mean over space has the power
-    of the lowest frequency above 0. Every pixel has variance 1. Timmer & König, Astron. Astrophys. 300 (1995).
+    The mean over space has the power of the lowest frequency above 0. Every pixel has variance 1. Timmer & König,
+    Astron. Astrophys. 300 (1995).
+
+    Args:
+        white: White noise [B, C, *space].
+        exponent: Any finite number: 0 is white, 1 pink, 2 brown (red), −1 blue, −2 violet.
+
+    Raises:
+        ValueError: If the exponent is not finite.
     """
     if not math.isfinite(exponent):
         raise ValueError(f"exponent must be a finite number; got {exponent}")
@@ -61,14 +77,21 @@ def coloured(white: Latent, exponent: float) -> Latent:
 
 
 def pyramid(white: Latent, discount: float = 0.8) -> Latent:
-    """Multi-resolution noise: white noise and noises of ever lower resolution, enlarged to the same size.
+    """Multi-resolution noise: the sum of white noises of decreasing resolution, enlarged to the same size.
 
         ξ' ∝ ξ + Σₖ discountᵏ enlarge(ξₖ),   ξₖ at 1/2ᵏ of the resolution,   down to one number for the whole of space
 
-    Enlarged is by Fourier interpolation, every ξₖ to unit variance: the sum then has the power 1 + Σₖ discount²ᵏ Bₖ,
-    Bₖ flat over |fₐ| < 2^(−k−1) on every axis a, and so has white noise after a filter, without numbers of its own.
-    discount: ≥ 0; 0 leaves white noise. Every pixel has variance 1.
-    J. Whitaker, "Multi-Resolution Noise for Diffusion Model Training" (2023).
+    Enlarging is Fourier interpolation, with every ξₖ brought to unit variance. The sum then has the power 1 + Σₖ
+    discount²ᵏ Bₖ, Bₖ flat over |fₐ| < 2^(−k−1) on every axis a. White noise filtered to this power has the same
+    distribution and needs no further numbers. Every pixel has variance 1. J. Whitaker, "Multi-Resolution Noise for
+    Diffusion Model Training" (2023).
+
+    Args:
+        white: White noise [B, C, *space].
+        discount: Factor per level, at least 0; 0 leaves white noise.
+
+    Raises:
+        ValueError: If the discount is negative or not finite.
     """
     if not (math.isfinite(discount) and discount >= 0):
         raise ValueError(f"discount must be a finite number ≥ 0; got {discount}")
@@ -82,13 +105,20 @@ def pyramid(white: Latent, discount: float = 0.8) -> Latent:
 
 
 def offset(white: Latent, strength: float = 0.1) -> Latent:
-    """Offset noise: white noise and one number a channel, so that whole channels are brighter or darker.
+    """Offset noise: white noise plus one number per channel, which makes whole channels brighter or darker.
 
         ξ' = (ξ + s o)/√(1 + s²),   o ~ N(0, 1) for each sample and channel
 
-    The part of ξ that is its mean is enlarged by √(1 + N s²), N the number of pixels, which has the same distribution
-    and needs no o. A channel's mean has variance (1/N + s²)/(1 + s²). strength: s ≥ 0. Every pixel has variance 1.
-    N. Guttenberg, "Diffusion with Offset Noise" (2023).
+    Instead of drawing o, the mean of ξ is enlarged by √(1 + N s²), N the number of pixels, which gives the same
+    distribution. A channel's mean has variance (1/N + s²)/(1 + s²). Every pixel has variance 1. N. Guttenberg,
+    "Diffusion with Offset Noise" (2023).
+
+    Args:
+        white: White noise [B, C, *space].
+        strength: Strength s, at least 0; 0 leaves white noise.
+
+    Raises:
+        ValueError: If the strength is negative or not finite.
     """
     if not (math.isfinite(strength) and strength >= 0):
         raise ValueError(f"strength must be a finite number ≥ 0; got {strength}")
@@ -101,9 +131,15 @@ def perlin(white: Latent, cell: int = 8) -> Latent:
 
         ξ' ∝ Σ_c (Πₐ wₐ) g_c · (p − c),   w = s(t) or 1 − s(t),   s(t) = 6 t⁵ − 15 t⁴ + 10 t³,  over a cell's corners c
 
-    The slopes g are a channel's first white numbers. cell: edge in pixels (frames), large enough that there are as many
-    numbers as slopes; ValueError otherwise. Variance is 1 on average over the pixels, less at the corners, where a
-    gradient noise is 0. K. Perlin, "Improving noise", SIGGRAPH 2002.
+    The slopes g are the first white numbers of a channel. Variance is 1 on average over the pixels and lower at the
+    corners, where gradient noise is 0. K. Perlin, "Improving noise", SIGGRAPH 2002.
+
+    Args:
+        white: White noise [B, C, *space].
+        cell: Edge of a cell in pixels (frames), large enough that a channel has as many numbers as slopes.
+
+    Raises:
+        ValueError: If the cell is too small.
     """
     space, axes = white.shape[2:], white.ndim - 2
     if cell < 1:
@@ -126,20 +162,47 @@ def perlin(white: Latent, cell: int = 8) -> Latent:
     return out / math.sqrt(variance.mean())
 
 
+FILTERS: dict[str, Callable[..., Latent]] = {f.__name__: f for f in (coloured, pyramid, offset, perlin)}
+"""The filters by name."""
+
+
+def parse_filter(spec: Spec | None) -> Filter:
+    """The filter that a spec names, such as pyramid(discount=0.8); None leaves noise as it is.
+
+    Raises:
+        ValueError: The name or a parameter is unknown, or a value is out of range.
+    """
+    if spec is None:
+        return white
+    function = named(FILTERS, spec.name, "noise")
+    known = {parameter.name: parameter for parameter in parameters(function, _chosen)}
+    return partial(function, **check(spec.name, known, spec.params))
+
+
+def white(noise: Latent) -> Latent:
+    """White noise as it is."""
+    return noise
+
+
+def _chosen(argument: inspect.Parameter) -> bool:
+    """Whether an argument of a filter is a parameter of it, and not the noise."""
+    return argument.name != "white"
+
+
 def _frequencies(space: Sequence[int]) -> list[Tensor]:
-    """|f| of every mode along each axis, cycles a pixel, 0 … ½; float64 on the CPU."""
+    """|f| of every mode along each axis in cycles per pixel, 0 … ½; float64 on the CPU."""
     return [torch.fft.fftfreq(n, dtype=torch.float64).abs() for n in space]
 
 
 def _filtered(white: Latent, power: Tensor) -> Latent:
-    """White noise with its power over frequency [*space] multiplied by `power`, brought to unit variance."""
+    """White noise with its power over frequency [*space] multiplied by `power`, scaled to unit variance."""
     space, axes = white.shape[2:], tuple(range(1, white.ndim - 1))
     gain = (power / power.mean()).sqrt()[..., : space[-1] // 2 + 1].to(white)
     return _each(white, lambda sample: torch.fft.irfftn(torch.fft.rfftn(sample, dim=axes) * gain, s=space, dim=axes))
 
 
 def _each(white: Latent, one: Callable[[Tensor], Tensor]) -> Latent:
-    """Sample by sample, so that the order of summation, and the last bit, does not depend on the batch."""
+    """Apply `one` sample by sample, so that the order of summation, and the last bit, does not depend on the batch."""
     return torch.stack([one(sample) for sample in white]) if len(white) else white
 
 
@@ -148,5 +211,5 @@ def _channels(sample: Tensor) -> tuple[int, ...]:
 
 
 def _along(values: Tensor, axis: int, axes: int) -> Tensor:
-    """Values along one axis of space, to broadcast over the others."""
+    """Values along one spatial axis, shaped to broadcast over the others."""
     return values.reshape([-1 if a == axis else 1 for a in range(axes)])

@@ -1,6 +1,6 @@
-"""Model families as data: prediction, noise levels, latent format and settings of each, as ComfyUI has them.
+"""The table of model families: prediction, noise levels, latent format and recommended schedule of each.
 
-The table is `data/families.json`; `inpaint_source` names how a family noises what an inpainting mask keeps.
+Facts of ComfyUI, in `data/families.json`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,39 @@ from sigmafield.parameterization.timesteps import betas
 
 @dataclass(frozen=True)
 class Family:
-    """One family of models; `settings` are those of its noise levels, with the defaults filled in."""
+    """One family of models.
 
+    Args:
+        name: Its name in ComfyUI.
+        prediction: What its networks predict: eps, v, edm, flow, ….
+        levels: Kind of its noise levels.
+        settings: Settings of the noise levels, with the defaults filled in.
+        latent_format: Name of its latent format.
+        schedule: Name of the recommended schedule.
+        inpaint_source: How it adds noise to what an inpainting mask keeps.
+        note: Remark on the row.
+    """
+
+    name: str
     prediction: str
     levels: str
     settings: dict[str, Any]
     latent_format: str
+    schedule: str
     inpaint_source: str = "noised"
     note: str = field(default="", repr=False)
 
+    @property
+    def multiplier(self) -> float:
+        """The network is given multiplier · σ as its timestep, for flows: 1 or 1000."""
+        return float(self.settings.get("multiplier", 1.0))
+
     def sampling(self, **settings: Any) -> Sampling:
-        """The family's sampling, with other `settings` where given; ValueError for one that its levels lack."""
+        """The family's sampling, with some settings changed.
+
+        Raises:
+            ValueError: If the family's noise levels do not have a setting of that name.
+        """
         for name in settings:
             if name not in self.settings:
                 raise ValueError(f"{self.levels} levels have no setting {name!r}{near_miss(name, self.settings)}")
@@ -62,11 +84,11 @@ _MAKE: dict[str, Callable[..., Sampling]] = {
 
 @cache
 def families() -> dict[str, Family]:
-    """Every family by its name in ComfyUI."""
+    """All families by name."""
     table = json.loads((files("sigmafield") / "data" / "families.json").read_text("utf-8"))
-    return {name: Family(**row) for name, row in table.items()}
+    return {name: Family(name, **row) for name, row in table.items()}
 
 
 def family(name: str) -> Family:
-    """The family of that name; ValueError with the near miss if there is none."""
+    """Finds a family by its name; raises ValueError with the near miss for an unknown one."""
     return named(families(), name, "model family")

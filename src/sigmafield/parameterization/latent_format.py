@@ -45,6 +45,17 @@ class LatentFormat:
         time = ((frames - 1) // self.frame_factor + 1,) if self.axes == 3 else ()
         return (batch, self.channels, *time, height // self.factor, width // self.factor)
 
+    def same_numbers(self, other: LatentFormat) -> bool:
+        """Whether the latents of two formats have equal channels and are scaled alike."""
+        own, others = ((f.channels, f.scale, f.shift, f.std) for f in (self, other))
+        return own == others
+
+    def check(self, x: Tensor) -> None:
+        """Raises ValueError for network latents that are not [B, channels, *space] with this format's axes."""
+        if x.ndim != 2 + self.axes or x.shape[1] != self.channels:
+            space = ("length", "h, w", "frames, h, w")[self.axes - 1]
+            raise ValueError(f"latents must be [B, {self.channels}, {space}]; got shape {tuple(x.shape)}")
+
     def to_network(self, z: Tensor) -> Tensor:
         """Latents [B, C, *space] as the network knows them, from the VAE's."""
         z = (z - _channels(self.shift, z)) * self.scale / _channels(self.std, z)
@@ -94,6 +105,6 @@ def latent_format(name: str) -> LatentFormat:
 def recognised(form: LatentFormat) -> LatentFormat:
     """The format with what is known of latents of these numbers: what they look like; itself where nothing is."""
     for known in formats().values():
-        if (known.channels, known.scale, known.shift, known.std) == (form.channels, form.scale, form.shift, form.std):
+        if known.same_numbers(form):
             return replace(known, factor=form.factor, frame_factor=form.frame_factor)
     return form

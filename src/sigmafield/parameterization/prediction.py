@@ -1,4 +1,4 @@
-"""What a network predicts: F(c_in x, t) → D; with the levels that it knows and the process, its `Sampling`.
+"""What a network predicts: F(c_in x, t) → D; together with its noise levels and its process it makes up a `Sampling`.
 
 The three are independent choices, so a family of models is three short names (see `families`).
 """
@@ -31,7 +31,7 @@ from sigmafield.parameterization.timesteps import (
 
 
 class Preconditioning(NamedTuple):
-    """D = c_skip x + c_out F(c_in x, t): Karras et al., arXiv:2206.00364, eq. 7. Shapes of σ."""
+    """Coefficients of D = c_skip x + c_out F(c_in x, t), of σ's shape: Karras et al., arXiv:2206.00364, eq. 7."""
 
     c_in: Tensor
     c_skip: Tensor
@@ -47,13 +47,16 @@ def eps(sigma: Sigma) -> Preconditioning:
 
 
 def v(sigma: Sigma, sigma_data: float = 1.0) -> Preconditioning:
-    """The network predicts velocity: D = c² x − F(x s) c σ, s = 1/√(σ² + d²), c = d s, d = σ_data. arXiv:2202.00512."""
+    """The network predicts the velocity: D = c² x − F(x s) c σ, s = 1/√(σ² + d²), c = d s, d = σ_data.
+
+    arXiv:2202.00512.
+    """
     scale = (sigma**2 + sigma_data**2).rsqrt()
     return Preconditioning(scale, (sigma_data * scale) ** 2, -sigma * sigma_data * scale)
 
 
 def edm(sigma: Sigma, sigma_data: float = 0.5) -> Preconditioning:
-    """As `v` with the other sign of F. Karras et al., arXiv:2206.00364, table 1."""
+    """Like `v` with the opposite sign of F. Karras et al., arXiv:2206.00364, table 1."""
     c_in, c_skip, c_out = v(sigma, sigma_data)
     return Preconditioning(c_in, c_skip, -c_out)
 
@@ -64,7 +67,7 @@ def x0(sigma: Sigma) -> Preconditioning:
 
 
 def img_to_img(sigma: Sigma) -> Preconditioning:
-    """The network maps latents to latents and is told no noise level by its input's scale: D = F(x)."""
+    """The network maps latents to latents, and its input is not scaled with the noise level: D = F(x)."""
     return Preconditioning(torch.ones_like(sigma), torch.zeros_like(sigma), torch.ones_like(sigma))
 
 
@@ -74,15 +77,21 @@ def flow(sigma: Sigma) -> Preconditioning:
 
 
 def cosmos_rflow(sigma: Sigma) -> Preconditioning:
-    """A rectified flow in variance exploding clothes, s = σ/(1 + σ): D = (1 − s) x − s F((1 − s) x)."""
+    """A rectified flow written as a variance-exploding process: D = (1 − s) x − s F((1 − s) x), s = σ/(1 + σ)."""
     keep = 1 / (1 + sigma)
     return Preconditioning(keep, keep, -sigma * keep)
 
 
 def lcm(sigma: Sigma, timestep: Callable[[Sigma], Tensor]) -> Preconditioning:
-    """A latent consistency model's boundary condition over `eps`: D = c_skip x + c_out (x − σ F).
+    """Boundary condition of a latent consistency model over `eps`: D = c_skip x + c_out (x − σ F).
 
-    τ = 10 t(σ), c_skip = ¼/(τ² + ¼), c_out = τ/√(τ² + ¼). Luo et al., arXiv:2310.04378.
+        τ = 10 t(σ),   c_skip = ¼/(τ² + ¼),   c_out = τ/√(τ² + ¼)
+
+    Luo et al., arXiv:2310.04378.
+
+    Args:
+        sigma: Noise level.
+        timestep: The network's clock t(σ).
     """
     scaled = 10 * timestep(sigma)
     c_skip, c_out = 0.25 / (scaled**2 + 0.25), scaled * (scaled**2 + 0.25).rsqrt()
@@ -94,7 +103,14 @@ PREDICTIONS: dict[str, Prediction] = {"eps": eps, "v": v, "edm": edm, "x0": x0, 
 
 @dataclass(frozen=True)
 class Sampling:
-    """A network's prediction, noise levels and process; beta: the variances that discrete levels were made of."""
+    """A network's prediction, noise levels and process.
+
+    Args:
+        prediction: Preconditioning as a function of σ.
+        levels: Noise levels that the network knows, and its clock.
+        process: Process that adds noise.
+        beta: Variances that discrete levels were made from; None for other levels.
+    """
 
     prediction: Prediction
     levels: Levels
@@ -120,7 +136,13 @@ def _predicts(name: str, *allowed: str) -> Prediction:
 def discrete_sampling(prediction: str, beta: np.ndarray, zsnr: bool = False) -> Sampling:
     """Sampling of a DDPM-type network (Stable Diffusion 1, 2, XL) with variances β.
 
-    prediction: eps, v, x0, img_to_img, or lcm for a latent consistency model with its 50 levels.
+    Args:
+        prediction: eps, v, x0, img_to_img; or lcm for a latent consistency model with its 50 levels.
+        beta: Variances β of the training steps.
+        zsnr: Whether to rescale the levels so that the last one is pure noise, see `discrete`.
+
+    Raises:
+        ValueError: If the prediction is unknown.
     """
     if prediction == "lcm":
         levels = distilled(beta, zsnr)
@@ -131,7 +153,17 @@ def discrete_sampling(prediction: str, beta: np.ndarray, zsnr: bool = False) -> 
 def continuous_edm_sampling(
     prediction: str, sigma_min: float = 0.002, sigma_max: float = 120.0, sigma_data: float = 1.0
 ) -> Sampling:
-    """Sampling of a network with EDM's clock that predicts eps, v or edm (Playground 2.5: σ_data = 0.5, SVD: v)."""
+    """Sampling of a network with EDM's clock (Playground 2.5: edm with σ_data = 0.5, SVD: v).
+
+    Args:
+        prediction: eps, v or edm.
+        sigma_min: Smallest level.
+        sigma_max: Largest level.
+        sigma_data: Standard deviation of the data; not used by eps.
+
+    Raises:
+        ValueError: If the prediction is unknown.
+    """
     scaled = {"v": partial(v, sigma_data=sigma_data), "edm": partial(edm, sigma_data=sigma_data)}
     chosen = scaled.get(prediction) or _predicts(prediction, "eps", *scaled)
     return _exploding(chosen, continuous_edm(sigma_min, sigma_max))
@@ -143,28 +175,50 @@ def continuous_v_sampling(sigma_min: float = 0.03, sigma_max: float = 500.0) -> 
 
 
 def cascade_sampling(shift: float = 2.0) -> Sampling:
-    """Sampling of Stable Cascade: shift 2 for its stage C, 1 for stage B."""
+    """Sampling of Stable Cascade.
+
+    Args:
+        shift: 2 for its stage C, 1 for stage B.
+    """
     return _exploding(eps, cascade(shift))
 
 
 def cosmos_sampling(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Sampling:
-    """Sampling of Cosmos Predict 2. Its first noise is never raised to √(1 + σ²)."""
+    """Sampling of Cosmos Predict 2. Its initial noise is never scaled up to √(1 + σ²)."""
     levels = cosmos(sigma_min, sigma_max)
     return Sampling(cosmos_rflow, levels, VE())
 
 
 def flow_sampling(shift: float = 3.0, multiplier: float = 1000.0, n: int = 1000) -> Sampling:
-    """Sampling of a rectified-flow network (Stable Diffusion 3 by default) with a table of n levels."""
+    """Sampling of a rectified-flow network (by default Stable Diffusion 3).
+
+    Args:
+        shift: Time shift s.
+        multiplier: Timestep at σ = 1.
+        n: Number of levels in its table.
+    """
     return Sampling(flow, shifted_flow(shift, multiplier, n), Flow(shift))
 
 
 def flux_sampling(mu: float = 1.15) -> Sampling:
-    """Sampling of a Flux-type network; `levels.resolution_shift` gives the μ for a size."""
+    """Sampling of a Flux-type network.
+
+    Args:
+        mu: Time shift μ = ln s; `timesteps.resolution_shift` gives it for a size.
+    """
     return Sampling(flow, flux(mu), Flow(float(np.exp(mu))))
 
 
 def shifted(sampling: Sampling, shift: float) -> Sampling:
-    """A rectified flow's sampling under another time shift s (e^μ for Flux). ValueError for another process."""
+    """A rectified flow's sampling with another time shift.
+
+    Args:
+        sampling: Sampling of a rectified flow.
+        shift: Time shift s (e^μ for Flux).
+
+    Raises:
+        ValueError: If the process is not a flow.
+    """
     if not isinstance(sampling.process, Flow):
         raise ValueError("shift is for networks of rectified flow; this one's noise levels have no time shift")
     multiplier = float(sampling.levels.timestep(torch.ones((), dtype=torch.float64)))

@@ -1,6 +1,6 @@
-"""Which noise levels a network knows, and its clock: σ ↔ timestep ↔ percent of the way through sampling.
+"""The noise levels that a network knows, and its clock: σ ↔ timestep ↔ percent of the way through sampling.
 
-Tables are float32 as the reference (ComfyUI) has them, so that schedules visit the same numbers.
+Tables are float32 as in the reference (ComfyUI), so that schedules visit the same numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sigmafield.core.registry import near_miss
 Time = TypeVar("Time", float, Tensor)
 
 BEGINNING = 999999999.9
-"""The level at 0 % of variance exploding processes: above every σ, so that whatever begins there is active."""
+"""Level at 0 % of variance-exploding processes: above every σ, so that anything that begins there is always active."""
 
 BETA_SCHEDULES = ("scaled_linear", "linear", "sqrt", "cosine", "squaredcos_cap_v2")
 
@@ -29,9 +29,11 @@ BETA_SCHEDULES = ("scaled_linear", "linear", "sqrt", "cosine", "squaredcos_cap_v
 class Levels:
     """The noise levels that a network was trained on, and its clock.
 
-    sigmas: ascending float32 table [N]; timestep(σ): what the network is told, float64 of σ's shape;
-    sigma(t): its counterpart for tensors t, the float32 values of the reference in float64;
-    sigma_at(percent): 0 = start of sampling (most noise), 1 = end.
+    Args:
+        sigmas: Table of levels [N], ascending, float32.
+        timestep: σ → the timestep that the network is given, float64 of σ's shape.
+        sigma: Timesteps → σ, for tensors: the float32 values of the reference as float64.
+        sigma_at: Share of the way through sampling → σ: 0 is the start (most noise), 1 the end.
     """
 
     sigmas: Tensor = field(repr=False)
@@ -53,9 +55,16 @@ class Levels:
 def betas(schedule: str = "scaled_linear", start: float = 0.00085, end: float = 0.012, n: int = 1000) -> np.ndarray:
     """Variances β of a DDPM, float64 [n].
 
-    scaled_linear: linear in √β (Stable Diffusion); linear: linear in β; sqrt: the root of that; cosine,
-    squaredcos_cap_v2: from a squared cosine ᾱ, capped at 0.999 (the first divides by ᾱ₀, a rounding apart).
-    Names are diffusers'. Raises ValueError for another name.
+    Args:
+        schedule: diffusers' name: scaled_linear is linear in √β (Stable Diffusion), linear is linear in β, sqrt is the
+            square root of linear; cosine and squaredcos_cap_v2 follow from a squared cosine ᾱ and are capped at 0.999
+            (they differ by rounding, because cosine divides by ᾱ₀).
+        start: First β; not used by the cosines.
+        end: Last β; not used by the cosines.
+        n: Number of training steps.
+
+    Raises:
+        ValueError: If the schedule is unknown.
     """
     if schedule == "scaled_linear":
         return np.linspace(start**0.5, end**0.5, n) ** 2
@@ -73,16 +82,23 @@ def betas(schedule: str = "scaled_linear", start: float = 0.00085, end: float = 
 def discrete(beta: np.ndarray, zsnr: bool = False) -> Levels:
     """Noise levels of a DDPM with variances β: σ² = (1 − ᾱ)/ᾱ; t is the index of the nearest level in ln σ.
 
-    zsnr: rescale so that the last level is pure noise, arXiv:2305.08891.
+    Args:
+        beta: Variances β of the training steps.
+        zsnr: Whether to rescale so that the last level is pure noise, arXiv:2305.08891.
     """
     exact = _exact(beta, zsnr)
     return _log_linear(exact.float(), exact.log().float(), stride=1, first=0)
 
 
 def distilled(beta: np.ndarray, zsnr: bool = False, kept: int = 50) -> Levels:
-    """The levels that a latent consistency model was distilled at: every (N/kept)-th of `discrete`, from the top.
+    """Levels that a latent consistency model was distilled at: every (N/kept)-th of `discrete`, from the top.
 
-    Luo et al., arXiv:2310.04378. t is one of N/kept − 1, 2 N/kept − 1, … N − 1.
+    t is one of N/kept − 1, 2 N/kept − 1, … N − 1. Luo et al., arXiv:2310.04378.
+
+    Args:
+        beta: Variances β of the training steps.
+        zsnr: Whether to rescale so that the last level is pure noise.
+        kept: Number of levels.
     """
     exact = _exact(beta, zsnr)
     stride = len(exact) // kept
@@ -97,7 +113,7 @@ def _exact(beta: np.ndarray, zsnr: bool) -> Tensor:
         root = np.sqrt(bar)
         root = (root - root[-1]) * root[0] / (root[0] - root[-1])
         bar = root**2
-        bar[-1] = 4.8973451890853435e-08  # keeps the last level finite, as the reference does
+        bar[-1] = 4.8973451890853435e-08  # keeps the last level finite, as in the reference
     return torch.from_numpy(np.sqrt((1 - bar) / bar))
 
 
@@ -113,7 +129,7 @@ def _log_linear(sigmas: Tensor, logs: Tensor, stride: int, first: int) -> Levels
         low, high, w = u.floor().long(), u.ceil().long(), u.frac()
         return ((1 - w) * logs[low] + w * logs[high]).exp().double()
 
-    # the clock of percents has 1000 ticks whatever the table's length, as the reference's has
+    # the clock of percents has 1000 ticks for any table length, as in the reference
     at = _between(lambda percent: float(sigma(torch.tensor((1 - percent) * 999.0))), BEGINNING)
     return Levels(sigmas, timestep, sigma, at)
 
@@ -153,7 +169,7 @@ def cosmos(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Levels:
 def _continuous(
     sigma_min: float, sigma_max: float, timestep: Callable[[Sigma], Tensor], sigma: Callable[[Tensor], Sigma]
 ) -> Levels:
-    """Levels of a clock that knows every σ: a table of 1000, equally spaced in ln σ."""
+    """Levels of a clock that covers every σ, with a table of 1000 levels equally spaced in ln σ."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"sigma_min must be above 0 and below sigma_max = {sigma_max}; got {sigma_min}")
     table = torch.linspace(math.log(sigma_min), math.log(sigma_max), 1000).exp()
@@ -162,10 +178,18 @@ def _continuous(
 
 
 def shifted_flow(shift: float = 1.0, multiplier: float = 1000.0, n: int = 1000) -> Levels:
-    """Noise levels of a rectified flow under the time shift Φ(u) = s u/(1 + (s − 1) u), s > 0; t = multiplier · σ.
+    """Noise levels of a rectified flow under the time shift Φ(u) = s u/(1 + (s − 1) u); t = multiplier · σ.
 
-    timestep and sigma are not inverse for s ≠ 1: schedules that go through both shift twice, as in ComfyUI.
-    Esser et al., arXiv:2403.03206.
+    For s ≠ 1, timestep and sigma are not inverse to each other: schedules that go through both shift twice, as in
+    ComfyUI. Esser et al., arXiv:2403.03206.
+
+    Args:
+        shift: Time shift s, above 0.
+        multiplier: Timestep at σ = 1.
+        n: Number of levels in the table.
+
+    Raises:
+        ValueError: If the shift is not above 0.
     """
     if shift <= 0:
         raise ValueError(f"shift must be above 0; got {shift}")
@@ -191,12 +215,18 @@ def flux(mu: float = 1.15) -> Levels:
 
 
 def flux_shift(mu: float, u: Tensor) -> Tensor:
-    """Ψ_μ(u) in u's own precision: float32 rounds it to 0.99999994 at u = 1 for some μ, as the reference does."""
+    """Ψ_μ(u) in u's own precision: for some μ float32 rounds it to 0.99999994 at u = 1, as in the reference."""
     return math.exp(mu) / (math.exp(mu) + (1 / u - 1))
 
 
 def resolution_shift(tokens: float, low: tuple[float, float], high: tuple[float, float]) -> float:
-    """μ on the line through low = (tokens, μ) and high: more tokens want more noise. arXiv:2403.03206 §5.3.2."""
+    """μ on the line through two points (tokens, μ): larger images need more noise. arXiv:2403.03206 §5.3.2.
+
+    Args:
+        tokens: Number of tokens of the image.
+        low: First point.
+        high: Second point.
+    """
     slope = (high[1] - low[1]) / (high[0] - low[0])
     return slope * tokens + (low[1] - slope * low[0])
 
@@ -204,7 +234,10 @@ def resolution_shift(tokens: float, low: tuple[float, float], high: tuple[float,
 def cascade(shift: float = 1.0) -> Levels:
     """Noise levels of Stable Cascade: a cosine ᾱ(t) for t in (0, 1], its log-SNR lowered by 2 ln(shift).
 
-    ᾱ is kept in [0.0001, 0.9999]. timestep does not undo the shift. arXiv:2306.00637, arXiv:2102.09672.
+    ᾱ is clamped to [0.0001, 0.9999]. timestep does not undo the shift. arXiv:2306.00637, arXiv:2102.09672.
+
+    Args:
+        shift: Factor by which the signal-to-noise amplitude is divided.
     """
     s = 0.008
     first = torch.cos(torch.tensor(s) / (1 + s) * math.pi / 2) ** 2

@@ -1,4 +1,4 @@
-"""A recipe at one size: text and images encoded, schedule and noise made, a run that can be iterated."""
+"""A recipe on a loaded model becomes a run: model, inputs, schedule, conditionings, denoiser, run, in that order."""
 
 from __future__ import annotations
 
@@ -11,205 +11,203 @@ from PIL import Image
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
-from sigmafield.core.conditioning import Area, Cond, Control, fit
-from sigmafield.core.protocols import State
+from sigmafield.core.conditioning import Control
+from sigmafield.core.protocols import State, Steps
+from sigmafield.core.registry import Spec
 from sigmafield.guidance.guider import Guider
+from sigmafield.guidance.registry import mods_of
 from sigmafield.models.bundle import Pipeline
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.overrides import parse_model_sampling
 from sigmafield.noise.sources import generator_of, initial_noise
-from sigmafield.parameterization.prediction import Sampling, shifted
-from sigmafield.recipes import image_io
-from sigmafield.recipes.inputs import concat_of, read_frames, resized
+from sigmafield.noise.spectrum import parse_filter
+from sigmafield.parameterization.prediction import shifted
+from sigmafield.recipes.conditionings import Prompts, concat_of, prompts_of
+from sigmafield.recipes.groups import spec, spec_or_none, specs
+from sigmafield.recipes.image_io import resized, to_images, to_tensor
+from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
-from sigmafield.recipes.mods import parse_mods
-from sigmafield.recipes.options import (
-    AUTO,
+from sigmafield.recipes.mods import MODS
+from sigmafield.recipes.options import AUTO
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.tiling import (
     check_multiple,
-    guider_of,
     leaf_strengths,
     leaves_of,
-    model_of,
     rows_of,
-    seen,
-    whose,
-    with_vae,
+    rule_of,
+    shown_size,
+    tiled_guider,
+    unit_of,
+    unit_words,
+    vae_for,
 )
-from sigmafield.recipes.recipe import Recipe, Region
-from sigmafield.runs.mixing import Mixing
-from sigmafield.runs.mixing_spec import parse_mixing
-from sigmafield.runs.multiphase import Phases
-from sigmafield.runs.run import Run
+from sigmafield.runs.mixing_spec import mixing_of
+from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.sigma_field import delayed, field_from_mask, own_schedule
 from sigmafield.spatial.tiled_model import rows_shown
 
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe on a loaded model, ready to iterate: `for state in iterate(job.run, job.start): …`.
+    """A recipe on a loaded model, ready to run: `execute(job)`, or `for state in iterate(job.run, job.start): …`.
 
-    Of a recipe with `demofusion` the run is `Phases`: `for phase, state in job.run.walk(job.start): …`.
+    Args:
+        recipe: The recipe, with the digests of its files.
+        pipe: The model, as the recipe changes it.
+        run: What is iterated; of a recipe with `demofusion` it is `Phases`.
+        start: The state before the first step.
+        rows_each: Network rows that one evaluation of the whole image takes in tiles; 0 without tiles.
     """
 
     recipe: Recipe
     pipe: Pipeline
-    run: Run | Mixing | Phases
+    run: Steps
     start: State
-    whole: int = 0
-    """Network rows that one evaluation of the whole image takes, in tiles; 0 without tiles."""
+    rows_each: int = 0
 
     @torch.no_grad()
     def images(self, state: State) -> list[Image.Image]:
         """The images of a finished run, or at the end of a phase; of videos, the frames of each in turn."""
-        return image_io.to_images(self.pipe.decode(self.run.result(state)))
+        return to_images(self.pipe.decode(self.run.result(state)))
 
     def rows(self, state: State) -> tuple[int, int]:
-        """(network rows so far, those that plain tiling of the whole image would have taken); 0 without tiles."""
-        return rows_shown(state.aux), self.whole * state.nfe
+        """(network rows so far, rows that plain tiling of the whole image would have taken); 0 without tiles."""
+        return rows_shown(state.aux), self.rows_each * state.nfe
 
     @torch.no_grad()
     def preview(self, state: State) -> list[Image.Image]:
-        """What the network takes the clean images to be after a step; none if the model has no cheap preview."""
+        """The clean images that the network predicted in the last step; none where the model has no cheap preview."""
         if state.pred is None or self.pipe.preview is None:
             return []
-        return image_io.to_images(self.pipe.preview(state.pred.x0))
+        return to_images(self.pipe.preview(state.pred.x0))
 
 
 @torch.no_grad()
-def open_single(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> Job:
-    """Encode the text and the image, build the schedule, draw the noise; steered: the recipe's `controls_of`."""
-    pipe = parse_model_sampling(recipe.model_sampling)(pipe)
-    source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
-    mask = image_io.to_mask(read_frames(recipe.mask, recipe.mask_sha256)[0]) if recipe.mask else None
-    size = size_of(recipe, pipe, source)
-    shown = seen(recipe.tiling, pipe, size)
-    pipe = with_vae(recipe.tiling, pipe, size)
-    latent = initial_latent(recipe, pipe, source, size)
-    pipe = replace(pipe, sampling=sampling_of(recipe, pipe, shown))
-    space = latent.shape[2:]
-    sigmas = sigmas_of(recipe, pipe.sampling, space, strengths_of(recipe, pipe, source, size))
-    stream = generator_of(recipe.seed)
-    noise = initial_noise(stream, latent.shape).to(pipe.device)
-    positive, negative, empty = prompts_of(recipe, pipe, size, shown)
-    concat = concat_of(pipe, size, source[0] if source else None, mask)
+def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequence[Control]) -> Job:
+    """A run at one size.
 
-    def complete(cond: Cond) -> Cond:
-        cond = replace(cond, concat=concat, controls=steered)
-        pipe.check(cond)
-        return fit(cond, space)
+    Args:
+        recipe: What to draw, without `demofusion`.
+        pipe: The model.
+        inputs: What the recipe's files hold.
+        controls: Images that steer, see `inputs.controls_of`.
 
-    cfg = pipe.cfg if recipe.cfg is None else recipe.cfg
-    mods = parse_mods(recipe.guidance)
-    if mods.fits:
-        mods.check(pipe.module)
-    positive, negative = [complete(cond) for cond in positive], complete(negative)
-    guider = Guider(pipe.model, positive, negative, cfg, mods, complete(empty))
-    model = model_of(recipe.tiling, pipe, levels_of(recipe, pipe.sampling, 1.0), recipe.seed)
-    denoise = guider_of(recipe.tiling, pipe, guider, model)
-    run, start = open_run(
-        denoise, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
-        mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
-    )  # fmt: skip
-    prompts = guider.asked(run.sampler.need_uncond)
-    whole = 0 if recipe.tiling is None else rows_of(recipe.tiling, pipe, prompts, len(latent), space)
-    if (line := parse_mixing(recipe.mixing)) is not None:
-        run = line.mixing(run, latent, recipe.seed)
-        start = run.start(latent)
-    return Job(recipe, pipe, run, start, whole)
-
-
-def prompts_of(
-    recipe: Recipe, pipe: Pipeline, size: tuple[int, int], shown: tuple[int, int]
-) -> tuple[list[Cond], Cond, Cond]:
-    """Conditionings of the prompt and the regions, of the negative prompt, and of none.
-
-    size: of the image; shown: of what the network sees of it, which some networks are told.
+    Raises:
+        ValueError: The model cannot do what the recipe asks for.
     """
-    positive = [told(recipe, pipe.encode_text([recipe.prompt], shown, recipe.clip_skip))]
-    for region in recipe.regions:
-        cond = told(recipe, pipe.encode_text([region.prompt], shown, recipe.clip_skip))
-        area = area_of(region, size, pipe.latent.factor, pipe.patch)
-        positive.append(replace(cond, area=area, strength=region.strength))
-    against = pipe.encode_negative or pipe.encode_text
-    negative = told(recipe, against([recipe.negative], shown, recipe.clip_skip))
-    return positive, negative, told(recipe, against([""], shown, recipe.clip_skip)) if recipe.guidance else negative
+    size = size_of(recipe, pipe.model, inputs)
+    shown = shown_size(recipe.tiling, pipe.model, size)
+    check_side(recipe, pipe.model, shown)
+    model = model_of(recipe, pipe.model, shown)
+    pipe = replace(pipe, model=model, vae=vae_for(recipe.tiling, pipe.vae, size))
 
+    latent = source_latent(recipe, pipe, inputs, size)
+    space = latent.shape[2:]
+    sigmas = sigmas_of(recipe, model, space, strengths_of(recipe, model, inputs, size))
+    stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
+    noise = spectrum(initial_noise(stream, latent.shape)).to(pipe.device)
 
-def sampling_of(recipe: Recipe, pipe: Pipeline, size: tuple[int, int]) -> Sampling:
-    """The model's sampling, under the recipe's time shift if it has one; ValueError for a model without such."""
-    if recipe.shift is None:
-        return pipe.sampling
-    if recipe.shift != "size":
-        return shifted(pipe.sampling, recipe.shift)
-    if pipe.shift_at is None:
-        raise ValueError(f"shift 'size' needs a model whose time shift depends on the size; {pipe.name}'s does not")
-    return shifted(pipe.sampling, pipe.shift_at(size))
+    prompts = prompts_of(recipe, pipe, controls, concat_of(pipe, inputs, size), size, shown, space)
+    guider = guider_of(recipe, model, prompts)
+    whole = levels_of(recipe, model, 1.0)
+    denoise = tiled_guider(recipe.tiling, model, guider, whole, recipe.seed)
 
-
-def levels_of(recipe: Recipe, sampling: Sampling, strength: float) -> Tensor:
-    """The whole schedule of a place with a share of the recipe's denoise strength."""
-    return ksampler_sigmas(
-        sampling.levels, recipe.sampler, recipe.schedule, recipe.steps, strength * recipe.denoise,
-        recipe.schedule_params,
+    mask, sampler = None if inputs.mask is None else inputs.mask.to(pipe.device), spec(recipe.sampler)
+    run, start, kept = open_run(
+        denoise, model.sampling, sampler.name, sigmas, latent, noise, stream, mask=mask,
+        random_inpaint=sampler.name == "ddim", rule=rule_of(recipe.tiling, model, space), spectrum=spectrum,
+        **sampler.params,
     )  # fmt: skip
+    if (mixing := mixing_of(specs(recipe.mixing))) is not None:
+        run = mixing.mixing(run, latent, recipe.seed, keep=None if kept is None else kept.kept)
+        start = run.start(latent)
+    rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
+    return Job(recipe, pipe, run, start, rows)
 
 
-def sigmas_of(recipe: Recipe, sampling: Sampling, space: Sequence[int], strengths: Tensor | None) -> Tensor:
-    """The noise levels of the run, [steps + 1]; with `strengths_of` a σ-field of a latent with these axes."""
-    sigmas = window(levels_of(recipe, sampling, 1.0), recipe.start_step, recipe.last_step)
+def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> DiffusionModel:
+    """The network under the recipe's model sampling and time shift.
+
+    Args:
+        recipe: `model_sampling` and `shift`.
+        model: The network as it was loaded.
+        shown: (height, width) in pixels of what it sees, which some shifts depend on.
+
+    Raises:
+        ValueError: The network has no such levels, or no time shift.
+    """
+    model = parse_model_sampling(spec_or_none(recipe.model_sampling))(model)
+    if recipe.shift is None:
+        return model
+    if recipe.shift != "size":
+        return replace(model, sampling=shifted(model.sampling, recipe.shift))
+    if model.shift_at is None:
+        raise ValueError(f"shift 'size' needs a model whose time shift depends on the size; {model.name}'s does not")
+    return replace(model, sampling=shifted(model.sampling, model.shift_at(shown)))
+
+
+def guider_of(recipe: Recipe, model: DiffusionModel, prompts: Prompts) -> Guider:
+    """Guidance of the recipe over a network; ValueError for mods that have nothing to act on in it."""
+    mods = mods_of(specs(recipe.guidance), MODS)
+    if mods.fits:
+        mods.check(model.patchable())
+    cfg = model.cfg if recipe.cfg is None else recipe.cfg
+    return Guider(model, prompts.positive, prompts.negative, cfg, mods, prompts.empty)
+
+
+def levels_of(recipe: Recipe, model: DiffusionModel, strength: float) -> Tensor:
+    """The whole schedule of a position with a share of the recipe's denoise strength, [n + 1]."""
+    schedule, sampler = spec(recipe.schedule or Spec(model.schedule)), spec(recipe.sampler)
+    return ksampler_sigmas(
+        model.sampling.levels, sampler.name, schedule.name, recipe.steps, strength * recipe.denoise, schedule.params
+    )
+
+
+def sigmas_of(recipe: Recipe, model: DiffusionModel, space: Sequence[int], strengths: Tensor | None) -> Tensor:
+    """The noise levels of the run, [steps + 1]; with `strengths_of`, a σ-field of a latent with these axes."""
+    sigmas = window(levels_of(recipe, model, 1.0), recipe.start_step, recipe.last_step)
     if strengths is None:
         return sigmas
-    own = own_schedule(partial(levels_of, recipe, sampling))
+    own = own_schedule(partial(levels_of, recipe, model))
     return field_from_mask(own if recipe.map_schedule == "own" else delayed(sigmas), strengths, space)
 
 
-def strengths_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image], size: tuple[int, int]) -> Tensor | None:
-    """Each place's share of the recipe's denoise strength by its denoise map, [1, h, w] of any resolution."""
+def strengths_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs, size: tuple[int, int]) -> Tensor | None:
+    """Each position's share of the recipe's denoise strength, [1, h, w] of any resolution; None without a map."""
     if recipe.denoise_map is None:
         return None
     low = recipe.min_denoise / recipe.denoise
     if recipe.denoise_map == AUTO:
-        leaves = leaves_of(recipe.detail, recipe.tiling, pipe, resized(source[0], size))
-        return leaf_strengths(leaves, low, size, pipe.latent.factor)
-    brightness = image_io.to_mask(read_frames(recipe.denoise_map, recipe.denoise_map_sha256)[0])
-    return low + (1 - low) * brightness.double()
+        leaves = leaves_of(recipe.detail, recipe.tiling, model, resized(inputs.frames[0], size))
+        return leaf_strengths(leaves, low, size, model.latent.factor)
+    assert inputs.denoise_map is not None
+    return low + (1 - low) * inputs.denoise_map.double()
 
 
-def told(recipe: Recipe, cond: Cond) -> Cond:
-    """A conditioning with the recipe's distilled guidance, if any; ValueError for a network that is not told it."""
-    if recipe.distilled_guidance is None:
-        return cond
-    if "guidance" not in cond.extra:
-        raise ValueError("distilled_guidance is for networks that were distilled with it, like Flux dev; use cfg")
-    guidance = torch.full_like(cond.extra["guidance"], recipe.distilled_guidance)
-    return replace(cond, extra={**cond.extra, "guidance": guidance})
+def size_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> tuple[int, int]:
+    """(height, width) of the images: asked for, or the image's, enlarged, or the model's own.
 
-
-def area_of(region: Region, size: tuple[int, int], factor: int, patch: int = 1) -> Area:
-    """A region in latent places; ValueError if it is not within the image of (height, width), or cuts a patch."""
-    box = {"x": region.x, "y": region.y, "width": region.width, "height": region.height}
-    for name, value in box.items():
-        if value % (factor * patch):
-            raise ValueError(f"a region's {name} must be a multiple of {whose(factor, patch)}; got {value}")
-    if region.x + region.width > size[1] or region.y + region.height > size[0]:
-        raise ValueError(f"the region {','.join(map(str, box.values()))} is not within {size[1]}x{size[0]} pixels")
-    return Area((region.height // factor, region.width // factor), (region.y // factor, region.x // factor))
-
-
-def size_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]) -> tuple[int, int]:
-    """(height, width) of the images: asked for, or the image's, enlarged, or the model's own."""
-    factor, patch = pipe.latent.factor, pipe.patch
+    Raises:
+        ValueError: A side is not a multiple of what the model needs.
+    """
+    unit = unit_of(model)
     if recipe.width and recipe.height:
         height, width = recipe.height, recipe.width
-    elif source:
-        width, height = (enlarged(side, recipe.scale, factor * patch) for side in source[0].size)
+    elif inputs.frames:
+        width, height = (enlarged(side, recipe.scale, unit) for side in inputs.frames[0].size)
     else:
-        height, width = pipe.size
-    check_multiple("width", width, factor, patch)
-    check_multiple("height", height, factor, patch)
-    for name, value in zip(("height", "width"), seen(recipe.tiling, pipe, (height, width))):
-        if pipe.max_side and value > pipe.max_side:
-            raise ValueError(f"{name} must be at most {pipe.max_side}, where the network's positions end; got {value}")
+        height, width = model.size
+    check_multiple("width", width, unit, unit_words(model))
+    check_multiple("height", height, unit, unit_words(model))
     return height, width
+
+
+def check_side(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> None:
+    """Raise ValueError for sides beyond the network's position embeddings."""
+    for name, value in zip(("height", "width"), shown):
+        if model.max_side and value > model.max_side:
+            raise ValueError(f"{name} must be at most {model.max_side}, where the network's positions end; got {value}")
 
 
 def enlarged(side: int, scale: float, unit: int) -> int:
@@ -217,30 +215,35 @@ def enlarged(side: int, scale: float, unit: int) -> int:
     return side if scale == 1 else max(round(side * scale / unit), 1) * unit
 
 
-def frames_of(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image]) -> int:
-    """Number of frames: asked for, or the image's, or the model's own; ValueError for what the model cannot have."""
-    frames = recipe.frames or (len(source) if pipe.latent.axes == 3 else 1) or pipe.frames
-    step = pipe.latent.frame_factor
-    if pipe.latent.axes != 3 and frames != 1:
-        raise ValueError(f"frames must be 1, for {pipe.name} draws no videos; got {frames}")
+def frames_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> int:
+    """Number of frames: asked for, or the image's, or the model's own.
+
+    Raises:
+        ValueError: The model cannot draw this many, or the input animation has fewer.
+    """
+    source, step = inputs.frames, model.latent.frame_factor
+    frames = recipe.frames or (len(source) if model.latent.axes == 3 else 1) or model.frames
+    if model.latent.axes != 3 and frames != 1:
+        raise ValueError(f"frames must be 1, since {model.name} draws images and not videos; got {frames}")
     if (frames - 1) % step:
         low = (frames - 1) // step * step + 1
-        raise ValueError(f"frames must be 1 and a multiple of {step}; got {frames}: try {low} or {low + step}")
+        raise ValueError(f"frames must be 1 more than a multiple of {step}; got {frames}: try {low} or {low + step}")
     if 1 < len(source) < frames:
         raise ValueError(f"frames must be at most those of {recipe.image}, which has {len(source)}; got {frames}")
     return frames
 
 
-def initial_latent(recipe: Recipe, pipe: Pipeline, source: Sequence[Image.Image], size: tuple[int, int]) -> Latent:
-    """The latent that noise is added to: zeros, or the image's, once for each of the batch.
+def source_latent(recipe: Recipe, pipe: Pipeline, inputs: Inputs, size: tuple[int, int]) -> Latent:
+    """The latent that noise is added to: zeros, or the image's, once per sample of the batch.
 
-    A video begins from the frames of the image, or from the same image for each.
+    A video begins from the frames of the animation, or from the same image for each frame.
     """
-    frames = frames_of(recipe, pipe, source)
+    model, source = pipe.model, inputs.frames
+    frames = frames_of(recipe, model, inputs)
     if not source:
-        return torch.zeros(pipe.latent.shape(recipe.batch, size, frames), device=pipe.device)
-    tensors = [image_io.to_tensor(resized(image, size)) for image in source[:frames]]
+        return torch.zeros(model.latent.shape(recipe.batch, size, frames), device=pipe.device)
+    tensors = [to_tensor(resized(image, size)) for image in source[:frames]]
     tensors = tensors * frames if len(tensors) == 1 else tensors
-    images = torch.stack(tensors, dim=2) if pipe.latent.axes == 3 else tensors[0]
+    images = torch.stack(tensors, dim=2) if model.latent.axes == 3 else tensors[0]
     latent = pipe.encode(images.to(pipe.device))
     return latent.expand(recipe.batch, *latent.shape[1:]).contiguous()

@@ -67,6 +67,12 @@ def open_frames(path: str | Path) -> list[Image.Image]:
     return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
 
 
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An image at (height, width), by Lanczos' filter; itself where it has that size."""
+    height, width = size
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def sheet(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
     """One image with all of the same size in rows, on white; default as near to a square as it goes."""
     columns = columns or math.ceil(math.sqrt(len(images)))
@@ -76,6 +82,11 @@ def sheet(images: Sequence[Image.Image], columns: int | None = None, gap: int = 
     for k, image in enumerate(images):
         page.paste(image, (k % columns * (width + gap), k // columns * (height + gap)))
     return page
+
+
+def sheets(images: Sequence[Sequence[Image.Image]]) -> list[Image.Image]:
+    """A sheet of all images for each frame."""
+    return [sheet(frame) for frame in zip(*images)]
 
 
 def save_png(image: Image.Image, path: str | Path, recipe: str = "", more: Sequence[Image.Image] = ()) -> None:

@@ -1,99 +1,111 @@
-"""Images that a recipe gives to the network: those that steer it, and the one that it paints into."""
+"""The files that a recipe names, read: images, masks, maps and control images, each known by its digest."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from sigmafield.core.conditioning import Control
-from sigmafield.models.bundle import Pipeline, no_controls
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.diffusion_model import no_controls
 from sigmafield.models.load import load_control
-from sigmafield.recipes import image_io
-from sigmafield.spatial.inpaint import hidden, inpaint_concat
+from sigmafield.recipes.image_io import digest, open_frames, to_mask, to_tensor
+from sigmafield.recipes.options import AUTO, ControlImage, Lora
+from sigmafield.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class ControlImage:
-    """A image that steers the network, and the ControlNet or T2I-Adapter that reads it.
+class Inputs:
+    """What a recipe starts from and is steered by, in memory.
 
-    net: its directory in diffusers' layout; image: path of the image, its _sha256 filled in so that a replay knows it
-    again; strength: factor of its effect; start, end: shares of the way through sampling between which it acts; kind:
-    what the image shows, for a ControlNet that reads several kinds (canny, depth, openpose, …).
-    Raises ValueError for a value outside its range, FileNotFoundError for no image or directory, at construction.
+    Args:
+        frames: The input image, or the frames of an animation; empty for a run from noise.
+        mask: [1, height, width] in 0 … 1, 1 = draw again; any resolution.
+        denoise_map: [1, height, width] in 0 … 1, brightness of the map; any resolution. None without a map, and for
+            the map "auto".
+        hints: [1, 3, height, width] in 0 … 1, one for each of the recipe's controls.
     """
 
-    net: str
-    image: str
-    strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    kind: str | None = None
-    image_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.strength):
-            raise ValueError(f"a control's strength must be a finite number; got {self.strength}")
-        if not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"a control's start and end must be 0 ≤ start ≤ end ≤ 1; got {self.start} and {self.end}")
-        if not Path(self.net).expanduser().is_dir():
-            raise FileNotFoundError(f"{self.net}: no such directory; a control's net is one in diffusers' layout")
-        seal(self, "image")
+    frames: Sequence[Image.Image] = ()
+    mask: Tensor | None = None
+    denoise_map: Tensor | None = None
+    hints: Sequence[Tensor] = ()
 
 
-def controls_of(entries: Sequence[ControlImage], pipe: Pipeline) -> tuple[Control, ...]:
-    """The images that steer, and the networks that read them, on the pipeline's device in its network's dtype."""
-    if entries and pipe.controls is None:
-        raise no_controls(pipe.name)
-    dtype = getattr(pipe.modules.get("unet"), "dtype", None)
+def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
+    """Read the files that a recipe names: the recipe with their digests, and what is in them.
+
+    Raises:
+        FileNotFoundError: A file or a control's directory does not exist.
+        ValueError: A file cannot be read as an image, or is not the one whose digest the recipe has.
+    """
+    changes: dict[str, object] = {}
+    frames: list[Image.Image] = []
+    mask = levels = None
+    if recipe.image is not None:
+        frames, changes["image_sha256"] = _read(str(recipe.image), recipe.image_sha256)
+    if recipe.mask is not None:
+        [first, *_], changes["mask_sha256"] = _read(str(recipe.mask), recipe.mask_sha256)
+        mask = to_mask(first)
+    if recipe.denoise_map not in (None, AUTO):
+        [first, *_], changes["denoise_map_sha256"] = _read(str(recipe.denoise_map), recipe.denoise_map_sha256)
+        levels = to_mask(first)
+    controls, hints = [], []
+    for control in recipe.controls:
+        sealed, hint = _read_control(control)
+        controls.append(sealed)
+        hints.append(hint)
+    loras = tuple(_sealed(lora) for lora in recipe.loras)
+    return replace(recipe, **changes, controls=tuple(controls), loras=loras), Inputs(frames, mask, levels, hints)
+
+
+def _read(path: str, known: str | None) -> tuple[list[Image.Image], str]:
+    """(the frames of a file, its digest)."""
+    frames, now = open_frames(path), digest(path)
+    return frames, _same(path, known, now)
+
+
+def _same(path: str, known: str | None, now: str) -> str:
+    """The digest of a file; ValueError if it is not the one that a recipe has."""
+    if known is not None and known != now:
+        raise ValueError(f"{path} has changed since this recipe was made: its SHA-256 differs")
+    return now
+
+
+def _read_control(control: ControlImage) -> tuple[ControlImage, Tensor]:
+    if not Path(control.net).expanduser().is_dir():
+        raise FileNotFoundError(f"{control.net}: no such directory; a control's net is one in diffusers' layout")
+    [first, *_], now = _read(control.image, control.image_sha256)
+    return replace(control, image_sha256=now), to_tensor(first)
+
+
+def _sealed(lora: Lora) -> Lora:
+    """The LoRA with the digest of its file."""
+    path = Path(lora.path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"LoRA {lora.path!r}: no such file")
+    return replace(lora, sha256=_same(lora.path, lora.sha256, digest(path)))
+
+
+def controls_of(entries: Sequence[ControlImage], hints: Sequence[Tensor], pipe: Pipeline) -> tuple[Control, ...]:
+    """The images that steer, with the networks that read them, on the pipeline's device in its network's dtype.
+
+    Raises:
+        ValueError: The model takes no controls, or a control's network is not supported.
+    """
+    if entries and pipe.model.controls is None:
+        raise no_controls(pipe.model.name)
+    dtype = getattr(pipe.model.module, "dtype", None)
     return tuple(
         Control(
             load_control(entry.net, device=pipe.device, dtype=dtype, kind=entry.kind),
-            image_io.to_tensor(read_frames(entry.image, entry.image_sha256)[0]).to(pipe.device),
+            hint.to(pipe.device),
             entry.strength,
             (entry.start, entry.end),
         )
-        for entry in entries
+        for entry, hint in zip(entries, hints)
     )
-
-
-def concat_of(pipe: Pipeline, size: tuple[int, int], source: Image.Image | None, mask: Tensor | None) -> Tensor | None:
-    """What an inpainting network is told of the image outside of the mask; None for networks that are told nothing.
-
-    Without a image all is masked. Raises ValueError for networks with other concats, which recipes cannot make.
-    """
-    if not pipe.concat:
-        return None
-    if pipe.concat != 1 + pipe.latent.channels:
-        raise ValueError(f"{pipe.name} takes {pipe.concat} channels of concat: give them in Python, as Cond.concat")
-    image = image_io.to_tensor(resized(source, size)) if source else torch.full((1, 3, *size), 0.5)
-    mask = torch.ones(1, *size) if mask is None else mask
-    return inpaint_concat(mask, pipe.encode(hidden(image, mask).to(pipe.device)))
-
-
-def read_frames(path: str, known: str | None) -> list[Image.Image]:
-    """The frames of an animation, or the one image of a file; ValueError if it is not the one of that SHA-256."""
-    images = image_io.open_frames(path)
-    if known and image_io.digest(path) != known:
-        raise ValueError(f"{path} has changed since this recipe was made: its SHA-256 differs")
-    return images
-
-
-def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A image at (height, width)."""
-    height, width = size
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def seal(owner: Any, name: str) -> None:
-    """Fill in the SHA-256 of a new value's file, which must be a image, if there is one and it is not known yet."""
-    path = getattr(owner, name)
-    if path is not None and getattr(owner, f"{name}_sha256") is None:
-        image_io.open_image(path)
-        object.__setattr__(owner, f"{name}_sha256", image_io.digest(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Denoiser, State
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Gaussian, generator_of, initial_noise, randn
+from sigmafield.noise.spectrum import Filter, Shaped, white
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
 from sigmafield.parameterization.timesteps import Levels
@@ -26,6 +27,14 @@ from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask, unchanged
 
 DROPS_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
 """Samplers whose schedule is made with a step more and loses its last level above 0."""
+
+
+class Opened(NamedTuple):
+    """A run, the state before its first step, and what keeps a part of the latent at the source, if a mask does."""
+
+    run: Run
+    start: State
+    kept: Inpaint | None
 
 
 @dataclass(frozen=True)
@@ -99,13 +108,15 @@ def open_run(
     mask_of: MaskOf = unchanged,
     random_inpaint: bool = False,
     rule: Rule = by_level,
+    spectrum: Filter = white,
     **params: Any,
-) -> tuple[Run, State]:
+) -> Opened:
     """A run from a latent in the network's scale, and its start: iterate them, or `finish`.
 
     noise: the initial noise; seed: of the sampler's own, or the generator that drew the noise, which churn goes on
     with; mask, mask_of: see `Inpaint`; random_inpaint: other noise for what the mask keeps, from seed + 1 (`ddim`);
-    rule: what the network is asked where sigmas is a σ-field, see `Served`; params: the sampler's.
+    rule: what the network is asked where sigmas is a σ-field, see `Served`; spectrum: filter of the sampler's own
+    noise; params: the sampler's.
     """
     process, row, grid = (
         sampling.process,
@@ -114,15 +125,16 @@ def open_run(
     )
     x = process.start(grid.sigmas[0], noise, source)
     number = seed.initial_seed() if isinstance(seed, torch.Generator) else seed
+    inpaint = None
     if mask is not None:
         kept = randn(number + 1, noise.shape).to(noise) if random_inpaint else noise
-        guider = Inpaint(guider, source, kept, fit_mask(mask, source), process, mask_of)
+        guider = inpaint = Inpaint(guider, source, kept, fit_mask(mask, source), process, mask_of)
     if grid.is_field:
         guider = Served(guider, source, noise, process, rule)
     goes_on = row.noise == "churn" and isinstance(seed, torch.Generator) and x.device.type == "cpu"
     own = Gaussian(seed, x.shape, x.dtype) if goes_on else default_noise(row.noise, number, grid, x)
-    run = Run(guider, row, grid, own, params)
-    return run, run.start(x)
+    run = Run(guider, row, grid, own if spectrum is white else Shaped(own, spectrum), params)
+    return Opened(run, run.start(x), inpaint)
 
 
 def sample_custom(
@@ -143,7 +155,7 @@ def sample_custom(
     if not len(sigmas):
         return Sampled(latent, latent)
     source = latents.to_network(latent) if latent.any() else latent
-    run, start = open_run(guider, sampling, sampler, sigmas, source, noise, seed, **options)
+    run, start, _ = open_run(guider, sampling, sampler, sigmas, source, noise, seed, **options)
     end = finish(run, start)
     out = latents.to_vae(sampling.process.finish(run.end, end.x).float())
     return Sampled(out, out if end.pred is None else latents.to_vae(end.pred.x0.float()), end.nfe)

@@ -1,34 +1,36 @@
-"""DemoFusion: a image drawn at the network's own size, then again and again at 2, 3, … times that. arXiv:2311.16973.
+"""DemoFusion's run: an image drawn at the network's own size, then at 2, 3, … times that. arXiv:2311.16973.
 
-    job = open_job(Recipe("a red heart", demofusion=DemoFusion(scale=4)), pipe)
-    for phase, state in job.run.walk(job.start):
-        job.images(state)[0].save(f"{phase.scale}x.png")
-
-Its parts: `spatial.demofusion`, `spatial.mixing`, `spatial.phases`.
+job = open_job(Recipe("a red heart", demofusion=DemoFusion(scale=4)), pipe)
+for phase, state in job.run.walk(job.start):
+    job.images(state)[0].save(f"{phase.scale}x.png")
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import torch
 
-from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Control
 from sigmafield.core.process import Grid
-from sigmafield.guidance.guider import Guider
+from sigmafield.core.protocols import Noise
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.overrides import parse_model_sampling
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.noise.policy import default_noise
-from sigmafield.noise.sources import seed_word
-from sigmafield.recipes.build import Job, initial_latent, levels_of, open_single, sampling_of, size_of
-from sigmafield.recipes.inputs import read_frames
-from sigmafield.recipes.options import DemoFusion, with_vae
+from sigmafield.noise.sources import generator_of, initial_noise, seed_word
+from sigmafield.noise.spectrum import parse_filter
+from sigmafield.recipes.build import Job, guider_of, levels_of, model_of, size_of, source_latent
+from sigmafield.recipes.conditionings import Prompts, prompts_of
+from sigmafield.recipes.groups import spec, spec_or_none
+from sigmafield.recipes.inputs import Inputs
+from sigmafield.recipes.ksampler import open_run
+from sigmafield.recipes.options import DemoFusion
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.runs.mixing import KeyedLevels, Mixing
+from sigmafield.recipes.tiling import vae_for
+from sigmafield.runs.level_noise import KeyedLevels
+from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.multiphase import Phase, Phases
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS
@@ -36,72 +38,90 @@ from sigmafield.spatial.demofusion_views import Windows, clock, fused, residual_
 
 
 @torch.no_grad()
-def open_phases(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> Job:
-    """A run through all phases of a recipe with `demofusion`; steered: its `controls_of`.
+def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs, controls: Sequence[Control]) -> Job:
+    """A run through all phases of a recipe with `demofusion`.
 
-    The first phase is the recipe's own, at its width and height, best those of the network. A recipe with an image
-    begins from it instead, and its first phase is mixed as well, at the image's size; with denoise < 1 every phase runs
-    the end of its schedule only. Regions and controls grow along. Raises ValueError for a stride above the network's
-    size, for models of videos and of inpainting, and for a recipe without `demofusion`.
+    The first phase is at the recipe's width and height, best those of the network. A recipe with an image begins from
+    it instead, and its first phase is mixed as well, at the image's size; with denoise < 1 every phase runs the end of
+    its schedule only. Regions grow with the image; controls are resized.
+
+    Args:
+        recipe: What to draw.
+        how: Its `demofusion`.
+        pipe: The model.
+        inputs: What the recipe's files hold.
+        controls: Images that steer, see `inputs.controls_of`.
+
+    Raises:
+        ValueError: The stride is above the network's size, or the model is one of videos or of inpainting.
     """
-    if (how := recipe.demofusion) is None:
-        raise ValueError("phases need a recipe with demofusion")
-    window, stride = _windows(how, pipe)
-    source = read_frames(recipe.image, recipe.image_sha256) if recipe.image else []
-    size = size_of(recipe, pipe, source)
-    pipe = with_vae(how, pipe, (size[0] * how.scale, size[1] * how.scale))
-    pipe = parse_model_sampling(recipe.model_sampling)(pipe)
-    pipe = replace(pipe, sampling=sampling_of(recipe, pipe, size))
-    one = replace(recipe, demofusion=None, model_sampling="", shift=None)
-    sigmas = levels_of(recipe, pipe.sampling, 1.0)
-    sampler = SAMPLERS.lookup(recipe.sampler)
+    window, stride = windows_of(how, pipe.model)
+    size = size_of(recipe, pipe.model, inputs)
+    model = model_of(recipe, pipe.model, size)
+    pipe = replace(pipe, model=model, vae=vae_for(how, pipe.vae, (size[0] * how.scale, size[1] * how.scale)))
+    sampler, params = SAMPLERS[spec(recipe.sampler).name], spec(recipe.sampler).params
+    sigmas = levels_of(recipe, model, 1.0)
+    grid, time = Grid(sigmas, model.sampling.process, clock=model.sampling.clock), clock(model.sampling)
+
+    def noise_of(seed: int, shape: Sequence[int]) -> Noise:
+        return default_noise(sampler.noise, seed, grid, torch.empty(tuple(shape), device=pipe.device))
 
     def phase(q: int) -> Phase:
-        (guider, x), seed = prompted(one, pipe, q, size, steered), seed_word(recipe.seed, (q,))
-        local = Windows(guider.model, window, stride, seed, how.batch, pipe.latent.factor)
-        model = fused(
-            local, q, clock(pipe.sampling), cosine_scale_2=how.cosine_scale_2, cosine_scale_3=how.cosine_scale_3,
-            sigma=how.sigma, multiple=pipe.patch,
+        """The steps at q times the size: windows and dilated views, led by the phase before."""
+        large = (size[0] * q, size[1] * q)
+        shape, seed = model.latent.shape(recipe.batch, large), seed_word(recipe.seed, (q,))
+        prompts = prompts_at(recipe, pipe, controls, size, q)
+        local = Windows(model, window, stride, seed, how.batch, model.latent.factor)
+        views = fused(
+            local, q, time, cosine_scale_2=how.cosine_scale_2, cosine_scale_3=how.cosine_scale_3, sigma=how.sigma,
+            multiple=model.patch,
         )  # fmt: skip
-        grid = Grid(sigmas, pipe.sampling.process, clock=pipe.sampling.clock)
-        noise = default_noise(sampler.noise, seed, grid, x)
-        run = Run(replace(guider, model=model), sampler, grid, noise, recipe.params)
-        c = residual_weights(run.grid.sigmas, clock(pipe.sampling), how.cosine_scale_1)
-        seeds = [seed_word(recipe.seed, (q, b), np.uint64) for b in range(len(x))]
-        levels = KeyedLevels(seeds, x.shape, x.dtype, x.device, shared=True)
-        return Phase(q, (size[0] * q, size[1] * q), Mixing(run, levels, c, align="before"))
+        guider = replace(guider_of(recipe, model, prompts), model=views)
+        run = Run(guider, sampler, grid, noise_of(seed, shape), params)
+        weights = residual_weights(run.grid.sigmas, time, how.cosine_scale_1)
+        seeds = [seed_word(recipe.seed, (q, b), np.uint64) for b in range(recipe.batch)]
+        levels = KeyedLevels(seeds, shape, torch.float32, pipe.device, shared=True)
+        return Phase(q, large, Mixing(run, levels, weights, align="before"))
 
-    if source:
-        run = Phases([phase(q) for q in range(1, how.scale + 1)], pipe.latent.factor)
-        return Job(recipe, pipe, run, run.start(initial_latent(one, pipe, source, size)))
-    first = open_single(one, pipe, steered)
-    phases = [Phase(1, size, cast(Run, first.run)), *(phase(q) for q in range(2, how.scale + 1))]
-    return Job(recipe, pipe, Phases(phases, pipe.latent.factor), first.start)
+    if inputs.frames:
+        run = Phases([phase(q) for q in range(1, how.scale + 1)], model.latent.factor)
+        return Job(recipe, pipe, run, run.start(source_latent(recipe, pipe, inputs, size)))
+    source = source_latent(recipe, pipe, inputs, size)
+    stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
+    noise = spectrum(initial_noise(stream, source.shape)).to(pipe.device)
+    prompts = prompts_at(recipe, pipe, controls, size, 1)
+    guider = guider_of(recipe, model, prompts)
+    first, start, _ = open_run(
+        guider,
+        model.sampling,
+        sampler.name,
+        sigmas,
+        source,
+        noise,
+        stream,
+        spectrum=spectrum,
+        **params,
+    )
+    phases = [Phase(1, size, first), *(phase(q) for q in range(2, how.scale + 1))]
+    return Job(recipe, pipe, Phases(phases, model.latent.factor), start)
 
 
-def _windows(how: DemoFusion, pipe: Pipeline) -> tuple[tuple[int, int], int]:
-    """(height, width) of the windows in places, and the stride; ValueError for what cannot be drawn."""
-    if pipe.latent.axes != 2 or pipe.concat:
-        raise ValueError(f"demofusion needs a model that draws images from noise; {pipe.name} is none")
-    window = pipe.size[0] // pipe.latent.factor, pipe.size[1] // pipe.latent.factor
+def windows_of(how: DemoFusion, model: DiffusionModel) -> tuple[tuple[int, int], int]:
+    """((height, width) of the windows, stride) in latent positions; ValueError for what cannot be drawn so."""
+    if model.latent.axes != 2 or model.concat:
+        raise ValueError(f"demofusion needs a model that draws images from noise, which {model.name} does not")
+    window = model.size[0] // model.latent.factor, model.size[1] // model.latent.factor
     stride = max(min(window) // 2, 1) if how.stride is None else how.stride
     if stride > min(window):
-        raise ValueError(f"stride must be at most {min(window)}, the network's own size in places; got {stride}")
+        raise ValueError(
+            f"stride must be at most {min(window)}, the network's own size in latent positions; got {stride}"
+        )
     return window, stride
 
 
-def prompted(
-    recipe: Recipe, pipe: Pipeline, q: int, size: tuple[int, int], steered: Sequence[Control]
-) -> tuple[Guider, Latent]:
-    """The recipe's guidance at q times its size, and a latent of that size.
-
-    The largest side that the network has positions for holds for its windows, not here.
-    """
-    boxes = [{name: q * getattr(region, name) for name in ("x", "y", "width", "height")} for region in recipe.regions]
-    regions = tuple(replace(region, **box) for region, box in zip(recipe.regions, boxes))
-    large = replace(
-        recipe, width=size[1] * q, height=size[0] * q, scale=1.0, regions=regions,
-        image=None, image_sha256=None, denoise=1.0,
-    )  # fmt: skip
-    job = open_single(large, replace(pipe, max_side=None), steered)
-    return cast(Guider, cast(Run, job.run).denoise), job.start.x
+def prompts_at(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control], size: tuple[int, int], q: int) -> Prompts:
+    """The recipe's conditionings at q times a size, its regions as much larger."""
+    large = (size[0] * q, size[1] * q)
+    space = pipe.model.latent.shape(1, large)[2:]
+    scaled = replace(recipe, regions=tuple(region.scaled(q) for region in recipe.regions))
+    return prompts_of(scaled, pipe, controls, None, large, large, space)

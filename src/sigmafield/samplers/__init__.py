@@ -1,9 +1,10 @@
-"""Sampling samplers: each a function over one interval of the schedule, and a row in the registry."""
+"""Samplers: each one is a function over one interval of the schedule and a row in the registry."""
 
 from sigmafield.samplers import (
     distance,
     dpm,
     dpmpp,
+    er_sde,
     euler,
     exponential,
     multistep,
@@ -16,5 +17,5 @@ from sigmafield.samplers import (
 from sigmafield.samplers.registry import SAMPLERS, Sampler, preset, sampler
 
 __all__ = ["SAMPLERS", "Sampler", "preset", "sampler"]
-__all__ += ["distance", "dpm", "dpmpp", "euler", "exponential", "multistep", "runge_kutta", "sa_solver", "singlestep"]
-__all__ += ["soft_median", "uni_pc"]
+__all__ += ["distance", "dpm", "dpmpp", "er_sde", "euler", "exponential", "multistep", "runge_kutta", "sa_solver"]
+__all__ += ["singlestep", "soft_median", "uni_pc"]

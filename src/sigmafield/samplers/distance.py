@@ -1,4 +1,4 @@
-"""Distance samplers: the slope of a step is a soft median of several. Euler's and Heun's are special cases."""
+"""Distance samplers: a step takes a soft median of several slopes. Euler's and Heun's methods are special cases."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Pred, Step
 from sigmafield.noise.sources import inner_of
 from sigmafield.samplers.euler import euler_ancestral_cfg_pp
-from sigmafield.samplers.registry import preset, sampler
+from sigmafield.samplers.registry import Params, preset, sampler
 from sigmafield.samplers.soft_median import combine, perpendicular, sharpened, smoothed
 
 MOST = 10
-"""Resamples at most where their number follows from the schedule's length."""
+"""Largest number of resamples where the number follows from the length of the schedule."""
 
 Guidance = Literal["off", "doubled", "paper"]
 
@@ -30,7 +30,12 @@ Times = Annotated[int, Range(-1, 32)]
 Factor = Annotated[float, Range(-100, 100)]
 
 Operator = Callable[[Latent, Latent], Latent]
-"""(slope, the last one) → the slope to take."""
+"""(combined slope, previous combined slope) → the slope to take."""
+
+
+def kicks(params: Params) -> bool:
+    """Whether noise is added after a step or in its trial points, with these parameters."""
+    return any(params[f"{part}eta"] and params[f"{part}s_noise"] for part in ("", "distance_step_"))
 
 
 @sampler(
@@ -38,6 +43,7 @@ Operator = Callable[[Latent, Latent], Latent]
     order=1,
     evals=4,
     noise="gaussian_pair",
+    noisy=kicks,
     linear=False,
     paper="github.com/Extraltodeus/DistanceSampler",
 )
@@ -68,29 +74,54 @@ def distance(
     distance_eta_last: int = -1,
     per_sample: bool = False,
 ) -> Step:
-    """Distance: the step is tried K times over, each time by a soft median of all slopes seen so far.
+    """Distance sampler: repeats the step K times, each time with a soft median of all slopes seen so far.
 
         x' = k (x + (σ_down − σ) d_K) + σ_up s_noise ξ,   (σ_down, k, σ_up) = s.ancestral(η)
         d₀ = (x − D(x, σ))/σ,   e_r = (z_r − D(z_r, σ'))/σ',   z_r = x + (σ' − σ) d_r
         d₁ = ½ (d₀ + e₀),   d_{r+1} = combine(d₀, e₀, e₁, d₂, e₂ … d_r, e_r)
 
-    K = 0 is Euler's step (also where σ' = 0) and K = 1 Heun's; `combine` weighs slopes by their distances from the
-    others, see `sigmafield.samplers.soft_median`. It looks at whole channels: a pixel depends on the others.
+    K = 0 is Euler's method and K = 1 Heun's; where σ' = 0 the step is always Euler's. `combine` weights the slopes by
+    their distances from each other, see `sigmafield.samplers.soft_median`. It uses norms of whole channels, so every
+    position of a channel depends on all others.
 
-    -1 ≤ resample ≤ 32: K, or −1 for half the schedule's levels, at most 10. -1 ≤ resample_end ≤ 32: with R = resample,
-    K goes from R at the largest σ to resample_end at the smallest, R m + E (1 − m) cut to an integer,
-    m = √((σ − σ_min)/(σ_max − σ_min)); −1 keeps R. use_slerp, use_softmax: how slopes are combined. use_negative: keep
-    away from U's direction. sharpen, perp_step: change a combined slope by the last one, across steps; smooth: even out
-    the contrast of D at σ'. These three look at the whole batch, so that a sample depends on the others, but for
-    per_sample = True.
-    eta ≥ 0, -100 ≤ s_noise ≤ 100: noise after the step; distance_step_eta ≥ 0, -100 ≤ distance_step_s_noise ≤ 100: in
-    every z. distance_first, distance_last: the first and the last step with resampling; eta_first, eta_last and
-    distance_eta_first, distance_eta_last: those with each noise; from 0, or from the end if negative, and cut to the
-    steps that there are.
-    cfgpp: off; doubled aims at 2 D − U, as the reference's cfgpp does: it is guidance of twice the scale; paper is
-    CFG++ itself, euler_ancestral_cfg_pp, which has no resamples: there K = 0. Without U, at cfg 1, doubled and
-    use_negative do nothing, but paper needs it. The reference's NaN where all slopes agree (at pinned pixels) is not
-    reproduced.
+    With R = resample and E = resample_end, K goes from R at the largest σ to E at the smallest: R m + E (1 − m)
+    truncated to an integer, m = √((σ − σ_min)/(σ_max − σ_min)).
+
+    sharpen and perp_step change a combined slope by the previous one, which is also carried from step to step. Together
+    with smooth, they use statistics of the whole batch, so a sample depends on the others in its batch unless
+    per_sample is set.
+
+    With distance_step_eta, noise is added to z_r in the same way as to x'. The first and last steps of the three ranges
+    are clamped to the steps of the run, and their order does not matter.
+
+    At cfg 1, where U is not evaluated, cfgpp = "doubled" and use_negative have no effect, and cfgpp = "paper" raises
+    ValueError. The reference gives NaN where all slopes agree (at pinned pixels); this implementation does not.
+
+    Args:
+        resample: Number K of extra evaluations at σ' in each step; -1 takes half the number of levels in the schedule,
+            at most 10.
+        resample_end: Number of resamples at the smallest σ, to which K goes from `resample`; -1 keeps K constant.
+        cfgpp: CFG++ variant: "off" is plain guidance, "doubled" takes slopes from 2 D − U, as the reference's cfgpp
+            does (equal to twice the guidance scale), and "paper" is CFG++ itself (euler_ancestral_cfg_pp), with K = 0.
+        eta: Amount of noise added after the step: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the noise added after the step.
+        distance_step_eta: Amount of noise added to every trial point z_r.
+        distance_step_s_noise: Factor on the noise added to the trial points.
+        use_softmax: Weight slopes by a softmax of their closeness to the others instead of by its square.
+        use_slerp: Combine slopes by spherical interpolation instead of a weighted mean.
+        use_negative: Favour slopes that differ from the direction of U.
+        perp_step: Subtract the part of the previous combined slope that is perpendicular to the new one (ignored with
+            sharpen).
+        sharpen: Subtract the direction of the previous combined slope where it differs most from the new one.
+        smooth: Even out the contrast of D at σ' before a slope is taken from it.
+        distance_first: First step with resampling, counted from 0, or from the end if negative.
+        distance_last: Last step with resampling, counted from 0, or from the end if negative.
+        eta_first: First step with noise after the step, counted from 0, or from the end if negative.
+        eta_last: Last step with noise after the step, counted from 0, or from the end if negative.
+        distance_eta_first: First step with noise in the trial points, counted from 0, or from the end if negative.
+        distance_eta_last: Last step with noise in the trial points, counted from 0, or from the end if negative.
+        per_sample: Use statistics of each sample (for perp_step, of each channel) instead of the whole batch in
+            sharpen, perp_step and smooth.
     """
     noisy = eta if inside(s, eta_first, eta_last) else 0.0
     if cfgpp == "paper":
@@ -133,9 +164,23 @@ def resampled(
     operator: Operator | None,
     last: Latent | None,
 ) -> Generator[tuple[Latent, Sigma], Pred, tuple[Latent, Latent | None]]:
-    """(the slope to take, the last one that an operator made): `times` evaluations at σ' where the slope leads so far.
+    """Evaluate at σ' `times` times, each time where the slope found so far leads, and combine the slopes.
 
-    Where σ' = 0 there is no slope, and d stands in for it.
+    Where σ' = 0 there is no slope at σ', and the first slope d is used in its place.
+
+    Args:
+        d: Slope at σ.
+        s: Interval of the step.
+        times: Number of evaluations at σ', at least 1.
+        move: Maps a slope to the trial point at σ'.
+        target: Maps a prediction to the clean latent that a slope points away from.
+        mean: Combines a list of slopes and an optional U into one slope.
+        use_negative: Whether `mean` is given U.
+        operator: Changes a combined slope by the previous one; None leaves it.
+        last: Previous combined slope, None if there is none yet.
+
+    Returns:
+        The slope to take, and the last slope that `operator` made (or `last` unchanged).
     """
     ahead, slopes = replace(s, sigma=s.sigma_next), [d]
     for r in range(times):
@@ -154,19 +199,32 @@ def resampled(
 
 
 def aim(p: Pred, *, doubled: bool, smooth: bool, per_sample: bool) -> Latent:
-    """The clean latent that a slope points away from: D, or 2 D − U where doubled and where there is a U."""
+    """Clean latent that a slope points away from: D, or 2 D − U if doubled and U was evaluated.
+
+    Args:
+        p: Prediction of the network.
+        doubled: Whether to use 2 D − U.
+        smooth: Whether to even out the contrast of D first.
+        per_sample: Whether smoothing uses statistics of each sample instead of the whole batch.
+    """
     D = smoothed(p.x0, per_sample=per_sample) if smooth else p.x0
     return lincomb(2.0, D, -1.0, p.uncond) if doubled and p.uncond is not None else D
 
 
 def slope(x: Latent, s: Span, D: Latent) -> Latent:
-    """(x − D)/σ, and 0 where σ = 0. The difference first: where x is nearly D, its digits are all that counts."""
+    """(x − D)/σ, and 0 where σ = 0.
+
+    The difference is taken first: where x is close to D, only the digits of the difference matter.
+    """
     per_sigma = torch.where(s.sigma == 0, 0.0, 1 / torch.where(s.sigma == 0, 1.0, s.sigma))
     return lincomb(per_sigma, x - D)
 
 
 def advance(x: Latent, d: Latent, s: Span, eta: float, s_noise: float, noise: Noise) -> Latent:
-    """k (x + (σ_down − σ) d) + σ_up s_noise ξ; without noise x + (σ' − σ) d, or, if s_noise alone is 0, to σ_down."""
+    """k (x + (σ_down − σ) d) + σ_up s_noise ξ: a step along the slope d, then noise.
+
+    Without noise the result is x + (σ' − σ) d, but if only s_noise is 0 the step still ends at σ_down.
+    """
     down, keep, up = s.ancestral(eta)
     drawn = kick(s, eta, s_noise, up, noise)
     keep = keep if drawn else torch.ones_like(keep)
@@ -174,12 +232,20 @@ def advance(x: Latent, d: Latent, s: Span, eta: float, s_noise: float, noise: No
 
 
 def kick(s: Span, eta: float, s_noise: float, up: Sigma, noise: Noise) -> list[Tensor]:
-    """The noise of a step as a term of `lincomb`, or nothing where none is drawn."""
+    """Noise of a step as a term of `lincomb`; an empty list where no noise is drawn."""
     return [up * s_noise, noise(s)] if eta and s_noise and not s.last.all() else []
 
 
 def resamples(s: Span, start: int, end: int) -> int:
-    """K of this step; over a field the most that a place asks for. In float32, as in the reference."""
+    """Number K of resamples in this step; for a σ-field, the largest K that any position asks for.
+
+    Computed in float32, as in the reference.
+
+    Args:
+        s: Interval of the step, with its schedule.
+        start: K at the largest σ; -1 for half the number of levels, at most `MOST`.
+        end: K at the smallest σ; negative for the same K at every σ.
+    """
     most = min(MOST, (s.n + 1) // 2) if start == -1 else start
     if end < 0:
         return most
@@ -191,7 +257,7 @@ def resamples(s: Span, start: int, end: int) -> int:
 
 
 def inside(s: Span, first: int, last: int) -> bool:
-    """Whether this step is one of first … last, counted from 0, or from the end where negative."""
+    """Whether this step is one of first … last, counted from 0, or from the end if negative."""
     ends = sorted(min(max(k + s.n if k < 0 else k, 0), s.n - 1) for k in (first, last))
     return ends[0] <= s.i <= ends[1]
 
@@ -219,12 +285,16 @@ preset("heun_cfg_pp", of="distance_c3", row={"order": 2, "evals": 2, "linear": T
 def perp_step(
     x: Latent, s: Span, mem: Memory, noise: Noise, *, strength: NonNegative = 0.5, per_matrix: bool = False
 ) -> Step:
-    """Euler's sampler with every slope moved away from what the last one had across it.
+    """Euler's method with every slope moved away from the part of the previous slope perpendicular to it.
 
-        x' = x + (σ' − σ) d,   d = perpendicular((x − D)/σ, d₋, strength),   d₋ of the step before
+        x' = x + (σ' − σ) d,   d = perpendicular((x − D)/σ, d₋, strength),   d₋ of the previous step
 
-    The first slope is as it is, and where σ' = 0 the result is D. The product of the two slopes is summed over the
-    whole batch, so that a sample depends on the others; per_matrix = True: over each channel's slice. strength ≥ 0.
+    The first slope is not changed, and where σ' = 0 the result is D. By default the inner product of the two slopes is
+    summed over the whole batch, so a sample depends on the others in its batch.
+
+    Args:
+        strength: How far a slope is moved, relative to its norm; 0 is Euler's method.
+        per_matrix: Compute the inner product for each channel separately instead of summing it over the whole batch.
     """
     D = (yield x, s.sigma).x0
     if s.last.all():

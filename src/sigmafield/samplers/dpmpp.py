@@ -10,8 +10,9 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.linear import lincomb, phi_2, safe_div
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative
-from sigmafield.core.process import Span, clip_first
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 
@@ -19,8 +20,9 @@ from sigmafield.samplers.registry import preset, sampler
 def dpmpp_2m(x: Latent, s: Span, mem: Memory, noise: Noise) -> Step:
     """DPM-Solver++(2M), in λ = −ln σ for every process.
 
-    x' = a x + (b + w) D − w D₋,   (a, b, ·) = s.ve.ei(),   w = b h/(2 h₋)
-    w  = 0 on the first step and where σ' = 0.
+        x' = a x + (b + w) D − w D₋,   (a, b, ·) = s.ve.ei(),   w = b h/(2 h₋)
+
+    w = 0 on the first step, where it is Euler's method, and where σ' = 0.
     """
     D = (yield x, s.sigma).x0
     ve = s.ve
@@ -35,7 +37,7 @@ def dpmpp_2m_cfg_pp(x: Latent, s: Span, mem: Memory, noise: Noise) -> Step:
 
         x' = a x + D − a U + w (D − U₋),   (a, b, ·) = s.ve.ei(),   w = b h/(2 h₋)
 
-    w = 0 on the first step and where σ' = 0. The history is U, as ComfyUI's.
+    w = 0 on the first step and where σ' = 0. The history holds U, as in ComfyUI.
     """
     p = yield x, s.sigma
     ve = s.ve
@@ -59,9 +61,13 @@ def dpmpp_2m_sde(
 
         x' = a x + (b + w) D − w D₋ + c s_noise ξ,   (a, b, c) = s.ei(η)
         w  = φ h/h₋,   φ = b/2 (midpoint)   or   α' (1 − (1 − e^(−z))/z), z = (1 + η) h (heun)
-        w  = 0 on the first step and where σ' = 0.
 
-    eta ≥ 0: 0 = ODE, 1 = full SDE; s_noise ≥ 0: times the noise; solver: midpoint or heun, ComfyUI's names for the φ.
+    w = 0 on the first step and where σ' = 0.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the full SDE.
+        s_noise: Factor on the added noise.
+        solver: Weight φ of the history term, under ComfyUI's names: "midpoint" is b/2, "heun" the exponential integral.
     """
     D = (yield x, s.sigma).x0
     a, b, c = s.ei(eta)
@@ -89,9 +95,12 @@ def dpmpp_3m_sde(
         e₀ = (D − D₋) h/h₁,  e₁ = (D₋ − D₋₋) h/h₂,  r₀ = h₁/h,  r₁ = h₂/h
         d₁ = e₀ + (e₀ − e₁) r₀/(r₀ + r₁),   d₂ = (e₀ − e₁)/(r₀ + r₁)
 
-    With one step of history d₁ = e₀ and d₂ = 0; with none, and where σ' = 0, both are 0. A step is of third order,
-    a whole run of second: its first steps have less history. eta ≥ 0: 0 = ODE, 1 = full SDE; s_noise ≥ 0: times the
-    noise.
+    With one previous step d₁ = e₀ and d₂ = 0; on the first step and where σ' = 0 both are 0. A step with full history
+    is of third order, but a whole run converges with second order, because its first steps have less history.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the full SDE.
+        s_noise: Factor on the added noise.
     """
     D = (yield x, s.sigma).x0
     a, b, c = s.ei(eta)
@@ -101,8 +110,8 @@ def dpmpp_3m_sde(
     zero = torch.zeros_like(s.h)
     h1, h2 = mem.get("h1", zero), mem.get("h2", zero)
     k0, k1 = safe_div(s.h, h1), safe_div(s.h, h2)
-    third = torch.where(k1 == 0, 0.0, safe_div(s.h, h1 + h2))  # 1/(r₀ + r₁), and 0 without the older step
-    bend = p2 * third * safe_div(h1, s.h) - p3 * third  # of e₀ − e₁
+    third = torch.where(k1 == 0, 0.0, safe_div(s.h, h1 + h2))  # 1/(r₀ + r₁), 0 without the older step
+    bend = p2 * third * safe_div(h1, s.h) - p3 * third  # coefficient of e₀ − e₁
     w0, w1 = (p2 + bend) * k0, bend * k1
     D1 = mem.get("D1", D)
     terms = [a, x, b + w0, D, -w0 - w1, D1, w1, mem.get("D2", D)]

@@ -1,4 +1,4 @@
-"""First-order samplers: Euler's, its ancestral and CFG++ forms, and what they become in other coordinates."""
+"""First-order samplers: Euler's method, its ancestral and CFG++ forms, and their equivalents in other coordinates."""
 
 from __future__ import annotations
 
@@ -14,18 +14,31 @@ from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range
 from sigmafield.core.process import Flow, Span
 from sigmafield.core.protocols import Noise, Step
-from sigmafield.samplers.registry import preset, sampler
+from sigmafield.samplers.registry import Params, preset, sampler
 
 
 def churn(
     x: Latent, s: Span, noise: Noise, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float, flow_noise: bool
 ) -> tuple[Latent, Span]:
-    """(x̂, the interval from σ̂): raise the noise level before a step, arXiv:2206.00364 Alg. 2.
+    """Raise the noise level before a step, arXiv:2206.00364 Alg. 2.
 
         σ̂ = (1 + γ) k σ,   x̂ = k x + √(σ̂² − (k σ)²) s_noise ξ,   γ = min(s_churn/n, √2 − 1) on [s_tmin, s_tmax]
 
-    k = 1, which on a flow does not keep the marginals. flow_noise: there k = 1/(1 + γ σ), so that the ratio σ/α is
-    what grows by 1 + γ. s_churn = 0, or a σ outside the window, draws nothing.
+    By default k = 1, which does not keep the marginals of a flow. With flow_noise, k = 1/(1 + γ σ) on a flow, so that
+    the ratio σ/α grows by 1 + γ. No noise is drawn if s_churn = 0 or σ is outside the window.
+
+    Args:
+        x: Latent at σ.
+        s: Interval from σ.
+        noise: Source of ξ.
+        s_churn: Total amount of noise over the run.
+        s_tmin: Smallest σ at which noise is added.
+        s_tmax: Largest σ at which noise is added.
+        s_noise: Factor on the added noise.
+        flow_noise: Whether to keep the marginals of a flow.
+
+    Returns:
+        x̂ and the interval from σ̂.
     """
     if s_churn <= 0:
         return x, s
@@ -38,7 +51,12 @@ def churn(
     return lincomb(keep, x, s_noise * (hat**2 - (keep * s.sigma) ** 2).sqrt(), noise(s)), replace(s, sigma=hat)
 
 
-@sampler("euler", order=1, evals=1, noise="churn", paper="arXiv:2206.00364 Alg. 2")
+def churns(params: Params) -> bool:
+    """Whether churn adds noise with these parameters."""
+    return params["s_churn"] > 0
+
+
+@sampler("euler", order=1, evals=1, noise="churn", noisy=churns, paper="arXiv:2206.00364 Alg. 2")
 def euler(
     x: Latent,
     s: Span,
@@ -51,12 +69,18 @@ def euler(
     s_noise: NonNegative = 1.0,
     flow_noise: bool = False,
 ) -> Step:
-    """Euler's sampler for dx/dσ = (x − D)/σ, with optional churn.
+    """Euler's method for dx/dσ = (x − D)/σ, with optional churn.
 
         x' = (σ'/σ̂) x̂ + (1 − σ'/σ̂) D(x̂, σ̂)
 
-    s_churn ≥ 0: noise added in all over the run, 0 = none; s_tmin ≥ 0, s_tmax ≥ s_tmin: between these σ, by default at
-    all; s_noise ≥ 0: times this. flow_noise: see `churn`; without it a flow gets VE's noise, as in ComfyUI.
+    x̂ and σ̂ are x and σ with the churn noise added, see `churn`. Where σ' = 0 the result is D.
+
+    Args:
+        s_churn: Total amount of noise added over the run; 0 adds none.
+        s_tmin: Smallest σ at which noise is added.
+        s_tmax: Largest σ at which noise is added.
+        s_noise: Factor on the added noise.
+        flow_noise: On a flow, add noise that keeps the flow's marginals; ComfyUI adds VE's noise.
     """
     x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     D = (yield x, s.sigma).x0
@@ -77,12 +101,17 @@ def euler_ancestral(
     s_noise: NonNegative = 1.0,
     renoise_from_zero: bool = False,
 ) -> Step:
-    """Euler's step to σ_down, then noise back up to σ'.
+    """Ancestral Euler: Euler's method to σ_down, then noise back up to σ'.
 
         x' = k ((σ_down/σ) x + (1 − σ_down/σ) D) + σ_up s_noise ξ,   (σ_down, k, σ_up) = s.ancestral(η)
 
-    eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise. With η so large that σ_down = 0 ComfyUI
-    gives D, without noise though σ' > 0, and lets σ_down of a flow go below 0. renoise_from_zero: noise from 0 to σ'.
+    Where σ' = 0 the result is D. If η is so large that σ_down = 0, the result is D without noise, although σ' > 0, and
+    on a flow σ_down may become negative; both as in ComfyUI.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the added noise.
+        renoise_from_zero: Keep σ_down at 0 or above, and where it is 0 add noise up to σ', unlike ComfyUI.
     """
     D = (yield x, s.sigma).x0
     down, keep, up = s.ancestral(eta, below_zero=not renoise_from_zero)
@@ -95,11 +124,15 @@ def euler_ancestral(
 
 @sampler("ddpm", order=1, evals=1, noise="gaussian", paper="arXiv:2006.11239 eq. 7")
 def ddpm(x: Latent, s: Span, mem: Memory, noise: Noise, *, flow_noise: bool = False) -> Step:
-    """The posterior of DDPM.
+    """DDPM: samples the posterior of the ancestral process.
 
         x' = (σ'/σ)² x + (1 − (σ'/σ)²) D + (σ'/σ) √(σ² − σ'²) ξ
 
-    The same on a flow, where it does not keep the marginals, as in ComfyUI. flow_noise: there x/α and σ/α for x and σ.
+    Where σ' = 0 the result is D. On a flow the same update is used, as in ComfyUI; there it does not keep the
+    marginals.
+
+    Args:
+        flow_noise: On a flow, use x/α and σ/α in place of x and σ, which keeps the flow's marginals.
     """
     s = s if flow_noise else s.ve
     D = (yield x, s.sigma).x0
@@ -112,9 +145,11 @@ def ddpm(x: Latent, s: Span, mem: Memory, noise: Noise, *, flow_noise: bool = Fa
 
 @sampler("lcm", order=1, evals=1, noise="gaussian", paper="arXiv:2310.04378 Alg. 3")
 def lcm(x: Latent, s: Span, mem: Memory, noise: Noise) -> Step:
-    """Consistency sampling: all the noise anew.
+    """Consistency sampling: takes the predicted clean latent and adds entirely new noise.
 
-    x' = α' D + σ' ξ
+        x' = α' D + σ' ξ
+
+    Where σ' = 0 the result is D.
     """
     D = (yield x, s.sigma).x0
     terms = [s.alpha_next, D]
@@ -136,13 +171,17 @@ def euler_ancestral_cfg_pp(
     s_noise: NonNegative = 1.0,
     keep_first_noise: bool = False,
 ) -> Step:
-    """CFG++: the clean latent is the guided one, the noise in it the unconditional one.
+    """CFG++ form of `euler_ancestral`: the clean latent is the guided one, its noise the unconditional one.
 
         x' = α' (D + σ̃_down (x − α U)/σ + σ̃_up s_noise ξ),   split of σ/α → σ'/α'
 
-    Where σ' = 0 the result is D. eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise.
-    On a flow at σ = 1 ComfyUI noises completely anew for any η > 0. keep_first_noise: keeps √(1 − η²) of the first
-    noise, as the split does for σ → 1; nothing at η = 1.
+    Where σ' = 0 the result is D. At σ = 1 of a flow, all noise is replaced for any η > 0, as in ComfyUI.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the added noise.
+        keep_first_noise: At σ = 1 of a flow, keep √(1 − η²) of the noise (none if η ≥ 1), which is the limit of the
+            split for σ → 1.
     """
     p = yield x, s.sigma
     k, c = scaled_split(s, eta, keep_first_noise)
@@ -153,9 +192,16 @@ def euler_ancestral_cfg_pp(
 
 
 def scaled_split(s: Span, eta: float, limit: bool = False) -> tuple[Sigma, Sigma]:
-    """(k, c) of x' = α' D + k (x − α D) + c ξ: the ancestral split of σ/α → σ'/α', for x/α.
+    """Ancestral split of σ/α → σ'/α' for x/α: the coefficients of x' = α' D + k (x − α D) + c ξ.
 
-    Where σ/α is infinite it is all noise for any η > 0; limit: there what it tends to, σ̃_up = min(η, 1) σ'/α'.
+    Args:
+        s: Interval of the step.
+        eta: Amount of noise.
+        limit: Where σ/α is infinite, use the limit σ̃_up = min(η, 1) σ'/α'; otherwise all noise is new there for any η
+            > 0.
+
+    Returns:
+        The coefficients (k, c).
     """
     tilde = s.scaled
     down, _, up = tilde.ancestral(eta)
@@ -168,7 +214,7 @@ def scaled_split(s: Span, eta: float, limit: bool = False) -> tuple[Sigma, Sigma
 
 
 NO_NOISE = ("eta", "s_noise")
-"""Parameters that are fixed where a sampler without noise is the preset of one with noise."""
+"""Parameters that are fixed where a sampler without noise is a preset of one with noise."""
 
 preset(
     "euler_cfg_pp",
@@ -182,11 +228,11 @@ preset(
 
 @sampler("euler_pp", order=1, evals=1, need_uncond=True, paper="arXiv:2406.08070")
 def euler_pp(x: Latent, s: Span, mem: Memory, noise: Noise) -> Step:
-    """Another CFG++ Euler: the slope is taken away from U.
+    """Another CFG++ form of Euler's method, whose slope is taken relative to U.
 
         x' = x + (σ' − σ) (x − 2 D + U)/σ
 
-    Where σ' = 0 the result is 2 D − U, not D: it is Euler's sampler for the prediction 2 D − U.
+    It is Euler's method for the prediction 2 D − U, so where σ' = 0 the result is 2 D − U instead of D.
     """
     p = yield x, s.sigma
     return lincomb(s.ratio, x, 2 * (1 - s.ratio), p.x0, s.ratio - 1, p.U), {}
@@ -194,12 +240,15 @@ def euler_pp(x: Latent, s: Span, mem: Memory, noise: Noise) -> Step:
 
 @sampler("gradient_estimation", order=1, evals=1, paper="arXiv:2306.04848 Alg. 2")
 def gradient_estimation(x: Latent, s: Span, mem: Memory, noise: Noise, *, ge_gamma: float = 2.0) -> Step:
-    """Euler's sampler with the slope extrapolated from the last one.
+    """Gradient estimation: Euler's method with a slope extrapolated from the previous one.
 
         x' = x + (σ' − σ) (d + w (d − d₋)),   d = (x − D)/σ,   w = γ − 1
 
-    w = 0 on the first step and where σ' = 0: there the result is D.
-    ge_gamma: γ, a number: 1 = Euler's sampler, 2 = goes on as far as the slope changed.
+    w = 0 on the first step and where σ' = 0; in the latter case the result is D.
+
+    Args:
+        ge_gamma: Extrapolation factor γ: 1 is Euler's method, 2 changes the slope once more by as much as it changed
+            since the previous step.
     """
     D = (yield x, s.sigma).x0
     d, k = slope(x, s, D), estimation_weight(s, ge_gamma)
@@ -212,8 +261,11 @@ def gradient_estimation_cfg_pp(x: Latent, s: Span, mem: Memory, noise: Noise, *,
 
         x' = D + σ' d + (σ' − σ) w (d − d₋),   d = (x − U)/σ,   w = γ − 1
 
-    w = 0 on the first step and where σ' = 0: there the result is D.
-    ge_gamma: γ, a number: 1 = Euler's sampler, 2 = goes on as far as the slope changed.
+    w = 0 on the first step and where σ' = 0; in the latter case the result is D.
+
+    Args:
+        ge_gamma: Extrapolation factor γ: 1 is Euler's method, 2 changes the slope once more by as much as it changed
+            since the previous step.
     """
     p = yield x, s.sigma
     d, k = slope(x, s, p.U), estimation_weight(s, ge_gamma)
@@ -221,7 +273,7 @@ def gradient_estimation_cfg_pp(x: Latent, s: Span, mem: Memory, noise: Noise, *,
 
 
 def estimation_weight(s: Span, ge_gamma: float) -> Sigma:
-    """(σ' − σ) w of gradient estimation, 0 without history and where σ' = 0."""
+    """(σ' − σ) w of gradient estimation: 0 without history and where σ' = 0."""
     return torch.where(s.last | (s.history(1) == 0), 0.0, (s.sigma_next - s.sigma) * (ge_gamma - 1))
 
 

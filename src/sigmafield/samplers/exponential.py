@@ -1,8 +1,7 @@
-"""Exponential integrators: SEEDS, refined multistep, extended reverse-time SDE."""
+"""Exponential integrators: SEEDS and the refined exponential multistep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -12,10 +11,10 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb, phi_2, safe_div
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range
-from sigmafield.core.process import Span, clip_first
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Step
 from sigmafield.samplers.euler import NO_NOISE
-from sigmafield.samplers.multistep import gauss
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 
@@ -31,15 +30,20 @@ def seeds_2(
     r: Annotated[float, Range(0, 1, above=True)] = 0.5,
     solver: Literal["phi_1", "phi_2"] = "phi_1",
 ) -> Step:
-    """SEEDS-2: two-stage stochastic exponential Runge–Kutta in λ = ln(α/σ).
+    """SEEDS-2: two-stage stochastic exponential Runge–Kutta method in λ = ln(α/σ).
 
         u  = a₁ x + b₁ D₁ + c₁ ξ₁                     first part, λ → λ + r h
         x' = a x + (b − w) D₁ + w D₂ + a₂ c₁ ξ₁ + c₂ ξ₂,   D₂ = D(u, σ(λ + r h))
         w  = b/(2r) (phi_1)   or   α' (1 − (1 − e^(−z))/z)/r, z = (1 + η) h (phi_2)
 
-    ξ₁ is carried to σ' by the second part's own decay a₂. Where σ' = 0 the result is D₁.
-    eta ≥ 0: 0 = ODE, 1 = full SDE; s_noise ≥ 0: times the noise; 0 < r ≤ 1: place of the stage;
-    solver: which w, phi_1 or phi_2.
+    The noise ξ₁ of the first part is carried to σ' by a₂, the decay over the second part. Where σ' = 0 the result is
+    D₁.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the full SDE.
+        s_noise: Factor on the added noise.
+        r: Location of the second stage as a fraction of the step in λ.
+        solver: Weight w of the second stage: "phi_1" is b/(2r), "phi_2" the exponential integral.
     """
     D1 = (yield x, s.sigma).x0
     if s.last.all():
@@ -79,15 +83,21 @@ def seeds_3(
     r_1: Annotated[float, Range(0, "r_2", above=True, below=True)] = 1 / 3,
     r_2: Annotated[float, Range("r_1", 1, above=True)] = 2 / 3,
 ) -> Step:
-    """SEEDS-3: three-stage stochastic exponential Runge–Kutta in λ = ln(α/σ).
+    """SEEDS-3: three-stage stochastic exponential Runge–Kutta method in λ = ln(α/σ).
 
         u₁ = a₁ x + b₁ D₁ + ζ₁                               to λ + r₁ h
         u₂ = a₂ x + (b₂ − w₂) D₁ + w₂ D₂ + ζ₂                to λ + r₂ h
         x' = a x + (b − w₃) D₁ + w₃ D₃ + ζ₃,   w₂ = (r₂/r₁) α₂ φ₂(r₂ z),  w₃ = α' φ₂(z)/r₂,   z = (1 + η) h
         φ₂(z) = 1 − (1 − e^(−z))/z
 
-    ζ is one path of noise: each part's own, and what came before by that part's decay. Where σ' = 0 the result is D₁.
-    eta ≥ 0: 0 = ODE, 1 = full SDE; s_noise ≥ 0: times the noise; 0 < r_1 < r_2, r_1 < r_2 ≤ 1: places of the stages.
+    ζ₁, ζ₂ and ζ₃ are one path of noise: each adds the noise of its own part to the previous ζ, decayed over that part.
+    Where σ' = 0 the result is D₁.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the full SDE.
+        s_noise: Factor on the added noise.
+        r_1: Location of the second stage as a fraction of the step in λ.
+        r_2: Location of the third stage as a fraction of the step in λ.
     """
     D1 = (yield x, s.sigma).x0
     if s.last.all():
@@ -97,7 +107,7 @@ def seeds_3(
     noisy, kicks = eta > 0 and s_noise > 0, []
 
     def carried(part: Span) -> list[Any]:
-        """The noise so far, carried over this part, with the part's own added."""
+        """The noise so far decayed over this part, with the noise of the part added."""
         if noisy:
             decay, _, c = part.ei(eta)
             kicks[:] = [v for k, xi in zip(kicks[::2], kicks[1::2]) for v in (decay * k, xi)]
@@ -126,10 +136,15 @@ def res_multistep_ancestral(
     """Refined exponential multistep to σ_down, then noise back up to σ'; in λ = −ln σ for every process.
 
         x' = k (a x + (b − w) D + w D₋) + σ_up s_noise ξ,   (a, b, ·) = down.ei(),   w = φ₂(h) h/c,   c = λ₋ − λ₋'
-        φ₂(h) = 1 − (1 − e^(−h))/h,   λ₋ of the last step's σ, λ₋' of the last step's σ_down
+        φ₂(h) = 1 − (1 − e^(−h))/h,   λ₋ of the previous step's σ, λ₋' of the previous step's σ_down
 
-    w = 0 on the first step and where σ_down = 0. eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise.
-    (σ_down, k, σ_up) are VE's on a flow too, as in ComfyUI, which does not keep its marginals; flow_noise: a flow's.
+    w = 0 on the first step and where σ_down = 0. By default σ_down, k and σ_up are those of VE on a flow too, as in
+    ComfyUI, which does not keep the marginals of the flow.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the added noise.
+        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals; ComfyUI uses VE's.
     """
     D = (yield x, s.sigma).x0
     down, keep, a, b, w, up = res_coefficients(s, mem, eta, flow_noise)
@@ -162,12 +177,17 @@ def res_multistep_ancestral_cfg_pp(
     s_noise: NonNegative = 1.0,
     flow_noise: bool = False,
 ) -> Step:
-    """CFG++ form of `res_multistep_ancestral`: x + D − U for x, and U for D.
+    """CFG++ form of `res_multistep_ancestral`: x + D − U in place of x, and U in place of D.
 
         x' = k (a (x + D − U) + (b − w) U + w U₋) + σ_up s_noise ξ
 
-    On the first step and where σ_down = 0: x' = k (D + (x − U) σ_down/σ) + σ_up s_noise ξ.
-    eta ≥ 0, s_noise ≥ 0 and flow_noise: as there.
+    On the first step and where σ_down = 0: x' = k (D + (x − U) σ_down/σ) + σ_up s_noise ξ. By default σ_down, k and
+    σ_up are those of VE on a flow too, as in ComfyUI, which does not keep the marginals of the flow.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the added noise.
+        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals; ComfyUI uses VE's.
     """
     p = yield x, s.sigma
     down, keep, a, b, w, up = res_coefficients(s, mem, eta, flow_noise)
@@ -185,7 +205,11 @@ preset("res_multistep_cfg_pp", of="res_multistep_ancestral_cfg_pp", row=WITHOUT,
 def res_coefficients(
     s: Span, mem: Memory, eta: float, flow_noise: bool
 ) -> tuple[Span, Sigma, Sigma, Sigma, Sigma, Sigma]:
-    """(interval to σ_down, k, a, b, w, σ_up) of the refined exponential multistep."""
+    """Coefficients of the refined exponential multistep.
+
+    Returns:
+        The interval to σ_down as one of VE, then k, a, b, w and σ_up.
+    """
     down, keep, up = (s if flow_noise else s.ve).ancestral(eta)
     down = down.ve
     a, b, _ = down.ei()
@@ -193,107 +217,3 @@ def res_coefficients(
     c = mem["lam_down"] - mem["lam"] if mem else zero
     w = torch.where(down.last, zero, -phi_2(down.h) * safe_div(down.h, c))
     return down, keep, a, b, w, up
-
-
-NODES = 200
-"""Points of the sums that stand for ER-SDE's integrals."""
-
-
-def er_noise(ell: Sigma) -> Sigma:
-    """φ(ℓ) = ℓ (e^(ℓ^0.3) + 10), the noise scaling of ER-SDE-5."""
-    return ell * ((ell**0.3).exp() + 10)
-
-
-def reverse_time(eta: float = 1.0) -> Callable[[Sigma], Sigma]:
-    """φ(ℓ) = ℓ^(1 + η), the noise scaling of the reverse-time SDE with η ≥ 0 times its noise; η = 0: `ode`."""
-
-    def power(ell: Sigma) -> Sigma:
-        return ell ** (1 + eta)
-
-    power.__name__ = f"reverse_time({eta:g})"
-    return power
-
-
-def ode(ell: Sigma) -> Sigma:
-    """φ(ℓ) = ℓ, which leaves ER-SDE without noise: give s_noise = 0 with it."""
-    return ell
-
-
-@sampler("er_sde", order=1, evals=1, noise="gaussian", grid=clip_first, paper="arXiv:2309.06169 Alg. 3")
-def er_sde(
-    x: Latent,
-    s: Span,
-    mem: Memory,
-    noise: Noise,
-    *,
-    s_noise: NonNegative = 1.0,
-    noise_scaler: Callable[[Sigma], Sigma] = er_noise,
-    max_stage: Annotated[int, Range(1, 3)] = 3,
-    quadrature: Literal["sum", "gauss"] = "sum",
-) -> Step:
-    """Extended reverse-time SDE, up to third order by history, in ℓ = σ/α.
-
-        x' = (α'/α) R x + α' ((1 − R) D + (δ + S φ') D⁽¹⁾ + (δ²/2 + Sᵤ φ') D⁽²⁾) + α' c s_noise ξ
-        R = φ(ℓ')/φ(ℓ),   δ = ℓ' − ℓ,   c² = ℓ'² − ℓ² R²,   D⁽¹⁾, D⁽²⁾ divided differences in ℓ
-        S = ∫ dℓ/φ,   Sᵤ = ∫ (ℓ'' − ℓ)/φ over [ℓ', ℓ]
-
-    Where σ' = 0 the result is D. s_noise ≥ 0: times the noise. noise_scaler: φ; `reverse_time(eta)` is the
-    reverse-time SDE, `ode` the ODE (with s_noise = 0). 1 ≤ max_stage ≤ 3: predictions used. quadrature: of S and Sᵤ;
-    sum: ComfyUI's over 200 points, which limits the order of convergence to little more than 1; gauss: exact.
-    """
-    D = (yield x, s.sigma).x0
-    alpha, zero = s.process.alpha(s.sigma), torch.zeros_like(s.sigma)
-    ell, ell_next = s.sigma / alpha, s.sigma_next / s.alpha_next
-    phi, phi_next = noise_scaler(ell), noise_scaler(ell_next)
-    R = torch.where(s.last, 0.0, phi_next / torch.where(phi == 0, 1.0, phi))
-    delta = ell_next - ell
-    S, Su = (er_sums if quadrature == "sum" else er_integrals)(ell, ell_next, noise_scaler)
-
-    # weights of the divided differences in terms of D, D₋ and the last first difference
-    stage = min(max_stage, 1 + ("D" in mem) + ("slope" in mem))
-    k1 = safe_div(torch.ones_like(ell), ell - mem["ell"]) if stage >= 2 else zero
-    k2 = safe_div(torch.full_like(ell, 2.0), ell - mem["ell_2"]) if stage >= 3 else zero
-    k2 = torch.where(s.history(2) < 2, 0.0, k2)
-    w1 = torch.where(s.last, 0.0, s.alpha_next * (delta + S * phi_next)) if stage >= 2 else zero
-    w2 = torch.where(s.last, 0.0, s.alpha_next * (delta**2 / 2 + Su * phi_next)) * k2 if stage >= 3 else zero
-    keep: Memory = {"D": D, "ell": ell, "ell_2": mem.get("ell", ell)}
-    terms = [s.alpha_next / alpha * R, x, s.alpha_next * (1 - R), D]
-    if stage >= 2:
-        first = lincomb(k1, D, -k1, mem["D"])
-        keep["slope"] = first
-        terms += [w1 + w2, first, -w2, mem.get("slope", first)]
-    if s_noise > 0 and not s.last.all():
-        c = (ell_next**2 - (ell * R) ** 2).clamp(min=0).sqrt()
-        terms += [s.alpha_next * c * s_noise, noise(s)]
-    return lincomb(*terms), keep
-
-
-def er_sums(ell: Sigma, ell_next: Sigma, phi: Callable[[Sigma], Sigma]) -> tuple[Sigma, Sigma]:
-    """(S, Sᵤ) of ER-SDE by sums over `NODES` points, without the upper end, as ComfyUI has them."""
-    step = (ell - ell_next) / NODES
-    points = ell_next + torch.arange(NODES, dtype=torch.float64).reshape(-1, *[1] * ell.ndim) * step
-    per_phi = torch.where(points == 0, 0.0, 1 / phi(torch.where(points == 0, 1.0, points)))
-    return step * per_phi.sum(0), step * ((points - ell) * per_phi).sum(0)
-
-
-def er_integrals(ell: Sigma, ell_next: Sigma, phi: Callable[[Sigma], Sigma]) -> tuple[Sigma, Sigma]:
-    """(S, Sᵤ) of ER-SDE by Gauss–Legendre quadrature in ln ℓ, where 1/φ is smooth; 0 where ℓ' = 0."""
-    points, weights = gauss(32)
-    at_zero = ell_next == 0
-    half = torch.where(at_zero, 0.0, (ell / torch.where(at_zero, 1.0, ell_next)).log() / 2)
-    S, Su = torch.zeros_like(ell), torch.zeros_like(ell)
-    for p, w in zip(points, weights):
-        at = ell * ((p - 1) * half).exp()
-        share = w * half * at / phi(torch.where(at == 0, 1.0, at))
-        S, Su = S + share, Su + share * (at - ell)
-    return S, Su
-
-
-preset("er_sde_reverse_time", of="er_sde", noise_scaler=reverse_time(1.0))
-preset(
-    "er_sde_ode",
-    of="er_sde",
-    row={"noise": "none", "fixed": ("s_noise", "noise_scaler")},
-    s_noise=0.0,
-    noise_scaler=ode,
-)

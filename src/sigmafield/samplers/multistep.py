@@ -1,4 +1,4 @@
-"""Linear multistep samplers in σ: Adams–Bashforth, exact, by fixed coefficients, and in DEIS' time."""
+"""Linear multistep methods in σ: Adams–Bashforth with exact or fixed coefficients, and DEIS."""
 
 from __future__ import annotations
 
@@ -20,16 +20,27 @@ from sigmafield.samplers.euler import slope
 from sigmafield.samplers.registry import sampler
 
 Weights = Callable[[Span, int], list[Sigma]]
-"""Coefficients of d_i, d_{i−1}, … of one step with k slopes: x' = x + Σ c_j d_{i−j}."""
+"""Coefficients of d_i, d_{i−1}, … for one step with k slopes: x' = x + Σ c_j d_{i−j}."""
 
 Order = Annotated[int, Range(1, 4)]
-"""How many slopes: those that there are coefficients for."""
+"""Largest number of slopes, limited by the orders that coefficients are known for."""
 
 
 def adams(x: Latent, s: Span, mem: Memory, order: int, weights: Weights, D: Latent) -> tuple[Latent, Memory]:
-    """x + Σ c_j d_{i−j} over the slopes d = (x − D)/σ that there are, at most `order`; D where σ' = 0.
+    """x + Σ c_j d_{i−j} over the slopes d = (x − D)/σ of this and earlier steps; D where σ' = 0.
 
-    Slopes from before a frozen interval are no history. `weights` may assume σ' > 0.
+    Slopes from before a frozen interval do not count as history.
+
+    Args:
+        x: Latent at σ.
+        s: Interval of the step.
+        mem: Earlier slopes, under d1, d2, …
+        order: Largest number of slopes.
+        weights: Coefficients for a number of slopes; it may assume σ' > 0.
+        D: Prediction at σ.
+
+    Returns:
+        x' and the new memory.
     """
     d = slope(x, s, D)
     history = [d, *(mem[f"d{j}"] for j in range(1, order) if f"d{j}" in mem)]
@@ -37,7 +48,7 @@ def adams(x: Latent, s: Span, mem: Memory, order: int, weights: Weights, D: Late
     delta = s.sigma_next - s.sigma
     k = torch.where(s.last, 1, s.history(len(history) - 1) + 1)
     c = by_order(k, lambda n: weights(s, n) if n > 1 else [delta])
-    # the own slope's part in terms of x and D, so that σ' = 0 gives D itself
+    # this step's slope in terms of x and D, so that σ' = 0 gives D itself
     own = c[0] / torch.where(s.sigma == 0, 1.0, s.sigma)
     own = torch.where(s.last, -1.0, own)
     return lincomb(1 + own, x, -own, D, *(v for pair in zip(c[1:], history[1:]) for v in pair)), keep
@@ -51,7 +62,12 @@ def gauss(n: int) -> tuple[list[float], list[float]]:
 
 
 def lagrange(nodes: list[Tensor], at: Tensor) -> list[Tensor]:
-    """L_j(at) of the Lagrange basis on the nodes; `at` may have an axis of points in front."""
+    """Values L_j(at) of the Lagrange basis on the nodes.
+
+    Args:
+        nodes: Distinct nodes, each of σ's shape.
+        at: Where to evaluate, of σ's shape, optionally with a leading axis of points.
+    """
     out = []
     for j, node in enumerate(nodes):
         value = torch.ones_like(at)
@@ -63,7 +79,14 @@ def lagrange(nodes: list[Tensor], at: Tensor) -> list[Tensor]:
 
 
 def integrals(s: Span, k: int, n: int, clock: Callable[[Sigma], Sigma]) -> list[Sigma]:
-    """∫ L_j(t(σ)) dσ from σ to σ', t the clock and L_j the basis on the last k levels, by n-point Gauss–Legendre."""
+    """∫ L_j(t(σ)) dσ from σ to σ' by Gauss–Legendre quadrature.
+
+    Args:
+        s: Interval of the step.
+        k: Number of levels, this and earlier ones, whose times t(σ) are the nodes of the Lagrange basis L_j.
+        n: Number of quadrature points.
+        clock: The time t(σ).
+    """
     points, weights = gauss(n)
     half, mid = (s.sigma_next - s.sigma) / 2, (s.sigma_next + s.sigma) / 2
     nodes = [clock(s.at(-j).sigma) for j in range(k)]
@@ -75,33 +98,38 @@ def integrals(s: Span, k: int, n: int, clock: Callable[[Sigma], Sigma]) -> list[
 
 
 def lagrange_weights(s: Span, k: int) -> list[Sigma]:
-    """Adams–Bashforth on the levels that were visited: exact for slopes that are polynomials in σ."""
+    """Adams–Bashforth coefficients on the visited levels: exact for slopes that are polynomials in σ."""
     return integrals(s, k, (k + 1) // 2, lambda sigma: sigma)
 
 
 @sampler("lms", order=2, evals=1, paper="Katherine Crowson, k-diffusion; Adams–Bashforth")
 def lms(x: Latent, s: Span, mem: Memory, noise: Noise, *, order: Annotated[int, Range(1)] = 4) -> Step:
-    """Linear multistep: the polynomial in σ through the last slopes, integrated exactly.
+    """Linear multistep method: integrates the polynomial in σ through the last slopes exactly.
 
         x' = x + Σ_j d_{i−j} ∫_σ^σ' L_j,   d = (x − D)/σ,   k = min(i + 1, order) slopes
 
-    Where σ' = 0 the result is D. order ≥ 1: 1 = Euler's sampler. The first steps have fewer slopes, so that a whole run
-    converges with second order.
+    Where σ' = 0 the result is D. The first steps have fewer slopes, so a whole run converges with second order.
+
+    Args:
+        order: Largest number of slopes; 1 is Euler's method.
     """
     return adams(x, s, mem, order, lagrange_weights, (yield x, s.sigma).x0)
 
 
 FIXED = {1: [1.0], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
-"""Adams–Bashforth for equal steps."""
+"""Adams–Bashforth coefficients for equal steps."""
 
 
 @sampler("ipndm", order=1, evals=1, paper="arXiv:2204.13902")
 def ipndm(x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: Order = 4) -> Step:
-    """Adams–Bashforth with the coefficients for equal steps, whatever the steps are.
+    """iPNDM: Adams–Bashforth with the coefficients for equal steps, used on any steps.
 
         x' = x + (σ' − σ) Σ_j c_j d_{i−j},   c = [1], [3, −1]/2, [23, −16, 5]/12, [55, −59, 37, −9]/24
 
-    Where σ' = 0 the result is D. Of first order on unequal steps. 1 ≤ max_order ≤ 4: slopes used, 1 = Euler's sampler.
+    Where σ' = 0 the result is D. On unequal steps it is of first order.
+
+    Args:
+        max_order: Largest number of slopes; 1 is Euler's method.
     """
     D = (yield x, s.sigma).x0
     return adams(x, s, mem, max_order, lambda s, k: [(s.sigma_next - s.sigma) * c for c in FIXED[k]], D)
@@ -111,13 +139,16 @@ def ipndm(x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: Order = 4
 def ipndm_v(
     x: Latent, s: Span, mem: Memory, noise: Noise, *, max_order: Order = 4, exact_weights: bool = False
 ) -> Step:
-    """Adams–Bashforth with coefficients for unequal steps, as ComfyUI has them.
+    """iPNDM-v: Adams–Bashforth with ComfyUI's coefficients for unequal steps.
 
         x' = x + h Σ_j c_j d_{i−j},   h = σ' − σ,   c from h and the three earlier steps
 
-    They are the classical ones for two slopes and for equal steps only; on unequal steps, with four slopes, they do
-    not sum to 1, so even constants are not exact. exact_weights: Adams–Bashforth's own, which makes it `lms`.
-    Where σ' = 0 the result is D. 1 ≤ max_order ≤ 4: slopes used, 1 = Euler's sampler.
+    The coefficients are the classical ones only for two slopes and for equal steps. On unequal steps with four slopes
+    they do not sum to 1, so not even constant slopes are integrated exactly. Where σ' = 0 the result is D.
+
+    Args:
+        max_order: Largest number of slopes; 1 is Euler's method.
+        exact_weights: Use the exact Adams–Bashforth coefficients, which makes it `lms`, instead of ComfyUI's.
     """
     weights = lagrange_weights if exact_weights else variable_weights
     return adams(x, s, mem, max_order, weights, (yield x, s.sigma).x0)
@@ -146,19 +177,19 @@ def variable_weights(s: Span, k: int) -> list[Sigma]:
 
 
 BETA_D, BETA_MIN = 17.53785065094062, -0.004715818328307364
-"""DEIS' VP schedule between σ = 0.002 and 80, with the reference's float32 rounding of ln(1 + 0.002²)."""
+"""VP schedule of DEIS between σ = 0.002 and 80, with the reference's float32 rounding of ln(1 + 0.002²)."""
 
 POINTS = 10_000
-"""Points of the sum that stands for DEIS' integral."""
+"""Number of points of the sum that approximates the integral of DEIS."""
 
 
 def vp_time(sigma: Sigma) -> Sigma:
-    """t(σ) of DEIS' VP schedule."""
+    """Time t(σ) of the VP schedule of DEIS."""
     return ((BETA_MIN**2 + 2 * BETA_D * (sigma**2 + 1).log()).sqrt() - BETA_MIN) / BETA_D
 
 
 def deis_sums(s: Span, k: int) -> list[Sigma]:
-    """∫ (dσ/dt) L_j(t) dt between t(σ) and t(σ'), by the biased sum over both ends that ComfyUI takes."""
+    """∫ (dσ/dt) L_j(t) dt between t(σ) and t(σ'), by ComfyUI's sum, which includes both ends and is biased."""
     if k == 1:
         return [s.sigma_next - s.sigma]
     nodes = [vp_time(s.at(-j).sigma) for j in range(k)]
@@ -188,12 +219,17 @@ def deis(
     deis_mode: Literal["tab", "rhoab"] = "tab",
     quadrature: Literal["sum", "gauss"] = "sum",
 ) -> Step:
-    """DEIS: the polynomial through the last slopes, integrated in VP time ("tab") or in σ ("rhoab").
+    """DEIS: integrates the polynomial through the last slopes, in VP time (tab) or in σ (rhoab).
 
         x' = x + Σ_j d_{i−j} ∫ (dσ/dt) L_j(t) dt,   d = (x − D)/σ,   k = min(i + 1, max_order) slopes
 
-    Where σ' = 0 the result is D. 1 ≤ max_order ≤ 4: slopes used, 1 = Euler's sampler. deis_mode: tab or rhoab, which is
-    `lms` with this order. quadrature: of tab; sum: ComfyUI's over 10 000 points, 10⁻⁴ beside it; gauss: exact.
+    Where σ' = 0 the result is D.
+
+    Args:
+        max_order: Largest number of slopes; 1 is Euler's method.
+        deis_mode: Variable of the polynomial: "tab" is VP time, "rhoab" is σ, which makes it `lms` of this order.
+        quadrature: How "tab" is integrated: "sum" is ComfyUI's sum over 10 000 points with a relative error of about
+            10⁻⁴, "gauss" is exact to rounding.
     """
     tab = deis_sums if quadrature == "sum" else deis_integrals
     return adams(x, s, mem, max_order, tab if deis_mode == "tab" else lagrange_weights, (yield x, s.sigma).x0)

@@ -14,11 +14,11 @@ from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Pred, Step
-from sigmafield.samplers.euler import churn, slope
+from sigmafield.samplers.euler import churn, churns, slope
 from sigmafield.samplers.registry import sampler
 
 
-@sampler("heun", order=2, evals=2, noise="churn", paper="arXiv:2206.00364 Alg. 2")
+@sampler("heun", order=2, evals=2, noise="churn", noisy=churns, paper="arXiv:2206.00364 Alg. 2")
 def heun(
     x: Latent,
     s: Span,
@@ -31,15 +31,20 @@ def heun(
     s_noise: NonNegative = 1.0,
     flow_noise: bool = False,
 ) -> Step:
-    """Heun's sampler for dx/dσ = (x − D)/σ, with optional churn: the mean of the slopes at both ends.
+    """Heun's method for dx/dσ = (x − D)/σ, the mean of the slopes at both ends, with optional churn.
 
         xₑ = (σ'/σ̂) x̂ + (1 − σ'/σ̂) D₁,   D₁ = D(x̂, σ̂),   D₂ = D(xₑ, σ')
         x' = x̂ + ½ (σ' − σ̂) ((x̂ − D₁)/σ̂ + (xₑ − D₂)/σ')
            = ρ x̂ + (1 − ρ − w) D₁ + w D₂,   ρ = σ'/σ̂,   w = (1 − ρ)/(2ρ)
 
-    Where σ' = 0 it is Euler's step and D₂ is not evaluated.
-    s_churn ≥ 0: noise added in all over the run, 0 = none; s_tmin ≥ 0, s_tmax ≥ s_tmin: between these σ, by default at
-    all; s_noise ≥ 0: times this. flow_noise: see `churn`; without it a flow gets VE's noise, as in ComfyUI.
+    x̂ and σ̂ are x and σ with the churn noise added, see `churn`. Where σ' = 0 it is Euler's method, without D₂.
+
+    Args:
+        s_churn: Total amount of noise added over the run; 0 adds none.
+        s_tmin: Smallest σ at which noise is added.
+        s_tmax: Largest σ at which noise is added.
+        s_noise: Factor on the added noise.
+        flow_noise: On a flow, add noise that keeps the flow's marginals; ComfyUI adds VE's noise.
     """
     x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     D1 = (yield x, s.sigma).x0
@@ -52,7 +57,9 @@ def heun(
     return lincomb(ratio, x, 1 - ratio - w, D1, w, D2), {}
 
 
-@sampler("heunpp2", order=1, evals=3, noise="churn", paper="github.com/Carzit/sd-webui-samplers-scheduler")
+@sampler(
+    "heunpp2", order=1, evals=3, noise="churn", noisy=churns, paper="github.com/Carzit/sd-webui-samplers-scheduler"
+)
 def heunpp2(
     x: Latent,
     s: Span,
@@ -65,14 +72,20 @@ def heunpp2(
     s_noise: NonNegative = 1.0,
     flow_noise: bool = False,
 ) -> Step:
-    """Heun++: slopes at this level and the next two, weighted by their levels over the first, σ₀.
+    """Heun++: slopes at this level and the next two, weighted by their levels relative to the first, σ₀.
 
         x' = x̂ + (σ' − σ̂) (w₁ d₁ + w₂ d₂ + w₃ d₃),   d = (x − D)/σ
         w₂ = σ'/(3 σ₀), w₃ = σ''/(3 σ₀), w₁ = 1 − w₂ − w₃
 
-    On the last step but one w₂ = σ'/(2 σ₀) and w₃ = 0; on the last it is Euler's step.
-    s_churn ≥ 0: noise added in all over the run, 0 = none; s_tmin ≥ 0, s_tmax ≥ s_tmin: between these σ, by default at
-    all; s_noise ≥ 0: times this. flow_noise: see `churn`; without it a flow gets VE's noise, as in ComfyUI.
+    x̂ and σ̂ are x and σ with the churn noise added, see `churn`. On the second-to-last step w₂ = σ'/(2 σ₀) and w₃ = 0;
+    on the last step it is Euler's method.
+
+    Args:
+        s_churn: Total amount of noise added over the run; 0 adds none.
+        s_tmin: Smallest σ at which noise is added.
+        s_tmax: Largest σ at which noise is added.
+        s_noise: Factor on the added noise.
+        flow_noise: On a flow, add noise that keeps the flow's marginals; ComfyUI adds VE's noise.
     """
     x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     delta, end = s.sigma_next - s.sigma, s.at(s.n - 1 - s.i).sigma_next
@@ -92,7 +105,13 @@ def heunpp2(
 
 
 def midpoint(x: Latent, s: Span, D: Latent) -> Generator[tuple[Latent, Sigma], Pred, Latent]:
-    """Over s by the slope at its middle in ln σ, reached by Euler's step; where σ' = 0 the result is D."""
+    """x' by the slope at the middle of the interval in ln σ, which Euler's method reaches; D where σ' = 0.
+
+    Args:
+        x: Latent at σ.
+        s: Interval of the step.
+        D: Prediction at σ.
+    """
     mid = s.ve.split(0.5)[0]
     middle = lincomb(mid.ratio, x, 1 - mid.ratio, D)
     D2 = (yield middle, mid.sigma_next).x0
@@ -101,7 +120,7 @@ def midpoint(x: Latent, s: Span, D: Latent) -> Generator[tuple[Latent, Sigma], P
     return lincomb(1 - rest, x, k, middle, -k, D2, rest, D)
 
 
-@sampler("dpm_2", order=2, evals=2, noise="churn", paper="arXiv:2206.00927 Alg. 1, arXiv:2206.00364")
+@sampler("dpm_2", order=2, evals=2, noise="churn", noisy=churns, paper="arXiv:2206.00927 Alg. 1, arXiv:2206.00364")
 def dpm_2(
     x: Latent,
     s: Span,
@@ -114,13 +133,18 @@ def dpm_2(
     s_noise: NonNegative = 1.0,
     flow_noise: bool = False,
 ) -> Step:
-    """DPM-Solver-2 with optional churn: the slope at the middle in ln σ, for the whole step.
+    """DPM-Solver-2 with optional churn: takes the slope at the middle in ln σ for the whole step.
 
         u  = x̂ + (σₘ − σ̂) d(x̂, σ̂),   σₘ = √(σ̂ σ'),   x' = x̂ + (σ' − σ̂) d(u, σₘ)
 
-    Where σ' = 0 it is Euler's step.
-    s_churn ≥ 0: noise added in all over the run, 0 = none; s_tmin ≥ 0, s_tmax ≥ s_tmin: between these σ, by default at
-    all; s_noise ≥ 0: times this. flow_noise: see `churn`; without it a flow gets VE's noise, as in ComfyUI.
+    x̂ and σ̂ are x and σ with the churn noise added, see `churn`. Where σ' = 0 it is Euler's method.
+
+    Args:
+        s_churn: Total amount of noise added over the run; 0 adds none.
+        s_tmin: Smallest σ at which noise is added.
+        s_tmax: Largest σ at which noise is added.
+        s_noise: Factor on the added noise.
+        flow_noise: On a flow, add noise that keeps the flow's marginals; ComfyUI adds VE's noise.
     """
     x, s = churn(x, s, noise, s_churn, s_tmin, s_tmax, s_noise, flow_noise)
     D = (yield x, s.sigma).x0
@@ -140,13 +164,17 @@ def dpm_2_ancestral(
     s_noise: NonNegative = 1.0,
     renoise_from_zero: bool = False,
 ) -> Step:
-    """DPM-Solver-2 to σ_down, then noise back up to σ'.
+    """Ancestral DPM-Solver-2: `dpm_2` to σ_down, then noise back up to σ'.
 
         x' = k y + σ_up s_noise ξ,   y = dpm_2 over σ → σ_down,   (σ_down, k, σ_up) = s.ancestral(η)
 
-    Where σ_down = 0, y = D. eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise.
-    With η so large that σ_down = 0 ComfyUI gives D, without noise though σ' > 0 (on a flow NaN).
-    renoise_from_zero: noise from 0 to σ'.
+    Where σ_down = 0, y = D. If η is so large that σ_down = 0, the result is D without noise, although σ' > 0, as in
+    ComfyUI (which gives NaN on a flow).
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the added noise.
+        renoise_from_zero: Where σ_down = 0, add noise up to σ', unlike ComfyUI.
     """
     D = (yield x, s.sigma).x0
     down, keep, up = s.ancestral(eta)

@@ -1,4 +1,4 @@
-"""SA-Solver: stochastic Adams predictor–corrector. A state holds the predicted x; the corrected one is in `mem`."""
+"""SA-Solver: stochastic Adams predictor–corrector. The state holds the predicted x, `mem` the corrected one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,28 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import by_order, lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range, Share
-from sigmafield.core.process import FROZEN, Span, clip_first
+from sigmafield.core.process import FROZEN, Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 
 def adams_weights(s: Span, lams: Sequence[Sigma], kappa: Sigma) -> list[Sigma]:
-    """b_j = α' κ ∫ e^(−κ(λ' − λ)) L_j(λ) dλ over the interval, for Lagrange's basis on the nodes `lams`, newest first.
+    """Weights of predictions at the nodes, exact for D that is a polynomial in λ.
 
-    The weights sum to α' (1 − e^(−κh)); where an interval between nodes is frozen or σ' = 0, the newest has it all.
-    They solve Σ_j b_j u_j^p = m_p with u = (λ − λ')/h, where the moments follow from integration by parts:
-    m_0 = 1 − e^(−κh),   m_p = −(−1)^p e^(−κh) − (p/κh) m_(p−1).
+        b_j = α' κ ∫ e^(−κ(λ' − λ)) L_j(λ) dλ over the interval, L_j the Lagrange basis on the nodes
+
+    The weights sum to α' (1 − e^(−κh)). They solve Σ_j b_j u_j^p = m_p with u = (λ − λ')/h, where the moments follow
+    from integration by parts: m_0 = 1 − e^(−κh), m_p = −(−1)^p e^(−κh) − (p/κh) m_(p−1). Where an interval between
+    nodes is frozen or σ' = 0, the newest prediction gets the whole sum.
+
+    Args:
+        s: Interval to integrate over.
+        lams: λ of the nodes, newest first.
+        kappa: κ = 1 + τ².
+
+    Returns:
+        One weight per node, newest first.
     """
     total = s.alpha_next * -torch.expm1(-kappa * s.h)
     h = torch.where(s.frozen, 1.0, s.h)
@@ -42,7 +53,14 @@ def adams_weights(s: Span, lams: Sequence[Sigma], kappa: Sigma) -> list[Sigma]:
 
 
 def simple_weights(s: Span, lams: Sequence[Sigma], kappa: Sigma, corrector: bool) -> list[Sigma]:
-    """Second-order weights from ½ κ h alone, as diffusers' UniPC has them, instead of the exact integral."""
+    """Second-order weights from ½ κ h alone, as in diffusers' UniPC, instead of the exact integral.
+
+    Args:
+        s: Interval to integrate over.
+        lams: λ of the two nodes, newest first.
+        kappa: κ = 1 + τ².
+        corrector: Whether the weights are those of the corrector or of the predictor.
+    """
     total = s.alpha_next * -torch.expm1(-kappa * s.h)
     half = s.alpha_next * kappa * s.h / 2
     if corrector:
@@ -61,9 +79,19 @@ def moved(
     order: Tensor,
     corrector: bool | None,
 ) -> list[Sigma | Latent]:
-    """Terms of a x + Σ b_j D_j over an interval, of each place's order.
+    """Terms of a x + Σ b_j D_j over an interval, with the order of each position.
 
-    corrector: of which half the simple weights are, at order 2; None for the exact ones.
+    Args:
+        x: Latent at the start of the interval.
+        history: Predictions, newest first.
+        s: The interval.
+        lams: λ of the predictions, newest first.
+        eta: τ².
+        order: Order of each position, of σ's shape.
+        corrector: Which simple weights to use at order 2, the corrector's or the predictor's; None for the exact ones.
+
+    Returns:
+        Alternating coefficients and latents for `lincomb`.
     """
     kappa = 1 + eta
 
@@ -91,19 +119,29 @@ def sa_solver(
     use_pece: bool = False,
     simple_order_2: bool = False,
 ) -> Step:
-    """SA-Solver: Adams' samplers for the SDE whose noise is τ times the ODE's, data prediction, in λ = ln(α/σ).
+    """SA-Solver: Adams predictor–corrector for the SDE with τ times the noise, data prediction, in λ = ln(α/σ).
 
         correct: x = a x₋ + Σ b_j D_j + c s_noise ξ₋ over σ₋ → σ, D_j up to D(xₚ, σ) itself
         predict: xₚ' = a x + Σ b_j D_j + c s_noise ξ over σ → σ'
         (a, ·, c) = s.ei(τ²),   b_j = α' κ ∫ e^(−κ(λ' − λ)) L_j(λ) dλ,   κ = 1 + τ²
 
-    τ = eta ≥ 0 where σ' lies between the network's levels at these shares of the way: 0 ≤ sde_start_percent ≤ 1 and
-    0 ≤ sde_end_percent ≤ 1; else 0. s_noise ≥ 0: times the noise.
-    The corrector takes the same ξ as the predictor before it. Orders rise at the start and, where the run ends
-    at 0, fall at the end; 1 ≤ predictor_order ≤ 6, 0 ≤ corrector_order ≤ 6, 0 = none. use_pece: evaluate again
-    after correcting. simple_order_2: cheaper weights at order 2. The weights here are exact; the reference solves
-    for them in float32, which costs it 2e-5 at 20 steps and 4e-4 at 50 (default orders).
-    An update is up to 13 terms, as both halves sum over the history: the most memory traffic of all samplers.
+    τ = eta where σ' lies between the network's levels at sde_start_percent and sde_end_percent of the way through
+    sampling, and 0 elsewhere. The corrector reuses the ξ of the predictor before it. Orders rise at the start and, if
+    the run ends at 0, fall at the end. Where σ' = 0 the result is D (with use_pece, D of the corrected x).
+
+    The weights here are exact; the reference solves for them in float32, which gives it errors of 2e-5 at 20 steps and
+    4e-4 at 50 (default orders). An update has up to 13 terms, because predictor and corrector both sum over the
+    history: this sampler moves the most memory of all.
+
+    Args:
+        eta: Amount of noise τ within the range of the two percents: 0 gives the ODE, 1 the full SDE.
+        sde_start_percent: Share of the way through sampling where noise starts.
+        sde_end_percent: Share of the way through sampling where noise ends.
+        s_noise: Factor on the added noise.
+        predictor_order: Largest order of the predictor.
+        corrector_order: Largest order of the corrector; 0 does not correct.
+        use_pece: Evaluate again after correcting, which doubles the evaluations.
+        simple_order_2: Use the simpler second-order weights of diffusers' UniPC.
     """
     kept = max(predictor_order, corrector_order)
     D = (yield x, s.sigma).x0

@@ -1,4 +1,4 @@
-"""DPM-Solver++ in single steps: two stages, ancestral or stochastic."""
+"""DPM-Solver++ as a single-step method: two stages, ancestral or stochastic."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Positive
-from sigmafield.core.process import Flow, Span, clip_first
+from sigmafield.core.process import Flow, Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 
@@ -19,14 +20,17 @@ from sigmafield.samplers.registry import preset, sampler
 def dpmpp_2s_ancestral(
     x: Latent, s: Span, mem: Memory, noise: Noise, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
 ) -> Step:
-    """DPM-Solver++(2S) to σ_down, then noise back up to σ'.
+    """Ancestral DPM-Solver++(2S): two stages to σ_down, then noise back up to σ'.
 
         u  = a₁ x + b₁ D,   y = a x + b D(u, σₛ),   λₛ halfway to λ_down
         a = σ_down/σ,  b = α_down − a α;   a₁, b₁ likewise for σₛ
         x' = k y + σ_up s_noise ξ,   (σ_down, k, σ_up) = s.ancestral(η)
 
-    Where σ_down = 0, y = D. On a flow at σ = 1, where λ = −∞, σₛ = 0.9999, as ComfyUI does.
-    eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise.
+    Where σ_down = 0, y = D. At σ = 1 of a flow, where λ = −∞, σₛ = 0.9999, as in ComfyUI.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the added noise.
     """
     D = (yield x, s.sigma).x0
     down, keep, up = s.ancestral(eta)
@@ -67,10 +71,16 @@ def dpmpp_2s_ancestral_cfg_pp(
 
         u  = a₁ (x + D − U) + b₁ D,   y = a (x + D − U₂) + b D₂,   x' = k y + σ_up s_noise ξ
 
-    It mixes the first stage's D with the second's U, as ComfyUI does, and does not converge for it.
-    same_stage: D₂ with U₂ instead, which does.
-    (σ_down, k, σ_up) are VE's on a flow too, as in ComfyUI, which does not keep its marginals; flow_noise: a flow's.
-    Where σ_down = 0, y = D. eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise.
+    Where σ_down = 0, y = D. By default it combines D of the first stage with U of the second, as in ComfyUI, and for
+    this reason does not converge. On a flow σ_down, k and σ_up are by default those of VE, as in ComfyUI, which does
+    not keep the marginals of the flow.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the added noise.
+        same_stage: Combine D and U of the second stage, which converges, instead of ComfyUI's D of the first with U of
+            the second.
+        flow_noise: On a flow, use the flow's ancestral split, which keeps its marginals; ComfyUI uses VE's.
     """
     p = yield x, s.sigma
     down, keep, up = (s if flow_noise else s.ve).ancestral(eta)
@@ -96,14 +106,19 @@ def dpmpp_sde(
     s_noise: NonNegative = 1.0,
     r: Positive = 0.5,
 ) -> Step:
-    """SDE-DPM-Solver++ in two stages, in λ = ln(α/σ), with an ancestral split of the ratio σ/α for each.
+    """SDE-DPM-Solver++ in two stages in λ = ln(α/σ), each with an ancestral split of the ratio σ/α.
 
         u  = a₁ x + b₁ D₁ + c₁ s_noise ξ(σ, σ₁),   λ₁ = λ + r h
         x' = a x + b ((1 − f) D₁ + f D(u, σ₁)) + c s_noise ξ(σ, σ'),   f = 1/(2 r)
         a = (α'/α) σ̃_down/σ̃,  b = α' (1 − σ̃_down/σ̃),  c = α' σ̃_up   of σ̃ = σ/α → σ'/α'
 
-    The two noises overlap: on a Brownian path they are correlated. Where σ' = 0 the result is D₁.
-    eta ≥ 0: 0 = ODE, 1 = the noise of DDPM; s_noise ≥ 0: times the noise; r > 0: place of the stage, 1 = at σ'.
+    The intervals of the two noises overlap, so on a Brownian path the noises are correlated. Where σ' = 0 the result is
+    D₁.
+
+    Args:
+        eta: Amount of added noise: 0 gives the ODE, 1 the noise of DDPM.
+        s_noise: Factor on the added noise.
+        r: Location of the second stage as a fraction of the step in λ; 1 is at σ'.
     """
     D1 = (yield x, s.sigma).x0
     if s.last.all():
@@ -122,7 +137,7 @@ preset("dpmpp_sde_gpu", of="dpmpp_sde", row={"noise": "brownian_device"})
 
 
 def tilde_ancestral(s: Span, eta: float) -> tuple[Sigma, Sigma, Sigma]:
-    """(a, b, c) of x' = a x + b D + c ξ by the ancestral split of the noise-to-signal ratio σ/α."""
+    """Coefficients (a, b, c) of x' = a x + b D + c ξ by the ancestral split of the noise-to-signal ratio σ/α."""
     alpha = s.process.alpha(s.sigma)
     down, _, up = s.scaled.ancestral(eta)
     return s.alpha_next / alpha * down.ratio, s.alpha_next * (1 - down.ratio), s.alpha_next * up

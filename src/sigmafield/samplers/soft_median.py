@@ -1,7 +1,8 @@
-"""Means of slopes that are weighted against outliers, and what the distance samplers do to slopes besides.
+"""Outlier-resistant means of slopes, and the other operations that distance samplers apply to slopes.
 
-A *matrix* is a slice over the last two axes: a channel of a image, a frame's channel of a video, a whole sample where
-there is one axis of space. Norms ‖·‖ and products ⟨·,·⟩ are those of a matrix; samples do not meet, but where said.
+A *matrix* is a slice over the last two axes: a channel of an image, a channel of a video frame, or a whole sample where
+there is only one spatial axis. Norms ‖·‖ and products ⟨·,·⟩ are those of a matrix. Samples do not affect each other
+except where stated.
 """
 
 from __future__ import annotations
@@ -14,28 +15,35 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 
 PARALLEL = 1 - 1e-4
-"""Cosines are clamped to ± this, so that an angle is never 0."""
+"""Cosines are clamped to ± this value, so that an angle is never 0."""
 
 
 def matrix_norm(x: Tensor) -> Tensor:
-    """‖x‖ of every matrix, kept as axes of length 1. Without space a sample's channels are its matrix."""
+    """‖x‖ of every matrix, with the reduced axes kept at length 1.
+
+    Without spatial axes, the channels of a sample form its matrix.
+    """
     return torch.linalg.vector_norm(x, dim=_matrix(x), keepdim=True)
 
 
 def unit(x: Tensor) -> Tensor:
-    """x/‖x‖ of every matrix; 0 where it is 0."""
+    """x/‖x‖ of every matrix; 0 where the norm is 0."""
     return _over(x, matrix_norm(x))
 
 
 def weights(slopes: Sequence[Latent], u: Latent | None = None, *, softmax: bool = False) -> list[Tensor]:
-    """How much each of n slopes counts, element by element; their sum is 1.
+    """Elementwise weights of n slopes; they sum to 1, and slopes far from the others count less.
 
         δ_j = Σ_i |Y_i − Y_j|,   Y = T/‖T‖,   v_j = max_k δ_k − δ_j (+ |Y_j − u/‖u‖|)
         w_j = v_j²/Σ_k v_k²   or   softmax_j(n v_j)
 
-    slopes: T_1 … T_n of one shape. The farther from the others, the less: without u the farthest counts nothing. u: a
-    latent to keep away from. Where all candidates are equal the mean is plain, w = 1/n; the reference divides 0 by 0
-    there, which makes a whole matrix NaN.
+    Without u the farthest slope has weight 0 (unless softmax). Where all slopes are equal, w = 1/n; the reference
+    divides 0 by 0 there, which makes a whole matrix NaN.
+
+    Args:
+        slopes: Slopes T_1 … T_n of one shape.
+        u: Latent to keep away from, or None.
+        softmax: Whether to use the softmax instead of squares.
     """
     n, Y = len(slopes), torch.stack([unit(T) for T in slopes])
     delta = torch.stack([_total((Y - y).abs()) for y in Y])
@@ -50,9 +58,15 @@ def weights(slopes: Sequence[Latent], u: Latent | None = None, *, softmax: bool 
 
 
 def weighted(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
-    """The weighted mean, with the weighted mean of the norms: r/‖r‖ Σ_j w_j ‖T_j‖, r = Σ_j w_j T_j.
+    """Weighted mean of the slopes, scaled to the weighted mean of their norms.
+
+        r/‖r‖ Σ_j w_j ‖T_j‖,   r = Σ_j w_j T_j
 
     The last factor varies from element to element, as w does.
+
+    Args:
+        slopes: Slopes T_1 … T_n of one shape.
+        w: Their elementwise weights.
     """
     r, size = torch.zeros_like(slopes[0]), torch.zeros_like(slopes[0])
     for T, k in zip(slopes, w):
@@ -61,12 +75,16 @@ def weighted(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
 
 
 def slerped(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
-    """Spherical interpolation over all pairs of n slopes, n ≥ 2:
+    """Spherical interpolation over all pairs of n slopes, n ≥ 2.
 
         Σ_j T_j Σ_{k≠j} sin(w_j ω_jk/(n − 1))/sin ω_jk,   cos ω_jk = ⟨T_j, T_k⟩/(‖T_j‖ ‖T_k‖) within ±(1 − 10⁻⁴)
 
-    One angle for a pair of matrices. Of slopes that agree it is nearly `weighted`; of unrelated ones it is shorter,
-    the more so the more there are.
+    There is one angle per pair of matrices. For slopes that agree the result is close to `weighted`; for unrelated
+    slopes it is shorter, the more so the larger n is.
+
+    Args:
+        slopes: Slopes T_1 … T_n of one shape.
+        w: Their elementwise weights.
     """
     n, Y = len(slopes), torch.stack([unit(T) for T in slopes])
     out = torch.zeros_like(slopes[0])
@@ -80,18 +98,31 @@ def slerped(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
 def combine(
     slopes: Sequence[Latent], u: Latent | None = None, *, use_softmax: bool = False, use_slerp: bool = False
 ) -> Latent:
-    """A soft median of slopes: `weighted` or `slerped` with their `weights`."""
+    """Soft median of slopes: `weighted` or `slerped` with their `weights`.
+
+    Args:
+        slopes: Slopes of one shape, at least 2 with use_slerp.
+        u: Latent to keep away from, or None.
+        use_softmax: Whether the weights are a softmax.
+        use_slerp: Whether to use `slerped` instead of `weighted`.
+    """
     w = weights(slopes, u, softmax=use_softmax)
     return slerped(slopes, w) if use_slerp else weighted(slopes, w)
 
 
 def sharpened(a: Latent, b: Latent, strength: float = 1.0, *, per_sample: bool = False) -> Latent:
-    """a with the direction of b taken out where the two differ most; ‖·‖ here over the channels of a pixel.
+    """a with the direction of b subtracted where the two differ most.
 
-        a' = â − strength b̂ M,   result a' ‖a‖/‖a'‖,   M = |â − b̂| brought to 0 … 1 over the whole batch
+        a' = â − strength b̂ M,   result a' ‖a‖/‖a'‖,   M = |â − b̂| rescaled to 0 … 1 over the whole batch
 
-    What is not finite is as in a. The batch shares its least and its largest difference, so that a sample depends on
-    the others; per_sample: each has its own.
+    Here ‖·‖ is the norm over the channels of a position. Elements that are not finite are taken from a. The batch
+    shares its smallest and largest difference, so a sample depends on the others.
+
+    Args:
+        a: Slope to change [B, C, *space].
+        b: Previous slope, of the same shape.
+        strength: Factor on what is subtracted.
+        per_sample: Whether each sample has its own smallest and largest difference.
     """
     size = torch.linalg.vector_norm(a, dim=1, keepdim=True)
     a_unit, b_unit = a / size, b / torch.linalg.vector_norm(b, dim=1, keepdim=True)
@@ -104,12 +135,18 @@ def sharpened(a: Latent, b: Latent, strength: float = 1.0, *, per_sample: bool =
 
 
 def perpendicular(a: Latent, b: Latent, strength: float = 0.5, *, per_matrix: bool = False) -> Latent:
-    """a moved away from what b has across it.
+    """a with the part of b that is perpendicular to it subtracted.
 
         a − strength ‖a‖ (Y − q X),   X = a/‖a‖,   Y = b/‖b‖,   q = ⟨X, Y⟩ summed over the whole batch, within ±1
 
-    Every matrix adds its cosine to q, so that of more than one it is mostly at its bound, and a sample depends on the
-    others; per_matrix: each matrix has its own q, for which Y − q X is across a.
+    Every matrix adds its cosine to q, so with more than one matrix q is mostly at a bound, and a sample depends on the
+    others. With per_matrix, each matrix has its own q, for which Y − q X is perpendicular to a.
+
+    Args:
+        a: Slope to change [B, C, *space].
+        b: Previous slope, of the same shape.
+        strength: Length of what is subtracted, relative to ‖a‖.
+        per_matrix: Whether each matrix has its own q.
     """
     size, X, Y = matrix_norm(a), unit(a), unit(b)
     q = (X * Y).sum(_matrix(a), keepdim=True) if per_matrix else (X * Y).sum()
@@ -117,9 +154,13 @@ def perpendicular(a: Latent, b: Latent, strength: float = 0.5, *, per_matrix: bo
 
 
 def smoothed(D: Latent, *, per_sample: bool = False) -> Latent:
-    """D with its contrast evened out: D₁/√std(D₁), D₁ = |D|^p sign D, p = 1/√std(D). It brightens.
+    """D with its contrast evened out: D₁/√std(D₁), D₁ = |D|^p sign D, p = 1/√std(D).
 
-    std over the whole batch, so that a sample depends on the others; per_sample: over each.
+    It brightens the image. The standard deviation is taken over the whole batch, so a sample depends on the others.
+
+    Args:
+        D: Clean latent [B, C, *space].
+        per_sample: Whether the standard deviation is taken over each sample.
     """
     over = _all(D, per_sample)
     bent = D.abs() ** D.std(over, keepdim=True).rsqrt() * D.sign()
@@ -127,17 +168,17 @@ def smoothed(D: Latent, *, per_sample: bool = False) -> Latent:
 
 
 def _total(x: Tensor) -> Tensor:
-    """The sum over the first axis, one by one: the order in `Tensor.sum` goes with the batch."""
+    """Sum over the first axis in sequence: the order of summation in `Tensor.sum` depends on the batch size."""
     return x.cumsum(0)[-1]
 
 
 def _matrix(x: Tensor) -> tuple[int, ...]:
-    """The axes of a matrix."""
+    """Axes of a matrix."""
     return (-2, -1) if x.ndim > 2 else (-1,)
 
 
 def _all(x: Tensor, per_sample: bool) -> tuple[int, ...]:
-    """The axes of the whole batch, or of a sample."""
+    """Axes of the whole batch, or of one sample."""
     return tuple(range(1 if per_sample else 0, x.ndim))
 
 

@@ -1,4 +1,4 @@
-"""UniPC, a predictor–corrector. A state holds the predicted x; the corrected one is in `mem`."""
+"""UniPC, a predictor–corrector method. The state holds the predicted x, `mem` the corrected one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from sigmafield.samplers.registry import preset, sampler
 
 
 def end_above_zero(grid: Grid, params: Mapping[str, Any]) -> Grid:
-    """The grid with 0 replaced by `end`: 0.001 in ComfyUI's UniPC, whose runs end there."""
+    """The grid with its level 0 replaced by `end`; the runs of ComfyUI's UniPC end at 0.001."""
     return replace(grid, sigmas=torch.where(grid.sigmas == 0, params["end"], grid.sigmas))
 
 
 def vp(sigma: Sigma, precise: bool) -> tuple[Sigma, Sigma, Sigma]:
-    """(a, s, Λ) of σ in variance-preserving form: with the float32 arithmetic of the reference, or precise.
+    """(a, s, Λ) of σ in variance-preserving form.
 
-    ln a = ½ ln(1/(σ² + 1)),   s = √(1 − a²),   Λ = ln a − ½ ln(1 − a²) = −ln σ, at most 80
+        ln a = ½ ln(1/(σ² + 1)),   s = √(1 − a²),   Λ = ln a − ½ ln(1 − a²) = −ln σ, at most 80
+
+    Args:
+        sigma: Noise levels, float64.
+        precise: Whether to compute in float64; otherwise with the float32 arithmetic of the reference.
     """
     if precise:
         a = (sigma**2 + 1).rsqrt()
@@ -41,10 +45,16 @@ def vp(sigma: Sigma, precise: bool) -> tuple[Sigma, Sigma, Sigma]:
 def unipc_weights(
     levels: Sequence[tuple[Sigma, Sigma, Sigma]], order: int, corrector: bool, variant: str
 ) -> list[Sigma]:
-    """[w_t, w_0, w_1, …] of x' = a x + w_t D_t + Σ w_j D_j from levels[1] to levels[0], each as `vp` gives it.
+    """Weights [w_t, w_0, w_1, …] of x' = a x + w_t D_t + Σ w_j D_j from levels[1] to levels[0].
 
-    D_0 is at levels[1], D_j one level further back each; D_t at levels[0], for the corrector.
-    Where an interval of the history is frozen, the order is 1.
+    D_0 is at levels[1], D_1 at levels[2] and so on; D_t is at levels[0] and used by the corrector only. Where an
+    interval of the history is frozen, the order is 1.
+
+    Args:
+        levels: (a, s, Λ) of the levels as `vp` gives them, newest first.
+        order: Order of the update, 1 to 3.
+        corrector: Whether the weights are those of the corrector or of the predictor.
+        variant: "bh1" or "bh2", see `uni_pc`.
     """
     lam_next, lam = levels[0][2], levels[1][2]
     h = lam_next - lam
@@ -71,7 +81,7 @@ def unipc_weights(
         R = torch.stack([torch.stack([node**i for node in nodes[:size]], -1) for i in range(size)], -2)
         rho = list(torch.linalg.solve(R, torch.stack(b[:size], -1)).unbind(-1))
 
-    w = [-bh * v for v in rho]  # of (D_j − D_0)/r_j, and of D_t − D_0
+    w = [-bh * v for v in rho]  # coefficients of (D_j − D_0)/r_j and of D_t − D_0
     at_end = w.pop() if corrector else 0 * one
     history = [torch.where(plain, 0.0, k / ratio) for k, ratio in zip(w, r)]
     at_end = torch.where(plain, (-bh * 0.5 if corrector else 0 * one), at_end)
@@ -81,7 +91,7 @@ def unipc_weights(
 
 
 def unipc_scale(levels: Sequence[tuple[Sigma, Sigma, Sigma]]) -> Sigma:
-    """a of the same update: σ'/σ in variance-preserving form, and 1 where the interval is frozen."""
+    """Coefficient a of the same update: σ'/σ in variance-preserving form, 1 where the interval is frozen."""
     (a_next, s_next, lam_next), (a, s, lam) = levels[:2]
     return torch.where((lam_next - lam).abs() < FROZEN, 1.0, s_next / s * a / a_next)
 
@@ -98,15 +108,19 @@ def uni_pc(
     precise: bool = False,
     solve_one_step: bool = False,
 ) -> Step:
-    """UniPC of up to third order: predict, evaluate, correct with the same evaluation; in λ of VP for every process.
+    """UniPC of up to third order, in λ of VP for every process: predict, evaluate, correct with the same evaluation.
 
         D = D(xₚ, σ);  correct: x = a x₋ + w_t D + Σ w_j D₋ⱼ over σ₋ → σ;  predict: xₚ' = a x + Σ w_j D₋ⱼ
         w from B(h), of order min(3, n − 1), rising at the start, falling at the end; no corrector in the last step
 
-    variant: B = −h (bh1) or e^(−h) − 1 (bh2). 0 ≤ end ≤ 0.01: level that a final 0 is replaced by; ComfyUI's 0.001
-    leaves that much noise and scales a flow's latent by 1/(1 − 0.001), 0 leaves none. precise: coefficients in float64,
-    not in ComfyUI's float32. solve_one_step: where n = 1 make a step of first order; ComfyUI only scales x there.
-    An update is up to 9 terms, as both halves sum over the history.
+    An update has up to 9 terms, because predictor and corrector both sum over the history.
+
+    Args:
+        variant: Function B: "bh1" is −h, "bh2" is e^(−h) − 1.
+        end: Level that replaces a final 0; ComfyUI's 0.001 leaves that much noise and scales the latent of a flow by
+            1/(1 − 0.001), 0 leaves none.
+        precise: Compute coefficients in float64 instead of ComfyUI's float32.
+        solve_one_step: With a single step, make a step of first order; ComfyUI only scales x then.
     """
     D = (yield x, s.sigma).x0
     have, left = s.history(3), s.n - s.i

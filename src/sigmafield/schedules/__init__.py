@@ -1,10 +1,10 @@
-"""Schedules: which noise levels a run visits, from a number of steps.
+"""Schedules: the noise levels that a run visits, made from a number of steps.
 
-Each function returns steps + 1 levels (a few give fewer, and say so), float64 on the CPU, ending in 0. Values
-are rounded to float32 where the reference (ComfyUI) rounds them, so they are the same numbers to the bit.
+Each function returns steps + 1 levels (a few return fewer and say so), float64 on the CPU, ending at 0. Values are
+rounded to float32 where the reference (ComfyUI) rounds them, so they are bit-identical to its values.
 """
 
-from sigmafield.schedules.from_timesteps import (  # isort: skip  (the order of registration: ComfyUI's menu begins so)
+from sigmafield.schedules.from_timesteps import (  # isort: skip  (registers first, as in ComfyUI's menu)
     beta,
     ddim_uniform,
     linear_quadratic,

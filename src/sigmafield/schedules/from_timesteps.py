@@ -15,16 +15,20 @@ from sigmafield.schedules.registry import schedule, to_zero
 
 @schedule("simple", paper="ComfyUI")
 def simple(steps: int, levels: Levels) -> Tensor:
-    """Every (N/steps)-th level of the network's table, from the top: σ_k = T[N − 1 − ⌊k N/steps⌋]."""
+    """Simple schedule: every (N/steps)-th level of the network's table from the top, then 0.
+
+    σ_k = T[N − 1 − ⌊k N/steps⌋]
+    """
     stride = len(levels.sigmas) / steps
     return to_zero(levels.sigmas[[len(levels.sigmas) - 1 - int(k * stride) for k in range(steps)]])
 
 
 @schedule("sgm_uniform", paper="arXiv:2307.01952")
 def sgm_uniform(steps: int, levels: Levels) -> Tensor:
-    """The first `steps` of steps + 1 timesteps equally spaced from the first to the last: "trailing" timesteps.
+    """SGM uniform schedule: the first `steps` of steps + 1 equally spaced timesteps ("trailing"), then 0.
 
-    For a shifted flow the way through timesteps shifts the low end twice, as in ComfyUI.
+    Timesteps run from that of the largest level to that of the smallest. For a flow with a time shift, going through
+    timesteps shifts the low end twice, as in ComfyUI.
     """
     first, last = _clock_ends(levels)
     return to_zero(levels.sigma(torch.linspace(first, last, steps + 1)[:-1]))
@@ -32,18 +36,19 @@ def sgm_uniform(steps: int, levels: Levels) -> Tensor:
 
 @schedule("normal", paper="arXiv:2010.02502")
 def normal(steps: int, levels: Levels) -> Tensor:
-    """Timesteps equally spaced from the first to the last that the network knows.
+    """Normal schedule: timesteps equally spaced from the first to the last that the network knows, then 0.
 
-    For a shifted flow the way through timesteps shifts the low end twice, as in ComfyUI.
+    If the last level is 0 already, no second 0 is appended and there is one more timestep. For a flow with a time
+    shift, going through timesteps shifts the low end twice, as in ComfyUI.
     """
     first, last = _clock_ends(levels)
-    if abs(float(levels.sigma(torch.tensor(last)))) <= 1e-5:  # the last level plays the part of 0
+    if abs(float(levels.sigma(torch.tensor(last)))) <= 1e-5:  # the last level already counts as 0
         return levels.sigma(torch.linspace(first, last, steps + 1))
     return to_zero(levels.sigma(torch.linspace(first, last, steps)))
 
 
 def _clock_ends(levels: Levels) -> tuple[float, float]:
-    """Timesteps of the largest and the smallest level."""
+    """Timesteps of the largest and of the smallest level."""
     ends = levels.timestep(torch.stack([levels.sigmas[-1], levels.sigmas[0]]).double())
     first, last = ends.float().tolist()
     return first, last
@@ -51,12 +56,15 @@ def _clock_ends(levels: Levels) -> tuple[float, float]:
 
 @schedule("ddim_uniform", paper="arXiv:2010.02502")
 def ddim_uniform(steps: int, levels: Levels) -> Tensor:
-    """Every q-th level of the network's table from the second, q = max(⌊N/steps⌋, 1): "leading" timesteps.
+    """DDIM uniform schedule: every q-th level of the network's table from the second ("leading"), then 0.
 
-    It has ⌈(N − 1)/q⌉ steps, which may be more or fewer than asked for, and seldom begins at the largest level.
+        q = max(⌊N/steps⌋, 1)
+
+    It has ⌈(N − 1)/q⌉ steps, which may be more or fewer than asked for, and seldom begins at the largest level. If the
+    second level is 0 already, no second 0 is appended and q = max(⌊N/(steps + 1)⌋, 1).
     """
     table = levels.sigmas
-    ends_at_zero = bool(table[1].abs() <= 1e-5)  # then its second level plays the part of 0
+    ends_at_zero = bool(table[1].abs() <= 1e-5)  # the second level already counts as 0
     stride = max(len(table) // (steps + ends_at_zero), 1)
     picked = table[1::stride].flip(0)
     return picked.double() if ends_at_zero else to_zero(picked)
@@ -64,12 +72,15 @@ def ddim_uniform(steps: int, levels: Levels) -> Tensor:
 
 @schedule("beta", paper="arXiv:2407.12173")
 def beta(steps: int, levels: Levels, alpha: Positive = 0.6, beta: Positive = 0.6) -> Tensor:
-    """Levels at the quantiles 1 − k/n of a beta distribution over the network's timesteps.
+    """Beta schedule: levels at the quantiles 1 − k/n of a beta distribution over the network's timesteps, then 0.
 
-    Levels that round to the same timestep are kept once, so long schedules come out shorter than asked for.
-    alpha > 0, beta > 0: of the distribution; lower alpha has more levels at low noise, lower beta more at high noise.
+    Levels that round to the same timestep are kept once, so long schedules have fewer steps than asked for.
+
+    Args:
+        alpha: First parameter of the distribution; lower values put more levels at low noise.
+        beta: Second parameter of the distribution; lower values put more levels at high noise.
     """
-    from scipy.special import betaincinv  # here, for it takes longer to import than all of sigmafield
+    from scipy.special import betaincinv  # here: it takes longer to import than all of sigmafield
 
     quantiles = betaincinv(alpha, beta, 1 - np.linspace(0, 1, steps, endpoint=False))
     index = np.rint(quantiles * (len(levels.sigmas) - 1)).astype(int)
@@ -84,12 +95,18 @@ def linear_quadratic(
     threshold: Annotated[float, Range(0, 1, above=True, below=True)] = 0.025,
     linear_steps: Annotated[int | None, Range(1)] = None,
 ) -> Tensor:
-    """σ_k = (1 − y_k) σ_max: y rises linearly to a threshold in the first steps, then quadratically to 1.
+    """Linear-quadratic schedule: 1 − σ/σ_max rises linearly to a threshold, then quadratically to 1.
 
+        σ_k = (1 − y_k) σ_max
         y = τ k/L, k < L;   y = a k² + b k + a L²,   a = Δ/(L Q²),   b = τ/L − 2 Δ/Q²,   Δ = L − τ n,   Q = n − L
 
-    0 < threshold < 1: τ, and at most 2 L/(n + L), above which y would not rise to its end.
-    linear_steps ≥ 1: L, fewer than all; by default half.
+    Args:
+        threshold: Value τ of 1 − σ/σ_max where the linear part ends, at most 2 L/(n + L), above which y would not rise
+            to its end.
+        linear_steps: Number L of linear steps, fewer than all; by default half of them.
+
+    Raises:
+        ValueError: If linear_steps or threshold does not fit the number of steps.
     """
     top = levels.sigmas[-1]
     linear = steps // 2 if linear_steps is None else linear_steps
@@ -109,9 +126,12 @@ def linear_quadratic(
 
 @schedule("sd_turbo", paper="arXiv:2311.17042", network="ve")
 def sd_turbo(steps: int, levels: Levels, denoise: Share = 1.0) -> Tensor:
-    """The levels at timesteps 999, 899, … 99 of a distilled network. At most ten steps, fewer where they end.
+    """SD Turbo schedule: the levels of a distilled network at timesteps 999, 899, … 99, then 0.
 
-    0 ≤ denoise ≤ 1: the share of these ten that is left, the first are left out.
+    It has at most ten steps, and fewer if denoise leaves fewer.
+
+    Args:
+        denoise: Share of the ten levels that are used; the noisiest ones are left out.
     """
     skipped = 10 - int(10 * denoise)
     return to_zero(levels.sigma(torch.arange(999, 0, -100)[skipped : skipped + steps]))

@@ -1,4 +1,4 @@
-"""Schedules that were found by optimisation and published as numbers, and those of single models."""
+"""Schedules that were found by optimisation and published as numbers, and schedules of single models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def _published(name: str) -> dict:
 
 
 def _fitted(levels: list[float], steps: int) -> Tensor:
-    """Published levels for this number of steps, ln σ interpolated if they are for another; the last becomes 0."""
+    """Published levels for a number of steps, with the last one replaced by 0.
+
+    ln σ is interpolated if the levels were published for another number of steps.
+    """
     sigmas = np.asarray(levels, dtype=np.float64)
     if len(sigmas) != steps + 1:
         given, wanted = np.linspace(0, 1, len(sigmas)), np.linspace(0, 1, steps + 1)
@@ -35,33 +38,39 @@ def _fitted(levels: list[float], steps: int) -> Tensor:
 
 @schedule("align_your_steps", paper="arXiv:2404.14507", network="ve")
 def align_your_steps(steps: int, model: Literal["SD1", "SDXL", "SVD"] = "SD1") -> Tensor:
-    """Levels that minimise a KL bound for a model: published for 10 steps, ln σ interpolated else.
+    """Align Your Steps: levels that minimise a KL bound, published for 10 steps; ln σ is interpolated otherwise.
 
-    model: SD1 (1 and 2), SDXL or SVD.
+    Args:
+        model: Model that the levels were optimised for; SD1 is Stable Diffusion 1 and 2.
     """
     return _fitted(_published("align_your_steps")[model], steps)
 
 
 @schedule("gits", paper="arXiv:2405.11326", network="ve")
 def gits(steps: int, coeff: Annotated[float, Range(0.8, 1.5)] = 1.2) -> Tensor:
-    """Levels that follow the shape of the trajectory: published for 2 to 20 steps, ln σ interpolated above.
+    """GITS: levels that follow the shape of the trajectory, published for 2 to 20 steps; ln σ interpolated above.
 
-    0.8 ≤ coeff ≤ 1.5 in steps of 0.05: higher puts more steps at low noise.
+    Args:
+        coeff: Coefficient of the published levels, in steps of 0.05; higher values put more steps at low noise.
+
+    Raises:
+        ValueError: If coeff has no published levels or steps is below 2.
     """
     tables = _published("gits")
     rows = {round(float(key), 2): value for key, value in tables.items()}
     if round(coeff, 2) not in rows:
         raise ValueError(f"coeff must be one of {', '.join(f'{key:g}' for key in sorted(rows))}; got {coeff}")
     if steps < 2:
-        raise ValueError(f"gits has at least 2 steps; got {steps}")
+        raise ValueError(f"gits needs at least 2 steps; got {steps}")
     return _fitted(rows[round(coeff, 2)][min(steps, 20) - 2], steps)
 
 
 @schedule("optimal_steps", paper="arXiv:2503.21774", network="flow")
 def optimal_steps(steps: int, model: Literal["FLUX", "Wan", "Chroma"] = "FLUX") -> Tensor:
-    """Levels found by dynamic programming for a model; ln σ interpolated for other numbers of steps.
+    """Optimal Steps: levels found by dynamic programming; ln σ interpolated for other numbers of steps.
 
-    model: FLUX (published for 10 steps), Wan (20) or Chroma (40).
+    Args:
+        model: Model that the levels were optimised for: FLUX (published for 10 steps), Wan (20) or Chroma (40).
     """
     return _fitted(_published("optimal_steps")[model], steps)
 
@@ -75,10 +84,14 @@ def ltxv(
     stretch: bool = True,
     terminal: Annotated[float, Range(0, 1, below=True)] = 0.1,
 ) -> Tensor:
-    """Equally spaced times under LTX-Video's shift, which grows with the number of latent places.
+    """LTX-Video schedule: equally spaced times under a shift that grows with the number of latent positions.
 
-    tokens ≥ 1: latent places, frames and all. base_shift, max_shift: μ at 1024 and at 4096 of them, any numbers.
-    stretch: the last level above 0 becomes terminal, 0 ≤ terminal < 1.
+    Args:
+        tokens: Number of latent positions over all frames.
+        max_shift: Shift μ at 4096 positions.
+        base_shift: Shift μ at 1024 positions.
+        stretch: Stretch the levels so that the last one above 0 is `terminal`.
+        terminal: Last level above 0 of a stretched schedule.
     """
     mu = resolution_shift(float(tokens), (1024.0, base_shift), (4096.0, max_shift))
     sigmas = flux_shift(mu, torch.linspace(1, 0, steps + 1))
@@ -93,9 +106,11 @@ Pixels = Annotated[int, Range(1)]
 
 @schedule("flux2", paper="FLUX.2", network="flow")
 def flux2(steps: int, width: Pixels = 1024, height: Pixels = 1024) -> Tensor:
-    """Equally spaced times under Flux 2's shift, which grows with the image and falls with the steps.
+    """Flux 2 schedule: equally spaced times under a shift that grows with the image and falls with the steps.
 
-    width ≥ 1, height ≥ 1: of the image, in pixels.
+    Args:
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
     """
     tokens = round(width * height / 256)
     long = 0.00016927 * tokens + 0.45666666

@@ -1,4 +1,4 @@
-"""The table of schedules: what each one is called, what it needs."""
+"""The table of schedules: the name of each one and what it needs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A named schedule, with the paper that it is from.
+    """A named schedule and its source.
 
-    make: f(steps, levels), f(steps, sigma_min, sigma_max) or f(steps), with keyword parameters after these;
-    network: what its numbers are for: any, a flow (σ ≤ 1) or ve, variance exploding (σ up to 14.6 and more).
+    Args:
+        name: Name in the registry.
+        make: f(steps, levels), f(steps, sigma_min, sigma_max) or f(steps), followed by keyword parameters.
+        paper: Source of the schedule.
+        network: Networks its numbers are for: "any", "flow" (σ ≤ 1) or "ve", variance exploding (σ up to 14.6 and
+            more).
     """
 
     name: str
@@ -33,7 +37,7 @@ class Schedule:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """All parameters by name; the ends of those that take ends are the network's by default: None here."""
+        """All parameters by name; the default of sigma_min and sigma_max is None here and stands for the network's."""
         return {p.name: p for p in parameters(self.make, _of_its_own)}
 
     @property
@@ -42,13 +46,27 @@ class Schedule:
         return {name: parameter.default for name, parameter in self.parameters.items()}
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Raise ValueError for a parameter that this schedule does not have, and for a value out of its range."""
+        """Check values of parameters.
+
+        Args:
+            params: Values by name.
+
+        Raises:
+            ValueError: If the schedule does not have a parameter, or a value is out of its range.
+        """
         check(f"the schedule {self.name}", self.parameters, params)
 
     def __call__(self, steps: int, levels: Levels, **params: Any) -> Tensor:
-        """Noise levels for `steps` ≥ 1 steps of a network that knows `levels`: float64, descending.
+        """Noise levels for a network, float64, descending.
 
-        Raises ValueError for fewer steps, an unknown parameter, and a network that the numbers are not for.
+        Args:
+            steps: Number of steps, at least 1.
+            levels: Levels that the network knows.
+            **params: Parameters of the schedule.
+
+        Raises:
+            ValueError: If steps is below 1, a parameter is unknown or out of range, or the numbers are not for this
+                network.
         """
         if steps < 1:
             raise ValueError(f"steps must be ≥ 1; got {steps}")
@@ -75,7 +93,13 @@ SCHEDULES: Registry[Schedule] = Registry("schedule")
 def schedule(
     name: str, paper: str, network: Literal["any", "flow", "ve"] = "any"
 ) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
-    """Register the decorated function under `name`; from then on it checks its parameters."""
+    """Register the decorated function as a schedule; the registered function checks its parameters.
+
+    Args:
+        name: Name in the registry.
+        paper: Source of the schedule.
+        network: Networks its numbers are for, see `Schedule`.
+    """
 
     def register(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
         @wraps(make)
@@ -91,5 +115,5 @@ def schedule(
 
 
 def to_zero(sigmas: Tensor) -> Tensor:
-    """The levels rounded to float32, as the reference has them, in float64 and with the final 0."""
+    """The levels rounded to float32 as in the reference, as float64, with a final 0 appended."""
     return torch.cat([sigmas.float().double(), torch.zeros_like(sigmas[:1], dtype=torch.float64)])

@@ -128,11 +128,11 @@ def step_of(sigma: Sigma, span: Span) -> int:
 def weights(fuse: Fuse, window: Window, size: int, overlap: int) -> Float64[Tensor, "positions"]:
     """How much each position of a window counts.
 
-        flat            1
-        pyramid         min(i + 1, n − i)                    i the number of the position in the window
-        relative        max(0.01, 1 − |j − m|/half)          j the position, m the middle of the window
-        overlap_linear  1, rising over the first `overlap` positions and falling over the last, except at the ends of
-                        the axis
+    flat            1
+    pyramid         min(i + 1, n − i)                    i the number of the position in the window
+    relative        max(0.01, 1 − |j − m|/half)          j the position, m the middle of the window
+    overlap_linear  1, rising over the first `overlap` positions and falling over the last, except at the ends of
+                    the axis
     """
     n = len(window)
     if fuse == "pyramid":

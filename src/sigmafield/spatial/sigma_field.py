@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sigmafield.core.arrays import Sigma
-from sigmafield.core.geometry import Combine, Tile, painted
+from sigmafield.core.geometry import Tile
 from sigmafield.core.resize import resize_mask
+from sigmafield.core.tile_maps import Combine, painted
 from sigmafield.parameterization.timesteps import Levels
 
 Strength = Float[Tensor, "batch 1 *space"]

@@ -56,7 +56,9 @@ def seen(network: Network, call: Call) -> Network:
     return during(network, [partial(inside, first, noting)])
 
 
-@mod("sag", "after", "arXiv:2210.00939", evals=1, need_uncond=True, fits=middle_attentions, beside={"network": seen})
+@mod(
+    "sag", "after", "arXiv:2210.00939", evals=1, need_uncond=True, fits=middle_attentions, companions={"network": seen}
+)
 def sag(
     p: Preds,
     at: Asked,

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import EncodeText
+from sigmafield.models.bundle import TextEncoder
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.directory import needed
 from sigmafield.models.text.prompt import Chunk, Vocabulary, by_space, check_layer, chunks, encode_chunks, level
@@ -92,7 +92,7 @@ def beside(first: Clip, second: Clip, prompts: Sequence[str], clip_skip: int | N
     return torch.cat([a, b], dim=-1), [pooled, pooled_2]
 
 
-def clip_encoder(source: Source) -> tuple[EncodeText, dict[str, Any]]:
+def clip_encoder(source: Source) -> TextEncoder:
     """`Pipeline.encode_text` and `.modules` of Stable Diffusion 1 and 2: hidden states of a layer, normalised."""
     clip = load_clip(source, CLIPTextModel)
     text = clip.module
@@ -108,10 +108,10 @@ def clip_encoder(source: Source) -> tuple[EncodeText, dict[str, Any]]:
 
         return Cond(encode_chunks(clip.rows(prompts), clip.vocabulary, text.get_input_embeddings(), run)[0])
 
-    return encode_text, {"text_encoder": text}
+    return TextEncoder(encode_text, modules={"text_encoder": text})
 
 
-def xl_encoder(source: Source) -> tuple[EncodeText, dict[str, Any]]:
+def xl_encoder(source: Source) -> TextEncoder:
     """`Pipeline.encode_text` and `.modules` of Stable Diffusion XL. Podell et al., arXiv:2307.01952.
 
     embeds: hidden states of both encoders side by side, as they come out of a layer, the last but one unless another
@@ -125,4 +125,4 @@ def xl_encoder(source: Source) -> tuple[EncodeText, dict[str, Any]]:
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=source.device)
         return Cond(embeds, {"text_embeds": pooled, "time_ids": sizes.repeat(len(prompts), 1)})
 
-    return encode_text, {"text_encoder": first.module, "text_encoder_2": second.module}
+    return TextEncoder(encode_text, modules={"text_encoder": first.module, "text_encoder_2": second.module})

@@ -13,13 +13,14 @@ from transformers import CLIPTextModel
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.protocols import Network
-from sigmafield.models.bundle import EncodeText, Pipeline
+from sigmafield.models.bundle import Pipeline, TextEncoder
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import no_layers, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
 from sigmafield.models.diffusers.vae import load_vae
-from sigmafield.models.vae.codec import sides
+from sigmafield.models.trained import trained_size
+from sigmafield.parameterization.families import family
 
 PATCH = 2
 GUIDANCE = 3.5
@@ -28,18 +29,20 @@ GUIDANCE = 3.5
 
 def build_flux(source: Source) -> Pipeline:
     """The pipeline of a directory with a FluxTransformer2DModel; with guidance_embeds it is told its guidance."""
-    vae, latent, codecs = load_vae(source)
-    config = checked(source, "FluxTransformer2DModel", in_channels=latent.channels * PATCH**2, patch_size=1)
-    encode_text, encoders = flux_encoder(source, bool(config.get("guidance_embeds")))
+    guided = bool(source.config("transformer", "FluxTransformer2DModel").get("guidance_embeds"))
+    own = family("Flux" if guided else "FluxSchnell")
+    vae, latent = load_vae(source, own)
+    checked(source, "FluxTransformer2DModel", in_channels=latent.channels * PATCH**2, patch_size=1)
+    text = flux_encoder(source, guided)
     transformer = source.module(FluxTransformer2DModel, "transformer")
     return assemble(
-        source, 1.0, latent, codecs, encode_text, packed(transformer), PATCH, sides(None, latent.factor, 128),
-        {"transformer": transformer, "vae": vae, **encoders}, cfg=1.0,
+        source, own, packed(transformer), transformer, latent, text, vae, PATCH,
+        trained_size(None, latent.factor, 128), cfg=1.0,
     )  # fmt: skip
 
 
-def flux_encoder(source: Source, guided: bool) -> tuple[EncodeText, dict[str, Any]]:
-    """`Pipeline.encode_text` and `.modules` of Flux.
+def flux_encoder(source: Source, guided: bool) -> TextEncoder:
+    """Loads the text encoders of Flux.
 
     embeds: T5's hidden states, of 512 tokens for dev and 256 for schnell; extra: CLIP's pooled vector
     (pooled_projections) and, for dev, the guidance that the network is told (guidance).
@@ -54,7 +57,7 @@ def flux_encoder(source: Source, guided: bool) -> tuple[EncodeText, dict[str, An
             extra["guidance"] = torch.full((len(prompts),), GUIDANCE, device=source.device)
         return Cond(embed(prompts), extra)
 
-    return encode_text, {"text_encoder": clip.module, "text_encoder_2": text}
+    return TextEncoder(encode_text, modules={"text_encoder": clip.module, "text_encoder_2": text})
 
 
 def packed(transformer: Any) -> Network:

@@ -14,25 +14,25 @@ from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import gemma
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_vae
-from sigmafield.models.vae.codec import sides
+from sigmafield.models.trained import trained_size
+from sigmafield.parameterization.families import family
 
 LENGTH = 256
 """Tokens of the text encoder."""
 
 
 def build_lumina(source: Source) -> Pipeline:
-    """The pipeline of a directory with a Lumina2Transformer2DModel."""
-    vae, latent, codecs = load_vae(source)
+    """Builds the pipeline of a model with a Lumina2Transformer2DModel."""
+    own = family("Lumina2")
+    vae, latent = load_vae(source, own)
     checked(source, "Lumina2Transformer2DModel", in_channels=latent.channels)
-    encode_text, encode_negative, encoders = gemma(source, LENGTH)
+    text = gemma(source, LENGTH)
     transformer = source.module(Lumina2Transformer2DModel, "transformer")
     config = transformer.config
     patch = patch_of(config)
     return assemble(
-        source, 1.0, latent, codecs, encode_text, reversed_time(transformer), patch,
-        sides(config.sample_size, latent.factor, 128),
-        {"transformer": transformer, "vae": vae, **encoders},
-        encode_negative=encode_negative,
+        source, own, reversed_time(transformer), transformer, latent, text, vae, patch,
+        trained_size(config.sample_size, latent.factor, 128),
         max_side=min(config.axes_lens[1:]) * patch * latent.factor,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import EncodeText
+from sigmafield.models.bundle import EncodeText, TextEncoder
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.text.prompt import check_layer
@@ -18,7 +18,7 @@ SCORE, NEGATIVE_SCORE = 6.0, 2.5
 """Aesthetic scores that prompts and negative prompts ask for."""
 
 
-def refiner_encoder(source: Source, config: Mapping[str, Any]) -> tuple[EncodeText, EncodeText, dict[str, Any]]:
+def refiner_encoder(source: Source, config: Mapping[str, Any]) -> TextEncoder:
     """`Pipeline.encode_text`, `.encode_negative` and `.modules` of SDXL's refiner. Podell et al., arXiv:2307.01952.
 
     embeds: the last hidden states but one of the second encoder; extra: its pooled vector (text_embeds); original
@@ -39,4 +39,4 @@ def refiner_encoder(source: Source, config: Mapping[str, Any]) -> tuple[EncodeTe
 
         return encode
 
-    return encoder(SCORE), encoder(NEGATIVE_SCORE), {"text_encoder_2": clip.module}
+    return TextEncoder(encoder(SCORE), encoder(NEGATIVE_SCORE), {"text_encoder_2": clip.module})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,36 +10,37 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import EncodeText, Pipeline
+from sigmafield.models.bundle import Pipeline, TextEncoder
 from sigmafield.models.diffusers.clip import beside, load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import t5
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_vae
-from sigmafield.models.vae.codec import sides
+from sigmafield.models.trained import trained_size
+from sigmafield.parameterization.families import family
 
 LENGTH = 256
 """Tokens of T5."""
 
 
 def build_sd3(source: Source) -> Pipeline:
-    """The pipeline of a directory with an SD3Transformer2DModel."""
-    vae, latent, codecs = load_vae(source)
+    """Builds the pipeline of a model with an SD3Transformer2DModel."""
+    own = family("SD3")
+    vae, latent = load_vae(source, own)
     config = checked(source, "SD3Transformer2DModel", in_channels=latent.channels)
-    encode_text, encoders = sd3_encoder(source, config.get("joint_attention_dim", 4096))
+    text = sd3_encoder(source, config.get("joint_attention_dim", 4096))
     transformer = source.module(SD3Transformer2DModel, "transformer")
     config = transformer.config
     patch, side = patch_of(config), config.pos_embed_max_size
     return assemble(
-        source, 1000.0, latent, codecs, encode_text, plain(transformer), patch,
-        sides(config.sample_size, latent.factor, 128),
-        {"transformer": transformer, "vae": vae, **encoders},
+        source, own, plain(transformer), transformer, latent, text, vae, patch,
+        trained_size(config.sample_size, latent.factor, 128),
         max_side=side and side * patch * latent.factor,
     )  # fmt: skip
 
 
-def sd3_encoder(source: Source, channels: int) -> tuple[EncodeText, dict[str, Any]]:
-    """`Pipeline.encode_text` and `.modules` of Stable Diffusion 3.
+def sd3_encoder(source: Source, channels: int) -> TextEncoder:
+    """Loads the text encoders of Stable Diffusion 3.
 
     embeds: the last hidden states but one of both CLIPs side by side, then those of T5 behind them, all with
     `channels` (0 where they have fewer); 0 in T5's place in a directory without text_encoder_3.
@@ -58,4 +58,4 @@ def sd3_encoder(source: Source, channels: int) -> tuple[EncodeText, dict[str, An
         embeds = torch.cat([F.pad(clips, (0, channels - clips.shape[-1])), long], dim=1)
         return Cond(embeds, {"pooled_projections": torch.cat(pooled, dim=-1)})
 
-    return encode_text, modules
+    return TextEncoder(encode_text, modules=modules)

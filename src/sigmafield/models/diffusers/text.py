@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, T5EncoderModel, UMT5EncoderModel
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import EncodeText
+from sigmafield.models.bundle import TextEncoder
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.directory import needed
 from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk
@@ -76,7 +76,7 @@ def t5(source: Source, part: str, tokenizer: str, length: int) -> tuple[Embed, A
     return weighted(source, text, tokenizer, length, masked=False), text
 
 
-def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> tuple[EncodeText, dict[str, Any]]:
+def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> TextEncoder:
     """`Pipeline.encode_text` and `.modules` of AuraFlow and Wan: UMT5's hidden states, 0 for padding."""
     text = source.module(UMT5EncoderModel, "text_encoder")
     embed = weighted(source, text, "tokenizer", length, masked=True)
@@ -85,7 +85,7 @@ def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> tupl
         no_layers(clip_skip)
         return Cond(embed([clean(prompt) for prompt in prompts]))
 
-    return encode_text, {"text_encoder": text}
+    return TextEncoder(encode_text, modules={"text_encoder": text})
 
 
 def unescaped(prompt: str) -> str:
@@ -93,7 +93,7 @@ def unescaped(prompt: str) -> str:
     return " ".join(html.unescape(html.unescape(prompt)).split())
 
 
-def gemma(source: Source, length: int) -> tuple[EncodeText, EncodeText, dict[str, Any]]:
+def gemma(source: Source, length: int) -> TextEncoder:
     """`Pipeline.encode_text`, `.encode_negative` and `.modules` of Lumina 2: Gemma's last hidden states but one.
 
     extra: encoder_attention_mask. A prompt follows the system prompt, a negative one does not. Prompts are plain text,
@@ -112,4 +112,4 @@ def gemma(source: Source, length: int) -> tuple[EncodeText, EncodeText, dict[str
     def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         return encode_negative([LUMINA_SYSTEM + prompt for prompt in prompts], size, clip_skip)
 
-    return encode_text, encode_negative, {"text_encoder": text}
+    return TextEncoder(encode_text, encode_negative, {"text_encoder": text})

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.protocols import Network
-from sigmafield.models.bundle import EncodeText, Pipeline
+from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.diffusers.vae import Codec
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.scheduler_config import flow_sampling_of, shift_by_size
+from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat
 
 
@@ -60,32 +61,45 @@ def fits(x: Tensor, patch: int) -> None:
 
 def assemble(
     source: Source,
-    multiplier: float,
-    latent: LatentFormat,
-    codecs: tuple[Codec, Codec],
-    encode_text: EncodeText,
+    family: Family,
     network: Network,
+    module: Any,
+    latent: LatentFormat,
+    text: TextEncoder,
+    vae: Vae,
     patch: int,
     size: tuple[int, int],
-    modules: dict[str, Any],
     **settings: Any,
 ) -> Pipeline:
-    """A pipeline of a rectified flow that is told multiplier · σ; settings: further fields of `Pipeline`."""
+    """Builds the pipeline of a rectified flow.
+
+    Args:
+        source: Where the model comes from; its scheduler's config says the shift of the noise levels.
+        family: The network's family.
+        network: The raw network.
+        module: The torch module that it calls.
+        latent: Format of the latents.
+        text: The text encoder.
+        vae: The VAE.
+        patch: Side of the network's patches in latent positions.
+        size: Height and width in pixels that the network was trained for.
+        settings: Further fields of `DiffusionModel`.
+    """
     config = source.where.scheduler()
     by_size, token = shift_by_size(config), (patch * latent.factor) ** 2
-    return Pipeline(
-        name=source.name,
-        sampling=flow_sampling_of(config, multiplier),
-        latent=latent,
-        encode_text=encode_text,
-        network=network,
-        encode=codecs[0],
-        decode=codecs[1],
-        size=size,
-        device=source.device,
-        preview=latent.to_rgb if latent.rgb else None,
-        modules=modules,
+    model = DiffusionModel(
+        source.name,
+        network,
+        flow_sampling_of(config, family.multiplier),
+        latent,
+        size,
+        module,
+        part="transformer",
+        family=family,
+        schedule=family.schedule,
         patch=patch,
         shift_at=by_size and (lambda size: by_size(size[0] * size[1] / token)),
+        device=source.device,
         **settings,
     )
+    return Pipeline(model, text, vae)

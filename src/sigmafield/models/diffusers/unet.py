@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,39 +17,55 @@ from sigmafield.models.diffusers.control import fitting, residuals
 from sigmafield.models.diffusers.refiner import refiner_encoder
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.vae import load_vae
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.scheduler_config import sampling_of
-from sigmafield.models.vae.codec import sides
+from sigmafield.models.trained import trained_size
+from sigmafield.parameterization.families import family
+
+SD2_CHANNELS = 1024
+"""Channels of Stable Diffusion 2's text embeddings; 1 has 768."""
 
 
 def build_unet(source: Source) -> Pipeline:
-    """The pipeline of a directory with a UNet2DConditionModel."""
-    sampling = sampling_of(source.where.scheduler())
-    vae, latent, (encode, decode) = load_vae(source)
+    """Builds the pipeline of a model with a UNet2DConditionModel."""
+    scheduler = source.where.scheduler()
+    sampling = sampling_of(scheduler)
     config = source.config("unet", "UNet2DConditionModel")
+    own = family(family_of(source, config, scheduler))
+    vae, latent = load_vae(source, own)
     check_network(source, config, latent.channels)
-    xl = config.get("addition_embed_type") == "text_time"
-    encode_negative = None
-    if xl and source.where.class_of("text_encoder") is None:
-        encode_text, encode_negative, encoders = refiner_encoder(source, config)
-    else:
-        encode_text, encoders = (xl_encoder if xl else clip_encoder)(source)
+    text = refiner_encoder(source, config) if own.name == "SDXLRefiner" else READERS[own.latent_format](source)
     unet = source.module(UNet2DConditionModel, "unet")
-    return Pipeline(
-        name=source.name,
-        sampling=sampling,
-        latent=latent,
-        encode_text=encode_text,
-        network=network_of(unet),
-        encode=encode,
-        decode=decode,
-        size=sides(config.get("sample_size"), latent.factor, 64),
-        device=source.device,
-        preview=latent.to_rgb if latent.rgb else None,
-        modules={"unet": unet, "vae": vae, **encoders},
+    model = DiffusionModel(
+        source.name,
+        network_of(unet),
+        sampling,
+        latent,
+        trained_size(config.get("sample_size"), latent.factor, 64),
+        unet,
+        family=own,
+        schedule=own.schedule,
         concat=unet.config.in_channels - latent.channels,
         controls=fitting(unet),
-        encode_negative=encode_negative,
+        device=source.device,
     )
+    return Pipeline(model, text, vae)
+
+
+READERS = {"SD15": clip_encoder, "SDXL": xl_encoder}
+"""How prompts are read, by the family's latent format."""
+
+
+def family_of(source: Source, config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:
+    """Names the family of a UNet: its text inputs tell Stable Diffusion 1, 2 and XL apart, the scheduler the rest."""
+    v = scheduler.get("prediction_type") == "v_prediction"
+    if config.get("addition_embed_type") == "text_time":
+        if source.where.class_of("text_encoder") is None:
+            return "SDXLRefiner"
+        return "SDXL" + "_V" * v + "_ZSNR" * (v and bool(scheduler.get("rescale_betas_zero_snr")))
+    if config.get("cross_attention_dim") == SD2_CHANNELS:
+        return "SD20" + "_V" * v
+    return "SD15"
 
 
 def check_network(source: Source, config: dict[str, Any], channels: int) -> None:

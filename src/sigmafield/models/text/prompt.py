@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sigmafield.models.bundle import repeated
+from sigmafield.models.network_call import repeated
 
 SPACE = re.compile(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
 """Unicode's white space; `\\s` would take the separators 0x1c to 0x1f as well."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline
-from sigmafield.models.directory import open_directory, read_json, weights
+from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.directory import Directory, open_directory, read_json, weights
 from sigmafield.models.scheduler_config import sampling_of
 from sigmafield.models.text.prompt import Vocabulary, by_space, check_layer, chunks, encode_chunks
 from sigmafield.models.text.textual_inversion import vectors_of
@@ -20,59 +21,64 @@ from sigmafield.models.tiny.clip import CLIPText
 from sigmafield.models.tiny.tokenizer import Tokenizer
 from sigmafield.models.tiny.unet import UNet
 from sigmafield.models.tiny.vae import VAE
-from sigmafield.models.vae.codec import codec, sides
+from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.latent_format import LatentFormat, recognised
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype, embeddings: Path | None = None) -> Pipeline:
-    """The model in a directory of diffusers' layout, run by the modules of this package.
+    """Loads the model in a directory of diffusers' layout, run by the modules of this package.
 
-    Text encoder and network run in `dtype`, the VAE in float32 where its config has force_upcast; embeddings: folder
-    of textual inversions. Raises
-    FileNotFoundError for what is missing in the directory and ValueError for what is not supported.
+    Args:
+        directory: The model's directory.
+        device: Where its modules are put.
+        dtype: Of the text encoder and the network; the VAE runs in float32 where its config has force_upcast.
+        embeddings: Folder of textual inversions.
+
+    Raises:
+        FileNotFoundError: If a file of the directory is missing.
+        ValueError: If a config or a weight is not supported.
     """
     where = open_directory(directory)
     network_folder = where.folder("unet", "UNet2DConditionModel")
-    vae_folder = where.folder("vae", "AutoencoderKL")
-    text_folder = where.folder("text_encoder", "CLIPTextModel")
+    vae, c = load_vae(where, device, dtype)
+    text = load_text(where, device, dtype, embeddings)
     unet = read_module(UNet, network_folder, device, dtype)
-    text = read_module(CLIPText, text_folder, device, dtype)
+
+    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return unet(x.to(dtype), t, cond.embeds.to(dtype)).float()
+
+    latent = recognised(LatentFormat(vae.channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0)))
+    size = trained_size(unet.config.sample_size, latent.factor, 64)
+    sampling = sampling_of(where.scheduler())
+    model = DiffusionModel(directory.name, network, sampling, latent, size, unet, schedule="karras", device=device)
+    return Pipeline(model, text, vae)
+
+
+def load_vae(where: Directory, device: torch.device, dtype: torch.dtype) -> tuple[Vae, Any]:
+    """Loads the VAE of a directory; returns it with its config."""
+    folder = where.folder("vae", "AutoencoderKL")
+    dtype = torch.float32 if read_json(folder / "config.json").get("force_upcast", True) else dtype
+    vae = read_module(VAE, folder, device, dtype)
+    c = vae.config
+    return Vae(vae.encode, vae.decode, c.latent_channels, vae.factor, None, device, dtype, vae, cheap=True), c
+
+
+def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embeddings: Path | None) -> TextEncoder:
+    """Loads the text encoder and the tokenizer of a directory."""
+    text = read_module(CLIPText, where.folder("text_encoder", "CLIPTextModel"), device, dtype)
     words = Tokenizer(where.folder("tokenizer", "CLIPTokenizer"), text.config.max_position_embeddings)
     vectors = vectors_of(embeddings, "clip_l", text.config.hidden_size)
     vocabulary = Vocabulary(by_space(words.ids), words.bos, words.eos, words.pad, words.length, vectors)
-    upcast = read_json(vae_folder / "config.json").get("force_upcast", True)
-    vae_dtype = torch.float32 if upcast else dtype
-    vae = read_module(VAE, vae_folder, device, vae_dtype)
-    c = vae.config
-    latent = recognised(
-        LatentFormat(c.latent_channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0))
-    )
-    encode, decode = codec(vae.encode, vae.decode, latent, device, vae_dtype)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    def encode(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         check_layer(clip_skip, text.config.num_hidden_layers)
         rows = [chunks(prompt, vocabulary) for prompt in prompts]
         table = text.embeddings["token_embedding"]
         return Cond(encode_chunks(rows, vocabulary, table, lambda ids: (text(ids, clip_skip or -1).float(), None))[0])
 
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return unet(x.to(dtype), t, cond.embeds.to(dtype)).float()
-
-    return Pipeline(
-        name=directory.name,
-        sampling=sampling_of(where.scheduler()),
-        latent=latent,
-        encode_text=encode_text,
-        network=network,
-        encode=encode,
-        decode=decode,
-        size=sides(unet.config.sample_size, latent.factor, 64),
-        device=device,
-        preview=decode,  # small enough for every step
-        modules={"unet": unet, "vae": vae, "text_encoder": text},
-    )
+    return TextEncoder(encode, modules={"text_encoder": text})
 
 
 def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: torch.dtype) -> Module:

@@ -1,0 +1,151 @@
+"""The diffusion model: a network with its parameterization, latent format and limits, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.conditioning import Cond, ControlNetwork
+from sigmafield.core.linear import lincomb
+from sigmafield.core.protocols import Call, Ctx, Network
+from sigmafield.core.recent import Recent
+from sigmafield.models.network_call import acting, by_row, rows, shares, stack
+from sigmafield.parameterization.families import Family
+from sigmafield.parameterization.latent_format import LatentFormat
+from sigmafield.parameterization.prediction import Sampling
+
+Running = Callable[[], AbstractContextManager[Any]]
+"""Makes the context in which a module is called: it brings the module to the device, or limits torch's threads."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionModel:
+    """A network with its parameterization: the `Model` that a guider asks.
+
+        D = c_skip x + c_out F(c_in x, t(σ))
+
+    Changing a setting gives another value: `replace(model, sampling=…)`; a guider keeps the one that it was given.
+
+    Args:
+        name: Name for error messages: the directory, file or hub id.
+        network: The raw network F; inputs and answer in float32.
+        sampling: Prediction, noise levels and process.
+        latent: Format of the network's latents.
+        size: Height and width in pixels that the network was trained for.
+        module: The torch module that `network` calls; None where there is not one.
+        part: Name of the module among diffusers' parts: unet or transformer.
+        family: Row of the table of families; None for a network of none of them.
+        schedule: Name of the recommended schedule.
+        cfg: Recommended guidance scale; 1 for networks that were distilled with guidance.
+        frames: Frames that a video network was trained for; 1 for images.
+        patch: Side of the network's patches in latent positions; the latent's sides are multiples of it.
+        max_side: Largest height or width in pixels that the network has position embeddings for; None: any.
+        shift_at: (height, width) in pixels → the time shift that a flow was trained with at that size; None: fixed.
+        concat: Channels that a conditioning's `concat` must have; 5 for an inpainting network's mask and image.
+        controls: Raises ValueError for a control made for another network; None: the network takes no controls.
+        device: Where latents and conditionings must be.
+        max_rows: Most rows (samples × prompts) of one network call, to save memory; None: all in one call.
+        running: Makes the context in which the network is called.
+    """
+
+    name: str
+    network: Network
+    sampling: Sampling
+    latent: LatentFormat
+    size: tuple[int, int]
+    module: nn.Module | None = field(default=None, repr=False)
+    part: str = "unet"
+    family: Family | None = None
+    schedule: str = "normal"
+    cfg: float = 5.0
+    frames: int = 1
+    patch: int = 1
+    max_side: int | None = None
+    shift_at: Callable[[tuple[int, int]], float] | None = None
+    concat: int = 0
+    controls: Callable[[ControlNetwork], None] | None = None
+    device: torch.device = torch.device("cpu")
+    max_rows: int | None = None
+    running: Running = nullcontext
+    _stacks: Recent[Cond] = field(default_factory=partial(Recent, 2), init=False, repr=False)
+
+    def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
+        """Predicts the clean latent for each conditioning, in one network call or as few as `max_rows` allows.
+
+        Args:
+            x: Noisy latents [len(conds) · B, C, *space]: the rows of the first conditioning, then of the second, ….
+            sigma: One level, or a field with one level per sample.
+            conds: Conditionings with the same controls; controls outside their windows are left out.
+            ctx: The step; its patches change the network for this call.
+
+        Returns:
+            One latent [B, C, *space] per conditioning.
+        """
+        for cond in conds:
+            self.check(cond)
+        k = len(conds)
+        cond = self.stacked([acting(sigma, cond, self.sampling.clock) for cond in conds], len(x) // k)
+        sigma = by_row(sigma, len(x) // k, self.name).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
+        pre, t = self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)
+        xs = lincomb(pre.c_in, x).float()
+        t = t.flatten().to(xs) if sigma.ndim else xs.new_full(xs.shape[:1], float(t))
+        roles = tuple(c.role for c in conds for _ in range(len(x) // k))
+        out = []
+        with self.running():
+            for some in shares(len(xs), self.max_rows):
+                network = self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx)
+                out.append(network(xs[some], t[some], rows(cond, some)))
+        out = out[0] if len(out) == 1 else torch.cat(out)
+        return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
+
+    def stacked(self, conds: Sequence[Cond], each: int) -> Cond:
+        """Several conditionings as one, see `stack`; those without spatial inputs are kept for the next call."""
+        if any(cond.controls or cond.concat is not None for cond in conds):
+            return stack(conds, each)
+        return self._stacks(tuple(conds), each, lambda: stack(conds, each))
+
+    def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Network:
+        """The network with the patches of `ctx` for one call; the last patch is outermost."""
+        network = self.network
+        if ctx.patches:
+            call = Call(self.patchable(), sigma, roles, ctx)
+            for patch in ctx.patches:
+                network = patch(network, call)
+        return network
+
+    def patchable(self) -> nn.Module:
+        """The torch module, for patches.
+
+        Raises:
+            ValueError: If there is no module, or it is compiled.
+        """
+        if self.module is None:
+            raise ValueError(f"{self.name}: the network is not a torch module, so nothing in it can be patched")
+        if self.module._compiled_call_impl is not None:
+            raise ValueError(f"{self.name} is compiled, and a compiled network cannot be patched: leave compile out")
+        return self.module
+
+    def check(self, cond: Cond) -> None:
+        """Raises ValueError for a conditioning whose `concat` or controls the network cannot take."""
+        channels = 0 if cond.concat is None else cond.concat.shape[1]
+        if channels != self.concat:
+            raise ValueError(
+                f"{self.name} takes {self.concat} channels of concat in addition to the latent's "
+                f"{self.latent.channels}; got {channels}"
+            )
+        for control in cond.controls:
+            if self.controls is None:
+                raise no_controls(self.name)
+            self.controls(control.net)
+
+
+def no_controls(name: str) -> ValueError:
+    """Makes the error for a control where the network takes none."""
+    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2 and XL in diffusers' layout")

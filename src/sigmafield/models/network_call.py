@@ -1,0 +1,111 @@
+"""What one call of a network is made of: conditionings stacked into rows, a noise level per row, shares of the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.arrays import Sigma
+from sigmafield.core.conditioning import Cond, same_controls
+from sigmafield.core.linear import filled
+from sigmafield.core.predict import active
+from sigmafield.core.process import Clock, per_sample
+
+
+def stack(conds: Sequence[Cond], each: int) -> Cond:
+    """Joins several conditionings into one with `each` rows for each of them, in order.
+
+    Args:
+        conds: Conditionings with the same extra inputs and the same controls.
+        each: Rows of each conditioning, its batch size in the call.
+
+    Raises:
+        ValueError: If a conditioning has other controls than the first.
+    """
+    first = conds[0]
+    if not all(same_controls(first, c) for c in conds):
+        raise ValueError(
+            "the conditionings of one network call must have the same controls, with equal strengths and windows"
+        )
+
+    def join(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([filled(t, each, axis=0) for t in tensors])
+
+    extra = {key: join([c.extra[key] for c in conds]) for key in first.extra}
+    concat = [c.concat for c in conds if c.concat is not None]
+    return Cond(
+        join(repeated([c.embeds for c in conds])),
+        extra,
+        concat=join(concat) if concat else None,
+        controls=[
+            replace(control, hint=join([c.controls[i].hint for c in conds])) for i, control in enumerate(first.controls)
+        ],
+    )
+
+
+def rows(cond: Cond, some: slice) -> Cond:
+    """Takes some rows of a stacked conditioning."""
+    return Cond(
+        cond.embeds[some],
+        {key: value[some] for key, value in cond.extra.items()},
+        concat=None if cond.concat is None else cond.concat[some],
+        controls=[replace(control, hint=control.hint[some]) for control in cond.controls],
+    )
+
+
+def repeated(embeds: Sequence[Tensor]) -> list[Tensor]:
+    """Repeats embeddings [B, tokens, C] along the tokens up to their least common multiple, as ComfyUI does."""
+    length = math.lcm(*(e.shape[1] for e in embeds))
+    return [e.repeat(1, length // e.shape[1], 1) for e in embeds]
+
+
+def shares(n: int, most: int | None) -> list[slice]:
+    """Divides n rows into as few parts of nearly equal length as `most` rows per part allow; None: one part."""
+    calls = max(1, -(-n // (most or n or 1)))
+    ends = [n * i // calls for i in range(calls + 1)]
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def by_row(sigma: Sigma, n: int, name: str) -> Tensor:
+    """Gives the noise level of each of n samples.
+
+    Args:
+        sigma: Field [B or 1, 1, *space] with one level per sample.
+        n: Number of samples.
+        name: The model's name, for the error.
+
+    Returns:
+        Levels [n, 1, …] with as many axes as sigma.
+
+    Raises:
+        ValueError: If the level varies within a sample.
+    """
+    levels = per_sample(sigma)
+    if levels is None:
+        raise ValueError(
+            f"{name} takes one sigma per sample; got a field of shape {tuple(sigma.shape)}: "
+            "put spatial.field_denoiser.Served around the guider"
+        )
+    return filled(levels, n, axis=0).reshape(-1, *[1] * (sigma.ndim - 1))
+
+
+def acting(sigma: Sigma, cond: Cond, clock: Clock) -> Cond:
+    """Keeps only the controls that act at σ.
+
+    Raises:
+        ValueError: If a control acts for some samples and not for others.
+    """
+    if not cond.controls:
+        return cond
+    now = [(c, active(c, sigma, clock)) for c in cond.controls if c.strength]
+    if any(inside.any() and not inside.all() for _, inside in now):
+        raise ValueError(
+            "a control's window ends between the noise levels of the samples; "
+            "give the control no window, or all samples the same level"
+        )
+    return replace(cond, controls=tuple(c for c, inside in now if inside.all()))

@@ -1,0 +1,117 @@
+"""Conditionings of a recipe: its prompts encoded, placed and steered, ready for a latent of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.conditioning import Area, Cond, Control, fit
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.recipes.image_io import resized, to_tensor
+from sigmafield.recipes.inputs import Inputs
+from sigmafield.recipes.options import Region
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.tiling import unit_of, unit_words
+from sigmafield.spatial.inpaint import hidden, inpaint_concat
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What guidance is given: the prompt with its regions, the negative prompt, and the empty one."""
+
+    positive: list[Cond]
+    negative: Cond
+    empty: Cond
+
+
+def prompts_of(
+    recipe: Recipe,
+    pipe: Pipeline,
+    controls: Sequence[Control],
+    concat: Tensor | None,
+    size: tuple[int, int],
+    shown: tuple[int, int],
+    space: Sequence[int],
+) -> Prompts:
+    """The recipe's conditionings, complete and fitted to a latent.
+
+    Args:
+        recipe: Prompts, regions, CLIP skip and distilled guidance.
+        pipe: The model.
+        controls: Images that steer, see `inputs.controls_of`.
+        concat: What an inpainting network is given, see `concat_of`.
+        size: (height, width) of the image in pixels.
+        shown: (height, width) of what the network sees of it, which some networks are conditioned on.
+        space: Axes of space of the latent.
+
+    Raises:
+        ValueError: The network cannot take one of them.
+    """
+
+    def complete(cond: Cond) -> Cond:
+        cond = replace(distilled(recipe, cond), concat=concat, controls=tuple(controls))
+        pipe.model.check(cond)
+        return fit(cond, space)
+
+    def read(text: str, negative: bool = False) -> Cond:
+        encode = pipe.text.encode_negative if negative else pipe.text.encode
+        return encode([text], shown, recipe.clip_skip)
+
+    positive = [complete(read(recipe.prompt))]
+    for region in recipe.regions:
+        area = area_of(region, size, pipe.model)
+        positive.append(complete(replace(read(region.prompt), area=area, strength=region.strength)))
+    negative = complete(read(recipe.negative, negative=True))
+    return Prompts(positive, negative, complete(read("", negative=True)) if recipe.guidance else negative)
+
+
+def distilled(recipe: Recipe, cond: Cond) -> Cond:
+    """The conditioning with the recipe's distilled guidance, if it has one.
+
+    Raises:
+        ValueError: The network does not take distilled guidance.
+    """
+    if recipe.distilled_guidance is None:
+        return cond
+    if "guidance" not in cond.extra:
+        raise ValueError("distilled_guidance is for networks that were distilled with it, like Flux dev; use cfg")
+    guidance = torch.full_like(cond.extra["guidance"], recipe.distilled_guidance)
+    return replace(cond, extra={**cond.extra, "guidance": guidance})
+
+
+def area_of(region: Region, size: tuple[int, int], model: DiffusionModel) -> Area:
+    """A region in latent positions.
+
+    Raises:
+        ValueError: The region is not within the image of (height, width) pixels, or cuts a patch of the network.
+    """
+    box = {"x": region.x, "y": region.y, "width": region.width, "height": region.height}
+    for name, value in box.items():
+        if value % unit_of(model):
+            raise ValueError(f"a region's {name} must be a multiple of {unit_words(model)}; got {value}")
+    if region.x + region.width > size[1] or region.y + region.height > size[0]:
+        raise ValueError(f"the region {','.join(map(str, box.values()))} is not within {size[1]}x{size[0]} pixels")
+    factor = model.latent.factor
+    return Area((region.height // factor, region.width // factor), (region.y // factor, region.x // factor))
+
+
+def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int]) -> Tensor | None:
+    """What an inpainting network is given of the image outside the mask; None for other networks.
+
+    Without an image everything is masked.
+
+    Raises:
+        ValueError: The network takes another concat, which a recipe cannot make.
+    """
+    model = pipe.model
+    if not model.concat:
+        return None
+    if model.concat != 1 + model.latent.channels:
+        raise ValueError(f"{model.name} takes {model.concat} channels of concat: give them in Python, as Cond.concat")
+    image = to_tensor(resized(inputs.frames[0], size)) if inputs.frames else torch.full((1, 3, *size), 0.5)
+    mask = torch.ones(1, *size) if inputs.mask is None else inputs.mask
+    return inpaint_concat(mask, pipe.encode(hidden(image, mask).to(pipe.device)))

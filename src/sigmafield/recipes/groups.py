@@ -1,0 +1,238 @@
+"""The options of a recipe in groups, each a panel of the command line's help; `Recipe` is all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from sigmafield.core.annotations import Range
+from sigmafield.core.registry import Spec, parse_specs
+from sigmafield.recipes.names import read_sampler, read_schedule
+from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
+
+Specs = Sequence[Spec] | Spec | str
+"""Several names with parameters: as values, or as text, "apg(eta=0.5)+cfg_norm"."""
+
+V = TypeVar("V")
+
+
+def sampler_of(value: Spec | str) -> Spec:
+    """A sampler from its text; a name that has a schedule in it, "DPM++ 2M Karras", keeps that as a parameter."""
+    if isinstance(value, Spec):
+        return value
+    read = read_sampler(_text("sampler", value))
+    return Spec(read.sampler.name, {**read.sampler.params, **({"schedule": read.schedule} if read.schedule else {})})
+
+
+def schedule_of(value: Spec | str | None) -> Spec | None:
+    """A schedule from its text; None is the model's own."""
+    return value if value is None or isinstance(value, Spec) else read_schedule(_text("schedule", value))
+
+
+def guidance_of(value: Specs) -> tuple[Spec, ...]:
+    """Guidance mods from their text."""
+    return _specs("guidance", "apg(eta=0.5)+cfg_norm", value)
+
+
+def mixing_terms_of(value: Specs) -> tuple[Spec, ...]:
+    """Terms of iterative mixing from their text."""
+    return _specs("mixing", "cosine(alpha_1=0.3, align=next)+rewind", value)
+
+
+def noise_of(value: Spec | str | None) -> Spec | None:
+    """A noise spectrum from its text; "" and None are white noise."""
+    return _one("noise", "pyramid(discount=0.8)", value)
+
+
+def model_sampling_of(value: Spec | str | None) -> Spec | None:
+    """A model sampling from its text; "" and None are the model's own."""
+    return _one("model_sampling", "discrete(prediction=v, zsnr=true)", value)
+
+
+def _one(kind: str, example: str, value: Spec | str | None) -> Spec | None:
+    found = _specs(kind, example, value or ())
+    if len(found) > 1:
+        raise ValueError(f"{kind} takes one name with parameters; got {len(found)}: {value!r}")
+    return found[0] if found else None
+
+
+def _specs(kind: str, example: str, value: Specs) -> tuple[Spec, ...]:
+    if isinstance(value, Spec):
+        return (value,)
+    return parse_specs(value, kind, example) if isinstance(value, str) else tuple(value)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a name with parameters, as text or a Spec; got {value!r}")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanvasOptions:
+    """How many images, and of which size.
+
+    Args:
+        width: Width in pixels; None is the model's own, or the image's.
+        height: Height in pixels; None is the model's own, or the image's.
+        batch: Number of images that are drawn together.
+        frames: Frames of a video; None is the model's own, or the image's.
+    """
+
+    width: Annotated[int | None, Range(1, 65536)] = None
+    height: Annotated[int | None, Range(1, 65536)] = None
+    batch: Annotated[int, Range(1, 4096)] = 1
+    frames: Annotated[int | None, Range(1, 100000)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the noise becomes an image.
+
+    Args:
+        sampler: Sampler with parameters, such as "dpmpp_2m_sde(eta=0.5)"; `sigmafield samplers` lists them.
+        schedule: Schedule with parameters, such as "karras(rho=5)"; None is the one recommended for the model.
+        steps: Number of steps.
+        cfg: Guidance scale; 1 is none, None is the model's own: 5, or 1 for models that were distilled with guidance.
+        guidance: Guidance mods, such as "apg(eta=0.5)+cfg_norm"; `sigmafield guidance` lists them.
+        seed: Seed of the whole batch.
+        noise: Spectrum of the noise, such as "pyramid(discount=0.8)" or "coloured(exponent=1)"; None is white.
+        distilled_guidance: Guidance that a distilled network, such as Flux dev, is given as an input; None is 3.5.
+        shift: Time shift of a flow network, or "size" for the one that the model was trained with at this size; None
+            is the model's own.
+        start_step: First step of the schedule that is run.
+        last_step: Step of the schedule at which the run stops.
+    """
+
+    sampler: Spec | str = "dpmpp_2m"
+    schedule: Spec | str | None = None
+    steps: Annotated[int, Range(1, 10000)] = 20
+    cfg: float | None = None
+    guidance: Specs = ()
+    seed: Annotated[int, Range(0, 2**64 - 1)] = 0
+    noise: Spec | str | None = None
+    distilled_guidance: float | None = None
+    shift: float | Literal["size"] | None = None
+    start_step: Annotated[int | None, Range(0)] = None
+    last_step: Annotated[int | None, Range(1)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """The image that a run starts from, and how much of it changes where.
+
+    Args:
+        image: Path of the input image, or of an animation for a video.
+        image_sha256: Digest of its bytes; filled in when the recipe is run.
+        denoise: Share of the schedule that the input image goes through; 1 draws everything again.
+        mask: Path of an image whose white parts are drawn again and whose black parts are kept.
+        mask_sha256: Digest of its bytes; filled in when the recipe is run.
+        denoise_map: Path of an image whose brightness is the denoise strength of each position, white = `denoise`,
+            black = `min_denoise`; or "auto": strong where the image has much detail.
+        denoise_map_sha256: Digest of its bytes; filled in when the recipe is run.
+        min_denoise: Denoise strength where the denoise map is black; 0 keeps the image there.
+        map_schedule: With a denoise map: a delayed start on one schedule, or an own schedule of as many smaller steps.
+        mixing: Iterative mixing with the noised image between the steps, such as "cosine(alpha_1=0.3)".
+        scale: Factor by which the image is enlarged first.
+    """
+
+    image: str | Path | None = None
+    image_sha256: str | None = None
+    denoise: Annotated[float, Range(0, 1, above=True)] = 1.0
+    mask: str | Path | None = None
+    mask_sha256: str | None = None
+    denoise_map: str | Path | None = None
+    denoise_map_sha256: str | None = None
+    min_denoise: Annotated[float, Range(0, "denoise")] = 0.0
+    map_schedule: Literal["delayed", "own"] = "delayed"
+    mixing: Specs = ()
+    scale: Annotated[float, Range(1)] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringOptions:
+    """Prompts for parts of the image, and images that steer the network.
+
+    Args:
+        regions: Prompts for boxes of the image.
+        controls: Images that steer the network, each read by a ControlNet or T2I-Adapter.
+    """
+
+    regions: Sequence[Region] = ()
+    controls: Sequence[ControlImage] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model, and what is added to it or said about it.
+
+    Args:
+        model: "tiny" (embedded), a diffusers directory, a .safetensors checkpoint, or a hub id.
+        parts: Diffusers directory for what a checkpoint lacks: VAE, text encoders.
+        loras: LoRA files, merged in this order.
+        embeddings: Directory of textual inversions, for embedding:name in prompts.
+        clip_skip: Layer of CLIP to stop at, -1 is the last; None is the model's own.
+        model_sampling: What the network was trained for, where its files do not say, such as
+            "discrete(prediction=v, zsnr=true)".
+    """
+
+    model: str | Path = "tiny"
+    parts: str | Path | None = None
+    loras: Sequence[Lora] = ()
+    embeddings: str | Path | None = None
+    clip_skip: Annotated[int | None, Range(-100, -1)] = None
+    model_sampling: Spec | str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeOptions:
+    """How images that are larger than the network's own size are drawn.
+
+    Args:
+        tiling: The network is shown tiles.
+        detail: The quadtree of the denoise map "auto".
+        demofusion: Drawn at one size, then at multiples of it.
+    """
+
+    tiling: Tiling | None = None
+    detail: Detail = Detail()
+    demofusion: DemoFusion | None = None
+
+
+def path_of(value: str | Path | None) -> str | None:
+    """A path as text."""
+    return str(value) if isinstance(value, Path) else value
+
+
+def several(value: Sequence[V] | V) -> tuple[V, ...]:
+    """One value, or several, as a tuple."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value)
+    return (value,)  # type: ignore[return-value]
+
+
+READERS: Mapping[str, Callable[[Any], Any]] = {
+    "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of,
+    "mixing": mixing_terms_of, "model_sampling": model_sampling_of, "regions": several, "controls": several, "loras": several,
+    **dict.fromkeys(("image", "mask", "denoise_map", "model", "parts", "embeddings"), path_of),
+}  # fmt: skip
+"""How the values of some fields are brought to the one form that a recipe keeps."""
+
+
+def spec(value: Spec | str | None) -> Spec:
+    """A field of a recipe that holds a spec, once it is made; TypeError for None."""
+    if not isinstance(value, Spec):
+        raise TypeError(f"not a spec: {value!r}")
+    return value
+
+
+def spec_or_none(value: Spec | str | None) -> Spec | None:
+    """A field of a recipe that may hold a spec, once it is made."""
+    return None if value is None else spec(value)
+
+
+def specs(value: Specs) -> tuple[Spec, ...]:
+    """A field of a recipe that holds several specs, once it is made."""
+    return tuple(map(spec, several(value)))

@@ -111,16 +111,16 @@ def test_controls_are_read_whatever_is_in_their_paths(tmp_path):
 
 
 ERRORS = [
-    ([], 'give a prompt, such as "a red heart", or --prompts FILE with one a line'),
+    ([], 'give a prompt, such as "a red heart", or --prompts FILE with one per line'),
     (["x", "--prompts", "p.txt"], "give a prompt, such as"),
     (["--prompts", "nowhere.txt"], "no file of prompts at nowhere.txt"),
-    (["--prompts", "empty.txt"], "empty.txt has no prompts: one a line is wanted"),
+    (["--prompts", "empty.txt"], "empty.txt has no prompts: it needs one per line"),
     (
         ["--prompts", "p.txt", "-o", "a.png"],
-        "--prompts draws a image for each line: give --out-dir instead of -o a.png",
+        "--prompts draws an image for each line: give --out-dir instead of -o a.png",
     ),
     (["x", "-o", "a.png", "--out-dir", "b"], "give -o or --out-dir, not both; got a.png and b"),
-    (["x", "--max-rows", "0"], "max_rows must be ≥ 1; got 0"),
+    (["x", "--max-rows", "0"], "the machine needs max_rows ≥ 1; got 0"),
     (["x", "--preview-every", "0"], "preview-every must be ≥ 1; got 0"),
     (["x", "--preview-decoder", "nowhere"], "nowhere: no such file or directory to take a preview decoder from"),
     (["x", "--controlnet", "canny"], "a control has no entry 'canny'"),
@@ -132,7 +132,10 @@ ERRORS = [
     (["x", "--controlnet", "net=a,image=b,strength=much"], "a control's strength must be a number; got 'much'"),
     (["x", "--controlnet", "net=nowhere,image=b"], "nowhere: no such directory; a control's net is one in diffusers'"),
     (["x", "--controlnet", "net=.,image=b"], "no image at b"),
-    (["x", "--controlnet", "net=.,image=i.png,start=0.6,end=0.5"], "0 ≤ start ≤ end ≤ 1; got 0.6 and 0.5"),
+    (
+        ["x", "--controlnet", "net=.,image=i.png,start=0.6,end=0.5"],
+        "needs 0 ≤ start ≤ end; got 0.6 and end = 0.5",
+    ),
     (["x", "--controlnet", "net=.,image=i.png"], "tiny takes no controls: these are for Stable Diffusion 1, 2 and XL"),
 ]
 

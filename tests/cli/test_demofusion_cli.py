@@ -24,7 +24,7 @@ def heart(tmp_path_factory):
 
 
 def upscale(*arguments):
-    return run("upscale", "--method", "demofusion", *arguments)
+    return run("upscale", *([] if "--method" in arguments else ["--method", "demofusion"]), *arguments)
 
 
 def test_a_prompt_is_drawn_large(tmp_path):
@@ -43,8 +43,8 @@ def test_a_prompt_is_drawn_large(tmp_path):
     [image] = sf.generate(sf.load("tiny", device="cpu"), "red heart", steps=4, cfg=3.0, demofusion=how)
     assert (np.asarray(image) == pixels(out)).all() and image.size == (128, 128)
     assert run("sample", "red heart", "-o", small, "--steps", 4, "--cfg", 3).exit_code == 0
-    assert [path.name for path in phases.iterdir()] == ["large-1x.png"]
-    assert (pixels(phases / "large-1x.png") == pixels(small)).all()
+    assert [path.name for path in phases.iterdir()] == ["large-phase-1-of-2.png"]
+    assert (pixels(phases / "large-phase-1-of-2.png") == pixels(small)).all()
     again = run("replay", out)
     assert again.exit_code == 0, again.output
 
@@ -95,11 +95,14 @@ ERRORS = [
     (["x", "--size", "128x128"], "--size is for --method tiles"),
     (["x", "--method", "tiles", "--cosine-scale-1", "1"], "--cosine-scale-1 is for --method demofusion: leave it out"),
     (["x", "--method", "tiles", "--stride", "8"], "--stride is for --method demofusion"),
-    (["x", "--method", "demofusoin"], "unknown method 'demofusoin'; did you mean demofusion?"),
+    (
+        ["x", "--method", "demofusoin"],
+        'Invalid value "demofusoin" for --method. Choose from: "tiles", "demofusion". Did you mean "demofusion"?',
+    ),
     (["x", "--scale", "2.5"], "with demofusion scale must be a whole number, 2, 3, …; got 2.5"),
     (["x", "--scale", "1"], "with demofusion scale must be a whole number, 2, 3, …; got 1"),
     (["x", "--scale", "inf"], "with demofusion scale must be a whole number, 2, 3, …; got inf"),
-    (["x", "--stride", "17"], "stride must be at most 16, the network's own size in places; got 17"),
+    (["x", "--stride", "17"], "stride must be at most 16, the network's own size in latent positions; got 17"),
     (["x", "--blur", "0"], "demofusion needs sigma > 0; got 0"),
     (["x", "--cosine-scale-2", "-1"], "demofusion needs cosine_scale_2 ≥ 0; got -1"),
     (["x", "--denoise", "0.5"], "denoise 0.5 needs an image to start from; without one it must be 1"),

@@ -56,7 +56,7 @@ def test_it_is_a_recipe(heart, tmp_path):
         "red heart", image=str(heart), scale=2.0, denoise=0.7, min_denoise=0.1, denoise_map="auto", tiling=Tiling(),
         steps=4, cfg=3.0, seed=3,
     )  # fmt: skip
-    assert json.loads(recipe_of(out))["recipe"] == json.loads(recipe.to_json()) == facts["recipe"]
+    assert json.loads(recipe_of(out))["recipe"] == json.loads(sf.read_inputs(recipe)[0].to_json()) == facts["recipe"]
     job = sf.open_job(recipe, sf.load("tiny", device="cpu"))
     end = sf.finish(job.run, job.start)
     assert (np.asarray(job.images(end)[0]) == pixels(out)).all()
@@ -125,20 +125,23 @@ def test_interrupted_upscale_resumes_to_the_same_pixels(heart, tmp_path):
 
 
 ERRORS = [
-    (["--scale", "1"], "scale must be above 1; got 1: to redraw a image at its size, give --size"),
+    (["--scale", "1"], "scale must be above 1; got 1: to redraw an image at its size, give --size"),
     (["--scale", "2", "--size", "128x128"], "give --scale or --size, not both; got 2 and 128x128"),
     (["--size", "130x128"], "width must be a multiple of 4, the VAE's factor; got 130: try 128 or 132"),
     (["--tile", "50"], "tile must be a multiple of 4, the VAE's factor; got 50: try 48 or 52"),
-    (["--tile", "64", "--overlap", "64"], "overlap must be below the tile's 64; got 64"),
+    (["--tile", "64", "--overlap", "64"], "tiling needs overlap below tile = 64; got 64"),
     (["--overlap", "10"], "overlap must be a multiple of 4, the VAE's factor; got 10: try 8 or 12"),
-    (["--tiling", "mixtures"], "unknown tiling 'mixtures'; did you mean mixture?"),
+    (
+        ["--tiling", "mixtures"],
+        'Invalid value "mixtures" for --tiling. Choose from: "mixture", "multidiffusion", "spot". Did you mean "mixture"?',
+    ),
     (["--tiling", "spot", "--map-schedule", "own"], "with a denoise map, map_schedule 'delayed'"),
-    (["--denoise", "0.4", "--min-denoise", "0.1"], "give --denoise for all places, or a map with"),
-    (["--denoise", "0"], "denoise must be above 0 and at most 1; got 0.0"),
+    (["--denoise", "0.4", "--min-denoise", "0.1"], "give --denoise for all positions, or a map with"),
+    (["--denoise", "0"], "the recipe needs 0 < denoise ≤ 1; got 0"),
     (["--min-denoise", "0.6"], "must be 0 ≤ min ≤ max ≤ 1, and max above 0; got 0.6 and 0.4"),
     (["--denoise-map", "nowhere.png"], "no image at nowhere.png"),
-    (["--threshold", "-1"], "threshold and depth must be ≥ 0; got -1.0 and 4"),
-    (["--smallest", "0"], "smallest must be ≥ 1 pixel; got 0"),
+    (["--threshold", "-1"], "detail needs threshold ≥ 0; got -1"),
+    (["--smallest", "0"], "detail needs smallest ≥ 1; got 0"),
     (["--vae-tile", "30"], "vae_tile must be a multiple of 4, the VAE's factor; got 30: try 28 or 32"),
     (["--show-tiles", "tiles.jpg"], "show-tiles must be a .png or .svg file; got tiles.jpg"),
     (["--show-tiles", "nowhere/tiles.png"], "no folder nowhere to write tiles.png in"),

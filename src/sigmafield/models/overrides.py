@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
 
 from sigmafield.core.parameters import Positive, Range, check, checked, keywords
-from sigmafield.core.registry import named, parse_specs
+from sigmafield.core.registry import Spec, named
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.parameterization.latent_format import latent_format
 from sigmafield.parameterization.prediction import (
@@ -116,18 +117,18 @@ MODEL_SAMPLINGS: dict[str, Callable[..., DiffusionModel]] = {
 """The functions by name."""
 
 
-def parse_model_sampling(text: str) -> Callable[[DiffusionModel], DiffusionModel]:
-    """One of the functions as it is written in a line, "discrete(prediction=v, zsnr=true)"; "": the pipeline as it is.
+def override_of(spec: Spec | None) -> Callable[[DiffusionModel], DiffusionModel]:
+    """The override that a spec names, such as discrete(prediction=v, zsnr=true); None leaves a model as it is.
 
-    Raises ValueError for unknown names and parameters, values out of range, and more than one of them.
+    Raises:
+        ValueError: The name or a parameter is unknown, or a value is out of range.
     """
-    found = parse_specs(text, "model_sampling", "discrete(prediction=v, zsnr=true)")
-    if len(found) > 1:
-        raise ValueError(f"model_sampling takes one of {', '.join(MODEL_SAMPLINGS)}; got {len(found)}: {text!r}")
-    if not found:
-        return lambda model: model
-    [spec] = found
-    name, params = spec.name, spec.params
-    function = named(MODEL_SAMPLINGS, name, "model_sampling")
-    settings = check(name, keywords(function), params)
-    return lambda model: function(model, **settings)
+    if spec is None:
+        return same
+    function = named(MODEL_SAMPLINGS, spec.name, "model_sampling")
+    return partial(function, **check(spec.name, keywords(function), spec.params))
+
+
+def same(model: DiffusionModel) -> DiffusionModel:
+    """The model as it is."""
+    return model

@@ -18,7 +18,7 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.registry import mods_of
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.overrides import parse_model_sampling
+from sigmafield.models.overrides import override_of
 from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
@@ -137,7 +137,7 @@ def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> D
     Raises:
         ValueError: The network has no such levels, or no time shift.
     """
-    model = parse_model_sampling(spec_or_none(recipe.model_sampling))(model)
+    model = override_of(spec_or_none(recipe.model_sampling))(model)
     if recipe.shift is None:
         return model
     if recipe.shift != "size":

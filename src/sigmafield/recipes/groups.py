@@ -215,7 +215,8 @@ def several(value: Sequence[V] | V) -> tuple[V, ...]:
 
 READERS: Mapping[str, Callable[[Any], Any]] = {
     "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of,
-    "mixing": mixing_terms_of, "model_sampling": model_sampling_of, "regions": several, "controls": several, "loras": several,
+    "mixing": mixing_terms_of, "model_sampling": model_sampling_of,
+    **dict.fromkeys(("regions", "controls", "loras"), several),
     **dict.fromkeys(("image", "mask", "denoise_map", "model", "parts", "embeddings"), path_of),
 }  # fmt: skip
 """How the values of some fields are brought to the one form that a recipe keeps."""

@@ -217,6 +217,9 @@ class MachineOptions:
     max_rows: Annotated[int | None, Range(1)] = None
     preview_decoder: str | None = None
 
+    def __post_init__(self) -> None:
+        settle(self, "the machine")
+
     def load_arguments(self) -> Mapping[str, Any]:
         """These options by the names of `load`'s arguments."""
         return {

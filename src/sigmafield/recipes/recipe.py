@@ -15,7 +15,7 @@ from sigmafield.core.parameters import settle
 from sigmafield.core.plain import from_plain, to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.guidance.registry import mods_of
-from sigmafield.models.overrides import parse_model_sampling
+from sigmafield.models.overrides import override_of
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.recipes.groups import (
     READERS,
@@ -71,7 +71,7 @@ class Recipe(CanvasOptions, SamplingOptions, ImageOptions, SteeringOptions, Mode
         SAMPLERS.lookup(sampler.name).check(sampler.params)
         if self.schedule is not None:
             SCHEDULES.lookup(spec(self.schedule).name).check(spec(self.schedule).params)
-        parse_model_sampling(spec_or_none(self.model_sampling))
+        override_of(spec_or_none(self.model_sampling))
         parse_filter(spec_or_none(self.noise))
         check_shift(self.shift)
         check_steps(self)
@@ -83,8 +83,8 @@ class Recipe(CanvasOptions, SamplingOptions, ImageOptions, SteeringOptions, Mode
         return json.dumps(self.to_plain(), ensure_ascii=False)
 
     def to_plain(self) -> dict[str, Any]:
-        """The recipe as JSON holds it, with its version; entries that are None are left out."""
-        entries = {name: value for name, value in to_plain(self).items() if value is not None}
+        """The recipe as JSON holds it, with its version; entries that are None or empty lists are left out."""
+        entries = {name: value for name, value in to_plain(self).items() if value is not None and value != []}
         return {"version": VERSION, **entries}
 
     @classmethod

@@ -1,6 +1,8 @@
 # sigmafield on the CPU. Build: docker build -t sigmafield .
-# The demo into ./out:  docker run --rm -v "$PWD/out:/work/out" sigmafield
-# Any command:          docker run --rm -v "$PWD/out:/work/out" sigmafield sigmafield sample "a red heart" -o out/heart.png
+# The demo into ./out (make the folder first):
+#   docker run --rm --user "$(id -u)" -v "$PWD/out:/work/out" sigmafield
+# Any command:
+#   docker run --rm --user "$(id -u)" -v "$PWD/out:/work/out" sigmafield sigmafield sample "a red heart" -o out/heart.png
 FROM python:3.11-slim
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
@@ -17,7 +19,7 @@ COPY pyproject.toml README.md CHANGELOG.md LICENSE NOTICE ./
 COPY src src
 RUN pip install --constraint constraints.txt --extra-index-url "$TORCH_INDEX" .
 COPY --chown=sigmafield examples examples
-COPY --chmod=755 .ci/demo .ci/demo
+COPY .ci/demo .ci/demo
 
 USER sigmafield
 CMD [".ci/demo"]

@@ -25,7 +25,8 @@ demo: .venv/core ## draw images with the embedded model into out/
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .ci/demo
 
 # processes instead of threads: networks this small wait for each other's threads
-TEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
+# bytecode is written even if the caller's environment forbids it: compiling is a third of a cold start
+TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 test: .venv/test ## run the tests
 	$(TEST) -m "not slow"
@@ -40,7 +41,7 @@ lint: .venv/test ## check style
 types: .venv/test ## check types
 	.venv/bin/pyright
 
-wheel: .venv/core ## build the wheel, and try it in an empty environment
+wheel: ## build the wheel, and try it in an empty environment
 	PYTHON=$(PYTHON) .ci/wheel
 
 docs: .venv/docs ## build the documentation into site/

@@ -7,6 +7,7 @@ samplers.
 """
 
 import sys
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ from sigmafield.runs.mixing import Mixing
 
 ALPHAS = (0.1, 0.3, 1.0)
 STEPS, CFG = 20, 3.0
-ROWS = [
+ROWS: list[tuple[str, str, str, Literal["after", "next"]]] = [
     ("red heart", "green apple", "euler", "next"),
     ("red heart", "green apple", "euler", "after"),
     ("dog face", "cat face", "dpmpp_2m", "next"),
@@ -38,6 +39,7 @@ def main(path: str) -> None:
     for seed, (before, after, sampler, align) in zip((1, 1, 2, 3), ROWS):
         source, first = latent(before, seed)
         job = sf.open_job(sf.Recipe(after, sampler=sampler, steps=STEPS, cfg=CFG, seed=seed), pipe)
+        assert isinstance(job.run, sf.Run)  # a recipe without mixing or phases
         images += first.images(sf.State(0, source))
         for alpha in ALPHAS:
             c = blending_weights("cosine", STEPS, alpha_1=alpha)

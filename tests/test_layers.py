@@ -5,15 +5,12 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli where it is needed
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "sigmafield"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -62,7 +59,7 @@ def modules(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node in tree.body) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{short(path)}: imports are absolute"
+            assert node.level == 0, f"{path}: imports are absolute"
             yield from ((f"{node.module}.{alias.name}", node in tree.body) for alias in node.names)
 
 
@@ -132,6 +129,15 @@ def test_private_names_stay_in_their_file(path):
     read = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute) and private(node.attr)}
     elsewhere = set().union(*(names_of(other) for other in FILES if other != path))
     assert imported == [] and (read & elsewhere) - names_of(path) == set()
+
+
+def test_tests_touch_no_private_names():
+    ours, found = set().union(*map(names_of, FILES)), []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        read = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
+        taken = {module.rpartition(".")[2] for module, _ in modules(path) if module.startswith("sigmafield")}
+        found += [(path.name, name) for name in sorted((read | taken) & ours - names_of(path))]
+    assert found == []
 
 
 def private(name):

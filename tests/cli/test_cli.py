@@ -110,6 +110,7 @@ def interrupted(how, command, when=r"[1-9]\d? %"):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+@pytest.mark.typed_elsewhere
 def test_interrupted_run_resumes_to_the_same_pixels(how, tmp_path):
     """A real process in a real terminal, a real signal: the checkpoint finishes to the uninterrupted pixels."""
     out, checkpoint, whole = (tmp_path / name for name in ("i.png", "i.checkpoint.safetensors", "whole.png"))
@@ -144,6 +145,7 @@ def test_a_mask_keeps_the_black_part_and_a_region_changes_its_box(heart, tmp_pat
 
 
 @pytest.mark.parametrize("way", ["delayed", "own"])
+@pytest.mark.typed_elsewhere
 def test_a_denoise_map_changes_each_place_as_much_as_it_says(heart, tmp_path, way):
     ramp, out = tmp_path / "ramp.png", tmp_path / "out.png"
     Image.fromarray((np.clip(np.linspace(-0.5, 1.5, 64), 0, 1)[None].repeat(64, 0) * 255).astype(np.uint8)).save(ramp)

@@ -54,6 +54,7 @@ def test_a_prompt_is_drawn_large(tmp_path):
     [["--denoise", 0.5, "--sampler", "dpmpp_2m_sde"], ["--first-size", "96x64", "--vae-tile", 64, "--blur", 0.8]],
     ids=lambda v: " ".join(map(str, v)),
 )
+@pytest.mark.typed_elsewhere
 def test_a_image_is_drawn_large_and_replayed(heart, tmp_path, options):
     out = tmp_path / "large.png"
     result = upscale(heart, "red heart", "-o", out, *QUICK, *options)
@@ -70,6 +71,7 @@ def test_a_image_is_drawn_large_and_replayed(heart, tmp_path, options):
         pytest.param(2, False, r"[3-9]\d %.*phase 2 of 2, 128x128", id="second"),
     ],
 )
+@pytest.mark.typed_elsewhere
 def test_interrupted_in_any_phase_it_resumes_to_the_same_pixels(heart, tmp_path, phase, source, when):
     """A real process in a real terminal, a real Ctrl-C; the bar says which phase it is in."""
     out, whole = tmp_path / "i.png", tmp_path / "whole.png"

@@ -12,6 +12,7 @@ from sigmafield.samplers import SAMPLERS
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.typed_elsewhere
 def test_every_method_is_explained(name):
     result = run("samplers", name)
     assert result.exit_code == 0, result.output

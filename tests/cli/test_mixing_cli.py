@@ -29,6 +29,7 @@ def heart(tmp_path_factory):
     return path
 
 
+@pytest.mark.typed_elsewhere
 def test_a_image_is_mixed_replayed_and_resumed(heart, tmp_path):
     """The image carries the line; it is nearer to the source than without; from every cut the pixels are the same."""
     options = ["--image", heart, "--steps", 5, "--cfg", 3, "--seed", 4, "--sampler", "dpmpp_2m_sde"]

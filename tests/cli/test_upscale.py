@@ -36,6 +36,7 @@ def heart(tmp_path_factory):
     ],
     ids=lambda v: " ".join(map(str, v)),
 )
+@pytest.mark.typed_elsewhere
 def test_a_image_is_enlarged_and_replayed(heart, tmp_path, options):
     out = tmp_path / "large.png"
     result = run("upscale", heart, "red heart", "-o", out, *QUICK, *options)

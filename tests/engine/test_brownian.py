@@ -99,58 +99,73 @@ def test_pieces_are_the_whole(dtype, shape, threads):
         assert torch.equal(ours(g.span(i)), ask(theirs, *g.sigmas[i : i + 2].tolist()))
 
 
-def nodes(theirs):
-    """How many numbers torchsde's tree needs: one per interval that it has cut, and one for the whole."""
-    count, pending = 1, [theirs._interval]
-    while pending:
-        node = pending.pop()
-        if node._midway is not None:
-            count += 1
-            pending += [node._left_child, node._right_child]
-    return count
+@pytest.fixture
+def drawn(monkeypatch):
+    """The keys of all seeds that sources derive, in order: one for each node that is drawn."""
+    keys, derive = [], brownian.seed_word
+
+    def seed_word(seed, key):
+        keys.append(key)
+        return derive(seed, key)
+
+    monkeypatch.setattr(brownian, "seed_word", seed_word)
+    return keys
 
 
-class Recorded(Brownian):
-    """A source that records requests, draws and the number of nodes it holds."""
+def nodes_of(sigmas, seed, shape, questions, monkeypatch):
+    """How many numbers torchsde's tree needs for these questions: one for each interval cut, and the whole one."""
+    theirs, seeds, randn = tree(sigmas, seed, shape), set(), torch.randn
 
-    def __init__(self, *args, **kwargs):
-        self.asked, self.drawn, self.held = [], [], []
-        super().__init__(*args, **kwargs)
+    def noted(*args, generator, **kwargs):
+        seeds.add(generator.initial_seed())
+        return randn(*args, generator=generator, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randn", noted)
+        for a, b in questions:
+            ask(theirs, a, b)
+    return 1 + len(seeds)  # what it has forgotten and draws again has the same seed
+
+
+class Asked(Brownian):
+    """A source that notes what it is asked, and now and then how many more latents of its shape there are."""
+
+    def __init__(self, seed, grid, shape, every=10, **options):
+        self.asked, self.held, self.size, self.every = [], [], torch.Size(shape), every
+        gc.collect()
+        self.before = self.alive()
+        super().__init__(seed, grid, shape, **options)
 
     def __call__(self, span):
         self.asked.append((float(span.sigma), float(span.sigma_next)))
-        return super().__call__(span)
+        out = super().__call__(span)
+        if len(self.asked) % self.every == 0:
+            self.held.append(self.alive() - self.before)
+        return out
 
-    def _normal(self, n):
-        self.drawn.append(n)
-        return super()._normal(n)
-
-    def _split(self, n):
-        super()._split(n)
-        self.held.append(len(self._nodes) + len(self._spare) + len(self._drawn))
+    def alive(self):
+        return sum(type(o) is torch.Tensor and o.shape == self.size for o in gc.get_objects())
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])
 @pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (80, 1)], indirect=["threads"])
 @pytest.mark.typed_elsewhere
-def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads):
-    """A whole run draws the nodes of torchsde's tree once each, and nothing ahead that is not requested later."""
-    sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 2)
-    g, theirs = Grid(sigmas, VE()), tree(sigmas, 3)
-    source = Recorded(3, g, shape)
+def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads, drawn, monkeypatch):
+    """A whole run draws what torchsde's tree has, once: nothing again, and nothing ahead that is not asked for."""
+    sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 3)
+    g = Grid(sigmas, VE())
+    source = Asked(3, g, shape)
     finish(Run(Mixture(), SAMPLERS.lookup(name), g, source), 14.6 * torch.ones(shape))
-    for a, b in source.asked:
-        ask(theirs, a, b)
     assert len(source.asked) == (n - 1) * SAMPLERS.lookup(name).evals
-    assert len(source.drawn) == len(set(source.drawn)) == nodes(theirs)
+    assert len(drawn) == len(set(drawn)) == nodes_of(sigmas, 3, shape, source.asked, monkeypatch)
     depth = 24  # log2((14.6 - 0.03)/1e-6), rounded up
-    assert max(source.held) <= depth * (5 if name == "dpmpp_sde" else 3)
-    assert len(source._answers) <= ANSWERS
+    others = 8  # of the run and of the answers drawn ahead
+    assert max(source.held) <= depth * (5 if name == "dpmpp_sde" else 3) + others + ANSWERS
 
 
 def test_memory_has_a_bound_without_a_schedule(threads):
-    """Random requests hold no more than the capacity and what one request needs."""
-    source = Recorded(3, Grid(SIGMAS, VE()), (1, 1, 2, 2), capacity=30)
+    """Questions at random hold no more than the capacity and what one needs."""
+    source = Asked(3, Grid(SIGMAS, VE()), (1, 1, 3, 2), capacity=30)
     for a, b in (0.03 + 14.5 * torch.rand(80, 2, generator=torch.Generator().manual_seed(0))).tolist():
         source(span(a, b))
     assert max(source.held) <= 30 + 4 * 24
@@ -163,7 +178,7 @@ def test_questions_are_begun_before_they_are_asked(r):
     source, begun = Brownian(3, g, SHAPE), []
     for i in range(19):
         for part in [g.span(i).split(r)[0], g.span(i)] if r < 1 else [g.span(i)]:
-            begun.append(source._question(part)[0] in source._answers)
+            begun.append(source.begun(part))
             source(part)
     assert begun.count(False) == (r < 1)  # the first stage cannot be known
 
@@ -221,8 +236,7 @@ def test_an_error_between_the_sums_leaves_a_tree_that_answers(monkeypatch, threa
     g, whole = Grid(SIGMAS, VE()), Brownian(3, Grid(SIGMAS, VE()), SHAPE)
     expected = {i: whole(g.span(i)) for i in (0, 1, 7)}
     source = Brownian(3, g, SHAPE)
-    assert torch.equal(source(g.span(0)), expected[0])
-    source._answers.clear()
+    source(g.span(18))  # the last of the schedule: nothing is drawn ahead that could fail
 
     def fails(*args):
         raise MemoryError("no room for a sum")
@@ -238,19 +252,18 @@ def test_an_error_between_the_sums_leaves_a_tree_that_answers(monkeypatch, threa
 def test_an_error_of_the_thread_is_raised_by_the_question(monkeypatch, threads):
     g = Grid(SIGMAS, VE())
     source = Brownian(3, g, SHAPE)
-    expected = [source(g.span(i)) for i in (0, 1)]
+    expected = [source(g.span(i)) for i in (1, 18)]
 
     def fails(*args):
         raise MemoryError("no room for a node")
 
     broken = Brownian(3, g, SHAPE)
-    assert torch.equal(broken(g.span(0)), expected[0])
-    broken._answers.clear()
+    assert torch.equal(broken(g.span(18)), expected[1])  # the last: nothing is drawn ahead that could fail
     monkeypatch.setattr(brownian, "seed_word", fails)
     with pytest.raises(MemoryError, match="no room for a node"):
         broken(g.span(7))
     monkeypatch.undo()
-    assert torch.equal(broken(g.span(1)), expected[1])
+    assert torch.equal(broken(g.span(1)), expected[0])
     assert torch.equal(broken(g.span(7)), source(g.span(7)))
 
 
@@ -282,7 +295,7 @@ def test_a_tree_on_a_device_has_no_thread():
     before, g = threading.active_count(), Grid(SIGMAS, VE())
     source = Brownian(3, g, SHAPE, device="cuda", drawn_on="cuda")
     source(g.span(0))
-    assert threading.active_count() == before and not source._answers
+    assert threading.active_count() == before and not source.begun(g.span(1))
 
 
 def test_refuses_what_it_cannot_draw():

@@ -76,6 +76,7 @@ HAS_OWN_SCALE = {
 
 
 @pytest.mark.parametrize("name", [n for n, m in SAMPLERS.items() if m.linear and n not in HAS_OWN_SCALE])
+@pytest.mark.typed_elsewhere
 def test_runs_grow_by_the_spectral_radius(name):
     """After many equal steps, x grows by the spectral radius per step, at a z where the largest eigenvalue is real."""
     h, n = 0.3, 60

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sigmafield as sf
-from sigmafield.core.process import Grid, Span
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.autoguidance import Perturbed
 from sigmafield.guidance.guider import Guider
@@ -260,13 +260,13 @@ def test_noise_levels_of_fields(name, pipe, tmp_path):
     """One level for each sample is served; levels that vary within a sample are refused in one line."""
     job = opened(pipe, name, batch=2, steps=8)
     sigmas = job.run.grid.sigmas.reshape(-1, 1, 1, 1, 1).expand(-1, 2, 1, *job.start.x.shape[2:])
-    by_sample = replace(job.run, grid=Grid(sigmas.contiguous(), job.run.grid.process))
+    by_sample = replace(job.run, grid=replace(job.run.grid, sigmas=sigmas.contiguous()))
     torch.testing.assert_close(finish(by_sample, job.start).x, finish(job.run, job.start).x, rtol=1e-3, atol=1e-3)
     varied = sigmas.contiguous().clone()
     varied[:, :, :, :4] *= 0.9
     served = Served(job.run.denoise, job.start.x, job.start.x, job.run.grid.process)
     with pytest.raises(ValueError, match=f"{name} needs one sigma per sample: leave it out where"):
-        finish(replace(job.run, denoise=served, grid=Grid(varied, job.run.grid.process)), job.start)
+        finish(replace(job.run, denoise=served, grid=replace(job.run.grid, sigmas=varied)), job.start)
     sf.generate(pipe, "a red heart", steps=1)[0].save(tmp_path / "heart.png")
     with pytest.raises(ValueError, match=f"{name} needs one sigma per sample: leave it out with a denoise_map"):
         Recipe("a heart", image=str(tmp_path / "heart.png"), denoise_map=str(tmp_path / "heart.png"), guidance=name)

@@ -82,7 +82,7 @@ def run_of(model: str, name: str, sigmas: Tensor, x: Tensor, noise: Any = None, 
         F = network(lincomb(pre.c_in, x), known.levels.timestep(sigma).float())
         return Pred(lincomb(pre.c_skip, x, pre.c_out, F))
 
-    sampler, grid = SAMPLERS.lookup(name), Grid(sigmas, known.process)
+    sampler, grid = SAMPLERS.lookup(name), Grid(sigmas, known.process, clock=known.clock)
     return Run(denoise, sampler, grid, noise or default_noise(sampler.noise, 7, grid, x), params)
 
 

@@ -17,7 +17,7 @@ def wrapped(case, model, levels):
     tile = case["tile_height"] // 8, case["tile_width"] // 8
     overlap, batch = case["tile_overlap"] // 8, case["tile_batch_size"]
     if case["kind"] == "tiled":
-        return Tiled(model, grid_cover(tile, overlap), WINDOW[case["sampler"]], batch)
+        return Tiled(model, grid_cover(tile, overlap), WINDOW[case["method"]], batch)
     sigmas = ksampler_sigmas(levels, case["sampler"], case["scheduler"], case["steps"])
     shifts = spot_shifts(case["steps"], tile, case["shift_seed"], ORDERS[case["shift_method"]])
     return Spot(model, tile, sigmas, shifts, overlap, batch)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import NEGATIVE, POSITIVE, SAMPLINGS, SYNCHRONOUS, Toy, drawn
+from toys import NEGATIVE, POSITIVE, SAMPLINGS, SYNCHRONOUS, Toy, drawn, sigmas_of
 
 from sigmafield.core.conditioning import Cond, Control, transformed
 from sigmafield.core.process import Grid

@@ -98,7 +98,7 @@ def test_bringing_to_the_tiles_level_is_nearest_to_the_truth(d, figure):
     error = {}
     for name, denoise in ways.items():
         finish(
-            Run(watched := Watched(denoise, []), SAMPLERS["euler"], Grid(field, process, clock=SAMPLINGS[kind].clock)),
+            Run(watched := Watched(denoise, []), SAMPLERS["euler"], Grid(field, process)),
             start,
         )
         error[name] = figure(f"B4 seam error, d = {d}, {name}", sum(watched.errors) / len(watched.errors))

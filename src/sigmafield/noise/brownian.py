@@ -120,6 +120,10 @@ class Brownian:
             self._begin(following)
         return w.to(self._device).mul_(math.copysign(1, b - a) / math.sqrt(abs(b - a)) if a != b else 0.0)
 
+    def begun(self, span: Span) -> bool:
+        """Whether the noise of an interval is being drawn ahead, or is ready, and has not been asked for."""
+        return self._question(span)[0] in self._answers
+
     def get_state(self) -> None:
         return None
 

@@ -49,10 +49,10 @@ def close(ours, expected):
 
 def test_schedules(schedules_case):
     case = schedules_case
-    {"node": node, "schedule": schedule, "parameterization": parameterization}[case["kind"]](case)
+    {"node": node, "scheduler": named, "parameterization": parameterization}[case["kind"]](case)
 
 
-def schedule(case):
+def named(case):
     ours = SCHEDULES.lookup(case["scheduler"])(case["steps"], sampling_of(case).levels)
     expected = case.expected("sigmas")
     if case["scheduler"] == "kl_optimal" and case["steps"] == 1:
@@ -91,10 +91,10 @@ def plain(name):
     return lambda levels, steps, **params: schedules.SCHEDULES[name](steps, levels, **params)
 
 
-def basic(levels, schedule, steps, denoise):
+def basic(levels, scheduler, steps, denoise):
     """BasicScheduler: its threshold of `denoise` is 1, KSampler's 0.9999."""
     total = int(steps / denoise) if denoise < 1 else steps
-    return SCHEDULES.lookup(schedule)(total, levels)[-(steps + 1) :] if denoise > 0 else torch.empty(0)
+    return SCHEDULES.lookup(scheduler)(total, levels)[-(steps + 1) :] if denoise > 0 else torch.empty(0)
 
 
 SCHEDULERS = {

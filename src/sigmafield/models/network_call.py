@@ -61,7 +61,7 @@ def rows(cond: Cond, some: slice) -> Cond:
 def repeated(embeds: Sequence[Tensor]) -> list[Tensor]:
     """Repeats embeddings [B, tokens, C] along the tokens up to their least common multiple, as ComfyUI does."""
     length = math.lcm(*(e.shape[1] for e in embeds))
-    return [e.repeat(1, length // e.shape[1], 1) for e in embeds]
+    return [e if e.shape[1] == length else e.repeat(1, length // e.shape[1], 1) for e in embeds]
 
 
 def shares(n: int, most: int | None) -> list[slice]:

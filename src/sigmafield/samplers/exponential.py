@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
+from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb, phi_2, safe_div
@@ -106,9 +107,10 @@ def seeds_3(
         return D1, {}
     to_1, to_2 = s.split(r_1)[0], s.split(r_2)[0]
     parts = [to_1, replace(to_2, sigma=to_1.sigma_next), replace(s, sigma=to_2.sigma_next)]
-    noisy, kicks = eta > 0 and s_noise > 0, []
+    noisy = eta > 0 and s_noise > 0
+    kicks: list[Tensor] = []
 
-    def carried(part: Span) -> list[Any]:
+    def carried(part: Span) -> list[Tensor]:
         """The noise so far decayed over this part, with the noise of the part added."""
         if noisy:
             decay, _, c = part.ei(eta)
@@ -331,12 +333,12 @@ def er_integrals(ell: Sigma, ell_next: Sigma, phi: Callable[[Sigma], Sigma]) -> 
     points, weights = gauss(32)
     at_zero = ell_next == 0
     half = torch.where(at_zero, 0.0, (ell / torch.where(at_zero, 1.0, ell_next)).log() / 2)
-    S, Su = torch.zeros_like(ell), torch.zeros_like(ell)
+    total, moment = torch.zeros_like(ell), torch.zeros_like(ell)
     for p, w in zip(points, weights):
         at = ell * ((p - 1) * half).exp()
         share = w * half * at / phi(torch.where(at == 0, 1.0, at))
-        S, Su = S + share, Su + share * (at - ell)
-    return S, Su
+        total, moment = total + share, moment + share * (at - ell)
+    return total, moment
 
 
 preset("er_sde_reverse_time", of="er_sde", noise_scaler=reverse_time(1.0))

@@ -127,7 +127,7 @@ def test_half_precision_files_are_found(sd1: tuple[Path, Any], tmp_path: Path) -
     for name in ("unet", "vae"):
         file = tmp_path / "m" / name / "diffusion_pytorch_model.safetensors"
         file.rename(file.with_suffix(".fp16.safetensors"))
-    assert load(tmp_path / "m").size == (16, 16)
+    assert load(tmp_path / "m").model.size == (16, 16)
 
 
 def test_shards_are_found_and_missing_ones_named(sd1: tuple[Path, Any], tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_shards_are_found_and_missing_ones_named(sd1: tuple[Path, Any], tmp_path
     (tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     pipe.unet.save_pretrained(tmp_path / "m" / "unet", max_shard_size="100KB")
     shards = sorted((tmp_path / "m" / "unet").glob("*.safetensors"))
-    assert len(shards) > 1 and load(tmp_path / "m").size == (16, 16)
+    assert len(shards) > 1 and load(tmp_path / "m").model.size == (16, 16)
     shards[0].unlink()
     with pytest.raises(FileNotFoundError, match=f"unet: {shards[0].name} is missing; it has config.json"):
         load(tmp_path / "m")
@@ -250,4 +250,4 @@ def test_hub_id(monkeypatch: pytest.MonkeyPatch, sd1: tuple[Path, Any]) -> None:
     from diffusers import DiffusionPipeline
 
     monkeypatch.setattr(DiffusionPipeline, "download", lambda name, **options: str(sd1[0]))
-    assert load("org/name").name == "org/name"
+    assert load("org/name").model.name == "org/name"

@@ -64,7 +64,7 @@ def test_one_window_over_all_frames_is_none(wan):
 
 def test_a_long_video_by_its_recipe(wan):
     """33 frames in windows of 4 places of the latent, with and without a cache: as many calls as windows and steps."""
-    calls, size = [], (4 * wan.latent.factor, 4 * wan.latent.factor)
+    calls, size = [], (4 * wan.model.latent.factor, 4 * wan.model.latent.factor)
 
     def drawn(guidance):
         def network(x, t, cond):
@@ -74,7 +74,7 @@ def test_a_long_video_by_its_recipe(wan):
 
         calls.append(0)
         recipe = Recipe("a red heart", steps=8, cfg=3.0, frames=33, height=size[0], width=size[1], guidance=guidance)
-        job = open_job(recipe, replace(wan, network=network))
+        job = open_job(recipe, replace(wan, model=replace(wan.model, network=network)))
         return finish(job.run, job.start).x
 
     plain = drawn("context(length=4, overlap=2)")

@@ -210,7 +210,7 @@ def test_what_diffusers_saves_of_peft(rslora: bool, sd1: tuple[Path, Any], tmp_p
     cond = pipe.text.encode(["a", "b"], (16, 16))
     want = unet(x, t, encoder_hidden_states=cond.embeds).sample
     assert_close(pipe.model.network(x, t, cond), want, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(load(sd1[0]).network(x, t, cond), want, atol=1e-2)
+    assert not torch.allclose(load(sd1[0]).model.network(x, t, cond), want, atol=1e-2)
 
 
 def test_half_precision(sd1: tuple[Path, Any], tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_it_leaves_the_module_as_it_was_where_the_network_fails(name, line, fit)
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        asked(replace(fit, network=failing), line)
+        asked(replace(fit, model=replace(fit.model, network=failing)), line)
     assert fingerprint(fit.model.module) == was
 
 

@@ -236,7 +236,7 @@ def test_half_precision_stays_near(line, unet, told):
 @pytest.mark.parametrize("line", ["", *PATCHES, "hypertile(tile_size=32, max_depth=2)", "tome(max_downsample=4)"])
 def test_the_shipped_unet_is_patched_as_diffusers_own_class_is(line):
     """The same weights in both."""
-    ours = load("tiny").module
+    ours = load("tiny").model.module
     theirs = diffusers.UNet2DConditionModel.from_pretrained(files("sigmafield") / "data" / "tiny" / "unet").eval()
     theirs.load_state_dict(ours.state_dict())
     x, text, sigma = draw(2, 4, 32, 24), draw(2, 5, 160, seed=1), torch.tensor(9.0, dtype=torch.float64)

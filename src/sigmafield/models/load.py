@@ -18,6 +18,7 @@ from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import TINY, nearby, needed
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.text.textual_inversion import check_folder
+from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -74,6 +75,8 @@ def load(
     pipe = load_plain(model, place, dtype, parts, torch.device("cpu") if offload else None, folder)
     for path, strength in pairs:
         merge_lora(pipe.modules, Path(path).expanduser(), strength)
+    if place.type == "cpu":
+        pipe = with_threads(pipe)
     pipe = offloaded(pipe) if offload else pipe
     network = compiled(pipe.model) if compile else pipe.model
     pipe = replace(pipe, model=replace(network, max_rows=max_rows), loras=pairs)

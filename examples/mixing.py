@@ -11,7 +11,8 @@ from PIL import Image
 import sigmafield as sf
 from sigmafield.recipes.image_io import save_png, sheet
 from sigmafield.runs.blends import blending_weights
-from sigmafield.runs.mixing import KeyedLevels, Mixing
+from sigmafield.runs.level_noise import KeyedLevels
+from sigmafield.runs.mixing import Mixing
 
 ALPHAS = (0.1, 0.3, 1.0)
 STEPS, CFG = 20, 3.0

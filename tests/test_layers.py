@@ -28,7 +28,7 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {"diffusers", "transformers", "accelerate", "matplotlib", "aiohttp", "torchsde", "ray", "peft"}
 DIFFUSERS = ("models/diffusers/", "models/diffusers_scheduler.py")  # imported where they are asked for
-CORE = {"torch", "numpy", "scipy", "safetensors", "jaxtyping", "PIL", "typer", "rich"}
+CORE = {"torch", "numpy", "scipy", "safetensors", "jaxtyping", "docstring_parser", "PIL", "typer", "rich"}
 FILES = sorted(
     path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py") or path.parent != SOURCE
 )

@@ -11,8 +11,9 @@ import sigmafield as sf
 from sigmafield.cli import app
 from sigmafield.recipes.image_io import open_image, recipe_of
 from sigmafield.runs.blends import CURVES, blending_weights, slerp
-from sigmafield.runs.mixing import Mixing, Perlin
+from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.mixing_spec import parse_mixing
+from sigmafield.runs.perlin_masks import Perlin
 
 LINE = "cosine(alpha_1=0.5, align=next)+rewind(least=0.4, most=0.9)"
 
@@ -95,8 +96,9 @@ def test_a_line_is_what_the_parts_say(heart):
         ("cosine(align=behind)", "cosine needs align = after or next or before; got 'behind'"),
         ("cosine(blend=slerp, of=variance)", "blends by addition: give no other blend"),
         ("cosine(of=denoised, align=before)", "cannot be blended before the step"),
-        ("cosine+rewinds", "unknown mixing after the curve 'rewinds'; did you mean rewind?"),
-        ("cosine+rewind+rewind", "mixing has rewind twice"),
+        ("cosine+rewinds", "unknown mixing term 'rewinds'; did you mean rewind?"),
+        ("cosine+rewind+rewind", "mixing takes one rewind; got rewind and rewind"),
+        ("cosine+linear", "mixing takes one curve; got cosine and linear"),
         ("cosine+rewind(least=0.9, most=0.2)", "rewind needs least < most; got 0.9 and 0.2"),
         ("cosine(", "mixing must be names with parameters, such as cosine"),
     ],

@@ -21,8 +21,9 @@ from sigmafield.parameterization.latent_format import formats
 from sigmafield.recipes.ksampler import ksampler_sigmas
 from sigmafield.runs.blends import BLENDS, CURVES, addition, blending_weights, norm_only, slerp
 from sigmafield.runs.checkpoint import load_state, save_state
-from sigmafield.runs.mixing import KeyedLevels, Mixing, Perlin, StreamLevels, matched, noised, passes
-from sigmafield.runs.perlin_masks import improved_noise, masks, perlin_masks
+from sigmafield.runs.level_noise import KeyedLevels, StreamLevels, noised
+from sigmafield.runs.mixing import Mixing, matched, passes
+from sigmafield.runs.perlin_masks import Perlin, improved_noise, masks, perlin_masks
 from sigmafield.runs.run import Run, finish, iterate
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.inpaint import Inpaint, differential
@@ -210,13 +211,31 @@ def test_outside_of_a_mask_is_the_source(settings, kept, process):
         seen.append((float(sigma), x))
         return Mixture(process=process)(x, sigma)
 
-    run = Run(Inpaint(denoise, s, nu, mask, process), SAMPLERS["euler"], grid(process))
-    end = finish(Mixing(run, KeyedLevels([1, 2], SHAPE), [0.5] * 8, **settings), s)
+    inpaint = Inpaint(denoise, s, nu, mask, process)
+    run = Run(inpaint, SAMPLERS["euler"], grid(process))
+    end = finish(Mixing(run, KeyedLevels([1, 2], SHAPE), [0.5] * 8, keep=inpaint.kept, **settings), s)
     assert torch.equal(end.x[..., :2], s[..., :2])
     assert not torch.allclose(end.x[..., 2:], s[..., 2:])
     for sigma, x in seen:  # the network is given the source there, at its level
         expected = noised(s, torch.tensor(sigma, dtype=torch.float64), nu, process)
         torch.testing.assert_close(x[..., :2], expected[..., :2])
+
+
+@processes
+def test_what_is_kept_does_not_depend_on_wrappers(process):
+    """Another denoiser around the inpainting one changes nothing: what is kept is an argument of the mixing."""
+    s, mask = source(), torch.zeros(SHAPE)
+    mask[..., 2:] = 1
+    inpaint = Inpaint(guided(process), s, source(seed=8), mask, process)
+    ends = []
+    for denoise in (inpaint, lambda x, sigma, ctx: inpaint(x, sigma, ctx)):
+        m = Mixing(
+            Run(denoise, SAMPLERS["dpmpp_2m"], grid(process)), KeyedLevels([1, 2], SHAPE), [0.5] * 8,
+            align="next", keep=inpaint.kept,
+        )  # fmt: skip
+        ends.append(finish(m, s).x)
+    assert torch.equal(*ends)
+    assert torch.equal(ends[0][..., :2], s[..., :2])
 
 
 def test_differential_diffusion_lets_places_in_at_their_level():
@@ -226,7 +245,7 @@ def test_differential_diffusion_lets_places_in_at_their_level():
     s, nu = source(), source(seed=8)
     ramp = torch.linspace(0, 1, 5).expand(SHAPE)
     kept = Inpaint(Mixture(), s, nu, ramp, sampling.process, differential(sampling.levels, sigmas))
-    m = Mixing(Run(kept, SAMPLERS["euler"], Grid(sigmas, VE())), KeyedLevels([1, 2], SHAPE), [0.5] * 8)
+    m = Mixing(Run(kept, SAMPLERS["euler"], Grid(sigmas, VE())), KeyedLevels([1, 2], SHAPE), [0.5] * 8, keep=kept.kept)
     for state in iterate(m, s):
         if state.i < 8:
             still = kept.mask_of(sigmas[state.i - 1].double(), ramp) == 0
@@ -393,7 +412,7 @@ def test_refusals():
     run = run_of("euler", guided(VE()), grid(VE()), source())
     noise, c = KeyedLevels([1, 2], SHAPE), [1.0] * 8
     for call, message in {
-        lambda: Mixing(run, noise, c[:-1]): "weights must be one a step: got 7 for 8 steps",
+        lambda: Mixing(run, noise, c[:-1]): "weights must be one per step: got 7 for 8 steps",
         lambda: Mixing(run, noise, c, blend=slerp, of="variance"): "blends by addition: give no other blend",
         lambda: Mixing(run, noise, c, align="before", of="denoised"): "cannot be blended before the step",
         lambda: Mixing(run, noise, c, rewind=(0.9, 0.2)): "0 ≤ least < most ≤ 1; got 0.9 and 0.2",
@@ -402,7 +421,7 @@ def test_refusals():
         ): "chooses its own",
         lambda: blending_weights("cosin", 8): "unknown blending schedule 'cosin'; did you mean cosine",
         lambda: blending_weights("cosine", 8, stop=-1): "stop must be ≥ 0; got -1",
-        lambda: KeyedLevels([1], SHAPE): "one seed a sample: got 1 for a batch of 2",
+        lambda: KeyedLevels([1], SHAPE): "one per sample: got 1 for a batch of 2",
     }.items():
         with pytest.raises(ValueError, match=message):
             call()

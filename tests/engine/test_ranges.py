@@ -1,4 +1,4 @@
-"""What parameters may be: said in docstrings, checked before anything runs, and never less than what works."""
+"""Values of parameters are checked before anything runs, and every value that is allowed works."""
 
 import math
 from dataclasses import replace
@@ -21,21 +21,12 @@ names = pytest.mark.parametrize("owner, parameter", SETTINGS, ids=lambda value: 
 
 
 @names
-def test_docstrings_say_what_a_parameter_may_be(owner, parameter):
-    doc = " ".join((owner.step if owner in SAMPLERS.values() else owner.make).__doc__.split())
-    assert parameter.name in doc
-    if parameter.range:
-        assert parameter.range.text(parameter.name) in doc
-    assert all(str(choice) in doc for choice in parameter.choices)
-
-
-@names
 def test_every_parameter_has_a_kind_or_is_a_function(owner, parameter):
     assert parameter.kind in (float, int, bool, str) or callable(parameter.default)
 
 
 def refused(parameter, defaults):
-    """Values beside the range, and of other types."""
+    """Values out of range, and of other types."""
     if parameter.kind is None:
         return []
     if parameter.choices:

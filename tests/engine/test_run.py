@@ -1,11 +1,13 @@
 """Laws of a run: resuming changes nothing, a constant field is the scalar, no hidden state, no host reads."""
 
+import json
 from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
 import torch
 from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, run_of
+from safetensors.torch import save_file
 
 from sigmafield.core.process import VE, Grid
 from sigmafield.core.protocols import Pred, State
@@ -288,10 +290,49 @@ def test_a_missing_unconditional_prediction_is_named():
         sample(lambda x, sigma, ctx: Pred(x), start(g), g.sigmas, "euler_cfg_pp")
 
 
+NESTED = {
+    "empty": {},
+    "deep": {"a": {"b": (torch.tensor([1.5, float("nan")]), (1, 2.5, True, "text"), {"c": torch.arange(3)})}},
+    "a/b": torch.tensor(0.1, dtype=torch.float64),
+    "a": {"b": torch.ones(1, 2, dtype=torch.bfloat16).T},
+    "inf": float("inf"),
+}
+
+
+def test_nested_memories_are_saved_bit_for_bit(tmp_path):
+    """Dicts in dicts, tensors at any depth, tuples; integers stay integers, tuples stay tuples."""
+    path, x = tmp_path / "cut.safetensors", torch.randn(1, 2, 3, 3)
+    state = State(3, x, NESTED, {"x": {"mem": x, "rng": 1}}, torch.tensor([1, 2], dtype=torch.uint8), 5)
+    save_state(state, path)
+    again, meta = load_state(path)
+    assert repr((again.mem, again.aux)) == repr((state.mem, state.aux)) and meta == {}
+    assert torch.equal(again.aux["x"]["mem"], x) and torch.equal(again.rng, state.rng) and again.nfe == 5
+    assert again.mem["deep"]["a"]["b"][2]["c"].dtype == torch.int64
+    for value in (None, [1], {1: 2}, object()):
+        with pytest.raises(ValueError, match="aux/deep/bad cannot be saved"):
+            save_state(State(0, x, {}, {"deep": {"bad": value}}), path)
+    assert torch.equal(load_state(path)[0].x, x)  # the file on disk is still the last good one
+
+
+@pytest.mark.parametrize(
+    "version, message", [(1, "an earlier version"), (3, "a later version"), (None, "not a checkpoint")]
+)
+def test_other_formats_are_refused(version, message, tmp_path):
+    header = json.dumps({"format": f"sigmafield-state-{version}"} if version else {})
+    save_file({"x": torch.zeros(1)}, tmp_path / "cut.safetensors", {"state": header})
+    with pytest.raises(ValueError, match=message):
+        load_state(tmp_path / "cut.safetensors")
+    (tmp_path / "text").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        load_state(tmp_path / "text")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_state(tmp_path / "nothing")
+
+
 def test_a_state_moves_with_its_memories():
     """Latents move to the device, coefficients stay where they are."""
     old = torch.zeros(1, 2, 3, 3)
     number = torch.tensor(0.5, dtype=torch.float64)
-    there = moved(State(2, old, {"D_prev": old, "h": number, "t": (0.1,)}, {"mixing.source": old}), "meta")
-    assert {t.device.type for t in (there.x, there.mem["D_prev"], there.aux["mixing.source"])} == {"meta"}
+    there = moved(State(2, old, {"D_prev": old, "h": number, "t": (0.1,)}, {"mixing": {"source": old}}), "meta")
+    assert {t.device.type for t in (there.x, there.mem["D_prev"], there.aux["mixing"]["source"])} == {"meta"}
     assert there.mem["h"] is number and there.mem["t"] == (0.1,) and there.i == 2

@@ -151,7 +151,7 @@ def test_noise_of_a_sample_is_from_its_own_generator(name: str) -> None:
     assert torch.equal(drawn([1], together=True), one)
     s = scheduler("eps", name, **eta)
     s.set_timesteps(3)
-    with pytest.raises(ValueError, match="one generator, or one a sample: got 3 for a batch of 2"):
+    with pytest.raises(ValueError, match="one generator, or one per sample: got 3 for 2 samples"):
         drive(s, start("eps"), generator=[torch.Generator() for _ in range(3)])
 
 

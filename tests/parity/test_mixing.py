@@ -8,7 +8,7 @@ from sigmafield.core.process import VE
 from sigmafield.guidance.guider import Guider
 from sigmafield.recipes.ksampler import ksampler_sigmas
 from sigmafield.runs.blends import BLENDS, blending_weights
-from sigmafield.runs.mixing import StreamLevels, noised
+from sigmafield.runs.level_noise import StreamLevels, noised
 
 CONDS = (0.5, -0.3)
 """Positive and negative of every run."""

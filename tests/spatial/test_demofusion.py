@@ -15,7 +15,8 @@ from sigmafield.core.statistics import moments, standardised
 from sigmafield.guidance.guider import Guider
 from sigmafield.noise.sources import Keyed
 from sigmafield.parameterization.prediction import continuous_edm_sampling
-from sigmafield.runs.mixing import KeyedLevels, Mixing, noised
+from sigmafield.runs.level_noise import KeyedLevels, noised
+from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.run import Run, finish, iterate
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.demofusion_views import (

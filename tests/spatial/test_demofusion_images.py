@@ -115,7 +115,8 @@ def test_parameters_change_what_they_say(pipe):
 def test_regions_and_prompts_grow_along(pipe):
     region = sf.Region("green apple", 32, 0, 32, 64)
     demo = opened(replace(RECIPE, regions=(region,), width=64, height=128), pipe, 3)
-    areas = [phase.plain.denoise.positive[1].area for phase in demo.run.phases]
+    runs = [demo.run.phases[0].run, *(phase.run.run for phase in demo.run.phases[1:])]
+    areas = [run.denoise.positive[1].area for run in runs]
     assert areas == [sf.Area((16 * q, 8 * q), (0, 8 * q)) for q in (1, 2, 3)]
     assert [phase.size for phase in demo.run.phases] == [(128 * q, 64 * q) for q in (1, 2, 3)]
     two = opened(replace(RECIPE, regions=(region,), steps=2), pipe, 2)

@@ -1,6 +1,6 @@
 """The nodes of ComfyUI-Iterative-Mixer as functions: its sampler, its batch unsampler and its two KSamplers.
 
-They take and give latents in the VAE's scale. The parts that they are made of, for any sampler: `spatial.mixing`.
+They take and return latents in the VAE's scale. `sigmafield.runs.mixing` has their parts, for any sampler.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
 from sigmafield.recipes.ksampler import Sampled, ksampler_sigmas, sample_custom, window
 from sigmafield.runs.blends import BLENDS, CURVES, blending_weights
-from sigmafield.runs.mixing import Mixing, Perlin, StreamLevels, noised
+from sigmafield.runs.level_noise import StreamLevels, noised
+from sigmafield.runs.mixing import Mixing
+from sigmafield.runs.perlin_masks import Perlin
 from sigmafield.runs.run import Run, finish
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask, unchanged
@@ -56,23 +58,52 @@ def mixing_sampler(
     mask: Tensor | None = None,
     mask_of: MaskOf = unchanged,
 ) -> Sampled:
-    """IterativeMixingSampler, with the node's names and defaults: a latent, in the VAE's scale, redrawn by mixing.
+    """IterativeMixingSampler, with the node's names and defaults: redraws a latent by iterative mixing.
 
-    sampler: any that keeps to the schedule; `euler_perlin` is euler with Perlin masks, and lcm blends before its noise.
-    normalize_on_mean: bring each channel's mean and deviation to the source's. Noise is one stream of `seed`, as the
-    reference draws it from the global generator; it takes a batch of one, here samples follow each other in the stream.
-    The shares of start and stop are of all steps; a schedule that is cut has fewer. mask: 1 = redraw; what it keeps is
-    the clean latent at every step, and Euler's slope is that of the latent so kept (the reference's is not, which
-    differs for soft masks alone). Raises ValueError for unknown names and for what `Mixing` refuses.
+    Noise is one stream of `seed`, where the reference draws from the global generator. The reference takes a batch of
+    one; here the samples of a batch follow each other in the stream. Euler's slope is that of the latent with its kept
+    part, unlike the reference's, which makes a difference for soft masks only.
+
+    Args:
+        guider: The guided model.
+        sampling: The model's process, levels and clock.
+        latents: The model's latent format.
+        sigmas: Noise levels [steps + 1].
+        latent: Clean latent in the VAE's scale.
+        seed: Seed of all noise and of the Perlin masks.
+        sampler: A sampler that follows the schedule, or "euler_perlin", euler with Perlin masks. lcm is blended before
+            its noise is added.
+        alpha_1: Steepness of the blending schedule.
+        blending_schedule: A curve of `CURVES`.
+        blending_function: A function of `BLENDS`.
+        normalize_on_mean: Whether the result gets the mean and deviation of each channel of the source.
+        start_blending_at_pct: Share of the steps at which the blending schedule starts.
+        stop_blending_at_pct: Share of the steps at which it reaches its end.
+        clamp_blending_at_pct: Share of the steps from which on nothing is blended.
+        blend_min: Lowest weight of the denoised latent.
+        blend_max: Highest weight of the denoised latent.
+        perlin_mode: What Perlin masks do, see `Perlin`.
+        perlin_strength: How strongly they act.
+        perlin_scale: Latent pixels per lattice cell of the masks.
+        rewind: Whether the run starts again with its result as the source.
+        rewind_min: Share of the remaining steps that each pass skips.
+        rewind_max: Share of the steps after which no pass starts.
+        mask: 1 = redraw, 0 = keep the clean latent at every step.
+        mask_of: Another mask at each σ.
+
+    Raises:
+        ValueError: A name is unknown, or `Mixing` refuses a value.
     """
     euler_perlin = sampler == "euler_perlin"
     row, process = SAMPLERS.lookup("euler" if euler_perlin else sampler), sampling.process
     source = latents.to_network(latent) if latent.any() else latent
+    keep = None
     if mask is not None:
         guider = Inpaint(guider, source, torch.zeros_like(source), fit_mask(mask, source), process, mask_of)
+        keep = guider.kept
     grid = Grid(sigmas, process, clock=sampling.clock)
     own = default_noise(row.noise, seed, grid, source)
-    if sampler == "lcm":  # the same stream goes on: no other numbers have been drawn from it
+    if sampler == "lcm":  # the stream continues after the levels' noise
         generator = generator_of(seed)
         randn(generator, (grid.n + 1, *source.shape), source.dtype)
         own = Gaussian(generator, source.shape, source.dtype)
@@ -89,6 +120,7 @@ def mixing_sampler(
         "rewind": (rewind_min, rewind_max) if rewind else None,
         "match_source": normalize_on_mean,
         "perlin": Perlin(perlin_mode, perlin_strength, perlin_scale, seed) if euler_perlin else None,
+        "keep": keep,
     }
     levels = Mixing(run, StreamLevels(seed, source.shape, []), c, **settings).levels
     noise = StreamLevels(seed, source.shape, levels, source.dtype, source.device)
@@ -110,9 +142,19 @@ def batch_unsample(
     end_step: int = 10000,
     normalize: bool = False,
 ) -> Tensor:
-    """Batch Unsampler: the latent [1, C, *space] noised to every level of a schedule but 0, the least noisy first.
+    """Batch Unsampler: the latent noised to every level of a schedule except 0, the least noisy first.
 
-    normalize: take the mean of the first from all. Noise is one draw of a generator seeded with `seed`.
+    Args:
+        sampling: The model's process and levels.
+        latents: The model's latent format.
+        latent: Clean latent [1, C, *space] in the VAE's scale.
+        seed: Seed of the noise, which is one draw for all levels.
+        sampler: The sampler that the schedule is made for.
+        scheduler: Name of the schedule.
+        steps: Number of steps of the schedule.
+        start_step: First step of the schedule that is used.
+        end_step: Step at which it ends.
+        normalize: Whether the mean of the first latent is subtracted from all.
     """
     if len(latent) != 1:
         raise ValueError(f"unsampling takes a batch of 1, which becomes one of all levels; got {len(latent)}")
@@ -125,8 +167,14 @@ def batch_unsample(
 
 @dataclass(frozen=True)
 class Mixed:
-    """What the mixing KSampler gives, in the VAE's scale, latents of n + 1 steps: mixed ones, the first as it began;
-    the n noised ones, the noisiest first; what each step's sampler gave before the blend, the first of zeros."""
+    """The results of the mixing KSampler, in the VAE's scale.
+
+    Args:
+        mixed: n + 1 mixed latents, from the noisiest of the batch on.
+        noised: The n noised latents, the noisiest first.
+        intermediates: The latent of each step before the blend, n + 1 with zeros as the first.
+        nfe: Number of network evaluations.
+    """
 
     mixed: Tensor
     noised: Tensor
@@ -157,10 +205,27 @@ def mixing_ksampler_advanced(
 
         y_i = KSampler(step i − 1 → i, adds noise r_i)(out_i),   out_{i+1} = blend(z_i, y_i, c_i),   out_0 = z_0
 
-    batch: n latents, the least noisy first, as `batch_unsample` gives them; n is also the number of steps. As the
-    reference does: each y_i gets noise on top of the noise that is there, the first only that, and the step to σ = 0 is
-    never taken: the result is grainy. renoise = False repairs it: no noise is added, and step i goes from σ_i to
-    σ_{i+1}, down to 0.
+    As in the reference, noise is added to each y_i, which already has noise, the first y has nothing but that, and the
+    step to σ = 0 is never taken, so that the result is grainy. Without `renoise` no noise is added, and step i goes
+    from σ_i to σ_{i+1}, down to 0.
+
+    Args:
+        guider: The guided model.
+        sampling: The model's process, levels and clock.
+        latents: The model's latent format.
+        batch: n latents, the least noisy first, as `batch_unsample` gives them; n is also the number of steps.
+        seed: Seed of the noise.
+        sampler: Name of the sampler.
+        scheduler: Name of the schedule.
+        denoise: Share of the schedule that is used.
+        alpha_1: Steepness of the blending schedule.
+        blending_schedule: A curve of `CURVES`.
+        start_blending_at_pct: Share of the steps at which the blending schedule starts.
+        stop_blending_at_pct: Share of the steps at which it reaches its end.
+        clamp_blending_at_pct: Share of the steps from which on nothing is blended.
+        blending_function: A function of `BLENDS`.
+        batch_index: Which draw of the noise each latent gets.
+        renoise: Whether noise is added in every step, as in the reference.
     """
     n, blend = len(batch), named(BLENDS, blending_function, "blending function")
     named(CURVES, blending_schedule, "blending schedule")
@@ -200,7 +265,10 @@ def mixing_ksampler(
     normalize_on_mean: bool = False,
     renoise: bool = True,
 ) -> Sampled:
-    """Iterative Mixing KSampler: `batch_unsample` over all steps, `mixing_ksampler_advanced`, and its last latent."""
+    """Iterative Mixing KSampler: `batch_unsample`, then `mixing_ksampler_advanced`, of which the last latent is given.
+
+    The arguments are those of these two functions.
+    """
     batch = batch_unsample(
         sampling, latents, latent, seed=seed, sampler=sampler, scheduler=scheduler, steps=steps,
         end_step=steps, normalize=normalize_on_mean,
@@ -221,12 +289,9 @@ def _one_step(
     latent: Latent,
     seed: int,
 ) -> Sampled:
-    """A run from a latent that is noisy already, in the VAE's scale: nothing is added, nothing is scaled at the end."""
-    x, row, grid = (
-        latents.to_network(latent),
-        SAMPLERS.lookup(sampler),
-        Grid(sigmas, sampling.process, clock=sampling.clock),
-    )
+    """A run from a noisy latent in the VAE's scale: no noise is added before it, and its end is not rescaled."""
+    x, row = latents.to_network(latent), SAMPLERS.lookup(sampler)
+    grid = Grid(sigmas, sampling.process, clock=sampling.clock)
     own = Silent() if row.noise == "none" else default_noise(row.noise, seed, grid, x)
     end = finish(Run(guider, row, grid, own), x)
     out = latents.to_vae(end.x)

@@ -1,4 +1,4 @@
-"""The two functions that meet latents, and small numerics on coefficients."""
+"""Linear combinations of latents, and small numerical functions of coefficients."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 
 def lincomb(*terms: Tensor | float) -> Tensor:
-    """c0·v0 + c1·v1 + … for alternating coefficients and latents, in one new buffer.
+    """c0·v0 + c1·v1 + … in one new buffer, with the dtype of the first latent; no argument is changed.
 
-    A coefficient is a number, a 0-d float64 tensor on the CPU or a field that broadcasts over the latents.
-    No argument is changed. The result has the dtype of the first latent.
+    Args:
+        *terms: Coefficients and latents in turn. A coefficient is a number, a 0-d float64 tensor on the CPU, or a field
+            that broadcasts over the latents.
     """
     latents = [v for v in terms[1::2] if isinstance(v, Tensor)]
     coefficients = [_coefficient(c, latents[0]) for c in terms[::2]]
@@ -20,7 +21,7 @@ def lincomb(*terms: Tensor | float) -> Tensor:
     for c, v in zip(coefficients[1:], latents[1:], strict=True):
         if isinstance(c, Tensor):
             out = out.addcmul_(c, v)
-        elif c:  # a term that vanishes costs no pass
+        elif c:  # a term of weight 0 costs nothing
             out = out.add_(v, alpha=c)
     return out
 
@@ -29,25 +30,27 @@ def _coefficient(c: Tensor | float, like: Tensor) -> Tensor | float:
     if not isinstance(c, Tensor):
         return float(c)
     if c.ndim == 0:
-        return c.item()  # a scalar on the CPU: reading it waits for no device
+        return c.item()  # on the CPU: reading it does not wait for a device
     return c.to(like.device, like.dtype, non_blocking=True)
 
 
 def safe_div(a: Tensor, b: Tensor) -> Tensor:
-    """a/b, and 0 where |b| ≤ 1e-6: there is no usable history behind a frozen or missing interval."""
+    """a/b, and 0 where |b| ≤ 1e-6: a frozen or missing interval leaves no usable history."""
     usable = b.abs() > 1e-6
     return torch.where(usable, a / torch.where(usable, b, 1.0), 0.0)
 
 
 def phi_2(z: Tensor) -> Tensor:
-    """φ₁-remainder (1 − (1 − e^(−z))/z) of the exponential integrators; 0 at z = 0."""
+    """1 − (1 − e^(−z))/z, the second-order weight of exponential integrators; 0 at z = 0."""
     return torch.where(z == 0, 0.0, 1 + torch.expm1(-z) / torch.where(z == 0, 1.0, z))
 
 
 def by_order(order: Tensor, weights: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
-    """Weights of a multistep sampler where places differ in how much history they have, 0 for what a place lacks.
+    """Weights of a multistep sampler whose order differs between positions; 0 for history that a position lacks.
 
-    order: ≥ 1, of σ's shape; weights(k): those of order k, with every order's first ones for the same latents.
+    Args:
+        order: Order ≥ 1 at each position, of σ's shape.
+        weights: k → the weights of order k; the first weights of all orders belong to the same latents.
     """
     if not order.ndim:
         return list(weights(int(order)))
@@ -61,7 +64,7 @@ def by_order(order: Tensor, weights: Callable[[int], Sequence[Tensor]]) -> list[
 
 
 def filled(t: Tensor, size: int, axis: int) -> Tensor:
-    """A tensor repeated along an axis, and cut there to that size; a view where the axis has one entry."""
+    """A tensor repeated along an axis and cut to `size` there; a view where the axis has one entry."""
     if t.shape[axis] == 1:
         return t.expand(*t.shape[:axis], size, *t.shape[axis + 1 :])
     times = [1] * t.ndim

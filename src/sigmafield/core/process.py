@@ -1,14 +1,13 @@
-"""Noise levels as mathematics: the process that adds noise, an interval of the schedule, the whole schedule.
+"""Noise levels: the process that adds noise, one interval of a schedule, a whole schedule.
 
-Everything here is float64 on the CPU, and a noise level may be a number or a field [B, 1, *space].
+Everything here is float64 on the CPU. A noise level is a number or a field [B, 1, *space].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -18,17 +17,18 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
 
 LAM_MAX = 80.0
-"""|λ| is clamped here (σ ≈ 2e-35), so that σ = 0 gives no infinities; ends are handled by `Span.last`."""
+"""|λ| is clamped to this (σ ≈ 2e-35), so that σ = 0 gives no infinities; `Span.last` marks the end of a run."""
 
 FROZEN = 1e-6
-"""An interval with |h| below this is no interval: its pixels are left as they are."""
+"""Where |h| of an interval is below this, the latent is left as it is."""
 
 
 @dataclass(frozen=True)
 class VE:
     """Variance exploding, x = x0 + σ ξ: networks that predict ε, v, x0 or EDM's F. α = 1, λ = −ln σ.
 
-    sigma_max: the network's largest level, at which a run starts from pure noise.
+    Args:
+        sigma_max: Level from which on a run starts from pure noise: the largest that the network was trained on.
     """
 
     sigma_max: float = float("inf")
@@ -46,14 +46,14 @@ class VE:
         return (-lam).exp()
 
     def start(self, sigma: Sigma, noise: Latent, latent: Latent) -> Latent:
-        """The first x: latent + σ ξ, or latent + √(1 + σ²) ξ where σ is the model's largest (pure noise)."""
+        """The first x: latent + σ ξ, or latent + √(1 + σ²) ξ where σ is at least `sigma_max` (pure noise)."""
         pure = torch.isclose(sigma, torch.full_like(sigma, self.sigma_max), rtol=1e-5, atol=0) | (
             sigma > self.sigma_max
         )
         return lincomb(1.0, latent, torch.where(pure, (1 + sigma**2).sqrt(), sigma), noise)
 
     def finish(self, sigma: Sigma, x: Latent) -> Latent:
-        """The latent of a run that ended at σ: x itself."""
+        """The clean latent of a run that ended at σ: x itself."""
         return x
 
 
@@ -61,7 +61,8 @@ class VE:
 class Flow:
     """Rectified flow, x = (1 − σ) x0 + σ ξ. α = 1 − σ, λ = ln((1 − σ)/σ).
 
-    shift: ratio s of the model's time shift s·u/(1 + (s − 1)u); it sets where samplers that work in λ begin.
+    Args:
+        shift: Ratio s of the model's time shift s u/(1 + (s − 1) u), which sets the first level of samplers in λ.
     """
 
     shift: float = 1.0
@@ -80,7 +81,7 @@ class Flow:
 
     @property
     def first(self) -> float:
-        """Largest σ with a finite λ that λ-samplers start from: s u/(1 + (s − 1) u) at u = 0.9999."""
+        """The level that samplers in λ start from instead of σ = 1: s u/(1 + (s − 1) u) at u = 0.9999."""
         u = 1 - 1e-4
         return self.shift * u / (1 + (self.shift - 1) * u)
 
@@ -89,21 +90,29 @@ class Flow:
         return lincomb(1 - sigma, latent, sigma, noise)
 
     def finish(self, sigma: Sigma, x: Latent) -> Latent:
-        """The latent of a run that ended at σ: x/(1 − σ)."""
+        """The clean latent of a run that ended at σ: x/(1 − σ)."""
         return x if not sigma.any() else lincomb(1 / (1 - sigma), x)
 
 
 Process = VE | Flow
 
 Clock = Callable[[float], float]
-"""Share of the way through sampling, 0 = start (most noise) … 1 = end → σ: the clock of a network's noise levels."""
+"""A network's clock: share of the way through sampling, 0 = start (most noise) … 1 = end → σ."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """One interval σ → σ' of a schedule, in the vocabulary of the papers; step i of n.
+    """One interval σ → σ' of a schedule, in the vocabulary of the papers. All properties have the shape of σ.
 
-    sigma, sigma_next: both 0-d or both [B, 1, *space]; all that follows has their shape. sigmas: the whole schedule.
+    Args:
+        sigma: σ at its start, 0-d or [B, 1, *space].
+        sigma_next: σ' at its end, of the same shape.
+        process: The process that adds noise.
+        i: Index of the step.
+        n: Number of steps of the schedule.
+        sigmas: The whole schedule, for `at` and `history`.
+        asked: Number of steps of the schedule as it was given, before the sampler changed it.
+        clock: The network's clock, where it is known.
     """
 
     sigma: Sigma
@@ -113,21 +122,16 @@ class Span:
     n: int = 1
     sigmas: Float64[Tensor, "levels *field"] | None = field(default=None, repr=False)
     asked: int = 1
-    """Steps of the schedule as it was given, before the sampler changed it."""
     clock: Clock | None = field(default=None, repr=False)
-    """The network's clock, where it is known."""
 
     def sigma_at(self, percent: float) -> float:
-        """σ at a share of the way through sampling; ValueError where the network's clock is not known."""
+        """σ at a share of the way through sampling, 0 … 1; ValueError if the network's clock is not known."""
         if self.clock is None:
-            raise ValueError(
-                "shares of the way through sampling need the network's clock: give it to the schedule, "
-                "Grid(sigmas, process, clock=model.sampling.clock)"
-            )
+            raise ValueError("shares of the run need the network's clock: Grid(sigmas, process, clock=sampling.clock)")
         return self.clock(percent)
 
     def at(self, k: int) -> Span:
-        """The interval k steps on, −i ≤ k < n − i: earlier ones for multistep coefficients, later to look ahead."""
+        """The interval k steps later, −i ≤ k < n − i; negative for the history of multistep samplers."""
         if self.sigmas is None or not 0 <= self.i + k < self.n:
             raise IndexError(f"step {self.i} of {self.n} has no interval {k:+d}")
         return replace(self, sigma=self.sigmas[self.i + k], sigma_next=self.sigmas[self.i + k + 1], i=self.i + k)
@@ -154,24 +158,24 @@ class Span:
 
     @cached_property
     def ratio(self) -> Sigma:
-        """σ'/σ, and 1 where both are 0 (a region that has finished)."""
+        """σ'/σ, and 1 where σ is 0, in a region that has ended."""
         done = self.sigma == 0
         return torch.where(done, 1.0, self.sigma_next / torch.where(done, 1.0, self.sigma))
 
     @cached_property
     def last(self) -> Bool[Tensor, "*field"]:
-        """Where this interval ends at σ' = 0: there the update is the denoised latent itself."""
+        """Where σ' = 0: there the update is the denoised latent itself."""
         return self.sigma_next == 0
 
     @cached_property
     def frozen(self) -> Bool[Tensor, "*field"]:
-        """Where nothing happens in this interval."""
+        """Where the interval is empty and the latent stays as it is."""
         return self.h.abs() < FROZEN
 
     def history(self, most: int) -> Int[Tensor, "*field"]:
-        """How many intervals right before this one were none of them frozen, at most `most`.
+        """Number of intervals directly before this one without a frozen one among them, at most `most`.
 
-        So many steps a multistep sampler may look back on: a place that joins late begins without history.
+        A multistep sampler may use this many earlier steps: a position that joins late starts without history.
         """
         unbroken = torch.ones_like(self.sigma, dtype=torch.bool)
         count = torch.zeros_like(self.sigma, dtype=torch.int64)
@@ -182,30 +186,33 @@ class Span:
 
     @cached_property
     def ve(self) -> Span:
-        """The same interval with λ = −ln σ whatever the process: the time axis that DPM-Solver++ uses."""
+        """The same interval in VE, λ = −ln σ, whatever the process: the time axis of DPM-Solver++."""
         return replace(self, process=VE())
 
     @cached_property
     def scaled(self) -> Span:
-        """The interval as x/α sees it: of a VE process, from σ/α to σ'/α'. At σ = 1 of a flow it begins at infinity."""
+        """The interval of x/α, in VE from σ/α to σ'/α'; it starts at infinity for σ = 1 of a flow."""
         alpha = self.process.alpha(self.sigma)
         return Span(self.sigma / alpha, self.sigma_next / self.alpha_next, VE(), self.i, self.n)
 
     def split(self, r: float) -> tuple[Span, Span]:
-        """The two parts of the interval, cut at λ + r h, r > 0: beyond its end where r > 1."""
-        # at r = 1 nothing may be left for the second part, not even rounding: its noise goes with √h
+        """The two parts of the interval, cut at λ + r h for r > 0, which is beyond its end for r > 1."""
+        # at r = 1 the second part must be exactly empty, without rounding: its noise grows with √h
         mid = self.sigma_next if r == 1 else self.process.sigma(self.lam + r * self.h)
         return replace(self, sigma_next=mid), replace(self, sigma=mid)
 
     def ancestral(self, eta: float, below_zero: bool = False) -> tuple[Span, Sigma, Sigma]:
-        """(the interval to σ_down, k, σ_up): x' = k y + σ_up ξ after the deterministic step to y at σ_down.
+        """(interval to σ_down, k, σ_up) of x' = k y + σ_up ξ, where a deterministic step leads to y at σ_down.
 
         VE:    σ_up = min(σ', η √(σ'² (σ² − σ'²)/σ²)),   σ_down = √(σ'² − σ_up²),   k = 1
         flow:  σ_down = max(0, σ' (1 + (σ'/σ − 1) η)),   k = (1 − σ')/(1 − σ_down),   σ_up = √(σ'² − (k σ_down)²)
 
-        η = 0 keeps the interval. η ≥ σ/√(σ² − σ'²) in VE, η ≥ 1/(1 − σ'/σ) in a flow leave σ_down = 0: all noise is
-        new. below_zero: in a flow let σ_down go below 0, which turns the sign of the old noise.
-        Song et al., arXiv:2010.02502.
+        η = 0 keeps the interval. At η ≥ σ/√(σ² − σ'²) in VE, and η ≥ 1/(1 − σ'/σ) in a flow, σ_down = 0: all of the
+        noise is new. Song et al., arXiv:2010.02502.
+
+        Args:
+            eta: η, the share of new noise.
+            below_zero: Whether σ_down of a flow may go below 0, which changes the sign of the old noise.
         """
         a, b = self.sigma, self.sigma_next
         if not eta:
@@ -224,7 +231,7 @@ class Span:
 
         a = (σ'/σ) e^(−ηh),   b = α' (1 − e^(−(1+η)h)),   c = σ' √(1 − e^(−2ηh))
         """
-        if isinstance(eta, float) and not eta:  # the same numbers from a third of the operations
+        if isinstance(eta, float) and not eta:  # the same numbers with a third of the operations
             return self.ratio, self.alpha_next * -torch.expm1(-self.h), torch.zeros_like(self.h)
         return (
             self.ratio * (-eta * self.h).exp(),
@@ -235,11 +242,16 @@ class Span:
 
 @dataclass(frozen=True)
 class Grid:
-    """A schedule with its process: n + 1 noise levels, [n + 1] or a σ-field [n + 1, B, 1, *space].
+    """A schedule with its process.
 
-    Levels are kept as float64 on the CPU. asked: steps before a sampler changed the grid, if it did.
-    clock: the network's, for what acts in shares of the way through sampling.
-    Raises ValueError for a level that is negative, not finite or, in a flow, above 1.
+    Args:
+        sigmas: n + 1 noise levels, [n + 1] or a σ-field [n + 1, B, 1, *space]; kept as float64 on the CPU.
+        process: The process that adds noise.
+        asked: Number of steps before a sampler changed the schedule; None where it is as given.
+        clock: The network's clock, for mods that act in a part of the run.
+
+    Raises:
+        ValueError: A level is negative, not finite or, in a flow, above 1.
     """
 
     sigmas: Tensor
@@ -277,33 +289,9 @@ class Grid:
 
 
 def per_sample(sigma: Sigma) -> Float64[Tensor, "batch"] | None:
-    """The level of each sample of a field [B, 1, *space] that is the same all over each of them; None for others."""
+    """The level of each sample of a field [B, 1, *space] that is constant within samples; None for other fields."""
     rows = sigma.flatten(1)
     return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
-
-
-def clip_first(grid: Grid, params: Mapping[str, Any]) -> Grid:
-    """The grid with σ₀ = 1 of a flow, where λ = −∞, replaced by `Flow.first`; others unchanged.
-
-    x is not rescaled and noise is asked for with the new σ, as ComfyUI does.
-    """
-    if not isinstance(grid.process, Flow) or grid.n == 0 or not (grid.sigmas[0] >= 1).any():
-        return grid
-    first = torch.where(grid.sigmas[:1] >= 1, grid.process.first, grid.sigmas[:1])
-    return replace(grid, sigmas=torch.cat([first, grid.sigmas[1:]]))
-
-
-def ends(grid: Grid, params: Mapping[str, Any]) -> Grid:
-    """The single interval from σ₀ to the last σ above 0, for samplers that choose their own steps.
-
-    With denoise_to_zero there is a second one, to the schedule's final 0.
-    """
-    if grid.n == 0:
-        return grid
-    to_zero = grid.sigmas[-1:] == 0
-    last = grid.sigmas[-2 if to_zero else -1]
-    rest = grid.sigmas[-1:] if to_zero and params["denoise_to_zero"] else grid.sigmas[:0]
-    return replace(grid, sigmas=torch.cat([torch.stack([grid.sigmas[0], last]), rest]))
 
 
 def _some(values: Tensor, where: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Named things with parameters: the registries that list them, and the one text form in which they are written.
+"""Named things with parameters: the registries that list them, and their text form.
 
 dpmpp_2m_sde(eta=0.5)                     a `Spec`: a name with parameters
 apg(eta=0.5)+cfg_norm                     several, in the order in which they act
@@ -32,7 +32,7 @@ class Spec:
 
     Args:
         name: A name of the registry that it is looked up in.
-        params: Values by parameter name; parameters that are left out keep their defaults.
+        params: Values by parameter name; other parameters keep their defaults.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str, kind: str = "spec", example: str = "name(parameter=0.5)") -> Spec:
-        """The one spec in a text; ValueError for none, for several, and for a text of another form."""
+        """The spec in a text; ValueError unless the text is one name with or without parameters."""
         found = parse_specs(text, kind, example)
         if len(found) != 1:
             raise ValueError(f"{kind} must be one name, such as {example}; got {text!r}")
@@ -54,13 +54,13 @@ class Spec:
 
 
 def parse_specs(text: str, kind: str, example: str) -> tuple[Spec, ...]:
-    """Names with parameters, joined by +, in order; "" is none.
+    """Names with parameters, joined by +, in order; none for "".
 
-    Words need no quotes; true, false and inf are read as values.
+    Words need no quotes; true, false and inf are values.
 
     Args:
-        text: Such as "apg(eta=0.5)+cfg_norm".
-        kind: What the text is, for the error.
+        text: The text, such as "apg(eta=0.5)+cfg_norm".
+        kind: What the text describes, for the error.
         example: A text of this kind, for the error.
 
     Raises:
@@ -99,7 +99,7 @@ def _value(tree: ast.expr) -> Any:
 
 
 def _written(value: Any) -> str:
-    """A value as `_value` reads it; ValueError for one that has no text form."""
+    """A value in the form that `_value` reads; ValueError if it has none."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float, str, tuple, list)):
@@ -111,8 +111,8 @@ class Registry(Mapping[str, Row], Generic[Row]):
     """Rows by name, in the order in which they were added.
 
     Args:
-        kind: What the rows are, for errors: "sampler", "schedule", "guidance mod".
-        rows: The first rows.
+        kind: What a row is, for errors: "sampler", "schedule", "guidance mod".
+        rows: Rows to begin with.
     """
 
     def __init__(self, kind: str, rows: Iterable[Row] = ()):
@@ -122,11 +122,11 @@ class Registry(Mapping[str, Row], Generic[Row]):
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """Add a row, or replace the one of its name."""
+        """Add a row; it replaces one of the same name."""
         self._rows[row.name] = row
 
     def lookup(self, name: str) -> Row:
-        """The row of a name; ValueError with the near miss where there is none."""
+        """The row of that name; ValueError with the nearest names if there is none."""
         return named(self._rows, name, self.kind)
 
     def __getitem__(self, name: str) -> Row:
@@ -140,14 +140,14 @@ class Registry(Mapping[str, Row], Generic[Row]):
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: '; did you mean …?' or the list of what there is."""
+    """The end of an error about an unknown name: '; did you mean …?', or the list of known names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(known)}"
 
 
 def named(table: Mapping[str, V], name: str, kind: str) -> V:
-    """The value of that name in a table; ValueError with the near miss where there is none."""
+    """The value of that name in a table; ValueError with the nearest names if there is none."""
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}{near_miss(name, table)}")
     return table[name]

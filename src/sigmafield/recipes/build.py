@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
 from PIL import Image
@@ -39,6 +40,7 @@ from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.mixing_spec import parse_mixing
 from sigmafield.runs.multiphase import Phases
 from sigmafield.runs.run import Run
+from sigmafield.spatial.inpaint import Inpaint
 from sigmafield.spatial.sigma_field import delayed, field_from_mask, own_schedule
 from sigmafield.spatial.tiled_model import ROWS
 
@@ -113,7 +115,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> J
     prompts = [positive] * (1 + mods.evals) + ([] if alone else [[negative]])
     whole = 0 if recipe.tiling is None else rows_of(recipe.tiling, pipe, prompts, len(latent), space)
     if (line := parse_mixing(recipe.mixing)) is not None:
-        run = line.mixing(run, latent, recipe.seed)
+        keep = None if mask is None else cast(Inpaint, run.denoise).kept  # as `open_run` made it
+        run = line.mixing(run, latent, recipe.seed, keep)
         start = run.start(latent)
     return Job(recipe, pipe, run, start, whole)
 

@@ -28,7 +28,8 @@ from sigmafield.recipes.build import Job, initial_latent, levels_of, open_single
 from sigmafield.recipes.inputs import read_frames
 from sigmafield.recipes.options import DemoFusion, with_vae
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.runs.mixing import KeyedLevels, Mixing
+from sigmafield.runs.level_noise import KeyedLevels
+from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.multiphase import Phase, Phases
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS

@@ -1,1 +1,1 @@
-"""Runs: the loop, and what edits it between its steps."""
+"""Runs: the sampling loop, and runs that change the latent between its steps."""

@@ -1,6 +1,6 @@
-"""How much of a denoised latent and how much of a noised one: weights over a run, and ways to put the two together.
+"""Blends of a denoised and a noised latent: weights over a run, and blending functions. After ComfyUI-Iterative-Mixer.
 
-ComfyUI-Iterative-Mixer's. A weight c = 1 is the denoised path alone, c = 0 the noised latent alone.
+A weight c = 1 is the denoised latent alone, c = 0 the noised one alone.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Curve = Callable[[int, int, float, int, int], float]
 """(step t, steps N, alpha, start, stop) → c, before the clamp."""
 
 SLERP_LEAST = 1e-6
-"""Below this sin ω, latents count as parallel."""
+"""Latents count as parallel if sin ω is below this."""
 
 
 def cosine(t: int, steps: int, alpha: float, start: int, stop: int) -> float:
-    """(½ (1 + cos(π (S − t)/S)))^α with S = stop, and 1 behind it; start is not used. DemoFusion, arXiv:2311.16973."""
+    """(½ (1 + cos(π (S − t)/S)))^α with S = stop, and 1 after S; start is not used. DemoFusion, arXiv:2311.16973."""
     return 1.0 if t > stop or not stop else (0.5 * (1 + math.cos(math.pi * (stop - t) / stop))) ** alpha
 
 
 def linear(t: int, steps: int, alpha: float, start: int, stop: int) -> float:
-    """t/S with S = stop (N if that is 0), 1 behind it and 0 before start; alpha is not used."""
+    """t/S with S = stop (N if that is 0), 1 after step S and 0 before start; alpha is not used."""
     stop = stop or steps
     return 0.0 if t < start else 1.0 if t > stop else t / stop
 
 
 def logistic(t: int, steps: int, alpha: float, start: int, stop: int) -> float:
-    """1/(1 + e^(−5α (u − m))), u = t/(N − 1), m = (S + start)/(2N − 2), S = stop or N; 1 behind S, 0 before start."""
+    """1/(1 + e^(−5α (u − m))), u = t/(N − 1), m = (S + start)/(2N − 2), S = stop or N; 1 after S, 0 before start."""
     stop, last = stop or steps, max(steps - 1, 1)
     middle = (stop + start) / (2 * last)
     return 0.0 if t < start else 1.0 if t > stop else 1 / (1 + math.exp(-5 * alpha * (t / last - middle)))
@@ -57,11 +57,20 @@ def blending_weights(
     least: float = 0.0,
     most: float = 1.0,
 ) -> list[float]:
-    """The weight c of the denoised path at each step, rising over a run of N = `steps`.
+    """The weight c of the denoised latent at each step, rising over a run of N = `steps`.
 
-    curve: of `CURVES`; alpha_1: its steepness; start, stop: the steps that it runs between, stop = N for None, and
-    it may be above N; clamp: from this share of the steps on c = 1; then c goes to least + (most − least) c.
-    Raises ValueError for an unknown curve and for numbers below 0.
+    Args:
+        curve: A name of `CURVES`.
+        steps: Number of steps N.
+        alpha_1: Steepness of the curve.
+        start: Step at which the curve starts.
+        stop: Step at which the curve reaches its end; None for N, and it may be above N.
+        clamp: Share of the steps from which on c = 1.
+        least: Lowest weight; the curve is scaled to least + (most − least) c.
+        most: Highest weight.
+
+    Raises:
+        ValueError: The curve is unknown, or a number of steps or a share is below 0.
     """
     of = named(CURVES, curve, "blending schedule")
     stop = steps if stop is None else stop
@@ -79,9 +88,9 @@ def addition(z: Latent, x: Latent, c: float) -> Latent:
 
 
 def slerp(z: Latent, x: Latent, c: float) -> Latent:
-    """(sin((1 − c) ω) z + sin(c ω) x)/sin ω, ω the angle between a sample's z and x; `addition` where it is 0 or π.
+    """(sin((1 − c) ω) z + sin(c ω) x)/sin ω, ω the angle between a sample's z and x; `addition` if it is 0 or π.
 
-    Its size is between those of the two, where `addition` of unrelated latents is shorter than both.
+    The norm of the result is between the norms of the two; `addition` of unrelated latents has a smaller norm.
     """
     cosine = (_unit(z) * _unit(x)).flatten(1).sum(1).clamp(-1, 1).reshape(_samples(z))
     omega = cosine.arccos()
@@ -94,7 +103,7 @@ def slerp(z: Latent, x: Latent, c: float) -> Latent:
 
 
 def norm_only(z: Latent, x: Latent, c: float) -> Latent:
-    """z + c (‖z‖ x/‖x‖ − z): x at z's size, by sample. At c = 1 it is not x, but x at that size."""
+    """z + c (‖z‖ x/‖x‖ − z), sample by sample: x is scaled to the norm of z, also at c = 1."""
     return lincomb(1 - c, z, c, _norm(z) * _unit(x))
 
 
@@ -106,7 +115,7 @@ def _samples(x: Tensor) -> tuple[int, ...]:
 
 
 def _norm(x: Tensor) -> Tensor:
-    """‖·‖ of every sample."""
+    """‖x‖ of every sample."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(_samples(x))
 
 

@@ -1,14 +1,14 @@
-"""A state as one safetensors file: written whole or not at all, read back bit-exactly."""
+"""A state as one safetensors file: written whole or not at all, read back bit for bit."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,11 +18,13 @@ from torch import Tensor
 from sigmafield.core.memory import Memory
 from sigmafield.core.protocols import State
 
-FORMAT = "sigmafield-state-1"
+VERSION = 2
+FORMAT = "sigmafield-state-"
+"""Before the version, the name of the format."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: a reader never sees half of it."""
+    """Write a file under a temporary name in the same directory, then rename it: readers never see a part of it."""
     path = Path(path)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -32,7 +34,7 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's file is for the owner alone
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -40,54 +42,109 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def save_state(state: State, path: str | Path, meta: Mapping[str, str] | None = None) -> None:
-    """Save all of a state but its preview, with strings of the caller's (how to rebuild the run)."""
+    """Save a state without its preview.
+
+    Args:
+        state: The state; its memories hold tensors, numbers, booleans, strings, tuples and dicts of these, nested to
+            any depth.
+        path: The file to write.
+        meta: Strings to store with it, such as how to rebuild the run.
+
+    Raises:
+        ValueError: A memory holds a value of another type.
+    """
     tensors = {"x": state.x} | ({"rng": state.rng} if state.rng is not None else {})
-    plain: dict[str, Memory] = {"mem": {}, "aux": {}}
-    for part, memory in (("mem", state.mem), ("aux", state.aux)):
-        for key, value in memory.items():
-            if isinstance(value, Tensor):
-                tensors[f"{part}.{key}"] = value
-            else:
-                plain[part][key] = value
+    memories = {part: _packed(memory, part, tensors) for part, memory in (("mem", state.mem), ("aux", state.aux))}
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    header = {"format": FORMAT, "i": state.i, "nfe": state.nfe, **plain}
+    header = {"format": f"{FORMAT}{VERSION}", "i": state.i, "nfe": state.nfe, **memories}
     write_whole(Path(path), save(tensors, {**(meta or {}), "state": json.dumps(header)}))
 
 
 def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[State, dict[str, str]]:
-    """(state, strings of the caller's) from a file that `save_state` wrote; x and the latents on `device`.
+    """(state, meta) from a file that `save_state` wrote, with x and the latents in its memories on `device`.
 
-    Raises FileNotFoundError, or ValueError for a file that is not such a checkpoint.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a checkpoint, or one of another version.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         with safe_open(str(path), "pt") as file:
             meta = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
     header: dict[str, Any] = json.loads(meta.pop("state", "{}"))
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of a run (format {header.get('format')}, not {FORMAT})")
-    memory: dict[str, Memory] = {part: _tuples(header[part]) for part in ("mem", "aux")}
-    for key, tensor in tensors.items():
-        part, _, name = key.partition(".")
-        if name:  # coefficients stay float64 on the CPU, latents go to the device
-            memory[part][name] = tensor if tensor.ndim == 0 else tensor.to(device)
-    state = State(header["i"], tensors["x"].to(device), memory["mem"], memory["aux"], tensors.get("rng"), header["nfe"])
-    return state, meta
+    _check_version(path, str(header.get("format")))
+    mem, aux = (cast(Memory, _unpacked(header[part], tensors)) for part in ("mem", "aux"))
+    state = State(header["i"], tensors["x"], mem, aux, tensors.get("rng"), header["nfe"])
+    return moved(state, device), meta
 
 
 def moved(state: State, device: torch.device | str) -> State:
-    """The state with x and the latents of its memories on another device; coefficients stay on the CPU."""
-    mem, aux = (
-        {key: value.to(device) if isinstance(value, Tensor) and value.ndim else value for key, value in memory.items()}
-        for memory in (state.mem, state.aux)
-    )
+    """The state with x and the latents in its memories on another device; numbers, 0-d tensors, stay on the CPU."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device) if tensor.ndim else tensor
+
+    mem, aux = (cast(Memory, _mapped(memory, move)) for memory in (state.mem, state.aux))
     return replace(state, x=state.x.to(device), mem=mem, aux=aux)
 
 
-def _tuples(memory: Memory) -> Memory:
-    """JSON has no tuples: what was saved as one comes back as one."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in memory.items()}
+def _check_version(path: str | Path, name: str) -> None:
+    """Raise ValueError unless the format's name is the one that is written here."""
+    number = name.removeprefix(FORMAT)
+    if number == name or not number.isdecimal():
+        raise ValueError(f"{path} is not a checkpoint of a run")
+    if int(number) < VERSION:
+        raise ValueError(
+            f"{path} was saved by an earlier version of sigmafield (format {number}, this one reads {VERSION}): "
+            "resume it with that version, or start again"
+        )
+    if int(number) > VERSION:
+        raise ValueError(
+            f"{path} was saved by a later version of sigmafield (format {number}, this one reads {VERSION}): update"
+        )
+
+
+def _packed(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON holds it: containers as {kind: content}, tensors moved to `tensors` under their path."""
+    if isinstance(value, Tensor):
+        name = f"{path}#{len(tensors)}" if path in tensors else path  # two paths are equal where keys hold slashes
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, dict):
+        entries = cast("dict[Any, Any]", value)
+        if not all(isinstance(key, str) for key in entries):
+            raise ValueError(f"{path} cannot be saved: its keys must be strings; got {list(entries)}")
+        return {"dict": {key: _packed(each, f"{path}/{key}", tensors) for key, each in entries.items()}}
+    if isinstance(value, tuple):
+        items = cast("tuple[Any, ...]", value)
+        return {"tuple": [_packed(each, f"{path}/{k}", tensors) for k, each in enumerate(items)]}
+    if not isinstance(value, (bool, int, float, str)):
+        raise ValueError(f"{path} cannot be saved: a memory holds tensors and plain values; got {value!r}")
+    return value
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The value that `_packed` was given."""
+    if not isinstance(value, dict):
+        return value
+    [(kind, content)] = cast("dict[str, Any]", value).items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_unpacked(each, tensors) for each in content)
+    return {key: _unpacked(each, tensors) for key, each in content.items()}
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A memory with all of its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(each, change) for key, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, tuple):
+        return tuple(_mapped(each, change) for each in cast("tuple[Any, ...]", value))
+    return value

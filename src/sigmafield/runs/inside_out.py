@@ -1,4 +1,4 @@
-"""A run turned inside out: whoever owns the network sends its answers in, and is told what to evaluate next."""
+"""A run turned inside out: the caller evaluates the network, sends its answers in and gets the next request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sigmafield.samplers import Sampler
 
 @dataclass(frozen=True)
 class Plan:
-    """A sampler on a schedule, and the σ of the evaluations that it asks for, step by step."""
+    """A sampler on a schedule, and the σ of the evaluations that it requests in each step."""
 
     run: Run
     asked: list[list[Sigma]]
@@ -38,10 +38,18 @@ class Plan:
 
 
 def plan(sampler: Sampler, grid: Grid, params: Mapping[str, Any]) -> Plan:
-    """The plan of a sampler that does not choose its own steps: a run over a latent of one zero.
+    """The plan of a sampler, found by a run over a latent of a single zero.
 
-    What it asks for follows from the schedule alone. Raises ValueError for parameters that the sampler refuses, and
-    where it moves x before a step's first evaluation: a pipeline makes that of the x that it holds.
+    The requests of a sampler that does not choose its own steps depend on the schedule only.
+
+    Args:
+        sampler: A sampler that does not choose its own steps.
+        grid: The schedule.
+        params: The sampler's parameters.
+
+    Raises:
+        ValueError: The sampler refuses a parameter, or it changes x before the first evaluation of a step, where a
+            pipeline evaluates its own x.
     """
     asked: list[list[Sigma]] = []
     requests: list[tuple[Latent, Sigma]] = []
@@ -65,15 +73,24 @@ def plan(sampler: Sampler, grid: Grid, params: Mapping[str, Any]) -> Plan:
 
 
 class FromGenerators:
-    """Noise from torch generators: one for the batch, or one for each sample.
+    """Noise from torch generators: one for the batch, or one per sample.
 
-    Gaussian noise is drawn from them in the order of the draws, as diffusers' own schedulers draw it. For a Brownian
-    path each gives a seed, once: the next integer below 2⁶³ − 1. Raises ValueError for another number of generators.
+    Gaussian noise is drawn in the order of the requests, as diffusers' own schedulers draw it. For a Brownian path each
+    generator gives one seed: the next integer below 2⁶³ − 1.
+
+    Args:
+        generators: One generator, or one per sample.
+        sampler: The sampler that the noise is for.
+        grid: The schedule.
+        x: A latent of the run, for shape, type and device.
+
+    Raises:
+        ValueError: There is another number of generators.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], sampler: Sampler, grid: Grid, x: Latent):
         if len(generators) not in (1, x.shape[0]):
-            raise ValueError(f"give one generator, or one a sample: got {len(generators)} for a batch of {x.shape[0]}")
+            raise ValueError(f"give one generator, or one per sample: got {len(generators)} for {x.shape[0]} samples")
         self._parts = list(zip(generators, x.chunk(len(generators)), strict=True))
         self._paths: list[Noise] = []
         if sampler.noise.startswith("brownian"):
@@ -88,17 +105,19 @@ class FromGenerators:
         return torch.cat([xi.to(p.device) for xi, (_, p) in zip(draws, self._parts)])
 
     def get_state(self) -> None:
-        """The generators are the pipeline's: nothing of theirs is kept."""
+        """None: the pipeline owns the generators."""
         return None
 
     def set_state(self, state: Tensor | None) -> None:
-        """Nothing to set."""
+        """Does nothing."""
 
 
 class InsideOut:
     """A run that is given its predictions, one evaluation at a time.
 
-    run: its denoiser is not called; noise: the source, whose state nobody else moves on.
+    Args:
+        run: The run; its denoiser is not called.
+        noise: Source of the sampler's noise, used by this run only.
     """
 
     def __init__(self, run: Run, noise: Noise):
@@ -107,9 +126,11 @@ class InsideOut:
         self._step: Step | None = None
 
     def answer(self, x: Latent, pred: Pred) -> Latent:
-        """What to evaluate next, from the prediction for x; after the last evaluation, the clean latent.
+        """The latent to evaluate next; after the last evaluation, the clean latent.
 
-        Where a step begins, x is the state: an edited one counts.
+        Args:
+            x: The latent that was evaluated; at the start of a step it is the state, which the caller may have changed.
+            pred: The prediction for it.
         """
         run = self._run
         if self._step is None:

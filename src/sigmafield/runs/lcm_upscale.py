@@ -1,4 +1,4 @@
-"""Consistency sampling that enlarges the latent on the way: the first steps are cheap, the last at full size."""
+"""Consistency sampling whose latent grows between the steps: the first steps are cheap, the last has full size."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from sigmafield.samplers import SAMPLERS
 
 
 def factors(n: int, scale: float = 2.0, steps: int | None = None) -> list[float]:
-    """Sizes after each step of an n-step run, in terms of the first: equally spaced up to `scale`.
+    """Sizes after the steps of a run, in multiples of the first: equally spaced up to `scale`, then unchanged.
 
-    They are reached in `steps` steps, or in ⌊(n + 1)/2⌋ (at least 1) where None; none where steps is 0.
+    Args:
+        n: Number of steps of the run.
+        scale: Last size, above 0.
+        steps: Number of steps in which the last size is reached, 0 for no growth; None for ⌊(n + 1)/2⌋, at least 1.
     """
     if scale <= 0:
         raise ValueError(f"scale must be above 0; got {scale}")
@@ -42,14 +45,26 @@ def lcm_upscale(
     process: Process = VE(),
     flow_noise: bool = False,
 ) -> Iterator[State]:
-    """The states of a consistency run whose latent grows between the steps: denoise, enlarge, noise anew.
+    """The states of a consistency run whose latent grows between the steps: denoise, enlarge, add noise.
 
         x' = k resize(D) + σ' ξ,   k = 1
 
-    start: noisy latent [B, C, *space], or a state to go on from; sigmas: [levels], one a step; seeds: one a sample;
-    scale, steps: see `factors`; mode: of `resize`. The noise is that of a variance exploding process whatever the
-    model, as in ComfyUI; flow_noise: on a flow, k = α'. Luo et al., arXiv:2310.04378.
-    Raises ValueError for a σ-field: a field has one size.
+    As in ComfyUI, the noise is that of a variance exploding process for every model, unless `flow_noise` is set.
+    Luo et al., arXiv:2310.04378.
+
+    Args:
+        denoise: The guided model.
+        start: Noisy latent [B, C, *space], or a state to continue from.
+        sigmas: Noise levels [steps + 1].
+        seeds: One seed per sample.
+        scale: Last size in multiples of the first, see `factors`.
+        steps: Number of steps in which the latent grows, see `factors`.
+        mode: Interpolation, see `resize`.
+        process: Process that the model was trained on.
+        flow_noise: Whether k = α' on a flow.
+
+    Raises:
+        ValueError: `sigmas` is a σ-field, which has one size.
     """
     grid, jump = Grid(sigmas, process), SAMPLERS.lookup("euler")
     if grid.is_field:

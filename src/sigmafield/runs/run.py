@@ -1,4 +1,4 @@
-"""The only loop: a run is stepped from state to state, and whoever iterates decides what happens between."""
+"""The only loop: a run is stepped from state to state, and the caller decides what happens in between."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ from sigmafield.core.process import VE, Clock, Grid, Process, Span
 from sigmafield.core.protocols import Ctx, Denoiser, Noise, Pred, State, Steps
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Silent
-from sigmafield.samplers.dpm import END
 from sigmafield.samplers.registry import SAMPLERS, Sampler
 
 
 @dataclass(frozen=True)
 class Run:
-    """A denoiser, a sampler, a schedule and a noise source: all that a run needs besides its start.
+    """A denoiser, a sampler, a schedule and a noise source: everything that a run needs except its start.
 
-    params: the sampler's keyword parameters. Raises ValueError for unknown ones and values out of their ranges, for a
-    σ-field where the sampler needs one σ per step, and for a sampler that draws noise without a source.
+    Args:
+        denoise: The guided model.
+        sampler: The sampler, a row of `SAMPLERS`.
+        grid: The schedule.
+        noise: Source of the noise that the sampler draws.
+        params: The sampler's keyword parameters.
+
+    Raises:
+        ValueError: A parameter is unknown or out of range, the sampler needs one σ per step and the schedule is a
+            σ-field, or the sampler draws noise and there is no source.
     """
 
     denoise: Denoiser
@@ -32,14 +39,16 @@ class Run:
     noise: Noise = Silent()
     params: Mapping[str, Any] = field(default_factory=dict)
     rng: Tensor | None = field(init=False, default=None, repr=False)
-    """The noise source's state when the run was made: every start of this run begins there."""
+    """The noise source's state when the run was made, from which every start of this run begins."""
     end: Tensor = field(init=False, repr=False)
-    """The last level, which `Process.finish` is given: the schedule's own where a sampler stops before it."""
+    """The level that `Process.finish` is given: the schedule's last, even if the sampler stops before it."""
+
+    starts_clean = False
+    """`start` takes the noisy latent."""
 
     def __post_init__(self) -> None:
         name, sigmas = self.sampler.name, self.grid.sigmas
-        self.sampler.check(self.params)
-        object.__setattr__(self, "params", {**self.sampler.params, **self.params})
+        object.__setattr__(self, "params", {**self.sampler.params, **self.sampler.check(self.params)})
         if self.sampler.adaptive and self.grid.is_field:
             raise ValueError(
                 f"{name} chooses its own steps and needs one sigma per step; got a field {tuple(sigmas.shape)}"
@@ -53,39 +62,36 @@ class Run:
 
     @property
     def draws(self) -> bool:
-        """Whether the sampler, with these parameters, asks for noise."""
-        p = {**self.sampler.values, **self.params}
-        if self.sampler.noise == "churn":
-            return p["s_churn"] > 0
-        if self.sampler.noise == "gaussian_pair":
-            return any(p[f"{part}eta"] and p[f"{part}s_noise"] for part in ("", "distance_step_"))
-        return self.sampler.noise != "none" and p.get("eta", 1.0) > 0 and p.get("s_noise", 1.0) > 0
+        """Whether the sampler asks for noise, with these parameters."""
+        return self.sampler.draws(self.params)
+
+    @property
+    def n(self) -> int:
+        """Number of intervals in the schedule, one per step unless the sampler chooses its own."""
+        return self.grid.n
 
     def start(self, x: Latent) -> State:
         """The state before the first step, from the noisy latent x [B, C, *space] (float32 or float64)."""
         return State(0, x, rng=self.rng)
 
     def done(self, st: State) -> bool:
-        """Whether the schedule has come to its end."""
-        if not self.sampler.adaptive or not self.grid.n:
-            return st.i >= self.grid.n
-        return bool(st.mem.get("done", self.grid.n == 1 and self.span(0).ve.h <= END))
+        """Whether the last step has been taken."""
+        if self.sampler.pace is None or not self.n:
+            return st.i >= self.n
+        return self.sampler.pace.done(st.mem, self.span(0))
 
     def progress(self, st: State) -> float:
-        """Share of the run that is done, 0 … 1; in λ for an adaptive sampler."""
+        """Share of the run that is done, 0 … 1."""
         if self.done(st):
             return 1.0
-        if not self.sampler.adaptive:
-            return st.i / self.grid.n
-        span = self.span(0).ve
-        return float((st.mem.get("lam", float(span.lam)) - span.lam) / span.h.clamp(min=END))
+        return st.i / self.n if self.sampler.pace is None else self.sampler.pace.progress(st.mem, self.span(0))
 
     def result(self, st: State) -> Latent:
         """The clean latent of a state at the end of the run."""
         return self.grid.process.finish(self.end, st.x)
 
     def label(self, st: State) -> str:
-        """Nothing: progress says enough."""
+        """ "": a single run needs no label."""
         return ""
 
     def span(self, i: int) -> Span:
@@ -115,14 +121,14 @@ class Run:
 
 
 def iterate(run: Steps, start: Latent | State) -> Iterator[State]:
-    """Step until the schedule ends, giving each state: preview, save, edit or stop between any two."""
+    """Step to the end and give each state; the caller may preview, save, edit or stop between any two."""
     st = start if isinstance(start, State) else run.start(start)
     while not run.done(st):
         yield (st := run.step(st))
 
 
 def finish(run: Steps, start: Latent | State) -> State:
-    """The state at the end of the schedule."""
+    """The state at the end, from a noisy latent or any state."""
     last = start if isinstance(start, State) else run.start(start)
     for state in iterate(run, last):
         last = state
@@ -141,10 +147,18 @@ def sample(
     seed: int = 0,
     **params: Any,
 ) -> Tensor:
-    """x at the end of the schedule: the whole run in one call.
+    """x at the end of the schedule: a whole run in one call.
 
-    x: noisy latent [B, C, *space] at sigmas[0]; sigmas: [steps + 1], or a field [steps + 1, B, 1, *space];
-    sampler: a name of `SAMPLERS`, with its `params`; noise: default `default_noise(...)` from `seed`.
+    Args:
+        denoise: The guided model.
+        x: Noisy latent [B, C, *space] at sigmas[0], float32 or float64.
+        sigmas: Noise levels [steps + 1], or a field [steps + 1, B, 1, *space].
+        sampler: A name of `SAMPLERS`.
+        process: Process that the model was trained on.
+        clock: The model's clock, for mods that act in a part of the run.
+        noise: Source of the sampler's noise, by default `default_noise` from `seed`.
+        seed: Seed of the default source.
+        **params: Parameters of the sampler.
     """
     row, grid = SAMPLERS.lookup(sampler), Grid(sigmas, process, clock=clock)
     run = Run(denoise, row, grid, noise or default_noise(row.noise, seed, grid, x), params)

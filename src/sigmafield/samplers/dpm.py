@@ -14,12 +14,23 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Positive, Share
-from sigmafield.core.process import Grid, Span, ends
+from sigmafield.core.process import Grid, Span
 from sigmafield.core.protocols import Noise, Pred, Step
-from sigmafield.samplers.registry import sampler
+from sigmafield.samplers.grids import ends
+from sigmafield.samplers.registry import Pace, sampler
 
 END = 1e-5
 """Distance in λ within which the end of the run counts as reached."""
+
+
+def reached(mem: Memory, s: Span) -> bool:
+    """Whether `dpm_adaptive` has ended: before its first attempt, whether its interval is empty."""
+    return bool(mem.get("done", s.n == 1 and s.ve.h <= END))
+
+
+def travelled(mem: Memory, s: Span) -> float:
+    """Share of the way in λ that `dpm_adaptive` has gone."""
+    return float((mem.get("lam", float(s.ve.lam)) - s.ve.lam) / s.ve.h.clamp(min=END))
 
 
 @sampler(
@@ -28,7 +39,7 @@ END = 1e-5
     order=3,
     evals=3,
     noise="gaussian",
-    adaptive=True,
+    pace=Pace(reached, travelled),
     linear=False,
     grid=ends,
     paper="arXiv:2206.00927 App. C",

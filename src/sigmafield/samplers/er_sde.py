@@ -11,8 +11,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb, safe_div
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range
-from sigmafield.core.process import Span, clip_first
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.multistep import gauss
 from sigmafield.samplers.registry import preset, sampler
 

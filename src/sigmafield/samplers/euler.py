@@ -14,7 +14,7 @@ from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range
 from sigmafield.core.process import Flow, Span
 from sigmafield.core.protocols import Noise, Step
-from sigmafield.samplers.registry import preset, sampler
+from sigmafield.samplers.registry import Params, preset, sampler
 
 
 def churn(
@@ -51,7 +51,12 @@ def churn(
     return lincomb(keep, x, s_noise * (hat**2 - (keep * s.sigma) ** 2).sqrt(), noise(s)), replace(s, sigma=hat)
 
 
-@sampler("euler", order=1, evals=1, noise="churn", paper="arXiv:2206.00364 Alg. 2")
+def churns(params: Params) -> bool:
+    """Whether churn adds noise with these parameters."""
+    return params["s_churn"] > 0
+
+
+@sampler("euler", order=1, evals=1, noise="churn", noisy=churns, paper="arXiv:2206.00364 Alg. 2")
 def euler(
     x: Latent,
     s: Span,

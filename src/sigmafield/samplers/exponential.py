@@ -11,9 +11,10 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb, phi_2, safe_div
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range
-from sigmafield.core.process import Span, clip_first
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Step
 from sigmafield.samplers.euler import NO_NOISE
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 

@@ -14,11 +14,11 @@ from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Pred, Step
-from sigmafield.samplers.euler import churn, slope
+from sigmafield.samplers.euler import churn, churns, slope
 from sigmafield.samplers.registry import sampler
 
 
-@sampler("heun", order=2, evals=2, noise="churn", paper="arXiv:2206.00364 Alg. 2")
+@sampler("heun", order=2, evals=2, noise="churn", noisy=churns, paper="arXiv:2206.00364 Alg. 2")
 def heun(
     x: Latent,
     s: Span,
@@ -57,7 +57,9 @@ def heun(
     return lincomb(ratio, x, 1 - ratio - w, D1, w, D2), {}
 
 
-@sampler("heunpp2", order=1, evals=3, noise="churn", paper="github.com/Carzit/sd-webui-samplers-scheduler")
+@sampler(
+    "heunpp2", order=1, evals=3, noise="churn", noisy=churns, paper="github.com/Carzit/sd-webui-samplers-scheduler"
+)
 def heunpp2(
     x: Latent,
     s: Span,
@@ -118,7 +120,7 @@ def midpoint(x: Latent, s: Span, D: Latent) -> Generator[tuple[Latent, Sigma], P
     return lincomb(1 - rest, x, k, middle, -k, D2, rest, D)
 
 
-@sampler("dpm_2", order=2, evals=2, noise="churn", paper="arXiv:2206.00927 Alg. 1, arXiv:2206.00364")
+@sampler("dpm_2", order=2, evals=2, noise="churn", noisy=churns, paper="arXiv:2206.00927 Alg. 1, arXiv:2206.00364")
 def dpm_2(
     x: Latent,
     s: Span,

@@ -13,8 +13,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import by_order, lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range, Share
-from sigmafield.core.process import FROZEN, Span, clip_first
+from sigmafield.core.process import FROZEN, Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 

@@ -10,8 +10,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Positive
-from sigmafield.core.process import Flow, Span, clip_first
+from sigmafield.core.process import Flow, Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
 

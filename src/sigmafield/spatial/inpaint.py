@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sigmafield.core.arrays import Images, Latent, Sigma
 from sigmafield.core.linear import filled, lincomb
-from sigmafield.core.process import Process
+from sigmafield.core.process import Process, Span
 from sigmafield.core.protocols import Ctx, Denoiser, Pred
 from sigmafield.parameterization.timesteps import Levels
 
@@ -40,6 +40,11 @@ class Inpaint:
     mask: Tensor
     process: Process
     mask_of: MaskOf = unchanged
+
+    def kept(self, x: Latent, sigma: Sigma, span: Span) -> Latent:
+        """x with what the mask of a step keeps replaced by the source, noised to σ."""
+        m = self.mask_of(span.sigma, self.mask)
+        return x * m + lincomb(self.process.alpha(sigma), self.latent, sigma, self.noise) * (1 - m)
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         m = self.mask_of(sigma, self.mask)

@@ -1,0 +1,84 @@
+"""Values as JSON holds them: dataclasses as objects, tuples as arrays, named things as text or objects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args, get_origin
+
+from sigmafield.core.annotations import convert, describe, fits, optional, split
+from sigmafield.core.parameters import fields_of
+from sigmafield.core.registry import Spec, near_miss, parse_specs
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Any:
+    """A value of dataclasses, sequences, mappings and plain values, as JSON holds it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, Mapping):
+        return {key: to_plain(each) for key, each in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(each) for each in cast("Sequence[Any]", value)]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(cls: type[T], values: Any, owner: str) -> T:
+    """The dataclass that `to_plain` gave as an object; its own rules are checked by its constructor.
+
+    A `Spec` may be written as text, "apg(eta=0.5)", and a sequence of them as one text, "apg(eta=0.5)+cfg_norm".
+
+    Args:
+        cls: The dataclass.
+        values: An object, as `json.loads` gives it.
+        owner: What the object is, for errors: "the recipe".
+
+    Raises:
+        ValueError: An entry is unknown, missing or of another type; the error names its path.
+    """
+    known = fields_of(cls)
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{owner} must be an object; got {values!r}")
+    given = cast("Mapping[str, Any]", values)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{owner} has an unknown entry {name!r}{near_miss(name, known)}")
+    for name, parameter in known.items():
+        if parameter.required and name not in given:
+            raise ValueError(f"{owner} needs {name}; it has no default")
+    read = {name: _read(known[name].annotation, value, f"{owner}: {name}") for name, value in given.items()}
+    return cls(**read)
+
+
+def _read(hint: Any, value: Any, path: str) -> Any:
+    """A value of an annotated type, from what JSON holds."""
+    if value is None and (hint is Any or optional(hint)):
+        return None
+    alternatives, _ = split(hint)
+    for kind in alternatives:
+        args = get_args(kind)
+        if kind is Spec and isinstance(value, str):
+            return Spec.parse(value, path)
+        if kind is Path and isinstance(value, str):
+            return Path(value)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
+            return from_plain(kind, value, path)
+        if _is_sequence(kind) and isinstance(value, (tuple, list)):
+            items = cast("Sequence[Any]", value)
+            fixed = get_origin(kind) is tuple and Ellipsis not in args
+            if fixed and len(items) != len(args):
+                break
+            hints = args if fixed else [args[0] if args else Any] * len(items)
+            return tuple(_read(each, item, f"{path}[{k}]") for k, (each, item) in enumerate(zip(hints, items)))
+        if _is_sequence(kind) and args and args[0] is Spec and isinstance(value, str):
+            return parse_specs(value, path, "name(parameter=0.5)+name")
+    if not fits(value, hint):
+        raise ValueError(f"{path} must be {describe(hint)}; got {value!r}")
+    return convert(value, hint)
+
+
+def _is_sequence(kind: Any) -> bool:
+    of = get_origin(kind) or kind
+    return isinstance(of, type) and issubclass(of, Sequence) and of is not str

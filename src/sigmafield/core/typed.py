@@ -1,0 +1,25 @@
+"""Functions of torch whose types its stubs leave open, with types."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+linalg: Any = torch.linalg
+
+
+def vector_norm(x: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
+    """‖x‖₂ over axes."""
+    return linalg.vector_norm(x, dim=dim, keepdim=keepdim)
+
+
+def solve(A: Tensor, b: Tensor) -> Tensor:
+    """The solution of A w = b, for each leading index."""
+    return linalg.solve(A, b)
+
+
+def numbers(x: Tensor) -> list[float]:
+    """The values of a 1-d tensor."""
+    return cast("Any", x).tolist()

@@ -26,7 +26,7 @@ def test_mixing(mixing_case, reference, worst):
 def schedule(case, reference):
     p = case["params"]
     c = blending_weights(
-        case["scheduler"], case["steps"], alpha_1=case["alpha_1"], start=p["start_blending_at_step"],
+        case["schedule"], case["steps"], alpha_1=case["alpha_1"], start=p["start_blending_at_step"],
         stop=p["stop_blending_at_step"], clamp=p["clamp_blending_at_pct"], least=p["blend_min"], most=p["blend_max"],
     )  # fmt: skip
     return torch.tensor(c), "c1"

@@ -97,16 +97,16 @@ def fits(value: Any, hint: Any) -> bool:
 def _fits(value: Any, kind: Any) -> bool:
     origin, args = get_origin(kind), get_args(kind)
     if kind is float or kind is int:
-        return isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
+        return not isinstance(value, bool) and isinstance(value, Real if kind is float else Integral)
     if kind is bool:
         return isinstance(value, (bool, np.bool_))
     if origin is Literal:
         return any(value == choice and fits(value, type(choice)) for choice in args)
-    if origin is tuple and Ellipsis not in args:
-        return isinstance(value, (tuple, list)) and len(value) == len(args) and all(map(fits, value, args))
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return isinstance(value, (tuple, list)) and all(fits(each, args[0]) for each in cast("list[Any]", value))
-    of = origin or kind
+    if is_sequence(kind):
+        items = cast("Sequence[Any]", value) if isinstance(value, (tuple, list)) else None
+        hints = None if items is None else hints_of(kind, len(items))
+        return items is not None and hints is not None and all(map(fits, items, hints))
+    of: Any = origin or kind
     closed = getattr(of, "_is_protocol", False) and not getattr(of, "_is_runtime_protocol", False)
     return isinstance(value, of) if isinstance(of, type) and not closed else True
 
@@ -116,15 +116,27 @@ def convert(value: Any, hint: Any) -> Any:
     alternatives, _ = split(hint)
     if isinstance(value, np.bool_):
         return bool(value)
-    if isinstance(value, Real) and not isinstance(value, bool):
-        if float in alternatives:
-            return float(value)
-        return int(value) if isinstance(value, Integral) else float(value)
-    if isinstance(value, (tuple, list)) and len(alternatives) == 1:
-        items, args = cast("Sequence[Any]", value), get_args(alternatives[0])
-        fixed = get_origin(alternatives[0]) is tuple and Ellipsis not in args
-        return tuple(map(convert, items, args if fixed else [*args[:1], *[Any] * (not args)] * len(items)))
-    return value
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = cast("int | float", value)
+        return int(number) if isinstance(value, Integral) and float not in alternatives else float(number)
+    if isinstance(value, (tuple, list)) and len(alternatives) == 1 and is_sequence(alternatives[0]):
+        items = cast("Sequence[Any]", value)
+        return tuple(map(convert, items, hints_of(alternatives[0], len(items)) or ()))
+    return cast("Any", value)
+
+
+def is_sequence(kind: Any) -> bool:
+    """Whether a type is a tuple, a list or another sequence of values; text is not."""
+    of = get_origin(kind) or kind
+    return isinstance(of, type) and issubclass(of, Sequence) and not issubclass(of, str)
+
+
+def hints_of(kind: Any, n: int) -> list[Any] | None:
+    """The annotations of the n items of a sequence type; None if it has another number of items."""
+    args = get_args(kind)
+    if get_origin(kind) is tuple and Ellipsis not in args:
+        return list(args) if len(args) == n else None
+    return [args[0] if args else Any] * n
 
 
 def describe(hint: Any) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sigmafield.core.typed import distinct
+
 
 def lincomb(*terms: Tensor | float) -> Tensor:
     """c0·v0 + c1·v1 + … in one new buffer, with the dtype of the first latent; no argument is changed.
@@ -55,7 +57,7 @@ def by_order(order: Tensor, weights: Callable[[int], Sequence[Tensor]]) -> list[
     if not order.ndim:
         return list(weights(int(order)))
     out: list[Tensor] = []
-    for k in order.unique().tolist():
+    for k in map(int, distinct(order)):
         for j, w in enumerate(weights(k)):
             if j == len(out):
                 out.append(torch.zeros_like(w))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from torch import Tensor
@@ -143,7 +143,7 @@ def settle(value: Any, owner: str) -> None:
     Raises:
         ValueError: A field has another type or is out of range.
     """
-    known = fields_of(type(value))
+    known = fields_of(cast("type[Any]", type(value)))
     given = {name: getattr(value, name) for name in known}
     for name, settled in check(owner, known, given).items():
         if settled is not given[name]:
@@ -209,7 +209,7 @@ def _read(name: str, default: Any, hint: Any, doc: str) -> Parameter:
     literal = tuple(value for each in alternatives if get_origin(each) is Literal for value in get_args(each))
     types_ = [each for each in alternatives if get_origin(each) is not Literal]
     if literal and not types_:
-        return Parameter(name, default, hint, type(literal[0]), literal, doc=doc)
+        return Parameter(name, default, hint, cast("type[Any]", type(literal[0])), literal, doc=doc)
     kind = next((each for each in types_ if each in WORDS), None)
     others = any(each is not kind for each in types_)
     return Parameter(name, default, hint, kind, (), literal, within, others, doc=doc)

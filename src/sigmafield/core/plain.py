@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args
 
-from sigmafield.core.annotations import convert, describe, fits, optional, split
+from sigmafield.core.annotations import convert, describe, fits, hints_of, is_sequence, optional, split
 from sigmafield.core.parameters import fields_of
 from sigmafield.core.registry import Spec, near_miss, parse_specs
 
@@ -58,27 +58,19 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         return None
     alternatives, _ = split(hint)
     for kind in alternatives:
-        args = get_args(kind)
         if kind is Spec and isinstance(value, str):
             return Spec.parse(value, path)
         if kind is Path and isinstance(value, str):
             return Path(value)
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
-            return from_plain(kind, value, path)
-        if _is_sequence(kind) and isinstance(value, (tuple, list)):
+        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            return from_plain(cast("type[Any]", kind), value, path)
+        if is_sequence(kind) and isinstance(value, (tuple, list)):
             items = cast("Sequence[Any]", value)
-            fixed = get_origin(kind) is tuple and Ellipsis not in args
-            if fixed and len(items) != len(args):
+            if (hints := hints_of(kind, len(items))) is None:
                 break
-            hints = args if fixed else [args[0] if args else Any] * len(items)
             return tuple(_read(each, item, f"{path}[{k}]") for k, (each, item) in enumerate(zip(hints, items)))
-        if _is_sequence(kind) and args and args[0] is Spec and isinstance(value, str):
+        if is_sequence(kind) and Spec in get_args(kind) and isinstance(value, str):
             return parse_specs(value, path, "name(parameter=0.5)+name")
     if not fits(value, hint):
         raise ValueError(f"{path} must be {describe(hint)}; got {value!r}")
     return convert(value, hint)
-
-
-def _is_sequence(kind: Any) -> bool:
-    of = get_origin(kind) or kind
-    return isinstance(of, type) and issubclass(of, Sequence) and of is not str

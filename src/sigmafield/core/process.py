@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
+from sigmafield.core.typed import numbers
 
 LAM_MAX = 80.0
 """|λ| is clamped to this (σ ≈ 2e-35), so that σ = 0 gives no infinities; `Span.last` marks the end of a run."""
@@ -296,4 +297,4 @@ def per_sample(sigma: Sigma) -> Float64[Tensor, "batch"] | None:
 
 def _some(values: Tensor, where: Tensor) -> str:
     """The first few offending values, for an error message."""
-    return ", ".join(f"{v:g}" for v in values[where].flatten()[:3].tolist())
+    return ", ".join(f"{v:g}" for v in numbers(values[where].flatten()[:3]))

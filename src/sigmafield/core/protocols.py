@@ -45,8 +45,8 @@ class State:
 
     i: int
     x: Latent
-    mem: Memory = field(default_factory=dict)
-    aux: Memory = field(default_factory=dict)
+    mem: Memory = field(default_factory=dict[str, Any])
+    aux: Memory = field(default_factory=dict[str, Any])
     rng: Tensor | None = None
     nfe: int = 0
     pred: Pred | None = None
@@ -68,8 +68,8 @@ class Ctx:
     need_uncond: bool = False
     want: Bool[Tensor, "batch 1 *space"] | None = None
     patches: tuple[Patch, ...] = ()
-    notes: dict[str, Any] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict[str, Any])
+    plan: dict[str, Any] = field(default_factory=dict[str, Any])
     part: tuple[Any, ...] = ()
 
 

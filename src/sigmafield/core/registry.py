@@ -11,7 +11,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Spec:
     """
 
     name: str
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __str__(self) -> str:
         """The text form, which `parse` reads back."""
@@ -103,7 +103,7 @@ def _written(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float, str, tuple, list)):
-        return repr(value)
+        return repr(cast("object", value))
     raise ValueError(f"{value!r} has no text form: it can be given in Python only")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sigmafield.core.arrays import Latent
 from sigmafield.core.registry import near_miss
+from sigmafield.core.typed import vector_norm
 
 MODES = ("bislerp", "nearest-exact", "bilinear", "area", "bicubic")
 """Interpolation of `resize`: `bislerp`, or torch's interpolation of that name."""
@@ -55,7 +56,7 @@ def _bislerp_last(x: Tensor, size: int) -> Tensor:
     here, there = F.interpolate(places, (1, size), mode="bilinear")[:, 0, 0]
     rho = here.frac()
     b1, b2 = x[..., here.long()], x[..., there.long()]
-    n1, n2 = (b.norm(dim=1, keepdim=True) for b in (b1, b2))
+    n1, n2 = (vector_norm(b, 1, keepdim=True) for b in (b1, b2))
     e1, e2 = (torch.where(n == 0, 0.0, b / torch.where(n == 0, 1.0, n)) for b, n in ((b1, n1), (b2, n2)))
     cos = (e1 * e2).sum(1, keepdim=True)
     omega = cos.clamp(-1, 1).acos()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
+from sigmafield.core.typed import vector_norm
 
 TINY = 1e-12
 """Least norm that is divided by, so that nothing divided by nothing is nothing."""
@@ -18,7 +19,7 @@ def inner(a: Latent, b: Latent) -> Tensor:
 
 def norm(a: Latent) -> Tensor:
     """‖a‖₂."""
-    return torch.linalg.vector_norm(a, dim=_own(a), keepdim=True)
+    return vector_norm(a, _own(a), keepdim=True)
 
 
 def std(a: Latent) -> Tensor:

@@ -23,3 +23,8 @@ def solve(A: Tensor, b: Tensor) -> Tensor:
 def numbers(x: Tensor) -> list[float]:
     """The values of a 1-d tensor."""
     return cast("Any", x).tolist()
+
+
+def distinct(x: Tensor) -> list[float]:
+    """The distinct values of a tensor, ascending."""
+    return cast("Any", x).unique().tolist()

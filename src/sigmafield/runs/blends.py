@@ -14,6 +14,7 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.linear import lincomb
 from sigmafield.core.registry import named
+from sigmafield.core.typed import vector_norm
 
 Blend = Callable[[Latent, Latent, float], Latent]
 """(noised z, denoised x, weight c of x) → the mixed latent."""
@@ -116,7 +117,7 @@ def _samples(x: Tensor) -> tuple[int, ...]:
 
 def _norm(x: Tensor) -> Tensor:
     """‖x‖ of every sample."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(_samples(x))
+    return vector_norm(x.flatten(1), 1).reshape(_samples(x))
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[St
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        with safe_open(str(path), "pt") as file:
-            meta = dict(file.metadata() or {})
+        with cast("Any", safe_open)(str(path), "pt") as file:
+            meta: dict[str, str] = dict(file.metadata() or {})
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None

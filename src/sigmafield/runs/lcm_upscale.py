@@ -12,6 +12,7 @@ from sigmafield.core.linear import lincomb
 from sigmafield.core.process import VE, Grid, Process
 from sigmafield.core.protocols import Denoiser, State
 from sigmafield.core.resize import resize
+from sigmafield.core.typed import numbers
 from sigmafield.noise.sources import Keyed
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS
@@ -30,7 +31,7 @@ def factors(n: int, scale: float = 2.0, steps: int | None = None) -> list[float]
     if steps is not None and steps < 0:
         raise ValueError(f"steps must be ≥ 0, or None; got {steps}")
     count = max((n + 1) // 2, 1) if steps is None else min(steps, n + 1)
-    return torch.linspace(1, scale, count + 1, dtype=torch.float64)[1:].tolist()
+    return numbers(torch.linspace(1, scale, count + 1, dtype=torch.float64)[1:])
 
 
 def lcm_upscale(

@@ -171,8 +171,8 @@ class Mixing:
         span, known = run.span(i), _known(st)
         x = self._kept(st.x, span.sigma, span)
         if self.align == "before" and i:  # a pass begins at z_0, which a blend with z_0 does not change
-            D = known.source if known.denoised is None else known.denoised
-            x = self._blended(x, D, k, i, c, span.sigma, known.source)
+            D_prev = known.source if known.denoised is None else known.denoised
+            x = self._blended(x, D_prev, k, i, c, span.sigma, known.source)
         local = run.step(replace(st, i=i, x=x))
         x, aux, nfe = local.x, local.aux, local.nfe
         D = local.pred.x0 if local.pred is not None else x

@@ -91,7 +91,7 @@ def perlin_masks(
     (height, width), generator = size, generator_of(seed)
     y = torch.arange(height, dtype=torch.float32)[:, None] + offset[1]
     x = torch.arange(width, dtype=torch.float32)[None, :] + offset[0]
-    masks = []
+    masks: list[Tensor] = []
     for k in range(n):
         table = torch.randperm(max(height, width) ** 2, generator=generator)
         z = torch.tensor(evolution * k + offset[2])
@@ -116,7 +116,7 @@ def improved_noise(x: Tensor, y: Tensor, z: Tensor, table: Tensor) -> Tensor:
     def hashed(i: Tensor) -> Tensor:
         return table[i % len(table)]
 
-    values = []
+    values: list[Tensor] = []
     for dz, dy, dx in itertools.product((0, 1), repeat=3):
         h = hashed(hashed(hashed(corner[0] + dx) + corner[1] + dy) + corner[2] + dz) & 15
         values.append(gradient(h, inside[0] - dx, inside[1] - dy, inside[2] - dz))

@@ -37,7 +37,7 @@ class Run:
     sampler: Sampler
     grid: Grid
     noise: Noise = Silent()
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rng: Tensor | None = field(init=False, default=None, repr=False)
     """The noise source's state when the run was made, from which every start of this run begins."""
     end: Tensor = field(init=False, repr=False)

@@ -16,6 +16,7 @@ from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Positive, Share
 from sigmafield.core.process import Grid, Span
 from sigmafield.core.protocols import Noise, Pred, Step
+from sigmafield.core.typed import numbers
 from sigmafield.samplers.grids import ends
 from sigmafield.samplers.registry import Pace, sampler
 
@@ -97,7 +98,7 @@ def dpm_adaptive(
     span = replace(s if flow_noise else ve, sigma=_sigma(lam), sigma_next=_sigma(stop))
     down, keep, up = descend(span, ve.sigma_next, eta)
     low, high = yield from embedded_pair(x, stretch(down), order)
-    rtol, atol = torch.tensor([rtol, atol], dtype=torch.float32).tolist()  # ComfyUI rounds them to float32
+    rtol, atol = numbers(torch.tensor([rtol, atol], dtype=torch.float32))  # ComfyUI rounds them to float32
     scale = torch.maximum(low.abs(), x_low.abs()).mul_(rtol).clamp_(min=atol)
     err = float((low - high).div_(scale).square_().mean().sqrt())
 
@@ -216,7 +217,7 @@ def macro_steps(grid: Grid, params: Mapping[str, Any]) -> Grid:
     if grid.n == 0:
         return grid
     sigmas = ends(grid, params).sigmas
-    high, low = sigmas[:2].log().tolist()
+    high, low = numbers(sigmas[:2].log())
     t = torch.linspace(-high, -low, grid.n // 3 + 2, dtype=_times(params["precise"])).double()
     return replace(grid, sigmas=torch.cat([(-t).exp(), sigmas[2:]]), asked=grid.n)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
+from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb, phi_2, safe_div
@@ -104,9 +105,10 @@ def seeds_3(
         return D1, {}
     to_1, to_2 = s.split(r_1)[0], s.split(r_2)[0]
     parts = [to_1, replace(to_2, sigma=to_1.sigma_next), replace(s, sigma=to_2.sigma_next)]
-    noisy, kicks = eta > 0 and s_noise > 0, []
+    noisy = eta > 0 and s_noise > 0
+    kicks: list[Tensor] = []
 
-    def carried(part: Span) -> list[Any]:
+    def carried(part: Span) -> list[Tensor]:
         """The noise so far decayed over this part, with the noise of the part added."""
         if noisy:
             decay, _, c = part.ei(eta)

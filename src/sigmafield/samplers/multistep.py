@@ -68,7 +68,7 @@ def lagrange(nodes: list[Tensor], at: Tensor) -> list[Tensor]:
         nodes: Distinct nodes, each of σ's shape.
         at: Where to evaluate, of σ's shape, optionally with a leading axis of points.
     """
-    out = []
+    out: list[Tensor] = []
     for j, node in enumerate(nodes):
         value = torch.ones_like(at)
         for q, other in enumerate(nodes):
@@ -170,8 +170,8 @@ def variable_weights(s: Span, k: int) -> list[Sigma]:
     if k == 4:
         h3 = earlier[2]
         w = h1 * (h1 + h2) / (h2 * (h2 + h3))
-        B = (1 - P) / 2 + (1 - h / (2 * (h + h1))) * h / (6 * (h + h1 + h2))
-        B = B * h * (h + h1) * (h + h1 + h2) / (h1 * (h1 + h2) * (h1 + h2 + h3))
+        U = (1 - P) / 2 + (1 - h / (2 * (h + h1))) * h / (6 * (h + h1 + h2))
+        B = U * h * (h + h1) * (h + h1 + h2) / (h1 * (h1 + h2) * (h1 + h2 + h3))
         c = [c[0] + B, c[1] - (1 + q + w) * B, c[2] + (q + w * (1 + h2 / h3)) * B, -B * w * q]
     return [h * value for value in c]
 
@@ -181,6 +181,9 @@ BETA_D, BETA_MIN = 17.53785065094062, -0.004715818328307364
 
 POINTS = 10_000
 """Number of points of the sum that approximates the integral of DEIS."""
+
+CHUNKS = 100
+"""Number of parts in which that sum is taken over a field, to save memory."""
 
 
 def vp_time(sigma: Sigma) -> Sigma:
@@ -195,7 +198,8 @@ def deis_sums(s: Span, k: int) -> list[Sigma]:
     nodes = [vp_time(s.at(-j).sigma) for j in range(k)]
     t, t_next = nodes[0], vp_time(s.sigma_next)
     total = [torch.zeros_like(t) for _ in nodes]
-    for u in torch.linspace(0, 1, POINTS, dtype=torch.float64).split(POINTS if t.ndim == 0 else 100):
+    chunks = 1 if t.ndim == 0 else CHUNKS
+    for u in torch.tensor_split(torch.linspace(0, 1, POINTS, dtype=torch.float64), chunks):
         tau = t + (t_next - t) * u.reshape(-1, *[1] * t.ndim)
         bar = torch.exp(-0.5 * tau**2 * BETA_D - tau * BETA_MIN)
         g = 0.5 * (BETA_MIN + tau * BETA_D) / (bar * (1 - bar)).sqrt()

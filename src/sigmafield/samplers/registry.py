@@ -67,7 +67,7 @@ class Sampler:
     need_uncond: bool = False
     stops_early: bool = False
     grid: Callable[[Grid, Params], Grid] | None = None
-    params: Params = field(default_factory=dict)
+    params: Params = field(default_factory=dict[str, Any])
     fixed: tuple[str, ...] = ()
     noisy: Callable[[Params], bool] = adds_noise
 

@@ -15,6 +15,7 @@ from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Range, Share
 from sigmafield.core.process import FROZEN, Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.core.typed import solve
 from sigmafield.samplers.grids import clip_first
 from sigmafield.samplers.registry import preset, sampler
 
@@ -48,7 +49,7 @@ def adams_weights(s: Span, lams: Sequence[Sigma], kappa: Sigma) -> list[Sigma]:
     for p in range(1, len(lams)):
         moments.append(-((-1) ** p) * decay - p / (kappa * h) * moments[-1])
     powers = torch.stack([torch.stack([node**p for node in u], -1) for p in range(len(lams))], -2)
-    b = s.alpha_next[..., None] * torch.linalg.solve(powers, torch.stack(moments, -1))
+    b = s.alpha_next[..., None] * solve(powers, torch.stack(moments, -1))
     return [torch.where(plain, total if j == 0 else 0.0, w) for j, w in enumerate(b.unbind(-1))]
 
 

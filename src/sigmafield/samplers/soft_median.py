@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
+from sigmafield.core.typed import vector_norm
 
 PARALLEL = 1 - 1e-4
 """Cosines are clamped to ± this value, so that an angle is never 0."""
@@ -23,7 +24,7 @@ def matrix_norm(x: Tensor) -> Tensor:
 
     Without spatial axes, the channels of a sample form its matrix.
     """
-    return torch.linalg.vector_norm(x, dim=_matrix(x), keepdim=True)
+    return vector_norm(x, dim=_matrix(x), keepdim=True)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -124,13 +125,13 @@ def sharpened(a: Latent, b: Latent, strength: float = 1.0, *, per_sample: bool =
         strength: Factor on what is subtracted.
         per_sample: Whether each sample has its own smallest and largest difference.
     """
-    size = torch.linalg.vector_norm(a, dim=1, keepdim=True)
-    a_unit, b_unit = a / size, b / torch.linalg.vector_norm(b, dim=1, keepdim=True)
+    size = vector_norm(a, 1, keepdim=True)
+    a_unit, b_unit = a / size, b / vector_norm(b, 1, keepdim=True)
     apart = (a_unit - b_unit).abs()
     over = _all(apart, per_sample)
     least = apart.amin(over, keepdim=True)
     turned = a_unit - strength * b_unit * ((apart - least) / (apart.amax(over, keepdim=True) - least))
-    out = turned * size / torch.linalg.vector_norm(turned, dim=1, keepdim=True)
+    out = turned * size / vector_norm(turned, 1, keepdim=True)
     return torch.where(out.isfinite(), out, a)
 
 

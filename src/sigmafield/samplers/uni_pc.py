@@ -17,6 +17,7 @@ from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import Range
 from sigmafield.core.process import FROZEN, LAM_MAX, Grid, Span
 from sigmafield.core.protocols import Noise, Step
+from sigmafield.core.typed import solve
 from sigmafield.samplers.registry import preset, sampler
 
 
@@ -68,18 +69,19 @@ def unipc_weights(
     r = [torch.where(plain, -1.0 - j, ratio) for j, ratio in enumerate(r)]
 
     bh = -h if variant == "bh1" else torch.expm1(-h)
-    nodes, psi, b = [*r, one], torch.expm1(-h) / -h - 1, []
+    nodes, psi = [*r, one], torch.expm1(-h) / -h - 1
+    b: list[Sigma] = []
     for j in range(1, order + 1):
         b.append(math.factorial(j) * psi / bh)
         psi = psi / -h - 1 / math.factorial(j + 1)
     size = order if corrector else order - 1
     if size == 0:
-        rho = []
+        rho: list[Sigma] = []
     elif size == 1 and order == 1 + (not corrector):
         rho = [0.5 * one]
     else:
         R = torch.stack([torch.stack([node**i for node in nodes[:size]], -1) for i in range(size)], -2)
-        rho = list(torch.linalg.solve(R, torch.stack(b[:size], -1)).unbind(-1))
+        rho = list(solve(R, torch.stack(b[:size], -1)).unbind(-1))
 
     w = [-bh * v for v in rho]  # coefficients of (D_j − D_0)/r_j and of D_t − D_0
     at_end = w.pop() if corrector else 0 * one

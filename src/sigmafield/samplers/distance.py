@@ -93,7 +93,6 @@ def distance(
 
     With distance_step_eta, noise is added to z_r in the same way as to x'. The first and last steps of the three ranges
     are clamped to the steps of the run, and their order does not matter.
-
     At cfg 1, where U is not evaluated, cfgpp = "doubled" and use_negative have no effect, and cfgpp = "paper" raises
     ValueError. The reference gives NaN where all slopes agree (at pinned pixels); this implementation does not.
 
@@ -120,8 +119,7 @@ def distance(
         eta_last: Last step with noise after the step, counted from 0, or from the end if negative.
         distance_eta_first: First step with noise in the trial points, counted from 0, or from the end if negative.
         distance_eta_last: Last step with noise in the trial points, counted from 0, or from the end if negative.
-        per_sample: Use statistics of each sample (for perp_step, of each channel) instead of the whole batch in
-            sharpen, perp_step and smooth.
+        per_sample: Use statistics of each sample (in perp_step, of each channel) instead of the whole batch.
     """
     noisy = eta if inside(s, eta_first, eta_last) else 0.0
     if cfgpp == "paper":
@@ -202,7 +200,6 @@ def aim(p: Pred, *, doubled: bool, smooth: bool, per_sample: bool) -> Latent:
     """Clean latent that a slope points away from: D, or 2 D − U if doubled and U was evaluated.
 
     Args:
-        p: Prediction of the network.
         doubled: Whether to use 2 D − U.
         smooth: Whether to even out the contrast of D first.
         per_sample: Whether smoothing uses statistics of each sample instead of the whole batch.
@@ -212,10 +209,7 @@ def aim(p: Pred, *, doubled: bool, smooth: bool, per_sample: bool) -> Latent:
 
 
 def slope(x: Latent, s: Span, D: Latent) -> Latent:
-    """(x − D)/σ, and 0 where σ = 0.
-
-    The difference is taken first: where x is close to D, only the digits of the difference matter.
-    """
+    """(x − D)/σ, and 0 where σ = 0; the difference is taken first, to keep its digits where x is close to D."""
     per_sigma = torch.where(s.sigma == 0, 0.0, 1 / torch.where(s.sigma == 0, 1.0, s.sigma))
     return lincomb(per_sigma, x - D)
 

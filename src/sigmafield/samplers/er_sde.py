@@ -125,12 +125,12 @@ def er_integrals(ell: Sigma, ell_next: Sigma, phi: Callable[[Sigma], Sigma]) -> 
     points, weights = gauss(32)
     at_zero = ell_next == 0
     half = torch.where(at_zero, 0.0, (ell / torch.where(at_zero, 1.0, ell_next)).log() / 2)
-    S, Su = torch.zeros_like(ell), torch.zeros_like(ell)
+    total, moment = torch.zeros_like(ell), torch.zeros_like(ell)
     for p, w in zip(points, weights):
         at = ell * ((p - 1) * half).exp()
         share = w * half * at / phi(torch.where(at == 0, 1.0, at))
-        S, Su = S + share, Su + share * (at - ell)
-    return S, Su
+        total, moment = total + share, moment + share * (at - ell)
+    return total, moment
 
 
 preset("er_sde_reverse_time", of="er_sde", noise_scaler=reverse_time(1.0))

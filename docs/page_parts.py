@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from sigmafield.citations import sources
 from sigmafield.cli.explain import settings
-from sigmafield.core.parameters import Parameter
 from sigmafield.guidance.registry import Mod
 from sigmafield.samplers import Sampler
 from sigmafield.schedules import Schedule
@@ -23,14 +22,10 @@ SECTION = re.compile(r"^(Args|Returns|Raises|Yields):\n((?:[ \t]+.*\n?|\n)*)", r
 def parameters(owner: Sampler | Schedule | Mod) -> list[str]:
     """The table of parameters, if there are any."""
     rows = [
-        (f"`{name}`", default, values, described(owner.parameters[name])) for name, default, values in settings(owner)
+        (f"`{name}`", default, values, meaning.replace("|", "\\|"))
+        for name, default, values, meaning in settings(owner)
     ]
     return ["## Parameters", block(grid(("name", "default", "values", "meaning"), rows))] if rows else []
-
-
-def described(parameter: Parameter) -> str:
-    """A parameter's sentence in a cell of a table."""
-    return getattr(parameter, "doc", "").replace("|", "\\|")
 
 
 def citation(paper: str) -> list[str]:

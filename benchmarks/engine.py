@@ -1,12 +1,14 @@
-"""What the engine itself costs: every sampler with a network that costs nothing, beside diffusers' schedulers.
+"""What the engine itself costs: every sampler with a network that costs nothing, and diffusers' schedulers.
 
-Two figures for each. Time a step at the latent of a 1024x1024 image (1x4x128x128, float32, 20 Karras steps), noise
-and all: what a sampler adds to the network's time. And the update alone, at 4.2 M floats with the noise free as well, in
-copies of the latent (`x.clone()`): what a sampler costs where memory is what counts. All on one thread, in CPU time of
-this process, so that other programs disturb less.
+Two figures for each. Time per step at the latent of a 1024x1024 image (1x4x128x128, float32, 20 Karras steps), noise
+included: what a sampler adds to the network's time. And the update alone, at 4.2 M floats with free noise, in
+copies of the latent (`x.clone()`): what a sampler costs where memory traffic counts. Then whole runs with guidance at
+cfg 7 over a model whose network is free: what all of the engine costs per step. All on one thread, in CPU time of this
+process, so that other programs disturb less.
 """
 
 import ctypes
+import dataclasses
 import statistics
 import sys
 import time
@@ -19,8 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sigmafield import SAMPLERS, Grid, Pred, Run, finish, sample
+from sigmafield import SAMPLERS, Cond, Grid, Guider, Pred, Run, finish, load, sample
 from sigmafield.core.process import VE
+from sigmafield.noise.policy import default_noise
+from sigmafield.parameterization.families import family
 from sigmafield.parameterization.timesteps import betas, discrete
 from sigmafield.schedules import karras
 
@@ -30,6 +34,7 @@ LIMIT = 12.0
 """Copies that an evaluation's update may cost before the sampler has to say why."""
 CLOCK = discrete(betas()).sigma_at
 TARGETS = ("euler", "dpmpp_2m", "uni_pc")
+WHOLE, WHOLE_STEPS = ("euler", "dpmpp_2m", "uni_pc", "heun", "dpmpp_2m_sde"), 30
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 K = {"use_karras_sigmas": True}
 PEERS = {
@@ -130,6 +135,39 @@ def updates(name: str) -> Callable[[], int]:
     return lambda: finish(run, x).nfe
 
 
+def whole_run(name: str) -> Callable[[], int]:
+    """A guided run over a model whose network returns a constant; returns its steps."""
+    sampling, shape = family("SD15").sampling(), (1, 4, 128, 128)
+    answer = 0.1 * torch.randn(2, *shape[1:])
+    pipe = dataclasses.replace(load("tiny"), network=lambda x, t, cond: answer[: len(x)], sampling=sampling)
+    guider = Guider(pipe.model, *(Cond(torch.randn(1, 77, 768)) for _ in range(2)), 7.0)
+    grid, x = Grid(karras(WHOLE_STEPS, 0.0292, 14.6146), sampling.process, clock=CLOCK), 14.6 * torch.randn(shape)
+    run = Run(guider, SAMPLERS[name], grid, default_noise(SAMPLERS[name].noise, 0, grid, x))
+    return lambda: finish(run, x).i
+
+
+def noise_alone(name: str) -> Callable[[], int]:
+    """The noise of such a run, interval by interval; returns its steps."""
+    grid = Grid(karras(WHOLE_STEPS, 0.0292, 14.6146), VE(), clock=CLOCK)
+    noise = default_noise(SAMPLERS[name].noise, 0, grid, torch.zeros(1, 4, 128, 128))
+
+    def run() -> int:
+        for i in range(WHOLE_STEPS - 1):
+            noise(grid.span(i))
+        return WHOLE_STEPS
+
+    return run
+
+
+def whole_runs(runs: int) -> Table:
+    """The table of whole runs."""
+    cases = {name: whole_run(name) for name in WHOLE} | {"noise of dpmpp_2m_sde": noise_alone("dpmpp_2m_sde")}
+    table = Table("run", "ms per step ± IQR", title=f"guided runs with a free network, {WHOLE_STEPS} steps")
+    for name, (median, spread) in measure(cases, runs).items():
+        table.add_row(name, f"{median:.2f} ± {spread:.2f}")
+    return table
+
+
 def clones() -> Callable[[], int]:
     x = torch.randn(LARGE)
 
@@ -170,7 +208,7 @@ def main(
     cases |= {"diffusers " + name: theirs(kind, settings, shape) for name, (kind, settings) in peers.items()}
     small = measure(cases, runs)
     large: dict[str, tuple[float, float]] = {}
-    for name in chosen:  # each beside copies of its own, for one at a time fits the memory
+    for name in chosen:  # one at a time, so that they fit into memory
         both = measure({name: updates(name), "clone": clones()}, LARGE_RUNS)
         large[name] = tuple(value / both["clone"][0] for value in both[name])  # type: ignore[assignment]
 
@@ -192,6 +230,7 @@ def main(
             "{:.1f} ± {:.1f}".format(*large[name]),
         )
     Console(width=120).print(table)
+    Console(width=120).print(whole_runs(runs))
     print("diffusers' multistep SDE draws fresh noise, ours a Brownian path, as diffusers' dpmpp_sde does")
     for name in filter(small.__contains__, TARGETS):
         ratio = small[name][0] / small["diffusers " + name][0]

@@ -16,12 +16,12 @@ from rich.table import Table
 
 import sigmafield as sf
 from sigmafield.core.conditioning import Cond
-from sigmafield.guidance import MODS, parse_mods
 from sigmafield.models.bundle import Pipeline
 from sigmafield.parameterization.latent_format import latent_format
 from sigmafield.parameterization.prediction import flow_sampling
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.mods import MODS, parse_mods
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish
 

@@ -18,12 +18,12 @@ from mkdocs.structure.files import File, Files
 from sigmafield.citations import sources
 from sigmafield.cli.explain import EXAMPLE, NETWORK, NOISE, facts, relatives, settings
 from sigmafield.core.process import VE, Flow
-from sigmafield.guidance import MODS, Mod
-from sigmafield.guidance.registry import Stage
+from sigmafield.guidance.registry import Mod, Stage
 from sigmafield.lab import amplification, convergence, plot, real_interval, table
 from sigmafield.lab.coefficients import terms
 from sigmafield.lab.stability import STEP
 from sigmafield.parameterization.timesteps import betas, discrete, shifted_flow
+from sigmafield.recipes.mods import MODS
 from sigmafield.samplers import SAMPLERS, Sampler
 from sigmafield.schedules import SCHEDULES, Schedule
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sigmafield.guidance import MODS
+from sigmafield.recipes.mods import MODS
 from sigmafield.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]

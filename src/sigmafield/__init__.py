@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from sigmafield.core.conditioning import Area, Cond, Control
     from sigmafield.core.process import VE, Flow, Grid, Span
     from sigmafield.core.protocols import Ctx, Pred, State
-    from sigmafield.guidance import MODS, parse_mods
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
     from sigmafield.models.analytic import Mixture
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from sigmafield.recipes.build import Job
     from sigmafield.recipes.execute import generate, open_job, open_pipe
     from sigmafield.recipes.inputs import ControlImage
+    from sigmafield.recipes.mods import MODS, parse_mods
     from sigmafield.recipes.options import DemoFusion, Detail, Tiling
     from sigmafield.recipes.recipe import Lora, Recipe, Region
     from sigmafield.runs.checkpoint import load_state, save_state
@@ -45,10 +45,6 @@ _HOME = {
         "Ctx",
         "Pred",
         "State",
-    ),
-    "guidance": (
-        "MODS",
-        "parse_mods",
     ),
     "guidance.guider": ("Guider",),
     "guidance.hooks": ("Mods",),
@@ -74,6 +70,10 @@ _HOME = {
         "DemoFusion",
         "Detail",
         "Tiling",
+    ),
+    "recipes.mods": (
+        "MODS",
+        "parse_mods",
     ),
     "recipes.recipe": (
         "Lora",

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from sigmafield.core.registry import near_miss
-from sigmafield.guidance import MODS
+from sigmafield.recipes.mods import MODS
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 import sigmafield as sf
 from sigmafield.cli import app
-from sigmafield.guidance import MODS
 from sigmafield.recipes.image_io import open_image, recipe_of
+from sigmafield.recipes.mods import MODS
 
 
 def run(*arguments):

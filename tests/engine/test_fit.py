@@ -1,14 +1,17 @@
-"""Parts of a conditioning that follow from the latent's size alone: prepared before a run, and cut to a box."""
+"""What of a conditioning follows from the latent's size alone, how it follows views, and what plain prompts cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sigmafield.core.conditioning import Area, Cond, Control, Residuals, covering, cropped, fit
-from sigmafield.core.predict import place, predict
+from sigmafield.core.conditioning import Area, Cond, Control, Residuals, covering, fit, transformed
+from sigmafield.core.geometry import Box
+from sigmafield.core.predict import box_of, place, predict
 from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Ctx
+from sigmafield.core.views import crop, positions, roll, samples, stride
 from sigmafield.parameterization.families import family
 
 SD = family("SD15").sampling()
@@ -66,13 +69,13 @@ def test_a_conditioning_that_fits_predicts_the_same_and_has_no_work_left(name):
     assert all(a.hint is b.hint for a, b in zip(again.controls, once.controls))
     assert (again.area, again.bounds) == (once.area, False)
     raw, fitted = (place([prompt], SPACE)[0][0] for prompt in prompts)
-    assert (raw.size, raw.offset) == (fitted.size, fitted.offset)
+    assert box_of(raw, SPACE) == box_of(fitted, SPACE)
 
 
 def test_boxes_of_boxes_are_boxes():
     whole = fit(CONDS["concat and controls"], SPACE)
-    twice = cropped(cropped(whole, (6, 8), (1, 2)), (3, 4), (2, 1))
-    once = cropped(whole, (3, 4), (3, 3))
+    twice = transformed(transformed(whole, crop(Box(1, 2, 6, 8))), crop(Box(2, 1, 3, 4)))
+    once = transformed(whole, crop(Box(3, 3, 3, 4)))
     assert torch.equal(twice.concat, once.concat)
     assert torch.equal(twice.controls[0].hint, once.controls[0].hint)
     assert once.concat.shape[2:] == (3, 4)
@@ -93,3 +96,81 @@ def test_hints_keep_their_middle_and_their_proportions(height, width):
         assert abs(low - high) <= step
         kept.append((n - low - high + step) / n)
     assert max(kept) >= 1 - 1e-6
+
+
+VIEWS = {
+    "crop": crop(Box(1, 2, 5, 4)),
+    "crop beyond": crop(Box(-2, 9, 5, 6)),
+    "roll": roll(3, -2),
+    "rows": positions((5, 1, 2), -2),
+    "columns": positions((0, 7, 11), -1),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_concat_mask_and_hints_follow_the_latent(name):
+    """All of a view's tensors show the same part of the image: hints are in their own resolution."""
+    view, latent = VIEWS[name], torch.rand(1, 5, *SPACE)
+    hint = latent[:, :3].repeat_interleave(2, -2).repeat_interleave(2, -1)
+    given = cond(concat=latent, mask=latent[0, :1], controls=(Control(Side(), hint),))
+    shown = transformed(given, view)
+    assert torch.equal(shown.concat, view.latent(latent))
+    assert torch.equal(shown.mask, view.latent(latent)[0, :1])
+    inside = ... if name != "crop beyond" else (..., slice(2, None), slice(0, 3))
+    assert torch.equal(shown.controls[0].hint[..., ::2, ::2][inside], view.latent(latent)[:, :3][inside])
+    assert transformed(CONDS["plain"], view) is CONDS["plain"]
+
+
+def test_a_strided_view_shows_the_whole_hint():
+    hint = torch.rand(1, 3, 16, 24)
+    given = cond(concat=torch.rand(1, 2, *SPACE), controls=(Control(Side(), hint),))
+    shown = transformed(given, stride(2, 1, 0, (0, 0)))
+    assert torch.equal(shown.concat, given.concat[..., 1::2, 0::2])
+    assert torch.equal(shown.controls[0].hint, torch.nn.functional.avg_pool2d(hint, 2))
+
+
+def test_rows_of_samples():
+    given = cond(extra={"ids": torch.arange(3.0)[:, None]}, concat=torch.rand(3, 1, *SPACE))
+    shown = transformed(given, samples((2, 0)))
+    assert shown.extra["ids"].flatten().tolist() == [2, 0] and torch.equal(shown.concat, given.concat[[2, 0]])
+    assert shown.embeds is given.embeds, "one row for all samples"
+
+
+class LargeOps(TorchDispatchMode):
+    """Names of the operations that make a tensor of a latent's size or more, views left out."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.least, self.seen = least, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.numel() >= self.least and not func.is_view:
+            self.seen.append(func.name())
+        return out
+
+
+def answering(x, sigma, conds, ctx):
+    return [part + c.embeds.mean() for part, c in zip(x.chunk(len(conds)), conds)]
+
+
+@pytest.mark.parametrize("window", [(None, None), (0.0, 0.5)])
+def test_prompts_that_act_everywhere_cost_a_network_call_alone(window):
+    """The rows are joined, and nothing else is made of a latent's size; a mask of ones gives the same, bit for bit."""
+    x, sigma = torch.randn(2, 4, *SPACE), torch.tensor(5.0, dtype=torch.float64)
+    ctx = Ctx(Grid(torch.tensor([5.0, 0.5]), SD.process, clock=SD.clock).span(0), {})
+    prompts = [[cond(window=window)], [cond()]]
+    with LargeOps(x.numel()) as ops:
+        model = predict(lambda x, *rest: list(x.chunk(2)), x, sigma, prompts, ctx)
+    assert ops.seen == ["aten::cat"] and all(torch.equal(D, x) for D in model)
+    masked = [[replace(c, mask=torch.ones(SPACE)) for c in prompt] for prompt in prompts]
+    plain, general = (predict(answering, x, sigma, each, ctx) for each in (prompts, masked))
+    assert all(torch.equal(a, b) for a, b in zip(plain, general))
+
+
+def test_what_is_not_wanted_is_not_asked():
+    x, sigma = torch.randn(2, 4, *SPACE), torch.tensor(5.0, dtype=torch.float64)
+    span = Grid(torch.tensor([5.0, 0.5]), SD.process).span(0)
+    nowhere = Ctx(span, {}, want=torch.zeros(1, 1, *SPACE, dtype=torch.bool))
+    (D,) = predict(lambda *_: pytest.fail("asked"), x, sigma, [[cond()]], nowhere)
+    assert not D.any()

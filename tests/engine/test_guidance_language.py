@@ -2,8 +2,8 @@
 
 import pytest
 
-from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.hooks import Mods, classifier_free
+from sigmafield.recipes.mods import MODS, parse_mods
 
 
 @pytest.mark.parametrize("name", MODS)
@@ -47,7 +47,7 @@ def test_a_line_is_its_mods():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("apgg", "unknown guidance 'apgg'; did you mean apg"),
+        ("apgg", "unknown guidance mod 'apgg'; did you mean apg"),
         ("apg(etta=1)", "apg has no parameter 'etta'; did you mean eta"),
         ("apg(eta=11)", "apg needs -10 ≤ eta ≤ 10; got 11"),
         ("apg(eta=nan)", "apg needs eta to be a number; got 'nan'"),
@@ -58,7 +58,7 @@ def test_a_line_is_its_mods():
         ("interval(start=0.5, end=0.2)", "interval needs 0 ≤ start < end; got 0.5 and end = 0.2"),
         ("apg(**{})", "apg has no parameter"),
         ("apg+cfg_norm+apg", "guidance has apg twice; each acts once"),
-        ("rescale+renorm", "rescale and renorm each take the place of U"),
+        ("rescale+renorm", "rescale and renorm each replace U"),
         *(
             (text, "guidance must be names with parameters, such as apg.eta=0.5.+rescale")
             for text in ("apg(0.5)", "apg(", "apg-tcfg", "__import__('os').getcwd()", "apg(eta=1+1)", "1")

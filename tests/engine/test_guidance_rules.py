@@ -6,11 +6,11 @@ import torch.nn.functional as F
 
 from sigmafield.core.process import VE, Flow, Span
 from sigmafield.core.protocols import Ctx
-from sigmafield.guidance import MODS
 from sigmafield.guidance.frequency import reinhard, scaled_frequencies, unsharp
 from sigmafield.guidance.hooks import Asked, Preds, classifier_free
 from sigmafield.guidance.patches.freeu import freeu_features, freeu_v2_features
 from sigmafield.models.analytic import Mixture
+from sigmafield.recipes.mods import MODS
 
 SHAPE = (3, 4, 12, 10)
 

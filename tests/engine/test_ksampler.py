@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sigmafield.core.conditioning import Area, Cond
+from sigmafield.core.geometry import Box
 from sigmafield.core.predict import place, predict, weight
 from sigmafield.core.process import VE, Grid
 from sigmafield.core.protocols import Ctx, Pred
@@ -36,7 +37,7 @@ class Model:
 
 
 def ctx(sampling=SD, sigma=1.0):
-    return Ctx(Grid(torch.tensor([sigma, 0.5]), sampling.process).span(0), {})
+    return Ctx(Grid(torch.tensor([sigma, 0.5]), sampling.process, clock=sampling.clock).span(0), {})
 
 
 def at(x, prompts, sigma=1.0, model=None, sampling=SD):
@@ -141,7 +142,7 @@ def test_overlaps_are_weighted_means():
 def test_relative_areas_round_as_shares():
     area = cond(1.0, area=Area((0.5, 0.25), (0.25, 0.5), relative=True))
     (placed,) = place([[area]], (16, 16))[0]
-    assert (placed.size, placed.offset) == ((8, 4), (4, 8))
+    assert placed.area == Box(4, 8, 8, 4)
 
 
 def test_feather_rises_from_inner_borders_only():
@@ -163,7 +164,7 @@ def test_a_window_over_a_field_acts_where_the_level_is_in_it():
     half = SD.levels.sigma_at(0.5)
     field = torch.full((2, 1, 16, 16), half * 1.1, dtype=torch.float64)
     field[..., 8:] = half * 0.9
-    c = Ctx(Grid(torch.stack([field, field * 0.5]), SD.process).span(0), {})
+    c = Ctx(Grid(torch.stack([field, field * 0.5]), SD.process, clock=SD.clock).span(0), {})
     (D,) = predict(Model(), X, field, [[cond(1.0, window=(0.0, 0.5)), cond(2.0, window=(0.5, 1.0))]], c)
     assert (D[..., :8] == 1).all()
     assert (D[..., 8:] == 2).all()
@@ -187,16 +188,16 @@ def test_it_is_cut_from_the_smallest_of_its_boxes_around():
     half, quarter = cond(5.0, area=Area((8, 16), (0, 0))), cond(7.0, area=Area((8, 8), (0, 0)))
     for order in ([half, quarter], [quarter, half]):
         added = place([[inner], [cond(1.0), *order]], (16, 16))[1][-1]
-        assert (added.size, float(added.cond.embeds.mean())) == ((4, 4), 7.0)
+        assert (added.area.size, float(added.embeds.mean())) == ((4, 4), 7.0)
 
 
 def test_bounds_are_the_masks_box_of_at_least_8():
     mask = torch.zeros(16, 16)
     mask[3:13, 5:7] = 0.1
     (found,) = place([[cond(1.0, mask=mask, bounds=True)]], (16, 16))[0]
-    assert (found.size, found.offset) == ((10, 8), (3, 5))
+    assert found.area == Box(3, 5, 10, 8)
     (nothing,) = place([[cond(1.0, mask=mask * 0, bounds=True)]], (16, 16))[0]
-    assert (nothing.size, nothing.offset) == ((8, 8), (0, 0))
+    assert nothing.area == Box(0, 0, 8, 8)
 
 
 def test_lengths_share_a_call_up_to_four_times():
@@ -212,7 +213,7 @@ def test_masks_of_another_batch_are_refused():
 
 
 def test_areas_outside_of_the_latent_are_refused():
-    with pytest.raises(ValueError, match="lies outside of the latent's .16, 16."):
+    with pytest.raises(ValueError, match="lies outside the latent's .16, 16."):
         at(X, [[cond(1.0, area=Area((4, 4), (20, 0)))]])
 
 

@@ -26,7 +26,7 @@ ROOMS = {
     "overrides": {name: keywords(function) for name, function in MODEL_SAMPLINGS.items()},
     "mixing": {name: row.parameters for name, row in TERMS.items()},
 }
-UNDOCUMENTED = {"guidance", "overrides"}
+UNDOCUMENTED = {"overrides"}
 """Rooms whose docstrings have no `Args:` yet."""
 
 

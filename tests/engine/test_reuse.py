@@ -1,5 +1,7 @@
 """The caches' rule on plain functions: what is reused, what is remembered, and when memory starts over."""
 
+from functools import partial
+
 import pytest
 import torch
 from laws import LEVELS, run_of
@@ -8,10 +10,11 @@ from laws import grid as schedule
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import VE, Flow, Span
 from sigmafield.core.protocols import Call, Ctx
-from sigmafield.guidance import MODS, parse_mods
-from sigmafield.guidance.caching import phase
+from sigmafield.guidance.caching import CallKey, phase
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture
+from sigmafield.parameterization.timesteps import shifted_flow
+from sigmafield.recipes.mods import MODS, parse_mods
 from sigmafield.runs.run import finish
 
 COND = Cond(torch.zeros(1, 1, 1))
@@ -35,7 +38,7 @@ class Calls:
         level, plan = torch.tensor(0.5, dtype=torch.float64), {}
         out = []
         for roles, x in calls:
-            ctx = Ctx(Span(level, level / 2, Flow()), self.aux, patches=patches, plan=plan)
+            ctx = Ctx(Span(level, level / 2, Flow(), clock=LEVELS[Flow].sigma_at), self.aux, patches=patches, plan=plan)
             call = Call(torch.nn.Identity(), level, roles, ctx)
             out.append(self.patch(self.network, call)(x, torch.zeros(len(x)), COND))
         return out
@@ -86,15 +89,32 @@ def test_memory_begins_anew_where_the_first_call_is_another(change):
     assert 4 < calls.made < 14
 
 
+def test_a_call_is_known_by_what_it_is_about():
+    """Roles, patches with their plain parameters and the part of the latent; the same text in every process."""
+    level = torch.tensor(0.5, dtype=torch.float64)
+
+    def key(roles=("negative", "positive"), part=((0, (0, 0, 8, 8)),), **params):
+        patch = partial(MODS["tome"].apply, **{"ratio": 0.3, **params})
+        return CallKey.of(
+            Call(torch.nn.Identity(), level, roles, Ctx(Span(level, level, VE()), {}, patches=(patch,), part=part))
+        )
+
+    assert key() == key() and hash(key()) == hash(key()) and str(key()) == str(key())
+    assert str(key()) == "1 negative, 1 positive; tome(ratio=0.3); ((0, (0, 0, 8, 8)),); 0"
+    others = [key(), key(ratio=0.4), key(roles=("positive",)), key(part=())]
+    assert len({*others}) == len({*map(str, others)}) == 4
+
+
 @pytest.mark.parametrize("process", [VE(14.6), Flow(3.0)])
 def test_the_window_is_open_at_its_end(process):
     """σ(end) < σ ≤ σ(start), both in float32; with several samples all have to be inside."""
-    high, low = LEVELS[type(process)].sigma_at(0.2), LEVELS[type(process)].sigma_at(0.8)
+    clock = LEVELS[type(process)].sigma_at
+    high, low = clock(0.2), clock(0.8)
     for sigma, want in {high: "inside", high * 1.001: "before", low: "after", low * 1.001: "inside"}.items():
-        assert phase(torch.tensor(sigma, dtype=torch.float64), 0.2, 0.8, process) == want
+        assert phase(torch.tensor(sigma, dtype=torch.float64), 0.2, 0.8, clock) == want
     levels = torch.tensor([high, high * 1.1], dtype=torch.float64).reshape(2, 1, 1, 1)
-    assert phase(levels, 0.2, 0.8, process) == "before"
-    assert phase(torch.tensor(0.99, dtype=torch.float32).double(), 0.01, 0.8, Flow(1.0)) == "inside"
+    assert phase(levels, 0.2, 0.8, clock) == "before"
+    assert phase(torch.tensor(0.99, dtype=torch.float32).double(), 0.01, 0.8, shifted_flow(1.0).sigma_at) == "inside"
 
 
 def test_lazycache_is_for_flows(capsys):

@@ -11,10 +11,11 @@ from laws import run_of
 from sigmafield.core.conditioning import Cond, Control, Residuals
 from sigmafield.core.process import VE, Flow, Grid, Span
 from sigmafield.core.protocols import Ctx
-from sigmafield.guidance import parse_mods, windows
 from sigmafield.guidance.guider import Guider
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.runs.run import finish, iterate
 from sigmafield.schedules import karras
+from sigmafield.spatial import context_windows
 from sigmafield.spatial.context_windows import context, free_noise, shares, weights, windows_of
 
 SCHEDULES = ["standard_static", "standard_uniform", "looped_uniform", "batched"]
@@ -58,7 +59,7 @@ def test_closed_forms(size, length, overlap):
 
 def test_the_loop_by_its_definition():
     """Kinds of windows, their starts and their positions, one by one; every step has its own start."""
-    assert [windows.reversed_bits(k) for k in range(5)] == [0, 0.5, 0.25, 0.75, 0.125]
+    assert [context_windows.reversed_bits(k) for k in range(5)] == [0, 0.5, 0.25, 0.75, 0.125]
     for size, length, overlap, stride, step in [(20, 16, 4, 1, 1), (33, 8, 3, 3, 2), (64, 16, 4, 2, 5)]:
         for closed in (False, True):
             want, share = [], {1: 0.5, 2: 0.25, 5: 0.625}[step]
@@ -67,16 +68,18 @@ def test_the_loop_by_its_definition():
                 while j < size + round(size * share) - (0 if closed else overlap):
                     want.append([(j + i * d) % size for i in range(length)])
                     j += length * d - overlap
-            assert [list(w) for w in windows.looped_uniform(size, length, overlap, stride, closed, step)] == want
+            assert [
+                list(w) for w in context_windows.looped_uniform(size, length, overlap, stride, closed, step)
+            ] == want
 
 
 def test_edges_of_the_loop_without_its_ring():
     """A window that would wrap ends at the end, and one from 0 follows; a stride that does not fit is left out."""
-    assert windows.looped_uniform(10, 4, 1, 1, False, 1)[1:] == ((8, 9, 0, 1), (1, 2, 3, 4))
-    assert windows.standard_uniform(10, 4, 1, 1, 1) == ((5, 6, 7, 8), (6, 7, 8, 9), (0, 1, 2, 3), (1, 2, 3, 4))
-    assert windows.standard_uniform(20, 16, 4, 2, 0) == windows.standard_uniform(20, 16, 4, 1, 0)
-    two = windows.standard_uniform(64, 16, 4, 2, 0)
-    assert any(w[1] - w[0] == 2 for w in two) and set(windows.standard_uniform(64, 16, 4, 1, 0)) < set(two)
+    assert context_windows.looped_uniform(10, 4, 1, 1, False, 1)[1:] == ((8, 9, 0, 1), (1, 2, 3, 4))
+    assert context_windows.standard_uniform(10, 4, 1, 1, 1) == ((5, 6, 7, 8), (6, 7, 8, 9), (0, 1, 2, 3), (1, 2, 3, 4))
+    assert context_windows.standard_uniform(20, 16, 4, 2, 0) == context_windows.standard_uniform(20, 16, 4, 1, 0)
+    two = context_windows.standard_uniform(64, 16, 4, 2, 0)
+    assert any(w[1] - w[0] == 2 for w in two) and set(context_windows.standard_uniform(64, 16, 4, 1, 0)) < set(two)
 
 
 def test_the_step_of_a_level():
@@ -84,8 +87,8 @@ def test_the_step_of_a_level():
     sigmas = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0], dtype=torch.float64)
     span = Span(sigmas[0], sigmas[1], Flow(), 0, 4, sigmas)
     for level, step in {8.0: 0, 4.0003: 1, 3.9: 1, 2.5: 1, 2.0: 2, 0.5: 3, 9.0: 0}.items():
-        assert windows.step_of(torch.tensor(level, dtype=torch.float64), span) == step
-    assert windows.step_of(torch.full((1, 1, 2, 2), 3.0, dtype=torch.float64), replace(span, i=2)) == 2
+        assert context_windows.step_of(torch.tensor(level, dtype=torch.float64), span) == step
+    assert context_windows.step_of(torch.full((1, 1, 2, 2), 3.0, dtype=torch.float64), replace(span, i=2)) == 2
 
 
 def test_weights_by_hand():

@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 
 from sigmafield.citations import bibliography, cite, sources
-from sigmafield.guidance import MODS
+from sigmafield.recipes.mods import MODS
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from test_self_perturbation import SIGMA, asked, conds, ctx_of, noisy, with_patch
 from torch.testing import assert_close
 
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches.normalized_attention import nag
 from sigmafield.guidance.patches.self_attention import seen
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.spatial.tiled_model import Tiled, grid_cover
 
 

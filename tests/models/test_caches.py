@@ -9,11 +9,11 @@ import torch
 import sigmafield as sf
 from sigmafield.core.process import Grid, Span
 from sigmafield.core.protocols import Ctx
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.autoguidance import Perturbed
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.hooks import Mods
 from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import load_state, save_state
 from sigmafield.runs.run import finish, iterate

@@ -9,10 +9,10 @@ from torch.testing import assert_close
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import VE, Span
 from sigmafield.core.protocols import Call, Ctx
-from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.patches.token_merging import matched
 from sigmafield.noise.sources import generator_of
 from sigmafield.parameterization.timesteps import betas, discrete
+from sigmafield.recipes.mods import MODS, parse_mods
 
 SD_CLOCK = discrete(betas()).sigma_at
 

@@ -7,9 +7,9 @@ import torch
 
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish
 from sigmafield.spatial.context_windows import context, shares, windows_of

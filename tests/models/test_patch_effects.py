@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import sigmafield as sf
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.patches import seams
+from sigmafield.guidance.patches import module_hooks
+from sigmafield.recipes.mods import parse_mods
 
 WORDS = ["red heart", "dog face", "green apple", "hamburger"]
 
@@ -117,7 +117,7 @@ def work(pipe, line, size):
         calls.append((q.shape[:3].numel(), q.shape[:3].numel() * k.shape[2]))
         return attention(q, k, v)
 
-    with seams.inside(pipe.module, count):
+    with module_hooks.inside(pipe.module, count):
         asked(pipe, line, size)
     to_itself = calls[::2]  # every other one is to the text
     return tuple(map(sum, zip(*to_itself)))

@@ -10,12 +10,12 @@ import torch
 import sigmafield as sf
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
-from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.guider import Guider
-from sigmafield.guidance.patches import seams
+from sigmafield.guidance.patches import module_hooks
 from sigmafield.guidance.patches.perturbed_attention import identity_attention
-from sigmafield.guidance.patches.where import middle_attentions
+from sigmafield.guidance.patches.unet_blocks import middle_attentions
 from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.mods import MODS, parse_mods
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish, iterate
 
@@ -166,7 +166,9 @@ def test_identity_attention_is_attention_that_sees_its_own_token(pipe):
         def masked(q, k, v, attention):
             return attention(q, k, v, attn_mask=torch.eye(q.shape[2], dtype=torch.bool))
 
-        return seams.during(network, [partial(seams.inside, a, masked) for a in middle_attentions(call.module)])
+        return module_hooks.during(
+            network, [partial(module_hooks.inside, a, masked) for a in middle_attentions(call.module)]
+        )
 
     level = torch.tensor(2.0, dtype=torch.float64)
     ctx = [

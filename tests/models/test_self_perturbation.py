@@ -11,10 +11,10 @@ from torch.testing import assert_close
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import Flow, Span
 from sigmafield.core.protocols import Call, Ctx
-from sigmafield.guidance import MODS, parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches.perturbed_attention import blurred, blurred_attention, identity_attention
 from sigmafield.guidance.patches.transformer_blocks import blocks, nearest_grid
+from sigmafield.recipes.mods import MODS, parse_mods
 
 pytest.importorskip("diffusers")
 SIGMA = torch.tensor(0.7, dtype=torch.float64)

@@ -8,12 +8,12 @@ from test_patch_laws import pipe  # noqa: F401
 
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches.module_hooks import during, inside
 from sigmafield.guidance.patches.perturbed_attention import blurred_attention, identity_attention
-from sigmafield.guidance.patches.where import middle_attentions
+from sigmafield.guidance.patches.unet_blocks import middle_attentions
 from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish
 

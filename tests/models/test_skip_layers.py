@@ -8,8 +8,8 @@ from test_patch_laws import Counted
 from test_self_perturbation import SIGMA, asked, call_of, conds, ctx_of, inputs, noisy, with_patch
 from torch.testing import assert_close
 
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.patches.skip_layers import skipped
+from sigmafield.recipes.mods import parse_mods
 
 SKIPS = [
     ("sd3", "transformer_blocks", "0"), ("sd3", "transformer_blocks", "1"), ("flux dev", "transformer_blocks", "0"),

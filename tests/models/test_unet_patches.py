@@ -14,11 +14,11 @@ from torch.testing import assert_close
 from sigmafield.core.conditioning import Cond, Control
 from sigmafield.core.process import VE, Span
 from sigmafield.core.protocols import Call, Ctx
-from sigmafield.guidance import MODS, parse_mods
-from sigmafield.guidance.patches import freeu, seams
+from sigmafield.guidance.patches import freeu, module_hooks
 from sigmafield.guidance.patches.unet_blocks import attentions, inputs, meetings, outputs
 from sigmafield.models.load import load
 from sigmafield.parameterization.timesteps import betas, discrete
+from sigmafield.recipes.mods import MODS, parse_mods
 
 SD_CLOCK = discrete(betas()).sigma_at
 
@@ -192,8 +192,8 @@ def test_a_factor_of_queries_is_a_factor_of_attention_s_scale(unet, told):
     def sharper(q, k, v, attention):
         return attention(q, k, v, scale=2 * q.shape[-1] ** -0.5)
 
-    places = [partial(seams.inside, module, sharper) for _, module in attentions(unet, "attn1")]
-    want = seams.during(network_of(unet), places)(told[0], T, Cond(told[1]))
+    places = [partial(module_hooks.inside, module, sharper) for _, module in attentions(unet, "attn1")]
+    want = module_hooks.during(network_of(unet), places)(told[0], T, Cond(told[1]))
     for key in ("q", "k"):
         assert_close(patched("self_attention_multiply", unet, *told, **{key: 2.0}), want, atol=1e-5, rtol=0)
 

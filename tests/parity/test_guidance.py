@@ -7,10 +7,10 @@ import torch
 from golden_models import Counted
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches.freeu import freeu_features, freeu_v2_features
 from sigmafield.recipes.ksampler import ksampler
+from sigmafield.recipes.mods import parse_mods
 
 NAMES = {
     "RescaleCFG": "rescale", "RenormCFG": "renorm", "CFGNorm": "cfg_norm", "CFGZeroStar": "zero_star",

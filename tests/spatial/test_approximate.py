@@ -11,6 +11,7 @@ from sigmafield.core.process import Grid, Span
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.parameterization.prediction import edm, eps, flow, v
+from sigmafield.recipes.tile_strength import scaled_for
 from sigmafield.runs.run import Run, finish, sample
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.tile_strength import (
@@ -62,7 +63,7 @@ def test_scaling_the_step_is_a_shorter_step(kind):
     model = Toy(process)
     runs = [
         sample(Guider(Tiled(model, grid_cover((8, 8)), change=change), POSITIVE), x, sigmas, "euler", process=process)
-        for change in (lambda tile, x, D, sigma, ctx: D, scaled(D, "euler"))
+        for change in (lambda tile, x, D, sigma, ctx: D, scaled(D))
     ]
     for tile, d in D.items():
         moved = [(run - x)[(..., *tile.box.index)] for run in runs]
@@ -106,25 +107,25 @@ def test_hybrid_classes():
 
 
 def test_where_it_is_wrong_it_says_so():
-    for name, why in (("euler_ancestral", "adds noise"), ("dpmpp_2m", "looks back")):
-        with pytest.warns(UserWarning, match=f"{name} {why}.*spatial.field.delayed"):
-            scaled(D, name)
+    for name, why in (("euler_ancestral", "adds noise"), ("dpmpp_2m", "uses earlier predictions")):
+        with pytest.warns(UserWarning, match=f"{name} {why}.*spatial.sigma_field.delayed"):
+            scaled_for(name, D)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scaled(D, "euler")
-        scaled(D, "heun")
+        scaled_for("euler", D)
+        scaled_for("heun", D)
     with pytest.raises(ValueError, match=r"all tiles have the strength 0.5: give the run's denoise"):
-        scaled(dict.fromkeys(TILES, 0.5), "euler")
+        scaled(dict.fromkeys(TILES, 0.5))
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]; got 0.5 … 2"):
         preserved(dict(zip(TILES, [0.5, 2.0, 1.0, 1.0])), drawn(SHAPE))
     process, shown = SAMPLINGS["eps"].process, drawn((1, 4, 8, 8))
     sigma = torch.tensor(1.0, dtype=torch.float64)
-    with pytest.raises(ValueError, match="how far the run is cannot be told"):
-        scaled(D, "euler")(TILES[0], shown, shown, sigma, Ctx(Span(sigma, 0 * sigma, process), {}))
+    with pytest.raises(ValueError, match="predictions by progress need a run"):
+        scaled(D)(TILES[0], shown, shown, sigma, Ctx(Span(sigma, 0 * sigma, process), {}))
     run = Run(
-        Guider(Tiled(Toy(process), grid_cover((4, 4)), change=scaled(D, "euler")), POSITIVE),
+        Guider(Tiled(Toy(process), grid_cover((4, 4)), change=scaled(D)), POSITIVE),
         SAMPLERS["euler"],
-        Grid(SIGMAS, process, clock=SAMPLINGS[kind].clock),
+        Grid(SIGMAS, process),
     )
     with pytest.raises(ValueError, match="no strength is given for the tile"):
         finish(run, drawn(SHAPE))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sigmafield.core.geometry import COMBINES, Box, Tile, grid_tiles, leaf_tiles, places, weighted
+from sigmafield.core.geometry import Box, Tile, grid_tiles, leaf_tiles
+from sigmafield.core.tile_maps import COMBINES, weighted
 from sigmafield.spatial.sigma_field import delayed, field_from_tiles
 
 OVERLAPPING = grid_tiles(20, 26, (8, 12), 4)
@@ -33,7 +34,7 @@ def test_each_place_has_the_extremes_of_the_tiles_that_show_it():
     maps = {name: combine(OVERLAPPING, values, *size)[0, 0] for name, combine in COMBINES.items()}
     shown = [[[] for _ in range(size[1])] for _ in range(size[0])]
     for tile, value in zip(OVERLAPPING, values):
-        (_, rows, columns), _ = places(tile, *size)
+        (_, rows, columns), _ = tile.indices(*size)
         for y in range(rows.start, rows.stop):
             for x in range(columns.start, columns.stop):
                 shown[y][x].append(value)

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, SYNCHRONOUS, Toy, drawn
 
-from sigmafield.core.conditioning import Cond, Control
+from sigmafield.core.conditioning import Cond, Control, transformed
 from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.core.statistics import moments, standardised
+from sigmafield.core.views import stride
 from sigmafield.guidance.guider import Guider
 from sigmafield.noise.sources import Keyed
 from sigmafield.parameterization.prediction import continuous_edm_sampling
@@ -25,7 +26,6 @@ from sigmafield.spatial.demofusion_views import (
     Windows,
     blurred,
     clock,
-    dilated,
     firsts,
     fused,
     gaussian,
@@ -329,7 +329,7 @@ def test_what_a_window_and_a_view_are_told():
     for (a, b), (_, cond) in zip(((0, 0), (0, 1), (1, 0), (1, 1)), seen, strict=True):
         assert torch.equal(cond.concat, places[..., a::2, b::2])
         assert cond.controls[0].hint.shape == (1, 3, 16, 16) and cond.extra["time_ids"] is ids
-    assert dilated(POSITIVE, (...,), places, (0, 0)) is POSITIVE
+    assert transformed(POSITIVE, stride(2, 0, 0, (0, 0))) is POSITIVE
 
 
 def test_nothing_waits_for_a_device():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sigmafield as sf
+from sigmafield.core.geometry import Box
 from sigmafield.core.resize import resize
 from sigmafield.core.statistics import moments
 from sigmafield.parameterization.prediction import flow_sampling
@@ -117,7 +118,7 @@ def test_regions_and_prompts_grow_along(pipe):
     demo = opened(replace(RECIPE, regions=(region,), width=64, height=128), pipe, 3)
     runs = [demo.run.phases[0].run, *(phase.run.run for phase in demo.run.phases[1:])]
     areas = [run.denoise.positive[1].area for run in runs]
-    assert areas == [sf.Area((16 * q, 8 * q), (0, 8 * q)) for q in (1, 2, 3)]
+    assert areas == [Box(0, 8 * q, 16 * q, 8 * q) for q in (1, 2, 3)]
     assert [phase.size for phase in demo.run.phases] == [(128 * q, 64 * q) for q in (1, 2, 3)]
     two = opened(replace(RECIPE, regions=(region,), steps=2), pipe, 2)
     assert torch.isfinite(sf.finish(two.run, two.start).x).all()

@@ -18,7 +18,7 @@ from sigmafield.recipes.ksampler import open_run
 from sigmafield.runs.checkpoint import load_state, save_state
 from sigmafield.runs.run import Run, finish, iterate, sample
 from sigmafield.samplers import SAMPLERS
-from sigmafield.spatial.field_denoiser import MEMORY, Served, brought, by_level, by_tile, native
+from sigmafield.spatial.field_denoiser import KNOWN, Served, brought, by_level, by_tile, native
 from sigmafield.spatial.inpaint import Inpaint, differential
 from sigmafield.spatial.sigma_field import (
     by_sigma,
@@ -250,7 +250,7 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path):
     save_state(states[4], tmp_path / "cut.safetensors")
     again, _ = load_state(tmp_path / "cut.safetensors")
     assert torch.equal(finish(run, again).x, states[-1].x)
-    assert torch.equal(states[4].aux[MEMORY], again.aux[MEMORY])
+    assert torch.equal(KNOWN.read(states[4].aux).x0, KNOWN.read(again.aux).x0)
 
 
 def test_tiles_at_their_own_levels_cost_one_evaluation_each(figure):

@@ -4,24 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn, keyed, started
+from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn, keyed, sigmas_of, started
 
 from sigmafield.core.conditioning import Area, Control, Residuals, fit
-from sigmafield.core.geometry import gaussian, grid_tiles
+from sigmafield.core.geometry import Box, gaussian, grid_tiles
 from sigmafield.core.process import Grid
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.runs.checkpoint import load_state, save_state
 from sigmafield.runs.run import Run, finish, iterate
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.field_denoiser import Served
 from sigmafield.spatial.sigma_field import delayed, field_from_tiles
 from sigmafield.spatial.tiled_guidance import PerTile, seen_in
-from sigmafield.spatial.tiled_model import ROWS, Counted, Tiled, grid_cover
+from sigmafield.spatial.tiled_model import Counted, Tiled, grid_cover, rows_shown
 
 SHAPE = (2, 4, 16, 24)
 PROCESS = SAMPLINGS["eps"].process
-SIGMAS = schedule("eps", "dpmpp_2m", "normal", 6)
+SIGMAS = sigmas_of("eps", "dpmpp_2m", "normal", 6)
 STATEFUL = parse_mods("apg(momentum=-0.5)+rescale(multiplier=0.6)")
 PROMPTS = {
     "plain": [POSITIVE],
@@ -45,7 +45,7 @@ def per_tile(model, prompts, cover, window=gaussian, mods=None, cfg=lambda tile:
 
 
 def run_of(denoise, sigmas=SIGMAS, name="dpmpp_2m", shape=SHAPE):
-    return Run(denoise, SAMPLERS[name], Grid(sigmas, PROCESS), keyed(shape))
+    return Run(denoise, SAMPLERS[name], Grid(sigmas, PROCESS, clock=SAMPLINGS["eps"].clock), keyed(shape))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
@@ -95,7 +95,7 @@ def test_what_a_conditioning_has_in_every_place_is_cut_along():
             assert torch.equal(one.concat, concat[..., y : y + height, x : x + width])
             at = (..., slice(8 * y, 8 * (y + height)), slice(8 * x, 8 * (x + width)))
             assert torch.equal(one.controls[0].hint, hint[at])
-    assert inner[1].area == Area((4, 4), (4, 8))
+    assert inner[1].area == Box(4, 8, 4, 4)
 
 
 def test_memory_of_tiles_is_in_checkpoints(tmp_path):
@@ -105,7 +105,7 @@ def test_memory_of_tiles_is_in_checkpoints(tmp_path):
         save_state(states[k], tmp_path / "state")
         end = finish(run, load_state(tmp_path / "state")[0])
         assert torch.equal(end.x, states[-1].x)
-        assert end.aux[ROWS] == states[-1].aux[ROWS]
+        assert rows_shown(end.aux) == rows_shown(states[-1].aux)
 
 
 def test_tiles_that_wait_are_not_asked():
@@ -116,5 +116,5 @@ def test_tiles_that_wait_are_not_asked():
     source, noise = drawn(SHAPE, 1), drawn(SHAPE)
     served = Served(denoise, source, noise, PROCESS)
     end = finish(run_of(served, field), started(PROCESS, field, noise, source))
-    assert model.rows == end.aux[ROWS] == 2 * 2 * (6 + 3 + 1)
+    assert model.rows == rows_shown(end.aux) == 2 * 2 * (6 + 3 + 1)
     assert torch.equal(end.x[(..., *tiles[0].box.index)], source[(..., *tiles[0].box.index)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn
 
-from sigmafield.core.conditioning import Area, Cond, Control, part
+from sigmafield.core.conditioning import Area, Cond, Control
 from sigmafield.core.geometry import (
     WINDOWS,
     Box,
@@ -18,7 +18,6 @@ from sigmafield.core.geometry import (
     check,
     grid_tiles,
     leaf_tiles,
-    painted,
     positions,
     shares,
     uniform,
@@ -26,6 +25,8 @@ from sigmafield.core.geometry import (
 from sigmafield.core.predict import predict
 from sigmafield.core.process import VE, Grid
 from sigmafield.core.protocols import Ctx
+from sigmafield.core.tile_maps import painted
+from sigmafield.core.views import part
 from sigmafield.guidance.guider import Guider
 from sigmafield.runs.run import sample
 from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree, square
@@ -290,10 +291,10 @@ def test_what_is_in_every_place_is_cut_with_the_tiles(made, figure):
 
 def test_what_lies_outside_is_mirrored():
     t = torch.arange(5.0)
-    assert part(t, [-2], [5]).tolist() == [2, 1, 0, 1, 2]
-    assert part(t, [3], [4]).tolist() == [3, 4, 4, 4]  # too little within: the edge, repeated
-    assert part(t, [2], [5]).tolist() == [2, 3, 4, 3, 2]
-    assert part(t, [1], [3]).data_ptr() == t[1:].data_ptr()
+    assert part(t, Box(-2, 5)).tolist() == [2, 1, 0, 1, 2]
+    assert part(t, Box(3, 4)).tolist() == [3, 4, 4, 4]  # too little within: the edge, repeated
+    assert part(t, Box(2, 5)).tolist() == [2, 3, 4, 3, 2]
+    assert part(t, Box(1, 3)).data_ptr() == t[1:].data_ptr()
 
 
 def drawing(height, width, seed=0):
@@ -346,7 +347,7 @@ def test_leaf_denoise_ends(figure):
 
 
 def test_wrong_use_is_refused():
-    with pytest.raises(ValueError, match="a tile must have places"):
+    with pytest.raises(ValueError, match="a tile's sides must be ≥ 1"):
         grid_cover((0, 8))
     with pytest.raises(ValueError, match="row 0, column 4 has 0 owners"):
         fixed_cover([Tile(Box(0, 0, 8, 4), Box(0, 0, 8, 4))], 8, 8)
@@ -358,3 +359,13 @@ def test_wrong_use_is_refused():
         Spot(Toy(VE()), (8, 8), torch.ones(5), [(0, 0)])
     with pytest.raises(ValueError, match="2 tiles need as many values; got 1"):
         painted(grid_tiles(8, 16, (8, 8)), [0.5], 8, 16)
+
+
+@pytest.mark.parametrize("side, sobel", [(8, True), (12, True), (7, False)])
+def test_edges_of_one_bright_pixel(side, sobel):
+    """Closed form for one pixel of value a in n: deviation 2a(n − 1)/n², Sobel lengths 4 of √2 a and 4 of 2a."""
+    a, n = 0.7, side**2
+    image = torch.zeros(1, side, side, dtype=torch.float64)
+    image[0, 3, 4] = a
+    want = a * (n - 1) / n**2 + (a * (4 * math.sqrt(2) + 8) / n / 16 if sobel else 0)
+    assert CONTENTS["edges"](image) == pytest.approx(want, rel=1e-12)

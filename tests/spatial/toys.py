@@ -87,4 +87,4 @@ def keyed(shape):
 
 
 def started(process, sigmas, noise, source):
-    return process.start(Grid(sigmas, process, clock=SAMPLINGS[kind].clock).sigmas[0], noise, source)
+    return process.start(Grid(sigmas, process).sigmas[0], noise, source)

@@ -11,8 +11,8 @@ from rich.table import Column, Table
 
 from sigmafield.cli.draw import user_errors
 from sigmafield.cli.explain import NOISE, explain, explain_mod, explain_schedule, mod_row, row
-from sigmafield.guidance import MODS
 from sigmafield.models.load import load
+from sigmafield.recipes.mods import MODS
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 

@@ -1,4 +1,4 @@
-"""Conditionings: what the network is given as well as x, where it acts, and how it follows crops of the latent."""
+"""Conditionings: what a network is given as well as x, where and when it acts, how it follows the latent's views."""
 
 from __future__ import annotations
 
@@ -6,16 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sigmafield.core.geometry import Box
+from sigmafield.core.resize import resize_mask
+from sigmafield.core.views import View
+
+Window = tuple[float | None, float | None]
+"""Shares of the way through sampling, 0 = start … 1 = end, between which something acts; None: without an end."""
 
 
 @dataclass(frozen=True)
 class Area:
-    """A box of the latent: its size and its offset along each axis of space, (height, width) or with frames in front.
+    """The part of the latent that a conditioning acts in, as people say it: `box` makes it a `Box`.
 
-    relative: in shares of the latent, 0 … 1, instead of places. Raises ValueError if the two have other lengths.
+    Args:
+        size: Along each axis of space: (height, width), or with frames in front.
+        offset: The first position along each axis.
+        relative: In shares of the latent's sides, 0 … 1, instead of latent positions.
+
+    Raises:
+        ValueError: The two have different lengths.
     """
 
     size: tuple[int | float, ...]
@@ -26,11 +38,19 @@ class Area:
         if len(self.size) != len(self.offset):
             raise ValueError(f"size and offset must have an entry for each axis; got {self.size} and {self.offset}")
 
+    def box(self, space: Sequence[int]) -> Box:
+        """The box in a latent with these sides; it may reach beyond the latent."""
+        n, axes = len(space), space[-len(self.size) :]
+        if self.relative:
+            size = [max(1, round(share * side)) for share, side in zip(self.size, axes)]
+            return Box.at([round(share * side) for share, side in zip(self.offset, axes)], size).spanning(space)
+        return Box.at([int(o) for o in self.offset[:n]], [int(s) for s in self.size[:n]]).spanning(space)
+
 
 class Residuals(NamedTuple):
-    """What a control adds inside of a UNet: empty, or None, where it adds nothing.
+    """What a control adds inside a UNet: empty, or None, where it adds nothing.
 
-    skips: to each skip connection of the way down; middle: behind the middle block; blocks: within each down block.
+    skips: to each skip connection of the way down; middle: after the middle block; blocks: within each down block.
     """
 
     skips: Sequence[Tensor] = ()
@@ -40,11 +60,11 @@ class Residuals(NamedTuple):
 
 @runtime_checkable
 class ControlNetwork(Protocol):
-    """A side network that reads a image: what a `Control` holds; `load_control` gives one."""
+    """A side network that reads an image: what a `Control` holds; `load_control` gives one."""
 
     @property
     def factor(self) -> int:
-        """Pixels of the hint along a side for one place of the latent."""
+        """Pixels of the hint along a side for each latent position."""
         ...
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond, hint: Tensor, strength: float, /) -> Residuals:
@@ -54,16 +74,23 @@ class ControlNetwork(Protocol):
 
 @dataclass(frozen=True)
 class Control:
-    """A image that steers the network, by a side network that reads it. ControlNet, arXiv:2302.05543.
+    """An image that steers the network, by a side network that reads it. ControlNet, arXiv:2302.05543.
 
-    hint: [B or 1, 3, height, width] in [0, 1], for the whole latent; another size is cut to the latent's proportions
-    and resized. strength: factor of what is added, 0 = nothing; window: as a conditioning's.
+    Args:
+        net: The side network.
+        hint: The image [B or 1, 3, height, width] in [0, 1], for the whole latent; an image of another size is cut to
+            the latent's proportions and resized.
+        strength: Factor of what is added; 0 adds nothing.
+        window: Shares of the way through sampling between which it acts.
+
+    Raises:
+        ValueError: The hint has another shape.
     """
 
     net: ControlNetwork
     hint: Tensor
     strength: float = 1.0
-    window: tuple[float | None, float | None] = (None, None)
+    window: Window = (None, None)
 
     def __post_init__(self) -> None:
         if self.hint.ndim != 4 or self.hint.shape[1] != 3:
@@ -72,26 +99,32 @@ class Control:
 
 @dataclass(frozen=True)
 class Cond:
-    """One conditioning: what the network is told besides x and the timestep, and where and when.
+    """One conditioning: what the network is given as well as x and the timestep, and where and when it acts.
 
-    embeds: token embeddings [B or 1, tokens, channels]; extra: further inputs by the network's own names
-    (SDXL's `text_embeds` and `time_ids`), each with a leading axis of B or 1.
-    strength: weight against other conditionings of the same prompt; area: the box that it acts in; mask: weights
-    [M, *space] or [*space] at any resolution, times mask_strength; bounds: act in the box around the mask only;
-    window: shares of the way through sampling between which it acts, 0 = start; default: acts where no other does.
-    concat: further channels of the network's input [B or 1, C', *space], not scaled with x: an inpainting network's
-    mask and image; controls: images that steer the network, whose effects add up.
-    role: what it is to the guider that asks: positive, negative, …; the guider says so.
+    Args:
+        embeds: Token embeddings [B or 1, tokens, channels].
+        extra: Further inputs by the network's own names (SDXL's `text_embeds` and `time_ids`), each [B or 1, …].
+        strength: Weight against other conditionings of the same prompt.
+        area: The part of the latent that it acts in; None: all of it.
+        mask: Weights [M, *space] or [*space] at any resolution, for M samples.
+        mask_strength: Factor of the mask.
+        bounds: Act only in the box around the mask.
+        window: Shares of the way through sampling between which it acts, 0 = start.
+        default: Act where no other conditioning of the prompt does.
+        concat: Further channels of the network's input [B or 1, C', *space], not scaled with x: an inpainting
+            network's mask and image.
+        controls: Images that steer the network; their effects add up.
+        role: What it is to the guider that asks: positive, negative, …; set by the guider.
     """
 
     embeds: Tensor
-    extra: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     strength: float = 1.0
-    area: Area | None = None
+    area: Area | Box | None = None
     mask: Tensor | None = None
     mask_strength: float = 1.0
     bounds: bool = False
-    window: tuple[float | None, float | None] = (None, None)
+    window: Window = (None, None)
     default: bool = False
     concat: Tensor | None = None
     controls: Sequence[Control] = ()
@@ -103,19 +136,45 @@ Prompt = Sequence[Cond]
 
 
 def fit(cond: Cond, space: Sequence[int]) -> Cond:
-    """The conditioning with all that follows from the latent's size worked out: one that fits already is as it was.
+    """The conditioning with everything that follows from the latent's size worked out.
 
-    The area in places, with no bounds left; mask, concat and hints at the latent's resolution. `predict` does it at
-    every evaluation; done once before a run, nothing is left for it to do.
+    Its area is a `Box`, without `bounds`; mask, concat and hints have the latent's resolution. `predict` does this
+    at the first evaluation of a guider; done once before a run, it leaves nothing to do.
+
+    Args:
+        cond: A conditioning.
+        space: Sides of the latent, (height, width) or with frames in front.
     """
-    mask = None if cond.mask is None else fitted(cond.mask, space)
-    concat = None if cond.concat is None else fitted(cond.concat, space)
+    if cond.area is None and cond.mask is None and cond.concat is None and not cond.controls and not cond.bounds:
+        return cond
+    mask = None if cond.mask is None else fit_to(cond.mask, space)
+    concat = None if cond.concat is None else fit_to(cond.concat, space)
     controls = tuple(replace(c, hint=covering(c.hint, *(c.net.factor * n for n in space[-2:]))) for c in cond.controls)
-    return replace(cond, area=absolute(cond, space), mask=mask, bounds=False, concat=concat, controls=controls)
+    area = cond.area.box(space) if isinstance(cond.area, Area) else cond.area and cond.area.spanning(space)
+    if cond.bounds and mask is not None:
+        area = around(mask, space)
+    return replace(cond, area=area, mask=mask, bounds=False, concat=concat, controls=controls)
+
+
+def fit_to(t: Tensor, space: Sequence[int]) -> Tensor:
+    """A mask as [M, *space], or a concat as [B, C, *space]; frames keep their number."""
+    t = t[None] if t.ndim == len(space) else t
+    plane = space[-2:]
+    return t if t.shape[-len(plane) :] == tuple(plane) else resize_mask(t.float(), plane)
+
+
+def around(mask: Tensor, space: Sequence[int]) -> Box:
+    """The box around what is not 0 of a mask [M, height, width], at least 8 by 8, and 8 by 8 where all is 0."""
+    inked = mask.abs().amax(0) > 0
+    if not inked.any():
+        return Box(0, 0, 8, 8).spanning(space)
+    low = [int(inked.any(1 - axis).nonzero().min()) for axis in (0, 1)]
+    high = [int(inked.any(1 - axis).nonzero().max()) for axis in (0, 1)]
+    return Box.at(low, [max(8, last - first + 1) for first, last in zip(low, high)]).spanning(space)
 
 
 def covering(hint: Tensor, height: int, width: int) -> Tensor:
-    """A image [B, 3, H, W] at another size: its middle of those proportions, by nearest places, as in ComfyUI."""
+    """An image [B, 3, H, W] at another size: its middle part of those proportions, by nearest pixels, as in ComfyUI."""
     high, wide = hint.shape[2:]
     if (high, wide) == (height, width):
         return hint
@@ -125,59 +184,34 @@ def covering(hint: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(middle, (height, width), mode="nearest-exact")
 
 
-def cropped(cond: Cond, size: Sequence[int], offset: Sequence[int]) -> Cond:
-    """A conditioning that fits the latent, for a box of it: what it has in every place is cut along, as `part` does."""
-    concat = None if cond.concat is None else part(cond.concat, offset, size)
-    controls = tuple(
-        replace(c, hint=part(c.hint, *([c.net.factor * n for n in ends[-2:]] for ends in (offset, size))))
-        for c in cond.controls
+def transformed(cond: Cond, view: View) -> Cond:
+    """The conditioning of a view: its concat, mask and hints as the view shows them, and its rows.
+
+    Args:
+        cond: A conditioning that fits the latent.
+        view: What is shown of the latent.
+    """
+    if view.rows is not None:
+        change = view.rows
+        return replace(
+            cond,
+            embeds=change(cond.embeds),
+            extra={name: change(value) for name, value in cond.extra.items()},
+            concat=None if cond.concat is None else change(cond.concat),
+            controls=tuple(replace(c, hint=change(c.hint)) for c in cond.controls),
+        )
+    if cond.concat is None and cond.mask is None and not cond.controls:
+        return cond
+    return replace(
+        cond,
+        concat=None if cond.concat is None else view.latent(cond.concat),
+        mask=None if cond.mask is None else view.latent(cond.mask),
+        controls=tuple(replace(c, hint=view.hint(c.hint, c.net.factor)) for c in cond.controls),
     )
-    return replace(cond, concat=concat, controls=controls)
-
-
-def absolute(cond: Cond, space: Sequence[int]) -> Area | None:
-    """A conditioning's area in places; with `bounds`, the box around its mask, at least 8 by 8."""
-    if cond.bounds and cond.mask is not None:
-        inked = fitted(cond.mask, space).abs().amax(0) > 0
-        if not inked.any():
-            return Area((8, 8), (0, 0))
-        low = [int(inked.any(1 - axis).nonzero().min()) for axis in (0, 1)]
-        high = [int(inked.any(1 - axis).nonzero().max()) for axis in (0, 1)]
-        return Area(tuple(max(8, last - first + 1) for first, last in zip(low, high)), tuple(low))
-    area = cond.area
-    if area is None or not area.relative:
-        return area
-    return Area(
-        tuple(max(1, round(s * n)) for s, n in zip(area.size, space)),
-        tuple(round(o * n) for o, n in zip(area.offset, space)),
-    )
-
-
-def fitted(mask: Tensor, space: Sequence[int]) -> Tensor:
-    """A mask as [M, *space], or a concat as [B, C, *space]: bilinear over the last two axes for another resolution."""
-    mask = mask[None] if mask.ndim == len(space) else mask
-    if mask.shape[-len(space) :] == tuple(space):
-        return mask
-    flat = mask.reshape(1, -1, *mask.shape[-2:]).float()
-    return F.interpolate(flat, tuple(space[-2:]), mode="bilinear").reshape(*mask.shape[:-2], *space[-2:])
-
-
-def part(t: Tensor, offset: Sequence[int], size: Sequence[int]) -> Tensor:
-    """A box of the last axes of t; outside of t its part within is mirrored, or repeated at the edge if too small."""
-    for axis, (o, n) in enumerate(zip(offset, size), start=t.ndim - len(size)):
-        low, high = max(o, 0), min(o + n, t.shape[axis])
-        if (low, high) == (o, o + n):
-            t = t.narrow(axis, o, n)
-            continue
-        at = torch.arange(o, o + n, device=t.device)
-        if max(low - o, o + n - high) < high - low:
-            at = torch.where(at < low, 2 * low - at, torch.where(at >= high, 2 * (high - 1) - at, at))
-        t = t.index_select(axis, at.clamp(low, high - 1))
-    return t
 
 
 def same_controls(a: Cond, b: Cond) -> bool:
-    """Whether two conditionings are steered by the same networks, as strongly and as long; hints may differ."""
+    """Whether the same networks steer both, with equal strengths and windows; hints may differ."""
     return len(a.controls) == len(b.controls) and all(
         c.net is d.net and (c.strength, c.window) == (d.strength, d.window) for c, d in zip(a.controls, b.controls)
     )

@@ -1,6 +1,6 @@
-"""Tiles: boxes that cover a latent, the places that each owns, and how much it counts where tiles overlap.
+"""Rectangles: boxes of a latent, tiles that cover it, and how much each tile counts where tiles overlap.
 
-Geometry only. Boxes lie in the last two axes, (height, width): a tile of a video has all of its frames.
+Tiles lie in the last two axes, (height, width): a tile of a video has all of its frames.
 """
 
 from __future__ import annotations
@@ -11,52 +11,134 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from types import EllipsisType
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sigmafield.core.typed import numbers
+
 Index = tuple[slice | EllipsisType, ...]
 
 
-class Box(NamedTuple):
-    """A rectangle: its first row and column, and its size, in places."""
+class Box(tuple[int, ...]):
+    """A box of a latent: its first position along each axis, then its size along each.
 
-    y: int
-    x: int
-    height: int
-    width: int
+        Box(y, x, height, width)                     in the last two axes
+        Box(frame, y, x, frames, height, width)      in the frames of a video as well
 
-    def clipped(self, height: int, width: int) -> Box:
-        """The part within a canvas; its size is 0 or less where there is none."""
-        y, x = max(self.y, 0), max(self.x, 0)
-        return Box(y, x, min(self.y + self.height, height) - y, min(self.x + self.width, width) - x)
+    It may reach beyond the latent.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *numbers: int) -> Box:
+        return super().__new__(cls, numbers)
+
+    def __getnewargs__(self) -> tuple[int, ...]:
+        return tuple(self)
+
+    def __repr__(self) -> str:
+        return f"Box{tuple(self)}"
+
+    @classmethod
+    def at(cls, offset: Sequence[int], size: Sequence[int]) -> Box:
+        """The box of this size that begins at these positions."""
+        return cls(*offset, *size)
 
     @property
-    def index(self) -> tuple[slice, slice]:
-        """Index of the box in the last two axes: `t[(..., *box.index)]`; the box lies within the canvas."""
-        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+    def offset(self) -> tuple[int, ...]:
+        """The first position along each axis."""
+        return self[: len(self) // 2]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The number of positions along each axis."""
+        return self[len(self) // 2 :]
+
+    @property
+    def y(self) -> int:
+        """The first row."""
+        return self[len(self) // 2 - 2]
+
+    @property
+    def x(self) -> int:
+        """The first column."""
+        return self[len(self) // 2 - 1]
+
+    @property
+    def height(self) -> int:
+        """The number of rows."""
+        return self[-2]
+
+    @property
+    def width(self) -> int:
+        """The number of columns."""
+        return self[-1]
+
+    @property
+    def plane(self) -> Box:
+        """The box in the last two axes."""
+        return Box(*self.offset[-2:], *self.size[-2:])
+
+    @property
+    def index(self) -> tuple[slice, ...]:  # pyright: ignore[reportIncompatibleMethodOverride] - not tuple.index
+        """Index of a box that lies within the last axes of a tensor: `t[(..., *box.index)]`."""
+        return tuple(slice(o, o + n) for o, n in zip(self.offset, self.size))
+
+    def spanning(self, space: Sequence[int]) -> Box:
+        """The box in a latent of more axes, of which it has all positions of the first ones."""
+        first = space[: len(space) - len(self.size)]
+        return Box(*(0 for _ in first), *self.offset, *first, *self.size)
+
+    def clipped(self, *space: int) -> Box:
+        """The part within a latent of these sides; a size of 0 or less where there is no such part."""
+        return self & Box.at([0] * len(space), space)
+
+    def __and__(self, other: Box) -> Box:
+        """The part that two boxes have in common; a size of 0 or less where there is no such part."""
+        low = [max(a, b) for a, b in zip(self.offset, other.offset)]
+        ends = zip(self.offset, self.size, other.offset, other.size)
+        return Box.at(low, [min(a + m, b + n) - o for (a, m, b, n), o in zip(ends, low)])
+
+    def holds(self, other: Box) -> bool:
+        """Whether another box lies within this one."""
+        return self & other == other
+
+    def moved(self, *by: int) -> Box:
+        """The box this many positions further along each axis."""
+        return Box.at([o + k for o, k in zip(self.offset, by)], self.size)
+
+    def scaled(self, factor: int) -> Box:
+        """The box in units that are `factor` times smaller."""
+        return Box(*(factor * n for n in self))
 
 
 @dataclass(frozen=True)
 class Tile:
     """What a network is shown, and the part of it that the tile owns: the cores of all tiles make up the canvas.
 
-    box: may reach beyond the canvas; what lies there is mirrored (see `guidance.cond.part`).
+    Args:
+        box: What is shown; it may reach beyond the canvas, where the latent is mirrored (see `views.part`).
+        core: The part that the tile owns.
     """
 
     box: Box
     core: Box
+
+    def indices(self, height: int, width: int) -> tuple[Index, Index]:
+        """Index of the part of the box within a canvas: (in the canvas, in the tile)."""
+        inside = self.box.clipped(height, width)
+        return (..., *inside.index), (..., *inside.moved(-self.box.y, -self.box.x).index)
 
 
 Tiles = tuple[Tile, ...]
 
 
 def positions(length: int, tile: int, overlap: int) -> list[int]:
-    """First places of the tiles along an axis, spread evenly: ⌊i (L − t)/(n − 1)⌋, n = ⌈(L − o)/(t − o)⌉.
+    """First positions of the tiles along an axis, spread evenly: ⌊i (L − t)/(n − 1)⌋, n = ⌈(L − o)/(t − o)⌉.
 
-    The true overlaps are at least o and differ by at most 1. One tile where t ≥ L.
+    The true overlaps are at least o and differ by at most 1. There is one tile where t ≥ L.
     """
     if tile >= length:
         return [0]
@@ -65,14 +147,21 @@ def positions(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def grid_tiles(height: int, width: int, tile: tuple[int, int], overlap: int = 0) -> Tiles:
-    """Equal tiles, row by row, that cover a canvas of height by width places.
+    """Equal tiles, row by row, that cover a canvas.
 
-    tile: (height, width) in places, at least 1, cut to the canvas; overlap: at least so many places, cut to 4 less than
-    the tile's smaller side. A place belongs to the tile whose centre is nearest, of two to the first.
-    Raises ValueError for a tile without places and a negative overlap.
+    A position belongs to the tile whose centre is nearest, of two to the first.
+
+    Args:
+        height: Rows of the canvas.
+        width: Columns of the canvas.
+        tile: (height, width) of a tile, cut to the canvas.
+        overlap: Of neighbours, at least; cut to 4 less than the tile's smaller side.
+
+    Raises:
+        ValueError: A side of the tile is below 1, or the overlap is negative.
     """
     if min(tile) < 1 or overlap < 0:
-        raise ValueError(f"a tile must have places and the overlap be ≥ 0; got {tile} and {overlap}")
+        raise ValueError(f"a tile's sides must be ≥ 1 and the overlap ≥ 0; got {tile} and {overlap}")
     h, w = min(tile[0], height), min(tile[1], width)
     overlap = max(0, min(overlap, min(h, w) - 4))
     rows, columns = positions(height, h, overlap), positions(width, w, overlap)
@@ -85,18 +174,26 @@ def grid_tiles(height: int, width: int, tile: tuple[int, int], overlap: int = 0)
 
 
 def _borders(firsts: Sequence[int], tile: int, length: int) -> list[int]:
-    """Where the places nearest to each tile's centre begin, and the end."""
+    """Where the positions nearest to each tile's centre begin, and the end."""
     return [0, *((a + b + tile - 1) // 2 + 1 for a, b in pairwise(firsts)), length]
 
 
 def leaf_tiles(leaves: Sequence[Box], height: int, width: int, factor: int = 8, overlap: int = 0) -> Tiles:
-    """Tiles of a latent, height by width, from the leaves of a quadtree: each leaf grown on every side.
+    """Tiles of a latent from the leaves of a quadtree: each leaf grown on every side.
 
-    factor: places of the leaves for one of the latent (8: leaves in pixels); overlap: places that a tile grows by, at
-    most half of its core and a quarter of the canvas. A tile at the border reaches beyond it.
-    Raises ValueError if the leaves do not make up the canvas.
+    A tile at the border reaches beyond the latent.
+
+    Args:
+        leaves: Leaves of a quadtree.
+        height: Rows of the latent.
+        width: Columns of the latent.
+        factor: Units of the leaves for each latent position (8: leaves in pixels).
+        overlap: Positions that a tile grows by, at most half of its core and a quarter of the latent.
+
+    Raises:
+        ValueError: The leaves do not make up the latent.
     """
-    tiles = []
+    tiles: list[Tile] = []
     for leaf in leaves:
         core = Box(*(side // factor for side in leaf))
         grow = min(max(overlap, 0), min(height, width) // 4, core.height // 2, core.width // 2)
@@ -107,30 +204,26 @@ def leaf_tiles(leaves: Sequence[Box], height: int, width: int, factor: int = 8, 
 
 
 def check(tiles: Sequence[Tile], height: int, width: int) -> None:
-    """Raise ValueError unless the tiles' cores make up a canvas, each place once."""
+    """Raises ValueError unless the tiles' cores make up a canvas, each position once."""
     counts = torch.zeros(height, width, dtype=torch.int32)
     for tile in tiles:
         if tile.core.clipped(height, width) != tile.core:
-            raise ValueError(f"tile {tuple(tile.core)} does not lie in a canvas of {height} by {width} places")
+            raise ValueError(f"tile {tuple(tile.core)} does not lie in a canvas of {height} by {width} positions")
         counts[tile.core.index] += 1
     if (counts != 1).any():
-        y, x = (counts != 1).nonzero()[0].tolist()
+        y, x = map(int, numbers((counts != 1).nonzero()[0]))
         n = int(counts[y, x])
-        raise ValueError(f"tiles must own each place of {height} by {width} once; row {y}, column {x} has {n} owners")
-
-
-def places(tile: Tile, height: int, width: int) -> tuple[Index, Index]:
-    """Index of a tile's part within the canvas: in the canvas, and in the tile."""
-    box, inside = tile.box, tile.box.clipped(height, width)
-    return (..., *inside.index), (..., *inside._replace(y=inside.y - box.y, x=inside.x - box.x).index)
+        raise ValueError(
+            f"tiles must own each position of {height} by {width} once; row {y}, column {x} has {n} owners"
+        )
 
 
 def batches(tiles: Sequence[Tile], most: int) -> list[list[Tile]]:
-    """Tiles that may share a network call: of equal size, in order, at most so many, batches of equal length."""
+    """Tiles that may share a network call: of equal size, in order, at most this many, in batches of equal length."""
     sizes: dict[tuple[int, int], list[Tile]] = {}
     for tile in tiles:
         sizes.setdefault((tile.box.height, tile.box.width), []).append(tile)
-    out = []
+    out: list[list[Tile]] = []
     for same in sizes.values():
         length = math.ceil(len(same) / math.ceil(len(same) / most))
         out += [same[k : k + length] for k in range(0, len(same), length)]
@@ -138,7 +231,7 @@ def batches(tiles: Sequence[Tile], most: int) -> list[list[Tile]]:
 
 
 Window = Callable[[int, int], Float[Tensor, "height width"]]
-"""Weights of a tile of (height, width) places, float64, in any unit."""
+"""Weights of a tile of (height, width) positions, float64, in any unit."""
 
 
 def uniform(height: int, width: int) -> Float[Tensor, "height width"]:
@@ -149,8 +242,8 @@ def uniform(height: int, width: int) -> Float[Tensor, "height width"]:
 def mixture_gaussian(height: int, width: int) -> Float[Tensor, "height width"]:
     """exp(−(d_x² + d_y²)/(2 · 0.01 · width²)) from the middle: Mixture of Diffusers, arXiv:2302.02412.
 
-    As in ComfyUI's node pack the rows' middle is height/2, half a place below the true one, and both axes go by the
-    width, so that a high tile has hardly any weight above and below: `gaussian` is without these.
+    As in ComfyUI's node pack the rows' middle is height/2, half a position below the true one, and both axes go by the
+    width, so that a tall tile has hardly any weight at its top and bottom. `gaussian` does not have these quirks.
     """
     v, u = (torch.arange(n, dtype=torch.float64) for n in (height, width))
     return _bell(v - height / 2, width, 0.01)[:, None] * _bell(u - (width - 1) / 2, width, 0.01)
@@ -177,12 +270,11 @@ WINDOWS: dict[str, Window] = {f.__name__: f for f in (uniform, mixture_gaussian,
 
 @lru_cache(maxsize=64)
 def shares(tiles: Tiles, window: Window, height: int, width: int) -> tuple[Float[Tensor, "h w"], ...]:
-    """What each tile counts at its places within the canvas, float32: w_t/Σ w; exactly 1 where it is alone.
+    """What each tile counts at its positions within the canvas, float32: w_t/Σ w; exactly 1 where it is alone.
 
-    Uniform weights where the sum is 0 or not finite, as it is for extreme shapes.
+    Weights are uniform where the sum is 0 or not finite, as it is for extreme shapes.
     """
-
-    at = [places(tile, height, width) for tile in tiles]
+    at = [tile.indices(height, width) for tile in tiles]
     weights = [window(tile.box.height, tile.box.width)[inside] for tile, (_, inside) in zip(tiles, at)]
     sums, counts = torch.zeros(2, height, width, dtype=torch.float64)
     for w, (canvas, _) in zip(weights, at):
@@ -192,54 +284,3 @@ def shares(tiles: Tiles, window: Window, height: int, width: int) -> tuple[Float
     sums = torch.where(usable, sums, counts)
     weights = [torch.where(usable[canvas], w, 1.0) / sums[canvas] for w, (canvas, _) in zip(weights, at)]
     return tuple(torch.where(counts[canvas] == 1, 1.0, w).float() for w, (canvas, _) in zip(weights, at))
-
-
-Combine = Callable[[Sequence[Tile], Sequence[float], int, int], Tensor]
-"""(tiles, a value of each, height, width) → a map [1, 1, height, width], float64: what holds where tiles overlap."""
-
-
-def painted(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Float[Tensor, "1 1 h w"]:
-    """A map of the canvas with each tile's value on its core, float64. ValueError unless there is one for each."""
-    _paired(tiles, values)
-    out = torch.zeros(1, 1, height, width, dtype=torch.float64)
-    for tile, value in zip(tiles, values):
-        out[(..., *tile.core.index)] = value
-    return out
-
-
-def largest(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Float[Tensor, "1 1 h w"]:
-    """As `painted`, with the largest value of all tiles that show a place."""
-    _paired(tiles, values)
-    out = torch.full((1, 1, height, width), -math.inf, dtype=torch.float64)
-    for tile, value in zip(tiles, values):
-        canvas, _ = places(tile, height, width)
-        out[canvas] = out[canvas].clamp(min=value)
-    return out
-
-
-def least(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Float[Tensor, "1 1 h w"]:
-    """As `painted`, with the least value of all tiles that show a place."""
-    return -largest(tiles, [-value for value in values], height, width)
-
-
-def weighted(window: Window = gaussian) -> Combine:
-    """As `painted`, with the mean Σ w_t v_t/Σ w_t of all tiles that show a place: their value where it is the same."""
-
-    def mean(tiles: Sequence[Tile], values: Sequence[float], height: int, width: int) -> Tensor:
-        _paired(tiles, values)
-        out = torch.zeros(1, 1, height, width, dtype=torch.float64)
-        for tile, value, w in zip(tiles, values, shares(tuple(tiles), window, height, width)):
-            out[places(tile, height, width)[0]] += value * w.double()
-        low, high = (f(tiles, values, height, width) for f in (least, largest))
-        return torch.minimum(torch.maximum(out, low), high)
-
-    return mean
-
-
-def _paired(tiles: Sequence[Tile], values: Sequence[float]) -> None:
-    if len(tiles) != len(values):
-        raise ValueError(f"{len(tiles)} tiles need as many values; got {len(values)}")
-
-
-COMBINES: dict[str, Combine] = {"owner": painted, "max": largest, "min": least, "weighted": weighted()}
-"""How strengths of tiles that overlap become one map."""

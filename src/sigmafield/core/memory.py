@@ -26,11 +26,12 @@ class Slot(Generic[T]):
 
     Args:
         name: Key in the memory, unique among wrappers.
-        kind: A dataclass whose fields are values that a memory may hold. Fields that are None are not stored.
+        kind: A dataclass whose fields are values that a memory may hold. Fields that are None are not stored, and have
+            to have a default. An entry that holds memories of its own (`scope`) has no kind.
     """
 
     name: str
-    kind: type[T]
+    kind: type[T] = dict  # type: ignore[assignment]
 
     def read(self, memory: MutableMapping[str, Any]) -> T | None:
         """The stored value, or None."""

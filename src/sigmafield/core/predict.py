@@ -1,108 +1,138 @@
-"""What several prompts predict together, each of conditionings that act in a part of the latent or of the run."""
+"""What several prompts predict together, each made of conditionings that act in a part of the latent or the run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import EllipsisType
 
 import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Area, Cond, Control, Prompt, cropped, fit, fitted, same_controls
+from sigmafield.core.conditioning import Cond, Control, Prompt, Window, fit, same_controls, transformed
+from sigmafield.core.geometry import Box
 from sigmafield.core.process import Clock
 from sigmafield.core.protocols import Ctx, Model
-
-Entry = tuple[int, "Placed", Tensor]
-"""Which prompt, a conditioning of it, and its weights."""
+from sigmafield.core.recent import Recent
+from sigmafield.core.views import crop
 
 EMPTY = 1e-37
-"""Added to the sum of weights, so that places without any give 0."""
+"""Added to the sum of weights, so that positions without any give 0."""
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A conditioning with its box in a latent of known size: the size and offset along each axis of space."""
+class Entry:
+    """A conditioning that acts in an evaluation.
 
+    Args:
+        prompt: Number of its prompt.
+        cond: A conditioning that fits the latent.
+        box: The part of the latent that it acts in.
+        weight: Its weights there, to broadcast over [B, C, *size]; None for a prompt's only conditioning, which acts
+            everywhere.
+    """
+
+    prompt: int
     cond: Cond
-    size: tuple[int, ...]
-    offset: tuple[int, ...]
+    box: Box
+    weight: Tensor | None = None
 
     @property
     def crop(self) -> tuple[slice | EllipsisType, ...]:
         """Index of the box in [B, C, *space]."""
-        return _index(self.size, self.offset)
+        return (..., *self.box.index)
 
 
-def place(prompts: Sequence[Prompt], space: Sequence[int]) -> list[list[Placed]]:
-    """Every prompt's conditionings in a latent of that size.
+Layout = tuple[tuple[Cond, ...], ...]
+"""The conditionings of each prompt, as `place` gives them."""
 
-    For a conditioning with an area, each other prompt is given its own conditioning of the smallest box around that
-    area, cut to it, so that all prompts' predictions are of equal crops, as in ComfyUI.
+Layouts = Recent[Layout]
+"""Layouts that have been worked out: one value of it is kept for each guider."""
+
+
+def place(prompts: Sequence[Prompt], space: Sequence[int]) -> Layout:
+    """Every prompt's conditionings in a latent of known size: they fit it, and areas are boxes within it.
+
+    For each conditioning with an area, every other prompt is given a conditioning for that area, made from its own
+    conditioning of the smallest box around it, so that all prompts are predicted on equal crops, as in ComfyUI.
+
+    Args:
+        prompts: The prompts that are evaluated together.
+        space: Sides of the latent.
+
+    Raises:
+        ValueError: An area lies outside the latent.
     """
-    areas = [[(cond, cond.area) for cond in (fit(cond, space) for cond in prompt)] for prompt in prompts]
-    for a, these in enumerate(areas):
-        for b, those in enumerate(areas):
+    placed = [[fit(cond, space) for cond in prompt] for prompt in prompts]
+    for a, these in enumerate(placed):
+        for b, those in enumerate(placed):
             if a != b:
-                for cond, area in list(these):
-                    if area is not None:
-                        _mirror(cond, area, those)
-    return [[Placed(cond, *_clipped(area, space)) for cond, area in prompt] for prompt in areas]
+                for cond in list(these):
+                    if isinstance(cond.area, Box):
+                        _mirror(cond, cond.area, those)
+    return tuple(tuple(_clipped(cond, space) for cond in prompt) for prompt in placed)
 
 
-def _mirror(cond: Cond, area: Area, those: list[tuple[Cond, Area | None]]) -> None:
+def _mirror(cond: Cond, area: Box, those: list[Cond]) -> None:
     """Give a prompt a conditioning for an area of another's, unless it has one of just that area."""
-    best: tuple[Cond, Area | None] | None = None
-    for other, around in those:
-        if around is None:
-            best = best or (other, around)
-        elif _within(area, around) and (
-            best is None or best[1] is None or math.prod(around.size) < math.prod(best[1].size)
-        ):
-            best = other, around
-    if best is not None and best[1] != area:
-        those.append((replace(cond, embeds=best[0].embeds, extra=best[0].extra, concat=best[0].concat), area))
+    best: Cond | None = None
+    for other in those:
+        if other.area is None:
+            best = best or other
+        elif isinstance(other.area, Box) and other.area.holds(area) and _smaller(other.area, best):
+            best = other
+    if best is not None and best.area != area:
+        those.append(replace(cond, area=area, embeds=best.embeds, extra=best.extra, concat=best.concat))
 
 
-def _within(inner: Area, outer: Area) -> bool:
-    ends = zip(inner.offset, inner.size, outer.offset, outer.size)
-    return all(o >= p and o + n <= p + m for o, n, p, m in ends)
+def _smaller(area: Box, best: Cond | None) -> bool:
+    """Whether an area is smaller than that of the best conditioning so far."""
+    return best is None or not isinstance(best.area, Box) or math.prod(area.size) < math.prod(best.area.size)
 
 
-def _index(size: Sequence[int], offset: Sequence[int]) -> tuple[slice | EllipsisType, ...]:
-    return (..., *(slice(o, o + n) for o, n in zip(offset, size)))
+def _clipped(cond: Cond, space: Sequence[int]) -> Cond:
+    """The conditioning with the part of its area within the latent."""
+    if not isinstance(cond.area, Box):
+        return cond
+    offset, size = cond.area.offset, cond.area.size
+    inside = [min(n, side - o) for n, o, side in zip(size, offset, space)]
+    if min(inside) < 1:
+        raise ValueError(f"the area {size} at {offset} lies outside the latent's {tuple(space)}")
+    return replace(cond, area=Box.at(offset, inside))
 
 
-def _clipped(area: Area | None, space: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(size, offset) of an area within the latent; an area of fewer axes spans the whole of the first ones."""
-    if area is None:
-        return tuple(space), tuple(0 for _ in space)
-    lack = len(space) - len(area.size)
-    size = [*space[:lack], *area.size] if lack >= 0 else area.size[: len(space)]
-    offset = [*(0 for _ in range(lack)), *area.offset] if lack >= 0 else area.offset[: len(space)]
-    size = tuple(min(n - int(o), int(s)) for s, o, n in zip(size, offset, space))
-    if min(size) < 1:
-        raise ValueError(f"the area {area.size} at {area.offset} lies outside of the latent's {tuple(space)}")
-    return size, tuple(map(int, offset))
+def box_of(cond: Cond, space: Sequence[int]) -> Box:
+    """The box that a placed conditioning acts in: its area, or the whole latent."""
+    return cond.area if isinstance(cond.area, Box) else Box.at([0] * len(space), space)
 
 
-def weight(placed: Placed, batch: int, space: Sequence[int]) -> Tensor:
-    """w of a conditioning in its box, to broadcast over [B, C, *crop]: mask and strength, or strength and feather.
+def weight(cond: Cond, batch: int, space: Sequence[int]) -> Tensor:
+    """Weights of a placed conditioning in its box, to broadcast over [B, C, *size].
 
-    Made where the mask is, on the CPU as a rule, so that nothing waits for a device.
+    Mask times strength, or strength with a border that rises over 8 positions where an area ends within the latent.
+    They are made where the mask is, as a rule on the CPU, so that nothing waits for a device.
+
+    Args:
+        cond: A conditioning that `place` gave.
+        batch: Samples of the latent.
+        space: Its sides.
+
+    Raises:
+        ValueError: The mask's number of samples does not divide the batch.
     """
-    cond = placed.cond
+    box = box_of(cond, space)
     if cond.mask is not None:
-        mask = fitted(cond.mask, space)[placed.crop].float() * (cond.mask_strength * cond.strength)
+        mask = cond.mask[(..., *box.index)].float() * (cond.mask_strength * cond.strength)
         if batch % len(mask):
             raise ValueError(f"a mask must be for 1 sample or a divisor of the batch {batch}; got {len(mask)}")
         return mask.repeat(batch // len(mask), *[1] * len(space))[:, None]
-    w = torch.full((1, 1, *placed.size), cond.strength)
+    w = torch.full((1, 1, *box.size), cond.strength)
     if cond.area is None:
         return w
-    for axis, (n, o, whole) in enumerate(zip(placed.size, placed.offset, space)):
+    for axis, (n, o, whole) in enumerate(zip(box.size, box.offset, space)):
         ramp = min(8, n // 4)
         line, rise = torch.ones(n), torch.arange(1, ramp + 1) / max(ramp, 1)
         if o:
@@ -118,8 +148,8 @@ def active(cond: Cond | Control, sigma: Sigma, clock: Clock) -> Tensor:
     return within(cond.window, sigma, clock)
 
 
-def within(window: tuple[float | None, float | None], sigma: Sigma, clock: Clock) -> Tensor:
-    """Where σ lies between two shares of the way through sampling, ends included; None: without an end."""
+def within(window: Window, sigma: Sigma, clock: Clock) -> Tensor:
+    """Where σ lies between two shares of the way through sampling, ends included; on the CPU, of σ's shape."""
     start, end = (None if p is None else clock(p) for p in window)
     inside = torch.ones_like(sigma, dtype=torch.bool)
     if start is not None:
@@ -127,62 +157,114 @@ def within(window: tuple[float | None, float | None], sigma: Sigma, clock: Clock
     return inside if end is None else inside & (sigma >= end)
 
 
-def predict(model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ctx: Ctx) -> list[Latent]:
-    """Each prompt's clean latent: D = Σ w_e D_e/Σ w_e over its active conditionings, 0 where it has none.
+def predict(
+    model: Model, x: Latent, sigma: Sigma, prompts: Sequence[Prompt], ctx: Ctx, layouts: Layouts | None = None
+) -> list[Latent]:
+    """Each prompt's clean latent: D = Σ w D_e/Σ w over its active conditionings e, 0 where it has none.
 
-    Conditionings of equal crops and inputs share network calls; spatial inputs are cut to the crops. A crop without
-    a place that `ctx.want` names is not evaluated.
+    Conditionings of equal crops and inputs share network calls; spatial inputs are cut to the crops. A crop without a
+    position that `ctx.want` names is not evaluated. A prompt of one conditioning that acts everywhere costs a network
+    call and nothing else.
+
+    Args:
+        model: The network.
+        x: Noisy latent [B, C, *space].
+        sigma: Its noise level.
+        prompts: What it is asked about.
+        ctx: The step.
+        layouts: Layouts of these prompts that are known from earlier evaluations; None to work them out.
     """
-    space, entries, want = x.shape[2:], [], ctx.want
-    for j, prompt in enumerate(place(prompts, space)):
-        now = [(p, inside) for p in prompt if (inside := active(p.cond, sigma, ctx.span.sigma_at)).any()]
-        rest = torch.ones(len(x), 1, *space)
-        for p, inside in now:
-            if not p.cond.default:
-                w = weight(p, len(x), space)
-                w = w * inside[p.crop] if sigma.ndim else w
-                rest[p.crop] -= w
-                if want is None or (want[p.crop] & (w != 0)).any():
-                    entries.append((j, p, w))
-        if any(p.cond.default for p, _ in now):
-            rest = rest.clamp(min=0)
-            if (rest if want is None else rest * want).any():
-                entries += [(j, p, rest) for p, _ in now if p.cond.default]
-    sums, counts = [torch.zeros_like(x) for _ in prompts], [torch.full_like(x, EMPTY) for _ in prompts]
-    for group in groups(entries, bool(sigma.ndim) or want is not None):
-        conds = [cropped(p.cond, p.size, p.offset) for _, p, _ in group]
-        crops, first = [x[p.crop] for _, p, _ in group], group[0][1].crop
-        at = sigma[first] if sigma.ndim else sigma
-        about = tuple((j, p.offset, p.cond.window) for j, p, _ in group)
-        inner = replace(ctx, want=None if want is None else want[first], part=(*ctx.part, about))
-        for (j, p, w), D in zip(group, model(torch.cat(crops), at, conds, inner)):
-            w = w.to(x.device, x.dtype, non_blocking=True)
-            sums[j][p.crop] += D * w
-            counts[j][p.crop] += w
-    return [total.div_(count) for total, count in zip(sums, counts)]
+    space = tuple(x.shape[2:])
+    layout = (layouts or Layouts())(tuple(prompts), space, partial(place, prompts, space))
+    entries = [entry for j, prompt in enumerate(layout) for entry in _acting(j, prompt, x, sigma, ctx)]
+    sums: dict[int, tuple[Latent, Latent]] = {}
+    whole: dict[int, Latent] = {}
+    for group in groups(entries, bool(sigma.ndim) or ctx.want is not None):
+        for entry, D in zip(group, _ask(model, x, sigma, group, ctx)):
+            if entry.weight is None:
+                whole[entry.prompt] = D.to(x.dtype)
+                continue
+            w = entry.weight.to(x.device, x.dtype, non_blocking=True)
+            total, count = sums.setdefault(entry.prompt, (torch.zeros_like(x), torch.full_like(x, EMPTY)))
+            total[entry.crop] += D * w
+            count[entry.crop] += w
+    for j, (total, count) in sums.items():
+        whole[j] = total.div_(count)
+    return [whole[j] if j in whole else torch.zeros_like(x) for j in range(len(prompts))]
 
 
-def groups(entries: Sequence[Entry], by_place: bool) -> list[list[Entry]]:
-    """Entries that one network call can serve, the later ones of a group first, as in ComfyUI."""
-    left, out = list(entries), []
+def _acting(j: int, prompt: Sequence[Cond], x: Latent, sigma: Sigma, ctx: Ctx) -> list[Entry]:
+    """The conditionings of a prompt that are evaluated at σ, with their weights."""
+    space, want = x.shape[2:], ctx.want
+    if len(prompt) == 1 and prompt[0].window == (None, None):
+        now = [(prompt[0], None)]
+    else:
+        now = [(c, inside) for c in prompt if (inside := active(c, sigma, ctx.span.sigma_at)).any()]
+    if len(now) == 1 and _everywhere(*now[0]):
+        asked = want is None or bool(want.any())
+        return [Entry(j, now[0][0], box_of(now[0][0], space))] if asked else []
+    out: list[Entry] = []
+    rest = torch.ones(len(x), 1, *space)
+    for cond, inside in now:
+        if not cond.default:
+            box, w = box_of(cond, space), weight(cond, len(x), space)
+            at = (..., *box.index)
+            w = w * inside[at] if sigma.ndim and inside is not None else w
+            rest[at] -= w
+            if want is None or (want[at] & (w != 0)).any():
+                out.append(Entry(j, cond, box, w))
+    defaults = [cond for cond, _ in now if cond.default]
+    if defaults:
+        rest = rest.clamp(min=0)
+        if (rest if want is None else rest * want).any():
+            out += [Entry(j, cond, box_of(cond, space), rest) for cond in defaults]
+    return out
+
+
+def _everywhere(cond: Cond, inside: Tensor | None) -> bool:
+    """Whether a conditioning counts 1 in all of the latent; inside: where its window is open, None for everywhere."""
+    plain = cond.area is None and cond.mask is None and cond.strength == 1 and not cond.default
+    return plain and (inside is None or bool(inside.all()))
+
+
+def _ask(model: Model, x: Latent, sigma: Sigma, group: Sequence[Entry], ctx: Ctx) -> list[Tensor]:
+    """What a network predicts for the entries of one call."""
+    whole = Box.at([0] * (x.ndim - 2), x.shape[2:])
+    conds = [e.cond if e.box == whole else transformed(e.cond, crop(e.box)) for e in group]
+    first, crops = group[0].crop, torch.cat([x if e.box == whole else x[e.crop] for e in group])
+    want = None if ctx.want is None else ctx.want[first]
+    about = tuple((e.prompt, e.box, e.cond.window) for e in group)
+    return model(crops, sigma[first] if sigma.ndim else sigma, conds, replace(ctx, want=want, part=(*ctx.part, about)))
+
+
+def groups(entries: Sequence[Entry], by_position: bool) -> list[list[Entry]]:
+    """Entries that one network call can serve, the later ones of a group first, as in ComfyUI.
+
+    Args:
+        entries: All entries of an evaluation.
+        by_position: Whether those of one call must lie at the same positions, and not only have equal sizes.
+    """
+    left, out = list(entries), list[list[Entry]]()
     while left:
-        first = left[0]
-        group = [e for e in left if _joins(first[1], e[1], by_place)]
+        group = [e for e in left if _joins(left[0], e, by_position)]
         left = [e for e in left if not any(e is g for g in group)]
         out.append(group[::-1])
     return out
 
 
-def _joins(a: Placed, b: Placed, by_place: bool) -> bool:
-    """Whether two conditionings fit into one call: equal crops and inputs, but for lengths of up to four times."""
-    if a.size != b.size or (by_place and a.offset != b.offset) or a.cond.extra.keys() != b.cond.extra.keys():
+def _joins(a: Entry, b: Entry, by_position: bool) -> bool:
+    """Whether two entries fit into one call: equal crops and inputs, except token counts up to a ratio of four."""
+    if (a.box != b.box) if by_position else (a.box.size != b.box.size):
         return False
-    if any(a.cond.extra[key].shape[1:] != b.cond.extra[key].shape[1:] for key in a.cond.extra):
+    one, other = a.cond, b.cond
+    if one.extra.keys() != other.extra.keys() or not same_controls(one, other):
         return False
-    if _channels(a.cond) != _channels(b.cond) or not same_controls(a.cond, b.cond):
+    if any(one.extra[key].shape[1:] != other.extra[key].shape[1:] for key in one.extra):
         return False
-    m, n = a.cond.embeds.shape[1], b.cond.embeds.shape[1]
-    return a.cond.embeds.shape[2] == b.cond.embeds.shape[2] and math.lcm(m, n) <= 4 * min(m, n)
+    if _channels(one) != _channels(other) or one.embeds.shape[2] != other.embeds.shape[2]:
+        return False
+    m, n = one.embeds.shape[1], other.embeds.shape[1]
+    return math.lcm(m, n) <= 4 * min(m, n)
 
 
 def _channels(cond: Cond) -> int:

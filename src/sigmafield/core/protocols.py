@@ -1,4 +1,4 @@
-"""The roles that meet in a run: what a sampler asks, what a denoiser answers, what a state holds.
+"""The roles of a run: what a sampler asks, what a denoiser answers, what a state holds.
 
 Glossary, used everywhere: `x` noisy latent, `D` denoised, `U` unconditional denoised, `sigma` noise level,
 `lam` = ln(alpha/sigma), `h` step in lam, `xi` unit-variance noise, `mem` a sampler's memory, `aux` a wrapper's.
@@ -38,9 +38,14 @@ class Pred(NamedTuple):
 class State:
     """Everything that is needed to continue a run, at a step boundary.
 
-    i: steps (attempts, for an adaptive sampler) taken; x: the noisy latent, float32 or float64;
-    mem, aux: memory of the sampler and of the wrappers; rng: state of the noise source, if it has one;
-    nfe: evaluations so far; pred: answer to the last step's first evaluation, for previews (not saved).
+    Args:
+        i: Steps taken; attempts, for an adaptive sampler.
+        x: The noisy latent, float32 or float64.
+        mem: Memory of the sampler.
+        aux: Memory of the wrappers.
+        rng: State of the noise source, if it has one.
+        nfe: Evaluations so far.
+        pred: Answer to the last step's first evaluation, for previews; it is not saved.
     """
 
     i: int
@@ -54,13 +59,18 @@ class State:
 
 @dataclass
 class Ctx:
-    """What a wrapper may know of the step that it serves; `aux` is its memory, copied into the next State.
+    """What wrappers know of the step that they serve.
 
-    want: where the prediction will be used, [B or 1, 1, *space] on the CPU; None: everywhere. What is not wanted need
-    not be evaluated and may be any finite number. patches: what is done to the network in its calls, the last one
-    outermost; notes: what they saw there, for the mods that follow in the same evaluation; plan: what was decided for
-    the guided prediction that is being made, its further evaluations included. part: which conditionings and which part
-    of the latent the network is asked about, in plain values: what is kept of a call is kept under it.
+    Args:
+        span: The interval of the schedule.
+        aux: Memory of the wrappers, copied into the next State.
+        need_uncond: Whether the sampler needs the unconditional prediction.
+        want: Where the prediction will be used, [B or 1, 1, *space] on the CPU; None: everywhere. Elsewhere it need not
+            be evaluated and may be any finite number.
+        patches: Changes of the network in its calls, the last one outermost.
+        notes: What patches observed, for the mods that follow in the same evaluation.
+        plan: What was decided for the guided prediction that is being made, its further evaluations included.
+        part: Which conditionings and which part of the latent the network is asked about, in plain values.
     """
 
     span: Span
@@ -79,10 +89,13 @@ Network = Callable[[Tensor, Tensor, Cond], Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a network, as a patch may know it.
+    """One call of a network, as patches know it.
 
-    module: the torch module behind the network; sigma: of the call, 0-d or [rows, 1, …]; roles: what each row's
-    conditioning is to the guider; ctx: the step, with memory in `ctx.aux`.
+    Args:
+        module: The torch module of the network.
+        sigma: Noise levels of the call, 0-d or [rows, 1, …].
+        roles: What each row's conditioning is to the guider.
+        ctx: The step, with memory in `ctx.aux`.
     """
 
     module: nn.Module
@@ -92,7 +105,7 @@ class Call:
 
 
 Patch = Callable[[Network, Call], Network]
-"""Another network for one call. What it does to the module has to be undone when that returns."""
+"""(network, call) → another network for that call; changes of the module have to be undone when it returns."""
 
 
 @runtime_checkable
@@ -114,7 +127,7 @@ class Model(Protocol):
 
 @runtime_checkable
 class Noise(Protocol):
-    """Unit-variance noise for an interval of the schedule, so that Brownian paths fit as well."""
+    """Unit-variance noise for an interval of the schedule, as Brownian paths need it."""
 
     def __call__(self, span: Span, /) -> Latent: ...
 
@@ -133,7 +146,7 @@ Step = Generator[tuple[Latent, Sigma], Pred, tuple[Latent, Memory]]
 
 @runtime_checkable
 class Steps(Protocol):
-    """What can be iterated: a `Run`, a run that is mixed between its steps, or several runs in phases."""
+    """What can be iterated: a `Run`, a run with mixing between its steps, or several runs in phases."""
 
     def start(self, x: Latent, /) -> State:
         """The state before the first step."""

@@ -1,6 +1,8 @@
-"""Changing the resolution of latents."""
+"""Latents and masks at another resolution."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +54,8 @@ def _bislerp_last(x: Tensor, size: int) -> Tensor:
     """Along the last axis of [B, C, H, W], at torch's half-pixel positions."""
     last = x.shape[-1] - 1
     ramp = torch.arange(last + 1, dtype=torch.float32, device=x.device)
-    places = torch.stack([ramp, (ramp + 1).clamp(max=last)])[:, None, None]
-    here, there = F.interpolate(places, (1, size), mode="bilinear")[:, 0, 0]
+    at = torch.stack([ramp, (ramp + 1).clamp(max=last)])[:, None, None]
+    here, there = F.interpolate(at, (1, size), mode="bilinear")[:, 0, 0]
     rho = here.frac()
     b1, b2 = x[..., here.long()], x[..., there.long()]
     n1, n2 = (vector_norm(b, 1, keepdim=True) for b in (b1, b2))
@@ -64,3 +66,18 @@ def _bislerp_last(x: Tensor, size: int) -> Tensor:
     sine = torch.where(near, 1.0, omega.sin())
     out = (((1 - rho) * omega).sin() / sine * e1 + (rho * omega).sin() / sine * e2) * (n1 * (1 - rho) + n2 * rho)
     return torch.where(cos > 1 - 1e-5, b1, torch.where(cos < -1 + 1e-5, (1 - rho) * b1 + rho * b2, out))
+
+
+def resize_mask(mask: Tensor, space: Sequence[int]) -> Tensor:
+    """A mask whose last axes have another size, linear along each of them; as it is where the sizes agree.
+
+    Args:
+        mask: [..., *sides], with any leading axes.
+        space: The new sides: 1, 2 or 3 of them.
+    """
+    n = len(space)
+    if tuple(mask.shape[-n:]) == tuple(space):
+        return mask
+    flat = mask.reshape(-1, 1, *mask.shape[-n:])
+    out = F.interpolate(flat, tuple(space), mode=("linear", "bilinear", "trilinear")[n - 1])
+    return out.reshape(*mask.shape[:-n], *space)

@@ -9,35 +9,40 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.typed import vector_norm
 
 TINY = 1e-12
-"""Least norm that is divided by, so that nothing divided by nothing is nothing."""
+"""Least norm that is divided by, so that 0/0 is 0."""
 
 
 def inner(a: Latent, b: Latent) -> Tensor:
     """⟨a, b⟩."""
-    return (a * b).sum(_own(a), keepdim=True)
+    return (a * b).sum(_inside(a), keepdim=True)
 
 
 def norm(a: Latent) -> Tensor:
     """‖a‖₂."""
-    return vector_norm(a, _own(a), keepdim=True)
+    return vector_norm(a, _inside(a), keepdim=True)
 
 
 def std(a: Latent) -> Tensor:
-    """Standard deviation, by n − 1."""
-    return a.std(_own(a), keepdim=True)
+    """Standard deviation, with n − 1."""
+    return a.std(_inside(a), keepdim=True)
 
 
-def _own(a: Latent) -> tuple[int, ...]:
+def _inside(a: Latent) -> tuple[int, ...]:
     return tuple(range(1, a.ndim))
 
 
 def moments(x: Latent) -> tuple[Tensor, Tensor]:
     """(mean, unbiased deviation) of each sample over channels and space, [B, 1, …]."""
-    inside = tuple(range(1, x.ndim))
-    return x.mean(inside, keepdim=True), x.std(inside, keepdim=True)
+    return x.mean(_inside(x), keepdim=True), std(x)
 
 
 def standardised(x: Latent, mean: Tensor, std: Tensor) -> Tensor:
-    """x with each sample's mean and deviation brought to those given; a constant sample becomes the mean."""
+    """x with each sample's mean and deviation changed to those given; a constant sample becomes the mean.
+
+    Args:
+        x: Latents.
+        mean: The new mean of each sample, [B, 1, …].
+        std: Its new deviation.
+    """
     own, spread = moments(x)
     return (x - own) / torch.where(spread == 0, torch.ones_like(spread), spread) * std + mean

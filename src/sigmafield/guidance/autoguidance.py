@@ -1,4 +1,4 @@
-"""Guidance away from a worse prediction of the same prompt: one more evaluation, by another model."""
+"""Guidance away from a worse prediction for the same prompt: one more evaluation, by another model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ def away(p: Preds, W: Latent, scale: float) -> Latent:
 
 @dataclass(frozen=True)
 class Perturbed:
-    """D + scale (C − W), where W is what a worse model makes of the positive prompt: a hook for `Mods.after`.
+    """Autoguidance, a hook for `Mods.after`. Karras et al., arXiv:2406.02507.
 
-    model: a smaller or less trained network, or the same one with a part of it disturbed, under that network's own
-    `Model`. At cfg = 1 this is autoguidance with weight 1 + scale. window: shares of the way through sampling between
-    which it acts; outside, and with scale 0, there is no evaluation. Karras et al., arXiv:2406.02507.
+        D ← D + scale (C − W),   W the prediction of a worse model for the positive prompt
+
+    At cfg = 1 the paper's weight is 1 + scale. Outside the window, and with scale 0, there is no evaluation.
+
+    Args:
+        model: A smaller or less trained network, or the same network with a part of it disturbed, as a `Model`.
+        scale: How far away from the worse prediction.
+        window: Shares of the way through sampling between which it acts.
     """
 
     model: Model

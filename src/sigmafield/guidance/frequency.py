@@ -1,4 +1,4 @@
-"""Mods that act by frequency or by place: Fourier scaling of guidance, sharpening, tone mapping."""
+"""Mods that act by frequency or by position: Fourier scaling of guidance, sharpening, tone mapping."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ def plane(z: Latent) -> tuple[int, ...]:
 
 
 def scaled_frequencies(z: Latent, low: float, high: float, cutoff: int) -> Latent:
-    """z with its low frequencies times `low` and the others times `high`; of z's dtype.
+    """A latent with its low frequencies times one factor and the others times another; the real part, of its dtype.
 
-    A frequency is low where −min(cutoff, n//2) ≤ j < min(cutoff, n//2) along each axis of the image, j in whole
-    waves over its n places. The real part is kept.
+    A frequency j, in whole waves over the n positions of an axis, is low where −min(cutoff, n//2) ≤ j <
+    min(cutoff, n//2) along each axis of the image.
+
+    Args:
+        z: A latent, or features of a network.
+        low: Factor of the low frequencies.
+        high: Factor of the others.
+        cutoff: Limit of the low frequencies, in waves.
     """
     axes, wide = plane(z), z if z.dtype == torch.float64 else z.float()
     is_low = torch.ones((), dtype=torch.bool, device=z.device)
@@ -48,10 +54,18 @@ def fresca(
     scale_high: Gain = 1.25,
     freq_cutoff: Annotated[int, Range(1, 10000)] = 20,
 ) -> Preds:
-    """FreSca: guidance of its own strength for what is coarse and what is fine, C ← U + F⁻¹(f F(C − U)).
+    """FreSca: guidance with a strength for coarse content and another for fine content.
 
-    f is scale_low within freq_cutoff waves over the image along both axes, scale_high elsewhere. Latents of 40 places
-    or fewer are all coarse at the default. Without U nothing is done.
+        C ← U + F⁻¹(f F(C − U)),   f = scale_low within freq_cutoff waves along both axes, scale_high elsewhere
+
+    At the default all frequencies of latents with 40 positions or fewer are low. Without U nothing is changed.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        scale_low: Factor of the low frequencies.
+        scale_high: Factor of the others.
+        freq_cutoff: Limit of the low frequencies, in waves over the image.
     """
     if p.u is None:
         return p
@@ -60,11 +74,16 @@ def fresca(
 
 @mod("tonemap", "before", "ComfyUI (TonemapReinhard)")
 def tonemap(p: Preds, at: Asked, *, multiplier: Annotated[float, Range(0, 100)] = 1.0) -> Preds:
-    """Reinhard's tone mapping of guidance: its long vectors are shortened, C ← U + T(C − U).
+    """Reinhard's tone mapping of guidance: long vectors of the difference are shortened.
 
-        T(z) = z/(1 + M/top),   M = ‖z‖ over the channels,   top = (5 std(M) + mean(M)) multiplier
+        C ← U + T(C − U),   T(z) = z/(1 + M/top),   M = ‖z‖ over the channels,   top = (5 std(M) + mean(M)) multiplier
 
-    Where U was not evaluated it is 0, as in ComfyUI.
+    Where U was not evaluated it is taken for 0, as in ComfyUI.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        multiplier: Factor of the length at which vectors are halved.
     """
     return p._replace(c=p.against + reinhard(p.c - p.against, multiplier))
 
@@ -85,12 +104,19 @@ def sharpen(
     sigma: Annotated[float, Range(0.1, 10)] = 1.0,
     alpha: Annotated[float, Range(0, 5)] = 0.1,
 ) -> Preds:
-    """Unsharp masking of guidance's directions: C ← U + S(C − U).
+    """Unsharp masking of guidance's directions.
 
-        S(z) = ‖z‖ ((1 + 10 α) n − 10 α K ∗ n),   n = z/‖z‖ over the channels,   α = alpha
+        C ← U + S(C − U),   S(z) = ‖z‖ ((1 + 10 α) n − 10 α K ∗ n),   n = z/‖z‖ over the channels,   α = alpha
 
-    K is a Gaussian of 2 radius + 1 places, of deviation sigma · radius; the latent is mirrored at its borders. α = 0
-    changes nothing. Where U was not evaluated it is 0, as in ComfyUI.
+    K is a Gaussian of 2 radius + 1 positions with the deviation sigma · radius; the latent is mirrored at its borders.
+    Where U was not evaluated it is taken for 0, as in ComfyUI.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        radius: Radius of the Gaussian in latent positions.
+        sigma: Deviation of the Gaussian in terms of its radius.
+        alpha: A tenth of the strength of the mask; 0 changes nothing.
     """
     return p._replace(c=p.against + unsharp(p.c - p.against, radius, sigma, alpha))
 
@@ -104,7 +130,7 @@ def unsharp(z: Latent, radius: int = 9, sigma: float = 1.0, alpha: float = 0.1) 
 
 
 def smoothed(z: Latent, line: Tensor, sigma: float) -> Latent:
-    """A latent blurred along the image's axes by exp(−l²/2σ²) at the places l of a line, mirrored at its borders."""
+    """A latent blurred along the image's axes by exp(−l²/2σ²) at the points l of a line, mirrored at its borders."""
     kernel = (-(line**2) / (2 * sigma**2)).exp()
     for axis in plane(z):
         z = convolved(z, kernel / kernel.sum(), axis)
@@ -112,9 +138,9 @@ def smoothed(z: Latent, line: Tensor, sigma: float) -> Latent:
 
 
 def convolved(z: Latent, kernel: Tensor, axis: int) -> Latent:
-    """The convolution of one axis, mirrored at its ends, as often as the kernel is longer than it."""
+    """The convolution of one axis, mirrored at its ends as often as the kernel needs it."""
     radius, n, turned = len(kernel) // 2, z.shape[axis], z.transpose(axis, -1)
     period = max(2 * (n - 1), 1)
-    place = torch.arange(-radius, n + radius, device=z.device) % period
-    lines = turned[..., torch.minimum(place, period - place)].reshape(-1, 1, n + 2 * radius)
+    at = torch.arange(-radius, n + radius, device=z.device) % period
+    lines = turned[..., torch.minimum(at, period - at)].reshape(-1, 1, n + 2 * radius)
     return F.conv1d(lines, kernel[None, None]).reshape(turned.shape).transpose(axis, -1)

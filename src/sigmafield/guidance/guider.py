@@ -1,23 +1,24 @@
-"""Guidance: a model asked about several prompts becomes one denoiser."""
+"""Guidance: a model that is asked about several prompts becomes one denoiser."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.conditioning import Cond, Prompt
 from sigmafield.core.linear import lincomb
+from sigmafield.core.predict import Layouts
 from sigmafield.core.protocols import Ctx, Model, Pred
-from sigmafield.guidance.hooks import Asked, Mods, Preds, Scale, all_one, classifier_free
+from sigmafield.guidance.hooks import Asked, Mods, Preds, Scale, all_one, classifier_free, needs_negative
 from sigmafield.guidance.projection import Over, perpendicular
 
 
 def prompt(given: Cond | Prompt, role: str) -> Prompt:
     """A prompt of one conditioning or several, each of which knows what it is to the guider."""
-    return [replace(cond, role=role) for cond in ([given] if isinstance(given, Cond) else given)]
+    return tuple(replace(cond, role=role) for cond in ([given] if isinstance(given, Cond) else given))
 
 
 def number(cfg: float) -> Scale:
@@ -27,11 +28,23 @@ def number(cfg: float) -> Scale:
 
 @dataclass(frozen=True)
 class Guider:
-    """Classifier-free guidance, D = U + cfg (C − U), changed by `mods`. Ho & Salimans, arXiv:2207.12598.
+    """Classifier-free guidance, changed by mods. Ho & Salimans, arXiv:2207.12598.
 
-    positive, negative: a conditioning each, or several that act in parts of the latent or of the run.
-    cfg = 1 is the positive prediction alone, and does not evaluate the negative unless the sampler needs it;
-    negative None: always the positive alone. mods: see `parse_mods`; empty: an empty prompt, for `perp_neg`.
+        D = U + cfg (C − U)
+
+    A scale of 1 gives the positive prediction alone, and the negative prompt is not evaluated unless the sampler or a
+    mod needs it.
+
+    Args:
+        model: The network.
+        positive: A conditioning, or several that act in parts of the latent or of the run.
+        negative: The same, for U; None: the positive prediction alone, whatever the scale.
+        cfg: The scale.
+        mods: What is changed, see `recipes.mods.parse_mods`.
+        empty: The same, of an empty prompt, for `perp_neg`.
+
+    Raises:
+        ValueError: A mod needs a negative prompt, and there is none.
     """
 
     model: Model
@@ -40,25 +53,45 @@ class Guider:
     cfg: float = 5.0
     mods: Mods = Mods()
     empty: Cond | Prompt | None = None
+    layouts: Layouts = field(default_factory=Layouts, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mods.need_uncond and self.negative is None:
             raise ValueError("these mods of guidance need a negative prompt, if only an empty one")
 
+    @cached_property
+    def prompts(self) -> tuple[Prompt, Prompt | None, Prompt | None]:
+        """(positive, negative, empty), each conditioning with its role."""
+        return (
+            prompt(self.positive, "positive"),
+            None if self.negative is None else prompt(self.negative, "negative"),
+            None if self.empty is None else prompt(self.empty, "empty"),
+        )
+
+    def evaluated(self, cfg: Scale, need_uncond: bool) -> list[Prompt]:
+        """The prompts of one evaluation, the positive one first.
+
+        Args:
+            cfg: The scale at σ.
+            need_uncond: Whether the sampler needs the unconditional prediction.
+        """
+        P, N, _ = self.prompts
+        return [P, N] if N is not None and needs_negative(cfg, need_uncond or self.mods.need_uncond) else [P]
+
+    def asked(self, need_uncond: bool) -> list[Prompt]:
+        """Every prompt that a guided prediction at the guider's own scale asks about, once for each evaluation."""
+        prompts = self.evaluated(number(self.cfg), need_uncond)
+        return prompts[:1] * self.mods.evals + prompts
+
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         return self.mods.rounded(self._guided)(x, sigma, ctx)
 
     def _guided(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        P = prompt(self.positive, "positive")
-        N = None if self.negative is None else prompt(self.negative, "negative")
-        E = None if self.empty is None else prompt(self.empty, "empty")
+        P, N, E = self.prompts
         cfg = number(1.0 if N is None else self.cfg)
-        at = self.mods.asked(Asked(x, sigma, cfg, ctx, self.model, P, N, E))
-        if N is None or (all_one(at.cfg) and not (ctx.need_uncond or self.mods.need_uncond)):
-            (c,) = at.evaluate(P)
-            return self.mods(Preds(c, None, c), at)
-        c, u = at.evaluate(P, N)
-        return self.mods(Preds(c, u, c), at)
+        at = self.mods.asked(Asked(x, sigma, cfg, ctx, self.model, P, N, E, layouts=self.layouts))
+        c, *u = at.evaluate(*self.evaluated(at.cfg, ctx.need_uncond))
+        return self.mods(Preds(c, u[0] if u else None, c), at)
 
 
 @dataclass(frozen=True)
@@ -68,8 +101,17 @@ class DualGuider:
         regular: D = N + cfg_negative (M − N) + cfg (P − M)
         nested:  D = N + cfg_negative (M + cfg (P − M) − N)
 
-    Regular leaves out what scales of 1 make superfluous. mods act on the inner pair: M against N, or nested P against
-    M. InstructPix2Pix, arXiv:2211.09800.
+    Regular does not evaluate prompts that drop out at scales of 1. InstructPix2Pix, arXiv:2211.09800.
+
+    Args:
+        model: The network.
+        first: The prompt of P.
+        second: The prompt of M.
+        negative: The prompt of N.
+        cfg: Scale of the first prompt against the second.
+        cfg_negative: Scale of the second prompt against the negative one.
+        nested: Which of the two rules.
+        mods: They act on the inner pair: M against N, or in the nested rule P against M.
     """
 
     model: Model
@@ -80,41 +122,59 @@ class DualGuider:
     cfg_negative: float = 8.0
     nested: bool = False
     mods: Mods = Mods()
+    layouts: Layouts = field(default_factory=Layouts, init=False, repr=False, compare=False)
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, Prompt, Prompt]:
+        """(first, second, negative), each conditioning with its role."""
+        return prompt(self.first, "positive"), prompt(self.second, "middle"), prompt(self.negative, "negative")
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        return self.mods.rounded(self._guided)(x, sigma, ctx)
+        return self.mods.rounded(self._nested if self.nested else self._regular)(x, sigma, ctx)
 
-    def _guided(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        P, M, N = prompt(self.first, "positive"), prompt(self.second, "middle"), prompt(self.negative, "negative")
-        need_uncond = ctx.need_uncond or self.mods.need_uncond
-        if self.nested:
-            at = self.mods.asked(Asked(x, sigma, number(self.cfg), ctx, self.model, P, M))
-            p, m, n = at.evaluate(P, M, N)
-            inner = self.mods(Preds(p, m, p), at)
-            D = lincomb(1 - self.cfg_negative, n, self.cfg_negative, inner.x0)
-            return Pred(D, inner.cond, inner.uncond)
-        at = self.mods.asked(Asked(x, sigma, number(self.cfg_negative), ctx, self.model, M, N))
-        if all_one(at.cfg) and not need_uncond:
-            if all_one(number(self.cfg)):
-                (p,) = at.evaluate(P)
-                return self.mods(Preds(p, None, p), at)
-            p, m = at.evaluate(P, M)
-            inner = self.mods(Preds(m, None, m), at)
-        else:
+    def _nested(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
+        P, M, N = self.prompts
+        at = self.mods.asked(Asked(x, sigma, number(self.cfg), ctx, self.model, P, M, layouts=self.layouts))
+        p, m, n = at.evaluate(P, M, N)
+        inner = self.mods(Preds(p, m, p), at)
+        return Pred(lincomb(1 - self.cfg_negative, n, self.cfg_negative, inner.x0), inner.cond, inner.uncond)
+
+    def _regular(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
+        P, M, N = self.prompts
+        at = self.mods.asked(Asked(x, sigma, number(self.cfg_negative), ctx, self.model, M, N, layouts=self.layouts))
+        if needs_negative(at.cfg, ctx.need_uncond or self.mods.need_uncond):
             p, m, n = at.evaluate(P, M, N)
             inner = self.mods(Preds(m, n, m), at)
+        elif all_one(number(self.cfg)):
+            (p,) = at.evaluate(P)
+            return self.mods(Preds(p, None, p), at)
+        else:
+            p, m = at.evaluate(P, M)
+            inner = self.mods(Preds(m, None, m), at)
         return Pred(lincomb(1.0, inner.x0, self.cfg, p, -self.cfg, m), p, inner.uncond)
 
 
 @dataclass(frozen=True)
 class PerpNegGuider:
-    """Perp-Neg: the negative prompt acts only across the positive one. P, N, E: predictions, E of the empty prompt.
+    """Perp-Neg: the negative prompt acts only across the positive one. arXiv:2304.04968.
 
         D = E + cfg (p − neg_scale q⊥),   p = P − E,   q = N − E,   q⊥ = q − (q·p/‖p‖²) p
 
-    over: the products run over the whole batch, as in ComfyUI, where a sample depends on the others, or over each
-    "sample". The rule combines: mods may act before and after it. Raises ValueError for one in its place.
-    arXiv:2304.04968.
+    P, N and E are the predictions of the positive, the negative and the empty prompt.
+
+    Args:
+        model: The network.
+        positive: The prompt of P.
+        negative: The prompt of N.
+        empty: The prompt of E.
+        cfg: The scale.
+        neg_scale: Factor of the negative prompt.
+        over: Whether products run over the whole "batch", as in ComfyUI, where a sample depends on the others, or
+            over each "sample".
+        mods: Mods that act before or after the rule.
+
+    Raises:
+        ValueError: A mod replaces the rule.
     """
 
     model: Model
@@ -125,24 +185,30 @@ class PerpNegGuider:
     neg_scale: float = 1.0
     over: Over = "batch"
     mods: Mods = Mods()
+    layouts: Layouts = field(default_factory=Layouts, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mods.combine is not classifier_free:
             raise ValueError("PerpNegGuider combines by its own rule: give it mods that act before or after that only")
 
+    @cached_property
+    def prompts(self) -> tuple[Prompt, Prompt, Prompt]:
+        """(positive, empty, negative), each conditioning with its role."""
+        return prompt(self.positive, "positive"), prompt(self.empty, "empty"), prompt(self.negative, "negative")
+
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         return self.mods.rounded(self._guided)(x, sigma, ctx)
 
     def _guided(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
-        P, E, N = prompt(self.positive, "positive"), prompt(self.empty, "empty"), prompt(self.negative, "negative")
-        at = self.mods.asked(Asked(x, sigma, number(self.cfg), ctx, self.model, P, N, E))
-        if not self.neg_scale and not (ctx.need_uncond or self.mods.need_uncond):
-            if all_one(at.cfg):
-                (c,) = at.evaluate(P)
-                return self.mods(Preds(c, None, c), at)
-            c, e = at.evaluate(P, E)
-            guided = self.mods(Preds(c, e, c), at)
-            return Pred(guided.x0, guided.cond, e)
-        c, e, u = at.evaluate(P, E, N)
-        rule = partial(perpendicular, E=e, neg_scale=self.neg_scale, over=self.over)
-        return replace(self.mods, combine=rule)(Preds(c, u, c), at)
+        P, E, N = self.prompts
+        at = self.mods.asked(Asked(x, sigma, number(self.cfg), ctx, self.model, P, N, E, layouts=self.layouts))
+        need_uncond = ctx.need_uncond or self.mods.need_uncond
+        if self.neg_scale or need_uncond:
+            c, e, u = at.evaluate(P, E, N)
+            rule = partial(perpendicular, E=e, neg_scale=self.neg_scale, over=self.over)
+            return replace(self.mods, combine=rule)(Preds(c, u, c), at)
+        if not needs_negative(at.cfg, need_uncond):
+            (c,) = at.evaluate(P)
+            return self.mods(Preds(c, None, c), at)
+        c, e = at.evaluate(P, E)
+        return self.mods(Preds(c, e, c), at)._replace(uncond=e)

@@ -1,4 +1,4 @@
-"""Where guidance may be changed: places on the way from the network to what a sampler is given, outermost first.
+"""Where guidance may be changed: the stages between the network and what a sampler is given, outermost first.
 
 A mod is a plain function; its own parameters are keywords:
 
@@ -8,17 +8,17 @@ A mod is a plain function; its own parameters are keywords:
     network:  (network, call) → network    changes the network within its calls
     against:  (network, call) → network    the same, for the negative prompt alone
     before:   (p, at)         → p          changes the predictions C and U
-    combine:  (p, at)         → p          takes the place of D = U + cfg (C − U); there is one
+    combine:  (p, at)         → p          replaces D = U + cfg (C − U); there is one
     after:    (p, at)         → p          changes D
 
-Memory between calls goes in `ctx.aux`, so that a run resumes bit-exactly.
+Memory between calls goes into `ctx.aux` through a `Slot`, so that a run resumes bit-exactly.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.conditioning import Prompt
 from sigmafield.core.linear import lincomb
-from sigmafield.core.predict import predict
+from sigmafield.core.predict import Layouts, predict
 from sigmafield.core.protocols import Ctx, Denoiser, Model, Patch, Pred
 
 Scale = Float64[Tensor, "*scale"]
@@ -47,17 +47,25 @@ class Preds(NamedTuple):
 
     @property
     def against(self) -> Latent:
-        """u, and zeros where it was not evaluated: what ComfyUI's mods find there."""
+        """u, or zeros where it was not evaluated, which ComfyUI's mods find there."""
         return torch.zeros_like(self.c) if self.u is None else self.u
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One guided prediction, as a mod may know it.
+    """One guided prediction, as mods know it.
 
-    x, sigma: where; cfg: the scale; ctx: the step, and memory in `ctx.aux`;
-    model, positive, negative, empty: for mods that need one prediction more, with `predict`; against: patches for the
-    negative prompt alone.
+    Args:
+        x: Noisy latent.
+        sigma: Its noise level.
+        cfg: The scale.
+        ctx: The step, with memory in `ctx.aux`.
+        model: The network, for mods that need a further prediction.
+        positive: The positive prompt.
+        negative: The negative prompt.
+        empty: The empty prompt.
+        against: Patches for the negative prompt alone.
+        layouts: Layouts of these prompts that are known from earlier steps.
     """
 
     x: Latent
@@ -69,28 +77,32 @@ class Asked:
     negative: Prompt | None = None
     empty: Prompt | None = None
     against: tuple[Patch, ...] = ()
+    layouts: Layouts = field(default_factory=Layouts)
 
     def evaluate(self, *prompts: Prompt) -> list[Latent]:
-        """The prompts' clean latents, all in one evaluation, but for a negative one that has patches of its own."""
-        apart = [bool(self.against) and prompt[0].role == "negative" for prompt in prompts]
-        together = predict(self.model, self.x, self.sigma, [p for p, own in zip(prompts, apart) if not own], self.ctx)
+        """The prompts' clean latents, all in one evaluation, except a negative prompt that has patches of its own."""
+        if not self.against:
+            return predict(self.model, self.x, self.sigma, prompts, self.ctx, self.layouts)
+        apart = [prompt[0].role == "negative" for prompt in prompts]
+        together = [prompt for prompt, own in zip(prompts, apart) if not own]
+        answers = predict(self.model, self.x, self.sigma, together, self.ctx, self.layouts)
         inner = with_patches(self.ctx, *self.against)
         return [
-            predict(self.model, self.x, self.sigma, [prompt], inner)[0] if own else together.pop(0)
+            predict(self.model, self.x, self.sigma, [prompt], inner, self.layouts)[0] if own else answers.pop(0)
             for prompt, own in zip(prompts, apart)
         ]
 
     def predict(self, model: Model, prompt: Prompt, *patches: Patch) -> Latent:
-        """A prompt's clean latent at this x and σ, with further patches of the network: one evaluation more.
+        """A prompt's clean latent at this x and σ, with further patches of the network: one more evaluation.
 
-        What patches note in it is forgotten, so that notes are those of the evaluation that is guided.
+        What patches note in it is dropped, so that notes are those of the evaluation that is guided.
         """
-        (D,) = predict(model, self.x, self.sigma, [prompt], replace(with_patches(self.ctx, *patches), notes={}))
-        return D
+        ctx = replace(with_patches(self.ctx, *patches), notes={})
+        return predict(model, self.x, self.sigma, [prompt], ctx, self.layouts)[0]
 
 
 def with_patches(ctx: Ctx, *patches: Patch) -> Ctx:
-    """The step with further patches, outside of those that it has; its memory and notes are the same ones."""
+    """The step with further patches, outside those that it has; it shares memory and notes with the given one."""
     return replace(ctx, patches=(*ctx.patches, *patches)) if patches else ctx
 
 
@@ -98,7 +110,7 @@ Around = Callable[[Denoiser], Denoiser]
 """Another guided prediction."""
 
 ScaleHook = Callable[[Asked], Scale]
-"""Another scale for what is asked; `Asked.cfg` is the one so far."""
+"""Another scale; `Asked.cfg` is the one so far."""
 
 ModelHook = Callable[[Model], Model]
 """Another model."""
@@ -108,13 +120,18 @@ Hook = Callable[[Preds, Asked], Preds]
 
 
 def is_one(scale: Scale) -> Tensor:
-    """Where a scale leaves out the prediction that it is against; on the CPU."""
+    """Where a scale is 1, so that the negative prediction drops out; on the CPU."""
     return (scale - 1).abs() <= 1e-9
 
 
 def all_one(scale: Scale) -> bool:
-    """Whether a scale leaves it out everywhere."""
+    """Whether a scale is 1 everywhere."""
     return bool(is_one(scale).all()) if scale.ndim else math.isclose(scale.item(), 1.0)
+
+
+def needs_negative(cfg: Scale, need_uncond: bool) -> bool:
+    """Whether the negative prompt has to be evaluated: its scale is not 1, or a sampler or a mod needs it."""
+    return need_uncond or not all_one(cfg)
 
 
 def choose(where: Tensor, a: Latent, b: Latent) -> Latent:
@@ -131,12 +148,23 @@ def classifier_free(p: Preds, at: Asked) -> Preds:
 
 @dataclass(frozen=True)
 class Mods:
-    """What is done to predictions: see this module. Of several in one place, the last is outermost, or acts last.
+    """What is done to predictions, stage by stage; of several hooks of a stage, the last is outermost, or acts last.
 
     Where a scale hook takes cfg to 1 there is no guidance: D = C, and `before` and `combine` do not act.
-    need_uncond: the negative prompt is evaluated at any scale; fits: raise ValueError for a network's torch module in
-    which the mods have nothing to act on; one_sigma: names of mods for which σ must not vary within a sample; evals:
-    evaluations of the prompt that they add.
+
+    Args:
+        scale: Change the scale.
+        before: Change C and U.
+        combine: Makes D of them.
+        after: Change D.
+        around: Change the whole guided prediction.
+        model: Change how prompts are evaluated.
+        network: Change the network within its calls.
+        against: Change the network for the negative prompt alone.
+        need_uncond: The negative prompt is evaluated at every scale.
+        fits: Raise ValueError for a network's torch module in which the mods have nothing to act on.
+        one_sigma: Names of mods for which σ must not vary within a sample.
+        evals: Evaluations of the prompt that the mods add.
     """
 
     scale: tuple[ScaleHook, ...] = ()
@@ -158,13 +186,13 @@ class Mods:
             fits(module)
 
     def rounded(self, denoise: Denoiser) -> Denoiser:
-        """A guided prediction with what is around it."""
+        """A guided prediction with the `around` hooks."""
         for hook in self.around:
             denoise = hook(denoise)
         return denoise
 
     def asked(self, at: Asked) -> Asked:
-        """What is asked, with the model and its patches, nothing noted or planned yet, and the scale that holds."""
+        """The same question with the mods' model, patches and scale, and without notes or a plan."""
         model = at.model
         for wrap in self.model:
             model = wrap(model)

@@ -1,19 +1,32 @@
-"""Mods that act by direction: what of one prediction is along another, and what across."""
+"""Mods that act by direction: the parts of one prediction along another and across it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 
 from sigmafield.core.arrays import Latent
 from sigmafield.core.linear import lincomb
+from sigmafield.core.memory import Slot
 from sigmafield.core.parameters import Range
 from sigmafield.core.statistics import TINY, inner, norm
 from sigmafield.guidance.hooks import Asked, Preds
 from sigmafield.guidance.registry import mod
 
 Over = Literal["batch", "sample"]
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """The running difference Δ of `apg`, and the noise level at which it was made."""
+
+    difference: Latent
+    sigma: float
+
+
+APG = Slot("apg", Momentum)
 
 
 @mod("apg", "before", "arXiv:2410.02416")
@@ -26,14 +39,22 @@ def apg(
     momentum: Annotated[float, Range(-5, 1)] = 0.0,
     form: Literal["comfyui", "paper"] = "comfyui",
 ) -> Preds:
-    """Adaptive projected guidance: of the difference of the predictions, less of what is along C.
+    """Adaptive projected guidance: less of the difference of the predictions is along C.
 
-        Δ ← (C − U) + β Δ₋,   β = momentum;   Δ₋ is the Δ of the call before, none where σ rises
-        Δ' = Δ⊥ + η Δ∥ of Δ min(1, τ/‖Δ‖), along C;   η = eta, τ = norm_threshold, 0 for none
+        Δ ← (C − U) + β Δ₋,   β = momentum;   Δ₋ the Δ of the call before, 0 where σ rises
+        Δ' = Δ⊥ + η Δ∥ of Δ min(1, τ/‖Δ‖), along C;   η = eta, τ = norm_threshold
         C ← U + (C − U + w Δ')/cfg,   so that plain guidance gives D = C + w Δ'
 
-    form: paper, w = cfg − 1; comfyui, w = cfg, a scale of one more than asked for: with η = 1, τ = 0, β = 0 the first
-    is plain guidance, and cfg = 1 none. Where U was not evaluated comfyui takes it for 0, as ComfyUI does.
+    With η = 1, τ = 0 and β = 0 the form paper is plain guidance, and none at cfg = 1. Where U was not evaluated the
+    form comfyui takes it for 0, as ComfyUI does.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        eta: Factor of the part of the difference along C.
+        norm_threshold: Norm to which each sample's difference is limited; 0 for no limit.
+        momentum: Factor of the previous call's difference that is added.
+        form: paper, w = cfg − 1; comfyui, w = cfg, which is a scale of 1 more than asked for.
     """
     if p.u is None and form == "paper":
         return p
@@ -50,22 +71,23 @@ def apg(
 
 
 def _averaged(difference: Latent, at: Asked, momentum: float) -> Latent:
-    """The running sum of differences, kept in `ctx.aux`; it begins anew where σ rises."""
-    aux, level = at.ctx.aux, float(at.sigma.max())
-    before = aux.get("apg.difference") if level <= aux.get("apg.sigma", level) else None
-    total = difference if before is None else lincomb(1.0, difference, momentum, before)
-    aux["apg.difference"], aux["apg.sigma"] = total, level
+    """The running sum of differences, kept in the run's memory; it starts over where σ rises."""
+    level, last = float(at.sigma.max()), APG.read(at.ctx.aux)
+    known = last is not None and level <= last.sigma
+    total = lincomb(1.0, difference, momentum, last.difference) if last is not None and known else difference
+    APG.write(at.ctx.aux, Momentum(total, level))
     return total
 
 
 @mod("tcfg", "before", "arXiv:2503.18137")
 def tcfg(p: Preds, at: Asked) -> Preds:
-    """Tangential damping: of the negative residual, only what is along the main direction of both.
+    """Tangential damping: the negative residual is reduced to its part along the main direction of both.
 
-        U ← x − ⟨x − U, v⟩ v,   v: the first right singular vector of [x − U; x − C]
+        U ← x − ⟨x − U, v⟩ v,   v the first right singular vector of [x − U; x − C]
+          = x − ½ (1 + (a − d)/R) (x − U) − (b/R) (x − C)
+        a = ‖x − U‖²,   b = ⟨x − U, x − C⟩,   d = ‖x − C‖²,   R = √((a − d)² + 4 b²)
 
-    With a = ‖x − U‖², b = ⟨x − U, x − C⟩, d = ‖x − C‖² and R = √((a − d)² + 4 b²) that is
-    x − ½ (1 + (a − d)/R) (x − U) − (b/R) (x − C). Without U nothing is done.
+    Without U nothing is changed.
     """
     if p.u is None:
         return p
@@ -88,13 +110,22 @@ def perpendicular(p: Preds, at: Asked, *, E: Latent, neg_scale: float, over: Ove
 
 @mod("perp_neg", "combine", "arXiv:2304.04968", evals=1)
 def perp_neg(p: Preds, at: Asked, *, neg_scale: Annotated[float, Range(0, 100)] = 1.0, over: Over = "batch") -> Preds:
-    """Perp-Neg: the negative prompt acts only across the positive one; an empty prompt is what both are against.
+    """Perp-Neg: the negative prompt acts only across the positive one, both taken against an empty prompt.
 
         D = E + cfg (c − neg_scale u⊥),   c = C − E,   u = U − E,   u⊥ = u − (u·c/‖c‖²) c
 
-    over: the products run over the whole batch, as in ComfyUI, where a sample depends on the others, or over each
-    "sample". E is an evaluation of its own. At cfg = 1 there is no U, and D = C. Raises ValueError for a guider without
-    an empty prompt. `PerpNegGuider` is the same in one network call.
+    E is an evaluation of its own; `PerpNegGuider` makes it in the same network call. At cfg = 1 there is no U, and
+    D = C.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        neg_scale: Factor of the negative prompt.
+        over: Whether products run over the whole batch, as in ComfyUI, where a sample depends on the others, or over
+            each sample.
+
+    Raises:
+        ValueError: The guider has no empty prompt.
     """
     if at.empty is None:
         raise ValueError("perp_neg needs an empty prompt: Guider(..., empty=...)")

@@ -1,7 +1,7 @@
 """Mods that act on predictions by their size: rescaling, norms, and scalings of the noise that is predicted.
 
-C, U and D are clean latents; a residual x − D is the noise times σ, or on a flow the velocity times σ. Norms and
-deviations are of each sample, so that a batch is the samples one by one.
+C, U and D are clean latents; a residual x − D is the noise times σ, or in a flow the velocity times σ. Norms and
+deviations are of each sample, so that a batch gives the same as its samples one by one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ Width = Annotated[float, Range(0.01, 100)]
 
 @mod("rescale", "combine", "arXiv:2305.08891 Sec. 3.4")
 def rescale(p: Preds, at: Asked, *, multiplier: Share = 0.7, space: Literal["v", "residual"] = "v") -> Preds:
-    """RescaleCFG: guidance keeps the deviation of the positive prediction.
+    """RescaleCFG: guidance keeps the standard deviation of the positive prediction.
 
         r = x̃ − D₀,   D₀ = U + cfg (C − U)
         D = x̃ − (φ std(x̃ − C)/std(r) + 1 − φ) r,   φ = multiplier
 
-    space: v, x̃ = x/(σ² + 1), as ComfyUI has it for every model; residual, x̃ = x, for networks that predict the noise
-    or a flow. φ = 0 is plain guidance.
+    Args:
+        p: The predictions.
+        at: What was asked.
+        multiplier: How much of the deviation is restored; 0 is plain guidance.
+        space: v, x̃ = x/(σ² + 1), as in ComfyUI for every model; residual, x̃ = x, for networks that predict the noise or
+            a flow.
     """
     D = classifier_free(p, at).D
     base = lincomb(1 / (at.sigma**2 + 1), at.x) if space == "v" else at.x
@@ -43,11 +47,17 @@ def rescale(p: Preds, at: Asked, *, multiplier: Share = 0.7, space: Literal["v",
 
 @mod("renorm", "combine", "arXiv:2412.07730; arXiv:2503.21758")
 def renorm(p: Preds, at: Asked, *, cfg_trunc: Factor = 100.0, renorm_cfg: Factor = 1.0) -> Preds:
-    """RenormCFG: guidance below a noise level, and no further out than the positive prediction is.
+    """RenormCFG: guidance below a noise level, with a norm that is limited by the positive prediction's.
 
         D = D₀ min(1, ρ ‖C‖/‖D₀‖)  where σ < cfg_trunc,   C elsewhere;   D₀ = U + cfg (C − U),   ρ = renorm_cfg
 
-    ρ = 0 leaves D₀ as it is. The negative prompt is evaluated at every level.
+    The negative prompt is evaluated at every level.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        cfg_trunc: Noise level below which there is guidance.
+        renorm_cfg: Limit of the norm, in terms of the positive prediction's; 0 for no limit.
     """
     D = classifier_free(p, at).D
     if renorm_cfg > 0:
@@ -57,9 +67,14 @@ def renorm(p: Preds, at: Asked, *, cfg_trunc: Factor = 100.0, renorm_cfg: Factor
 
 @mod("cfg_norm", "after", "ComfyUI (HiDream-E1)")
 def cfg_norm(p: Preds, at: Asked, *, strength: Factor = 1.0) -> Preds:
-    """CFGNorm: at each place, D is no longer than C over the channels.
+    """CFGNorm: at each position, the norm of D over the channels is limited to that of C.
 
-    D ← strength · D min(1, ‖C‖/‖D‖)
+        D ← strength · D min(1, ‖C‖/‖D‖)
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        strength: Factor of the result.
     """
     lengths = [torch.linalg.vector_norm(v, dim=1, keepdim=True) for v in (p.c, p.D)]
     return p._replace(D=strength * (lengths[0] / (lengths[1] + 1e-8)).clamp(0, 1) * p.D)
@@ -77,8 +92,13 @@ def zero_star(
 
         α = ⟨x − C, x − U⟩/‖x − U‖²,   D ← D + (cfg − 1)(1 − α)(U − x)
 
-    space: residual is the paper's rule above; x0 leaves x out of it, as ComfyUI does. zero_init_steps: in so many first
-    steps of the run the predicted velocity is 0, D = x (the paper: 1, on flows). Without U nothing is fitted.
+    Without U nothing is fitted.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        space: residual, the paper's rule above; x0, the same without x, as in ComfyUI.
+        zero_init_steps: First steps of the run in which the predicted velocity is 0, D = x (1 in the paper, for flows).
     """
     if at.ctx.span.i < zero_init_steps:
         return p._replace(D=at.x)
@@ -91,12 +111,16 @@ def zero_star(
 
 @mod("mahiro", "after", "ComfyUI (Mahiro)")
 def mahiro(p: Preds, at: Asked, *, over: Literal["batch", "sample"] = "batch") -> Preds:
-    """Mahiro: the more guidance points away from the negative prediction, the more it is the positive one alone.
+    """Mahiro: the more guidance points away from the negative prediction, the more the positive one is used alone.
 
         L = cfg C,   m = mean cos(g(cfg U), g((L + D)/2)),   g(t) = sign(t) √|t|,   cosine over the channels
         D ← ½ ((1 + m) D + (1 − m) L)
 
-    over: the mean is one of the whole batch, as in ComfyUI, where a sample depends on the others, or of each "sample".
+    Args:
+        p: The predictions.
+        at: What was asked.
+        over: Whether the mean is over the whole batch, as in ComfyUI, where a sample depends on the others, or over
+            each sample.
     """
     L = lincomb(at.cfg, p.c)
     cosine = F.cosine_similarity(_root(lincomb(at.cfg, p.against)), _root((L + p.D) / 2), dim=1)[:, None]
@@ -110,11 +134,16 @@ def _root(t: Latent) -> Latent:
 
 @mod("raag", "combine", "arXiv:2508.03442")
 def raag(p: Preds, at: Asked, *, alpha: Factor = 8.0) -> Preds:
-    """Ratio aware adaptive guidance: less where the prompts disagree most, at the beginning.
+    """Ratio aware adaptive guidance: weaker where the prompts disagree most, at the beginning.
 
-        D = U + w (C − U),   w = 1 + (cfg − 1) e^(−α R),   R = ‖C − U‖/‖x − U‖
+        D = U + w (C − U),   w = 1 + (cfg − 1) e^(−α R),   R = ‖C − U‖/‖x − U‖,   α = alpha
 
-    α = alpha; 0 is plain guidance. It is made for scales of 10 and more. diffusers calls it magnitude aware.
+    It is made for scales of 10 and more. diffusers calls it magnitude aware.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        alpha: How fast the scale falls with the ratio R; 0 is plain guidance.
     """
     if p.u is None:
         return p
@@ -125,17 +154,32 @@ def raag(p: Preds, at: Asked, *, alpha: Factor = 8.0) -> Preds:
 
 @mod("linear_frames", "combine", "arXiv:2311.15127")
 def linear_frames(p: Preds, at: Asked, *, min_cfg: Factor = 1.0) -> Preds:
-    """A scale for each frame, from min_cfg at the first to cfg at the last: w = min_cfg + τ (cfg − min_cfg).
+    """A scale for each frame, from min_cfg at the first to cfg at the last.
 
-    Frames are the third axis of [B, C, T, H, W] and the samples of a batch otherwise, as Stable Video Diffusion has
-    them. Without U, D = C.
+        w = min_cfg + τ (cfg − min_cfg),   τ from 0 at the first frame to 1 at the last
+
+    Frames are the third axis of [B, C, T, H, W] and otherwise the samples of a batch, as in Stable Video Diffusion.
+    Without U, D = C.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        min_cfg: Scale of the first frame.
     """
     return _by_frame(p, at, min_cfg, lambda tau: tau)
 
 
 @mod("triangle_frames", "combine", "arXiv:2403.12008")
 def triangle_frames(p: Preds, at: Asked, *, min_cfg: Factor = 1.0) -> Preds:
-    """As `linear_frames`, to cfg in the middle and back: w = min_cfg + (1 − |2τ − 1|)(cfg − min_cfg)."""
+    """A scale for each frame, from min_cfg at the first to cfg in the middle and back: see `linear_frames`.
+
+        w = min_cfg + (1 − |2τ − 1|)(cfg − min_cfg)
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        min_cfg: Scale of the first and the last frame.
+    """
     return _by_frame(p, at, min_cfg, lambda tau: 1 - (2 * tau - 1).abs())
 
 
@@ -154,7 +198,12 @@ def _by_frame(p: Preds, at: Asked, low: float, shape: Callable[[Tensor], Tensor]
 def epsilon_scaling(p: Preds, at: Asked, *, scaling_factor: Annotated[float, Range(0.5, 1.5)] = 1.005) -> Preds:
     """Epsilon scaling: the predicted noise, or a flow's velocity, is divided by κ = scaling_factor.
 
-    D ← x − (x − D)/κ
+        D ← x − (x − D)/κ
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        scaling_factor: κ; 1 changes nothing.
     """
     return p._replace(D=lincomb(1 - 1 / scaling_factor, at.x, 1 / scaling_factor, p.D))
 
@@ -165,7 +214,13 @@ def tsr(p: Preds, at: Asked, *, tsr_k: Width = 0.95, tsr_sigma: Width = 1.0) -> 
 
         D ← (1 − r) x/α + r D,   r = (s ν + 1)/(s ν/k + 1),   s = (α/σ)²,   ν = tsr_sigma²
 
-    Exact for data of deviation tsr_sigma. k = 1 changes nothing, nor do σ = 0 and a flow's σ = 1.
+    Exact for data with the deviation tsr_sigma. Nothing changes at σ = 0 and at a flow's σ = 1.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        tsr_k: Inverse temperature k; 1 changes nothing.
+        tsr_sigma: Deviation of the data.
     """
     alpha = at.ctx.span.process.alpha(at.sigma)
     signal, noise = (alpha * tsr_sigma) ** 2, at.sigma**2

@@ -1,4 +1,4 @@
-"""The scale as a function of σ: intervals, in which there is guidance, and schedules."""
+"""The scale as a function of σ: intervals with guidance, and schedules of the scale."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ def interval(
 ) -> Scale:
     """Guidance in a part of the run: cfg from `start` to `end`, both included, 1 elsewhere.
 
-    They are shares of the way through the network's noise levels, 0 being pure noise. Outside, the negative prompt is
-    not evaluated.
+    Elsewhere the negative prompt is not evaluated.
+
+    Args:
+        at: What is asked.
+        start: Share of the way through the network's noise levels, 0 = pure noise, from which there is guidance.
+        end: Share of the way through the network's noise levels up to which there is guidance.
     """
     return torch.where(within((start, end), at.sigma, at.ctx.span.sigma_at), at.cfg, 1.0)
 
@@ -38,17 +42,28 @@ def sigma_interval(
     low: Annotated[float, Range(0, "high", below=True)] = 0.0,
     high: Annotated[float, Range("low", 10000, above=True)] = 10000.0,
 ) -> Scale:
-    """Guidance for low < σ ≤ high, as the paper has it: cfg there, 1 elsewhere, where the negative is not evaluated."""
+    """Guidance for low < σ ≤ high, as in the paper: cfg there, 1 elsewhere, where the negative prompt is not evaluated.
+
+    Args:
+        at: What is asked.
+        low: Noise level above which there is guidance.
+        high: Noise level up to which there is guidance.
+    """
     return torch.where((low < at.sigma) & (at.sigma <= high), at.cfg, 1.0)
 
 
 @mod("ramp", "scale", "arXiv:2404.13040")
 def ramp(at: Asked, *, start: Weight = 0.0, end: Weight = 2.0) -> Scale:
-    """A linear schedule: 1 + w (cfg − 1), where w goes from `start` at pure noise to `end` at none.
+    """A linear schedule: 1 + w (cfg − 1), w from `start` at pure noise to `end` without noise.
 
         w = start + (end − start) s,   s = 1 − (2/π) arctan(σ/α)
 
     s is the share of the way along the angle of signal and noise, whatever the steps of the run.
+
+    Args:
+        at: What is asked.
+        start: Weight w of the guidance at pure noise.
+        end: Weight w of the guidance without noise.
     """
     return _weighted(at, start + (end - start) * _share(at))
 
@@ -57,7 +72,16 @@ def ramp(at: Asked, *, start: Weight = 0.0, end: Weight = 2.0) -> Scale:
 def cosine_ramp(
     at: Asked, *, start: Weight = 0.0, end: Weight = 2.0, power: Annotated[float, Range(0.1, 10)] = 1.0
 ) -> Scale:
-    """As `ramp`, with a powered cosine: w = start + (end − start)(1 − cos π s^power)/2."""
+    """A powered cosine schedule: 1 + w (cfg − 1), with s as for `ramp`.
+
+        w = start + (end − start)(1 − cos(π s^power))/2
+
+    Args:
+        at: What is asked.
+        start: Weight w of the guidance at pure noise.
+        end: Weight w of the guidance without noise.
+        power: Power of s; above 1 the weight changes later.
+    """
     return _weighted(at, start + (end - start) * (1 - torch.cos(math.pi * _share(at) ** power)) / 2)
 
 

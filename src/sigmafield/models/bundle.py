@@ -17,6 +17,7 @@ from sigmafield.core.linear import filled, lincomb
 from sigmafield.core.predict import active
 from sigmafield.core.process import per_sample
 from sigmafield.core.protocols import Call, Ctx, Network
+from sigmafield.core.recent import Recent
 from sigmafield.models.directory import NETWORKS
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
@@ -76,6 +77,8 @@ class Pipeline:
     """Rows that one network call may have, for little memory; None: as many as there are."""
     bring: Callable[[Sequence[str]], None] | None = None
     """Brings some of `modules` to the device and sends the others away, where parts wait on the CPU."""
+    stacks: Recent[Cond] = field(default_factory=lambda: Recent(2), init=False, repr=False, compare=False)
+    """Conditionings of the last network calls, stacked, so that a run stacks them once."""
 
     def model(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Clean latents for each conditioning, in one network call or as few as `max_rows` allows: a `Model`.
@@ -86,7 +89,7 @@ class Pipeline:
         for cond in conds:
             self.check(cond)
         k = len(conds)
-        cond = stack([self.at(sigma, cond) for cond in conds], len(x) // k)
+        cond = self.stacked([self.at(sigma, cond) for cond in conds], len(x) // k)
         sigma = self.by_row(sigma, len(x) // k).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
         pre, t = self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)
         xs = lincomb(pre.c_in, x).float()
@@ -96,8 +99,14 @@ class Pipeline:
         for some in self.shares(len(xs)):
             network = self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx)
             out.append(network(xs[some], t[some], rows(cond, some)))
-        out = torch.cat(out)
+        out = out[0] if len(out) == 1 else torch.cat(out)
         return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
+
+    def stacked(self, conds: Sequence[Cond], each: int) -> Cond:
+        """Several conditionings as one, see `stack`; those without spatial inputs are kept for the next call."""
+        if any(cond.controls or cond.concat is not None for cond in conds):
+            return stack(conds, each)
+        return self.stacks(tuple(conds), each, lambda: stack(conds, each))
 
     @property
     def module(self) -> nn.Module:
@@ -130,6 +139,8 @@ class Pipeline:
 
     def at(self, sigma: Sigma, cond: Cond) -> Cond:
         """The conditioning with the controls that act at σ alone; ValueError where they do for some samples only."""
+        if not cond.controls:
+            return cond
         now = [(c, active(c, sigma, self.sampling.clock)) for c in cond.controls if c.strength]
         if any(inside.any() and not inside.all() for _, inside in now):
             raise ValueError("a control's window ends between the noise levels of the samples: leave the window out")
@@ -197,4 +208,4 @@ def rows(cond: Cond, some: slice) -> Cond:
 def repeated(embeds: Sequence[Tensor]) -> list[Tensor]:
     """Embeddings [B, tokens, C], repeated along the tokens up to their least common multiple, as ComfyUI does."""
     length = math.lcm(*(e.shape[1] for e in embeds))
-    return [e.repeat(1, length // e.shape[1], 1) for e in embeds]
+    return [e if e.shape[1] == length else e.repeat(1, length // e.shape[1], 1) for e in embeds]

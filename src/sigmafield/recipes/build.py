@@ -14,7 +14,6 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Area, Cond, Control, fit
 from sigmafield.core.protocols import State
-from sigmafield.guidance import parse_mods
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.overrides import parse_model_sampling
@@ -23,6 +22,7 @@ from sigmafield.parameterization.prediction import Sampling, shifted
 from sigmafield.recipes import image_io
 from sigmafield.recipes.inputs import concat_of, read_frames, resized
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.options import (
     AUTO,
     check_multiple,
@@ -42,7 +42,7 @@ from sigmafield.runs.multiphase import Phases
 from sigmafield.runs.run import Run
 from sigmafield.spatial.inpaint import Inpaint
 from sigmafield.spatial.sigma_field import delayed, field_from_mask, own_schedule
-from sigmafield.spatial.tiled_model import ROWS
+from sigmafield.spatial.tiled_model import rows_shown
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Job:
 
     def rows(self, state: State) -> tuple[int, int]:
         """(network rows so far, those that plain tiling of the whole image would have taken); 0 without tiles."""
-        return state.aux.get(ROWS, 0), self.whole * state.nfe
+        return rows_shown(state.aux), self.whole * state.nfe
 
     @torch.no_grad()
     def preview(self, state: State) -> list[Image.Image]:
@@ -106,13 +106,12 @@ def open_single(recipe: Recipe, pipe: Pipeline, steered: Sequence[Control]) -> J
     positive, negative = [complete(cond) for cond in positive], complete(negative)
     guider = Guider(pipe.model, positive, negative, cfg, mods, complete(empty))
     model = model_of(recipe.tiling, pipe, levels_of(recipe, pipe.sampling, 1.0), recipe.seed)
-    guider = guider_of(recipe.tiling, pipe, guider, model)
+    denoise = guider_of(recipe.tiling, pipe, guider, model)
     run, start = open_run(
-        guider, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
+        denoise, pipe.sampling, recipe.sampler, sigmas, latent, noise, stream,
         mask=None if mask is None else mask.to(pipe.device), random_inpaint=recipe.sampler == "ddim", **recipe.params,
     )  # fmt: skip
-    alone = cfg == 1 and not (run.sampler.need_uncond or mods.need_uncond)
-    prompts = [positive] * (1 + mods.evals) + ([] if alone else [[negative]])
+    prompts = guider.asked(run.sampler.need_uncond)
     whole = 0 if recipe.tiling is None else rows_of(recipe.tiling, pipe, prompts, len(latent), space)
     if (line := parse_mixing(recipe.mixing)) is not None:
         keep = None if mask is None else cast(Inpaint, run.denoise).kept  # as `open_run` made it

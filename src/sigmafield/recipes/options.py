@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond, Prompt
-from sigmafield.core.geometry import Box, Tile, Window, leaf_tiles, mixture_gaussian, painted, uniform
+from sigmafield.core.geometry import Box, Tile, Window, leaf_tiles, mixture_gaussian, uniform
 from sigmafield.core.parameters import NonNegative, Positive, Range, check, parameters
-from sigmafield.core.predict import place
+from sigmafield.core.predict import box_of, place
 from sigmafield.core.protocols import Denoiser, Model
 from sigmafield.core.registry import named
+from sigmafield.core.tile_maps import painted
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.running import with_tiled_vae
@@ -212,7 +213,8 @@ def guider_of(tiling: Tiling | None, pipe: Pipeline, guider: Guider, model: Mode
 def rows_of(tiling: Tiling, pipe: Pipeline, prompts: Sequence[Prompt], batch: int, space: Sequence[int]) -> int:
     """Rows of the network that one evaluation of the whole image takes, in tiles."""
     cover = cover_of(tiling, pipe)
-    return batch * sum(len(cover(*placed.size[-2:])) for entries in place(prompts, space) for placed in entries)
+    boxes = [box_of(cond, space) for prompt in place(prompts, space) for cond in prompt]
+    return batch * sum(len(cover(box.height, box.width)) for box in boxes)
 
 
 def leaves_of(detail: Detail, tiling: Tiling | None, pipe: Pipeline, image: Image.Image) -> tuple[Box, ...]:

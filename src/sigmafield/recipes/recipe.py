@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sigmafield.core.registry import near_miss
-from sigmafield.guidance import parse_mods
 from sigmafield.models.directory import needed
 from sigmafield.models.overrides import parse_model_sampling
 from sigmafield.recipes import image_io
 from sigmafield.recipes.inputs import ControlImage, seal
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.options import AUTO, DemoFusion, Detail, Tiling
 from sigmafield.runs.mixing_spec import parse_mixing
 from sigmafield.samplers import SAMPLERS

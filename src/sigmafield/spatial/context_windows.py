@@ -1,13 +1,13 @@
-"""Long latents in windows: which places of an axis a network is shown together, and how its answers are fused.
+"""Long latents in windows: which positions of an axis a network is shown together, and how its answers are fused.
 
-Window lists are pure functions of sizes and of the step; a window is a tuple of places, in the order in which the
-network sees them.
+Lists of windows are pure functions of sizes and of the step; a window is a tuple of positions, in the order in which
+the network sees them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -17,12 +17,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond
-from sigmafield.core.linear import filled
+from sigmafield.core.conditioning import Cond, transformed
 from sigmafield.core.parameters import Range
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx, Model
-from sigmafield.guidance.registry import mod
+from sigmafield.core.views import along, index_on, positions, samples
 from sigmafield.noise.sources import generator_of
 
 Window = tuple[int, ...]
@@ -32,7 +31,7 @@ Fuse = Literal["pyramid", "relative", "flat", "overlap_linear"]
 
 
 def standard_static(size: int, length: int, overlap: int) -> Windows:
-    """Windows of equal length from 0 on, each `overlap` places into the next; the last is moved back to the end."""
+    """Windows of equal length from 0 on, each `overlap` positions into the next; the last is moved back to the end."""
     starts = [*range(0, size - length, length - overlap), size - length]
     return tuple(tuple(range(first, first + length)) for first in starts)
 
@@ -43,13 +42,13 @@ def batched(size: int, length: int) -> Windows:
 
 
 def looped_uniform(size: int, length: int, overlap: int, stride: int, closed_loop: bool, step: int) -> Windows:
-    """Windows over a ring, of every first, second, fourth … place, begun elsewhere at each step.
+    """Windows over a ring, of every first, second, fourth … position, which begin elsewhere at each step.
 
         {(j + i d) mod size, i < length},   d = 2^p,   p < min(stride, ⌈log₂(size/length)⌉ + 1)
 
     j goes from ⌊R d⌋ + pad to size + pad, by length · d − overlap, pad = round(size R), and ends before the last
-    overlap unless the loop is closed; R = 0, ½, ¼, ¾ …: the step's bits, reversed. A d that would show a place twice is
-    left out.
+    overlap unless the loop is closed; R = 0, ½, ¼, ¾ …: the step's bits, reversed. A d that would show a position twice
+    is left out.
     """
     shift = reversed_bits(step)
     pad, end = round(size * shift), 0 if closed_loop else overlap
@@ -64,8 +63,8 @@ def looped_uniform(size: int, length: int, overlap: int, stride: int, closed_loo
 def standard_uniform(size: int, length: int, overlap: int, stride: int, step: int) -> Windows:
     """`looped_uniform` without the ring: a window that wraps is moved back to the end, and one at 0 is added for it.
 
-    None is added where the next window has the place at which it wrapped, unless places would be left without a window.
-    Each window is there once; a d whose window does not fit, (length − 1) d ≥ size, is left out.
+    The one at 0 is left out where the next window has the position at which this one wrapped, unless positions would be
+    left without a window. Each window is there once; a d whose window does not fit, (length − 1) d ≥ size, is left out.
     """
     out = list(looped_uniform(size, length, overlap, fitting(size, length, stride), False, step))
     k = 0
@@ -77,7 +76,7 @@ def standard_uniform(size: int, length: int, overlap: int, stride: int, step: in
             continue
         low, last = window[wrap], (window[-1] - window[0]) % size
         out[k - 1] = tuple((w - window[0]) % size + size - 1 - last for w in window)
-        if low not in out[k % len(out)]:  # after the last one comes the first, as it is by now
+        if low not in out[k % len(out)]:  # the first one follows the last
             out.insert(k, tuple(range(low, low + length)))
     while left := set(range(size)).difference(*out):
         first = min(min(left), size - length)
@@ -86,7 +85,7 @@ def standard_uniform(size: int, length: int, overlap: int, stride: int, step: in
 
 
 def strides(size: int, length: int, stride: int) -> list[int]:
-    """The distances d = 1, 2, 4 … from place to place in a window."""
+    """The distances d = 1, 2, 4 … between neighbouring positions of a window."""
     return [2**p for p in range(min(stride, math.ceil(math.log2(size / length)) + 1))]
 
 
@@ -104,7 +103,7 @@ def reversed_bits(step: int) -> float:
 def windows_of(
     schedule: Schedule, size: int, length: int, overlap: int, stride: int, closed_loop: bool, step: int
 ) -> Windows:
-    """The windows of one step; all places are in one at least. One window over everything where that is not longer."""
+    """The windows of one step, which together hold every position; one window where the axis is not longer than it."""
     if size <= length:
         return (tuple(range(size)),)
     if schedule == "standard_static":
@@ -126,12 +125,14 @@ def step_of(sigma: Sigma, span: Span) -> int:
     return max(int((span.sigmas > sigma).sum()) - 1, 0)
 
 
-def weights(fuse: Fuse, window: Window, size: int, overlap: int) -> Float64[Tensor, "places"]:
-    """How much each of a window's answers counts.
+def weights(fuse: Fuse, window: Window, size: int, overlap: int) -> Float64[Tensor, "positions"]:
+    """How much each position of a window counts.
 
-    flat: 1; pyramid: min(i + 1, n − i); relative: max(0.01, 1 − |j − m|/half), j the place, m and half of the first and
-    the last one; overlap_linear: 1, rising over the first `overlap` and falling over the last, but not at the ends of
-    the axis.
+    flat            1
+    pyramid         min(i + 1, n − i)                    i the number of the position in the window
+    relative        max(0.01, 1 − |j − m|/half)          j the position, m the middle of the window
+    overlap_linear  1, rising over the first `overlap` positions and falling over the last, except at the ends of
+                    the axis
     """
     n = len(window)
     if fuse == "pyramid":
@@ -151,7 +152,7 @@ def weights(fuse: Fuse, window: Window, size: int, overlap: int) -> Float64[Tens
 
 @lru_cache(maxsize=64)
 def shares(fuse: Fuse, windows: Windows, size: int, overlap: int) -> tuple[Tensor, ...]:
-    """The windows' weights, over their sum at each place."""
+    """The windows' weights over their sum at each position."""
     own = [weights(fuse, window, size, overlap) for window in windows]
     total = torch.zeros(size, dtype=torch.float64)
     for window, w in zip(windows, own):
@@ -159,7 +160,6 @@ def shares(fuse: Fuse, windows: Windows, size: int, overlap: int) -> tuple[Tenso
     return tuple(w / total[list(window)] for window, w in zip(windows, own))
 
 
-@mod("context", "model", "arXiv:2310.15169")
 def context(
     model: Model,
     *,
@@ -171,16 +171,29 @@ def context(
     fuse: Fuse = "pyramid",
     dim: Literal[0, 2, 3, 4] = 2,
 ) -> Model:
-    """Context windows: the network is shown `length` places of a long axis at a time, D = Σ w D_window/Σ w.
+    """Context windows: the network is shown a part of a long axis at a time, and its predictions are fused.
 
-    dim: which axis; 2, the frames of [B, C, frames, height, width], or 0, the samples of a batch that are the frames of
-    one video. In places of the latent: Wan's are 4 frames each but for the first, n frames (n − 1)/4 + 1. overlap:
-    places that windows share. schedule: standard_static, the same windows at each step; standard_uniform, other ones
-    at each, also of every second, fourth … place, `stride` kinds of them; looped_uniform, these on a ring, of which
-    closed_loop joins the ends as well; batched, without overlap. fuse: pyramid, relative and overlap_linear count the
-    middle of a window most, flat all alike. A latent that is not longer than one window is not changed.
-    Each window is a network call; memory is that of one. What conditionings have in every place is cut along.
-    Raises ValueError for a latent without the axis.
+        D = Σ w D_window/Σ w
+
+    Each window is a network call, and the memory needed is that of one. Conditionings are cut along. A latent that is
+    not longer than one window is not changed. Wan's latent positions are 4 frames each except the first: n frames are
+    (n − 1)/4 + 1 positions. arXiv:2310.15169.
+
+    Args:
+        model: The network.
+        length: Positions that the network is shown at a time.
+        overlap: Positions that neighbouring windows share.
+        schedule: standard_static, the same windows at each step; standard_uniform, other windows at each step, also of
+            every second, fourth … position; looped_uniform, these on a ring; batched, windows without overlap.
+        stride: How many kinds of windows standard_uniform and looped_uniform have: of every, every second, every
+            fourth … position.
+        closed_loop: Whether looped_uniform joins the ends of the axis as well.
+        fuse: Weights within a window: pyramid, relative and overlap_linear are largest in its middle, flat is 1.
+        dim: The axis: 2, the frames of [B, C, frames, height, width]; 3 or 4, the sides of an image; 0, the samples of
+            a batch that are the frames of one video.
+
+    Raises:
+        ValueError: The latent does not have the axis.
     """
 
     def windowed(x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
@@ -193,15 +206,15 @@ def context(
         windows = windows_of(schedule, size, length, overlap, stride, closed_loop, step)
         out = [x.new_zeros(len(x) // len(conds), *x.shape[1:]) for _ in conds]
         for window, share in zip(windows, shares(fuse, windows, size, overlap)):
-            want = None if ctx.want is None else chosen(ctx.want, window, dim)
+            want = None if ctx.want is None else field_in(ctx.want, window, dim)
             if want is not None and not want.any():
                 continue
-            by_cond = x.unflatten(0, (len(conds), size)) if not dim else x
-            shown = along(by_cond, window, dim or 1)
-            own = [shown_of(cond, window, dim, x) for cond in conds]
+            view = positions(window, dim - x.ndim) if dim else samples(window)
+            shown = along(x if dim else x.unflatten(0, (len(conds), size)), window, dim or 1)
+            own = [transformed(cond, view) for cond in conds]
             inner = replace(ctx, want=want, part=(*ctx.part, window))
-            answers = model(shown if dim else shown.flatten(0, 1), chosen(sigma, window, dim), own, inner)
-            at, w = places(window, x), share.reshape(-1, *[1] * (x.ndim - dim - 1))
+            answers = model(shown if dim else shown.flatten(0, 1), field_in(sigma, window, dim), own, inner)
+            at, w = index_on(x, window), share.reshape(-1, *[1] * (x.ndim - dim - 1))
             w = w.to(x.device, x.dtype, non_blocking=True)
             for total, D in zip(out, answers):
                 total.index_add_(dim, at, D.to(total) * w)
@@ -210,55 +223,26 @@ def context(
     return windowed
 
 
-def along(t: Tensor, window: Window, axis: int) -> Tensor:
-    """The places of a window along an axis."""
-    return t.index_select(axis, places(window, t))
-
-
-def places(window: Window, like: Tensor) -> Tensor:
-    """A window as an index on the device of a tensor."""
-    return torch.tensor(window).to(like.device, non_blocking=True)
-
-
-def chosen(field: Tensor, window: Window, dim: int) -> Tensor:
-    """The part of a noise level or a mask in a window; one that is the same all along the axis as it is."""
+def field_in(field: Tensor, window: Window, dim: int) -> Tensor:
+    """The part of a noise level or a mask in a window; one that does not vary along the axis as it is."""
     return along(field, window, dim) if field.ndim and field.shape[dim] > 1 else field
 
 
-def shown_of(cond: Cond, window: Window, dim: int, x: Latent) -> Cond:
-    """A conditioning for a window of x: concat and hints are cut along, on axis 0 all with a row for each sample."""
-    if not dim:
-        return by_row(cond, lambda t: t if len(t) == 1 else along(filled(t, max(window) + 1, axis=0), window, 0))
-    concat = None if cond.concat is None else along(cond.concat, window, dim)
-    axis = dim - x.ndim + 4  # of a hint [B, 3, height, width], `factor` pixels for a place; it has no frames
-    controls = [
-        c if axis < 2 else replace(c, hint=along(c.hint, pixels(window, c.net.factor), axis)) for c in cond.controls
-    ]
-    return replace(cond, concat=concat, controls=controls)
-
-
-def by_row(cond: Cond, change: Callable[[Tensor], Tensor]) -> Cond:
-    """A conditioning with a change of each tensor that has a row for each sample."""
-    return replace(
-        cond,
-        embeds=change(cond.embeds),
-        extra={name: change(value) for name, value in cond.extra.items()},
-        concat=None if cond.concat is None else change(cond.concat),
-        controls=[replace(c, hint=change(c.hint)) for c in cond.controls],
-    )
-
-
-def pixels(window: Window, factor: int) -> Window:
-    """The pixels of a window's places."""
-    return tuple(factor * place + k for place in window for k in range(factor))
-
-
 def free_noise(noise: Latent, length: int = 16, overlap: int = 4, seed: int = 0, dim: int = 2) -> Latent:
-    """Noise for long latents in windows of `length`: what follows a window is noise from it, shuffled.
+    """Noise for long latents in windows: what follows a window is noise from it, shuffled.
 
-    Places q + length … of the axis `dim` are those from q on in another order, for q = 0, δ, 2δ … up to the end,
-    δ = length − overlap; drawn on the CPU from `seed`. Windows then begin from the same noise, and agree on what they
-    show. Raises ValueError unless 0 ≤ overlap < length and the axis is there. Qiu et al., FreeNoise, arXiv:2310.15169.
+    Windows then begin from the same noise and agree on what they show: the positions from q + length on are those from
+    q on in another order, for q = 0, δ, 2δ …, δ = length − overlap. Qiu et al., FreeNoise, arXiv:2310.15169.
+
+    Args:
+        noise: Noise of the latent's shape.
+        length: Positions of a window.
+        overlap: Positions that neighbouring windows share.
+        seed: Of the orders, which are drawn on the CPU.
+        dim: The axis.
+
+    Raises:
+        ValueError: The overlap is not below the length, or the noise does not have the axis.
     """
     if not 0 <= overlap < length:
         raise ValueError(f"free_noise needs 0 ≤ overlap < length; got {overlap} and length = {length}")

@@ -1,10 +1,10 @@
-"""DemoFusion's network: a latent larger than its own, seen by windows and by dilated views. arXiv:2311.16973.
+"""DemoFusion's network: a latent larger than its own, shown in windows and in dilated views. arXiv:2311.16973.
 
     D = (1 − c₂) D_local + c₂ D_global,   c₂ = κ^α₂,   κ = ½ (1 + cos(π (1 − τ)))
 
-τ is the network's time at σ: early steps follow the views, which see the whole, late ones the windows. The parts are
-wrappers of a `Model` and meet as predictions, so that any sampler can step with them. The paper's skip residual is
-`spatial.mixing.Mixing` with `residual_weights`, blended before the step with one noise for all levels.
+τ is the network's time at σ: early steps follow the views, which show the whole image, late ones the windows. Both are
+wrappers of a `Model` and are summed as predictions, so that any sampler can step with them. The paper's skip residual
+is `runs.mixing.Mixing` with `residual_weights`, blended before the step with one noise for all levels.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, cropped
+from sigmafield.core.conditioning import Cond, transformed
 from sigmafield.core.geometry import Box
 from sigmafield.core.linear import lincomb
 from sigmafield.core.process import Flow
 from sigmafield.core.protocols import Ctx, Model
 from sigmafield.core.statistics import moments, standardised
+from sigmafield.core.views import crop, stride
 from sigmafield.noise.sources import generator_of, seed_word
 from sigmafield.parameterization.prediction import Sampling
 from sigmafield.spatial.tiled_model import plane
@@ -35,9 +36,9 @@ Clock = Callable[[Sigma], Tensor]
 
 
 def clock(sampling: Sampling) -> Clock:
-    """The time τ of a network: t/T for one that was trained on T discrete levels, σ for a flow.
+    """The time τ of a network: t/T for a network with T discrete levels, σ for a flow.
 
-    Of a continuous clock (EDM): its share between the ends of the network's levels.
+    With a continuous clock (EDM) it is the share between the ends of the network's levels.
     """
     if isinstance(sampling.process, Flow):
         return lambda sigma: sigma
@@ -55,7 +56,7 @@ def kappa(time: Tensor) -> Tensor:
 
 
 def residual_weights(sigmas: Float64[Tensor, "levels"], time: Clock, alpha: float = 3.0) -> list[float]:
-    """What the run itself counts before each step of a schedule, 1 − c₁ with c₁ = κ^α; for `Mixing`."""
+    """The weight of the run itself before each step of a schedule, 1 − c₁ with c₁ = κ^α; for `Mixing`."""
     return (1 - kappa(time(sigmas[:-1])) ** alpha).tolist()
 
 
@@ -66,7 +67,7 @@ def firsts(length: int, window: int, stride: int) -> list[int]:
 
 
 def offsets(count: int, jitter: int) -> list[tuple[int, int]]:
-    """The least and the largest offset of each of the windows along an axis: the first and last do not move inwards."""
+    """(least, largest) offset of each window along an axis: the first and the last window do not move inwards."""
     if count == 1:
         return [(0, 0)]
     return [(0 if k == count - 1 else -jitter, 0 if k == 0 else jitter) for k in range(count)]
@@ -75,9 +76,20 @@ def offsets(count: int, jitter: int) -> list[tuple[int, int]]:
 def ask(
     model: Model, shown: Sequence[Latent], conds: Sequence[Sequence[Cond]], sigma: Sigma, ctx: Ctx, batch: int
 ) -> Iterator[Latent]:
-    """What a network predicts for views of equal size, `batch` of them a call; conds: each view's.
+    """What a network predicts for views of equal size.
 
     A view and its prediction have the rows of the first conditioning, then those of the second, …
+
+    Args:
+        model: The network.
+        shown: The views.
+        conds: The conditionings of each view.
+        sigma: The noise level.
+        ctx: The step.
+        batch: Views of one network call, at most.
+
+    Raises:
+        ValueError: σ is a field.
     """
     if sigma.ndim:
         raise ValueError(f"DemoFusion needs one sigma per step; got a field of shape {tuple(sigma.shape)}")
@@ -92,13 +104,21 @@ def ask(
 
 @dataclass(frozen=True)
 class Windows:
-    """The local path: D is the mean over windows that cover the latent, whose places change at random at each step.
+    """The local path: D is the mean over windows that cover the latent, and that move at random at each step.
 
-    window: (height, width) of each in places, cut to the latent; stride: between two, 1 … the window's sides;
-    they move by up to J = ⌊(n − stride)/4⌋ places, beyond the latent too, where they are shown zeros. seed: of the
-    moves, with the number of the step; the samples of a batch see the same windows. batch: windows a network call;
-    factor: pixels a place, in which a network of SDXL's kind is told where each window begins. Raises ValueError
-    for a stride or batch out of range.
+    They move by up to J = ⌊(n − stride)/4⌋ positions, beyond the latent too, where they show zeros. The samples of a
+    batch have the same windows. A network of SDXL's kind is given the pixels at which each window begins.
+
+    Args:
+        model: The network.
+        window: (height, width) of each window in latent positions, cut to the latent.
+        stride: Positions between neighbouring windows, from 1 to the window's smaller side.
+        seed: Of the moves, together with the number of the step.
+        batch: Windows of one network call, at most.
+        factor: Pixels along a side for each latent position.
+
+    Raises:
+        ValueError: The stride or the batch is out of range.
     """
 
     model: Model
@@ -126,10 +146,10 @@ class Windows:
         generator = generator_of(seed_word(self.seed, (step,), np.uint64))
         drawn = torch.rand(len(rows) * len(columns), 2, generator=generator, dtype=torch.float64).tolist()
         size = min(self.window[0], height), min(self.window[1], width)
-        places = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
+        grid = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
         return [
             Box(rows[i] + _between(down[i], v), columns[j] + _between(right[j], u), *size)
-            for (i, j), (u, v) in zip(places, drawn)
+            for (i, j), (u, v) in zip(grid, drawn)
         ]
 
     def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
@@ -137,25 +157,24 @@ class Windows:
         top, left = self.jitter
         padded = F.pad(x, (left, left, top, top))
         boxes = self.boxes(height, width, ctx.span.i)
-        places = [(..., *box._replace(y=box.y + top, x=box.x + left).index) for box in boxes]
-        own = [[self.told(cond, box, x) for cond in conds] for box in boxes]
-        answers = ask(self.model, [padded[place] for place in places], own, sigma, ctx, self.batch)
+        at = [(..., *box.moved(top, left).index) for box in boxes]
+        own = [[self.given(cond, box, x) for cond in conds] for box in boxes]
+        answers = ask(self.model, [padded[index] for index in at], own, sigma, ctx, self.batch)
         total, count = torch.zeros_like(padded), torch.zeros_like(padded[:1, :1])
-        for place, D in zip(places, answers):
-            total[place] += D
-            count[place] += 1
+        for index, D in zip(at, answers):
+            total[index] += D
+            count[index] += 1
         inside = (..., slice(top, top + height), slice(left, left + width))
         return list((total[inside] / count[inside]).chunk(len(conds)))
 
-    def told(self, cond: Cond, box: Box, x: Latent) -> Cond:
-        """A window's conditioning: what is in every place is cut along, and where the network is told, where it is."""
-        lead = x.shape[2:-2]
-        cond = cropped(cond, (*lead, box.height, box.width), (*(0 for _ in lead), box.y, box.x))
+    def given(self, cond: Cond, box: Box, x: Latent) -> Cond:
+        """A window's conditioning: cut to it, and with the pixels at which it begins, where the network takes them."""
+        cond = transformed(cond, crop(box.spanning(x.shape[2:])))
         if "time_ids" not in cond.extra:
             return cond
         ids, corner = cond.extra["time_ids"], (box.y + self.jitter[0], box.x + self.jitter[1])
-        crop = ids.new_tensor(corner).expand(len(ids), 2) * self.factor
-        return replace(cond, extra={**cond.extra, "time_ids": torch.cat([ids[:, :2], crop, ids[:, 4:]], dim=1)})
+        begins = ids.new_tensor(corner).expand(len(ids), 2) * self.factor
+        return replace(cond, extra={**cond.extra, "time_ids": torch.cat([ids[:, :2], begins, ids[:, 4:]], dim=1)})
 
 
 def _between(ends: tuple[int, int], u: float) -> int:
@@ -165,14 +184,23 @@ def _between(ends: tuple[int, int], u: float) -> int:
 
 @dataclass(frozen=True)
 class Dilated:
-    """The global path: q² views, each of every q-th place of a blurred copy x_b, so that each shows the whole image.
+    """The global path: q² views, each of every q-th position of a blurred copy x_b, so that each shows the whole image.
 
         D = D(views of x_b), interleaved, + x − x_b
 
-    which is the noise that the network finds in x_b, taken from x itself. x_b: `blurred` with the deviation blur(σ),
-    then brought back to the mean and deviation of x, sample by sample (the reference's are of the whole batch, which is
-    the same for a batch of one). The latent is padded with zeros at its top and left until its sides are multiples of
-    q · multiple, those of the network's patches. batch: views a network call. Raises ValueError for numbers below 1.
+    which takes the noise that the network finds in x_b from x itself. x_b is `blurred`, then brought back to the mean
+    and deviation of x, sample by sample (the reference uses those of the whole batch, which is the same for a batch of
+    one). The latent is padded with zeros at its top and left until its sides are multiples of q · multiple.
+
+    Args:
+        model: The network.
+        q: Positions from one of a view to its next.
+        blur: σ → the deviation of the blur, in latent positions.
+        batch: Views of one network call, at most.
+        multiple: What a view's sides have to be multiples of, such as the side of the network's patches.
+
+    Raises:
+        ValueError: A number is below 1.
     """
 
     model: Model
@@ -191,35 +219,23 @@ class Dilated:
         top, left = (-side % (q * self.multiple) for side in (height, width))
         x = F.pad(x, (left, 0, top, 0))
         x_b = standardised(blurred(x, q, self.blur(sigma)), *moments(x))
-        views = [(..., slice(a, None, q), slice(b, None, q)) for a in range(q) for b in range(q)]
-        own = [[dilated(cond, view, x, (top, left)) for cond in conds] for view in views]
+        firsts = [(a, b) for a in range(q) for b in range(q)]
+        views = [(..., slice(a, None, q), slice(b, None, q)) for a, b in firsts]
+        own = [[transformed(cond, stride(q, a, b, (top, left))) for cond in conds] for a, b in firsts]
         out = x - x_b
         for view, D in zip(views, ask(self.model, [x_b[view] for view in views], own, sigma, ctx, self.batch)):
             out[view] += D
         return list(out[..., top:, left:].chunk(len(conds)))
 
 
-def dilated(cond: Cond, view: tuple, x: Latent, padding: tuple[int, int]) -> Cond:
-    """A view's conditioning: its places of the concat, padded as x is, and the hints at its size."""
-    if cond.concat is None and not cond.controls:
-        return cond
-    concat = None if cond.concat is None else F.pad(cond.concat, (padding[1], 0, padding[0], 0))[view]
-    height, width = x[view].shape[-2:]
-    controls = tuple(
-        replace(c, hint=F.interpolate(c.hint, (c.net.factor * height, c.net.factor * width), mode="area"))
-        for c in cond.controls
-    )
-    return replace(cond, concat=concat, controls=controls)
-
-
 def gaussian(q: int, deviation: float) -> Float64[Tensor, "taps"]:
-    """2q − 1 taps g_j ∝ exp(−(j − q + 1)²/(2 s²)) that sum to 1, s > 0 the deviation in places."""
+    """2q − 1 taps g_j ∝ exp(−(j − q + 1)²/(2 s²)) that sum to 1, s > 0 the deviation in latent positions."""
     taps = (-(torch.arange(1 - q, q, dtype=torch.float64) ** 2) / (2 * deviation**2)).exp()
     return taps / taps.sum()
 
 
 def blurred(x: Latent, q: int, deviation: float) -> Tensor:
-    """x behind a `gaussian` along each of its last two axes, with zeros around it."""
+    """x convolved with a `gaussian` along each of its last two axes, with zeros around it."""
     taps, flat = gaussian(q, deviation).to(x), x.reshape(-1, 1, *x.shape[-2:])
     rows = F.conv2d(flat, taps.reshape(1, 1, -1, 1), padding=(q - 1, 0))
     return F.conv2d(rows, taps.reshape(1, 1, 1, -1), padding=(0, q - 1)).reshape(x.shape)
@@ -227,7 +243,7 @@ def blurred(x: Latent, q: int, deviation: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Composed:
-    """D = (1 − c) D_local + c D_global, c = weight(σ); a path that counts nothing is not evaluated."""
+    """D = (1 − c) D_local + c D_global, c = weight(σ); a path of weight 0 is not evaluated."""
 
     local: Model
     whole: Model
@@ -251,11 +267,18 @@ def fused(
     sigma: float = 1.0,
     multiple: int = 1,
 ) -> Composed:
-    """The network of a phase at q times its size: windows and q² views of the same model.
+    """The network of a phase at q times its own size: windows and q² views of the same model.
 
-        c₂ = κ^α₂,   blur of the views: s · (0.99 κ^α₃ + 0.01) places
+        c₂ = κ^α₂,   blur of the views: s · (0.99 κ^α₃ + 0.01) latent positions
 
-    cosine_scale_2, cosine_scale_3: α₂, α₃ ≥ 0; sigma: s > 0; multiple: see `Dilated`.
+    Args:
+        local: The windows.
+        q: How many times larger the latent is.
+        time: The network's time.
+        cosine_scale_2: α₂ of the views' weight; large values leave it to the windows soon.
+        cosine_scale_3: α₃ of the views' blur.
+        sigma: s of the views' blur.
+        multiple: See `Dilated`.
     """
 
     def blur(level: Sigma) -> float:

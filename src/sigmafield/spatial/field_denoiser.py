@@ -1,4 +1,4 @@
-"""σ-fields on networks that take one noise level per sample: what they are shown instead, by one of three rules."""
+"""σ-fields on networks that take one noise level per sample: what they are given instead, by one of three rules."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.geometry import Tile, Window, gaussian, places
+from sigmafield.core.geometry import Tile, Window, gaussian
 from sigmafield.core.linear import lincomb
+from sigmafield.core.memory import Slot
 from sigmafield.core.process import Process
 from sigmafield.core.protocols import Ctx, Denoiser, Pred
 
@@ -20,8 +21,8 @@ from sigmafield.core.protocols import Ctx, Denoiser, Pred
 class Pass(NamedTuple):
     """One evaluation: the level that the latent is brought to, where it is wanted, and how much it counts there.
 
-    level: 0-d, or [B, 1, *space] that is the same over each sample, or the field itself for a network that takes it.
-    weight: [B or 1, 1, *space], 0 where it does not count; those of a place need not sum to 1.
+    level: 0-d, or [B, 1, *space] that does not vary within a sample, or the field itself for a network that takes it;
+    want: where its prediction is used; weight: 0 where it does not count; weights of a position need not sum to 1.
     """
 
     level: Sigma
@@ -30,7 +31,7 @@ class Pass(NamedTuple):
 
 
 Rule = Callable[[Sigma, Tensor], Sequence[Pass]]
-"""(σ-field, which places change in this interval) → the evaluations to make."""
+"""(σ-field, which positions change in this interval) → the evaluations to make."""
 
 
 def native(sigma: Sigma, active: Tensor) -> Sequence[Pass]:
@@ -39,7 +40,7 @@ def native(sigma: Sigma, active: Tensor) -> Sequence[Pass]:
 
 
 def by_level(sigma: Sigma, active: Tensor) -> Sequence[Pass]:
-    """One evaluation for each level that there is among the places that change: exact, and as dear as levels differ.
+    """One evaluation for each level among the positions that change: exact; cost grows with the number of levels.
 
     Samples of a batch have levels of their own; the first evaluation is at the largest of each.
     """
@@ -56,12 +57,18 @@ def by_level(sigma: Sigma, active: Tensor) -> Sequence[Pass]:
 
 
 def by_tile(tiles: Sequence[Tile], window: Window = gaussian, trust: float = 1.0) -> Rule:
-    """One evaluation for each level among the tiles: a tile is at the median level of its core's places that change.
+    """One evaluation for each level among the tiles: a tile's is the median level of its core's changing positions.
 
-    Blended by w_t exp(−ln(σ_t/σ)²/(2 trust²)) over the tiles: predictions made at about a place's own level count
-    most; trust = inf: by the window alone, which is unstable where neighbours' levels differ by more than 5 times.
-    With a `Tiled` network of the same tiles each tile is evaluated once, whatever the field is: approximate where a
-    core has several levels and where tiles overlap.
+        D = Σ_t w_t exp(−ln(σ_t/σ)²/(2 trust²)) D_t/Σ …
+
+    Predictions made near a position's own level count most. With a `Tiled` network of the same tiles each tile is
+    evaluated once, whatever the field: approximate where a core has several levels and where tiles overlap.
+
+    Args:
+        tiles: Tiles that cover the latent.
+        window: Weights w within a tile.
+        trust: How far a level may be from a position's own; inf for the window's weights alone, which is unstable
+            where levels of neighbours differ by a factor of more than 5.
     """
 
     def rule(sigma: Sigma, active: Tensor) -> Sequence[Pass]:
@@ -76,7 +83,7 @@ def by_tile(tiles: Sequence[Tile], window: Window = gaussian, trust: float = 1.0
         for level, want, _ in by_level(served, active):
             weight = torch.zeros_like(sigma)
             for tile in tiles:
-                canvas, inside = places(tile, height, width)
+                canvas, inside = tile.indices(height, width)
                 corner = (..., slice(tile.core.y, tile.core.y + 1), slice(tile.core.x, tile.core.x + 1))
                 chosen = served[corner] == (level[corner] if level.ndim else level)
                 weight[canvas] += chosen * window(tile.box.height, tile.box.width)[inside]
@@ -89,17 +96,33 @@ def by_tile(tiles: Sequence[Tile], window: Window = gaussian, trust: float = 1.0
 
 
 @dataclass(frozen=True)
+class Known:
+    """The last prediction of a run with a σ-field."""
+
+    x0: Latent
+
+
+KNOWN = Slot("field", Known)
+"""Where `Served` keeps it in a run's memory."""
+
+
+@dataclass(frozen=True)
 class Served:
-    """A denoiser for σ-fields, from one for numbers: the latent is brought to a level, evaluated there, composed.
+    """A denoiser for σ-fields, from one for numbers: the latent is brought to each level κ, evaluated, and composed.
 
         x̃ = x                              where σ is that level
-        x̃ = D₋ + (κ/σ)(x − D₋)             at another level: the noise that is in x, scaled; D₋ the last prediction
-        x̃ = α_κ D₋ + κ ξ                   where a place waits or has finished, σ = 0; D₋ = the source at first
+        x̃ = D₋ + (κ/σ)(x − D₋)             at another level: the noise in x, scaled; D₋ the last prediction
+        x̃ = α_κ D₋ + κ ξ                   where a position waits or has finished, σ = 0; D₋ = the source at first
 
-    latent: the source, [B, C, *space]; noise: ξ of the whole run; rule: which evaluations, `by_level` (exact),
-    `by_tile(…)` or `native`. Places that wait are the source, at whatever level the network is asked; what does not
-    change in an interval is not wanted of the network, and nothing is evaluated where nothing changes. Put it around
-    masks: Served(Inpaint(Guider(…))).
+    Positions that wait are the source, at whatever level the network is asked. Nothing is evaluated for what does not
+    change in an interval. It goes around masks: Served(Inpaint(Guider(…))).
+
+    Args:
+        denoise: The denoiser for numbers.
+        latent: The source [B, C, *space].
+        noise: ξ of the whole run.
+        process: The noise process.
+        rule: Which evaluations to make: `by_level` (exact), `by_tile(…)` or `native`.
     """
 
     denoise: Denoiser
@@ -111,13 +134,14 @@ class Served:
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         if not sigma.ndim:
             return self.denoise(x, sigma, ctx)
-        span, known = ctx.span, ctx.aux.get(MEMORY, self.latent)
+        span, last = ctx.span, KNOWN.read(ctx.aux)
+        known = self.latent if last is None else last.x0
         active = ~span.frozen
-        anew = (sigma == 0) | (span.frozen & (span.at(-span.i).sigma == span.sigma))
+        fresh = (sigma == 0) | (span.frozen & (span.at(-span.i).sigma == span.sigma))
         passes = self.rule(sigma, active)
         preds = []
         for level, want, _ in passes:
-            at = brought(x, sigma, level, known, self.noise, self.process, anew)
+            at = brought(x, sigma, level, known, self.noise, self.process, fresh)
             preds.append(self.denoise(at, level, replace(ctx, want=None if want.all() else want)))
         total = sum((p.weight for p in passes), torch.zeros_like(sigma))
         shares = [torch.where(active, p.weight / torch.where(active, total, 1.0), 0.0) for p in passes]
@@ -127,26 +151,32 @@ class Served:
                 return answers[0]
             return lincomb((~active).double(), known, *(v for pair in zip(shares, answers) for v in pair))
 
-        ctx.aux[MEMORY] = x0 = composed([p.x0 for p in preds])
+        x0 = composed([p.x0 for p in preds])
+        KNOWN.write(ctx.aux, Known(x0))
         cond = [p.cond for p in preds if p.cond is not None]
         uncond = [p.uncond for p in preds if p.uncond is not None]
         return Pred(x0, *(composed(given) if len(given) == len(preds) else None for given in (cond, uncond)))
 
 
-MEMORY = "field_x0"
-"""Name in `Ctx.aux` of the last prediction."""
-
-
 def brought(
-    x: Latent, sigma: Sigma, level: Tensor, known: Latent, noise: Latent, process: Process, anew: Tensor
+    x: Latent, sigma: Sigma, level: Tensor, known: Latent, noise: Latent, process: Process, fresh: Tensor
 ) -> Latent:
-    """x at another level, where `known` is the clean latent: see `Served`."""
+    """x at another level, where `known` is the clean latent: see `Served`.
+
+    Args:
+        x: Noisy latent.
+        sigma: Its levels.
+        level: The level that it is brought to.
+        known: The last prediction of the clean latent.
+        noise: ξ of the whole run.
+        process: The noise process.
+        fresh: Where it is made from `known` and ξ instead of x.
+    """
     if level is sigma or (sigma == level).all():
         return x
-    same = (sigma == level) & ~anew
-    ratio = torch.where(anew | same, 1.0, level / torch.where(sigma == 0, 1.0, sigma))
-    fresh = torch.where(anew, 1.0, 0.0)
+    same = (sigma == level) & ~fresh
+    ratio = torch.where(fresh | same, 1.0, level / torch.where(sigma == 0, 1.0, sigma))
     return lincomb(
-        torch.where(anew, 0.0, ratio), x, torch.where(anew, process.alpha(level), 1 - ratio), known,
-        fresh * level, noise,
+        torch.where(fresh, 0.0, ratio), x, torch.where(fresh, process.alpha(level), 1 - ratio), known,
+        torch.where(fresh, 1.0, 0.0) * level, noise,
     )  # fmt: skip

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sigmafield.core.arrays import Images, Latent, Sigma
 from sigmafield.core.linear import filled, lincomb
 from sigmafield.core.process import Process, Span
 from sigmafield.core.protocols import Ctx, Denoiser, Pred
+from sigmafield.core.resize import resize_mask
 from sigmafield.parameterization.timesteps import Levels
 
 MaskOf = Callable[[Sigma, Tensor], Tensor]
@@ -26,12 +26,19 @@ def unchanged(sigma: Sigma, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Inpaint:
-    """A denoiser that sees the source, noised to σ, where the mask keeps it, and answers the source there.
+    """A denoiser that is shown the source, noised to σ, where the mask keeps it, and answers the source there.
 
         x̃ = m x + (1 − m) (α L + σ ξ),   D = m D(x̃) + (1 − m) L
 
-    latent: L; noise: ξ, one draw for the whole run; mask: m in [0, 1], 1 = denoise, [B, C, *space] (see `fit_mask`);
-    soft masks mix. mask_of: another mask at each σ. The state's own x is not touched.
+    Soft masks mix the two. The state's own x is not changed.
+
+    Args:
+        denoise: The denoiser of the whole latent.
+        latent: The source L.
+        noise: ξ, one draw for the whole run.
+        mask: m [B, C, *space] in [0, 1], 1 = denoise, as `fit_mask` gives it.
+        process: The noise process.
+        mask_of: Another mask at each σ.
     """
 
     denoise: Denoiser
@@ -54,22 +61,25 @@ class Inpaint:
 
 
 def fit_mask(mask: Tensor, like: Latent) -> Tensor:
-    """A mask of any resolution, [M, *space] or [M, 1, *space] or [*space], as [B, C, *space] of a latent.
+    """A mask of any resolution as [B, C, *space] of a latent; channels and samples are repeated and cut.
 
-    Bilinear (for video trilinear, a stack of masks being its frames), without a threshold; channels and samples are
-    repeated and cut. Raises ValueError for values outside of [0, 1].
+    It is resized linearly along each axis, without a threshold.
+
+    Args:
+        mask: [M, *space], [M, 1, *space] or [*space]; for a video a stack of masks is its frames.
+        like: The latent.
+
+    Raises:
+        ValueError: A value lies outside [0, 1].
     """
     if not ((mask >= 0) & (mask <= 1)).all():
         raise ValueError(f"mask must lie in [0, 1]; got {float(mask.min()):g} … {float(mask.max()):g}")
     space = like.shape[2:]
-    mask = mask.to(like)
-    if len(space) == 2:
-        mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]), space, mode="bilinear")
-    elif len(space) == 3:
+    if len(space) == 3:
         mask = mask if mask.ndim == 5 else mask.reshape(1, 1, -1, *mask.shape[-2:])
-        mask = F.interpolate(mask, space, mode="trilinear")
     else:
-        mask = F.interpolate(mask.reshape(-1, 1, mask.shape[-1]), space, mode="linear")
+        mask = mask.reshape(-1, 1, *mask.shape[-len(space) :])
+    mask = resize_mask(mask.to(like), space)
     return filled(filled(mask, like.shape[1], axis=1), len(like), axis=0)
 
 
@@ -79,20 +89,29 @@ def hidden(images: Images, mask: Tensor) -> Tensor:
 
 
 def inpaint_concat(mask: Tensor, latent: Latent) -> Tensor:
-    """A `Cond.concat` for inpainting networks, [B, 1 + C, *space]: the mask, rounded to 0 or 1, before the latent.
+    """A `Cond.concat` for inpainting networks, [B, 1 + C, *space]: the mask, rounded to 0 or 1, then the latent.
 
-    mask: see `fit_mask`, 1 = draw anew; latent: of the image `hidden` behind it, in the network's scale.
+    Args:
+        mask: See `fit_mask`; 1 = draw.
+        latent: The latent of the image with the masked part `hidden`, in the network's scale.
     """
     return torch.cat([fit_mask(mask, latent)[:, :1].round(), latent], dim=1)
 
 
 def differential(levels: Levels, sigmas: Tensor, strength: float = 1.0) -> MaskOf:
-    """Differential diffusion: the mask says how much each place may change, and it joins the run when that is due.
+    """Differential diffusion: the mask says how much each position may change, and so when it joins the run.
 
         m' = 1 where m ≥ θ, else 0,   θ = (t(σ) − t(σ_end))/(t(σ₀) − t(σ_end)),   σ_end = max(σ_min, last σ)
 
-    0 < strength < 1 mixes it with m itself; 0 is as 1, as in ComfyUI. sigmas: of the run. arXiv:2306.00950.
-    Raises ValueError for a run of one noise level.
+    arXiv:2306.00950.
+
+    Args:
+        levels: The network's noise levels.
+        sigmas: The schedule of the run.
+        strength: Share of m' where it is mixed with m itself; 0 acts as 1, as in ComfyUI.
+
+    Raises:
+        ValueError: The run begins and ends at the same level.
     """
     ends = torch.stack([sigmas[0].double(), sigmas[-1].double().clamp(min=levels.sigma_min)])
     first, last = levels.timestep(ends).tolist()

@@ -1,4 +1,4 @@
-"""Quadtrees: small boxes where a image has much to show, large ones where it has not."""
+"""Quadtrees: small boxes where an image has much detail, large ones where it has little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sigmafield.core.geometry import Box
 
 Content = Callable[[Float[Tensor, "channels h w"]], float]
-"""How much there is to see in a part of a image; 0 where it is of one colour."""
+"""How much detail a part of an image has; 0 where it has one colour."""
 
 
 def colour_distance(part: Float[Tensor, "channels h w"]) -> float:
@@ -31,7 +31,7 @@ def deviation_255(part: Float[Tensor, "channels h w"]) -> float:
 
 
 def edges(part: Float[Tensor, "channels h w"]) -> float:
-    """½ `mean_deviation` + ¹⁄₁₆ of the mean length of the Sobel gradient (without it below 8 pixels)."""
+    """½ `mean_deviation` + ¹⁄₁₆ of the mean length of the Sobel gradient, which is left out below 8 pixels."""
     deviation = mean_deviation(part) / 2
     if min(part.shape[1:]) < 8:
         return deviation
@@ -54,12 +54,19 @@ def quadtree(
     content: Content = colour_distance,
     root: Box | None = None,
 ) -> tuple[Box, ...]:
-    """Leaves that make up the image (cut to whole units), in depth-first order: top left, right, bottom left, right.
+    """Leaves that make up the image, cut to whole units, in depth-first order: top left, right, bottom left, right.
 
-    A box is split while its content is above the threshold, its depth below max_depth and its quarters are at least
-    min_size on each side. Sides are multiples of unit: 8 for the pixels of a image, 1 for a latent.
-    root: the first box, by default the image; leaves of a larger one (see `square`) are cut to the image.
-    Raises ValueError for a negative threshold, a depth or size below 1 and a image of less than one unit.
+    Args:
+        image: An image or a latent.
+        threshold: Content above which a box is split.
+        max_depth: How often a box may be split.
+        min_size: Least side of a box.
+        unit: What sides are multiples of: 8 for the pixels of an image, 1 for a latent.
+        content: How much detail a box has, one of `CONTENTS`.
+        root: The first box, by default the image; leaves of a larger one (see `square`) are cut to the image.
+
+    Raises:
+        ValueError: A number is out of range, or the image is smaller than one unit.
     """
     if threshold < 0 or max_depth < 0 or min_size < 1 or unit < 1:
         raise ValueError(
@@ -68,7 +75,7 @@ def quadtree(
         )
     height, width = (n // unit * unit for n in image.shape[1:])
     if height < 1 or width < 1:
-        raise ValueError(f"a quadtree of units of {unit} needs at least one; the image is {tuple(image.shape[1:])}")
+        raise ValueError(f"a quadtree needs an image of at least {unit} by {unit}; got {tuple(image.shape[1:])}")
 
     def grow(box: Box, depth: int) -> list[Box]:
         y, x, h, w = box
@@ -96,7 +103,7 @@ def _seen(image: Tensor, box: Box, content: Content) -> float:
 
 
 def square(height: int, width: int, unit: int = 8) -> Box:
-    """The smallest square around a image whose side is a unit times a power of 2."""
+    """The smallest square around an image whose side is a unit times a power of 2."""
     side = unit
     while side < max(height, width):
         side *= 2
@@ -106,7 +113,15 @@ def square(height: int, width: int, unit: int = 8) -> Box:
 def leaf_denoise(leaves: Sequence[Box], low: float = 0.2, high: float = 0.8) -> list[float]:
     """Denoise strength of each leaf: d = low + (high − low)(1 − α), α = its area over the largest leaf's.
 
-    Large, empty parts change least. Raises ValueError unless 0 ≤ low ≤ high ≤ 1.
+    Large parts with little detail change least.
+
+    Args:
+        leaves: Leaves of a quadtree.
+        low: Strength of the largest leaf.
+        high: Limit of the strength for small leaves.
+
+    Raises:
+        ValueError: Not 0 ≤ low ≤ high ≤ 1.
     """
     if not 0 <= low <= high <= 1:
         raise ValueError(f"low and high must be 0 ≤ low ≤ high ≤ 1; got {low} and {high}")

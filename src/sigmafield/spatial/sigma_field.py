@@ -1,4 +1,4 @@
-"""σ-fields: schedules in which each place has its own noise levels, from masks and tiles with a denoise strength each.
+"""σ-fields: schedules in which each position has its own noise levels, from masks and tiles of denoise strengths.
 
 A strength d in [0, 1] becomes levels in one of two ways: `delayed` start on one schedule, or an `own_schedule`.
 """
@@ -8,26 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from sigmafield.core.arrays import Sigma
-from sigmafield.core.geometry import Combine, Tile, painted
+from sigmafield.core.geometry import Tile
+from sigmafield.core.resize import resize_mask
+from sigmafield.core.tile_maps import Combine, painted
 from sigmafield.parameterization.timesteps import Levels
 
 Strength = Float[Tensor, "batch 1 *space"]
-"""Denoise strength of each place, float64 on the CPU, 0 = keep … 1 = all new; [B or 1, 1, *space]."""
+"""Denoise strength of each position, float64 on the CPU, 0 = keep … 1 = all new; [B or 1, 1, *space]."""
 
 Trajectory = Callable[[Tensor], Tensor]
 """Strengths [...] → their levels [n + 1, ...]."""
 
 Join = Callable[[Tensor], Tensor]
-"""Strengths → the step at which a place begins to change, int64, 0 … n; n: never."""
+"""Strengths → the step at which a position begins to change, int64, 0 … n; n: never."""
 
 
 def by_steps(n: int) -> Join:
-    """k = n − min(n, ⌊n d⌋): a share d of the steps is run, as diffusers' image-to-image strength means it."""
+    """k = n − min(n, ⌊n d⌋): a share d of the steps is run, as with diffusers' image-to-image strength."""
     return lambda d: n - (n * d.double() + 1e-9).floor().long().clamp(0, n)
 
 
@@ -48,7 +49,12 @@ def by_sigma(sigmas: Tensor, starts: Callable[[float], Tensor]) -> Join:
 def by_timestep(levels: Levels, sigmas: Tensor, strict: bool = False) -> Join:
     """The first k with (t(σ_k) − t_end)/(t(σ₀) − t_end) ≤ d, t_end = t(max(σ_min, σ_n)): as differential diffusion.
 
-    A place with d = 0 never joins; with strict, as ComfyUI's, it does at a level that is just σ_min. arXiv:2306.00950.
+    arXiv:2306.00950.
+
+    Args:
+        levels: The network's noise levels.
+        sigmas: The schedule [n + 1].
+        strict: Whether a position with d = 0 joins at a level that is just σ_min, as in ComfyUI; else it never joins.
     """
     t = levels.timestep(torch.cat([sigmas[:-1], sigmas[-1:].clamp(min=levels.sigma_min)]).double())
     theta = (t[:-1] - t[-1]) / (t[0] - t[-1])
@@ -61,9 +67,13 @@ def by_timestep(levels: Levels, sigmas: Tensor, strict: bool = False) -> Join:
 
 
 def delayed(sigmas: Sigma, join: Join | None = None) -> Trajectory:
-    """One schedule for all: a place with strength d is held at σ_k(d) until step k, then goes with the others.
+    """One schedule for all: a position with strength d is held at σ_k(d) until step k, then goes with the others.
 
-    sigmas: [n + 1]; join: d → k, by default `by_steps`. Places that wait cost no evaluation (see `Served`).
+    Positions that wait cost no evaluation (see `Served`).
+
+    Args:
+        sigmas: The schedule [n + 1].
+        join: d → k; by default `by_steps`.
     """
     sigmas = torch.as_tensor(sigmas).double()
     join = join or by_steps(len(sigmas) - 1)
@@ -78,13 +88,17 @@ def delayed(sigmas: Sigma, join: Join | None = None) -> Trajectory:
 def own_schedule(schedule: Callable[[float], Tensor], values: int = 16) -> Trajectory:
     """A schedule for each strength, all of which end together: small steps over a short range where d is small.
 
-    schedule(d): levels [≤ n + 1] that end at 0, such as `partial(ksampler_sigmas, levels, sampler, scheduler, n)` has
-    for `denoise`; a shorter one is waited for. d = 0 is never sampled. values ≥ 2: so many strengths at most are told
-    apart; others are rounded between the least and the largest. Raises ValueError for a schedule that ends above 0.
+    Args:
+        schedule: d → levels [≤ n + 1] that end at 0, such as `partial(ksampler_sigmas, levels, sampler, schedule, n)`
+            has for `denoise`; a shorter one begins later. It is not asked for d = 0, which never changes.
+        values: Distinct strengths, at most; others are rounded between the least and the largest.
+
+    Raises:
+        ValueError: values is below 2, or a schedule ends above 0.
     """
     empty = torch.zeros(0, dtype=torch.float64)
     if values < 2:
-        raise ValueError(f"values must be ≥ 2 strengths that are told apart; got {values}")
+        raise ValueError(f"values must be ≥ 2 distinct strengths; got {values}")
 
     def levels(d: Tensor) -> Tensor:
         found, index = quantised(d, values).unique(return_inverse=True)
@@ -101,7 +115,7 @@ def own_schedule(schedule: Callable[[float], Tensor], values: int = 16) -> Traje
 
 
 def quantised(d: Tensor, values: int) -> Tensor:
-    """Strengths rounded to at most so many equally spaced ones; as they are where there are no more."""
+    """Strengths rounded to this many equally spaced ones; as they are where they have no more distinct values."""
     if len(d.unique()) <= values:
         return d
     low, high = d.min(), d.max()
@@ -123,25 +137,32 @@ def field_from_tiles(
     width: int,
     combine: Combine = painted,
 ) -> Float[Tensor, "levels 1 1 height width"]:
-    """A σ-field from a strength for each tile. ValueError for one outside of [0, 1].
+    """A σ-field from a strength for each tile.
 
-    combine: what a place has that several tiles show, one of `COMBINES`: by default what its owner has, the tile in
-    whose core it is.
+    Args:
+        trajectory: Strengths → levels.
+        tiles: Tiles that cover the latent.
+        denoise: The strength of each.
+        height: Rows of the latent.
+        width: Columns of the latent.
+        combine: The strength of a position that several tiles show, one of `COMBINES`; by default that of its owner,
+            the tile whose core it lies in.
+
+    Raises:
+        ValueError: A strength lies outside [0, 1].
     """
     _in_range(torch.tensor(denoise, dtype=torch.float64))
     return trajectory(combine(tiles, denoise, height, width))
 
 
 def strength_of(mask: Tensor, space: Sequence[int]) -> Strength:
-    """A mask [*space] or [M, *space], M samples, of any resolution as strengths [M, 1, *space], bilinear.
+    """A mask [*space] or [M, *space], M samples, of any resolution as strengths [M, 1, *space].
 
-    Raises ValueError for values outside of [0, 1].
+    Raises:
+        ValueError: A value lies outside [0, 1].
     """
     mask = _in_range(mask.detach().cpu().double())
-    mask = mask.reshape(-1, 1, *mask.shape[-len(space) :])
-    if mask.shape[2:] == tuple(space):
-        return mask
-    return F.interpolate(mask, tuple(space), mode=("linear", "bilinear", "trilinear")[len(space) - 1])
+    return resize_mask(mask.reshape(-1, 1, *mask.shape[-len(space) :]), space)
 
 
 def _in_range(d: Tensor) -> Tensor:

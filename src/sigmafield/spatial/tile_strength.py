@@ -1,22 +1,20 @@
-"""Approximations of a denoise strength per tile: what node packs do within one schedule, for comparison.
+"""Approximations of a denoise strength per tile within one schedule, as in ComfyUI's node packs, for comparison.
 
-`field.delayed` and `field.own_schedule` do exactly what these are after. They go into `Tiled` as `change` and `known`.
+`sigma_field.delayed` and `sigma_field.own_schedule` do it exactly. These go into `Tiled` as `change` and `known`.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import part
 from sigmafield.core.geometry import Tile
 from sigmafield.core.linear import lincomb
 from sigmafield.core.protocols import Ctx
+from sigmafield.core.views import part
 from sigmafield.parameterization.prediction import Prediction
-from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.tiled_model import Change
 
 Strengths = Mapping[Tile, float]
@@ -27,12 +25,12 @@ Space = Callable[[Latent, Latent, float, Sigma], Latent]
 
 
 def in_x0(x: Latent, D: Latent, g: float, sigma: Sigma) -> Latent:
-    """g D: the clean image shrinks towards 0; the source is kept no better."""
+    """g D: the clean image shrinks towards 0, and the source is not kept any better."""
     return lincomb(g, D)
 
 
 def in_step(x: Latent, D: Latent, g: float, sigma: Sigma) -> Latent:
-    """x − g (x − D): Euler's step, g times as long; noise is left over that the next step does not know of."""
+    """x − g (x − D): an Euler step g times as long, which leaves noise that the next step does not expect."""
     return lincomb(1 - g, x, g, D)
 
 
@@ -57,33 +55,33 @@ def progress(sigma: Sigma, ctx: Ctx) -> float:
     """i/n of the schedule's level nearest to σ. ValueError where the schedule is not known."""
     sigmas = ctx.span.sigmas
     if sigmas is None or sigma.ndim:
-        raise ValueError("how far the run is cannot be told: this needs a run with a schedule of one sigma per step")
+        raise ValueError("predictions by progress need a run with a schedule of one sigma per step")
     return int((sigmas - sigma).abs().argmin()) / ctx.span.n
 
 
 def scaled(
     strengths: Strengths,
-    sampler: str,
     space: Space = in_step,
     *,
     floor: float = 0.70,
     rise: float = 0.25,
     ramp: float = 1.0,
 ) -> Change:
-    """Predictions weakened by `gain`, tile by tile, in one of the spaces `in_step`, `in_x0` and `in_raw(…)`.
+    """Predictions weakened by `gain`, tile by tile.
 
-    sampler: the run's. One that adds noise, or looks back, takes the weaker step for another thing: a warning says so.
-    Raises ValueError where all tiles have the same strength, and for strengths outside of [0, 1].
+    It suits samplers that neither add noise nor use earlier predictions; `recipes.tile_strength` checks that.
+
+    Args:
+        strengths: Denoise strength of each tile.
+        space: What is weakened: `in_step`, `in_x0` or `in_raw(…)`.
+        floor: Least gain, that of strength 0 at the start.
+        rise: How much a strength of 1 adds to the gain at the start.
+        ramp: How much faster the gain rises at a strength of 1.
+
+    Raises:
+        ValueError: All tiles have the same strength, or one lies outside [0, 1].
     """
     _check(strengths)
-    row = SAMPLERS.lookup(sampler)
-    why = "adds noise" if row.noise not in ("none", "churn") else "looks back" if row.order > row.evals else ""
-    if why:
-        warnings.warn(
-            f"{sampler} {why}, which is inconsistent with predictions scaled per tile: "
-            "take euler, or exact strengths by spatial.field.delayed",
-            stacklevel=2,
-        )
 
     def change(tile: Tile, x: Latent, D: Latent, sigma: Sigma, ctx: Ctx) -> Latent:
         g = gain(_of(strengths, tile), progress(sigma, ctx), floor, rise, ramp)
@@ -93,9 +91,14 @@ def scaled(
 
 
 def preserved(strengths: Strengths, source: Latent) -> Change:
-    """D' = β D + (1 − β) s, β = d + (1 − d) π: the source shows through, less and less. s: the source's tile.
+    """D' = β D + (1 − β) s, β = d + (1 − d) π: the source shows through, less and less.
 
-    Raises ValueError as `scaled` does.
+    Args:
+        strengths: Denoise strength d of each tile.
+        source: The source latent, s its tile.
+
+    Raises:
+        ValueError: All tiles have the same strength, or one lies outside [0, 1].
     """
     _check(strengths)
 
@@ -109,29 +112,39 @@ def preserved(strengths: Strengths, source: Latent) -> Change:
 
 def crop(source: Tensor, tile: Tile) -> Tensor:
     """The tile's box of a latent, mirrored beyond its border."""
-    return part(source, (tile.box.y, tile.box.x), (tile.box.height, tile.box.width))
+    return part(source, tile.box)
 
 
 def kept(tiles: Sequence[Tile], source: Tensor) -> dict[Tile, Tensor]:
-    """For `Tiled(known=…)`: these tiles are not shown to the network, their prediction is the source.
+    """For `Tiled(known=…)`: these tiles are not shown to the network, and their prediction is the source.
 
-    Zeros as the source, where there is no image, fade to grey.
+    A source of zeros, where there is no image, fades to grey.
     """
     return {tile: crop(source, tile) for tile in tiles}
 
 
 def smaller(tiles: Sequence[Tile], below: int, factor: int = 8) -> list[Tile]:
-    """The tiles whose core's shorter side is less than so many pixels."""
+    """The tiles whose core's shorter side is below this many pixels."""
     return [tile for tile in tiles if min(tile.core.height, tile.core.width) * factor < below]
 
 
 def hybrid(
     tiles: Sequence[Tile], low: float = 0.2, high: float = 0.8, skip_above: float = 0.70, full_below: float = 1 / 16
 ) -> dict[Tile, float]:
-    """Strengths by size, α = a core's area over the largest's: 0 (skip) for α > skip_above, 1 for α ≤ full_below.
+    """Strengths by size, α = a core's area over the largest's.
 
-    In between d = low + (high − low)(skip_above − α)/(skip_above − full_below). Raises ValueError unless
-    0 ≤ low < high ≤ 1 and 0 ≤ full_below < skip_above.
+        d = 0 for α > skip_above,   1 for α ≤ full_below
+        d = low + (high − low)(skip_above − α)/(skip_above − full_below) in between
+
+    Args:
+        tiles: Tiles that cover the latent.
+        low: Least strength in between.
+        high: Largest strength in between.
+        skip_above: Share of the largest area above which a tile is left out.
+        full_below: Share of the largest area up to which a tile has strength 1.
+
+    Raises:
+        ValueError: Not 0 ≤ low < high ≤ 1, or not 0 ≤ full_below < skip_above.
     """
     if not (0 <= low < high <= 1 and 0 <= full_below < skip_above):
         raise ValueError(

@@ -1,39 +1,53 @@
-"""Guidance tile by tile: each tile has a guider of its own, and what they answer is blended.
+"""Guidance tile by tile: each tile has a guider of its own, and their guided predictions are blended.
 
 `Tiled` is under guidance, which sees whole latents. Where guidance looks at means and deviations, as RescaleCFG and APG
-do, each part of a large image is then guided by what is elsewhere in it; here a tile is guided as a run on the tile
-alone would be. With guidance that is place by place, such as plain CFG, the two are equal.
+do, each part of a large image is then guided by the rest of it; here a tile is guided as in a run on the tile alone.
+With guidance that acts position by position, such as plain CFG, the two are equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Area, Cond, absolute, cropped, part
-from sigmafield.core.geometry import Tile, Window, places, shares, uniform
-from sigmafield.core.predict import Placed, place, weight
+from sigmafield.core.conditioning import Cond, transformed
+from sigmafield.core.geometry import Tile, Window, shares, uniform
+from sigmafield.core.memory import Slot
+from sigmafield.core.predict import box_of, place, weight
 from sigmafield.core.protocols import Ctx, Denoiser, Pred
-from sigmafield.spatial.tiled_model import ROWS, Cover, box_of, plane, wanted
+from sigmafield.core.recent import Recent
+from sigmafield.core.views import crop, part
+from sigmafield.spatial.tiled_model import ROWS, Cover, Rows, plane, rows_shown, wanted
 
 Guides = Callable[[Tile, Sequence[int]], Denoiser]
 """(tile, axes of the latent) → the guider of that tile's crop, such as a `Guider` with conditionings `seen_in` it."""
 
+TILES = Slot("tiles.guidance")
+"""What the mods of each tile remember, by the tile's number."""
+
 
 @dataclass(frozen=True)
 class PerTile:
-    """A denoiser of a large latent from one for each tile: D = Σ w_t D_t/Σ w_t, after guidance.
+    """A denoiser of a large latent, made of one for each tile: blended after guidance.
 
-    guides: tile → its guider, whose scale may be the tile's own; cover, window: as of `Tiled`. Tiles go one by one, for
-    guidance may look at a whole batch. What the mods of a tile remember is kept for each tile.
+        D = Σ w_t D_t/Σ w_t
+
+    Each tile is a call of its own, since guidance may look at a whole batch. What the mods of a tile remember is kept
+    for each tile.
+
+    Args:
+        guides: Tile → its guider, whose scale may be the tile's own; asked once for each tile of a size.
+        cover: Tiles of a latent.
+        window: Weights within a tile.
     """
 
     guides: Guides
     cover: Cover
     window: Window = uniform
+    known: Recent[Denoiser] = field(default_factory=lambda: Recent(1024), init=False, repr=False, compare=False)
 
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         height, width = plane(x)
@@ -42,57 +56,57 @@ class PerTile:
         given = [True] * 3
         for tile, share in zip(asked, shares(asked, self.window, height, width)):
             pred = self.ask(tiles.index(tile), tile, x, sigma, ctx)
-            at, inside = places(tile, height, width)
+            at, inside = tile.indices(height, width)
             w = share.to(x.device, x.dtype, non_blocking=True)
             given = [had and D is not None for had, D in zip(given, pred)]
             for total, D in zip(sums, pred):
                 if D is not None:
                     total[at].addcmul_(D[inside].to(total), w)
-        x0, cond, uncond = (total if had else None for total, had in zip(sums, given))
-        assert x0 is not None
-        return Pred(x0, cond, uncond)
+        return Pred(sums[0], *(total if had else None for total, had in zip(sums[1:], given[1:])))
 
     def ask(self, k: int, tile: Tile, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         """The prediction of tile number k, with the memory of that tile."""
-        offset, size = box_of(tile, x.shape[2:])
-        mine = f"tile{k}."
-        aux = {name.removeprefix(mine): value for name, value in ctx.aux.items() if name.startswith(mine)}
-        at = part(sigma, offset, size) if sigma.ndim else sigma
-        guider, shown = self.guides(tile, tuple(x.shape[2:])), part(x, offset, size)
-        inner = replace(ctx, aux=aux, want=None, notes={}, part=(*ctx.part, ((offset, size),)))
-        pred = guider(shown, at, inner)
-        ctx.aux.update({f"{mine}{name}": value for name, value in aux.items() if name != ROWS})
-        ctx.aux[ROWS] = ctx.aux.get(ROWS, 0) + aux.get(ROWS, 0)
+        space = tuple(x.shape[2:])
+        box = tile.box.spanning(space)
+        guider = self.known((), (tile, space), lambda: self.guides(tile, space))
+        memory = TILES.scope(ctx.aux, k)
+        inner = replace(ctx, aux=memory, want=None, notes={}, part=(*ctx.part, (box,)))
+        pred = guider(part(x, box), part(sigma, box) if sigma.ndim else sigma, inner)
+        if rows := rows_shown(memory):
+            ROWS.clear(memory)
+            ROWS.write(ctx.aux, Rows(rows_shown(ctx.aux) + rows))
+        if memory:
+            TILES.keep(ctx.aux, k, memory)
         return pred
 
 
 def seen_in(tile: Tile, conds: Sequence[Cond], space: Sequence[int]) -> list[Cond]:
-    """Conditionings that fit the latent (`fit`) as a tile of it has them: those that reach it, all cut along.
+    """The conditionings of a tile: those that reach it, with everything of the latent's size cut to it.
 
-    An area keeps its weights, with the feathered border that it has in the whole latent.
+    An area keeps its weights, with the border that it has in the whole latent.
+
+    Args:
+        tile: A tile.
+        conds: Conditionings that fit the latent (`fit`).
+        space: Sides of the latent.
     """
-    offset, size = box_of(tile, space)
-    return [inner for cond in conds if (inner := _inner(cond, offset, size, space)) is not None]
+    return [inner for cond in conds if (inner := _inner(cond, tile, space)) is not None]
 
 
-def _inner(cond: Cond, offset: Sequence[int], size: Sequence[int], space: Sequence[int]) -> Cond | None:
-    [[whole]] = place([[cond]], space)
-    low = [max(o, p) for o, p in zip(offset, whole.offset)]
-    high = [min(o + n, p + m) for o, n, p, m in zip(offset, size, whole.offset, whole.size)]
-    if any(a >= b for a, b in zip(low, high)):
+def _inner(cond: Cond, tile: Tile, space: Sequence[int]) -> Cond | None:
+    [[placed]] = place([[cond]], space)
+    whole, shown = box_of(placed, space), tile.box.spanning(space)
+    common = whole & shown
+    if min(common.size) < 1:
         return None
-    mask = cond.mask
-    if absolute(cond, space) is not None:
-        if mask is None:
-            mask = _feathered(whole, space)
-        area = Area(tuple(b - a for a, b in zip(low, high)), tuple(a - o for a, o in zip(low, offset)))
-        cond = replace(cond, area=area)
-    return replace(cropped(cond, size, offset), mask=None if mask is None else part(mask, offset, size))
+    if placed.area is not None:
+        mask = _bordered(placed, space) if placed.mask is None else placed.mask
+        placed = replace(placed, mask=mask, area=common.moved(*(-o for o in shown.offset)))
+    return transformed(placed, crop(shown))
 
 
-def _feathered(whole: Placed, space: Sequence[int]) -> torch.Tensor:
+def _bordered(cond: Cond, space: Sequence[int]) -> torch.Tensor:
     """The weights of an area as a mask of the whole latent, [1, *space]."""
-    unit = replace(whole, cond=replace(whole.cond, strength=1.0))
     mask = torch.zeros(1, *space)
-    mask[whole.crop] = weight(unit, 1, space)[0]
+    mask[(..., *box_of(cond, space).index)] = weight(replace(cond, strength=1.0), 1, space)[0]
     return mask

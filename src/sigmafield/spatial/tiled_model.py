@@ -1,4 +1,4 @@
-"""Networks that see a large latent tile by tile: wrappers of a `Model`, blended as predictions of the clean latent.
+"""Networks that are shown a large latent tile by tile: wrappers of a `Model` that blend clean predictions.
 
 Guidance, masks and areas are outside: an area is cropped first, and the crop has tiles of its own.
 """
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, cropped, part
-from sigmafield.core.geometry import Tile, Tiles, Window, batches, check, grid_tiles, places, shares, uniform
+from sigmafield.core.conditioning import Cond, transformed
+from sigmafield.core.geometry import Tile, Tiles, Window, batches, check, grid_tiles, shares, uniform
+from sigmafield.core.memory import Memory, Slot
 from sigmafield.core.process import per_sample
 from sigmafield.core.protocols import Ctx, Model
+from sigmafield.core.views import crop, part, roll
 from sigmafield.noise.sources import generator_of
 
 Cover = Callable[[int, int], Tiles]
@@ -24,7 +26,12 @@ Cover = Callable[[int, int], Tiles]
 
 
 def grid_cover(tile: tuple[int, int], overlap: int = 0) -> Cover:
-    """Equal tiles of (height, width) places: see `grid_tiles`."""
+    """Equal tiles of a latent of any size: see `grid_tiles`.
+
+    Args:
+        tile: (height, width) of a tile in latent positions.
+        overlap: Of neighbours, in latent positions, at least.
+    """
     grid_tiles(*tile, tile, overlap)  # to refuse here what it refuses
 
     @lru_cache(maxsize=16)
@@ -35,9 +42,17 @@ def grid_cover(tile: tuple[int, int], overlap: int = 0) -> Cover:
 
 
 def fixed_cover(tiles: Sequence[Tile], height: int, width: int) -> Cover:
-    """These tiles of a latent of that size, such as a quadtree's. Raises ValueError unless they make it up.
+    """These tiles, such as a quadtree's, of a latent of this size.
 
     The cover refuses other sizes: a conditioning with an area needs `grid_cover`.
+
+    Args:
+        tiles: Tiles whose cores make up the latent.
+        height: Rows of the latent.
+        width: Columns of the latent.
+
+    Raises:
+        ValueError: The cores do not make up the latent.
     """
     check(tiles, height, width)
     given = tuple(tiles)
@@ -45,7 +60,7 @@ def fixed_cover(tiles: Sequence[Tile], height: int, width: int) -> Cover:
     def cover(*size: int) -> Tiles:
         if size != (height, width):
             raise ValueError(
-                f"these tiles are of {height} by {width} places, and a part of {size[0]} by {size[1]} is asked for: "
+                f"these tiles cover {height} by {width} positions; got a latent of {size[0]} by {size[1]}: "
                 "for conditionings with areas, take grid_cover"
             )
         return given
@@ -54,7 +69,7 @@ def fixed_cover(tiles: Sequence[Tile], height: int, width: int) -> Cover:
 
 
 Change = Callable[[Tile, Latent, Latent, Sigma, Ctx], Latent]
-"""(tile, what the network was shown of it, its prediction, σ, ctx) → the prediction to blend; see `approximate`."""
+"""(tile, what the network was shown of it, its prediction, σ, ctx) → the prediction to blend; see `tile_strength`."""
 
 
 def unchanged(tile: Tile, x: Latent, D: Latent, sigma: Sigma, ctx: Ctx) -> Latent:
@@ -64,12 +79,23 @@ def unchanged(tile: Tile, x: Latent, D: Latent, sigma: Sigma, ctx: Ctx) -> Laten
 
 @dataclass(frozen=True)
 class Tiled:
-    """A network that is shown tiles: D = Σ w_t D_t/Σ w_t, t over the tiles whose core is wanted.
+    """A network that is shown tiles; their predictions are blended.
 
-    window = uniform: MultiDiffusion, arXiv:2302.08113; mixture_gaussian: Mixture of Diffusers, arXiv:2302.02412.
-    batch: tiles of equal size that share a network call, at most. Where σ varies within samples, tiles go one by one.
-    change: what becomes of each prediction before it is blended; known: predictions [B or 1, C, …] of tiles that the
-    network is not asked about.
+        D = Σ w_t D_t/Σ w_t      over the tiles t whose core is wanted
+
+    With `uniform` weights MultiDiffusion, arXiv:2302.08113; with `mixture_gaussian` Mixture of Diffusers,
+    arXiv:2302.02412. Where σ varies within samples, each tile is a call of its own.
+
+    Args:
+        model: The network.
+        cover: Tiles of a latent.
+        window: Weights within a tile.
+        batch: Tiles of equal size that share a network call, at most.
+        change: What becomes of each prediction before it is blended.
+        known: Predictions [B or 1, C, …] of tiles that the network is not asked about.
+
+    Raises:
+        ValueError: batch is below 1.
     """
 
     model: Model
@@ -91,7 +117,7 @@ class Tiled:
 
         def blend(tile: Tile, answers: Sequence[Latent]) -> None:
             w = weight[tile].to(x.device, x.dtype, non_blocking=True)
-            at, inside = places(tile, height, width)
+            at, inside = tile.indices(height, width)
             for total, D in zip(out, answers):
                 total[at].addcmul_(D[inside].to(total), w)
 
@@ -105,24 +131,36 @@ class Tiled:
 
 
 def plane(x: Tensor) -> tuple[int, int]:
-    """(height, width) of a latent; ValueError for one that has no such axes."""
+    """(height, width) of a latent; ValueError for one without these axes."""
     if x.ndim < 4:
         raise ValueError(f"tiles need latents [B, C, (frames,) height, width]; got shape {tuple(x.shape)}")
     return x.shape[-2], x.shape[-1]
 
 
-ROWS = "tile_rows"
-"""Name in `Ctx.aux` of the number of rows, tiles times prompts times samples, that networks were shown so far."""
+@dataclass(frozen=True)
+class Rows:
+    """Rows, tiles times prompts times samples, that networks have been shown in a run."""
+
+    count: int = 0
+
+
+ROWS = Slot("tiles.rows", Rows)
+"""Where `Counted` counts in a run's memory."""
+
+
+def rows_shown(memory: Memory) -> int:
+    """Rows that `Counted` networks have been shown, by the memory of a state or a step."""
+    return (ROWS.read(memory) or Rows()).count
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A network whose rows are counted in `ctx.aux`, so that a checkpoint knows of them."""
+    """A network whose rows are counted in the run's memory, so that a checkpoint has the count."""
 
     model: Model
 
     def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
-        ctx.aux[ROWS] = ctx.aux.get(ROWS, 0) + len(x)
+        ROWS.write(ctx.aux, Rows(rows_shown(ctx.aux) + len(x)))
         return self.model(x, sigma, conds, ctx)
 
 
@@ -137,20 +175,18 @@ def wanted(tiles: Tiles, ctx: Ctx) -> Tiles:
     return tiles if want is None else tuple(t for t in tiles if want[(..., *t.core.index)].any())
 
 
-def box_of(tile: Tile, space: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(offset, size) of a tile along each axis of a latent, all frames of a video."""
-    box = tile.box
-    return (*(0 for _ in space[:-2]), box.y, box.x), (*space[:-2], box.height, box.width)
-
-
 def ask(
     model: Model, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx, tiles: Sequence[Tile]
 ) -> list[tuple[Tile, tuple[Tensor, ...], list[Tensor]]]:
-    """(tile, what is shown of it, the predictions), one for each conditioning; by one call, rows tile by tile."""
-    boxes = [box_of(tile, x.shape[2:]) for tile in tiles]
-    shown = [part(x, *box) for box in boxes]
-    own = [cropped(cond, size, offset) for offset, size in boxes for cond in conds]
-    at = part(sigma, *boxes[0]) if sigma.ndim else sigma
+    """One network call for some tiles of equal size, rows tile by tile.
+
+    Returns:
+        (tile, what is shown of it for each conditioning, the prediction for each) of each tile.
+    """
+    boxes = [tile.box.spanning(x.shape[2:]) for tile in tiles]
+    shown = [part(x, box) for box in boxes]
+    own = [transformed(cond, view) for view in map(crop, boxes) for cond in conds]
+    at = part(sigma, boxes[0]) if sigma.ndim else sigma
     inner = replace(ctx, want=None, part=(*ctx.part, tuple(boxes)))
     k, answers = len(conds), Counted(model)(torch.cat(shown), at, own, inner)
     return [(tile, shown[j].chunk(k), answers[j * k : (j + 1) * k]) for j, tile in enumerate(tiles)]
@@ -160,10 +196,19 @@ def ask(
 class Spot:
     """SpotDiffusion: disjoint tiles whose grid is shifted at each step, so that seams fall elsewhere. arXiv:2407.15507.
 
-    The latent is rolled, shown tile by tile, later tiles over earlier ones, and the prediction rolled back.
-    sigmas: [n + 1], the whole schedule, of which a step is the level nearest to σ; shifts: one (down, right) a step,
-    see `spot_shifts`. At a step that both axes are shifted, one of them is, in turns, as in ComfyUI's node pack.
-    Raises ValueError unless there is a shift for each step.
+    The latent is rolled, shown tile by tile, later tiles over earlier ones, and the prediction is rolled back. At a
+    step for which both axes have a shift, one of them is shifted, alternately, as in ComfyUI's node pack.
+
+    Args:
+        model: The network.
+        tile: (height, width) of a tile in latent positions.
+        sigmas: The whole schedule [n + 1]; a step is that of the level nearest to σ.
+        shifts: (down, right) for each step, see `spot_shifts`.
+        overlap: Of neighbours, in latent positions.
+        batch: Tiles that share a network call, at most.
+
+    Raises:
+        ValueError: The number of shifts is not that of the steps.
     """
 
     model: Model
@@ -181,17 +226,18 @@ class Spot:
         if sigma.ndim:
             raise ValueError(f"SpotDiffusion needs one sigma per step; got a field of shape {tuple(sigma.shape)}")
         height, width = plane(x)
-        shift = self.shift(sigma, height, width)
-        want = None if ctx.want is None else torch.roll(ctx.want, shift, (-2, -1))
-        rolled, own = torch.roll(x, shift, (-2, -1)), [turned(cond, shift) for cond in conds]
-        ctx = replace(ctx, want=want, part=(*ctx.part, shift))
+        down, right = self.shift(sigma, height, width)
+        there, back = roll(down, right), roll(-down, -right)
+        want = None if ctx.want is None else there.latent(ctx.want)
+        rolled, own = there.latent(x), [transformed(cond, there) for cond in conds]
+        ctx = replace(ctx, want=want, part=(*ctx.part, (down, right)))
         tiles = wanted(grid_tiles(height, width, self.tile, self.overlap), ctx)
         out = [x.new_zeros(len(x) // len(conds), *x.shape[1:]) for _ in conds]
         for group in batches(tiles, self.batch):
             for tile, _, answers in ask(self.model, rolled, sigma, own, ctx, group):
                 for total, D in zip(out, answers):
                     total[(..., *tile.box.index)] = D
-        return [torch.roll(total, (-shift[0], -shift[1]), (-2, -1)) for total in out]
+        return [back.latent(total) for total in out]
 
     def shift(self, sigma: Sigma, height: int, width: int) -> tuple[int, int]:
         """(down, right) at a noise level; an axis that one tile spans is not shifted."""
@@ -204,16 +250,6 @@ class Spot:
         return down, right
 
 
-def turned(cond: Cond, shift: tuple[int, int]) -> Cond:
-    """The conditioning of a rolled latent: what it has in every place is rolled along, hints in their resolution."""
-    concat = None if cond.concat is None else torch.roll(cond.concat, shift, (-2, -1))
-    controls = tuple(
-        replace(c, hint=torch.roll(c.hint, (c.net.factor * shift[0], c.net.factor * shift[1]), (-2, -1)))
-        for c in cond.controls
-    )
-    return replace(cond, concat=concat, controls=controls)
-
-
 Order = Callable[[list[int]], list[int]]
 """Shifts as they were drawn → as they are used."""
 
@@ -224,13 +260,13 @@ def in_order(drawn: list[int]) -> list[int]:
 
 
 def fibonacci(drawn: list[int]) -> list[int]:
-    """The ascending shifts at the steps 0, 1, 1, 2, 3, 5 … modulo n, each at the next free one where that is taken."""
-    n, places = len(drawn), [0, 1]
-    while places[-1] < n:
-        places.append(places[-2] + places[-1])
+    """The ascending shifts at the steps 0, 1, 1, 2, 3, 5 … modulo n, each at the next free step."""
+    n, steps = len(drawn), [0, 1]
+    while steps[-1] < n:
+        steps.append(steps[-2] + steps[-1])
     out: list[int | None] = [None] * n
     for k, value in enumerate(sorted(drawn)):
-        at = places[k % len(places)] % n
+        at = steps[k % len(steps)] % n
         while out[at] is not None:
             at = (at + 1) % n
         out[at] = value
@@ -241,10 +277,15 @@ ORDERS: dict[str, Order] = {"random": in_order, "sorted": sorted, "fibonacci": f
 
 
 def spot_shifts(n: int, tile: tuple[int, int], seed: int = 0, order: Order = in_order) -> list[tuple[int, int]]:
-    """One (down, right) for each of n steps, below the tile's (height, width).
+    """(down, right) for each of n steps, below the tile's (height, width).
 
-    Both are drawn with the same seed, so that for square tiles they are equal, as in ComfyUI's node pack.
-    order: one of `ORDERS`, in_order, sorted or fibonacci.
+    Both are drawn with the same seed, so that they are equal for square tiles, as in ComfyUI's node pack.
+
+    Args:
+        n: Steps.
+        tile: (height, width) of a tile in latent positions.
+        seed: Of the draws.
+        order: One of `ORDERS`: in_order, sorted or fibonacci.
     """
     drawn = [torch.randint(0, side, (n,), generator=generator_of(seed)).tolist() for side in tile]
     return list(zip(*(order(shifts) for shifts in drawn)))

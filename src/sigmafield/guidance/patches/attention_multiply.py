@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from sigmafield.core.parameters import Range
 from sigmafield.core.protocols import Call, Network
 from sigmafield.guidance.patches.module_hooks import after, during
-from sigmafield.guidance.patches.unet_blocks import attentions
-from sigmafield.guidance.patches.where import unet
+from sigmafield.guidance.patches.unet_blocks import attentions, unet
 from sigmafield.guidance.registry import mod
 
 Factor = Annotated[float, Range(0, 10)]
@@ -21,12 +20,19 @@ Factor = Annotated[float, Range(0, 10)]
 def self_attention_multiply(
     network: Network, call: Call, *, q: Factor = 1.0, k: Factor = 1.0, v: Factor = 1.0, out: Factor = 1.0
 ) -> Network:
-    """Self-attention with what its linear layers give times a factor, in every layer of the UNet.
+    """Self-attention with the outputs of its linear layers multiplied, in every layer of the UNet.
 
-        softmax(q k QKᵀ/√d) v V,   and what is made of it times `out`
+        softmax(q k QKᵀ/√d) v V,   and its output projection times `out`
 
-    q or k above 1 makes attention sharper, below 1 flatter; v and out make it count for more or less. All 1 changes
-    nothing.
+    All 1 changes nothing.
+
+    Args:
+        network: The network.
+        call: The call of it.
+        q: Factor of the queries; above 1 attention is sharper, below 1 flatter.
+        k: Factor of the keys, which acts as that of the queries does.
+        v: Factor of the values.
+        out: Factor of the output.
     """
     return _multiplied(network, call, "attn1", (q, k, v, out))
 
@@ -35,15 +41,26 @@ def self_attention_multiply(
 def cross_attention_multiply(
     network: Network, call: Call, *, q: Factor = 1.0, k: Factor = 1.0, v: Factor = 1.0, out: Factor = 1.0
 ) -> Network:
-    """Attention to the text with what its linear layers give times a factor: q, k, v, out as `self_attention_multiply`.
+    """Attention to the text with the outputs of its linear layers multiplied, in every layer of the UNet.
 
-    v or out above 1 makes the text count for more, of the positive prompt and of the negative one.
+        softmax(q k QKᵀ/√d) v V,   and its output projection times `out`
+
+    With v or out above 1 the text counts for more, of the positive prompt and of the negative one. All 1 changes
+    nothing.
+
+    Args:
+        network: The network.
+        call: The call of it.
+        q: Factor of the queries; above 1 attention is sharper, below 1 flatter.
+        k: Factor of the keys, which acts as that of the queries does.
+        v: Factor of the values.
+        out: Factor of the output.
     """
     return _multiplied(network, call, "attn2", (q, k, v, out))
 
 
 def _multiplied(network: Network, call: Call, name: str, factors: tuple[float, float, float, float]) -> Network:
-    """The network with the outputs of all such linear layers times the factors: weights and biases, times them."""
+    """The network with the outputs of all such linear layers times the factors, biases included."""
 
     def times(part: nn.Module, args: Any, kwargs: Any, output: Tensor, factor: float) -> Tensor:
         return output * factor

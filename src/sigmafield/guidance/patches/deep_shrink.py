@@ -1,4 +1,4 @@
-"""Deep shrink: at first the deep part of a UNet works on a smaller map, so that large images are laid out as one."""
+"""Deep shrink: early steps run the deep part of a UNet on a smaller map, so that large images have one layout."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from sigmafield.core.parameters import Range, Share
 from sigmafield.core.predict import within
 from sigmafield.core.protocols import Call, Network
 from sigmafield.core.resize import resize
-from sigmafield.guidance.patches.module_hooks import Place, after, before, during
-from sigmafield.guidance.patches.unet_blocks import inputs, mapped, outputs
-from sigmafield.guidance.patches.where import unet
+from sigmafield.guidance.patches.module_hooks import Change, after, before, during
+from sigmafield.guidance.patches.unet_blocks import inputs, mapped, outputs, unet
 from sigmafield.guidance.registry import mod
 
 Mode = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
 
 
 def has_block(module: nn.Module, *, block: int) -> None:
-    """ValueError for a network without an input block of that number."""
+    """Raises ValueError for a network without an input block of that number."""
     last = len(inputs(module)) - 1
     if not 1 <= block <= last:
         raise ValueError(f"deep_shrink needs a block of the UNet's way down, 1 ≤ block ≤ {last} here; got {block}")
@@ -41,17 +40,28 @@ def deep_shrink(
     downscale_method: Mode = "bicubic",
     upscale_method: Mode = "bicubic",
 ) -> Network:
-    """Deep shrink: behind a block of the way down the map is shrunk; the way up grows it again where a skip is larger.
+    """Deep shrink: the map is shrunk after a block of the way down, and enlarged on the way up where a skip is larger.
 
-        h ← resize(h, H/f, W/f)          behind input block `block`
-        h ← resize(h, the skip's size)   before each output block
+        h ← resize(h, H/f, W/f)          after input block `block`
+        h ← resize(h, the skip's size)   before each output block;   f = downscale_factor
 
-    f = downscale_factor, between start_percent and end_percent of the way through the network's noise levels; nothing
-    is done outside of them. A UNet on more pixels than it was trained for then sees as much of the image at once as
-    in training, while the layout is found: no repeated subjects, and less work. block: 0 is the first convolution, then
-    each residual block (with its transformer) and each downsampler is one; Stable Diffusion 1 has 12, XL has 9.
-    after_skip: the block's own skip keeps its size. downscale_method, upscale_method: bicubic, nearest-exact, bilinear,
-    area or bislerp. f = 1 changes nothing.
+    A UNet on more pixels than it was trained for then has as much of the image in view as in training while the layout
+    is found: no repeated subjects, and less work.
+
+    Args:
+        network: The network.
+        call: The call of it.
+        block: Number of the input block: 0 is the first convolution, then each residual block (with its transformer)
+            and each downsampler is one; Stable Diffusion 1 has 12, XL has 9.
+        downscale_factor: How many times smaller the map becomes; 1 changes nothing.
+        start_percent: Share of the way through the network's noise levels from which it acts.
+        end_percent: Share of the way through the network's noise levels up to which it acts.
+        after_skip: Whether the block's own skip keeps its size.
+        downscale_method: How the map is shrunk.
+        upscale_method: How it is enlarged.
+
+    Raises:
+        ValueError: The window ends between the noise levels of the samples.
     """
     now = within((start_percent, end_percent), call.sigma, call.ctx.span.sigma_at)
     if now.any() and not now.all():
@@ -59,7 +69,7 @@ def deep_shrink(
     if not now.all():
         return network
     shrink = partial(_shrunk, factor=downscale_factor, mode=downscale_method)
-    patched = during(network, _places(call.module, block, shrink, after_skip, upscale_method))
+    patched = during(network, _hooks(call.module, block, shrink, after_skip, upscale_method))
 
     def alone(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         if cond.controls:
@@ -76,10 +86,10 @@ def _shrunk(h: Tensor, factor: float, mode: str) -> Tensor:
     return resize(h, height, width, mode)
 
 
-def _places(
+def _hooks(
     module: nn.Module, block: int, shrink: Callable[[Tensor], Tensor], after_skip: bool, upscale: str
-) -> list[Place]:
-    """Where sizes change, and where the sizes of skips are seen."""
+) -> list[Change]:
+    """The hooks that change sizes, and those that note the sizes of skips."""
     down, up = inputs(module), outputs(module)
     sizes: dict[int, Any] = {}
 
@@ -101,13 +111,13 @@ def _places(
 
     middle = unet(module).mid_block
     upsamplers = [each for level in unet(module).up_blocks for each in level.upsamplers or ()]
-    behind = down[block + 1].first if block + 1 < len(down) else middle.resnets[0]
-    places: list[Place] = [partial(before, behind, shrink_input)]
+    following = down[block + 1].first if block + 1 < len(down) else middle.resnets[0]
+    hooks: list[Change] = [partial(before, following, shrink_input)]
     if not after_skip:
-        places = [partial(after, down[block].last, shrink_output)]
-    places += [partial(after, each.last, partial(see, n=n)) for n, each in enumerate(down)]
+        hooks = [partial(after, down[block].last, shrink_output)]
+    hooks += [partial(after, each.last, partial(see, n=n)) for n, each in enumerate(down)]
     for n, last in zip(reversed(range(len(down))), [middle, *(each.last for each in up[:-1])]):
         if any(last is each for each in upsamplers):  # grows to the next skip's size at once, before it convolves
-            places.append(partial(before, last, partial(upsample_to, n=n)))
-        places.append(partial(after, last, partial(grow_output, n=n)))
-    return places
+            hooks.append(partial(before, last, partial(upsample_to, n=n)))
+        hooks.append(partial(after, last, partial(grow_output, n=n)))
+    return hooks

@@ -1,6 +1,6 @@
-"""FreeU: the decoder of a U-Net trusts its backbone more and the low frequencies of its skips less.
+"""FreeU: in the decoder of a UNet the backbone counts for more, and the low frequencies of the skips for less.
 
-What meets at a decoder block is h, from below, and the skip. Si et al., arXiv:2309.11497.
+A decoder block joins h, from below, and the skip. Si et al., arXiv:2309.11497.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from sigmafield.core.protocols import Call, Network
 from sigmafield.core.statistics import TINY
 from sigmafield.guidance.frequency import scaled_frequencies
 from sigmafield.guidance.patches.module_hooks import before, during
-from sigmafield.guidance.patches.unet_blocks import meetings
-from sigmafield.guidance.patches.where import unet
+from sigmafield.guidance.patches.unet_blocks import meetings, unet
 from sigmafield.guidance.registry import mod
 
 Features = Float[Tensor, "batch _ *space"]
-"""Features within a network: h and the skip need not have as many channels."""
+"""Features within a network: h and the skip may have different numbers of channels."""
 
 Factor = Annotated[float, Range(0, 10)]
 
 
-def has_places(module: nn.Module) -> None:
-    """ValueError for a network in which no h is four or two times as wide as the first convolution."""
+def has_widths(module: nn.Module) -> None:
+    """Raises ValueError for a network in which no h is four or two times as wide as the first convolution."""
     widths = [channels for _, channels in meetings(module)]
     wide = unet(module).conv_in.out_channels
     if not {2 * wide, 4 * wide} & set(widths):
@@ -39,7 +38,7 @@ def has_places(module: nn.Module) -> None:
         )
 
 
-@mod("freeu", "network", "arXiv:2309.11497", fits=has_places)
+@mod("freeu", "network", "arXiv:2309.11497", fits=has_widths)
 def freeu(
     network: Network, call: Call, *, b1: Factor = 1.1, b2: Factor = 1.2, s1: Factor = 0.9, s2: Factor = 0.2
 ) -> Network:
@@ -47,22 +46,36 @@ def freeu(
 
         h ← b h  in the first half of its channels,   skip ← F⁻¹(s F(skip))  at frequencies −1 and 0 along both axes
 
-    (b1, s1) where h has 4 times the channels of the first convolution, (b2, s2) where it has 2 times as many, nothing
-    elsewhere, as ComfyUI chooses the blocks. Lower s suppresses more; 1 changes nothing. The shipped model has 160, 96
-    and 48 channels: b2 and s2 alone act there.
+    Nothing is changed where h has another number of channels. With all factors 1 nothing is changed.
+
+    Args:
+        network: The network.
+        call: The call of it.
+        b1: Factor of h where it has 4 times the channels of the first convolution.
+        b2: Factor of h where it has 2 times the channels of the first convolution.
+        s1: Factor of the skip's low frequencies where h has 4 times the channels of the first convolution.
+        s2: Factor of the skip's low frequencies where h has 2 times the channels of the first convolution.
     """
     return _met(network, call, partial(freeu_features, b1=b1, b2=b2, s1=s1, s2=s2))
 
 
-@mod("freeu_v2", "network", "arXiv:2309.11497", fits=has_places)
+@mod("freeu_v2", "network", "arXiv:2309.11497", fits=has_widths)
 def freeu_v2(
     network: Network, call: Call, *, b1: Factor = 1.3, b2: Factor = 1.4, s1: Factor = 0.9, s2: Factor = 0.2
 ) -> Network:
-    """FreeU's second version: as `freeu`, but h counts for more only where it is large.
+    """FreeU's second version: the factor of h depends on the position.
 
-        h ← (1 + (b − 1) μ̂) h  in the first half of its channels
+        h ← (1 + (b − 1) μ̂) h  in the first half of its channels,   skip as in `freeu`
 
-    μ̂ is the mean of h's channels, from 0 at its smallest place to 1 at its largest. b1, b2, s1, s2 as in `freeu`.
+    μ̂ is the mean of h's channels, from 0 at its smallest position to 1 at its largest.
+
+    Args:
+        network: The network.
+        call: The call of it.
+        b1: Factor of h where it has 4 times the channels of the first convolution.
+        b2: Factor of h where it has 2 times the channels of the first convolution.
+        s1: Factor of the skip's low frequencies where h has 4 times the channels of the first convolution.
+        s2: Factor of the skip's low frequencies where h has 2 times the channels of the first convolution.
     """
     return _met(network, call, partial(freeu_v2_features, b1=b1, b2=b2, s1=s1, s2=s2))
 
@@ -81,9 +94,9 @@ def freeu_features(
 def freeu_v2_features(
     h: Features, skip: Features, model_channels: int, *, b1: float, b2: float, s1: float, s2: float
 ) -> tuple[Features, Features]:
-    """(h, skip) of FreeU's second version: as `freeu_features`, with a factor of 1 + (b − 1) μ̂ at each place.
+    """(h, skip) of FreeU's second version: as `freeu_features`, with a factor of 1 + (b − 1) μ̂ at each position.
 
-    μ̂ is the mean of h's channels, from 0 at its smallest place to 1 at its largest; 0 where all are equal.
+    μ̂ is the mean of h's channels, from 0 at its smallest position to 1 at its largest; 0 where all are equal.
     """
     return _at(h, skip, model_channels, (b1, s1), (b2, s2), _by_mean)
 
@@ -97,9 +110,9 @@ def _met(network: Network, call: Call, change: Callable[..., tuple[Tensor, Tenso
         both = change(joined[:, :channels], joined[:, channels:], wide)
         return (torch.cat(both, 1), *args[1:]), kwargs
 
-    places = [(resnet, channels) for resnet, channels in meetings(call.module) if channels in (2 * wide, 4 * wide)]
+    joints = [(resnet, channels) for resnet, channels in meetings(call.module) if channels in (2 * wide, 4 * wide)]
     return during(
-        network, [partial(before, resnet, partial(changed, channels=channels)) for resnet, channels in places]
+        network, [partial(before, resnet, partial(changed, channels=channels)) for resnet, channels in joints]
     )
 
 

@@ -21,7 +21,7 @@ Keys = Literal["strip", "tile"]
 
 
 def reaches(module: nn.Module, *, max_depth: int) -> None:
-    """ValueError for a network without self-attention down to that depth."""
+    """Raises ValueError for a network without self-attention down to that depth."""
     depths = [depth for depth, _ in attentions(module, "attn1")]
     if min(depths) > max_depth:
         raise ValueError(
@@ -41,17 +41,24 @@ def hypertile(
     scale_depth: bool = False,
     keys: Keys = "strip",
 ) -> Network:
-    """HyperTile: the tokens of self-attention are cut into T tiles, and a token sees N/T tokens instead of all N.
+    """HyperTile: the tokens of self-attention are cut into T tiles, and a token attends to N/T tokens instead of all N.
 
     A side of v tokens is cut into v/d parts, d one of the swap_size smallest divisors of v that are at least
-    max(32, tile_size)//8: tile_size is in pixels, at 8 for a place of the latent; with scale_depth d is at least twice
-    that for each halving of the map. It acts on maps whose sides are the latent's halved max_depth times or less,
-    without a remainder. Divisors are drawn anew in every attention layer and every step, from the numbers of both and
-    nothing else.
-    keys: strip, tile j of the queries sees the j-th N/T tokens of the raster, tiles are cut as if height and width were
-    exchanged, and the largest divisor is never drawn: as ComfyUI does. tile: it sees the tokens of its own tile.
+    max(32, tile_size)//8. Divisors are drawn again in every attention layer and every step, seeded by the numbers of
+    both alone. Maps whose sides are not a halved latent's without remainder are left alone.
+
+    Args:
+        network: The network.
+        call: The call of it.
+        tile_size: Least side of a tile in pixels, at 8 for each latent position.
+        swap_size: How many divisors there are to draw from.
+        max_depth: How often the sides of a map may have been halved.
+        scale_depth: Whether tiles are twice as large, in tokens, for each halving of the map.
+        keys: strip, tile j of the queries attends to the j-th N/T tokens of the raster, tiles are cut as if height and
+            width were exchanged, and the largest divisor is never drawn, as in ComfyUI; tile, a token attends to the
+            tokens of its own tile.
     """
-    places = [module for _, module in attentions(call.module, "attn1")]
+    modules = [module for _, module in attentions(call.module, "attn1")]
     least, step = max(32, tile_size) // 8, call.ctx.span.i
 
     def tiled(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -72,7 +79,7 @@ def hypertile(
             seen = cut if keys == "tile" else partial(_strips, parts=parts)
             return _joined(attention(cut(q), seen(k), seen(v)), grid, parts)
 
-        attending = [partial(inside, module, partial(attend, layer=j)) for j, module in enumerate(places)]
+        attending = [partial(inside, module, partial(attend, layer=j)) for j, module in enumerate(modules)]
         return during(network, attending)(x, t, cond)
 
     return tiled
@@ -86,14 +93,14 @@ def _parts(n: int, least: int, swap_size: int, keys: Keys, draw: torch.Generator
 
 
 def _cut(tokens: Tensor, grid: tuple[int, int], parts: list[int]) -> Tensor:
-    """[B, heads, N, C] of a grid → [B T, heads, N/T, C], a tile a row."""
+    """[B, heads, N, C] of a grid → [B T, heads, N/T, C], one row per tile."""
     shape = [m for n, each in zip(grid, parts) for m in (each, n // each)]
     tiles = tokens.unflatten(2, shape).permute(0, 2, 4, 1, 3, 5, 6)
     return tiles.flatten(4, 5).flatten(0, 2)
 
 
 def _strips(tokens: Tensor, parts: list[int]) -> Tensor:
-    """[B, heads, N, C] → [B T, heads, N/T, C], tokens that follow one another in a row."""
+    """[B, heads, N, C] → [B T, heads, N/T, C], one row per stretch of consecutive tokens."""
     return tokens.unflatten(2, (parts[0] * parts[1], -1)).transpose(1, 2).flatten(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Places in a torch module at which a patch acts, each for as long as a `with` lasts and not a moment longer."""
+"""Changes of a torch module that last as long as a `with` block: what patches are made of."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from torch.overrides import TorchFunctionMode
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.protocols import Network
 
-Place = Callable[[], AbstractContextManager[None]]
-"""Makes the `with` of one place: `partial(inside, module, attend)`."""
+Change = Callable[[], AbstractContextManager[None]]
+"""Makes the `with` block of one change: `partial(inside, module, attend)`."""
 
 Attend = Callable[[Tensor, Tensor, Tensor, "partial[Tensor]"], Tensor]
-"""(q, k, v, attention) → what takes the place of attention(q, k, v); heads apart, [rows, heads, tokens, channels].
+"""(q, k, v, attention) → the replacement of attention(q, k, v), all [rows, heads, tokens, channels].
 
 `attention` takes further keywords of torch's scaled_dot_product_attention, such as another attn_mask; those that the
 network gave are its `keywords`.
 """
 
 
-def during(network: Network, places: Iterable[Place]) -> Network:
-    """The network with these places changed in each of its calls, the last one outermost."""
-    entered = list(places)
+def during(network: Network, changes: Iterable[Change]) -> Network:
+    """The network with these changes in each of its calls, the last one outermost."""
+    made = list(changes)
 
     def patched(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with ExitStack() as stack:
-            for place in entered:
-                stack.enter_context(place())
+            for change in made:
+                stack.enter_context(change())
             return network(x, t, cond)
 
     return patched
@@ -41,7 +41,7 @@ def during(network: Network, places: Iterable[Place]) -> Network:
 
 @contextmanager
 def before(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    """hook(module, args, kwargs) → (args, kwargs) that the module is called with instead, or None."""
+    """hook(module, args, kwargs) → the (args, kwargs) that the module is called with, or None for no change."""
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
@@ -51,7 +51,7 @@ def before(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def after(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    """hook(module, args, kwargs, output) → what the module gives instead, or None."""
+    """hook(module, args, kwargs, output) → the module's output, or None for no change."""
     handle = module.register_forward_hook(hook, with_kwargs=True)
     try:
         yield
@@ -61,7 +61,7 @@ def after(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """A function in the place of the module's forward."""
+    """A function instead of the module's forward."""
     own = vars(module).get("forward")
     module.forward = forward
     try:
@@ -75,9 +75,10 @@ def instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def inside(module: nn.Module, attend: Attend) -> Iterator[None]:
-    """`attend` in the place of every scaled dot-product attention within the module, whatever it projects and norms.
+    """`attend` instead of every scaled dot-product attention within the module, after projections and norms.
 
-    A call of the module raises ValueError if it works its attention out in another way than by torch's function.
+    Raises:
+        ValueError: A call of the module computes its attention without torch's function.
     """
     forward = module.forward
 

@@ -1,4 +1,4 @@
-"""Guidance within attention: what the positive prompt's attention gives is moved away from the negative's."""
+"""Guidance within attention: the output for the positive prompt is moved away from that for the negative one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def met(p: Preds, at: Asked) -> Preds:
     return p
 
 
-@mod("nag", "network", "arXiv:2505.21179", need_uncond=True, fits=every_self_attention, beside={"after": met})
+@mod("nag", "network", "arXiv:2505.21179", need_uncond=True, fits=every_self_attention, companions={"after": met})
 def nag(
     network: Network,
     call: Call,
@@ -44,10 +44,19 @@ def nag(
 
         Z ← α G min(1, τ/ρ) + (1 − α) Z⁺,   G = scale Z⁺ − (scale − 1) Z⁻,   ρ = ‖G‖₁/‖Z⁺‖₁,   α = alpha, τ = tau
 
-    At every token, norms over the channels. Z⁺ and Z⁻ are of the positive and the negative prompt's rows, Z goes to the
-    positive ones; where the text is in the same sequence, of the image's tokens alone, to both. Made for cfg 1, where
-    the negative prompt is evaluated all the same. alpha = 0 and scale = 1 change nothing of the positive prompt.
-    Raises ValueError where the two are not in one network call.
+    At every token, with norms over the channels. Z⁺ and Z⁻ are of the positive and the negative prompt's rows, and Z is
+    given to the positive ones; where the text is in the same sequence, only the image's tokens change, in both. It is
+    made for cfg 1, where the negative prompt is evaluated all the same.
+
+    Args:
+        network: The network.
+        call: The call of it.
+        scale: How far away from the negative prompt's output; 1 changes nothing of the positive prompt.
+        alpha: Share of the guided output; 0 changes nothing of the positive prompt.
+        tau: Largest norm of the guided output, in terms of the positive prompt's.
+
+    Raises:
+        ValueError: The two prompts are not in one network call.
     """
     positive, negative = ([i for i, role in enumerate(call.roles) if role == which] for which in ROLES)
     if positive and not negative:
@@ -66,8 +75,8 @@ def nag(
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             stream = output[0] if isinstance(output, tuple) else output
-            joint = isinstance(output, tuple) or image.places(stream.shape[1]).shape[1] < stream.shape[1]
-            at = image.places(stream.shape[1])[..., None].expand(len(stream), -1, stream.shape[2])
+            joint = isinstance(output, tuple) or image.positions(stream.shape[1]).shape[1] < stream.shape[1]
+            at = image.positions(stream.shape[1])[..., None].expand(len(stream), -1, stream.shape[2])
             own = stream.gather(1, at)
             z = rule(own[positive], own[negative])
             rows = [*positive, *negative] if joint else positive

@@ -18,13 +18,13 @@ from sigmafield.guidance.patches.module_hooks import during, inside
 from sigmafield.guidance.patches.transformer_blocks import ImageTokens, self_attentions
 from sigmafield.guidance.registry import mod
 
-Change = Callable[[ImageTokens, Tensor, Tensor, Tensor, "partial[Tensor]"], Tensor]
-"""(which tokens are the image's, q, k, v, attention) → what takes the place of attention(q, k, v)."""
+Disturb = Callable[[ImageTokens, Tensor, Tensor, Tensor, "partial[Tensor]"], Tensor]
+"""(which tokens are the image's, q, k, v, attention) → the replacement of attention(q, k, v)."""
 
 Scale = Annotated[float, Range(0, 100)]
 
 
-def disturbed(network: Network, call: Call, layers: str, change: Change) -> Network:
+def disturbed(network: Network, call: Call, layers: str, change: Disturb) -> Network:
     """The network with a change in the self-attention of these blocks."""
     attentions = self_attentions(call.module, layers=layers)
 
@@ -37,14 +37,20 @@ def disturbed(network: Network, call: Call, layers: str, change: Change) -> Netw
 
 @mod("pag", "after", "arXiv:2403.17377", evals=1, fits=self_attentions)
 def pag(p: Preds, at: Asked, *, scale: Scale = 3.0, layers: str = "") -> Preds:
-    """Perturbed-attention guidance: away from what the network makes of the prompt with identity attention, W.
+    """Perturbed-attention guidance: away from the prediction W for the prompt with identity attention.
 
         D ← D + scale (C − W)
 
-    In W a token of the image sees none of the image but itself, in self-attention v takes the place of its output;
-    where the text is in the same sequence all of it is seen, and its own tokens are left alone. layers: numbers of
-    blocks, "7, 8, 9": of a UNet those in its middle, where "" is all; of a transformer double-stream ones first, where
-    "" is the one in the middle. With scale 0 there is no evaluation. Lower cfg by about the scale.
+    In W a token of the image attends to no other token of the image: in self-attention the output is v; where the text
+    is in the same sequence, all of it is attended to, and its own tokens are left alone. With scale 0 there is no
+    evaluation. Lower cfg by about the scale.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        scale: How far away; 0 changes nothing.
+        layers: Numbers of blocks, such as "7, 8, 9": of a UNet those in its middle, where "" is all of them; of a
+            transformer all, double-stream ones first, where "" is the one in the middle.
     """
     if not scale:
         return p
@@ -53,16 +59,16 @@ def pag(p: Preds, at: Asked, *, scale: Scale = 3.0, layers: str = "") -> Preds:
 
 
 def identity_attention(network: Network, call: Call, *, layers: str = "") -> Network:
-    """A patch: tokens of the image look at themselves, and at the text if it is in their sequence."""
+    """A patch: tokens of the image attend to themselves, and to the text if it is in their sequence."""
     return disturbed(network, call, layers, _themselves)
 
 
 def _themselves(image: ImageTokens, q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
     length = k.shape[2]
-    places = image.places(length)
-    if places.shape[1] == length:
+    at = image.positions(length)
+    if at.shape[1] == length:
         return v
-    own = torch.zeros(len(places), length, dtype=torch.bool, device=q.device).scatter(1, places, True)
+    own = torch.zeros(len(at), length, dtype=torch.bool, device=q.device).scatter(1, at, True)
     others = own[:, :, None] & own[:, None, :] & ~torch.eye(length, dtype=torch.bool, device=q.device)
     seen, mask = ~others[:, None], attention.keywords.get("attn_mask")
     return attention(q, k, v, attn_mask=seen if mask is None else seen & mask)
@@ -77,13 +83,21 @@ def seg(
     blur_sigma: Annotated[float, Range(0, 10000)] = 10000.0,
     layers: str = "",
 ) -> Preds:
-    """Smoothed energy guidance: away from what the network makes of the prompt with blurred attention, W.
+    """Smoothed energy guidance: away from the prediction W for the prompt with blurred attention.
 
-        D ← D + scale (C − W),   W: q ← G ∗ q,   G a Gaussian of deviation blur_sigma tokens on the image's grid
+        D ← D + scale (C − W),   W: q ← G ∗ q,   G a Gaussian on the image's grid
 
-    The logits q·k, rotary positions included, are then blurred along the queries alike. G is normalised within the
-    grid: 0 changes nothing, the default is in effect ∞, every query the mean of all. Queries of the text are left
-    alone, frames are blurred one by one. layers: as for `pag`. With scale 0 there is no evaluation.
+    The logits q·k, rotary positions included, are then blurred along the queries. G is normalised within the grid.
+    Queries of the text are left alone, and frames are blurred one by one. With scale 0 there is no evaluation.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        scale: How far away; 0 changes nothing.
+        blur_sigma: Deviation of G in tokens; 0 changes nothing, and at the default every query is in effect the mean of
+            all.
+        layers: Numbers of blocks, such as "7, 8, 9": of a UNet those in its middle, where "" is all of them; of a
+            transformer all, double-stream ones first, where "" is the one in the middle.
     """
     if not scale:
         return p
@@ -97,8 +111,7 @@ def blurred_attention(network: Network, call: Call, *, sigma: float, layers: str
 
 
 def _blurred(sigma: float, image: ImageTokens, q: Tensor, k: Tensor, v: Tensor, attention: partial[Tensor]) -> Tensor:
-    places = image.places(q.shape[2])
-    at = places[:, None, :, None].expand(len(q), q.shape[1], -1, q.shape[3])
+    at = image.positions(q.shape[2])[:, None, :, None].expand(len(q), q.shape[1], -1, q.shape[3])
     own = q.gather(2, at)
     for_each = own.unflatten(2, image.grid(own.shape[2]))
     return attention(q.scatter(2, at, blurred(for_each, sigma).reshape(own.shape)), k, v)
@@ -111,6 +124,6 @@ def blurred(z: Tensor, sigma: float) -> Tensor:
 
 
 def gaussian(n: int, sigma: float) -> Tensor:
-    """Weights [n, n] of n places for each: exp(−(i − j)²/2σ²), with sums of 1; σ = 0 is the identity."""
-    place = torch.arange(n, dtype=torch.float64)
-    return torch.softmax(-((place[:, None] - place) ** 2) / (2 * max(sigma, 1e-3) ** 2), dim=1)
+    """Weights [n, n] of n positions for each: exp(−(i − j)²/2σ²), with sums of 1; σ = 0 is the identity."""
+    at = torch.arange(n, dtype=torch.float64)
+    return torch.softmax(-((at[:, None] - at) ** 2) / (2 * max(sigma, 1e-3) ** 2), dim=1)

@@ -1,4 +1,4 @@
-"""Guidance away from a transformer that some of its blocks are missing from."""
+"""Guidance away from the prediction of a transformer without some of its blocks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from sigmafield.core.protocols import Call, Network
 from sigmafield.core.statistics import TINY, std
 from sigmafield.guidance.autoguidance import away
 from sigmafield.guidance.hooks import Asked, Preds, choose
-from sigmafield.guidance.patches.module_hooks import Place, during, instead
+from sigmafield.guidance.patches.module_hooks import Change, during, instead
 from sigmafield.guidance.patches.transformer_blocks import Kind, numbers, of_kind, transformer
 from sigmafield.guidance.registry import mod
 
 
-def places(module: nn.Module, *, double: str, single: str) -> list[Place]:
-    """The blocks with these numbers, each giving what it is given. Numbers beyond the last are left out.
+def hooks(module: nn.Module, *, double: str, single: str) -> list[Change]:
+    """The hooks that turn the blocks with these numbers into the identity; numbers beyond the last are ignored.
 
-    Raises ValueError for numbers none of which the network has.
+    Raises:
+        ValueError: The network has none of the blocks.
     """
     family = transformer(module)
     found = _passing(module, family.double, double) + _passing(module, family.single, single)
@@ -36,7 +37,7 @@ def places(module: nn.Module, *, double: str, single: str) -> list[Place]:
     return found
 
 
-def _passing(module: nn.Module, kind: Kind | None, text: str) -> list[Place]:
+def _passing(module: nn.Module, kind: Kind | None, text: str) -> list[Change]:
     there = of_kind(module, kind)
     through = _both if kind and kind.pair else _alone
     return [partial(instead, there[n], through) for n in dict.fromkeys(numbers(text)) if n < len(there)]
@@ -51,11 +52,11 @@ def _alone(hidden_states: Tensor, *rest: Any, **named: Any) -> Tensor:
 
 
 def skipped(network: Network, call: Call, *, double: str, single: str) -> Network:
-    """A patch: the network as if it did not have these blocks."""
-    return during(network, places(call.module, double=double, single=single))
+    """A patch: the network without these blocks."""
+    return during(network, hooks(call.module, double=double, single=single))
 
 
-@mod("slg", "after", "ComfyUI (SkipLayerGuidanceDiT)", evals=1, fits=places)
+@mod("slg", "after", "ComfyUI (SkipLayerGuidanceDiT)", evals=1, fits=hooks)
 def slg(
     p: Preds,
     at: Asked,
@@ -68,14 +69,25 @@ def slg(
     rescaling_scale: Annotated[float, Range(0, 10)] = 0.0,
     over: Literal["batch", "sample"] = "batch",
 ) -> Preds:
-    """Skip-layer guidance: away from what a transformer without some of its blocks makes of the prompt, W.
+    """Skip-layer guidance: away from the prediction W for the prompt of the transformer without some of its blocks.
 
         D ← D + scale (C − W),   then D ← (ψ std(C)/std(D) + 1 − ψ) D,   ψ = rescaling_scale
 
-    double, single: numbers of blocks in which text and image are two streams, or one; blocks that a network does not
-    have are left out. start_percent, end_percent: shares of the way through sampling between which it acts; outside,
-    and with scale 0 or no blocks, there is no evaluation. over: std is of the whole batch, as in ComfyUI, where a
-    sample depends on the others, or of each "sample".
+    Outside the window, and with scale 0 or no blocks, there is no evaluation.
+
+    Args:
+        p: The predictions.
+        at: What was asked.
+        double: Numbers of the blocks in which text and image are two streams; those that the network does not have are
+            ignored.
+        single: Numbers of the blocks in which text and image are one stream; those that the network does not have are
+            ignored.
+        scale: How far away; 0 changes nothing.
+        start_percent: Share of the way through sampling from which it acts.
+        end_percent: Share of the way through sampling up to which it acts.
+        rescaling_scale: How much of the positive prediction's deviation is restored.
+        over: Whether deviations are of the whole batch, as in ComfyUI, where a sample depends on the others, or of each
+            sample.
     """
     inside = within((start_percent, end_percent), at.sigma, at.ctx.span.sigma_at)
     if not scale or not inside.any() or not numbers(double) + numbers(single):
@@ -88,7 +100,7 @@ def slg(
     return p._replace(D=choose(inside, D, p.D))
 
 
-@mod("slg_simple", "against", "ComfyUI (SkipLayerGuidanceDiTSimple)", fits=places)
+@mod("slg_simple", "against", "ComfyUI (SkipLayerGuidanceDiTSimple)", fits=hooks)
 def slg_simple(
     network: Network,
     call: Call,
@@ -98,11 +110,19 @@ def slg_simple(
     start_percent: Share = 0.0,
     end_percent: Share = 1.0,
 ) -> Network:
-    """Skip-layer guidance at no further cost: the negative prompt is evaluated without some of the blocks.
+    """Skip-layer guidance without a further evaluation: the negative prompt is evaluated without some of the blocks.
 
-    D = U + cfg (C − U),   U of the network without the blocks `double` and `single`: see `slg`
+        D = U + cfg (C − U),   U of the network without the blocks
 
-    start_percent, end_percent: shares of the way through sampling between which the blocks are left out.
+    Args:
+        network: The network.
+        call: The call of it.
+        double: Numbers of the blocks in which text and image are two streams; those that the network does not have are
+            ignored.
+        single: Numbers of the blocks in which text and image are one stream; those that the network does not have are
+            ignored.
+        start_percent: Share of the way through sampling from which the blocks are left out.
+        end_percent: Share of the way through sampling up to which the blocks are left out.
     """
     inside = within((start_percent, end_percent), call.sigma, call.ctx.span.sigma_at)
     without = skipped(network, call, double=double, single=single)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.guidance.patches.where import middle_blocks
+from sigmafield.guidance.patches.unet_blocks import middle_blocks
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Family:
-    """A transformer's blocks, double-stream ones first. text_first: where a sequence has both, text is in front."""
+    """A transformer's blocks, double-stream ones first. text_first: where a sequence has both, the text comes first."""
 
     double: Kind | None = None
     single: Kind | None = None
@@ -49,12 +49,12 @@ def transformer(module: nn.Module) -> Family:
     """The family of a transformer; ValueError for another module."""
     name = type(module).__name__
     if name not in FAMILIES:
-        raise ValueError(f"{name} is none of the transformers {', '.join(sorted(FAMILIES))}")
+        raise ValueError(f"{name} is not one of the transformers {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]
 
 
 def of_kind(module: nn.Module, kind: Kind | None) -> list[Any]:
-    """The blocks of a kind, none where the family has no such kind."""
+    """The blocks of a kind; an empty list where the family does not have it."""
     return list(getattr(module, kind.name)) if kind else []
 
 
@@ -66,7 +66,7 @@ def blocks(module: nn.Module) -> list[Any]:
     try:
         return middle_blocks(module)
     except ValueError as error:
-        raise ValueError(f"{error}, and none of the transformers {', '.join(sorted(FAMILIES))}") from None
+        raise ValueError(f"{error}, nor one of the transformers {', '.join(sorted(FAMILIES))}") from None
 
 
 def numbers(text: str) -> list[int]:
@@ -75,9 +75,14 @@ def numbers(text: str) -> list[int]:
 
 
 def self_attentions(module: nn.Module, *, layers: str = "") -> list[nn.Module]:
-    """The self-attention of some blocks, by number; "": of all in a UNet's middle, of a transformer's middle block.
+    """The self-attention of some blocks.
 
-    Raises ValueError for a number that no block has, and for a text without numbers.
+    Args:
+        module: A UNet or a transformer.
+        layers: Numbers of blocks; "" for all in a UNet's middle, or a transformer's middle block.
+
+    Raises:
+        ValueError: No block has such a number, or the text has no numbers.
     """
     there, chosen = blocks(module), numbers(layers)
     if layers.strip() and not chosen:
@@ -94,13 +99,13 @@ def every_self_attention(module: nn.Module) -> list[nn.Module]:
     """The self-attention of every block of a transformer, or of a UNet at all its levels."""
     if type(module).__name__ in FAMILIES:
         return [attention for block in blocks(module) for attention in _of(block)]
-    middle_blocks(module)  # or it is no UNet
+    middle_blocks(module)  # raises for what is not a UNet
     parts: list[Any] = [part for part in module.modules() if hasattr(part, "attn1")]
     return [part.attn1 for part in parts]
 
 
 def _of(block: Any) -> list[nn.Module]:
-    """attn1, or attn and beside it SD 3.5's second one, of the image alone; attn2 beside attn1 looks at the text."""
+    """attn1, or attn with SD 3.5's second one, of the image alone; an attn2 next to attn1 attends to the text."""
     if hasattr(block, "attn1"):
         return [block.attn1]
     second = getattr(block, "attn2", None)
@@ -109,9 +114,9 @@ def _of(block: Any) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Which tokens of a call are the image's, row by row, with frames in front. x, cond: what the network is given.
+    """Which tokens of a call are the image's: in a UNet all of them.
 
-    In a UNet all are.
+    They follow row by row, frame by frame. x, cond: what the network is given.
     """
 
     module: nn.Module
@@ -124,7 +129,7 @@ class ImageTokens:
             return self._sides
         return nearest_grid(n, self.x.shape[-2:])
 
-    def places(self, length: int) -> Tensor:
+    def positions(self, length: int) -> Tensor:
         """Where in a sequence of this length they are: [1 or rows, n]."""
         if type(self.module).__name__ not in FAMILIES:
             return torch.arange(length, device=self.x.device)[None]
@@ -133,13 +138,13 @@ class ImageTokens:
         if length == n:
             return at
         mask = self.cond.extra.get("encoder_attention_mask")
-        if mask is not None:  # each row's image follows on its own text, and what is missing is at the end
+        if mask is not None:  # each row's image follows its own text, and the padding is at the end
             return mask.sum(1, keepdim=True).to(at) + at
         return at + (length - n if transformer(self.module).text_first else 0)
 
     @property
     def _sides(self) -> tuple[int, ...]:
-        """Tokens along each axis; a network with more channels than the latent is given it folded, as Flux is."""
+        """Tokens along each axis; a network with more channels than the latent is given a folded one, as Flux is."""
         config: Any = self.module.config
         fold = math.isqrt(config.in_channels // self.x.shape[1])
         size = config.patch_size

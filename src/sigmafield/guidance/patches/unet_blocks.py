@@ -12,7 +12,22 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from sigmafield.guidance.patches.where import unet
+
+def unet(module: nn.Module) -> Any:
+    """The module, if it is a UNet with attention in its middle: diffusers' or the shipped one."""
+    if not getattr(getattr(module, "mid_block", None), "attentions", None):
+        raise ValueError(f"{type(module).__name__} is not a UNet with attention in its middle")
+    return module
+
+
+def middle_blocks(module: nn.Module) -> list[Any]:
+    """Every transformer block in the middle of a UNet."""
+    return [block for part in unet(module).mid_block.attentions for block in part.transformer_blocks]
+
+
+def middle_attentions(module: nn.Module) -> list[nn.Module]:
+    """The self-attention of every transformer block in the middle of a UNet."""
+    return [block.attn1 for block in middle_blocks(module)]
 
 
 class Block(NamedTuple):
@@ -51,7 +66,12 @@ def meetings(module: nn.Module) -> list[tuple[nn.Module, int]]:
 def attentions(module: nn.Module, name: str) -> list[tuple[int, Any]]:
     """(depth, attention) of every transformer block of a UNet, from first to last.
 
-    name: attn1, to itself, or attn2, to the text. depth: how often the sides of its map have been halved.
+    Args:
+        module: A UNet.
+        name: attn1, to itself, or attn2, to the text.
+
+    Returns:
+        depth: how often the sides of the attention's map have been halved.
     """
     downs, ups = unet(module).down_blocks, unet(module).up_blocks
     n = len(downs)
@@ -66,11 +86,11 @@ def attentions(module: nn.Module, name: str) -> list[tuple[int, Any]]:
 
 
 def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """What a module gives, its feature map changed: diffusers' transformers give a tuple with it."""
+    """A module's output with its feature map changed: diffusers' transformers return it in a tuple."""
     return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
 
 def _after(level: Any, j: int) -> nn.Module:
-    """What residual block j of a level ends with: its transformer, or itself."""
+    """The last module of residual block j of a level: its transformer, or itself."""
     attentions = getattr(level, "attentions", None)
     return attentions[j] if attentions else level.resnets[j]

@@ -13,8 +13,8 @@ import pytest
 from sigmafield.core.parameters import NonNegative, Range, check, checked, fields_of, keywords, schema_of, settle
 from sigmafield.core.plain import from_plain, to_plain
 from sigmafield.core.registry import Spec
-from sigmafield.guidance.registry import MODS
 from sigmafield.models.overrides import MODEL_SAMPLINGS
+from sigmafield.recipes.mods import MODS
 from sigmafield.runs.mixing_spec import TERMS
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES

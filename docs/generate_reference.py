@@ -32,6 +32,7 @@ ROOMS = {
     "comfyui": "nodes of ComfyUI as functions",
     "serve": "the HTTP server",
     "lab": "coefficients, convergence, stability, plots",
+    "cli": "the command line",
 }
 """The rooms of the package in the order of the table in CONTRIBUTING.md, and what is in them."""
 

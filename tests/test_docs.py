@@ -73,3 +73,16 @@ def test_troubleshooting_quotes_messages_of_the_code():
     assert len(known) > 30
     for part in known:
         assert part in code, f"no error message of the code has {part!r}"
+
+
+def test_the_way_of_a_prompt_is_true_to_the_code():
+    """Each stop of "How a picture is made" names a file that exists, its module, and what that module defines."""
+    page = (DOCS / "how-a-picture-is-made.md").read_text("utf-8")
+    stops = re.findall(r"^\| \d+ \| \[([\w/.]+)\]\[([\w.]+)\] `(\w+)`", page, re.MULTILINE)
+    assert len(stops) >= 12
+    for file, module, name in stops:
+        assert (ROOT / "src" / "sigmafield" / file).is_file(), file
+        assert module == "sigmafield." + file.removesuffix(".py").replace("/", "."), file
+        assert hasattr(import_module(module), name), f"{module}.{name}"
+    for file, module in re.findall(r"\[([\w/]+\.py)\]\[([\w.]+)\]", page):
+        assert module == "sigmafield." + file.removesuffix(".py").replace("/", "."), file

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
 from sigmafield.cli.errors import fail
+from sigmafield.cli.prose import description_in
 
 app = App(
     name="sigmafield",
@@ -19,11 +21,15 @@ app = App(
     help_format="plaintext",
 )
 
-for name in ("sample", "upscale", "resume", "replay"):
-    app.command(f"sigmafield.cli.{name}:{name}")
-for name in ("samplers", "schedules", "guidance"):
-    app.command(f"sigmafield.cli.listing:{name}")
-app.command("sigmafield.cli.listing:cite")
+COMMANDS = {
+    "sample": "sample", "upscale": "upscale", "resume": "resume", "replay": "replay", "samplers": "listing",
+    "schedules": "listing", "guidance": "listing", "cite": "listing",
+}  # fmt: skip
+"""The commands in the order of the help, and the files that they are in, which are imported when one is used."""
+
+for order, (name, file) in enumerate(COMMANDS.items()):
+    about = description_in(Path(__file__).with_name(f"{file}.py"), name)
+    app.command(f"sigmafield.cli.{file}:{name}", help=about, sort_key=order)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sigmafield.citations import sources
+from sigmafield.cli.prose import description
 from sigmafield.core.process import VE, Grid
 from sigmafield.guidance import Mod
 from sigmafield.lab.coefficients import render, table
@@ -139,8 +139,7 @@ def explain_mod(mod: Mod) -> None:
 
 def heading(console: Console, name: str, function: Callable[..., Any]) -> None:
     """Print a name and what its docstring says before the lists of arguments and errors, which tables show."""
-    text = re.split(r"\n(?:Args|Returns|Raises):\n", inspect.getdoc(function) or "")[0]
-    console.print(Text(name, "bold"), Text(text.rstrip()), sep="\n\n")
+    console.print(Text(name, "bold"), Text(description(function.__doc__)), sep="\n\n")
 
 
 def grid(entries: Mapping[str, str]) -> Table:

@@ -13,6 +13,7 @@ from cyclopts import Group, Parameter
 
 from sigmafield.cli.errors import user_errors
 from sigmafield.cli.parse import READERS
+from sigmafield.cli.prose import description
 from sigmafield.core import parameters
 from sigmafield.core.registry import format_specs
 
@@ -132,6 +133,7 @@ def with_flags(**groups: Sequence[Flags]) -> Callable[[Callable[..., R]], Callab
         added = [argument for members in groups.values() for flags in members for argument in flags.arguments()]
         call.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+        call.__doc__ = description(command.__doc__)
         del call.__wrapped__  # type: ignore[attr-defined]
         return call
 

@@ -1,0 +1,26 @@
+"""Docstrings as people read them in a terminal."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+
+def description(docstring: str | None) -> str:
+    """What a docstring says before its lists of arguments and errors, without the line ends of its paragraphs.
+
+    Indented lines, such as equations, stay as they are.
+    """
+    text = re.split(r"\n(?:Args|Returns|Raises):\n", inspect.cleandoc(docstring or ""))[0]
+    paragraphs = re.split(r"\n{2,}", text.strip("\n"))
+    return "\n\n".join(p if p.startswith(" ") else " ".join(p.split()) for p in paragraphs)
+
+
+def description_in(file: Path, function: str) -> str:
+    """The description of a function in a file, which is not imported: that would take longer than reading it."""
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return description(ast.get_docstring(node))
+    raise ValueError(f"{file} has no function {function}")

@@ -16,7 +16,7 @@ PIECE = 1 << 15
 class Split(NamedTuple):
     """How to cut a node in two halves.
 
-    Args:
+    Attributes:
         w: Increment over the node.
         left: Standard normal numbers at first, then the increment over the left half.
         right: Buffer for the increment over the right half.

@@ -112,7 +112,7 @@ def test_a_compiled_network_answers_as_before() -> None:
     "options, message",
     [
         (["--offload"], "offload=True keeps parts on the CPU"),
-        (["--parts", "."], "parts goes with a single file; model 'tiny' is none"),
+        (["--parts", "."], "parts belongs to a single file, and model 'tiny' is not one"),
     ],
 )
 def test_options_of_the_command_line(options: list[str], message: str, tmp_path: Path) -> None:

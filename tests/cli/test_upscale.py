@@ -133,7 +133,7 @@ ERRORS = [
     (["--overlap", "10"], "overlap must be a multiple of 4, the VAE's factor; got 10: try 8 or 12"),
     (
         ["--tiling", "mixtures"],
-        'Invalid value "mixtures" for --tiling. Choose from: "mixture", "multidiffusion", "spot". Did you mean "mixture"?',
+        'Choose from: "mixture", "multidiffusion", "spot". Did you mean "mixture"?',
     ),
     (["--tiling", "spot", "--map-schedule", "own"], "with a denoise map, map_schedule 'delayed'"),
     (["--denoise", "0.4", "--min-denoise", "0.1"], "give --denoise for all positions, or a map with"),

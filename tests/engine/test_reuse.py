@@ -107,7 +107,7 @@ def test_a_call_is_known_by_what_it_is_about():
 
 @pytest.mark.parametrize("process", [VE(14.6), Flow(3.0)])
 def test_the_window_is_open_at_its_end(process):
-    """σ(end) < σ ≤ σ(start), both in float32; with several samples all have to be in it."""
+    """σ(end) < σ ≤ σ(start), both in float32; with several samples all have to be inside."""
     clock = LEVELS[type(process)].sigma_at
     high, low = clock(0.2), clock(0.8)
     for sigma, want in {high: "inside", high * 1.001: "before", low: "after", low * 1.001: "inside"}.items():

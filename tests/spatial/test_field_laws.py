@@ -51,7 +51,8 @@ def tile_run(name, kind, sigmas, source, noise, tile, first):
     """The end of a run on one tile alone."""
     process, at = SAMPLINGS[kind].process, (..., *tile.box.index)
     run = Run(
-        Guider(Toy(process), POSITIVE, NEGATIVE, 3.0), SAMPLERS[name], Grid(sigmas, process, clock=SAMPLINGS[kind].clock),
+        Guider(Toy(process), POSITIVE, NEGATIVE, 3.0), SAMPLERS[name],
+        Grid(sigmas, process, clock=SAMPLINGS[kind].clock),
         Cropped(keyed(SHAPE), at, first),
     )  # fmt: skip
     return finish(run, started(process, sigmas, noise[at].contiguous(), source[at].contiguous())).x

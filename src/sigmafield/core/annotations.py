@@ -115,9 +115,9 @@ def convert(value: Any, hint: Any) -> Any:
     """A value that fits, as Python's own: numpy's numbers converted, integers made float where floats are wanted."""
     alternatives, _ = split(hint)
     if isinstance(value, np.bool_):
-        return bool(value)
+        return bool(cast("object", value))
     if not isinstance(value, bool) and isinstance(value, Real):
-        number = cast("int | float", value)
+        number = cast("int | float", cast("object", value))
         return int(number) if isinstance(value, Integral) and float not in alternatives else float(number)
     if isinstance(value, (tuple, list)) and len(alternatives) == 1 and is_sequence(alternatives[0]):
         items = cast("Sequence[Any]", value)

@@ -118,7 +118,7 @@ class Cond:
     """
 
     embeds: Tensor
-    extra: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     strength: float = 1.0
     area: Area | Box | None = None
     mask: Tensor | None = None

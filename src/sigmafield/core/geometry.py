@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sigmafield.core.typed import numbers
+
 Index = tuple[slice | EllipsisType, ...]
 
 
@@ -80,7 +82,7 @@ class Box(tuple[int, ...]):
         return Box(*self.offset[-2:], *self.size[-2:])
 
     @property
-    def index(self) -> tuple[slice, ...]:
+    def index(self) -> tuple[slice, ...]:  # pyright: ignore[reportIncompatibleMethodOverride] - not tuple.index
         """Index of a box that lies within the last axes of a tensor: `t[(..., *box.index)]`."""
         return tuple(slice(o, o + n) for o, n in zip(self.offset, self.size))
 
@@ -191,7 +193,7 @@ def leaf_tiles(leaves: Sequence[Box], height: int, width: int, factor: int = 8, 
     Raises:
         ValueError: The leaves do not make up the latent.
     """
-    tiles = []
+    tiles: list[Tile] = []
     for leaf in leaves:
         core = Box(*(side // factor for side in leaf))
         grow = min(max(overlap, 0), min(height, width) // 4, core.height // 2, core.width // 2)
@@ -209,7 +211,7 @@ def check(tiles: Sequence[Tile], height: int, width: int) -> None:
             raise ValueError(f"tile {tuple(tile.core)} does not lie in a canvas of {height} by {width} positions")
         counts[tile.core.index] += 1
     if (counts != 1).any():
-        y, x = (counts != 1).nonzero()[0].tolist()
+        y, x = map(int, numbers((counts != 1).nonzero()[0]))
         n = int(counts[y, x])
         raise ValueError(
             f"tiles must own each position of {height} by {width} once; row {y}, column {x} has {n} owners"
@@ -221,7 +223,7 @@ def batches(tiles: Sequence[Tile], most: int) -> list[list[Tile]]:
     sizes: dict[tuple[int, int], list[Tile]] = {}
     for tile in tiles:
         sizes.setdefault((tile.box.height, tile.box.width), []).append(tile)
-    out = []
+    out: list[list[Tile]] = []
     for same in sizes.values():
         length = math.ceil(len(same) / math.ceil(len(same) / most))
         out += [same[k : k + length] for k in range(0, len(same), length)]

@@ -26,8 +26,8 @@ class Slot(Generic[T]):
 
     Args:
         name: Key in the memory, unique among wrappers.
-        kind: A dataclass whose fields are values that a memory may hold. A field that is None is left out, and has to
-            have a default. An entry that holds memories of its own (`scope`) needs none.
+        kind: A dataclass whose fields are values that a memory may hold. Fields that are None are not stored, and have
+            to have a default. An entry that holds memories of its own (`scope`) has no kind.
     """
 
     name: str

@@ -203,7 +203,8 @@ def _acting(j: int, prompt: Sequence[Cond], x: Latent, sigma: Sigma, ctx: Ctx) -
     if len(now) == 1 and _everywhere(*now[0]):
         asked = want is None or bool(want.any())
         return [Entry(j, now[0][0], box_of(now[0][0], space))] if asked else []
-    out, rest = [], torch.ones(len(x), 1, *space)
+    out: list[Entry] = []
+    rest = torch.ones(len(x), 1, *space)
     for cond, inside in now:
         if not cond.default:
             box, w = box_of(cond, space), weight(cond, len(x), space)
@@ -243,7 +244,7 @@ def groups(entries: Sequence[Entry], by_position: bool) -> list[list[Entry]]:
         entries: All entries of an evaluation.
         by_position: Whether those of one call must lie at the same positions, and not only have equal sizes.
     """
-    left, out = list(entries), []
+    left, out = list(entries), list[list[Entry]]()
     while left:
         group = [e for e in left if _joins(left[0], e, by_position)]
         left = [e for e in left if not any(e is g for g in group)]

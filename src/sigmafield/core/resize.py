@@ -17,16 +17,16 @@ MODES = ("bislerp", "nearest-exact", "bilinear", "area", "bicubic")
 
 
 def resize(x: Latent, height: int, width: int, mode: str = "bislerp") -> Tensor:
-    """Latents at another size, frame by frame.
+    """Resize latents, frame by frame.
 
     Args:
-        x: [B, C, H, W] or [B, C, frames, H, W].
-        height: New height.
-        width: New width.
+        x: Latents [B, C, H, W] or [B, C, frames, H, W].
+        height: New height in latent positions, at least 1.
+        width: New width in latent positions, at least 1.
         mode: One of `MODES`.
 
     Raises:
-        ValueError: The mode is unknown, or a side is below 1.
+        ValueError: If the mode is unknown or a size is below 1.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}{near_miss(mode, MODES)}")
@@ -42,8 +42,9 @@ def bislerp(x: Latent, height: int, width: int) -> Tensor:
 
         v = (sin((1 − ρ) ω)/sin ω e₁ + sin(ρ ω)/sin ω e₂) (‖b₁‖ (1 − ρ) + ‖b₂‖ ρ),   cos ω = e₁ · e₂
 
-    Between two positions b₁, b₂ with directions e₁, e₂: unlike a mean, it keeps the variance of noise. Computed in
-    float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating rotation with quaternion curves".
+    b₁ and b₂ are the vectors at two neighbouring positions, e₁ and e₂ their directions. Unlike a mean, it keeps the
+    variance of noise. It is computed in float32. Parallel vectors give b₁, opposite ones the mean. Shoemake, "Animating
+    rotation with quaternion curves".
     """
     wide = _bislerp_last(x.float(), width)
     return _bislerp_last(wide.transpose(-1, -2), height).transpose(-1, -2).to(x.dtype)

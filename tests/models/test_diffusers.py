@@ -237,7 +237,7 @@ def test_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(DiffusionPipeline, "download", offline)
     message = (
-        r"model 'org/name': no such directory, and not to be had from the hub "
+        r"model 'org/name': no such directory, and not available from the hub "
         r"\(\[Errno -2\] Name or service not known\); "
         r"to get the files by hand: hf download org/name --local-dir name, then load './name'"
     )

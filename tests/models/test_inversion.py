@@ -109,7 +109,7 @@ def test_errors(sd1: tuple[Path, Any], tmp_path: Path) -> None:
         "broken": "broken.safetensors is not a safetensors file",
         "old": "embedding:old: old.pt is a pickle, which can run any code, and is not opened; convert it",
         "old.pt": "old.pt is a pickle",
-        " x": "embedding: needs a name right behind the colon; got 'a embedding: x'",
+        " x": "embedding: needs a name right after the colon; got 'a embedding: x'",
     }.items():
         with pytest.raises(ValueError, match=message) as caught:
             pipe.text.encode([f"a embedding:{name}"], SIZE)

@@ -91,7 +91,7 @@ def test_offloading_needs_a_device() -> None:
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match=r"compile=True needs a C\+\+ compiler on the CPU; none of g\+\+, .* is there"):
+    with pytest.raises(ValueError, match=r"compile=True needs a C\+\+ compiler on the CPU; did not find g\+\+, "):
         load("tiny", device="cpu", compile=True)
 
 

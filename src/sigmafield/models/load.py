@@ -45,8 +45,8 @@ def load(
     """Loads a model.
 
     Args:
-        model: "tiny" (shipped, 64×64 pixels), a directory in diffusers' layout, a single .safetensors file in the layout
-            that the model was published in, or a hub id such as "org/name".
+        model: "tiny" (shipped, 64×64 pixels), a directory in diffusers' layout, a single .safetensors file in the
+            layout that the model was published in, or a hub id such as "org/name".
         parts: Directory in diffusers' layout with the parts that a single file lacks: VAE, text encoders.
         device: cpu, cuda, cuda:1 or mps; None: the first that is available of cuda, mps, cpu.
         dtype: float32, float16 or bfloat16; None: float32 for "tiny" and on the CPU, otherwise float16 for UNets and

@@ -221,7 +221,7 @@ def test_files_that_are_broken_are_named(loader: str, sd1: tuple[Path, Any], tmp
     shutil.copytree(sd1[0], tmp_path / "m")
     file = tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(ValueError, match=f"{file} is no safetensors file .*; was it downloaded in full") as caught:
+    with pytest.raises(ValueError, match=f"{file} is not a safetensors file .*; was it downloaded in full") as caught:
         load_tiny(tmp_path / "m", CPU, torch.float32) if loader == "tiny" else load(tmp_path / "m")
     assert "\n" not in str(caught.value)
 
@@ -237,7 +237,7 @@ def test_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(DiffusionPipeline, "download", offline)
     message = (
-        r"model 'org/name': no such directory, and not to be had from the hub "
+        r"model 'org/name': no such directory, and not available from the hub "
         r"\(\[Errno -2\] Name or service not known\); "
         r"to get the files by hand: hf download org/name --local-dir name, then load './name'"
     )

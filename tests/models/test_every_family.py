@@ -19,8 +19,8 @@ from sigmafield.core.process import Flow
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.execute import open_job
 from sigmafield.recipes.image_io import open_frames, recipe_of, to_tensor
-from sigmafield.recipes.options import Tiling
-from sigmafield.recipes.recipe import Recipe, Region
+from sigmafield.recipes.options import Region, Tiling
+from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish
 
 pytest.importorskip("diffusers")

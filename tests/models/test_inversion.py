@@ -106,10 +106,10 @@ def test_errors(sd1: tuple[Path, Any], tmp_path: Path) -> None:
         "narrow": "narrow.safetensors: emb_params is 2×24, but this text encoder's vectors have width 32",
         "other": "other.safetensors has clip_g; expected clip_l or emb_params, or a single tensor",
         "two": "two.safetensors has a, b; expected clip_l or emb_params",
-        "broken": "broken.safetensors is no safetensors file",
+        "broken": "broken.safetensors is not a safetensors file",
         "old": "embedding:old: old.pt is a pickle, which can run any code, and is not opened; convert it",
         "old.pt": "old.pt is a pickle",
-        " x": "embedding: needs a name right behind the colon; got 'a embedding: x'",
+        " x": "embedding: needs a name right after the colon; got 'a embedding: x'",
     }.items():
         with pytest.raises(ValueError, match=message) as caught:
             pipe.text.encode([f"a embedding:{name}"], SIZE)

@@ -63,7 +63,7 @@ def test_single_files(name: str, message: str, tmp_path: Path) -> None:
 def test_paths_that_do_not_exist(tmp_path: Path) -> None:
     (tmp_path / "emoji").mkdir()
     with pytest.raises(
-        FileNotFoundError, match="no such directory, and no hub id like 'org/name'; did you mean emoji?"
+        FileNotFoundError, match="no such directory, and not a hub id like 'org/name'; did you mean emoji?"
     ):
         load(tmp_path / "emojy")
     with pytest.raises(FileNotFoundError, match="nowhere does not exist either"):

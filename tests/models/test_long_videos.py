@@ -73,7 +73,10 @@ def test_a_long_video_by_its_recipe(wan):
             return wan.model.network(x, t, cond)
 
         calls.append(0)
-        recipe = Recipe("a red heart", steps=8, cfg=3.0, frames=33, height=size[0], width=size[1], guidance=guidance)
+        recipe = Recipe(
+            "a red heart", steps=8, cfg=3.0, frames=33, height=size[0], width=size[1], guidance=guidance,
+            schedule="karras",
+        )  # fmt: skip
         job = open_job(recipe, replace(wan, model=replace(wan.model, network=network)))
         return finish(job.run, job.start).x
 

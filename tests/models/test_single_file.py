@@ -281,7 +281,7 @@ def test_files_that_do_not_fit(change: Any, message: str, made: Any, tmp_path: P
 
 def test_files_that_are_broken(made: Any, tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(made("sd1")[0].read_bytes()[:100])
-    with pytest.raises(ValueError, match="is no safetensors file .*; was it downloaded in full"):
+    with pytest.raises(ValueError, match="is not a safetensors file .*; was it downloaded in full"):
         load(tmp_path / "m.safetensors")
     save_file({"a.lora_A.weight": torch.ones(1)}, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="lora.safetensors: no diffusion network found; looks like a LoRA"):
@@ -290,7 +290,7 @@ def test_files_that_are_broken(made: Any, tmp_path: Path) -> None:
 
 def test_parts_go_with_files_alone(made: Any) -> None:
     for model in (made("sd1")[1], "tiny"):
-        with pytest.raises(ValueError, match="parts goes with a single file"):
+        with pytest.raises(ValueError, match="parts belongs to a single file"):
             load(model, parts=made("sd1")[1])
 
 

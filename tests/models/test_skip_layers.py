@@ -83,13 +83,13 @@ def test_slg_simple_takes_the_blocks_from_the_negative_prompt_alone(loaded):
 @pytest.mark.parametrize(
     "name, text, message",
     [
-        ("sd1", "slg", "UNet2DConditionModel is none of the transformers AuraFlowTransformer2DModel, "),
+        ("sd1", "slg", "UNet2DConditionModel is not one of the transformers AuraFlowTransformer2DModel, "),
         ("sd3", "slg", r"SD3Transformer2DModel has 2 double and 0 single blocks, from 0 on; got double = '7, 8, 9'"),
         ("wan", "slg_simple(double='5')", "WanTransformer3DModel has 2 double and 0 single blocks"),
         ("sd3", "pag(layers='7')", r"SD3Transformer2DModel has blocks 0 to 1 to choose from; got layers = '7'"),
         ("sdxl", "seg(layers='0, 9')", r"UNet2DConditionModel has blocks 0 to 1 to choose from; got layers = '0, 9'"),
         ("sd3", "pag(layers=all)", "layers must be numbers of blocks, such as '7, 8, 9'; got 'all'"),
-        ("sd3", "sag", "SD3Transformer2DModel is no UNet with attention in its middle"),
+        ("sd3", "sag", "SD3Transformer2DModel is not a UNet with attention in its middle"),
     ],
 )
 def test_a_mod_without_its_blocks_is_refused_at_once(name, text, message, loaded):

@@ -13,7 +13,9 @@ import sigmafield as sf
 from sigmafield.models.bundle import TextEncoder
 from sigmafield.recipes.build import size_of
 from sigmafield.recipes.image_io import to_images
-from sigmafield.recipes.options import WINDOWS, Detail, Tiling
+from sigmafield.recipes.inputs import Inputs
+from sigmafield.recipes.options import Detail, Tiling
+from sigmafield.recipes.tiling import WINDOWS
 
 WAYS = [(sampler, "canvas") for sampler in WINDOWS] + [("mixture", "tile"), ("multidiffusion", "tile")]
 
@@ -162,11 +164,11 @@ def test_sides_are_whole_places(pipe, small, tmp_path):
     """A scale goes to the nearest ones."""
     odd = tmp_path / "odd.png"
     Image.open(small).resize((47, 33)).save(odd)
-    image = Image.open(odd)
-    assert size_of(recipe(str(odd), scale=2.0), pipe, [image]) == (64, 96)
-    assert size_of(recipe(str(odd), scale=1.5), pipe, [image]) == (48, 72)
+    image = Inputs([Image.open(odd)])
+    assert size_of(recipe(str(odd), scale=2.0), pipe.model, image) == (64, 96)
+    assert size_of(recipe(str(odd), scale=1.5), pipe.model, image) == (48, 72)
     with pytest.raises(ValueError, match="width must be a multiple of 4, the VAE's factor; got 47: try 44 or 48"):
-        size_of(recipe(str(odd)), pipe, [image])
+        size_of(recipe(str(odd)), pipe.model, image)
 
 
 def test_recipes_with_tiles_are_json(small):

@@ -95,5 +95,5 @@ def test_a_run_on_a_field_is_one_evaluation_a_step(wan, model):
 def test_tokens_must_fill_the_latent(model):
     x, sigma = torch.zeros(1, 4, 3, 5, 6), torch.tensor(0.5, dtype=torch.float64)
     ctx = Ctx(Grid(torch.tensor([0.5, 0.0]), SAMPLING.process).span(0), {})
-    with pytest.raises(ValueError, match=r"tokens of \(1, 2, 2\) places do not fill a latent of \(3, 5, 6\)"):
+    with pytest.raises(ValueError, match=r"tokens of \(1, 2, 2\) positions do not fill a latent of \(3, 5, 6\)"):
         model(x, sigma, [cond(1)], ctx)

@@ -19,7 +19,8 @@ from sigmafield.core.process import Flow
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
-from sigmafield.recipes.build import sampling_of, told
+from sigmafield.recipes.build import model_of
+from sigmafield.recipes.conditionings import distilled
 from sigmafield.recipes.recipe import Recipe
 
 pytest.importorskip("diffusers")
@@ -137,8 +138,8 @@ def test_whole_run(both: tuple[Pipeline, Any]) -> None:
     size, x = size_of(ours), latents(ours, 2)
     want = run_of_theirs(pipe, x, size)
     recipe = Recipe("", distilled_guidance=2.5 if "guidance" in ours.text.encode([""], size).extra else None)
-    positive = told(recipe, ours.text.encode(PROMPTS, size))
-    negative = told(recipe, ours.text.encode_negative(NEGATIVES, size))
+    positive = distilled(recipe, ours.text.encode(PROMPTS, size))
+    negative = distilled(recipe, ours.text.encode_negative(NEGATIVES, size))
     got = sample(
         Guider(ours.model, positive, negative, 3.0),
         x,
@@ -174,7 +175,7 @@ def test_shift(loaded: Callable[[str], Pipeline], family: Family) -> None:
     u = torch.arange(1, 10001) / 10000
 
     def levels(shift: Any, size: tuple[int, int]) -> torch.Tensor:
-        return sampling_of(Recipe("", shift=shift), ours, size).levels.sigmas
+        return model_of(Recipe("", shift=shift), ours.model, size).sampling.levels.sigmas
 
     assert_close(levels(None, (16, 24)), pipe.scheduler.time_shift(1.15, 1.0, u))
     mu = calculate_shift(4 * 6)
@@ -186,9 +187,10 @@ def test_shift(loaded: Callable[[str], Pipeline], family: Family) -> None:
         assert_close(loaded(name).model.sampling.levels.sigmas.double(), want, atol=1e-6, rtol=0)
         assert loaded(name).model.sampling.process == Flow(known)
     sd3 = loaded("sd3")
-    assert float(sampling_of(Recipe("", shift=2.0), sd3, (16, 24)).levels.timestep(torch.tensor(0.25).double())) == 250
+    shifted = model_of(Recipe("", shift=2.0), sd3.model, (16, 24)).sampling
+    assert float(shifted.levels.timestep(torch.tensor(0.25).double())) == 250
     with pytest.raises(ValueError, match="shift 'size' needs a model whose time shift depends on the size"):
-        sampling_of(Recipe("", shift="size"), sd3, (16, 24))
+        model_of(Recipe("", shift="size"), sd3.model, (16, 24))
 
 
 def test_half_precision(both: tuple[Pipeline, Any], request: pytest.FixtureRequest, family: Family) -> None:
@@ -196,7 +198,7 @@ def test_half_precision(both: tuple[Pipeline, Any], request: pytest.FixtureReque
     half = load(family(request.node.callspec.params["both"])[0], dtype="bfloat16")
     cond, x, size = full.text.encode(PROMPTS, size_of(full)), latents(full, 2), size_of(full)
     if "guidance" in cond.extra:  # diffusers rounds 1000 times guidance and time to bfloat16: these stay as they are
-        cond = told(Recipe("", distilled_guidance=4.096), cond)
+        cond = distilled(Recipe("", distilled_guidance=4.096), cond)
     t = full.model.sampling.levels.timestep(torch.tensor(0.512).double()).float().expand(2)
     pairs = [
         (half.text.encode(PROMPTS, size).embeds, cond.embeds),

@@ -23,20 +23,27 @@ NETWORKS = ("unet", "transformer", "prior", "decoder")
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory with its model_index.json."""
+    """A directory with its model_index.json.
+
+    Args:
+        path: The directory.
+        index: Contents of model_index.json.
+    """
 
     path: Path
     index: dict[str, Any]
 
     def class_of(self, component: str) -> str | None:
-        """Class name of a component; None where there is none."""
+        """Class name of a component; None where the index does not name one."""
         entry = self.index.get(component)
         return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 
     def folder(self, component: str, *supported: str) -> Path:
-        """Sub-folder of a component, which must be of one of the supported classes.
+        """Sub-folder of a component.
 
-        Raises ValueError for another class or none, FileNotFoundError for a missing folder.
+        Raises:
+            ValueError: If the component is missing or not of a supported class.
+            FileNotFoundError: If the folder is missing.
         """
         kind = self.class_of(component)
         if kind not in supported:
@@ -51,29 +58,29 @@ class Directory:
         return read_json(self.folder(component, *supported) / "config.json")
 
     def network(self, *supported: str) -> str:
-        """Class of the network. Raises ValueError naming it where it is none of the supported ones."""
+        """Class of the network; raises ValueError if it is not a supported one."""
         part = next((name for name in NETWORKS if self.class_of(name)), "unet")
         self.folder(part, *supported)
         return str(self.class_of(part))
 
     def scheduler(self) -> dict[str, Any]:
-        """The scheduler's config. Raises FileNotFoundError where it is missing."""
+        """The scheduler's config; raises FileNotFoundError where it is missing."""
         return read_json(self.path / "scheduler" / "scheduler_config.json")
 
 
 def open_directory(path: Path) -> Directory:
-    """The model directory at `path`. Raises FileNotFoundError saying what is there and where the model may be."""
+    """Opens a model directory; raises FileNotFoundError with the contents and the likely path where it is not one."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such directory")
     if not (path / INDEX).is_file():
         near = [p for p in [path.parent, *sorted(path.iterdir())] if (p / INDEX).is_file()]
         hint = f"; did you mean {' or '.join(map(str, near))}?" if near else f"; {listing(path)}"
-        raise FileNotFoundError(f"{path}: no {INDEX}, so this is no model directory in diffusers' layout{hint}")
+        raise FileNotFoundError(f"{path}: no {INDEX}, so this is not a model directory in diffusers' layout{hint}")
     return Directory(path, read_json(path / INDEX))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The dictionary in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
+    """Reads a dictionary from a JSON file; raises FileNotFoundError or ValueError naming the file."""
     try:
         return json.loads(needed(path).read_text("utf-8"))
     except json.JSONDecodeError as error:
@@ -81,9 +88,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weights(folder: Path) -> tuple[list[Path], str | None]:
-    """The weight files of a component and their variant: None, or 'fp16' where there are only half-precision ones.
+    """Finds the weight files of a component.
 
-    Raises FileNotFoundError for a missing file or shard, ValueError for a broken one or where there are only pickles.
+    Returns:
+        The files and their variant: None, or 'fp16' where there are only half-precision ones.
+
+    Raises:
+        FileNotFoundError: If a file or shard is missing.
+        ValueError: If a file is broken, or there are only pickles.
     """
     for variant in (None, "fp16"):
         part = f".{variant}" if variant else ""
@@ -102,16 +114,16 @@ def weights(folder: Path) -> tuple[list[Path], str | None]:
 
 
 def opened(path: Path) -> Path:
-    """The path, if it is a safetensors file. Raises ValueError otherwise."""
+    """Returns the path of a safetensors file; raises ValueError for another file."""
     try:
         with safe_open(path, "pt"):
             return path
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file ({error}); was it downloaded in full?") from None
+        raise ValueError(f"{path} is not a safetensors file ({error}); was it downloaded in full?") from None
 
 
 def needed(path: Path) -> Path:
-    """The path, if there is a file. Raises FileNotFoundError naming the file, or the folder that is missing."""
+    """Returns the path of a file; raises FileNotFoundError naming the file or the folder that is missing."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent.parent}: sub-folder {path.parent.name} is missing")
     if not path.is_file():
@@ -120,7 +132,7 @@ def needed(path: Path) -> Path:
 
 
 def listing(folder: Path) -> str:
-    """What is in a folder, for an error message."""
+    """Lists a folder for an error message."""
     names = [p.name + "/" * p.is_dir() for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
     if not names:
         return "it is empty"
@@ -129,7 +141,7 @@ def listing(folder: Path) -> str:
 
 
 def nearby(path: Path) -> str:
-    """The end of an error about a path that does not exist: names like it beside it, if there are any."""
+    """Makes the end of an error about a path that does not exist: similar names in the same folder."""
     if not path.parent.is_dir():
         return f"; {path.parent} does not exist either"
     names = [p.name for p in path.parent.iterdir() if p.is_dir()]

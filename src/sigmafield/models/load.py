@@ -1,4 +1,4 @@
-"""Loading a model: the shipped one, or one of the supported families, in diffusers' layout or as a single file."""
+"""Loads a model: the shipped one, or one of the supported families in diffusers' layout or as a single file."""
 
 from __future__ import annotations
 
@@ -42,29 +42,37 @@ def load(
     embeddings: str | Path | None = None,
     loras: Loras = (),
 ) -> Pipeline:
-    """A model, ready to sample with.
+    """Loads a model.
 
-    model: "tiny" (shipped, 64x64 pixels), a directory in diffusers' layout, a single .safetensors file in the layout
-    that the model was published in, or a hub id such as "org/name".
-    parts: a directory in diffusers' layout, for parts that a single file has not: VAE, text encoders.
-    device: cpu, cuda, cuda:1, mps; None takes the first there is of cuda, mps, cpu.
-    dtype: float32, float16, bfloat16; None is float32 for "tiny" and on the CPU, otherwise float16 for UNets and
-    bfloat16 for transformers.
-    offload: text encoders, network and VAE wait on the CPU and are on the device one at a time.
-    compile: the network is compiled by torch at its first call; faster afterwards, with other last bits.
-    max_rows: at most so many rows (samples times prompts) in one network call, for little memory; None: all at once.
-    preview: a small decoder of the model's latents for previews: AutoencoderTiny's directory or TAESD's .safetensors.
-    embeddings: directory of textual inversions, for `embedding:name` in prompts.
-    loras: strengths of LoRA files by their paths, merged into the weights in that order; any number, 0 = without.
+    Args:
+        model: "tiny" (shipped, 64×64 pixels), a directory in diffusers' layout, a single .safetensors file in the
+            layout that the model was published in, or a hub id such as "org/name".
+        parts: Directory in diffusers' layout with the parts that a single file lacks: VAE, text encoders.
+        device: cpu, cuda, cuda:1 or mps; None: the first that is available of cuda, mps, cpu.
+        dtype: float32, float16 or bfloat16; None: float32 for "tiny" and on the CPU, otherwise float16 for UNets and
+            bfloat16 for transformers.
+        offload: Whether text encoders, network and VAE wait on the CPU and are on the device one at a time.
+        compile: Whether torch compiles the network at its first call: faster afterwards, with small differences.
+        max_rows: Most rows (samples × prompts) of one network call, to save memory; None: all in one call.
+        preview: Small decoder of the model's latents for previews: AutoencoderTiny's directory, TAESD's .safetensors
+            file, or a directory of such files.
+        embeddings: Directory of textual inversions, for `embedding:name` in prompts.
+        loras: Strengths of LoRA files by their paths, merged into the weights in that order; any number, 0: none of it.
 
-    Raises ValueError for an argument or a model that is not supported, FileNotFoundError for what is missing,
-    ImportError where a model needs packages that are not installed, ConnectionError where a hub id cannot be had.
+    Returns:
+        The model, the text encoder and the VAE.
+
+    Raises:
+        ValueError: If an argument or the model is not supported.
+        FileNotFoundError: If a file is missing.
+        ImportError: If the model needs packages that are not installed.
+        ConnectionError: If a hub id cannot be downloaded.
     """
-    place = choose_device(device)
+    device = choose_device(device)
     if offload:
-        check_offload(place)
+        check_offload(device)
     if compile:
-        check_compile(place)
+        check_compile(device)
     if max_rows is not None and max_rows < 1:
         raise ValueError(f"max_rows must be ≥ 1; got {max_rows}")
     if preview is not None and not Path(preview).expanduser().exists():
@@ -72,10 +80,10 @@ def load(
     folder, pairs = check_folder(embeddings), check_loras(loras)
     if pairs:
         from sigmafield.models.diffusers.lora import merge_lora  # slow to import, and an extra
-    pipe = load_plain(model, place, dtype, parts, torch.device("cpu") if offload else None, folder)
+    pipe = load_plain(model, device, dtype, parts, torch.device("cpu") if offload else None, folder)
     for path, strength in pairs:
         merge_lora(pipe.modules, Path(path).expanduser(), strength)
-    if place.type == "cpu":
+    if device.type == "cpu":
         pipe = with_threads(pipe)
     pipe = offloaded(pipe) if offload else pipe
     network = compiled(pipe.model) if compile else pipe.model
@@ -88,7 +96,12 @@ def load(
 
 
 def check_loras(loras: Loras) -> list[tuple[str, float]]:
-    """Paths and strengths. Raises FileNotFoundError for no file, ValueError for a strength that is not finite."""
+    """Gives the paths and strengths of LoRAs as pairs.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a strength is not finite.
+    """
     pairs = [(str(path), float(s)) for path, s in (loras.items() if isinstance(loras, Mapping) else loras)]
     for path, strength in pairs:
         needed(Path(path).expanduser())
@@ -99,30 +112,32 @@ def check_loras(loras: Loras) -> list[tuple[str, float]]:
 
 def load_plain(
     model: str | Path,
-    place: torch.device,
+    device: torch.device,
     dtype: str | torch.dtype | None,
     parts: str | Path | None,
     home: torch.device | None,
     embeddings: Path | None,
 ) -> Pipeline:
-    """The pipeline of a model as its own files have it: the shipped one, a single file, a directory or a hub id."""
+    """Loads the shipped model, a single file, a directory or a hub id, without LoRAs and options."""
     path = Path(model).expanduser()
     if parts is not None and not path.is_file():
-        raise ValueError(f"parts goes with a single file; model {str(model)!r} is none")
+        raise ValueError(f"parts belongs to a single file, and model {str(model)!r} is not one")
     if model == TINY:
         shipped = Path(str(files("sigmafield"))) / "data" / TINY
-        return load_tiny(shipped, place, choose_dtype(dtype, torch.float32), embeddings)
+        return load_tiny(shipped, device, choose_dtype(dtype, torch.float32), embeddings)
     asked = None if dtype is None else choose_dtype(dtype, torch.float32)
     if path.is_file():
         check_file(path)
         from sigmafield.models.diffusers import load_single_file  # slow to import, and an extra
 
-        return load_single_file(path, Path(parts).expanduser() if parts else None, place, asked, home, embeddings)
+        return load_single_file(path, Path(parts).expanduser() if parts else None, device, asked, home, embeddings)
     if not path.is_dir() and not (isinstance(model, str) and HUB_ID.fullmatch(model)):
-        raise FileNotFoundError(f"model {str(model)!r}: no such directory, and no hub id like 'org/name'{nearby(path)}")
+        raise FileNotFoundError(
+            f"model {str(model)!r}: no such directory, and not a hub id like 'org/name'{nearby(path)}"
+        )
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
 
-    return load_diffusers(path if path.is_dir() else str(model), place, asked, home, embeddings)
+    return load_diffusers(path if path.is_dir() else str(model), device, asked, home, embeddings)
 
 
 def load_control(
@@ -132,22 +147,28 @@ def load_control(
     dtype: str | torch.dtype | None = None,
     kind: str | None = None,
 ) -> ControlNetwork:
-    """A ControlNet or T2I-Adapter for a `Control`, from its directory in diffusers' layout.
+    """Loads a ControlNet or T2I-Adapter for a `Control`, from its directory in diffusers' layout.
 
-    device, dtype: as for `load`; kind: of the hint, for a ControlNet that reads several (canny, depth, openpose, …).
+    Args:
+        path: The directory.
+        device: As for `load`.
+        dtype: float32, float16 or bfloat16; None: float32 on the CPU, otherwise float16.
+        kind: Kind of the hint, for a ControlNet that reads several: canny, depth, openpose, ….
 
-    Raises ValueError for an argument or a network that is not supported, FileNotFoundError for what is missing,
-    ImportError where the packages that run it are not installed.
+    Raises:
+        ValueError: If an argument or the network is not supported.
+        FileNotFoundError: If a file is missing.
+        ImportError: If the packages that run it are not installed.
     """
-    place = choose_device(device)
-    precision = choose_dtype(dtype, torch.float32 if place.type == "cpu" else torch.float16)
+    device = choose_device(device)
+    precision = choose_dtype(dtype, torch.float32 if device.type == "cpu" else torch.float16)
     from sigmafield.models.diffusers.control import read_control
 
-    return read_control(Path(path).expanduser(), place, precision, kind)
+    return read_control(Path(path).expanduser(), device, precision, kind)
 
 
 def check_file(path: Path) -> None:
-    """Raises ValueError for a file of a kind that is not opened."""
+    """Raises ValueError for a file that is not .safetensors."""
     if path.suffix in PICKLES:
         raise ValueError(
             f"model '{path}': a pickle can run any code and is not opened; convert it to .safetensors, or pass a "
@@ -160,7 +181,7 @@ def check_file(path: Path) -> None:
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the best one. Raises ValueError for one that is unknown or not available."""
+    """Finds a device by name, or the best one; raises ValueError for one that is unknown or not available."""
     ready = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     there = [name for name, is_there in ready.items() if is_there]
     if device is None:
@@ -176,7 +197,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:
-    """The dtype asked for, or the default. Raises ValueError for one that is unknown."""
+    """Finds a dtype by name, or takes the default; raises ValueError for an unknown one."""
     if dtype is None:
         return default
     name = str(dtype).removeprefix("torch.")

@@ -38,14 +38,19 @@ Side = Annotated[int, Range(16, 16384)]
 def discrete(
     model: DiffusionModel, *, prediction: Literal["eps", "v", "x0", "img_to_img", "lcm"] = "eps", zsnr: bool = False
 ) -> DiffusionModel:
-    """The model's own discrete levels, with a prediction: eps, v, x0, img_to_img, or lcm with its 50 levels.
+    """Keeps the model's own discrete levels and sets what the network predicts. Zero terminal SNR: arXiv:2305.08891.
 
-    zsnr: the last level is pure noise, arXiv:2305.08891; False takes that back where the checkpoint says so.
-    Raises ValueError for a model without discrete levels.
+    Args:
+        model: A model with discrete noise levels.
+        prediction: What the network predicts; lcm also keeps 50 of the levels only.
+        zsnr: Whether the levels are rescaled so that the last one is pure noise; false undoes what a checkpoint says.
+
+    Raises:
+        ValueError: If the model has no discrete noise levels.
     """
     if model.sampling.beta is None:
         raise ValueError(
-            f"{model.name} has no discrete noise levels to make anew; use continuous_edm, shifted_flow or flux"
+            f"{model.name} has no discrete noise levels to change; use continuous_edm, shifted_flow or flux"
         )
     return replace(model, sampling=discrete_sampling(prediction, model.sampling.beta, zsnr))
 
@@ -58,10 +63,16 @@ def continuous_edm(
     sigma_max: Positive = 120.0,
     sigma_min: Low = 0.002,
 ) -> DiffusionModel:
-    """1000 levels from sigma_min to sigma_max, evenly in ln σ, t = ¼ ln σ. Karras et al., arXiv:2206.00364.
+    """Sets 1000 levels, spaced evenly in ln σ, with EDM's clock. Karras et al., arXiv:2206.00364.
 
-    prediction: eps or v with σ_data = 1, edm with 0.5, cosmos_rflow, or playground, which is edm on the latents of
-    Playground 2.5. 0 < sigma_min < sigma_max.
+        t = ¼ ln σ
+
+    Args:
+        model: Any model.
+        prediction: What the network predicts: eps or v with σ_data = 1, edm with σ_data = 0.5, edm on the latents of
+            Playground 2.5 (playground), or Cosmos Predict 2's flow (cosmos_rflow).
+        sigma_max: Largest level.
+        sigma_min: Smallest level.
     """
     if prediction == "cosmos_rflow":
         return replace(model, sampling=cosmos_sampling(sigma_min, sigma_max))
@@ -74,22 +85,43 @@ def continuous_edm(
 
 @checked
 def continuous_v(model: DiffusionModel, *, sigma_max: Positive = 500.0, sigma_min: Low = 0.03) -> DiffusionModel:
-    """v-prediction with t = (2/π) arctan σ and 1000 levels, evenly in ln σ. 0 < sigma_min < sigma_max."""
+    """Sets v-prediction and 1000 levels, spaced evenly in ln σ, with the arctangent clock. arXiv:2202.00512.
+
+        t = (2/π) arctan σ
+
+    Args:
+        model: Any model.
+        sigma_max: Largest level.
+        sigma_min: Smallest level.
+    """
     return replace(model, sampling=continuous_v_sampling(sigma_min, sigma_max))
 
 
 @checked
 def stable_cascade(model: DiffusionModel, *, shift: Positive = 2.0) -> DiffusionModel:
-    """The cosine levels of Stable Cascade; shift > 0 moves them towards more noise. arXiv:2306.00637."""
+    """Sets the cosine levels of Stable Cascade. arXiv:2306.00637.
+
+    Args:
+        model: Any model.
+        shift: How far the levels are moved towards more noise; 1 leaves them where they are.
+    """
     return replace(model, sampling=cascade_sampling(shift))
 
 
 @checked
 def shifted_flow(model: DiffusionModel, *, shift: Positive = 3.0) -> DiffusionModel:
-    """Levels σ = s t/(1 + (s − 1) t) of a rectified flow, s = shift > 0; t as the network knows it: σ or 1000 σ.
+    """Sets the time shift s of a rectified flow. Esser et al., arXiv:2403.03206, eq. 23.
 
-    Stable Diffusion 3 has 3, AuraFlow 1.73. Esser et al., arXiv:2403.03206, eq. 23. Raises ValueError for a network
-    that is no flow.
+        σ = s t/(1 + (s − 1) t)
+
+    The network's timestep input stays σ or 1000 σ, as it was trained.
+
+    Args:
+        model: A model of rectified flow.
+        shift: The time shift s; Stable Diffusion 3 was trained for 3, AuraFlow for 1.73.
+
+    Raises:
+        ValueError: If the model is not a rectified flow.
     """
     return replace(model, sampling=shifted(model.sampling, shift))
 
@@ -98,15 +130,25 @@ def shifted_flow(model: DiffusionModel, *, shift: Positive = 3.0) -> DiffusionMo
 def flux(
     model: DiffusionModel, *, max_shift: Shift = 1.15, base_shift: Shift = 0.5, width: Side = 1024, height: Side = 1024
 ) -> DiffusionModel:
-    """Flux's levels for a size: μ is linear in the number of 16x16-pixel places, from base_shift to max_shift.
+    """Sets Flux's levels for an image size: the shift μ is linear in the number of tokens (16×16 pixels each).
 
-    base_shift is for 256 places (256x256 pixels), max_shift for 4096 (1024x1024), both from 0 to 100; beyond them the
-    line goes on. width, height: in pixels, 16 … 16384. Raises ValueError for a network that is no flow whose timestep
-    is σ.
+        σ = e^μ/(e^μ + 1/t − 1)
+
+    Args:
+        model: A model of rectified flow whose timestep input is σ.
+        max_shift: The shift μ at 4096 tokens (1024×1024 pixels); the line goes on above.
+        base_shift: The shift μ at 256 tokens (256×256 pixels); the line goes on below.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+
+    Raises:
+        ValueError: If the network's timestep input is not σ.
     """
     mu = resolution_shift(width * height / 256, (256.0, base_shift), (4096.0, max_shift))
     if model.sampling.levels.timestep(torch.ones((), dtype=torch.float64)) > 1:
-        raise ValueError(f"{model.name}: Flux's levels tell the network σ, and this one was trained on 1000 σ")
+        raise ValueError(
+            f"{model.name}: Flux's levels need a network whose timestep input is σ; this one was trained on 1000 σ"
+        )
     return replace(model, sampling=flux_sampling(mu))
 
 
@@ -114,11 +156,11 @@ MODEL_SAMPLINGS: dict[str, Callable[..., DiffusionModel]] = {
     function.__name__: function
     for function in (discrete, continuous_edm, continuous_v, stable_cascade, shifted_flow, flux)
 }
-"""The functions by name."""
+"""The overrides by name."""
 
 
 def override_of(spec: Spec | None) -> Callable[[DiffusionModel], DiffusionModel]:
-    """The override that a spec names, such as discrete(prediction=v, zsnr=true); None leaves a model as it is.
+    """Finds the override that a spec names, such as discrete(prediction=v, zsnr=true); None: no override.
 
     Raises:
         ValueError: The name or a parameter is unknown, or a value is out of range.
@@ -130,5 +172,5 @@ def override_of(spec: Spec | None) -> Callable[[DiffusionModel], DiffusionModel]
 
 
 def same(model: DiffusionModel) -> DiffusionModel:
-    """The model as it is."""
+    """Returns the model unchanged."""
     return model

@@ -53,14 +53,14 @@ def compiled(model: DiffusionModel) -> DiffusionModel:
 
 
 def check_offload(device: torch.device) -> None:
-    """Raises ValueError where there is no device to move parts to."""
+    """Raises ValueError where the only device is the CPU."""
     if device.type == "cpu":
         raise ValueError("offload=True keeps parts on the CPU until the device needs them; here the device is the CPU")
 
 
 def check_compile(device: torch.device) -> None:
-    """Raises ValueError where torch cannot compile, for want of a compiler."""
+    """Raises ValueError where torch does not find the compiler that it needs."""
     if device.type == "cpu" and not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
-        raise ValueError(f"compile=True needs a C++ compiler on the CPU; none of {', '.join(COMPILERS)} is there")
+        raise ValueError(f"compile=True needs a C++ compiler on the CPU; did not find {', '.join(COMPILERS)}")
     if device.type == "cuda" and find_spec("triton") is None:
         raise ValueError("compile=True needs the package triton on cuda; it is not installed")

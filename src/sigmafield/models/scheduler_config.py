@@ -1,4 +1,4 @@
-"""The sampling that a network was trained for, read from a diffusers scheduler_config.json."""
+"""Reads the sampling that a network was trained for from diffusers' scheduler_config.json."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
 
 
 def sampling_of(config: Mapping[str, Any]) -> Sampling:
-    """Prediction and noise levels of a network; which sampler the scheduler's class stands for is ignored.
+    """Reads prediction and noise levels of discrete diffusion; the sampler that the class stands for is ignored.
 
-    Raises ValueError naming the key, its value and what is supported, or the key that is missing.
+    Raises:
+        ValueError: If a key is missing or its value is not supported.
     """
     kind = config.get("prediction_type", "epsilon")
     if kind not in PREDICTION_TYPES:
@@ -28,7 +29,7 @@ def sampling_of(config: Mapping[str, Any]) -> Sampling:
 
 
 def variances(config: Mapping[str, Any]) -> np.ndarray:
-    """β of each training step, float64 [num_train_timesteps]."""
+    """Reads the variance β of each training step, float64 [num_train_timesteps]."""
     if config.get("trained_betas") is not None:
         return np.asarray(config["trained_betas"], dtype=np.float64)
     missing = [key for key in ("beta_schedule", "beta_start", "beta_end") if key not in config]
@@ -42,10 +43,17 @@ def variances(config: Mapping[str, Any]) -> np.ndarray:
 
 
 def flow_sampling_of(config: Mapping[str, Any], multiplier: float) -> Sampling:
-    """Noise levels of a rectified flow; the network is told multiplier · σ, as in ComfyUI.
+    """Reads the noise levels of a rectified flow.
 
-    A shift that depends on the image's size (use_dynamic_shifting: Flux) is taken to be the one of large images,
-    max_shift, at every size, as in ComfyUI; `shift_by_size` has the rule. Raises ValueError for other processes.
+    A shift that depends on the image size (use_dynamic_shifting, as for Flux) is fixed at max_shift, the one of large
+    images, as in ComfyUI; `shift_by_size` has the rule.
+
+    Args:
+        config: The scheduler's config.
+        multiplier: The network's timestep input is multiplier · σ.
+
+    Raises:
+        ValueError: If the config is of another process, or has a setting that is not supported.
     """
     name = config.get("_class_name", "it")
     if not (str(name).startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
@@ -60,7 +68,7 @@ def flow_sampling_of(config: Mapping[str, Any], multiplier: float) -> Sampling:
 
 
 def shift_by_size(config: Mapping[str, Any]) -> Callable[[float], float] | None:
-    """Tokens of a image → its time shift e^μ, μ on a line through two sizes; None where the shift is fixed."""
+    """Makes the function from an image's tokens to its time shift e^μ, μ linear; None where the shift is fixed."""
     if not config.get("use_dynamic_shifting"):
         return None
     low = float(config.get("base_image_seq_len", 256)), float(config.get("base_shift", 0.5))

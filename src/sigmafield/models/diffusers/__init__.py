@@ -1,4 +1,4 @@
-"""Models in a diffusers directory or on the Hugging Face hub, run by the modules of diffusers and transformers."""
+"""Loads models that run on the modules of diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BUILDERS: dict[str, Callable[[Source], Pipeline]] = {
     "Lumina2Transformer2DModel": build_lumina,
     "WanTransformer3DModel": build_wan,
 }
-"""How to load a model, by the class of its network."""
+"""Builders by the class of the network."""
 
 
 def load_diffusers(
@@ -47,12 +47,19 @@ def load_diffusers(
     home: torch.device | None = None,
     embeddings: Path | None = None,
 ) -> Pipeline:
-    """The model in a diffusers directory, or of a hub id such as "org/name", which is downloaded.
+    """Loads the model in a diffusers directory, or downloads that of a hub id.
 
-    dtype: of network and text encoders, None = `usual_dtype`; the VAE runs in float32 where its config has
-    force_upcast. home: where parts are put if not on the device; embeddings: folder of textual inversions. Nothing is
-    downloaded for a directory that exists. Raises FileNotFoundError for what is missing, ValueError for what is not
-    supported, ConnectionError where the hub cannot be reached.
+    Args:
+        model: The directory, or a hub id such as "org/name"; nothing is downloaded for a directory that exists.
+        device: Where the model runs.
+        dtype: Of network and text encoders; None: `usual_dtype`. The VAE runs in float32 if it has force_upcast.
+        home: Where parts wait until they are needed; None: on the device.
+        embeddings: Folder of textual inversions.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the model is not supported.
+        ConnectionError: If the hub cannot be reached.
     """
     path = Path(model)
     local = path.is_dir()
@@ -68,10 +75,18 @@ def load_single_file(
     home: torch.device | None = None,
     embeddings: Path | None = None,
 ) -> Pipeline:
-    """The model in one .safetensors file of the layout that it was published in; the rest as `load_diffusers`.
+    """Loads the model in one .safetensors file of the layout that it was published in; nothing is downloaded.
 
-    parts: a directory in diffusers' layout, for parts that are not in the file. Nothing is downloaded. Raises
-    ValueError for a file that is not such a model, for parts that are nowhere and for what is not supported.
+    Args:
+        path: The file.
+        parts: Directory in diffusers' layout with the parts that the file lacks.
+        device: Where the model runs.
+        dtype: As for `load_diffusers`.
+        home: As for `load_diffusers`.
+        embeddings: Folder of textual inversions.
+
+    Raises:
+        ValueError: If the file is not such a model, or a part is missing or not supported.
     """
     with tempfile.TemporaryDirectory() as scratch:
         return build(open_single_file(path, parts, Path(scratch)), path.stem, device, dtype, home, embeddings)
@@ -85,7 +100,7 @@ def build(
     home: torch.device | None,
     embeddings: Path | None,
 ) -> Pipeline:
-    """The pipeline of a model, by the class of its network."""
+    """Builds the pipeline of a model with the builder of its network's class."""
     kind = where.network(*BUILDERS)
     return BUILDERS[kind](Source(where, name, device, dtype or usual_dtype(kind, device), home, embeddings))
 

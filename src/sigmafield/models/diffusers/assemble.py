@@ -1,4 +1,4 @@
-"""A module of diffusers or transformers from a config and weights in memory."""
+"""Builds modules of diffusers or transformers from a config and weights in memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 WRAP = "text_model."
-"""What transformers 4 begins the names of a text encoder's weights with, and 5 does not."""
+"""Prefix of a text encoder's weights in transformers 4, which 5 leaves out."""
 
 
 def assembled(kind: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor], what: str) -> Any:
-    """A module of a class with these very tensors as its weights, without gradients.
+    """Builds a module of a class with these tensors as its weights, not copied, without gradients.
 
-    Raises ValueError beginning with `what` and naming a weight that is missing, unknown or of another shape.
+    Args:
+        kind: Class of diffusers or transformers.
+        config: Its config.
+        tensors: The weights by name.
+        what: Beginning of error messages.
+
+    Raises:
+        ValueError: If a weight is missing, unknown or of another shape.
     """
     with init_empty_weights(include_buffers=False):
         module = made(kind, dict(config))
@@ -37,20 +44,20 @@ def assembled(kind: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor
 
 
 def made(kind: Any, config: dict[str, Any]) -> Any:
-    """A module of a class of diffusers or transformers, whose configs are made in two ways."""
+    """Builds an empty module; diffusers and transformers take configs in different ways."""
     if kind.__module__.startswith("diffusers"):
         return kind.from_config(config)
     return kind(kind.config_class.from_dict(config))
 
 
 def known_as(name: str, known: Mapping[str, Any]) -> str:
-    """The name of a weight as the class has it, with or without the wrapping of text encoders."""
+    """Finds the name of a weight in the class, with or without the text encoders' prefix."""
     spellings = (name, name.removeprefix(WRAP), WRAP + name)
     return next((spelling for spelling in spellings if spelling in known), name)
 
 
 def in_full(module: Any) -> Any:
-    """The module with those parts in float32 that its class says overflow in float16."""
+    """Converts the parts to float32 that overflow in float16, as the class says."""
     kept = getattr(module, "_keep_in_fp32_modules", None) or ()
     for name, value in module.named_parameters():
         if value.dtype == torch.float16 and not set(kept).isdisjoint(name.split(".")):

@@ -1,4 +1,4 @@
-"""CLIP text encoders of transformers: prompts to conditionings of Stable Diffusion 1, 2 and XL."""
+"""CLIP text encoders of transformers, for Stable Diffusion 1, 2 and XL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from sigmafield.models.text.textual_inversion import vectors_of
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP text encoder and how its input is made."""
+    """A CLIP text encoder.
+
+    Args:
+        module: The module of transformers.
+        vocabulary: How its input is made.
+    """
 
     module: Any
     vocabulary: Vocabulary
@@ -31,11 +36,11 @@ class Clip:
         return self.module.config.num_hidden_layers
 
     def rows(self, prompts: Sequence[str]) -> list[list[Chunk]]:
-        """Each prompt's chunks."""
+        """Splits each prompt into chunks."""
         return [chunks(prompt, self.vocabulary) for prompt in prompts]
 
     def encode(self, rows: Sequence[Sequence[Chunk]], layer: int) -> tuple[Tensor, Tensor | None]:
-        """Hidden states as they come out of a layer [B, tokens, C], and pooled vectors if it projects some."""
+        """Hidden states of a layer [B, tokens, C], not normalised, and pooled vectors if the module projects them."""
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
             out = self.module(ids, output_hidden_states=True)
@@ -57,9 +62,12 @@ class Clip:
 
 
 def load_clip(source: Source, kind: Any, number: int = 1) -> Clip:
-    """The first, second, … text encoder of a model and its tokenizer, of a class of transformers.
+    """Loads a CLIP text encoder and its tokenizer.
 
-    Files of textual inversions call the first one clip_l and the second one clip_g.
+    Args:
+        source: Where the model comes from.
+        kind: Class of transformers.
+        number: Which of the model's encoders; textual inversions call the first clip_l and the second clip_g.
     """
     end = "" if number == 1 else f"_{number}"
     module = source.module(kind, f"text_encoder{end}")
@@ -79,10 +87,11 @@ def load_clip(source: Source, kind: Any, number: int = 1) -> Clip:
     return Clip(module, vocabulary)
 
 
-def beside(first: Clip, second: Clip, prompts: Sequence[str], clip_skip: int | None) -> tuple[Tensor, list[Any]]:
-    """Hidden states of two encoders side by side, of the last layer but one unless another is asked for.
+def joined(first: Clip, second: Clip, prompts: Sequence[str], clip_skip: int | None) -> tuple[Tensor, list[Any]]:
+    """Joins the hidden states of two encoders along the channels: of the penultimate layer, or of `clip_skip`.
 
-    And the pooled vectors of both.
+    Returns:
+        The states [B, tokens, C₁ + C₂] and the pooled vectors of both.
     """
     check_layer(clip_skip, min(first.layers, second.layers))
     layer = -2 if clip_skip is None else clip_skip
@@ -93,7 +102,7 @@ def beside(first: Clip, second: Clip, prompts: Sequence[str], clip_skip: int | N
 
 
 def clip_encoder(source: Source) -> TextEncoder:
-    """`Pipeline.encode_text` and `.modules` of Stable Diffusion 1 and 2: hidden states of a layer, normalised."""
+    """Loads the text encoder of Stable Diffusion 1 and 2: normalised hidden states of a layer."""
     clip = load_clip(source, CLIPTextModel)
     text = clip.module
     norm = getattr(text, "text_model", text).final_layer_norm  # transformers 4 has them one level deeper
@@ -112,16 +121,15 @@ def clip_encoder(source: Source) -> TextEncoder:
 
 
 def xl_encoder(source: Source) -> TextEncoder:
-    """`Pipeline.encode_text` and `.modules` of Stable Diffusion XL. Podell et al., arXiv:2307.01952.
+    """Loads the text encoders of Stable Diffusion XL. Podell et al., arXiv:2307.01952.
 
-    embeds: hidden states of both encoders side by side, as they come out of a layer, the last but one unless another
-    is asked for; extra: the second one's pooled vector (text_embeds) and original size, crop and target size
-    (time_ids), with size for both and no crop.
+    Its conditionings hold the joined hidden states of both encoders (embeds), the second one's pooled vector
+    (text_embeds), and original size, crop offset 0 and target size (time_ids); both sizes are the image's.
     """
     first, second = load_clip(source, CLIPTextModel), load_clip(source, CLIPTextModelWithProjection, 2)
 
     def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-        embeds, (_, pooled) = beside(first, second, prompts, clip_skip)
+        embeds, (_, pooled) = joined(first, second, prompts, clip_skip)
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=source.device)
         return Cond(embeds, {"text_embeds": pooled, "time_ids": sizes.repeat(len(prompts), 1)})
 

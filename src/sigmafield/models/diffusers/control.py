@@ -1,4 +1,4 @@
-"""Side networks of diffusers that read a image and steer a UNet: ControlNets, their unions, T2I-Adapters."""
+"""Side networks of diffusers that read an image and steer a UNet: ControlNets, their unions, T2I-Adapters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sigmafield.models.diffusers.source import pretrained
 from sigmafield.models.directory import listing, read_json
 
 KINDS = ("openpose", "depth", "scribble", "canny", "normal", "segment", "tile", "repaint")
-"""What a union's hint may be, in the order of its types; a union may know the first six alone."""
+"""Kinds of hint of a union, in the order of its types; some unions know only the first six."""
 
 XL = "full_adapter_xl"
 
@@ -42,7 +42,7 @@ class ControlNet:
 
 @dataclass(frozen=True, eq=False)
 class ControlUnion:
-    """A ControlNetUnionModel, which is told the kind of its hint: a place in `KINDS`."""
+    """A ControlNetUnionModel; `kind` is the index of the hint's kind in `KINDS`."""
 
     module: Any
     factor: int
@@ -78,14 +78,22 @@ class Adapter:
 
 
 def read_control(path: Path, device: torch.device, dtype: torch.dtype, kind: str | None = None) -> ControlNetwork:
-    """The ControlNet, union or T2I-Adapter in a folder with config.json and weights; kind: of a union's hint.
+    """Loads a ControlNet, union or T2I-Adapter.
 
-    Raises FileNotFoundError for what is missing, ValueError for what is not supported.
+    Args:
+        path: Folder with config.json and weights.
+        device: Where it is put.
+        dtype: Of its weights.
+        kind: Kind of a union's hint.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the network is not supported.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such directory; a ControlNet or T2I-Adapter is one in diffusers' layout")
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path}: no config.json, so this is no network of diffusers'; {listing(path)}")
+        raise FileNotFoundError(f"{path}: no config.json, so this is not a network of diffusers; {listing(path)}")
     config = read_json(path / "config.json")
     build = READERS.get(config.get("_class_name", ""))
     if build is None:
@@ -106,8 +114,8 @@ def _union(path: Path, device: torch.device, dtype: torch.dtype, kind: str | Non
     known = KINDS[: module.config.num_control_type]
     if kind is None:
         raise ValueError(f"{path} reads hints of several kinds: say which, one of {', '.join(known)}")
-    place = named({name: i for i, name in enumerate(known)}, kind, "kind of hint")
-    return ControlUnion(module, 2 ** (len(module.config.conditioning_embedding_out_channels) - 1), place)
+    index = named({name: i for i, name in enumerate(known)}, kind, "kind of hint")
+    return ControlUnion(module, 2 ** (len(module.config.conditioning_embedding_out_channels) - 1), index)
 
 
 def _adapter(path: Path, device: torch.device, dtype: torch.dtype, kind: str | None) -> ControlNetwork:
@@ -121,7 +129,7 @@ def _adapter(path: Path, device: torch.device, dtype: torch.dtype, kind: str | N
 
 def _no_kind(path: Path, kind: str | None) -> None:
     if kind is not None:
-        raise ValueError(f"{path} reads hints of one kind alone; got kind {kind!r}, which is for unions")
+        raise ValueError(f"{path} reads hints of one kind only; got kind {kind!r}, which is for unions")
 
 
 READERS: dict[str, Callable[[Path, torch.device, torch.dtype, str | None], ControlNetwork]] = {
@@ -133,16 +141,16 @@ READERS: dict[str, Callable[[Path, torch.device, torch.dtype, str | None], Contr
 
 
 def fitting(unet: Any) -> Callable[[ControlNetwork], None]:
-    """`Pipeline.controls` of a UNet: a ValueError for a side network that was made for another kind of UNet."""
+    """Makes the check of a UNet's controls: it raises ValueError for a side network of another kind of UNet."""
 
     def check(net: ControlNetwork) -> None:
         if not isinstance(net, ControlNet | ControlUnion | Adapter):
-            return  # somebody's own
+            return  # a side network of the caller
         config = net.module.config
         widths = list(unet.config.block_out_channels)
         channels = list(config.get("block_out_channels") or config["channels"])
         pairs: dict[str, tuple[Any, Any]] = {"block_out_channels": (channels[: len(widths)], widths)}
-        if isinstance(net, Adapter):  # where its first features are added: behind a block that halves, or within one
+        if isinstance(net, Adapter):  # its first features are added after a block that halves the size, or within one
             block = "DownBlock2D" if config["adapter_type"] == XL else "CrossAttnDownBlock2D"
             pairs["down_block_types[0]"] = (block, unet.config.down_block_types[0])
         else:
@@ -156,7 +164,7 @@ def fitting(unet: Any) -> Callable[[ControlNetwork], None]:
 
 
 def residuals(x: Tensor, t: Tensor, cond: Cond) -> Residuals:
-    """What all controls of a conditioning add, summed place by place, in x's dtype."""
+    """Sums what all controls of a conditioning add, in x's dtype."""
     parts = [c.net(x, t, cond, c.hint, c.strength) for c in cond.controls]
     middle = [part.middle for part in parts if part.middle is not None]
     return Residuals(
@@ -167,6 +175,6 @@ def residuals(x: Tensor, t: Tensor, cond: Cond) -> Residuals:
 
 
 def _sums(lists: list[Sequence[Tensor]], dtype: torch.dtype) -> list[Tensor]:
-    """Sums of the tensors at each place; a list that is shorter adds nothing behind its end."""
-    places = [[v for v in place if v is not None] for place in zip_longest(*lists)]
-    return [sum(place[1:], place[0]).to(dtype) for place in places]
+    """Adds lists of tensors element by element; a shorter list adds nothing after its end."""
+    columns = [[v for v in column if v is not None] for column in zip_longest(*lists)]
+    return [sum(column[1:], column[0]).to(dtype) for column in columns]

@@ -24,11 +24,11 @@ from sigmafield.parameterization.families import family
 
 PATCH = 2
 GUIDANCE = 3.5
-"""What a network that was distilled with guidance is told, where a recipe says nothing else."""
+"""The guidance input of a network that was distilled with guidance, where a recipe does not set another."""
 
 
 def build_flux(source: Source) -> Pipeline:
-    """The pipeline of a directory with a FluxTransformer2DModel; with guidance_embeds it is told its guidance."""
+    """Builds the pipeline of a model with a FluxTransformer2DModel; with guidance_embeds it has a guidance input."""
     guided = bool(source.config("transformer", "FluxTransformer2DModel").get("guidance_embeds"))
     own = family("Flux" if guided else "FluxSchnell")
     vae, latent = load_vae(source, own)
@@ -44,8 +44,8 @@ def build_flux(source: Source) -> Pipeline:
 def flux_encoder(source: Source, guided: bool) -> TextEncoder:
     """Loads the text encoders of Flux.
 
-    embeds: T5's hidden states, of 512 tokens for dev and 256 for schnell; extra: CLIP's pooled vector
-    (pooled_projections) and, for dev, the guidance that the network is told (guidance).
+    Its conditionings hold T5's hidden states (embeds), of 512 tokens for dev and 256 for schnell, CLIP's pooled vector
+    (pooled_projections) and, for dev, the guidance input (guidance).
     """
     clip = load_clip(source, CLIPTextModel)
     embed, text = t5(source, "text_encoder_2", "tokenizer_2", 512 if guided else 256)
@@ -61,7 +61,7 @@ def flux_encoder(source: Source, guided: bool) -> TextEncoder:
 
 
 def packed(transformer: Any) -> Network:
-    """`Pipeline.network` of Flux: each patch of 2×2 places is a token, which is told its row and column."""
+    """Makes the network of Flux: each patch of 2×2 positions is a token that comes with its row and column."""
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         fits(x, PATCH)
@@ -71,7 +71,7 @@ def packed(transformer: Any) -> Network:
             patches.flatten(2).transpose(1, 2),
             encoder_hidden_states=cond.embeds.to(transformer.dtype),
             timestep=t,
-            img_ids=places(rows, columns, x.device),
+            img_ids=patch_positions(rows, columns, x.device),
             txt_ids=torch.zeros(cond.embeds.shape[1], 3, device=x.device),
             **in_dtype(cond, transformer),
         ).sample
@@ -80,7 +80,7 @@ def packed(transformer: Any) -> Network:
     return network
 
 
-def places(rows: int, columns: int, device: torch.device) -> Tensor:
-    """(0, row, column) of each patch, row by row: [rows · columns, 3]."""
+def patch_positions(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Gives (0, row, column) of each patch, row by row: [rows · columns, 3]."""
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.stack([torch.zeros_like(y), y, x], dim=-1).reshape(-1, 3).float().to(device)

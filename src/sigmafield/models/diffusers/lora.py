@@ -34,9 +34,15 @@ NAME = "sigmafield"
 
 
 def merge_lora(modules: Mapping[str, Any], path: Path, strength: float) -> None:
-    """Merge a file into the modules of a model, by their names in `Pipeline.modules`, all of it or nothing.
+    """Merges a LoRA into the modules of a model, all of it or nothing.
 
-    Raises ValueError naming what does not fit the model.
+    Args:
+        modules: The modules by diffusers' names, as in `Pipeline.modules`.
+        path: The LoRA's file.
+        strength: Factor s of the changes.
+
+    Raises:
+        ValueError: If the file does not fit the model.
     """
     parts, settings = read_lora(path, modules)
     foreign = sorted(parts.keys() - modules.keys())
@@ -48,7 +54,7 @@ def merge_lora(modules: Mapping[str, Any], path: Path, strength: float) -> None:
 
 
 def read_lora(path: Path, modules: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
-    """For each part of the model the tensors of a file by peft's names, and the settings of peft that it carries."""
+    """Reads a LoRA: for each part of the model the tensors by peft's names, and the peft settings in the file."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a LoRA must be a .safetensors file; a pickle can run any code and is not opened")
     tensors = load_file(opened(path))
@@ -65,7 +71,7 @@ def read_lora(path: Path, modules: Mapping[str, Any]) -> tuple[dict[str, dict[st
 
 
 def by_part(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Values by the part of the model that their names begin with."""
+    """Groups values by the part of the model that their names begin with."""
     parts: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         part, _, rest = key.partition(".")
@@ -74,14 +80,14 @@ def by_part(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def refuse(where: object, keys: Sequence[str]) -> None:
-    """Raises ValueError naming keys that are not understood, if there are any."""
+    """Raises ValueError if there are unknown keys."""
     if keys:
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         raise ValueError(f"{where}: unknown keys {', '.join(sorted(keys)[:3])}{more}; a LoRA has pairs of matrices")
 
 
 def with_alpha(where: object, tensors: Mapping[str, Tensor], a: str, b: str) -> dict[str, Tensor]:
-    """The tensors with each module's α/r multiplied into its second matrix; a, b: endings of the matrices' names."""
+    """Multiplies each module's α/r into its second matrix; a, b: suffixes of the matrices' names."""
     stems = {key.removesuffix(end) for key in tensors for end in (a, b, ".alpha") if key.endswith(end)}
     refuse(where, [key for key in tensors if not key.endswith((a, b, ".alpha"))])
     out: dict[str, Tensor] = {}
@@ -95,7 +101,7 @@ def with_alpha(where: object, tensors: Mapping[str, Tensor], a: str, b: str) -> 
 
 
 def from_kohya(path: Path, tensors: Mapping[str, Tensor], modules: Mapping[str, Any]) -> dict[str, Tensor]:
-    """kohya's names, of SDXL's blocks too, as diffusers'."""
+    """Translates kohya's names, including those of SDXL's blocks, to diffusers'."""
     pairs = with_alpha(path, tensors, DOWN, UP)
     config = getattr(modules.get("unet"), "config", None)
     try:
@@ -106,9 +112,10 @@ def from_kohya(path: Path, tensors: Mapping[str, Tensor], modules: Mapping[str, 
 
 
 def fitted(where: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the names of the module's layers and in the shapes that they ask for.
+    """Matches tensors to the names and shapes of a module's layers.
 
-    Raises ValueError naming layers that are not there, and matrices of another shape.
+    Raises:
+        ValueError: If a layer does not exist, or a matrix has another shape.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     out: dict[str, Tensor] = {}
@@ -133,7 +140,7 @@ def fitted(where: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict
 
 
 def merge(module: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], strength: float) -> None:
-    """Add the products of matrices to a module's weights, with the settings of peft that the file carries."""
+    """Adds the products of the matrices to a module's weights, with the peft settings of the file."""
     names = [key.removesuffix(A) for key in tensors if key.endswith(A)]
     ranks = {f"^{re.escape(name)}": len(tensors[name + A]) for name in names}
     scales = {key: settings[key] for key in ("lora_alpha", "alpha_pattern", "use_rslora") if key in settings}

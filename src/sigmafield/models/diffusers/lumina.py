@@ -38,7 +38,7 @@ def build_lumina(source: Source) -> Pipeline:
 
 
 def reversed_time(transformer: Any) -> Network:
-    """`Pipeline.network` of Lumina: its time is 1 for clean images, and it predicts x0 − ξ."""
+    """Makes the network of Lumina, whose time is 1 for clean images and which predicts x0 − ξ."""
     network = plain(transformer)
 
     def reverse(x: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small decoders of latents, for previews: TAESD and its kin, as diffusers' AutoencoderTiny or in their own files."""
+"""Small decoders of latents for previews: TAESD and its relatives, in diffusers' layout or in their own."""
 
 from __future__ import annotations
 
@@ -19,11 +19,20 @@ Preview = Callable[[Tensor], Tensor]
 
 
 def load_preview(path: Path, latent: LatentFormat, device: torch.device) -> Preview:
-    """`Pipeline.preview` by a small decoder of those latents, in float32.
+    """Loads a small decoder of network latents, in float32.
 
-    path: a directory of diffusers' AutoencoderTiny; a decoder's .safetensors in TAESD's own layout; or a folder with
-    such files, of which the one that begins with the format's name (`taesd_decoder`, `taesdxl_decoder`, …) is taken.
-    Raises FileNotFoundError where there is none, ValueError for one of other latents or another layout.
+    Args:
+        path: Directory of diffusers' AutoencoderTiny; a decoder's .safetensors in TAESD's own layout; or a folder with
+            such files, from which the one named after the format (`taesd_decoder`, `taesdxl_decoder`, …) is taken.
+        latent: Format of the latents.
+        device: Where the decoder is put.
+
+    Returns:
+        The function from network latents to images in [0, 1]; for videos, of the first frame.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the decoder is for other latents or has another layout.
     """
     scale, shift = 1.0, 0.0
     if (path / "config.json").is_file():
@@ -47,7 +56,7 @@ def load_preview(path: Path, latent: LatentFormat, device: torch.device) -> Prev
 
 
 def file_in(path: Path, latent: LatentFormat) -> Path:
-    """The decoder's file: the path itself, or the one of a folder that is named after the latent format."""
+    """Finds the decoder's file: the path itself, or the file of a folder that is named after the latent format."""
     if path.is_file():
         return path
     found = sorted(path.glob(f"{latent.taesd}*.safetensors")) if latent.taesd else []
@@ -58,9 +67,12 @@ def file_in(path: Path, latent: LatentFormat) -> Path:
 
 
 def from_file(path: Path) -> DecoderTiny:
-    """TAESD's decoder from a file of its own layout, where layer 0 clamps; or of diffusers', which does not count it.
+    """Reads TAESD's decoder from a file in its own layout, whose layer 0 clamps, or in diffusers', without that layer.
 
-    https://github.com/madebyollin/taesd. Raises ValueError for other files.
+    https://github.com/madebyollin/taesd.
+
+    Raises:
+        ValueError: If the file does not have these weights.
     """
     tensors = load_file(path)
     named = {key.removeprefix("decoder."): value for key, value in tensors.items() if not key.startswith("encoder.")}

@@ -11,7 +11,7 @@ from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline, TextEncoder
-from sigmafield.models.diffusers.clip import beside, load_clip
+from sigmafield.models.diffusers.clip import joined, load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import t5
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
@@ -42,9 +42,9 @@ def build_sd3(source: Source) -> Pipeline:
 def sd3_encoder(source: Source, channels: int) -> TextEncoder:
     """Loads the text encoders of Stable Diffusion 3.
 
-    embeds: the last hidden states but one of both CLIPs side by side, then those of T5 behind them, all with
-    `channels` (0 where they have fewer); 0 in T5's place in a directory without text_encoder_3.
-    extra: the pooled vectors of both CLIPs side by side (pooled_projections).
+    Its conditionings hold the penultimate hidden states of both CLIPs, joined along the channels and padded with 0 to
+    `channels`, followed by T5's tokens, 0 in a model without text_encoder_3 (embeds); and the joined pooled vectors
+    of both CLIPs (pooled_projections).
     """
     first, second = (load_clip(source, CLIPTextModelWithProjection, number) for number in (1, 2))
     modules = {"text_encoder": first.module, "text_encoder_2": second.module}
@@ -53,7 +53,7 @@ def sd3_encoder(source: Source, channels: int) -> TextEncoder:
         embed, modules["text_encoder_3"] = t5(source, "text_encoder_3", "tokenizer_3", LENGTH)
 
     def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-        clips, pooled = beside(first, second, prompts, clip_skip)
+        clips, pooled = joined(first, second, prompts, clip_skip)
         long = embed(prompts) if embed else clips.new_zeros(len(prompts), LENGTH, channels)
         embeds = torch.cat([F.pad(clips, (0, channels - clips.shape[-1])), long], dim=1)
         return Cond(embeds, {"pooled_projections": torch.cat(pooled, dim=-1)})

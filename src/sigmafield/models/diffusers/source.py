@@ -1,4 +1,4 @@
-"""Where the parts of a model come from: a directory in diffusers' layout or a single file, read when asked for."""
+"""Reads the parts of a model from a directory in diffusers' layout or from a single file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from sigmafield.models.single_file.checkpoint import SingleFile
 
 @dataclass(frozen=True)
 class Source:
-    """A model to load: where it lies, the name to call it by, the device to put it on and the dtype of its parts.
+    """A model to load.
 
-    home: where parts wait until they are needed on the device; None: they are put on the device at once.
-    embeddings: folder of textual inversions, if there is one.
+    Args:
+        where: Its directory or file.
+        name: Name for error messages.
+        device: Where the model runs.
+        dtype: Of the network and the text encoders.
+        home: Where parts wait until they are needed on the device; None: on the device.
+        embeddings: Folder of textual inversions.
     """
 
     where: Directory | SingleFile
@@ -30,13 +35,19 @@ class Source:
     embeddings: Path | None = None
 
     def config(self, part: str, *supported: str) -> dict[str, Any]:
-        """The config of a part, which must be of one of the supported classes."""
+        """Reads the config of a part; raises ValueError if it is not of a supported class."""
         return self.where.config(part, *supported)
 
     def module(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
-        """A part as a module of a class of diffusers or transformers, without gradients; dtype: another than `dtype`.
+        """Loads a part, without gradients.
 
-        Raises ValueError naming a weight that is missing or of another shape.
+        Args:
+            kind: Class of diffusers or transformers.
+            part: Name of the part.
+            dtype: Of the weights; None: the source's.
+
+        Raises:
+            ValueError: If a weight is missing or of another shape.
         """
         where, precision = self.where, dtype or self.dtype
         if isinstance(where, SingleFile) and where.has(part):
@@ -48,7 +59,7 @@ class Source:
 
 
 def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A module of diffusers or transformers with the config and weights of a local folder, without gradients."""
+    """Loads a module of diffusers or transformers from a local folder, without gradients."""
     needed(folder / "config.json")
     _, variant = weights(folder)
     precision = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"  # transformers' name for it
@@ -66,9 +77,10 @@ def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def download(name: str) -> Path:
-    """Directory of a hub id's files, downloaded where they are not in diffusers' cache.
+    """Downloads the files of a hub id that are not in diffusers' cache; returns their directory.
 
-    Raises ConnectionError saying how to get them by hand.
+    Raises:
+        ConnectionError: If they cannot be downloaded; the message says how to get them by hand.
     """
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # slow to import, and seldom needed
 
@@ -81,6 +93,6 @@ def download(name: str) -> Path:
         why = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         short = name.split("/")[-1]
         raise ConnectionError(
-            f"model {name!r}: no such directory, and not to be had from the hub ({why}); "
+            f"model {name!r}: no such directory, and not available from the hub ({why}); "
             f"to get the files by hand: hf download {name} --local-dir {short}, then load './{short}'"
         ) from error

@@ -1,4 +1,4 @@
-"""Text encoders of transformers beside CLIP: T5, UMT5 and Gemma, padded to a fixed number of tokens."""
+"""The text encoders T5, UMT5 and Gemma of transformers, padded to a fixed number of tokens."""
 
 from __future__ import annotations
 
@@ -27,20 +27,25 @@ LUMINA_SYSTEM = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment "
     "based on textual prompts or user prompts. <Prompt Start> "
 )
-"""What Lumina 2 was trained to be told before a prompt. Qin et al., arXiv:2503.21758."""
+"""The system prompt that Lumina 2 was trained with. Qin et al., arXiv:2503.21758."""
 
 
 def load_tokenizer(source: Source, part: str, **settings: Any) -> Any:
-    """A tokenizer of transformers; settings: others than those in its folder."""
+    """Loads a tokenizer of transformers; `settings` replace those in its folder."""
     folder = source.where.folder(part, *TOKENIZERS)
     needed(folder / "tokenizer.json")
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, **settings)
 
 
 def weighted(source: Source, text: Any, tokenizer: str, length: int, masked: bool) -> Embed:
-    """Prompts with weights through an encoder of T5's kind, of at least `length` tokens.
+    """Makes the function that encodes weighted prompts with an encoder such as T5.
 
-    masked: padding is hidden from the encoder, and its own states are 0.
+    Args:
+        source: Where the model comes from.
+        text: The encoder's module.
+        tokenizer: Name of the tokenizer's part.
+        length: Least number of tokens.
+        masked: Whether padding is hidden from the encoder and its states are set to 0.
     """
     words = load_tokenizer(source, tokenizer)
     around = words("").input_ids
@@ -65,19 +70,19 @@ def weighted(source: Source, text: Any, tokenizer: str, length: int, masked: boo
 
 
 def no_layers(clip_skip: int | None) -> None:
-    """Raises ValueError for a layer to stop at, where only the last one has a meaning."""
+    """Raises ValueError for a clip_skip, where the text encoder is not CLIP."""
     if clip_skip is not None:
         raise ValueError(f"clip_skip is for models whose prompts are read by CLIP layer by layer; got {clip_skip}")
 
 
 def t5(source: Source, part: str, tokenizer: str, length: int) -> tuple[Embed, Any]:
-    """T5's hidden states of all tokens, padding as well: Stable Diffusion 3 and Flux hide none."""
+    """Loads T5 for Stable Diffusion 3 and Flux, which use the states of padding as well."""
     text = source.module(T5EncoderModel, part)
     return weighted(source, text, tokenizer, length, masked=False), text
 
 
 def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> TextEncoder:
-    """`Pipeline.encode_text` and `.modules` of AuraFlow and Wan: UMT5's hidden states, 0 for padding."""
+    """Loads the text encoder of AuraFlow and Wan: UMT5's hidden states, 0 for padding; `clean` edits prompts first."""
     text = source.module(UMT5EncoderModel, "text_encoder")
     embed = weighted(source, text, "tokenizer", length, masked=True)
 
@@ -89,15 +94,15 @@ def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> Text
 
 
 def unescaped(prompt: str) -> str:
-    """A prompt without HTML's escapes and with single spaces, as Wan was trained."""
+    """Resolves HTML escapes and joins spaces, as in Wan's training."""
     return " ".join(html.unescape(html.unescape(prompt)).split())
 
 
 def gemma(source: Source, length: int) -> TextEncoder:
-    """`Pipeline.encode_text`, `.encode_negative` and `.modules` of Lumina 2: Gemma's last hidden states but one.
+    """Loads the text encoder of Lumina 2: Gemma's penultimate hidden states, and encoder_attention_mask.
 
-    extra: encoder_attention_mask. A prompt follows the system prompt, a negative one does not. Prompts are plain text,
-    cut after `length` tokens: weights have no meaning to a language model.
+    Prompts follow the system prompt, negative prompts do not. They are plain text without weights, cut after `length`
+    tokens.
     """
     tokenizer = load_tokenizer(source, "tokenizer", padding_side="right")
     text = source.module(Gemma2Model, "text_encoder")

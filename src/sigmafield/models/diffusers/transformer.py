@@ -1,4 +1,4 @@
-"""What transformers share: checks of their config, their pipeline, and a network that is called plainly."""
+"""Shared by the transformers of diffusers: checks of the config, the plain network, the pipeline of a flow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sigmafield.parameterization.latent_format import LatentFormat
 
 
 def checked(source: Source, kind: str, **supported: Any) -> dict[str, Any]:
-    """The config of the transformer; ValueError naming a value that is not the supported one, None where it lacks."""
+    """Reads the transformer's config; raises ValueError for a value other than the supported one (None: missing)."""
     config = source.config("transformer", kind)
     for key, value in supported.items():
         if config.get(key) != value:
@@ -27,10 +27,7 @@ def checked(source: Source, kind: str, **supported: Any) -> dict[str, Any]:
 
 
 def plain(transformer: Any) -> Network:
-    """`Pipeline.network` of a transformer that takes latents as they are: inputs in its dtype, the answer in float32.
-
-    Raises ValueError for latents whose sides its patches do not divide.
-    """
+    """Makes the network of a transformer that takes latents as they are: inputs in its dtype, the answer in float32."""
     patch = patch_of(transformer.config)
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -42,13 +39,13 @@ def plain(transformer: Any) -> Network:
 
 
 def patch_of(config: Any) -> int:
-    """Side of a transformer's patches in latent places; of a video's, across the image."""
+    """Side of a transformer's patches in latent positions; for videos, in a frame."""
     size = config["patch_size"]
     return size if isinstance(size, int) else size[-1]
 
 
 def in_dtype(cond: Cond, transformer: Any) -> dict[str, Tensor]:
-    """A conditioning's further inputs in the network's dtype; masks and other integers as they are."""
+    """Converts a conditioning's extra inputs to the network's dtype, except masks and other integers."""
     return {name: t.to(transformer.dtype) if t.is_floating_point() else t for name, t in cond.extra.items()}
 
 

@@ -69,9 +69,9 @@ def family_of(source: Source, config: Mapping[str, Any], scheduler: Mapping[str,
 
 
 def check_network(source: Source, config: dict[str, Any], channels: int) -> None:
-    """Raises ValueError for a network that wants more than latent, timestep, text, SDXL's conditioning and a concat."""
+    """Raises ValueError for a network with inputs other than latent, timestep, text, SDXL's sizes and a concat."""
     supported: dict[str, tuple[Any, ...]] = {
-        "in_channels": (channels, channels + 1, 2 * channels, 2 * channels + 1),  # with depth, a image, both of it
+        "in_channels": (channels, channels + 1, 2 * channels, 2 * channels + 1),  # plus a depth map, an image, or both
         "addition_embed_type": (None, "text_time"),
         "class_embed_type": (None,),
         "num_class_embeds": (None,),
@@ -84,7 +84,7 @@ def check_network(source: Source, config: dict[str, Any], channels: int) -> None
 
 
 def network_of(unet: Any) -> Network:
-    """`Pipeline.network` of a UNet: inputs in its dtype, the answer in float32. Controls see x without the concat."""
+    """Makes the network of a UNet: inputs in its dtype, the answer in float32; controls see x without the concat."""
 
     def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         x, text = x.to(unet.dtype), cond.embeds.to(unet.dtype)

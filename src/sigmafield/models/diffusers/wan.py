@@ -15,7 +15,7 @@ LENGTH = 512
 """Tokens of the text encoder."""
 
 SIZE, FRAMES = (480, 832), 81
-"""What Wan was trained for; its config does not say."""
+"""Size and frames that Wan was trained for; its config does not say them."""
 
 
 def build_wan(source: Source) -> Pipeline:

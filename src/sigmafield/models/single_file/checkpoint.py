@@ -1,4 +1,4 @@
-"""A model in one .safetensors file of the layout it was published in: its parts, as a directory would give them."""
+"""Opens a model in one .safetensors file of the layout it was published in, as a directory would give its parts."""
 
 from __future__ import annotations
 
@@ -25,16 +25,21 @@ V_SPREAD = 0.09
 
 @dataclass(frozen=True)
 class SingleFile:
-    """A checkpoint that answers like a `Directory`: configs are shipped ones with what shapes of weights tell.
+    """A checkpoint with the interface of a `Directory`; configs are shipped ones with values from the weights' shapes.
 
-    Parts that it has not are those of another directory, `elsewhere`. Tokenizers are unpacked into `scratch`.
+    Args:
+        path: The file.
+        layout: Its family and parts.
+        shipped: Directory of the family's shipped configs.
+        configs: Entries of each part's config that differ from the shipped ones.
+        elsewhere: Directory with the parts that the file lacks.
+        scratch: Directory that tokenizers are unpacked into.
     """
 
     path: Path
     layout: Layout
     shipped: Directory
     configs: Mapping[str, Mapping[str, Any]]
-    """Entries of a part's config that differ from the shipped ones."""
     elsewhere: Directory | None
     scratch: Path
 
@@ -48,7 +53,7 @@ class SingleFile:
         return part in self.layout.prefixes
 
     def owner(self, component: str) -> Directory | None:
-        """The directory whose config of a component holds; a text encoder brings its tokenizer. None: there is none."""
+        """The directory that a component's config is from, a tokenizer's with its text encoder; None: not found."""
         part = component.replace("tokenizer", "text_encoder")
         if part not in self.layout.parts or self.has(part):
             return self.shipped
@@ -60,7 +65,7 @@ class SingleFile:
         return owner and owner.class_of(component)
 
     def folder(self, component: str, *supported: str) -> Path:
-        """As a directory's: of configs alone for the parts in the file, of all files for tokenizers."""
+        """As a directory's: with configs only for the parts in the file, with all files for tokenizers."""
         folder = (self.owner(component) or self.shipped).folder(component, *supported)
         if component.startswith("tokenizer") and self.owner(component) is self.shipped:
             return unpack(str(self.class_of(component)), self.scratch / component, folder / "tokenizer_config.json")
@@ -82,9 +87,15 @@ class SingleFile:
         return self.config("scheduler", str(self.shipped.class_of("scheduler")))
 
     def weights(self, part: str, kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The weights of a part that is in the file, in dtype, with the names of its class; scaled 8-bit ones as such.
+        """Reads the weights of a part that is in the file.
 
-        Raises ValueError naming a weight that the class has no place for.
+        Args:
+            part: The part.
+            kind: Class whose names the weights get.
+            dtype: Their dtype; scaled 8-bit weights are multiplied by their scales.
+
+        Raises:
+            ValueError: If a weight is missing, or the class does not have it.
         """
         prefix = self.layout.prefixes[part]
         with safe_open(self.path, "pt") as file:
@@ -101,7 +112,7 @@ class SingleFile:
 
 
 def unscaled(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights of 8 bits times the scale beside each (NAME.scale_weight), in dtype; without marks and such scales."""
+    """Multiplies 8-bit weights by their scales (NAME.scale_weight) and leaves the scales and marks out."""
     plain = {}
     for name, value in tensors.items():
         stem, _, last = name.rpartition(".")
@@ -113,9 +124,15 @@ def unscaled(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 
 def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFile:
-    """The checkpoint at a path. Raises ValueError in one line for a file that is not a model of a known family.
+    """Opens a checkpoint.
 
-    parts: a directory in diffusers' layout for parts that are not in the file.
+    Args:
+        path: The file.
+        parts: Directory in diffusers' layout with the parts that the file lacks.
+        scratch: Directory that tokenizers are unpacked into.
+
+    Raises:
+        ValueError: If the file is not a model of a known family, or a part is missing.
     """
     with safe_open(opened(path), "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -145,7 +162,7 @@ def predicts_v(path: Path, unet: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def levels_of(path: Path, layout: Layout, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of the scheduler's config that a file tells: prediction and noise levels of its network."""
+    """Derives entries of the scheduler's config from a file: prediction and noise levels of its network."""
     if layout.family == "flux" and f"{layout.prefixes['transformer']}guidance_in.in_layer.weight" not in shapes:
         return {"shift": 1.0, "use_dynamic_shifting": False}  # schnell
     if layout.family.startswith("sdxl"):

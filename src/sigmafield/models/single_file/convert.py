@@ -27,9 +27,17 @@ FLUX_WIDTH = 3072
 
 
 def converted(kind: str, tensors: Weights, config: Mapping[str, Any], family: str) -> Weights:
-    """The weights of one part, without its prefix in the file, for a class.
+    """Renames the weights of one part for a class.
 
-    Raises ValueError naming a weight that no name stands for, KeyError naming one that is missing.
+    Args:
+        kind: The class.
+        tensors: Weights without the part's prefix in the file.
+        config: The class's config.
+        family: The file's family.
+
+    Raises:
+        ValueError: If a weight has no name in the class.
+        KeyError: If a weight is missing.
     """
     if kind == "UNet2DConditionModel":
         return unet(tensors, config)
@@ -45,7 +53,7 @@ def converted(kind: str, tensors: Weights, config: Mapping[str, Any], family: st
 
 
 def unet(tensors: Weights, config: Mapping[str, Any]) -> Weights:
-    """A UNet's weights; all of them must have found a place, or a network with further layers would pass unnoticed."""
+    """A UNet's weights; raises ValueError for unused ones, so that a network with further layers is noticed."""
     out = convert_ldm_unet_checkpoint({LDM + name: value for name, value in tensors.items()}, dict(config))
     placed = {id(value) for value in out.values()}
     left_over([name for name, value in tensors.items() if id(value) not in placed])
@@ -94,7 +102,7 @@ def flux(tensors: Weights) -> Weights:
 
 
 def used_up(converter: Any, tensors: Weights) -> Weights:
-    """What a converter makes that takes the weights that it uses out of its argument; none may be left."""
+    """Calls a converter that removes the weights that it uses; raises ValueError if some are left."""
     rest = dict(tensors)
     out = converter(rest)
     left_over(list(rest))
@@ -102,6 +110,6 @@ def used_up(converter: Any, tensors: Weights) -> Weights:
 
 
 def left_over(names: list[str]) -> None:
-    """Raises ValueError for weights that no name of the class stands for."""
+    """Raises ValueError for weights that have no name in the class."""
     if names:
         raise ValueError(f"{len(names)} weights are unknown, the first is {min(names)}")

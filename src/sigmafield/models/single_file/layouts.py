@@ -1,4 +1,4 @@
-"""Which family of models a single file holds, and which of its parts: told by names and shapes of its weights."""
+"""Recognises the family and the parts of a single file by the names and shapes of its weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENCODERS = {
 """Where the text encoders of each family lie in a file."""
 
 OPTIONAL = ("text_encoder_3",)
-"""Parts that a model does without."""
+"""Parts that a model can do without."""
 
 NOT_SUPPORTED = {
     "edm_mean": "Playground 2.5",
@@ -105,7 +105,7 @@ def recognise(shapes: Shapes) -> Layout:
 def family_of(network: Shapes) -> str | None:
     """The family of a network by the names and shapes of its weights; None where it is of none that is known.
 
-    A UNet of Stable Diffusion 1 projects by convolutions, 2 by matrices; XL takes a vector besides (label_emb) and has
+    A UNet of Stable Diffusion 1 projects by convolutions, 2 by matrices; XL also takes a vector (label_emb) and has
     no attention at its first level, its refiner has four levels where the base has three.
     """
     if "joint_blocks.0.context_block.attn.qkv.weight" in network:

@@ -45,7 +45,7 @@ def count(shapes: Shapes, name: str) -> int:
 
 
 def unet(s: Shapes) -> dict[str, Any]:
-    """A UNet: widths of its levels, transformers in each, what it takes besides latent and time."""
+    """A UNet: widths of its levels, transformers in each, its further inputs."""
     widths, depths, blocks = [s["input_blocks.0.0.weight"][0]], [], []
     i = 1
     while f"input_blocks.{i}.0.op.weight" in s or f"input_blocks.{i}.0.in_layers.2.weight" in s:
@@ -77,7 +77,7 @@ def unet(s: Shapes) -> dict[str, Any]:
 
 
 def extra_inputs(s: Shapes, xl: bool) -> dict[str, Any]:
-    """What a UNet takes besides latent, time and text: a vector, which in SDXL has sizes in it, or a class."""
+    """Inputs of a UNet other than latent, time and text: a vector, which in SDXL has sizes in it, or a class."""
     if "label_emb.weight" in s:
         return {"num_class_embeds": s["label_emb.weight"][0]}
     if "label_emb.0.0.weight" not in s:

@@ -1,8 +1,8 @@
-r"""Prompts as users of ComfyUI write them: weights, chunks, and vectors by name; for every kind of text encoder.
+r"""Reads prompts in ComfyUI's notation: weights, chunks, and vectors by name.
 
 `(a:1.2)` weighs a by 1.2 whatever is around it, `(a)` by 1.1 times what is around it; `\(` and `\)` are letters, and so
 are parentheses without a partner. `BREAK` begins a new chunk. `embedding:name` stands for the vectors of a textual
-inversion. Square brackets mean nothing.
+inversion. Square brackets have no meaning.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
 
 class Token(NamedTuple):
-    """One place of a text encoder's input: an id of its vocabulary or a vector [width] of its own, and its weight."""
+    """One position of a text encoder's input: an id of its vocabulary or a vector [width], and its weight."""
 
     value: int | Tensor
     weight: float = 1.0
@@ -63,10 +63,16 @@ def no_vectors(name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How a text encoder's input is made: words to ids, the ids around them, and the length of a chunk.
+    """How a text encoder's input is made.
 
-    begin, end: ids at the ends of each chunk, None = none; left: padding stands in front; vectors: name of a textual
-    inversion → [n, width].
+    Args:
+        words: Text → the ids of each of its words.
+        begin: Id at the beginning of each chunk; None: no such id.
+        end: Id at the end of each chunk; None: no such id.
+        pad: Id of padding.
+        length: Tokens of a chunk.
+        vectors: Name of a textual inversion → [n, width].
+        left: Whether padding is in front.
     """
 
     words: Words
@@ -78,7 +84,7 @@ class Vocabulary:
     left: bool = False
 
     def framed(self, tokens: Sequence[Token]) -> Chunk:
-        """Tokens between begin and end, padded to at least `length`; all that is around them has weight 1."""
+        """Puts tokens between begin and end and pads them to at least `length`; what is added has weight 1."""
         first, last = ([] if value is None else [Token(value)] for value in (self.begin, self.end))
         row = [*first, *tokens, *last]
         rest = [Token(self.pad)] * (self.length - len(row))
@@ -86,7 +92,7 @@ class Vocabulary:
 
 
 def parse(prompt: str) -> list[list[Piece]]:
-    """The pieces of a prompt in order, one list for each of the parts between its BREAKs; one without a BREAK."""
+    """Parses a prompt into weighted pieces, one list for each part between BREAKs."""
     parts: list[list[Piece]] = [[]]
     for piece in _weighted(SYMBOL.findall(prompt), 1.0):
         first, *others = BREAK.split(piece.text)
@@ -120,7 +126,7 @@ def _groups(symbols: list[str]) -> list[list[str]]:
 
 
 def _number(symbols: list[str], otherwise: float) -> tuple[list[str], float]:
-    """What is before the last colon and the weight after it; all of it and `otherwise` where there is no number."""
+    """Splits at the last colon into text and weight; without a number there, gives all and `otherwise`."""
     colon = max((i for i, symbol in enumerate(symbols) if symbol == ":"), default=0)
     try:
         weight = float("".join(symbols[colon + 1 :]))
@@ -135,7 +141,7 @@ def by_space(ids: Callable[[str], list[int]]) -> Words:
 
 
 def tokens(part: Sequence[Piece], vocabulary: Vocabulary) -> list[list[Token]]:
-    """The tokens of each word of a part; a textual inversion is one word."""
+    """Tokenizes the words of a part; a textual inversion is one word."""
     out: list[list[Token]] = []
     for text, weight in part:
         for i, run in enumerate(EMBEDDING.split(text)):
@@ -144,12 +150,12 @@ def tokens(part: Sequence[Piece], vocabulary: Vocabulary) -> list[list[Token]]:
             elif run:
                 out.append([Token(vector, weight) for vector in vocabulary.vectors(run)])
             else:
-                raise ValueError(f"embedding: needs a name right behind the colon; got {text.strip()!r}")
+                raise ValueError(f"embedding: needs a name right after the colon; got {text.strip()!r}")
     return out
 
 
 def chunks(prompt: str, vocabulary: Vocabulary) -> list[Chunk]:
-    """A prompt as chunks of `vocabulary.length` tokens, at least one; each part between BREAKs begins a new one.
+    """Splits a prompt into chunks of `vocabulary.length` tokens, at least one; each BREAK begins a new one.
 
     A word that does not fit goes to the next chunk; one of 8 tokens or more is cut in two instead.
     """
@@ -169,14 +175,14 @@ def chunks(prompt: str, vocabulary: Vocabulary) -> list[Chunk]:
 
 
 def one_chunk(prompt: str, vocabulary: Vocabulary) -> list[Chunk]:
-    """A prompt as one chunk of at least `vocabulary.length` tokens, for encoders without a limit; BREAK is a space."""
+    """Makes one chunk of at least `vocabulary.length` tokens, for encoders without a limit; BREAK is a space."""
     return [vocabulary.framed([t for part in parse(prompt) for word in tokens(part, vocabulary) for t in word])]
 
 
 def level(
     prompts: Sequence[Sequence[Chunk]], others: Sequence[Sequence[Chunk]], vocabulary: Vocabulary
 ) -> list[list[Chunk]]:
-    """Each prompt's chunks, with empty ones behind where another encoder has more of them for the same prompt."""
+    """Appends empty chunks to each prompt's, where another encoder has more of them for the same prompt."""
     empty = vocabulary.framed([])
     return [[*mine, *[empty] * (len(theirs) - len(mine))] for mine, theirs in zip(prompts, others)]
 
@@ -187,11 +193,17 @@ def encode_chunks(
     table: nn.Module,
     run: Callable[[Tensor], tuple[Tensor, Tensor | None]],
 ) -> tuple[Tensor, Tensor | None]:
-    """Prompts' chunks through a text encoder: embeddings [B, tokens, C], and pooled vectors [B, P] if it has any.
+    """Encodes prompts chunk by chunk.
 
-    The embeddings of a prompt's chunks stand side by side; prompts of fewer tokens than others are repeated. A pooled
-    vector is that of the first chunk, without weights. table: the encoder's token embeddings; run: ids [rows, length]
-    → (z [rows, length, C], pooled [rows, P] or None).
+    Args:
+        prompts: The chunks of each prompt.
+        vocabulary: How chunks are padded.
+        table: The encoder's token embeddings.
+        run: Ids [rows, length] → (z [rows, length, C], pooled [rows, P] or None).
+
+    Returns:
+        Embeddings [B, tokens, C], a prompt's chunks one after another, shorter prompts repeated; and pooled vectors
+        [B, P] of the first chunks, without weights, if there are any.
     """
     rows = [chunk for chunks_ in prompts for chunk in chunks_]
     length = max(map(len, rows))
@@ -211,24 +223,27 @@ def encode_chunks(
 
 
 def weigh(z: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
-    """z_empty + w (z − z_empty) for each token, as ComfyUI does: nothing is scaled back afterwards.
+    """Weights tokens as ComfyUI does, without rescaling the result: z_empty + w (z − z_empty).
 
-    z: [B, tokens, C]; empty: encoding of the empty prompt, [1, tokens, C]; weights: [B, tokens].
+    Args:
+        z: Encoded tokens [B, tokens, C].
+        empty: Encoding of the empty prompt, [1, tokens, C].
+        weights: Weight of each token, [B, tokens].
     """
     return torch.lerp(empty.expand_as(z), z, weights.to(z)[..., None])
 
 
 @contextmanager
 def inserted(table: nn.Module, rows: Sequence[Chunk]) -> Iterator[None]:
-    """While it lasts, the table of embeddings answers the rows' own vectors where they have some.
+    """Makes the table of embeddings answer the rows' own vectors, in the context.
 
-    It is the model's own table: no other thread may encode meanwhile.
+    The table is the model's: no other thread may encode at the same time.
     """
     own = [(i, j, t.value) for i, row in enumerate(rows) for j, t in enumerate(row) if isinstance(t.value, Tensor)]
 
     def put(module: nn.Module, inputs: object, out: Tensor) -> Tensor:
-        places = tuple(torch.tensor([o[axis] for o in own], device=out.device) for axis in (0, 1))
-        return out.index_put(places, torch.stack([vector for *_, vector in own]).to(out))
+        where = tuple(torch.tensor([o[axis] for o in own], device=out.device) for axis in (0, 1))
+        return out.index_put(where, torch.stack([vector for *_, vector in own]).to(out))
 
     handle = table.register_forward_hook(put) if own else None
     try:
@@ -239,6 +254,6 @@ def inserted(table: nn.Module, rows: Sequence[Chunk]) -> Iterator[None]:
 
 
 def check_layer(clip_skip: int | None, layers: int) -> None:
-    """Raises ValueError for a last layer that an encoder of so many layers does not have."""
+    """Raises ValueError for a layer that an encoder of this many layers does not have."""
     if clip_skip is not None and not -layers <= clip_skip <= -1:
         raise ValueError(f"clip_skip must be -1 (the last) … -{layers}, one of the {layers} layers; got {clip_skip}")

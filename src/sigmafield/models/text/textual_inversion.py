@@ -1,4 +1,4 @@
-"""Textual inversions: vectors that were learnt for a text encoder, by the names of their files.
+"""Reads textual inversions: vectors that were learnt for a text encoder, by the names of their files.
 
 Gal et al., arXiv:2208.01618.
 """
@@ -19,15 +19,18 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def vectors_of(folder: Path | None, part: str, width: int) -> Callable[[str], Tensor]:
-    """Name of a textual inversion in a folder → its vectors [n, width], for `Vocabulary.vectors`.
+    """Makes `Vocabulary.vectors`: the function from a textual inversion's name to its vectors [n, width].
 
-    part: "clip_l" or "clip_g", the encoder's name in files that have vectors for several.
+    Args:
+        folder: Folder of the files; None: every name raises ValueError.
+        part: The encoder's name in files with vectors for several encoders: clip_l or clip_g.
+        width: Width of the encoder's vectors.
     """
     return no_vectors if folder is None else lambda name: read_vectors(find(folder, name), part, width)
 
 
 def check_folder(folder: str | Path | None) -> Path | None:
-    """The folder of textual inversions, if one is given. Raises FileNotFoundError where it is not there."""
+    """Returns the folder of textual inversions as a path; raises FileNotFoundError where it does not exist."""
     path = None if folder is None else Path(folder).expanduser()
     if path is not None and not path.is_dir():
         raise FileNotFoundError(f"embeddings '{path}': no such directory{nearby(path)}")
@@ -35,9 +38,10 @@ def check_folder(folder: str | Path | None) -> Path | None:
 
 
 def find(folder: Path, name: str) -> Path:
-    """The file of a name, with or without its ending, in a folder or in one below it.
+    """Finds the file of a name, with or without its suffix, in a folder and those below it.
 
-    Raises ValueError for a name that is not there, and for a pickle.
+    Raises:
+        ValueError: If there is no such file, or it is a pickle.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     known: dict[str, Path] = {}
@@ -60,9 +64,10 @@ def find(folder: Path, name: str) -> Path:
 
 
 def read_vectors(path: Path, part: str, width: int) -> Tensor:
-    """Vectors [n, width] of a file: its tensor `part` or `emb_params`, or the only one that it has.
+    """Reads vectors [n, width] from a file: its tensor `part` or `emb_params`, or its only one.
 
-    Raises ValueError for other tensors and for another width.
+    Raises:
+        ValueError: If the file has other tensors, or vectors of another width.
     """
     tensors = load_file(opened(path))
     key = next((key for key in (part, "emb_params") if key in tensors), None)

@@ -74,7 +74,7 @@ class Layer(nn.Module):
 
 
 class CLIPText(nn.Module):
-    """Token ids → one vector a token. Raises ValueError for a config that asks for what is not built here."""
+    """Token ids → one vector per token. Raises ValueError for a config with other blocks."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """config: the dictionary of a CLIPTextModel's config.json; keys that do not change the result are ignored."""

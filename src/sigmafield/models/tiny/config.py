@@ -12,10 +12,15 @@ Settings = TypeVar("Settings")
 
 
 def settings(kind: type[Settings], config: Mapping[str, Any], only: Mapping[str, Any]) -> Settings:
-    """The dataclass `kind` filled from a config; keys that it has no field for must be in `only`.
+    """Fills a dataclass from a config.
 
-    only: keys with the one value that is supported. Keys that begin with an underscore are notes and ignored;
-    lists become tuples. Raises ValueError naming the key, its value and what is supported.
+    Args:
+        kind: The dataclass.
+        config: The config; keys that begin with an underscore are ignored, lists become tuples.
+        only: Keys without a field in the dataclass, with the one value that is supported.
+
+    Raises:
+        ValueError: If a key is unknown or its value is not supported.
     """
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -30,18 +35,19 @@ def settings(kind: type[Settings], config: Mapping[str, Any], only: Mapping[str,
 
 
 def choose(key: str, value: Any, *supported: Any) -> Any:
-    """`value`, if it is among the supported ones. Raises ValueError naming key, value and those otherwise."""
+    """Returns a value that is supported; raises ValueError for others."""
     if value not in supported:
         raise ValueError(f"config: {key} = {value!r} is not supported; supported: {', '.join(map(repr, supported))}")
     return value
 
 
 def per_level(value: int | tuple[int, ...], levels: int, key: str) -> tuple[int, ...]:
-    """One number a level of a UNet, from one number for all or from a tuple of them.
+    """Gives one number per level of a UNet, from one number for all levels or a tuple.
 
-    Raises ValueError naming the key where a tuple has another length than `levels`.
+    Raises:
+        ValueError: If the tuple's length is not `levels`.
     """
     values = (value,) * levels if isinstance(value, int) else value
     if len(values) != levels:
-        raise ValueError(f"config: {key} = {value!r} must be one number or {levels}, one a level")
+        raise ValueError(f"config: {key} = {value!r} must be one number, or {levels}: one per level")
     return values

@@ -90,7 +90,7 @@ def join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def read_merges(path: Path) -> dict[tuple[str, str], int]:
-    """Pairs of symbols with their rank, from a file of one pair a line under a line with the version."""
+    """Pairs of symbols with their rank, from a file of one pair per line after a line with the version."""
     lines = [line.split() for line in needed(path).read_text("utf-8").split("\n") if not line.startswith("#version")]
     return {(line[0], line[1]): rank for rank, line in enumerate(line for line in lines if len(line) == 2)}
 

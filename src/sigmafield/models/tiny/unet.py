@@ -22,7 +22,7 @@ from sigmafield.models.tiny.config import choose, per_level, settings
 class UNetConfig:
     """Settings of a UNet.
 
-    attention_head_dim: number of heads a level, in spite of its name.
+    attention_head_dim: number of heads per level, in spite of its name.
     sample_size: side of the latent that it was trained for.
     """
 
@@ -229,7 +229,7 @@ class Up(Level):
 
 
 class UNet(nn.Module):
-    """The denoiser F(x, t, text). Raises ValueError for a config that asks for what is not built here."""
+    """The denoiser F(x, t, text). Raises ValueError for a config with other blocks."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """config: the dictionary of a UNet2DConditionModel's config.json."""
@@ -266,7 +266,7 @@ class UNet(nn.Module):
 def depths_of(key: str, types: tuple[str, ...], plain: str, depths: tuple[int, ...]) -> tuple[int, ...]:
     """Transformer blocks a level, 0 for levels of the plain type. Raises ValueError for a type not built here."""
     if len(types) != len(depths):
-        raise ValueError(f"config: {key} = {types!r} must have {len(depths)} entries, one a level")
+        raise ValueError(f"config: {key} = {types!r} must have {len(depths)} entries, one per level")
     kinds = [choose(key, kind, plain, f"CrossAttn{plain}") for kind in types]
     return tuple(0 if kind == plain else depth for kind, depth in zip(kinds, depths, strict=True))
 

@@ -129,7 +129,7 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Encoder and decoder. Raises ValueError for a config that asks for what is not built here."""
+    """Encoder and decoder. Raises ValueError for a config with other blocks."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """config: the dictionary of an AutoencoderKL's config.json."""

@@ -1,8 +1,8 @@
-"""Autoencoders on large images, tile by tile, with group norms whose statistics all tiles share.
+"""Runs autoencoders on large images tile by tile, with group norms whose statistics all tiles share.
 
-A group norm's mean and variance are of the whole image: tiles that each have their own differ in colour. Here the
-network is walked norm by norm, as a generator that asks for each normalised map, so that all tiles can meet there. It
-works on modules with diffusers' names: AutoencoderKL, and the embedded model's.
+A group norm's mean and variance are over the whole image; with statistics of their own, tiles differ in colour. The
+network is a generator that yields at each norm, so that all tiles can wait there for common statistics. It works on
+modules with diffusers' names: AutoencoderKL, and the embedded model's.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ Walk = Generator[tuple[nn.GroupNorm, Tensor], Tensor, Tensor]
 
 Collected = Literal["pooled", "exact", "estimated", "estimated_start"]
 """Where statistics come from. pooled: means over the padded tiles, as in ComfyUI's node pack, without the variance
-between tiles; exact: of the places that tiles own, which is the whole image's norm; estimated: one run on the image
-made as small as a tile, so that tiles are independent; estimated_start: estimated down to the first change of size,
-which sets the colours, then pooled."""
+between tiles; exact: over the positions that tiles own, which is the whole image's norm; estimated: from one run on the
+image made as small as a tile, so that tiles are independent; estimated_start: estimated down to the first change of
+size, which sets the colours, then pooled."""
 
 
 class Moments(NamedTuple):
-    """Mean and variance of each sample's groups, [B, groups], and the number of places behind them."""
+    """Mean and variance of each sample's groups, [B, groups], and the number of positions they are taken over."""
 
     mean: Tensor
     variance: Tensor
-    places: int
+    positions: int
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a tile is shown, and which part of the network's output is taken from it; both in the input's places."""
+    """A tile: the box that the network sees, and the box of its output that is used, both in input positions."""
 
     shown: Box
     taken: Box
@@ -105,7 +105,7 @@ def middle(block: Any, x: Tensor) -> Walk:
 
 
 def moments(norm: nn.GroupNorm, x: Tensor) -> Moments:
-    """Mean and biased variance of each group over its channels and all places, in float32 at least."""
+    """Mean and biased variance of each group over its channels and all positions, in float32 at least."""
     groups = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (norm.num_groups, -1)).flatten(2)
     variance, mean = torch.var_mean(groups, dim=2, correction=0)
     return Moments(mean, variance, x.shape[2] * x.shape[3])
@@ -120,14 +120,14 @@ def normalised(norm: nn.GroupNorm, x: Tensor, at: Moments) -> Tensor:
 
 
 def together(tiles: Sequence[Moments], exact: bool) -> Moments:
-    """Statistics of all tiles: means by number of places; exact: with the variance of their means."""
-    places = sum(t.places for t in tiles)
-    shares = [t.places / places for t in tiles]
+    """Combines the statistics of tiles, weighted by positions; exact: with the variance of their means."""
+    positions = sum(t.positions for t in tiles)
+    shares = [t.positions / positions for t in tiles]
     mean = _sum([q * t.mean for q, t in zip(shares, tiles)])
     variance = _sum([q * t.variance for q, t in zip(shares, tiles)])
     if exact:
         variance = variance + _sum([q * (t.mean - mean) ** 2 for q, t in zip(shares, tiles)])
-    return Moments(mean, variance, places)
+    return Moments(mean, variance, positions)
 
 
 def _sum(values: Sequence[Tensor]) -> Tensor:
@@ -178,10 +178,14 @@ def in_step(walks: Sequence[Walk], parts: Sequence[Part], known: Sequence[Moment
 
 
 def parts(height: int, width: int, tile: int, pad: int, unit: int = 1) -> list[Part]:
-    """Tiles of about equal size, at most `tile` places that they own, each shown `pad` places more on every side.
+    """Divides a map into tiles of about equal size.
 
-    Tiles at the border own what is beyond it too; their sides are multiples of `unit`, else if possible of 32, 16, 8, 4
-    or 2.
+    Args:
+        height: Height of the map.
+        width: Width of the map.
+        tile: Positions along a side that a tile owns, at most; those at the border also own the padding there.
+        pad: Further positions that the network sees on every side.
+        unit: What sides are multiples of; if possible, also of 32, 16, 8, 4 or 2.
     """
 
     def cuts(length: int) -> list[tuple[int, int]]:
@@ -204,7 +208,7 @@ def parts(height: int, width: int, tile: int, pad: int, unit: int = 1) -> list[P
 
 
 def _even(least: int, most: int) -> int:
-    """The least multiple of 32, else 16, 8, 4 or 2, that lies between two lengths; `least` if there is none."""
+    """Finds the least multiple of 32, else 16, 8, 4 or 2, between two lengths; otherwise returns `least`."""
     for m in (32, 16, 8, 4, 2):
         up = -(-least // m) * m
         if up <= most or up == least:
@@ -213,7 +217,7 @@ def _even(least: int, most: int) -> int:
 
 
 def smaller(x: Tensor, tile: int) -> Tensor:
-    """The image with `tile` places on its longer side, by nearest places, with each channel's mean and deviation."""
+    """Resizes an image to `tile` positions on its longer side, keeping each channel's mean and deviation."""
     size = [max(1, round(n * tile / max(x.shape[2:]))) for n in x.shape[2:]]
     small = F.interpolate(x, size, mode="nearest-exact")
     std, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
@@ -225,7 +229,7 @@ def smaller(x: Tensor, tile: int) -> Tensor:
 def tiled(
     walk: Callable[[Tensor], Walk], x: Map, layout: Sequence[Part], tile: int, collected: Collected, start: int
 ) -> Out:
-    """The output of a network on tiles. start: norms before the first change of size, for `estimated_start`."""
+    """Runs a network on tiles; start: norms before the first change of size, for `estimated_start`."""
     known: list[Moments] = []
     if collected.startswith("estimated") and len(layout) > 1:
         estimate = recorded(walk(smaller(x, tile)))
@@ -249,10 +253,14 @@ def tiled(
 
 
 def tiled_decode(vae: Any, z: Map, tile: int = 64, *, pad: int = 11, collected: Collected = "estimated") -> Out:
-    """Images of latents [B, C, h, w], tile by tile: `vae.decode` of a image of any size in little memory.
+    """Decodes latents tile by tile, as `vae.decode` does in one piece; attention is within tiles.
 
-    tile: places of the latent that a tile owns, at most; pad: places more that it is shown on every side. Attention is
-    within tiles. Raises ValueError for a tile below 1 and a pad below 0.
+    Args:
+        vae: The module.
+        z: Latents [B, C, h, w].
+        tile: Latent positions along a side that a tile owns, at most; ≥ 1.
+        pad: Further positions that the network sees on every side; ≥ 0.
+        collected: Where the norms' statistics come from.
     """
     _check(tile, pad)
     layout = parts(z.shape[2], z.shape[3], tile, pad)
@@ -260,10 +268,15 @@ def tiled_decode(vae: Any, z: Map, tile: int = 64, *, pad: int = 11, collected: 
 
 
 def tiled_encode(vae: Any, x: Map, tile: int = 512, *, pad: int = 32, collected: Collected = "estimated") -> Out:
-    """Means of latents of images [B, 3, H, W] in [−1, 1] with sides that are multiples of the VAE's factor.
+    """Encodes images tile by tile; returns the means of the latents.
 
-    tile, pad: in pixels, see `tiled_decode`; made multiples of the factor. estimated_start keeps colours better, and
-    holds the lower levels of all tiles in memory. Raises ValueError as `tiled_decode` does.
+    Args:
+        vae: The module.
+        x: Images [B, 3, H, W] in [−1, 1], with sides that are multiples of the VAE's factor.
+        tile: Pixels along a side that a tile owns, at most, rounded up to a multiple of the factor; ≥ 1.
+        pad: Further pixels that the network sees on every side, rounded up likewise; ≥ 0.
+        collected: Where the norms' statistics come from; estimated_start keeps colours better, and holds the lower
+            levels of all tiles in memory.
     """
     _check(tile, pad)
     blocks = vae.encoder.down_blocks

@@ -1,4 +1,4 @@
-"""What Brownian noise costs beside torchsde's tree, and what is left of it when the network runs meanwhile."""
+"""What Brownian noise costs compared with torchsde's tree, and how much of it remains while the network runs."""
 
 import itertools
 import os

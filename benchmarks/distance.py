@@ -60,7 +60,7 @@ class Guided:
 
 @cache
 def calls(name: str, steps: int) -> int:
-    """Network calls of a run with so many steps."""
+    """Network calls of a run with this many steps."""
     sampler, scheduler = WAYS[name]
     grid = sf.Grid(sf.SCHEDULES[scheduler](steps, LEVELS), sf.VE())
     run = sf.Run(lambda x, sigma, ctx: sf.Pred(x * 0), SAMPLERS.lookup(sampler), grid)
@@ -68,7 +68,7 @@ def calls(name: str, steps: int) -> int:
 
 
 def steps_within(name: str, budget: int) -> int:
-    """As many steps as have at most so many calls."""
+    """The largest number of steps that needs at most this many calls."""
     return max((n for n in range(1, budget + 1) if calls(name, n) <= budget), default=1)
 
 

@@ -1,4 +1,4 @@
-"""What `import sigmafield` costs beside `import torch`, and how long a first image takes."""
+"""What `import sigmafield` costs compared with `import torch`, and how long a first image takes."""
 
 import statistics
 import subprocess

@@ -1,6 +1,6 @@
 """Train the decoder further with the encoder frozen, on slightly noisy latents: sharper, and more forgiving.
 
-The latents keep their meaning, so this can run after (or beside) the UNet training.
+The latents keep their meaning, so this can run after (or during) the UNet training.
 """
 
 import argparse

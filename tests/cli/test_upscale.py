@@ -82,7 +82,7 @@ def test_tiles_are_drawn_over_the_enlarged_image(heart, tmp_path):
 
 
 def test_a_map_changes_each_place_as_much_as_it_says(heart, tmp_path):
-    """Left black and 0: kept but for the VAE; right white."""
+    """Left is black and 0: kept, except for the VAE's error; right is white."""
     mask, out, plain = (tmp_path / name for name in ("mask.png", "out.png", "plain.png"))
     Image.fromarray(np.repeat([[0] * 8 + [255] * 8], 16, 0).astype(np.uint8)).save(mask)
     options = ["--denoise-map", mask, "--min-denoise", 0, "--max-denoise", 0.8]

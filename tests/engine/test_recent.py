@@ -6,7 +6,7 @@ from sigmafield.core.recent import Recent
 
 
 def test_equal_values_are_not_the_same_value():
-    """Identity decides: an equal list is another one, and a key beside the values is compared."""
+    """Identity decides: an equal list is another one, and a key given with the values is compared."""
     known, one, other = Recent(), [1], [1]
     first = known((one,), 3, lambda: ["made"])
     assert known((one,), 3, lambda: ["again"]) is first

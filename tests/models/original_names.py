@@ -1,4 +1,4 @@
-"""Names of weights in the layouts that models were published in, beside diffusers' and transformers' names of them.
+"""Names of weights in the layouts that models were published in, next to diffusers' and transformers' names for them.
 
 Written down from the published architectures, block by block: independent of the converters that loading uses.
 """
@@ -40,7 +40,7 @@ def transformer(old: str, new: str, depth: int) -> Pairs:
 
 
 def unet(depths: Sequence[int], middle: int, layers: int = 2) -> Pairs:
-    """A UNet with so many transformer blocks at each of its levels, 0 = no attention."""
+    """A UNet with this many transformer blocks at each of its levels, 0 = no attention."""
     yield from {
         "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
         "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2",

@@ -113,7 +113,7 @@ def test_sag_is_its_rule_from_the_negative_prompts_attention(loaded):
 
 
 def test_sag_sees_the_ordinary_evaluation_alone(loaded):
-    """Beside PAG neither sees the other, and a sampler's second evaluation does not see the first."""
+    """Combined with PAG, neither sees the other, and a sampler's second evaluation does not see the first."""
     pipe = loaded("sd1")
     D = {text: asked(pipe, text).x0 for text in ("", "pag", "sag", "pag+sag", "sag+pag")}
     for text in ("pag+sag", "sag+pag"):

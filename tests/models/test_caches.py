@@ -273,7 +273,7 @@ def test_noise_levels_of_fields(name, pipe, tmp_path):
 
 
 def test_autoguidance_within_caches_and_patches(pipe):
-    """A worse model is asked with the step's patches; with a cache its prediction is kept beside the other's."""
+    """A worse model is asked with the step's patches; with a cache its prediction is kept along with the other's."""
     worse = sf.load("tiny")
     for weight in worse.model.module.parameters():
         weight.requires_grad_(False).mul_(0.97)

@@ -96,7 +96,7 @@ def scheduler(model: str, sampler: str, **settings: Any) -> SigmafieldScheduler:
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float = 2e-5) -> None:
-    """Equal but for rounding, on the scale of the latent: these networks are random, and so are their latents."""
+    """Equal up to rounding, on the scale of the latent: these networks are random, and so are their latents."""
     assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 

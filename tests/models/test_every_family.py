@@ -156,7 +156,7 @@ def test_sizes(name: str, settings: dict[str, Any], message: str, loaded: Loaded
 
 
 def test_videos(tmp_path: Path, loaded: Loaded, family: Callable[[str], tuple[Path, Any]]) -> None:
-    """A video is an animated PNG with its recipe and a sheet of frames beside it, to replay or to begin from."""
+    """A video is an animated PNG with its recipe and a sheet of frames next to it, to replay or to begin from."""
 
     def done(*arguments: Any) -> None:
         result = run(*arguments)

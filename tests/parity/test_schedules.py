@@ -16,6 +16,7 @@ from sigmafield.parameterization.prediction import (
     flux_sampling,
 )
 from sigmafield.parameterization.timesteps import betas, resolution_shift
+from sigmafield.schedules import SCHEDULES
 
 NAMES = {"v_prediction": "v", "edm_playground_v2.5": "edm"}
 

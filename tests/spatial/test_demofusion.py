@@ -321,7 +321,7 @@ def test_what_a_window_and_a_view_are_told():
     for box, (shown, cond) in zip(windows.boxes(16, 16, 3), seen, strict=True):
         assert cond.extra["time_ids"][0, 2:4].tolist() == [4 * (box.y + 1), 4 * (box.x + 1)]
         assert cond.extra["time_ids"][0, [0, 1, 4, 5]].tolist() == [64] * 4
-        inside = shown[0, 0] > 0  # zeros are beyond the latent, but for the first place
+        inside = shown[0, 0] > 0  # zeros are outside the latent, except at the first position
         assert torch.equal(cond.concat[0, 0][inside], shown[0, 0][inside])
         assert torch.equal(cond.controls[0].hint[0, 0, ::2, ::2][inside], shown[0, 0][inside])
     seen.clear()

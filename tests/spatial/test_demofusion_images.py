@@ -60,7 +60,7 @@ def test_phases_of_a_recipe(pipe):
     ],
 )
 def test_resume_in_the_middle_of_any_phase(pipe, tmp_path, sampler, guidance, flow):
-    """From every cut, with all made anew, to the same latent."""
+    """From every cut, with everything rebuilt, to the same latent."""
     pipe = replace(pipe, model=replace(pipe.model, sampling=flow_sampling(3.0))) if flow else pipe
     recipe = replace(RECIPE, sampler=sampler, guidance=guidance, schedule="simple")
 

@@ -43,7 +43,7 @@ SIGMA = torch.tensor(1.0, dtype=torch.float64)
 
 
 def test_grid_positions_are_the_references(figure):
-    """T1: positions ⌊i (L − t)/(n − 1)⌋ as by floats truncated, but for the last tile, which ends at the border."""
+    """T1: positions ⌊i (L − t)/(n − 1)⌋ as by floats truncated, except the last tile, which ends at the border."""
     rng, short = random.Random(0), 0
     for _ in range(2000):
         length, tile, overlap = rng.randint(8, 400), rng.randint(8, 160), rng.randint(0, 64)

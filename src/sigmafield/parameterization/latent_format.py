@@ -22,7 +22,7 @@ class LatentFormat:
     channels: of the latent; axes: of its space; factor: image pixels per latent pixel along one side;
     frame_factor: frames per latent frame of a video, after the first, which has one of its own;
     shift, std: one number, or one a channel. folded: pairs of frames lie in the channels (HunyuanImage's refiner).
-    rgb: rows [R, G, B] of `to_rgb` for each channel, rgb_shuffle: channels hold so many places along a side;
+    rgb: rows [R, G, B] of `to_rgb` for each channel, rgb_shuffle: each channel holds this many positions per side;
     taesd: beginning of the name of a small decoder's file.
     """
 
@@ -40,7 +40,7 @@ class LatentFormat:
     taesd: str = ""
 
     def shape(self, batch: int, size: tuple[int, int], frames: int = 1) -> tuple[int, ...]:
-        """Shape of latents for images of (height, width) pixels, or for videos of so many frames."""
+        """Shape of latents for images of (height, width) pixels, or for videos of this many frames."""
         height, width = size
         time = ((frames - 1) // self.frame_factor + 1,) if self.axes == 3 else ()
         return (batch, self.channels, *time, height // self.factor, width // self.factor)

@@ -79,7 +79,7 @@ def timed(job: Job) -> float:
 
 
 def measure(pipe: Pipeline, lines: dict[str, str], size: int) -> dict[str, Cost]:
-    """The cost of each mod relative to plain guidance, measured in turn so that drift of the machine affects all alike."""
+    """The cost of each mod relative to plain guidance, in turn, so that drift of the machine affects all alike."""
     plain, jobs = opened(pipe, "", size), {name: opened(pipe, line, size) for name, line in lines.items()}
     base, own = rows_of(pipe, "", size), {name: rows_of(pipe, line, size) for name, line in lines.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in lines}

@@ -150,7 +150,7 @@ def test_a_union_is_told_the_kind(nets: dict[str, tuple[Any, Any]], pipe: Pipeli
     }.items():
         with pytest.raises(ValueError, match=message):
             load_control(path, kind=given)
-    with pytest.raises(ValueError, match="one kind alone; got kind 'canny'"):
+    with pytest.raises(ValueError, match="one kind only; got kind 'canny'"):
         load_control(nets["control"][0], kind="canny")
 
 
@@ -309,7 +309,7 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
         tiny.model.check(told(tiny, steered))
     with pytest.raises(ValueError, match="unet is a UNet2DConditionModel; supported: ControlNetModel, "):
         load_control(sd1[0] / "unet")
-    with pytest.raises(FileNotFoundError, match="no config.json, so this is no network"):
+    with pytest.raises(FileNotFoundError, match="no config.json, so this is not a network"):
         load_control(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such directory; a ControlNet or T2I-Adapter is one"):
         load_control(tmp_path / "nowhere")

@@ -345,10 +345,10 @@ def test_image_to_image(name: str, sd1: tuple[Path, Any], restored: None) -> Non
 
     ours_ = load(folder, device="cpu")
     job = open_job(Recipe("a red heart", sampler=name, cfg=3.0), ours_)
-    sigmas = SCHEDULES.lookup("karras")(10, ours_.sampling.levels)[5:]
+    sigmas = SCHEDULES.lookup("karras")(10, ours_.model.sampling.levels)[5:]
     g = torch.Generator().manual_seed(13)
-    x = ours_.sampling.process.start(sigmas[0], torch.randn(clean.shape, generator=g), clean)
-    sampler, grid = SAMPLERS.lookup(name), Grid(sigmas, ours_.sampling.process)
+    x = ours_.model.sampling.process.start(sigmas[0], torch.randn(clean.shape, generator=g), clean)
+    sampler, grid = SAMPLERS.lookup(name), Grid(sigmas, ours_.model.sampling.process)
     seed = int(torch.randint(2**63 - 1, (), generator=g))
     end = finish(Run(job.run.denoise, sampler, grid, default_noise(sampler.noise, seed, grid, x)), x)
     close(theirs, end.x, tolerance=1e-4)
@@ -452,7 +452,7 @@ def test_flux(small: Any) -> None:
     "settings, message",
     [
         ({"sampler": "dpmp_2m"}, "unknown sampler 'dpmp_2m'; did you mean dpmpp_2m"),
-        ({"schedule": "kerras"}, "unknown scheduler 'kerras'; did you mean karras"),
+        ({"schedule": "kerras"}, "unknown schedule 'kerras'; did you mean karras"),
         ({"sampler": "dpmpp_2m_sde", "etta": 0.5}, "dpmpp_2m_sde has 'etta'; did you mean eta"),
         ({"scedule": "karras"}, "neither SigmafieldScheduler nor dpmpp_2m has 'scedule'; did you mean schedule"),
         ({"sampler": "deis", "max_order": 9}, "deis needs 1 ≤ max_order ≤ 4; got 9"),

@@ -40,7 +40,7 @@ def size_of(ours: Pipeline) -> tuple[int, int]:
     return 4 * ours.model.latent.factor, 6 * ours.model.latent.factor
 
 
-SETTINGS: dict[str, Any] = {"steps": 2, "sampler": "euler", "scheduler": "simple", "cfg": 3.0, "negative": "1999"}
+SETTINGS: dict[str, Any] = {"steps": 2, "sampler": "euler", "schedule": "simple", "cfg": 3.0, "negative": "1999"}
 
 
 def drawn(ours: Pipeline, **settings: Any) -> list[Image.Image]:
@@ -129,7 +129,7 @@ def test_lumina_reads_negative_prompts_without_its_system_prompt(loaded: Loaded)
 def test_guidance(loaded: Loaded) -> None:
     """A distilled network is told its guidance, and runs with a cfg of 1; others refuse to be told."""
     dev, schnell = loaded("flux dev"), loaded("flux schnell")
-    assert dev.cfg == 1 == schnell.cfg
+    assert dev.model.cfg == 1 == schnell.model.cfg
     plain = drawn(dev, cfg=None)[0].tobytes()
     assert drawn(dev, cfg=None, distilled_guidance=3.5)[0].tobytes() == plain
     assert drawn(dev, cfg=1.0)[0].tobytes() == plain
@@ -144,8 +144,8 @@ SIZES = {
     "patch": ("sd3", {"width": 18}, "width must be a multiple of 4, the VAE's factor of 2 times patches of 2; got 18"),
     "largest": ("sd3", {"width": 52}, "width must be at most 48, where the network's positions end; got 52"),
     "region": ("wan", {"regions": (Region("a", 0, 0, 8, 16),)}, "a region's width must be a multiple of 16, the VAE"),
-    "frames": ("wan", {"frames": 8}, "frames must be 1 and a multiple of 4; got 8: try 5 or 9"),
-    "no video": ("auraflow", {"frames": 5}, "frames must be 1, for model draws no videos; got 5"),
+    "frames": ("wan", {"frames": 8}, "frames must be 1 more than a multiple of 4; got 8: try 5 or 9"),
+    "no video": ("auraflow", {"frames": 5}, "frames must be 1, since model draws images and not videos; got 5"),
 }
 
 

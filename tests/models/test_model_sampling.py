@@ -156,7 +156,7 @@ def test_a_recipe_says_it_in_a_line() -> None:
         ("discreet", "unknown model_sampling 'discreet'; did you mean discrete"),
         ("discrete(predict=v)", "discrete has no parameter 'predict'; did you mean prediction"),
         ("discrete(zsnr=2)", "discrete needs zsnr to be true or false; got 2"),
-        ("flux+discrete", "takes one of discrete, continuous_edm"),
+        ("flux+discrete", "model_sampling takes one name with parameters; got 2: .flux"),
         ("flux(", r"must be names with parameters, such as discrete\(prediction=v, zsnr=true\); got 'flux\('"),
     ],
 )

@@ -91,12 +91,12 @@ def test_the_file_answers_as_the_directory(family: str, made: Any, loaded: Any) 
     close(cond.embeds, other.embeds)
     close(dict(cond.extra), dict(other.extra))
     x, t = noise(2, ours.model.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
-    close(ours.model.network(x, t, cond), theirs.network(x, t, cond))
+    close(ours.model.network(x, t, cond), theirs.model.network(x, t, cond))
     images = noise(1, 3, 64, 64).sigmoid()
     close(ours.encode(images), theirs.encode(images))
     close(ours.decode(x), theirs.decode(x))
-    assert (ours.model.latent, ours.model.name) == (theirs.latent, "model")
-    assert torch.equal(ours.model.sampling.levels.sigmas, theirs.sampling.levels.sigmas)
+    assert (ours.model.latent, ours.model.name) == (theirs.model.latent, "model")
+    assert torch.equal(ours.model.sampling.levels.sigmas, theirs.model.sampling.levels.sigmas)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -117,7 +117,7 @@ def test_images_from_words_images_and_masks(family: str, loaded: Any, tmp_path: 
     half = Image.fromarray(torch.arange(64).div(32, rounding_mode="floor").mul(255).byte().expand(64, 64).numpy())
     half.save(tmp_path / "half.png")
     image = {"image": str(tmp_path / "half.png"), "denoise": 0.6}
-    settings = {"steps": 2, "width": 64, "height": 64, "sampler": "euler", "scheduler": "simple"}
+    settings = {"steps": 2, "width": 64, "height": 64, "sampler": "euler", "schedule": "simple"}
     seen = set()
     for more in ({}, image, image | {"mask": str(tmp_path / "half.png")}):
         ours, theirs = (generate(pipe, PROMPTS[0], **settings, **more)[0] for pipe in loaded(family))
@@ -142,7 +142,7 @@ def test_inpainting_networks_have_their_channels(made: Any, loaded: Any, tmp_pat
         weights[name] = torch.nn.functional.pad(weights[name], (0, 0, 0, 0, 0, 5))
 
     plain, wide = loaded("sd1")[0], load(rewritten(made("sd1"), tmp_path / "wide.safetensors", widened))
-    assert (plain.concat, wide.concat) == (0, 5)
+    assert (plain.model.concat, wide.model.concat) == (0, 5)
     cond, x, t = plain.text.encode(PROMPTS, SIZE), noise(2, 4, 8, 8), torch.tensor([0.9, 0.3])
     told = replace(cond, concat=noise(2, 5, 8, 8))
     assert_close(wide.model.network(x, t, told), plain.model.network(x, t, cond), atol=1e-4, rtol=1e-4)
@@ -310,8 +310,8 @@ def test_schnell_as_published(made: Any, loaded: Any, tmp_path: Path) -> None:
     own = {name.removeprefix(LDM): value.contiguous() for name, value in weights.items() if name.startswith(LDM)}
     save_file(own, tmp_path / "schnell.safetensors")
     schnell, dev = load(tmp_path / "schnell.safetensors", parts=made("flux")[1]), loaded("flux")[0]
-    assert not schnell.modules["transformer"].config.guidance_embeds
-    assert (schnell.shift_at is None) and dev.shift_at is not None
+    assert not schnell.model.module.config.guidance_embeds
+    assert (schnell.model.shift_at is None) and dev.model.shift_at is not None
     half = torch.tensor(0.5, dtype=torch.float64)
     one, other = (float(pipe.model.sampling.levels.sigma(half)) for pipe in (schnell, dev))
     assert one == pytest.approx(0.5) and other > 0.7

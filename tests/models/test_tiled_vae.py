@@ -1,5 +1,7 @@
 """Tiled autoencoders against the modules themselves, diffusers' and the embedded one."""
 
+from dataclasses import replace
+
 import pytest
 import small_models
 import torch

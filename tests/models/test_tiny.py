@@ -206,7 +206,7 @@ def test_codec_says_which_shapes_it_takes(sd1: tuple[Path, Any]) -> None:
         (UNet, "act_fn", "gelu", "config: act_fn = 'gelu' is not supported; supported: 'silu'"),
         (UNet, "down_block_types", ["A", "DownBlock2D"], "'A' is not supported; supported: 'DownBlock2D', 'CrossAttn"),
         (UNet, "up_block_types", ["UpBlock2D"], "up_block_types = .* must have 2 entries, one per level"),
-        (UNet, "attention_head_dim", [1, 2, 3], r"attention_head_dim = \(1, 2, 3\) must be one number or 2"),
+        (UNet, "attention_head_dim", [1, 2, 3], r"attention_head_dim = \(1, 2, 3\) must be one number, or 2"),
         (UNet, "addition_embed_type", "text_time", "'text_time' is not supported; supported: None"),
         (UNet, "act_fm", "silu", "unknown key 'act_fm' = 'silu'; did you mean act_fn"),
         (VAE, "latents_mean", [0.0], r"latents_mean = \[0.0\] is not supported; supported: None"),

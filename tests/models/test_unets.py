@@ -117,12 +117,12 @@ def test_networks_say_what_concat_they_take(
 ) -> None:
     pipe, plain = load(inpainting[0]), load(sd1[0])
     text = plain.text.encode(["a"], SIZE)
-    with pytest.raises(ValueError, match="model takes 5 channels of concat besides the latent's 4; got 0"):
+    with pytest.raises(ValueError, match="model takes 5 channels of concat in addition to the latent's 4; got 0"):
         at(pipe, [[text]])
-    with pytest.raises(ValueError, match="model takes 0 channels of concat besides the latent's 4; got 5"):
+    with pytest.raises(ValueError, match="model takes 0 channels of concat in addition to the latent's 4; got 5"):
         at(plain, [[replace(text, concat=torch.zeros(1, 5, 8, 12))]])
     with pytest.raises(ValueError, match="tiny takes 0 channels of concat"):
-        load("tiny").check(replace(text, concat=torch.zeros(1, 5, 8, 12)))
+        load("tiny").model.check(replace(text, concat=torch.zeros(1, 5, 8, 12)))
     small.save_sd(tmp_path, small.unet(in_channels=5), small.vae(), "epsilon")
     depth = load(tmp_path / "model")
     assert at(depth, [[replace(text, concat=torch.zeros(1, 1, 8, 12))]])[0].shape == X.shape

@@ -77,7 +77,9 @@ class Parameter:
         kind = self.annotation if self.choices or self.words or self.field else self.kind or self.annotation
         if not fits(value, kind):
             rule = f"= {self.values}" if self.choices or self.words else f"to be {describe(kind)}"
-            raise ValueError(f"{owner} needs {self.name} {rule}; got {value!r}")
+            near = near_miss(value, map(str, self.choices)) if isinstance(value, str) and self.choices else ""
+            near = near if "did you mean" in near else ""  # the rule lists all values
+            raise ValueError(f"{owner} needs {self.name} {rule}; got {value!r}{near}")
         return convert(value, self.annotation)
 
     def check_range(self, owner: str, values: Mapping[str, Any]) -> None:

@@ -123,7 +123,7 @@ def fitting(pipe: Pipeline, lines: dict[str, str]) -> tuple[dict[str, str], dict
     fit, unfit = {}, {}
     for name, line in lines.items():
         try:
-            parse_mods(line).check(pipe.model.module)
+            parse_mods(line).check(pipe.model.patchable())
             fit[name] = line
         except ValueError as error:
             unfit[name] = str(error)

@@ -76,7 +76,7 @@ def shown(pipe: sf.Pipeline) -> dict[str, str]:
     for name in sorted(sf.MODS, key=lambda name: ORDER.index(sf.MODS[name].stage)):
         line = LINES.get(name, name)
         try:
-            sf.parse_mods(line).check(pipe.model.module)
+            sf.parse_mods(line).check(pipe.model.patchable())
         except ValueError as error:
             print(f"{name} is not shown: {error}")
             continue

@@ -18,6 +18,7 @@ from PIL import Image
 import sigmafield as sf
 from sigmafield.lab.tiles import draw_tiles, tiles_of
 from sigmafield.recipes.image_io import save_png, sheet, to_tensor
+from sigmafield.recipes.inputs import read_inputs
 
 SCALE, SIDE = 4, 256
 SUBJECTS = {"red heart": 1, "rocket": 2}
@@ -55,13 +56,14 @@ def main(path: str) -> None:
         print(f"{subject}, plain: {measured(plain, plain, small)}")
         images = [small.resize((SIDE, SIDE), Image.Resampling.NEAREST), plain]
         for name, recipe in ways.items():
-            job = sf.open_job(recipe, pipe)
+            recipe, inputs = read_inputs(recipe)
+            job = sf.open_job(recipe, pipe, inputs)
             end = sf.finish(job.run, job.start)
             [image] = job.images(end)
             spent, whole = job.rows(end)
             print(f"{subject}, {name}: {spent} of {whole} network rows; {measured(image, plain, small)}")
             images.append(image)
-        rows += [*images, draw_tiles(*tiles_of(job), line=1)]
+        rows += [*images, draw_tiles(*tiles_of(job, inputs), line=1)]
     save_png(sheet(rows, columns=5), path)
     print(path)
 

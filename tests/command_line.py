@@ -30,7 +30,7 @@ def run(*arguments, columns=140):
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main([str(argument) for argument in arguments])
     except SystemExit as end:
-        code = end.code or 0
+        code = int(end.code or 0)
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
     return Ran(code, out.getvalue(), err.getvalue())

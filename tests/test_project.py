@@ -10,9 +10,16 @@ def read(name):
     return (ROOT / name).read_text("utf-8")
 
 
+def found(pattern, name):
+    """What the pattern's group matches in that file."""
+    match = re.search(pattern, read(name), re.MULTILINE)
+    assert match, f"{name} has nothing like {pattern}"
+    return match[1]
+
+
 def pinned(package):
     """The version that constraints.txt pins."""
-    return re.search(rf"^{package}==(\S+)", read("constraints.txt"), re.MULTILINE)[1]
+    return found(rf"^{package}==(\S+)", "constraints.txt")
 
 
 def test_pre_commit_runs_the_pinned_ruff():
@@ -21,18 +28,18 @@ def test_pre_commit_runs_the_pinned_ruff():
 
 
 def test_every_version_of_python_that_is_supported_is_tested():
-    least = re.search(r'requires-python = ">=(3\.\d+)"', read("pyproject.toml"))[1]
-    tested = re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", read(".github/workflows/ci.yml"))[1])
+    least = found(r'requires-python = ">=(3\.\d+)"', "pyproject.toml")
+    tested = re.findall(r'"(3\.\d+)"', found(r"python: \[(.*)\]", ".github/workflows/ci.yml"))
     assert tested[0] == least
     assert f'pythonVersion = "{least}"' in read("pyproject.toml")
 
 
 def test_the_changelog_begins_with_the_version():
-    version = re.search(r'^version = "(\S+)"', read("pyproject.toml"), re.MULTILINE)[1]
-    assert re.search(r"^## (?:\[)?([\w.]+)", read("CHANGELOG.md"), re.MULTILINE)[1] in (version, "Unreleased")
+    version = found(r'^version = "(\S+)"', "pyproject.toml")
+    assert found(r"^## (?:\[)?([\w.]+)", "CHANGELOG.md") in (version, "Unreleased")
 
 
 def test_make_help_lists_every_target():
     targets = set(re.findall(r"^([a-z-]+):(?!=)", read("Makefile"), re.MULTILINE))
     assert targets == set(re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.MULTILINE))
-    assert targets <= set(re.search(r"^\.PHONY: (.*)", read("Makefile"), re.MULTILINE)[1].split())
+    assert targets <= set(found(r"^\.PHONY: (.*)", "Makefile").split())

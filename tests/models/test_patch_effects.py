@@ -89,7 +89,7 @@ def test_freeu_takes_low_frequencies_from_skips_and_nothing_else(pipe):
 def pieces(image):
     """How many red things there are, of at least 40 pixels."""
     red = (image[..., 0] > 0.6) & (image[..., 1] < 0.45)
-    labels, count = ndimage.label(red)
+    labels, count = ndimage.label(red)  # pyright: ignore[reportGeneralTypeIssues]: scipy's stubs also know an int
     return int((np.bincount(labels.ravel(), minlength=count + 1)[1:] >= 40).sum())
 
 

@@ -22,10 +22,11 @@ def to_plain(value: Any) -> Any:
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, Mapping):
         return {key: to_plain(each) for key, each in cast("Mapping[str, Any]", value).items()}
-    if isinstance(value, (tuple, list)) and value and all(isinstance(each, Spec) for each in value):
-        return format_specs(cast("Sequence[Spec]", value))
     if isinstance(value, (tuple, list)):
-        return [to_plain(each) for each in cast("Sequence[Any]", value)]
+        entries = cast("Sequence[Any]", value)
+        if entries and all(isinstance(each, Spec) for each in entries):
+            return format_specs(entries)
+        return [to_plain(each) for each in entries]
     return str(value) if isinstance(value, Path) else value
 
 

@@ -21,10 +21,10 @@ def solve(A: Tensor, b: Tensor) -> Tensor:
 
 
 def numbers(x: Tensor) -> list[float]:
-    """The values of a 1-d tensor."""
-    return cast("Any", x).tolist()
+    """The values of a 1-d tensor, as floats."""
+    return cast("Any", x.double()).tolist()
 
 
 def distinct(x: Tensor) -> list[float]:
-    """The distinct values of a tensor, ascending."""
-    return cast("Any", x).unique().tolist()
+    """The distinct values of a tensor, ascending, as floats."""
+    return cast("Any", x.double()).unique().tolist()

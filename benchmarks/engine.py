@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Annotated
 
+import cyclopts
 import diffusers
 import torch
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -195,10 +195,15 @@ def measure(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, tuple[f
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Samplers; default: all.")] = None,
-    runs: Annotated[int, typer.Option(min=2, help="Runs of each, for the time a step.")] = RUNS,
+    *names: str,
+    runs: Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=2))] = RUNS,
 ) -> None:
-    """Print the table, and what of the targets is met. A number is a median, with the interquartile range."""
+    """Print the tables, and which targets are met. A number is a median, with the interquartile range.
+
+    Args:
+        names: Samplers; none = all.
+        runs: Runs of each, for the time per step.
+    """
     chosen = [SAMPLERS.lookup(name).name for name in names or SAMPLERS]
     torch.set_num_threads(1)
     keep_memory()
@@ -241,4 +246,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cyclopts.run(main)

@@ -92,11 +92,11 @@ class Box(tuple[int, ...]):
         return Box(*(0 for _ in first), *self.offset, *first, *self.size)
 
     def clipped(self, *space: int) -> Box:
-        """The part within a latent of these sides; a size of 0 or less where there is no such part."""
+        """The part within a latent of these sides; a size of 0 or less if the box is outside."""
         return self & Box.at([0] * len(space), space)
 
     def __and__(self, other: Box) -> Box:
-        """The part that two boxes have in common; a size of 0 or less where there is no such part."""
+        """The part that two boxes have in common; a size of 0 or less if they do not overlap."""
         low = [max(a, b) for a, b in zip(self.offset, other.offset)]
         ends = zip(self.offset, self.size, other.offset, other.size)
         return Box.at(low, [min(a + m, b + n) - o for (a, m, b, n), o in zip(ends, low)])

@@ -128,12 +128,12 @@ class Registry(Mapping[str, Row], Generic[Row]):
         self._rows[row.name] = row
 
     def remove(self, name: str) -> None:
-        """Remove the row of a name; ValueError with the near miss where there is none."""
+        """Remove the row of a name; ValueError with the nearest names if it is unknown."""
         self.lookup(name)
         del self._rows[name]
 
     def lookup(self, name: str) -> Row:
-        """The row of that name; ValueError with the nearest names if there is none."""
+        """The row of that name; ValueError with the nearest names if it is unknown."""
         return named(self._rows, name, self.kind)
 
     def __getitem__(self, name: str) -> Row:
@@ -154,7 +154,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
 
 
 def named(table: Mapping[str, V], name: str, kind: str) -> V:
-    """The value of that name in a table; ValueError with the nearest names if there is none."""
+    """The value of that name in a table; ValueError with the nearest names if it is unknown."""
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}{near_miss(name, table)}")
     return table[name]

@@ -22,7 +22,7 @@ class Perturbed:
 
         D ← D + scale (C − W),   W the prediction of a worse model for the positive prompt
 
-    At cfg = 1 the paper's weight is 1 + scale. Outside the window, and with scale 0, there is no evaluation.
+    At cfg = 1 the paper's weight is 1 + scale. Outside the window, and with scale 0, the worse model is not evaluated.
 
     Args:
         model: A smaller or less trained network, or the same network with a part of it disturbed, as a `Model`.

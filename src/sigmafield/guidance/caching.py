@@ -89,7 +89,7 @@ def comparable(memory: Reuse | None, X: Tensor) -> Reuse:
 
 
 def change_of(memory: Reuse, X: Tensor) -> Tensor | None:
-    """mean|X − X̄|; None where there is no X̄."""
+    """mean|X − X̄|; None without X̄."""
     return None if memory.X is None else (X - memory.X).abs().mean()
 
 

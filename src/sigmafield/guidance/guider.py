@@ -44,7 +44,7 @@ class Guider:
         empty: The same, of an empty prompt, for `perp_neg`.
 
     Raises:
-        ValueError: A mod needs a negative prompt, and there is none.
+        ValueError: A mod needs a negative prompt, and none is given.
     """
 
     model: Model

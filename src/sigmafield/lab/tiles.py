@@ -1,4 +1,4 @@
-"""Tiles drawn over a image, with the denoise strength of each: as pixels or as SVG."""
+"""Tiles drawn over an image, with the denoise strength of each: as pixels or as SVG."""
 
 from __future__ import annotations
 

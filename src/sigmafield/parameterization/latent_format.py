@@ -98,7 +98,7 @@ def formats() -> dict[str, LatentFormat]:
 
 
 def latent_format(name: str) -> LatentFormat:
-    """The format of that name; ValueError with the near miss if there is none."""
+    """The format of that name; ValueError with the nearest names if it is unknown."""
     return named(formats(), name, "latent format")
 
 

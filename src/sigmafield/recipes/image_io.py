@@ -43,12 +43,12 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_mask(image: Image.Image) -> Tensor:
-    """Tensor [1, H, W] in [0, 1] of a image's brightness: 1 where it is white."""
+    """Tensor [1, H, W] in [0, 1] of an image's brightness: 1 where it is white."""
     return torch.from_numpy(np.array(image.convert("L")))[None].float() / 255
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """A image from a file, read whole. FileNotFoundError or ValueError if there is none that can be read."""
+    """An image from a file, read whole. FileNotFoundError or ValueError if it cannot be read."""
     try:
         image = Image.open(path)
         image.load()

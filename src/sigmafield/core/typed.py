@@ -22,9 +22,9 @@ def solve(A: Tensor, b: Tensor) -> Tensor:
 
 def numbers(x: Tensor) -> list[float]:
     """The values of a 1-d tensor, as floats."""
-    return cast("Any", x.double()).tolist()
+    return [float(value) for value in cast("Any", x).tolist()]
 
 
 def distinct(x: Tensor) -> list[float]:
     """The distinct values of a tensor, ascending, as floats."""
-    return cast("Any", x.double()).unique().tolist()
+    return numbers(cast("Any", x).unique())

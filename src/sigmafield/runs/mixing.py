@@ -9,7 +9,6 @@ residual of DemoFusion, arXiv:2311.16973.
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from sigmafield.core.protocols import State
 from sigmafield.runs.blends import Blend, addition
 from sigmafield.runs.level_noise import LevelNoise, noised
 from sigmafield.runs.perlin_masks import Perlin, masks_of_pass
-from sigmafield.runs.run import Run
+from sigmafield.runs.run import Run, part_at
 
 Keep = Callable[[Latent, Sigma, Span], Latent]
 """(x, σ, step) → x with what a mask keeps in that step replaced by the source at σ, such as `Inpaint.kept`."""
@@ -139,8 +138,7 @@ class Mixing:
 
     def where(self, i: int) -> tuple[int, int]:
         """(pass, step within it) of step i of all passes."""
-        k = bisect.bisect_right(self.ends, i)
-        return k, i - (self.ends[k - 1] if k else 0)
+        return part_at(self.ends, i)
 
     def start(self, x: Latent) -> State:
         """The state before the first step, from the clean source."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +16,7 @@ from sigmafield.core.protocols import State
 from sigmafield.core.resize import resize
 from sigmafield.core.statistics import moments, standardised
 from sigmafield.runs.mixing import Mixing
-from sigmafield.runs.run import Run, iterate
+from sigmafield.runs.run import Run, iterate, part_at
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ class Phases:
 
     def where(self, i: int) -> tuple[int, int]:
         """(phase, step within it) of step i of all phases."""
-        k = bisect.bisect_right(self.ends, i)
-        return k, i - (self.ends[k - 1] if k else 0)
+        return part_at(self.ends, i)
 
     def start(self, x: Latent) -> State:
         """The state before the first step, from the noisy latent, or the clean one where the first phase is mixed."""

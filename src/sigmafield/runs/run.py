@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -118,6 +119,17 @@ class Run:
         if span.sigma.ndim and (frozen := span.frozen).any():
             x = torch.where(frozen.to(x.device), st.x, x)
         return State(st.i + 1, x, mem, ctx.aux, self.noise.get_state(), nfe, first)
+
+
+def part_at(ends: Sequence[int], i: int) -> tuple[int, int]:
+    """(part, step within it) of step i of a run in parts.
+
+    Args:
+        ends: Number of steps taken at the end of each part, ascending.
+        i: Step of the whole run, from 0; the number of all steps gives (len(ends), 0).
+    """
+    k = bisect.bisect_right(ends, i)
+    return k, i - (ends[k - 1] if k else 0)
 
 
 def iterate(run: Steps, start: Latent | State) -> Iterator[State]:

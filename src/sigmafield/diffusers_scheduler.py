@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,15 +11,13 @@ from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
-from sigmafield.core.process import Flow, Grid
 from sigmafield.core.protocols import Pred
 from sigmafield.core.registry import near_miss
-from sigmafield.models.scheduler_config import sampling_of
+from sigmafield.models.scheduler_config import network_entries, sampling_at
 from sigmafield.noise.policy import default_noise
-from sigmafield.parameterization.prediction import Sampling, flow_sampling
-from sigmafield.runs.inside_out import FromGenerators, InsideOut, Plan, plan
+from sigmafield.runs.inside_out import FromGenerators, InsideOut, Plan, plan, suits_pipelines
 from sigmafield.samplers import SAMPLERS
-from sigmafield.schedules import SCHEDULES
+from sigmafield.schedules import SCHEDULES, grid_of
 
 try:
     from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -31,12 +27,6 @@ except ImportError as error:
     raise ImportError(
         f'a diffusers scheduler needs diffusers ({error}):\npip install "sigmafield[diffusers]"'
     ) from error
-
-FLOW = "flow_prediction"
-"""diffusers' name of a rectified flow's prediction, in configs that name one."""
-
-UNSUPPORTED = ("clip_sample", "thresholding", "shift_terminal", "invert_sigmas")
-"""Entries of a scheduler's config that change the meaning of the network's output; they are refused when set."""
 
 
 class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
@@ -94,18 +84,9 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
             SCHEDULES.lookup(schedule)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
-        if self._sampler.adaptive:
-            raise ValueError(f"{sampler} chooses its own steps, but a pipeline asks for all timesteps beforehand")
-        chosen = {**self._sampler.defaults, **self._params}
-        if self._sampler.need_uncond or chosen.get("cfgpp", "off") != "off" or chosen.get("use_negative"):
-            raise ValueError(
-                f"{sampler} needs the unconditional prediction, but a pipeline combines both predictions before step"
-            )
-        if time_shift_type not in ("exponential", "linear"):
-            raise ValueError(f"time_shift_type must be exponential or linear; got {time_shift_type!r}")
-        self._sampling = self._sampling_at(1.0)
-        self._grid = self._grid_of(4, None, None)
-        trial = plan(self._sampler, self._grid, self._params)
+        suits_pipelines(self._sampler, self._params)
+        self._sampling = sampling_at(self.config, 1.0)
+        trial = plan(self._sampler, grid_of(self._sampling, schedule, steps=4), self._params)
         self.order = max(map(len, trial.asked)) if len(trial.asked) == 4 else 1
         self.timesteps, self.sigmas, self._levels = torch.empty(0), torch.empty(0), torch.empty(0)
         self.num_inference_steps: int | None = None
@@ -125,14 +106,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: If a parameter is unknown, or the config has an entry that is not supported.
         """
-        config = {key: value for key, value in dict(config or {}).items() if key != "_use_default_values"}
-        for key in UNSUPPORTED:
-            if config.get(key):
-                raise ValueError(f"scheduler: {key} = {config[key]!r} is not supported")
-        if config.get("use_flow_sigmas"):  # a flow in the config of a scheduler of diffusion models
-            config |= {"prediction_type": FLOW, "shift": config.get("flow_shift", 1.0)}
-        elif "prediction_type" not in config and "shift" in config:  # FlowMatchEulerDiscreteScheduler and relatives
-            config["prediction_type"] = FLOW
+        config = network_entries(config or {})
         own = set(inspect.signature(cls.__init__).parameters) - {"self"}
         sampler = SAMPLERS.lookup(kwargs.get("sampler", config.get("sampler", "dpmpp_2m")))
         for name in kwargs:
@@ -175,8 +149,10 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         """
         if self.config["use_dynamic_shifting"] and mu is None:
             raise ValueError("mu must be given: the config says use_dynamic_shifting")
-        self._sampling = self._sampling_at(mu)
-        self._grid = grid = self._grid_of(num_inference_steps, sigmas, timesteps)
+        self._sampling = sampling_at(self.config, mu)
+        grid = grid_of(
+            self._sampling, self.config["schedule"], steps=num_inference_steps, sigmas=sigmas, timesteps=timesteps
+        )
         if not grid.n:
             raise ValueError("sigmas and timesteps must make at least one step")
         self._plan = plan(self._sampler, grid, self._params)
@@ -187,39 +163,6 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         self._levels = torch.cat([grid.sigmas[:1], asked[1:], self._plan.run.grid.sigmas[-1:]])
         self.sigmas = self._levels.float()
         self._reset()
-
-    def _sampling_at(self, mu: float | None) -> Sampling:
-        """Prediction and levels of the network; for a flow with its shift for mu."""
-        c = self.config
-        if c["prediction_type"] != FLOW:
-            return sampling_of({key: value for key, value in c.items() if value is not None})
-        shift, n = float(c["shift"]), c["num_train_timesteps"]
-        if c["use_dynamic_shifting"] and mu is not None:
-            shift = math.exp(mu) if c["time_shift_type"] == "exponential" else mu
-        return flow_sampling(shift, float(n), n)
-
-    def _grid_of(self, steps: int | None, sigmas: Any, timesteps: Any) -> Grid:
-        """The schedule that `set_timesteps` was asked for."""
-        given = {"num_inference_steps": steps, "sigmas": sigmas, "timesteps": timesteps}
-        names = [name for name, value in given.items() if value is not None]
-        if len(names) != 1:
-            raise ValueError(f"give one of {', '.join(given)}; got {' and '.join(names) or 'none'}")
-        process, levels, schedule = self._sampling.process, self._sampling.levels, self.config["schedule"]
-        if steps is None and schedule is not None:
-            if not isinstance(process, Flow):
-                raise ValueError(f"{names[0]} and the schedule {schedule!r} were given: leave one of them out")
-            steps = len(given[names[0]])
-        if steps is not None:
-            return Grid(SCHEDULES.lookup(schedule or "normal")(steps, levels), process, clock=levels.sigma_at)
-        if sigmas is not None and not isinstance(process, Flow):
-            return Grid(torch.as_tensor(sigmas, dtype=torch.float64), process, clock=levels.sigma_at)
-        times = sigmas if timesteps is None else timesteps
-        t = torch.as_tensor(times, dtype=torch.float64) * (
-            self.config["num_train_timesteps"] if timesteps is None else 1
-        )
-        return Grid(
-            torch.cat([levels.sigma(t).cpu(), torch.zeros(1, dtype=torch.float64)]), process, clock=levels.sigma_at
-        )
 
     @property
     def init_noise_sigma(self) -> float:
@@ -277,7 +220,7 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
             ValueError: If no step begins there, or a shorter run has other timesteps (dpm_fast, sa_solver_pece,
                 distance).
         """
-        self._from(begin_index)
+        self._needed().rest(begin_index)
         self._begin_index = begin_index
 
     def index_for_timestep(self, timestep: Tensor | float | int) -> int:
@@ -335,11 +278,11 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
 
     def _opened(self, x: Latent, generator: torch.Generator | list[torch.Generator] | None) -> InsideOut:
         """The run from where the pipeline begins, with its source of noise."""
-        part, grid = self._from(self._step_index or 0)
+        part = self._needed().rest(self._step_index or 0)
         if generator is None or not part.run.draws:
-            return InsideOut(part.run, default_noise(self._sampler.noise, self.config["seed"], grid, x))
+            return InsideOut(part.run, default_noise(self._sampler.noise, self.config["seed"], part.grid, x))
         generators = generator if isinstance(generator, list) else [generator]
-        return InsideOut(part.run, FromGenerators(generators, self._sampler, grid, x))
+        return InsideOut(part.run, FromGenerators(generators, self._sampler, part.grid, x))
 
     def _next(self, timestep: Tensor | float | int | None) -> Sigma:
         """σ of the next evaluation; the first call decides where the run begins."""
@@ -352,18 +295,6 @@ class SigmafieldScheduler(SchedulerMixin, ConfigMixin):
         if self._step_index >= len(sigmas):
             raise ValueError(f"all {len(sigmas)} evaluations have been made: call set_timesteps for another run")
         return sigmas[self._step_index]
-
-    def _from(self, index: int) -> tuple[Plan, Grid]:
-        """Plan and schedule of a run that begins at an evaluation."""
-        whole = self._needed()
-        if index == 0:
-            return whole, self._grid
-        if index in whole.starts:
-            grid = replace(self._grid, sigmas=self._grid.sigmas[whole.starts.index(index) :])
-            part = plan(self._sampler, grid, self._params)
-            if torch.equal(part.sigmas, whole.sigmas[index:]):
-                return part, grid
-        raise ValueError(f"{self._sampler.name} cannot begin at evaluation {index} of {len(whole.sigmas)}")
 
     def _needed(self) -> Plan:
         if self._plan is None:

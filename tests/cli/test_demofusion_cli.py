@@ -89,7 +89,7 @@ def test_interrupted_in_any_phase_it_resumes_to_the_same_pixels(heart, tmp_path,
 ERRORS = [
     (["x", "--tile", "64"], "--tile is for --method tiles: leave it out with --method demofusion"),
     (["x", "--map-schedule", "own"], "--map-schedule is for --method tiles"),
-    (["x", "--inpaint", "m.png"], "--mask is for --method tiles"),
+    (["x", "--mask", "m.png"], "--mask is for --method tiles"),
     (["x", "--tiling", "mixture"], "--tiling is for --method tiles: leave it out with --method demofusion"),
     (["x", "--denoise-map", "auto"], "--denoise-map is for --method tiles"),
     (["x", "--size", "128x128"], "--size is for --method tiles"),

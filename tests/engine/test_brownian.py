@@ -127,30 +127,33 @@ def nodes_of(sigmas, seed, shape, questions, monkeypatch):
     return 1 + len(seeds)  # what it has forgotten and draws again has the same seed
 
 
-class Asked(Brownian):
-    """A source that notes what it is asked, and now and then how many more latents of its shape there are."""
+@pytest.fixture
+def only_new():
+    """The collector lists what is made from here on only: a search of everything that tests hold takes a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
-    def __init__(self, seed, grid, shape, every=10, **options):
-        self.asked, self.held, self.size, self.every = [], [], torch.Size(shape), every
-        gc.collect()
-        self.before = self.alive()
+
+class Asked(Brownian):
+    """A source that notes what it is asked, and after each answer how many new latents of its shape there are."""
+
+    def __init__(self, seed, grid, shape, **options):
+        self.asked, self.held, self.size = [], [], torch.Size(shape)
         super().__init__(seed, grid, shape, **options)
 
     def __call__(self, span):
         self.asked.append((float(span.sigma), float(span.sigma_next)))
         out = super().__call__(span)
-        if len(self.asked) % self.every == 0:
-            self.held.append(self.alive() - self.before)
+        self.held.append(sum(type(o) is torch.Tensor and o.shape == self.size for o in gc.get_objects()))
         return out
-
-    def alive(self):
-        return sum(type(o) is torch.Tensor and o.shape == self.size for o in gc.get_objects())
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])
 @pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (80, 1)], indirect=["threads"])
 @pytest.mark.typed_elsewhere
-def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads, drawn, monkeypatch):
+def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads, drawn, monkeypatch, only_new):
     """A whole run draws what torchsde's tree has, once: nothing again, and nothing ahead that is not asked for."""
     sigmas, shape = karras(n, 0.0291675, 14.614642), (1, 1, 2, 3)
     g = Grid(sigmas, VE())
@@ -163,7 +166,7 @@ def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads, drawn, monkey
     assert max(source.held) <= depth * (5 if name == "dpmpp_sde" else 3) + others + ANSWERS
 
 
-def test_memory_has_a_bound_without_a_schedule(threads):
+def test_memory_has_a_bound_without_a_schedule(threads, only_new):
     """Questions at random hold no more than the capacity and what one needs."""
     source = Asked(3, Grid(SIGMAS, VE()), (1, 1, 3, 2), capacity=30)
     for a, b in (0.03 + 14.5 * torch.rand(80, 2, generator=torch.Generator().manual_seed(0))).tolist():

@@ -36,8 +36,9 @@ def samplers():
 def test_order(name, kind, process):
     gaussian = Mixture(means=(0.4,), weights=(1.0,), tau=0.6, process=process)
     model = gaussian if kind == "gaussian" else Mixture(process=process)
-    steps = {1: (64, 192), 2: (32, 128)}.get(SAMPLERS[name].order, (98, 290))
-    # with more steps the start decides, and below an error of 1e-7 float32 does
+    # long enough for the first term of the error to lead, short of where the start or float64 decides
+    steps = {1: (32, 96), 2: (24, 72)}.get(SAMPLERS[name].order, (48, 144))
+    steps = (98, 290) if name == "dpm_fast" else steps  # its last steps are of lower order
     params = {"lms": {"order": 2}, "deis": {"max_order": 2}, "dpm_fast": {"precise": True}}.get(name, {})
     seen = convergence(name, process, steps, model=model, **params)
     assert seen.slope == pytest.approx(SAMPLERS[name].order, abs=0.3), f"errors {seen.errors}"
@@ -46,7 +47,7 @@ def test_order(name, kind, process):
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize("name", ["distance", "distance_n", "distance_p", "distance_fast"])
 def test_resampling_that_ends_in_heuns_steps_is_between_first_and_second_order(name, process):
-    assert 0.8 < convergence(name, process, (64, 256)).slope < 2.1
+    assert 0.8 < convergence(name, process, (32, 96)).slope < 2.1
 
 
 @pytest.mark.parametrize("name", sorted(STOCHASTIC))

@@ -34,6 +34,7 @@ def start(g, shape=(2, 3, 4, 5), dtype=torch.float32):
 
 @each
 @processes
+@pytest.mark.typed_elsewhere
 def test_resume_at_every_cut(name, params, process, tmp_path):
     """Saved, loaded and continued with a new noise source, every state leads to the same next state and end."""
     g = grid(process)

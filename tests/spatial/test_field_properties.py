@@ -163,6 +163,7 @@ LAYOUTS = {
 @modes
 @kinds
 @pytest.mark.parametrize("name", ["dpmpp_2m", pytest.param("dpmpp_2s_ancestral", marks=pytest.mark.slow)])
+@pytest.mark.typed_elsewhere
 def test_pointwise_networks_do_not_see_the_layout(mode, kind, name, figure):
     """A6: the result at a place depends on its strength, source and noise alone; `native` is `by_level`."""
     source, noise = drawn(SHAPE, 1), drawn(SHAPE)
@@ -206,6 +207,7 @@ def test_nearly_all_is_all(mode, kind):
 
 @modes
 @kinds
+@pytest.mark.typed_elsewhere
 def test_masks_and_fields_compose(mode, kind, figure):
     """M1: where the mask keeps, the source comes out whatever d; a soft one is weaker than the field alone."""
     process = SAMPLINGS[kind].process

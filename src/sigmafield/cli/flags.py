@@ -42,7 +42,6 @@ class Flags:
         names: Other names of some fields' flags, without dashes.
         without: Fields that are not flags.
         defaults: Other defaults to show in the help, where the command has its own.
-        aliases: Second names of some fields' flags.
     """
 
     kind: type
@@ -50,7 +49,6 @@ class Flags:
     names: Mapping[str, str] = field(default_factory=dict)
     without: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def flag(self, name: str) -> str:
         """The flag of a field: --start for start_step."""
@@ -91,8 +89,7 @@ class Flags:
             about += " Repeat for more."
         show = (lambda _: shown) if shown else False
         shape = READERS.shapes.get(name)
-        names = [self.flag(name), *([self.aliases[name]] if name in self.aliases else [])]
-        return Parameter(name=names, help=about, group=group, negative="", show_default=show, metavar=shape)
+        return Parameter(name=self.flag(name), help=about, group=group, negative="", show_default=show, metavar=shape)
 
 
 def default_text(default: Any) -> str:

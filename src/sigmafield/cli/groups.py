@@ -17,7 +17,7 @@ SAMPLING = Flags(
     SamplingOptions, "Sampling", {"start_step": "start", "last_step": "end"}, defaults={"schedule": "the model's own"}
 )
 CANVAS = Flags(CanvasOptions, "Images", without=("width", "height"))
-IMAGE = Flags(ImageOptions, "Image to image", {"mixing": "mix"}, aliases={"mask": "--inpaint"})
+IMAGE = Flags(ImageOptions, "Image to image", {"mixing": "mix"})
 STEERING = Flags(
     SteeringOptions, "Regions and control", {"regions": "positive_region", "controls": "controlnet"}
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`sigmafield samplers`, `schedules`, `guidance` and `cite`: what exists, as tables, JSON or a plot, or one in full."""
+"""`sigmafield samplers`, `schedules` and `guidance`: what exists, as tables, JSON or a plot, or one in full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from sigmafield import citations
 from sigmafield.cli.errors import user_errors
 from sigmafield.cli.explain import NOISE, explain_mod, explain_sampler, explain_schedule, mod_row, sampler_row
 from sigmafield.cli.groups import Json
@@ -100,16 +99,6 @@ def guidance(name: Name = None, /, *, json: Json = False) -> None:
             "Join them with + in the order in which they act: --guidance 'apg(eta=0.5)+cfg_norm'.\n"
             "sigmafield guidance NAME explains one.",
         )
-
-
-def cite(
-    *names: Annotated[str, Parameter(help="Samplers, schedules and mods; none: sigmafield itself.")],
-    all: Annotated[bool, Parameter(negative="", help="The whole bibliography.")] = False,
-) -> None:
-    """Print BibTeX for the papers that samplers, schedules and guidance mods are from."""
-    with user_errors():
-        entries = citations.bibliography().values() if all else citations.cite(*names)
-    print("\n\n".join(entry.text for entry in entries))
 
 
 def show(table: Table, note: str) -> None:

@@ -29,7 +29,7 @@ from sigmafield.recipes.recipe import Recipe
 
 IMAGE_HERE = Flags(
     IMAGE.kind, "Denoise", without=("image", "mixing", "scale"),
-    defaults={"denoise": "", "denoise_map": "auto", "min_denoise": 0.1}, aliases=IMAGE.aliases,
+    defaults={"denoise": "", "denoise_map": "auto", "min_denoise": 0.1},
 )  # fmt: skip
 SAMPLING_HERE = Flags(SAMPLING.kind, SAMPLING.panel, without=("start_step", "last_step"), defaults=SAMPLING.defaults)
 TILING = Flags(Tiling, "Tiles", {"kind": "tiling", "batch": "tile_batch"})

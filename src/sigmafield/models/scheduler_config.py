@@ -13,6 +13,12 @@ from sigmafield.parameterization.prediction import Sampling, discrete_sampling, 
 from sigmafield.parameterization.timesteps import betas, resolution_shift
 
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v"}
+FLOW = "flow_prediction"
+"""diffusers' name of a rectified flow's prediction, in configs that name one."""
+
+UNSUPPORTED = ("clip_sample", "thresholding", "shift_terminal", "invert_sigmas")
+"""Entries of a scheduler's config that change the meaning of the network's output; they are refused when set."""
+
 SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
 
 
@@ -26,6 +32,45 @@ def sampling_of(config: Mapping[str, Any]) -> Sampling:
     if kind not in PREDICTION_TYPES:
         raise ValueError(f"scheduler: unknown prediction_type {kind!r}{near_miss(str(kind), PREDICTION_TYPES)}")
     return discrete_sampling(PREDICTION_TYPES[kind], variances(config), bool(config.get("rescale_betas_zero_snr")))
+
+
+def network_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Another scheduler's config with prediction_type and shift as `sampling_at` reads them.
+
+    Raises:
+        ValueError: The config has an entry that is not supported.
+    """
+    entries = {key: value for key, value in config.items() if key != "_use_default_values"}
+    for key in UNSUPPORTED:
+        if entries.get(key):
+            raise ValueError(f"scheduler: {key} = {entries[key]!r} is not supported")
+    if entries.get("use_flow_sigmas"):  # a flow in the config of a scheduler of diffusion models
+        entries |= {"prediction_type": FLOW, "shift": entries.get("flow_shift", 1.0)}
+    elif "prediction_type" not in entries and "shift" in entries:  # FlowMatchEulerDiscreteScheduler and relatives
+        entries["prediction_type"] = FLOW
+    return entries
+
+
+def sampling_at(config: Mapping[str, Any], mu: float | None) -> Sampling:
+    """Reads the sampling of a network at one image size.
+
+    Args:
+        config: The config of a `SigmafieldScheduler`.
+        mu: Logarithm of a flow's shift, or the shift itself for time_shift_type "linear"; it counts if the config says
+            use_dynamic_shifting.
+
+    Raises:
+        ValueError: time_shift_type is neither exponential nor linear.
+    """
+    kind = config["time_shift_type"]
+    if kind not in ("exponential", "linear"):
+        raise ValueError(f"time_shift_type must be exponential or linear; got {kind!r}")
+    if config["prediction_type"] != FLOW:
+        return sampling_of({key: value for key, value in config.items() if value is not None})
+    shift, n = float(config["shift"]), config["num_train_timesteps"]
+    if config["use_dynamic_shifting"] and mu is not None:
+        shift = math.exp(mu) if kind == "exponential" else mu
+    return flow_sampling(shift, float(n), n)
 
 
 def variances(config: Mapping[str, Any]) -> np.ndarray:
@@ -56,7 +101,7 @@ def flow_sampling_of(config: Mapping[str, Any], multiplier: float) -> Sampling:
         ValueError: If the config is of another process, or has a setting that is not supported.
     """
     name = config.get("_class_name", "it")
-    if not (str(name).startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
+    if not (str(name).startswith("FlowMatch") or config.get("prediction_type") == FLOW):
         raise ValueError(f"scheduler: {name} is for discrete diffusion; supported: schedulers of rectified flow")
     for key, fine in (("invert_sigmas", False), ("shift_terminal", None), ("time_shift_type", "exponential")):
         if (config.get(key) or fine) != fine:

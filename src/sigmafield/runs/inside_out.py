@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class Plan:
     """A sampler on a schedule, and the σ of the evaluations that it requests in each step."""
 
     run: Run
+    grid: Grid
     asked: list[list[Sigma]]
 
     @property
@@ -35,6 +36,36 @@ class Plan:
     def starts(self) -> list[int]:
         """Which evaluations begin a step."""
         return [sum(map(len, self.asked[:i])) for i in range(len(self.asked))]
+
+    def rest(self, index: int) -> Plan:
+        """The plan of a run that begins at an evaluation.
+
+        Args:
+            index: Evaluation at which a step begins.
+
+        Raises:
+            ValueError: No step begins there, or the shorter run has other evaluations than the rest of this one.
+        """
+        if index == 0:
+            return self
+        run = self.run
+        if index in self.starts:
+            later = replace(self.grid, sigmas=self.grid.sigmas[self.starts.index(index) :])
+            part = plan(run.sampler, later, run.params)
+            if torch.equal(part.sigmas, self.sigmas[index:]):
+                return part
+        raise ValueError(f"{run.sampler.name} cannot begin at evaluation {index} of {len(self.sigmas)}")
+
+
+def suits_pipelines(sampler: Sampler, params: Mapping[str, Any]) -> None:
+    """Raises ValueError for a sampler that cannot run inside a diffusers pipeline, which owns the network."""
+    if sampler.adaptive:
+        raise ValueError(f"{sampler.name} chooses its own steps, but a pipeline asks for all timesteps beforehand")
+    chosen = {**sampler.defaults, **params}
+    if sampler.need_uncond or chosen.get("cfgpp", "off") != "off" or chosen.get("use_negative"):
+        raise ValueError(
+            f"{sampler.name} needs the unconditional prediction, but a pipeline combines both predictions before step"
+        )
 
 
 def plan(sampler: Sampler, grid: Grid, params: Mapping[str, Any]) -> Plan:
@@ -69,7 +100,7 @@ def plan(sampler: Sampler, grid: Grid, params: Mapping[str, Any]) -> Plan:
         asked.append([sigma for _, sigma in requests])
         requests.clear()
         x = state.x
-    return Plan(run, asked)
+    return Plan(run, grid, asked)
 
 
 class FromGenerators:

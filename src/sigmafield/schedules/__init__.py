@@ -24,12 +24,13 @@ from sigmafield.schedules.edit import (
     split_denoise,
 )
 from sigmafield.schedules.from_range import exponential, karras, kl_optimal, laplace, polyexponential, vp
+from sigmafield.schedules.of_pipeline import grid_of
 from sigmafield.schedules.published import align_your_steps, flux2, gits, ltxv, optimal_steps
 from sigmafield.schedules.registry import SCHEDULES, Schedule
 
 __all__ = [
     "SCHEDULES", "SPACINGS", "Schedule", "align_your_steps", "beta", "ddim_uniform", "exponential",
-    "extend_intermediate", "flip", "flux2", "gits", "karras", "kl_optimal", "laplace", "linear_quadratic",
+    "extend_intermediate", "flip", "flux2", "gits", "grid_of", "karras", "kl_optimal", "laplace", "linear_quadratic",
     "ltxv", "manual", "normal", "optimal_steps", "polyexponential", "sd_turbo", "set_first", "sgm_uniform",
     "sigma_at", "simple", "split", "split_denoise", "vp",
 ]  # fmt: skip

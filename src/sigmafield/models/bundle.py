@@ -18,11 +18,17 @@ from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
 Codec = Callable[[Tensor], Tensor]
 
 
+Modules = Mapping[str, Any]
+"""Torch modules by diffusers' names: unet or transformer, text_encoder, text_encoder_2, …."""
+
+
 @runtime_checkable
 class EncodeText(Protocol):
-    """(prompts, (height, width) in pixels, CLIP layer) → conditioning with one row per prompt."""
+    """(modules, prompts, (height, width) in pixels, CLIP layer) → conditioning with one row per prompt."""
 
-    def __call__(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond: ...
+    def __call__(
+        self, modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +36,7 @@ class TextEncoder:
     """Reads prompts.
 
     Args:
-        positive: Encodes prompts.
+        positive: Encodes prompts, as a function of the modules.
         negative: Encodes negative prompts, for models that read them in another way; None: as `positive` does.
         modules: The torch modules by diffusers' names: text_encoder, text_encoder_2, ….
         running: Makes the context in which the modules are called.
@@ -38,7 +44,7 @@ class TextEncoder:
 
     positive: EncodeText
     negative: EncodeText | None = None
-    modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    modules: Modules = field(default_factory=dict, repr=False)
     running: Running = nullcontext
 
     def encode(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
@@ -53,12 +59,12 @@ class TextEncoder:
             A conditioning with one row per prompt.
         """
         with self.running():
-            return self.positive(prompts, size, clip_skip)
+            return self.positive(self.modules, prompts, size, clip_skip)
 
     def encode_negative(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         """Encodes negative prompts; arguments as for `encode`."""
         with self.running():
-            return (self.negative or self.positive)(prompts, size, clip_skip)
+            return (self.negative or self.positive)(self.modules, prompts, size, clip_skip)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from threading import RLock
 
 import torch
 
@@ -22,18 +23,20 @@ COMPILERS = ("g++", "c++", "clang++", "cl")
 def offloaded(pipe: Pipeline) -> Pipeline:
     """Keeps the parts of a model on the CPU until they are called; results do not change.
 
-    Text encoders, network and VAE are on the device one at a time; each stays there until another is called.
+    Text encoders, network and VAE are on the device one at a time; each stays there until another is called. Threads
+    that share the model call its parts in turn.
     """
-    modules, device = pipe.modules, pipe.device
+    modules, device, turn = pipe.modules, pipe.device, RLock()
 
     @contextmanager
     def on_device(names: Collection[str]) -> Iterator[None]:
-        for name, module in modules.items():
-            if name not in names:
-                module.to(CPU)
-        for name in names:
-            modules[name].to(device)
-        yield
+        with turn:
+            for name, module in modules.items():
+                if name not in names:
+                    module.to(CPU)
+            for name in names:
+                modules[name].to(device)
+            yield
 
     for module in modules.values():
         module.to(CPU)

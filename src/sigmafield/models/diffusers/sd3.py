@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, TextEncoder
+from sigmafield.models.bundle import Modules, Pipeline, TextEncoder
 from sigmafield.models.diffusers.clip import joined, load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import t5
@@ -33,7 +33,7 @@ def build_sd3(source: Source) -> Pipeline:
     config = transformer.config
     patch, side = patch_of(config), config.pos_embed_max_size
     return assemble(
-        source, own, plain(transformer), transformer, latent, text, vae, patch,
+        source, own, plain, transformer, latent, text, vae, patch,
         trained_size(config.sample_size, latent.factor, 128),
         max_side=side and side * patch * latent.factor,
     )  # fmt: skip
@@ -52,9 +52,11 @@ def sd3_encoder(source: Source, channels: int) -> TextEncoder:
     if source.where.class_of("text_encoder_3"):
         embed, modules["text_encoder_3"] = t5(source, "text_encoder_3", "tokenizer_3", LENGTH)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-        clips, pooled = joined(first, second, prompts, clip_skip)
-        long = embed(prompts) if embed else clips.new_zeros(len(prompts), LENGTH, channels)
+    def encode_text(
+        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond:
+        clips, pooled = joined(first.of(modules), second.of(modules), prompts, clip_skip)
+        long = embed(modules["text_encoder_3"], prompts) if embed else clips.new_zeros(len(prompts), LENGTH, channels)
         embeds = torch.cat([F.pad(clips, (0, channels - clips.shape[-1])), long], dim=1)
         return Cond(embeds, {"pooled_projections": torch.cat(pooled, dim=-1)})
 

@@ -222,11 +222,11 @@ def test_conditionings_share_a_call_if_their_controls_do(nets: dict[str, tuple[A
     steered = control(nets, "control")
     rows: list[int] = []
 
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(module: object, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         rows.append(len(x))
-        return pipe.model.network(x, t, cond)
+        return pipe.model.forward(module, x, t, cond)
 
-    counted = replace(pipe, model=replace(pipe.model, network=network))
+    counted = replace(pipe, model=replace(pipe.model, forward=forward))
     at = torch.tensor(2.0, dtype=torch.float64)
     ctx = Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.model.sampling.process, clock=pipe.model.sampling.clock).span(0), {})
     x = torch.randn(2, 4, 8, 12)

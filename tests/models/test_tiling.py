@@ -92,12 +92,12 @@ def _tensor(path, scale):
 
 
 class Counting:
-    def __init__(self, network):
-        self.network, self.rows = network, 0
+    def __init__(self, forward):
+        self.forward, self.rows = forward, 0
 
-    def __call__(self, x, t, cond):
+    def __call__(self, module, x, t, cond):
         self.rows += len(x)
-        return self.network(x, t, cond)
+        return self.forward(module, x, t, cond)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_rows_are_those_of_the_network(pipe, small, settings):
     plain = replace(recipe(small, scale=3.0), **settings)
     told = {}
     for name, one in {"plain": plain, "map": replace(plain, denoise_map="auto")}.items():
-        counting = Counting(pipe.model.network)
-        job, end = end_of(one, replace(pipe, model=replace(pipe.model, network=counting)))
+        counting = Counting(pipe.model.forward)
+        job, end = end_of(one, replace(pipe, model=replace(pipe.model, forward=counting)))
         told[name] = job.rows(end)
         assert told[name][0] == counting.rows
     assert told["plain"][0] == told["plain"][1] == told["map"][1] > told["map"][0] > 0
@@ -135,7 +135,7 @@ def test_without_tiles_no_rows_are_told(pipe, small):
 def test_the_network_is_told_what_it_sees_and_its_limit_is_the_tile(pipe, small):
     seen = []
 
-    def encode_text(prompts, size, clip_skip=None):
+    def encode_text(modules, prompts, size, clip_skip=None):
         seen.append(size)
         return pipe.text.encode(prompts, size, clip_skip)
 

@@ -228,9 +228,9 @@ def test_a_budget_of_rows_makes_more_calls_and_the_same_numbers(model: str, requ
     where, rows = model if model == "tiny" else request.getfixturevalue(model)[0], []
     pipe = load(where, max_rows=1)
 
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(module: object, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         rows.append(len(x))
-        return pipe.model.network(x, t, cond)
+        return pipe.model.forward(module, x, t, cond)
 
     concat = torch.randn(3, 5, 8, 12) if pipe.model.concat else None
     x = torch.randn(3, pipe.model.latent.channels, 8, 12)
@@ -239,7 +239,7 @@ def test_a_budget_of_rows_makes_more_calls_and_the_same_numbers(model: str, requ
     assert pipe.model.max_rows == 1
     for max_rows, calls in CALLS.items():
         rows.clear()
-        got = at(replace(pipe, model=replace(pipe.model, network=network, max_rows=max_rows)), prompts, x)
+        got = at(replace(pipe, model=replace(pipe.model, forward=forward, max_rows=max_rows)), prompts, x)
         assert rows == calls
         assert_close(got, want, atol=2e-5, rtol=1e-5)
 

@@ -70,13 +70,18 @@ def parse_control(text: str) -> ControlImage:
 
 
 def parse_lora(text: str) -> Lora:
-    """A LoRA from "file" or "file:strength"."""
-    path, _, strength = text.rpartition(":")
-    try:
-        weight = float(strength) if path else 1.0
-    except ValueError:  # the colon belongs to the path
-        path, weight = "", 1.0
-    return Lora(path or text, weight)
+    """A LoRA from "file", "file:strength" or "file:strength:text_strength"."""
+    path, strengths = text, list[float]()
+    while len(strengths) < 2:
+        head, _, tail = path.rpartition(":")
+        try:
+            strength = float(tail)
+        except ValueError:  # the colon belongs to the path
+            break
+        if not head:
+            break
+        path, strengths = head, [strength, *strengths]
+    return Lora(path, *strengths[:1], text_strength=strengths[1] if len(strengths) == 2 else None)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ READERS = Readers(
     {"shift": parse_shift},
     {"regions": parse_region, "controls": parse_control, "loras": parse_lora},
     {
-        "shift": "S|size", "regions": "X,Y,W,H:PROMPT[:STRENGTH]", "loras": "FILE[:STRENGTH]",
+        "shift": "S|size", "regions": "X,Y,W,H:PROMPT[:STRENGTH]", "loras": "FILE[:STRENGTH[:TEXT]]",
         "controls": "net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
     },
 )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusion_model import DiffusionModel, Running
+from sigmafield.models.loras import Loras, Strengths, check_loras
 from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
 
 Codec = Callable[[Tensor], Tensor]
@@ -152,6 +154,25 @@ class Vae:
         return replace(self, encoder=encoder, decoder=decoder)
 
 
+def as_it_is(pipe: Pipeline) -> Pipeline:
+    """Returns the pipeline unchanged."""
+    return pipe
+
+
+class Unmerged(NamedTuple):
+    """What a pipeline with LoRAs is made from.
+
+    Args:
+        modules: The modules without LoRAs.
+        merged: The modules with them.
+        files: What its LoRAs hold, by their paths.
+    """
+
+    modules: Modules
+    merged: Modules
+    files: Mapping[str, Mapping[str, Any]]
+
+
 @dataclass(frozen=True, eq=False)
 class Pipeline:
     """What `load` gives: the parts of one model on one device. Exchange a part with `dataclasses.replace`.
@@ -161,14 +182,73 @@ class Pipeline:
         text: The text encoder.
         vae: The VAE.
         small_decoder: Network latents → rough images in [0, 1], for previews; None: see `preview`.
-        loras: Paths and strengths of the LoRAs that are merged into the weights.
+        loras: Paths and strengths of the LoRAs that are in the weights.
+        unmerged: The modules without them; None where there are none, or `load` has merged them.
+        arranged: Says how the parts of a pipeline with other modules are made to run, such as one at a time.
     """
 
     model: DiffusionModel
     text: TextEncoder
     vae: Vae
     small_decoder: Codec | None = None
-    loras: Sequence[tuple[str, float]] = ()
+    loras: Sequence[tuple[str, Strengths]] = ()
+    unmerged: Unmerged | None = field(default=None, repr=False)
+    arranged: Callable[[Pipeline], Pipeline] = field(default=as_it_is, repr=False)
+
+    def with_loras(self, loras: Loras) -> Pipeline:
+        """A pipeline with these LoRAs instead of those of this one, which is left as it is; () for none.
+
+            light = pipe.with_loras({"ink.safetensors": 0.4})
+            heavy = light.with_loras({"ink.safetensors": (1.0, 0.0)})   # not in the text encoders
+
+        Layers that a LoRA changes have weights of their own, equal to those that `load(loras=…)` gives; all others are
+        shared. Any number of such pipelines can be used at a time. Files of LoRAs that this pipeline has are not read
+        again.
+
+        Args:
+            loras: LoRA files by their paths with their strengths, as for `load`.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            TypeError: If an entry is not a path with its strength.
+            ValueError: If a file does not fit the model, the weights without LoRAs were not kept, or the network is
+                compiled or has offloading hooks.
+            ImportError: If diffusers is not installed.
+        """
+        if self.loras and self.unmerged is None:
+            raise ValueError(
+                f"{self.model.name} was loaded with LoRAs in its weights: load it without them, then use with_loras"
+            )
+        base, known = self._unmerged()
+        pairs = check_loras(loras, known)
+        if not pairs:
+            return self._on(base, (), None)
+        from sigmafield.models.diffusers.lora import read_lora, with_changes  # slow to import, and an extra
+
+        files = {path: known.get(path) or read_lora(Path(path).expanduser(), base) for path, _ in pairs}
+        own = with_changes(base, [(files[path], strengths) for path, strengths in pairs])
+        return self._on(own, pairs, Unmerged(base, own, files))
+
+    def _unmerged(self) -> tuple[Modules, Mapping[str, Mapping[str, Any]]]:
+        """The modules without LoRAs, and the LoRAs' files that are known to fit them."""
+        own = self.adaptable
+        if self.unmerged is None:
+            return own, {}
+        kept = {name for name, module in self.unmerged.merged.items() if own.get(name) is module}
+        base = {name: self.unmerged.modules[name] if name in kept else own[name] for name in own}
+        return base, self.unmerged.files if kept == set(own) else {}
+
+    def _on(self, modules: Modules, loras: Sequence[tuple[str, Strengths]], unmerged: Unmerged | None) -> Pipeline:
+        """The pipeline on other modules of its network and text encoders."""
+        model = replace(self.model, module=modules.get(self.model.part))
+        text = replace(self.text, modules={name: modules[name] for name in self.text.modules})
+        return self.arranged(replace(self, model=model, text=text, loras=loras, unmerged=unmerged))
+
+    @property
+    def adaptable(self) -> Modules:
+        """The modules that LoRAs change, by diffusers' names: network and text encoders."""
+        network = {} if self.model.module is None else {self.model.part: self.model.module}
+        return {**network, **self.text.modules}
 
     def encode(self, images: Tensor) -> Latent:
         """Encodes images in [0, 1] to latents in the network's scale; shapes and errors as for `Vae.encode`."""

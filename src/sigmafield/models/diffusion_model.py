@@ -27,7 +27,7 @@ Running = Callable[[], AbstractContextManager[Any]]
 
 Forward = Callable[[Any, Tensor, Tensor, Cond], Tensor]
 """A network as a function of its module: (module, x [B, C, *space] float32, t [B], conditioning of B rows) → F of x's
-shape, float32. The module is the model's, or a view of it in which something is patched; None where there is not one."""
+shape, float32. The module is the model's, or a view of it for a call with patches; None where there is not one."""
 
 
 @dataclass(frozen=True, eq=False)

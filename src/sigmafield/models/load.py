@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sigmafield.core.conditioning import ControlNetwork
 from sigmafield.core.registry import near_miss
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.directory import TINY, nearby, needed
+from sigmafield.models.directory import TINY, nearby
+from sigmafield.models.loras import Loras, check_loras
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.text.textual_inversion import check_folder
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-Loras = Mapping[Any, float] | Sequence[tuple[Any, float]]
-"""Strengths of LoRA files by their paths, or pairs of both, in order."""
-
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -57,7 +52,9 @@ def load(
         preview: Small decoder of the model's latents for previews: AutoencoderTiny's directory, TAESD's .safetensors
             file, or a directory of such files.
         embeddings: Directory of textual inversions, for `embedding:name` in prompts.
-        loras: Strengths of LoRA files by their paths, merged into the weights in that order; any number, 0: none of it.
+        loras: LoRA files by their paths with their strengths, one number or a pair of the network's and the text
+            encoders', added to the weights in that order; any number, 0: none of it. The weights without them are not
+            kept; `Pipeline.with_loras` keeps them.
 
     Returns:
         The model, the text encoder and the VAE.
@@ -78,11 +75,13 @@ def load(
     if preview is not None and not Path(preview).expanduser().exists():
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
     folder, pairs = check_folder(embeddings), check_loras(loras)
-    if pairs:
-        from sigmafield.models.diffusers.lora import merge_lora  # slow to import, and an extra
     pipe = load_plain(model, device, dtype, parts, torch.device("cpu") if offload else None, folder)
-    for path, strength in pairs:
-        merge_lora(pipe.modules, Path(path).expanduser(), strength)
+    if pairs:
+        from sigmafield.models.diffusers.lora import merge, read_lora  # slow to import, and an extra
+
+        read = [(read_lora(Path(path).expanduser(), pipe.adaptable), strengths) for path, strengths in pairs]
+        for part, module in pipe.adaptable.items():
+            merge(part, module, read)
     if device.type == "cpu":
         pipe = with_threads(pipe)
     pipe = offloaded(pipe) if offload else pipe
@@ -93,21 +92,6 @@ def load(
 
         pipe = replace(pipe, small_decoder=load_preview(Path(preview).expanduser(), pipe.model.latent, pipe.device))
     return pipe
-
-
-def check_loras(loras: Loras) -> list[tuple[str, float]]:
-    """Gives the paths and strengths of LoRAs as pairs.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a strength is not finite.
-    """
-    pairs = [(str(path), float(s)) for path, s in (loras.items() if isinstance(loras, Mapping) else loras)]
-    for path, strength in pairs:
-        needed(Path(path).expanduser())
-        if not math.isfinite(strength):
-            raise ValueError(f"LoRA '{path}': its strength must be a finite number; got {strength}")
-    return pairs
 
 
 def load_plain(

@@ -1,8 +1,8 @@
 """Views of a torch module: other module objects on the same weights, so that one call can be patched and others not.
 
-A patch registers hooks and replaces forwards. On the shared module that would change the calls of other threads as
-well, so a patched call borrows a view: each module object copied shallowly, with its own tables of submodules and hooks,
-and the same parameters and buffers.
+A patch registers hooks and replaces forwards. On the shared module that would change the calls of other threads too, so
+a patched call borrows a view: each module object copied shallowly, with its own tables of submodules and hooks, and the
+same parameters and buffers.
 
 A module whose `forward` was replaced on the object, as the offloading hooks of accelerate and diffusers do, cannot have
 views: the replacement leads to the original's submodules by ways that cannot be followed. Calls of such a module,
@@ -79,9 +79,7 @@ def _rebound(value: Any, copies: Mapping[int, nn.Module], own: bool = False) -> 
         owner = _rebound(value.__self__, copies)
         return value if owner is value.__self__ else MethodType(value.__func__, owner)
     if type(value) is partial:
-        new = partial(
-            _rebound(value.func, copies), *_rebound(value.args, copies), **_rebound(value.keywords, copies)
-        )
+        new = partial(_rebound(value.func, copies), *_rebound(value.args, copies), **_rebound(value.keywords, copies))
         return value if (new.func, new.args, new.keywords) == (value.func, value.args, value.keywords) else new
     if type(value) in (dict, OrderedDict):
         items = {key: _rebound(each, copies) for key, each in value.items()}

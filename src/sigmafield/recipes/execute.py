@@ -48,7 +48,7 @@ def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
         ValueError: The model is not supported, or a LoRA does not fit it.
         FileNotFoundError: A file is missing.
     """
-    pairs = [(lora.path, lora.strength) for lora in recipe.loras]
+    pairs = [lora.pair for lora in recipe.loras]
     return load(recipe.model, parts=recipe.parts, embeddings=recipe.embeddings, loras=pairs, **options)
 
 
@@ -59,7 +59,7 @@ def open_job(
 
     Args:
         recipe: What to draw.
-        pipe: The model, as `open_pipe` gives it.
+        pipe: The model; a recipe's LoRAs are put into the weights of the job's own, where it has others.
         inputs: What the recipe's files hold, where they are in memory already; None reads them.
         controls: The recipe's controls, where they are loaded already, for many recipes with the same ones.
 
@@ -67,10 +67,9 @@ def open_job(
         ValueError: The model cannot do what the recipe asks for, or a file is not the recipe's.
         FileNotFoundError: A file is missing.
     """
-    if recipe.loras and [(lora.path, lora.strength) for lora in recipe.loras] != list(pipe.loras):
-        raise ValueError(
-            "the recipe's loras are not those that the model was loaded with; load it with open_pipe(recipe)"
-        )
+    loras = [lora.pair for lora in recipe.loras]
+    if loras and loras != list(pipe.loras):
+        pipe = pipe.with_loras(loras)
     if inputs is None:
         recipe, inputs = read_inputs(recipe)
     if controls is None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import NonNegative, Positive, settle
+from sigmafield.models.loras import Strengths
 
 AUTO = "auto"
 """The denoise map that is made from the image itself: much detail, much change."""
@@ -154,6 +155,7 @@ class Lora:
     Args:
         path: The .safetensors file.
         strength: Factor of what it adds to the weights.
+        text_strength: Factor of what it adds to the text encoders' weights; None: `strength`.
         sha256: Digest of the file; filled in when the recipe is run, so that a replay recognises the file.
 
     Raises:
@@ -163,9 +165,16 @@ class Lora:
     path: str
     strength: float = 1.0
     sha256: str | None = None
+    text_strength: float | None = None
 
     def __post_init__(self) -> None:
         settle(self, "a LoRA")
+
+    @property
+    def pair(self) -> tuple[str, Strengths]:
+        """Path and strengths, as `load` and `Pipeline.with_loras` take them."""
+        text = self.strength if self.text_strength is None else self.text_strength
+        return self.path, Strengths(self.strength, text)
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,7 @@ def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embedd
     vectors = vectors_of(embeddings, "clip_l", text.config.hidden_size)
     vocabulary = Vocabulary(by_space(words.ids), words.bos, words.eos, words.pad, words.length, vectors)
 
-    def encode(
-        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
-    ) -> Cond:
+    def encode(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         own = modules["text_encoder"]
         check_layer(clip_skip, own.config.num_hidden_layers)
         rows = [chunks(prompt, vocabulary) for prompt in prompts]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusion_model import DiffusionModel, Running
 from sigmafield.models.loras import Loras, Strengths, check_loras
+from sigmafield.models.module_view import Views
 from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
 
 Codec = Callable[[Tensor], Tensor]
@@ -35,7 +36,7 @@ class EncodeText(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """Reads prompts.
+    """Reads prompts. Threads may share a value.
 
     Args:
         positive: Encodes prompts, as a function of the modules.
@@ -48,6 +49,7 @@ class TextEncoder:
     negative: EncodeText | None = None
     modules: Modules = field(default_factory=dict, repr=False)
     running: Running = nullcontext
+    _views: dict[str, Views] = field(default_factory=dict, init=False, repr=False)
 
     def encode(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         """Encodes prompts.
@@ -60,13 +62,22 @@ class TextEncoder:
         Returns:
             A conditioning with one row per prompt.
         """
-        with self.running():
-            return self.positive(self.modules, prompts, size, clip_skip)
+        with self.running(), self._own_modules() as modules:
+            return self.positive(modules, prompts, size, clip_skip)
 
     def encode_negative(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         """Encodes negative prompts; arguments as for `encode`."""
-        with self.running():
-            return (self.negative or self.positive)(self.modules, prompts, size, clip_skip)
+        with self.running(), self._own_modules() as modules:
+            return (self.negative or self.positive)(modules, prompts, size, clip_skip)
+
+    @contextmanager
+    def _own_modules(self) -> Iterator[Modules]:
+        """Views of the modules for one call, which may hook into them: for textual inversions, or hidden states."""
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(self._views.setdefault(name, Views()).borrowed(module))
+                for name, module in self.modules.items()
+            }
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,8 +49,13 @@ def view_of(module: nn.Module) -> nn.Module:
 
 
 def replaced(module: nn.Module) -> str | None:
-    """Finds a submodule whose forward was replaced on the object: its name, "" for the module itself; None: no such."""
-    return next((name for name, part in module.named_modules() if "forward" in vars(part)), None)
+    """Finds a submodule whose forward was replaced on the object, except by one of its own methods.
+
+    Returns:
+        Its name, "" for the module itself; None: there is no such submodule.
+    """
+    own = ((name, part, vars(part).get("forward")) for name, part in module.named_modules() if "forward" in vars(part))
+    return next((n for n, part, f in own if not (isinstance(f, MethodType) and f.__self__ is part)), None)
 
 
 def check_eager(module: nn.Module, name: str | None = None) -> None:
@@ -95,27 +100,21 @@ def _differ(a: Any, b: Any) -> bool:
 
 
 class _View:
-    """A view, with what its module's objects were when it was made."""
+    """A view, with what its module's objects referred to when it was made."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = view_of(module)
-        self._parts = [(vars(part), _contents(vars(part))) for part in module.modules()]
+        self._tables = [
+            (table, tuple(table.values()))
+            for part in module.modules()
+            for table in (vars(part), part._modules, part._forward_hooks, part._forward_pre_hooks)
+        ]
 
     def current(self) -> bool:
-        """Whether the module still has the submodules, attributes and hooks that it had."""
-        for now, then in self._parts:
-            contents = _contents(now)
-            if len(contents) != len(then) or not all(map(is_, contents, then)):
-                return False
-        return True
-
-
-def _contents(state: Mapping[str, Any]) -> list[Any]:
-    """Everything that a module object refers to, weights and what is in its containers left out."""
-    return [
-        *state.values(), *state["_modules"].values(), *state["_forward_hooks"].values(),
-        *state["_forward_pre_hooks"].values(),
-    ]  # fmt: skip
+        """Whether the module still has the submodules, attributes and hooks that it had, by their identity."""
+        return all(
+            len(now) == len(then) and (not then or all(map(is_, now.values(), then))) for now, then in self._tables
+        )
 
 
 class Views:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from sigmafield.models.network_call import repeated
 
@@ -235,25 +233,24 @@ def weigh(z: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
     return torch.lerp(empty.expand_as(z), z, weights.to(z)[..., None])
 
 
-def inserted(table: nn.Module, rows: Sequence[Chunk]) -> AbstractContextManager[Any]:
-    """Makes look-ups in the table of embeddings give the rows' own vectors, in this thread and in the context."""
+@contextmanager
+def inserted(table: nn.Module, rows: Sequence[Chunk]) -> Iterator[None]:
+    """Makes the table of embeddings answer the rows' own vectors, in the context.
+
+    The table must not be used by other threads meanwhile; `TextEncoder` gives each call modules of its own.
+    """
     own = [(i, j, t.value) for i, row in enumerate(rows) for j, t in enumerate(row) if isinstance(t.value, Tensor)]
-    return _Inserting(table.weight, own) if own else nullcontext()
 
+    def put(module: nn.Module, inputs: object, out: Tensor) -> Tensor:
+        where = tuple(torch.tensor([o[axis] for o in own], device=out.device) for axis in (0, 1))
+        return out.index_put(where, torch.stack([vector for *_, vector in own]).to(out))
 
-class _Inserting(TorchFunctionMode):
-    """Puts vectors into what torch looks up in a table: own, (row, position, vector) of each."""
-
-    def __init__(self, weight: object, own: Sequence[tuple[int, int, Tensor]]) -> None:
-        super().__init__()
-        self.weight, self.own = weight, own
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is not F.embedding or args[1] is not self.weight:
-            return out
-        where = tuple(torch.tensor([o[axis] for o in self.own], device=out.device) for axis in (0, 1))
-        return out.index_put(where, torch.stack([vector for *_, vector in self.own]).to(out))
+    handle = table.register_forward_hook(put) if own else None
+    try:
+        yield
+    finally:
+        if handle:
+            handle.remove()
 
 
 def check_layer(clip_skip: int | None, layers: int) -> None:

@@ -307,11 +307,8 @@ def addresses(pipe: Pipeline) -> dict[str, int]:
 
 def equal(a: Pipeline, b: Pipeline) -> bool:
     """Whether all weights are bit-equal."""
-    return all(
-        torch.equal(value, b.modules[part].state_dict()[key])
-        for part, module in a.modules.items()
-        for key, value in module.state_dict().items()
-    )
+    states = [{part: module.state_dict() for part, module in pipe.modules.items()} for pipe in (a, b)]
+    return all(torch.equal(value, states[1][part][key]) for part in states[0] for key, value in states[0][part].items())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -81,7 +81,7 @@ def parse_lora(text: str) -> Lora:
         if not head:
             break
         path, strengths = head, [strength, *strengths]
-    return Lora(path, *strengths[:1], text_strength=strengths[1] if len(strengths) == 2 else None)
+    return Lora(path, strengths[0] if strengths else 1.0, text_strength=strengths[1] if len(strengths) == 2 else None)
 
 
 @dataclass(frozen=True)

@@ -129,17 +129,15 @@ class DiffusionModel:
 
         Patches are given a view of the module, so that calls of other threads are not changed.
         """
-        if self.module is None and not ctx.patches:
-            yield self.network
-        elif not ctx.patches:
-            with self._views.shared(self.module):
+        if not ctx.patches:
+            with nullcontext() if self.module is None else self._views.shared(self.module):
                 yield self.network
-        else:
-            with self._views.borrowed(self._module()) as module:
-                call, network = Call(module, sigma, roles, ctx), partial(self.forward, module)
-                for patch in ctx.patches:
-                    network = patch(network, call)
-                yield network
+            return
+        with self._views.borrowed(self._module()) as module:
+            call, network = Call(module, sigma, roles, ctx), partial(self.forward, module)
+            for patch in ctx.patches:
+                network = patch(network, call)
+            yield network
 
     def patchable(self) -> nn.Module:
         """The torch module, for patches.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sigmafield.models.directory import needed
 
@@ -52,7 +52,7 @@ def check_loras(loras: Loras, known: Collection[str] = ()) -> list[tuple[str, St
     return pairs
 
 
-def _pair(entry: object) -> tuple[LoraPath, object]:
+def _pair(entry: Any) -> tuple[LoraPath, Any]:
     if isinstance(entry, str | Path):
         return entry, 1.0
     if isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str | Path):
@@ -60,7 +60,7 @@ def _pair(entry: object) -> tuple[LoraPath, object]:
     raise TypeError(f"an entry of loras must be a path, or a path and its strength; got {entry!r}")
 
 
-def _strengths(path: str, given: object) -> Strengths:
+def _strengths(path: str, given: Any) -> Strengths:
     both = given if isinstance(given, tuple | list) else (given, given)
     try:
         network, text = (float(value) for value in both)

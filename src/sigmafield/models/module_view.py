@@ -18,9 +18,11 @@ from functools import partial
 from operator import is_
 from threading import RLock
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import jit, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 WEIGHTS = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 """Tables that a view shares with its module, so that it follows the weights to another device or dtype."""
@@ -29,7 +31,7 @@ _ONE_AT_A_TIME = RLock()
 """Held by calls of modules without views. There is one, since offloading one module may move another."""
 
 
-def view_of(module: nn.Module) -> nn.Module:
+def view_of(module: M) -> M:
     """Copies the module objects of a module, not its weights.
 
     Submodules, hook tables and attributes are the copy's own; attributes that refer to the module or its submodules, in
@@ -66,7 +68,7 @@ def check_eager(module: nn.Module, name: str | None = None) -> None:
             raise ValueError(f"{what} is compiled, and a compiled network cannot be patched: leave compile out")
 
 
-def _copied(module: nn.Module) -> nn.Module:
+def _copied(module: nn.Module) -> Any:
     copies: dict[int, nn.Module] = {id(part): object.__new__(type(part)) for part in module.modules()}
     for part in module.modules():
         vars(copies[id(part)]).update(
@@ -128,7 +130,7 @@ class Views:
         return Views, ()  # copies of a model begin without views
 
     @contextmanager
-    def borrowed(self, module: nn.Module) -> Iterator[nn.Module]:
+    def borrowed(self, module: M) -> Iterator[M]:
         """A view for one call, to be left as it was found; the module itself where it cannot have views."""
         try:
             view = self._idle.pop()
@@ -142,7 +144,7 @@ class Views:
                     yield module
                 return
             view = _View(module)
-        yield view.module
+        yield cast(M, view.module)
         self._idle.append(view)  # a view in which a call failed is dropped
 
     @contextmanager

@@ -112,11 +112,11 @@ class DiffusionModel:
         return self._stacks(tuple(conds), each, lambda: stack(conds, each))
 
     def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Network:
-        """The network with the patches of `ctx` for one call; the last patch is outermost."""
+        """The network with the patches of `ctx` for one call; the first is outermost, so that its hooks run first."""
         network = self.network
         if ctx.patches:
             call = Call(self.patchable(), sigma, roles, ctx)
-            for patch in ctx.patches:
+            for patch in reversed(ctx.patches):
                 network = patch(network, call)
         return network
 

@@ -110,20 +110,36 @@ def square(height: int, width: int, unit: int = 8) -> Box:
     return Box(0, 0, side, side)
 
 
-def leaf_denoise(leaves: Sequence[Box], low: float = 0.2, high: float = 0.8) -> list[float]:
-    """Denoise strength of each leaf: d = low + (high − low)(1 − α), α = its area over the largest leaf's.
+def leaf_denoise(
+    image: Float[Tensor, "channels height width"],
+    leaves: Sequence[Box],
+    threshold: float = 0.03,
+    low: float = 0.2,
+    high: float = 0.8,
+    *,
+    content: Content = colour_distance,
+) -> list[float]:
+    """Denoise strength of each leaf: d = low + (high − low) min(1, c/threshold), c the content of the leaf.
 
-    Large parts with little detail change least.
+    A leaf of one colour has `low`. One that has as much detail as would have split it, and is too small or too deep for
+    that, has `high`. It does not depend on the other leaves: an image that has much detail everywhere has `high`
+    everywhere.
 
     Args:
-        leaves: Leaves of a quadtree.
-        low: Strength of the largest leaf.
-        high: Limit of the strength for small leaves.
+        image: The image of the quadtree.
+        leaves: Leaves of its quadtree.
+        threshold: The quadtree's; with 0 a leaf has `high` unless it is of one colour.
+        low: Strength of a leaf of one colour.
+        high: Strength of a leaf with the threshold's content or more.
+        content: The quadtree's.
 
     Raises:
-        ValueError: Not 0 ≤ low ≤ high ≤ 1.
+        ValueError: Not 0 ≤ low ≤ high ≤ 1, or the threshold is below 0.
     """
     if not 0 <= low <= high <= 1:
         raise ValueError(f"low and high must be 0 ≤ low ≤ high ≤ 1; got {low} and {high}")
-    largest = max(leaf.height * leaf.width for leaf in leaves)
-    return [low + (high - low) * (1 - leaf.height * leaf.width / largest) for leaf in leaves]
+    if threshold < 0:
+        raise ValueError(f"threshold must be ≥ 0; got {threshold}")
+    seen = [_seen(image, leaf, content) for leaf in leaves]
+    shares = [1.0 if c >= threshold and c > 0 else c / threshold if c > 0 else 0.0 for c in seen]
+    return [high if share == 1 else low + (high - low) * share for share in shares]

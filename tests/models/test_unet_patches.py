@@ -19,6 +19,7 @@ from sigmafield.core.protocols import Call, Ctx
 from sigmafield.core.registry import format_specs, parse_specs
 from sigmafield.guidance.hooks import with_patches
 from sigmafield.guidance.patches import freeu, module_hooks
+from sigmafield.guidance.patches.self_attention import seen
 from sigmafield.guidance.patches.unet_blocks import attentions, inputs, meetings, outputs
 from sigmafield.models.load import load
 from sigmafield.parameterization.timesteps import betas, discrete
@@ -144,14 +145,14 @@ def test_where_h_meets_a_skip_the_mods_of_a_line_act_in_its_order(names, unet, p
 
 def test_the_first_patch_acts_first_at_every_kind_of_point(unet, plain_input):
     """Before and after a module, inside of its attention, and for each patch that a mod adds for its own evaluation."""
-    seen: list[tuple[str, str]] = []
+    log: list[tuple[str, str]] = []
 
     def noting(name):
         def hook(point, *given):
-            seen.append((point, name))
+            log.append((point, name))
 
         def attend(q, k, v, attention):
-            seen.append(("inside", name))
+            log.append(("inside", name))
             return attention(q, k, v)
 
         _, module = attentions(unet, "attn1")[0]
@@ -169,7 +170,7 @@ def test_the_first_patch_acts_first_at_every_kind_of_point(unet, plain_input):
     got = model.patched(level, ("positive",) * 2, ctx)(plain_input[0], T, Cond(plain_input[1]))
     assert torch.equal(got, network_of(unet)(plain_input[0], T, Cond(plain_input[1])))
     order = ["of a further evaluation", "first", "second"]
-    assert seen == [(point, name) for point in ("before", "inside", "after") for name in order]
+    assert log == [(point, name) for point in ("before", "inside", "after") for name in order]
 
 
 def test_identity_attention_is_that_of_a_token_whatever_tiles_the_line_has(unet, plain_input):
@@ -187,13 +188,18 @@ def test_identity_attention_is_that_of_a_token_whatever_tiles_the_line_has(unet,
     assert torch.equal(answer(*parse_mods(middle).network), answer())
 
 
+@pytest.mark.parametrize("line", ["hypertile+sag", "sag+hypertile"])
+def test_sag_looks_at_the_whole_map_wherever_it_stands_in_the_line(line):
+    """What it notes is of the queries and keys that hypertile has not cut yet."""
+    assert parse_mods(line).network[0] is seen and len(parse_mods(line).network) == 2
+
+
 def test_a_hyphen_needs_no_quotes():
     line = "deep_shrink(upscale_method=nearest-exact, end_percent=0.5)"
-    assert parse_specs(line, "guidance", "")[0].params == {"upscale_method": "nearest-exact", "end_percent": 0.5}
+    found = parse_specs(line, "guidance", "")
+    assert found[0].params == {"upscale_method": "nearest-exact", "end_percent": 0.5}
     parse_mods(line)
-    assert parse_specs(format_specs(parse_specs(line, "guidance", "")), "guidance", "") == parse_specs(
-        line, "guidance", ""
-    )
+    assert parse_specs(format_specs(found), "guidance", "") == found
 
 
 @pytest.mark.parametrize("size", [(16, 24), (15, 18)])

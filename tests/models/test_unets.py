@@ -131,7 +131,7 @@ def test_networks_say_what_concat_they_take(
 
 
 def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> None:
-    """On an inpainting network a recipe's mask is its concat too; without one all is masked, the image's latent grey."""
+    """On an inpainting network a recipe's mask is its concat too; without one all is masked, and the latent grey."""
     pipe = load(inpainting[0])
     image, mask = tmp_path / "in.png", tmp_path / "mask.png"
     save_png(to_images(PICTURE)[0], image)

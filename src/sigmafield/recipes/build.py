@@ -178,9 +178,9 @@ def sigmas_of(recipe: Recipe, model: DiffusionModel, space: Sequence[int], stren
     field = field_from_mask(own if recipe.map_schedule == "own" else delayed(sigmas), strengths, space)
     if not (field[0] > field[-1]).any():
         raise ValueError(
-            f"the denoise map would change nothing: its largest strength here is {recipe.denoise * strengths.max():.3g}, "
-            f"which of a denoise of {recipe.denoise:.3g} is less than one of {len(sigmas) - 1} steps: take more steps, "
-            "map_schedule 'own', or larger strengths"
+            "the denoise map would change nothing: its largest strength here is "
+            f"{recipe.denoise * float(strengths.max()):.3g}, which is less than one of {len(sigmas) - 1} steps at a "
+            f"denoise of {recipe.denoise:.3g}: take more steps, map_schedule 'own', or larger strengths"
         )
     return field
 

@@ -20,7 +20,7 @@ from sigmafield.recipes.tiling import unit_of, unit_words
 from sigmafield.spatial.inpaint import hidden, inpaint_concat
 
 GREY = (0.8223, -0.6876, 0.6364, 0.1380)
-"""The latent of a grey image of Stable Diffusion 1, 2 and XL, which ComfyUI gives inpainting networks without a mask."""
+"""The grey latent that ComfyUI gives inpainting networks of Stable Diffusion without a mask."""
 
 
 @dataclass(frozen=True)

@@ -193,17 +193,15 @@ class Dilated:
 
         D = D(views of x_b), interleaved, + c_skip (x − x_b)
 
-    which takes what the network F finds in x_b from x itself: D = c_skip x + c_out F(views of x_b), as in the authors'
-    code. x_b is `blurred`, then brought back to the mean
-    and deviation of x, sample by sample (the reference uses those of the whole batch, which is the same for a batch of
-    one). The latent is padded with zeros at its top and left until its sides are multiples of q · multiple.
+    which is c_skip x + c_out F(views of x_b), F the network, as in the authors' code. x_b is `blurred`, then brought
+    back to the mean and deviation of x, sample by sample (theirs are of the whole batch). The latent is padded with
+    zeros at its top and left until its sides are multiples of q · multiple.
 
     Args:
         model: The network.
         q: Positions from one of a view to its next.
         blur: σ → the deviation of the blur, in latent positions.
-        skip: σ → c_skip of the network's prediction: 1 for ε and flows. With 1 for every network it is the noise that
-            is taken from x.
+        skip: σ → c_skip of the network's prediction, see `skip_of`: 1 for ε and flows; always 1 takes its noise from x.
         batch: Views of one network call, at most.
         multiple: What a view's sides have to be multiples of, such as the side of the network's patches.
 

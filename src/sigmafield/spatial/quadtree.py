@@ -140,6 +140,12 @@ def leaf_denoise(
         raise ValueError(f"low and high must be 0 ≤ low ≤ high ≤ 1; got {low} and {high}")
     if threshold < 0:
         raise ValueError(f"threshold must be ≥ 0; got {threshold}")
-    seen = [_seen(image, leaf, content) for leaf in leaves]
-    shares = [1.0 if c >= threshold and c > 0 else c / threshold if c > 0 else 0.0 for c in seen]
+    shares = [_share(_seen(image, leaf, content), threshold) for leaf in leaves]
     return [high if share == 1 else low + (high - low) * share for share in shares]
+
+
+def _share(c: float, threshold: float) -> float:
+    """min(1, c/threshold), and 0 below a thousandth: rounding gives one colour a little detail."""
+    if c >= threshold:
+        return 1.0 if c > 0 else 0.0
+    return c / threshold if c > threshold / 1000 else 0.0

@@ -27,8 +27,8 @@ Out = Float[Tensor, "batch out high wide"]
 Collected = Literal["exact", "pooled", "estimated", "estimated_start"]
 """How an image is run.
 
-exact: as a whole, layer by layer in bands of rows, so that the result is that of the network in one call; it needs about
-half the memory. The others run tiles, whose attention is within a tile and whose norms share statistics. pooled: means
+exact: as a whole, layer by layer in bands of rows, so that the result is that of the network in one call, in less
+memory. The others run tiles, whose attention is within a tile and whose norms share statistics. pooled: means
 over the padded tiles, as in ComfyUI's node pack, without the variance between tiles; estimated: from one run on the
 image made as small as a tile, so that tiles are independent and memory does not grow with the image; estimated_start:
 estimated down to the first change of size, then pooled."""

@@ -112,13 +112,14 @@ def test_text(negative: bool, both: tuple[Pipeline, Any]) -> None:
 def as_comfyui(pipe: Any, theirs: Cond, prompts: list[str]) -> Cond:
     """A prompt of Stable Diffusion 3 without the zeros in place of T5, and CLIP-L's pooled vector as it is.
 
-    Where T5 is missing, the tokens are CLIP's 77 alone.
+    Where T5 is missing, the tokens are CLIP's alone.
     """
-    ids = pipe.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    n = pipe.tokenizer_max_length
+    ids = pipe.tokenizer(prompts, padding="max_length", max_length=n, truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():
         first = pipe.text_encoder.text_model(ids).pooler_output
     second = theirs.extra["pooled_projections"][:, first.shape[1] :]
-    embeds = theirs.embeds if pipe.text_encoder_3 else theirs.embeds[:, :77]
+    embeds = theirs.embeds if pipe.text_encoder_3 else theirs.embeds[:, :n]
     assert not torch.allclose(first, theirs.extra["pooled_projections"][:, : first.shape[1]], atol=1e-3)
     return Cond(embeds, {"pooled_projections": torch.cat([first, second], 1)})
 

@@ -31,13 +31,16 @@ def deviation_255(part: Float[Tensor, "channels h w"]) -> float:
 
 
 def edges(part: Float[Tensor, "channels h w"]) -> float:
-    """½ `mean_deviation` + ¹⁄₁₆ of the mean length of the Sobel gradient, which is left out below 8 pixels."""
+    """½ `mean_deviation` + ¹⁄₁₆ of the mean length of the Sobel gradient, which is left out below 8 pixels.
+
+    The gradient at the border is that of a part whose edge goes on beyond it.
+    """
     deviation = mean_deviation(part) / 2
     if min(part.shape[1:]) < 8:
         return deviation
     sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dtype=part.dtype, device=part.device)
     both = torch.stack([sobel, sobel.T])[:, None]
-    length = F.conv2d(part[:, None], both, padding=1).square().sum(1).sqrt()
+    length = F.conv2d(F.pad(part[:, None], (1, 1, 1, 1), mode="replicate"), both).square().sum(1).sqrt()
     return deviation + float(length.mean()) / 16
 
 

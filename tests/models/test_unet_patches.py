@@ -139,8 +139,9 @@ def test_where_h_meets_a_skip_the_mods_of_a_line_act_in_its_order(names, unet, p
     own = {"after": shrink} if "deep_shrink" in names else {}
     want = by_hand(unet, *plain_input, meet=meet, **own)
     assert_close(in_line("+".join(LINES[name] for name in names), unet, *plain_input), want, atol=2e-5, rtol=0)
-    reverse = in_line("+".join(LINES[name] for name in names[::-1]), unet, *plain_input)
-    assert not torch.allclose(reverse, want, atol=1e-3)
+    if "freeu_v2" in names:  # the others commute: a factor, and a linear interpolation
+        reverse = in_line("+".join(LINES[name] for name in names[::-1]), unet, *plain_input)
+        assert not torch.allclose(reverse, want, atol=1e-3)
 
 
 def test_the_first_patch_acts_first_at_every_kind_of_point(unet, plain_input):
@@ -175,17 +176,22 @@ def test_the_first_patch_acts_first_at_every_kind_of_point(unet, plain_input):
 
 def test_identity_attention_is_that_of_a_token_whatever_tiles_the_line_has(unet, plain_input):
     """pag's disturbed evaluation is the same with hypertile in the line, where both change the same layers."""
-    middle = "hypertile(tile_size=32, max_depth=0)"
     level = torch.tensor(9.0, dtype=torch.float64)
     model = replace(load("tiny").model, network=network_of(unet), module=unet)
-
-    def answer(*line):
-        ctx = Ctx(Span(level, level / 2, VE(), clock=SD_CLOCK), {}, patches=line)
-        ctx = with_patches(ctx, lambda network, call: module_hooks.during(network, identity))
-        return model.patched(level, ("positive",) * 2, ctx)(plain_input[0], T, Cond(plain_input[1]))
-
     identity = [partial(module_hooks.inside, module, lambda q, k, v, _: v) for _, module in attentions(unet, "attn1")]
-    assert torch.equal(answer(*parse_mods(middle).network), answer())
+
+    def answer(line, *further):
+        ctx = Ctx(Span(level, level / 2, VE(), clock=SD_CLOCK), {}, patches=parse_mods(line).network)
+        return model.patched(level, ("positive",) * 2, with_patches(ctx, *further))(
+            plain_input[0], T, Cond(plain_input[1])
+        )
+
+    def disturbed(network, call):
+        return module_hooks.during(network, identity)
+
+    tiled = "hypertile(tile_size=32, max_depth=1)"
+    assert not torch.allclose(answer(tiled), answer(""), atol=1e-4)
+    assert torch.equal(answer(tiled, disturbed), answer("", disturbed))
 
 
 @pytest.mark.parametrize("line", ["hypertile+sag", "sag+hypertile"])

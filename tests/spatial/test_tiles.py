@@ -265,7 +265,9 @@ def test_what_is_in_every_place_is_cut_with_the_tiles(made, figure):
     x, size = drawn((1, 2, 16, 24)), (16, 24)
     concat = torch.arange(16 * 24).reshape(1, 1, 16, 24) / 100.0
     hint = torch.nn.functional.interpolate(concat, (32, 48), mode="nearest").expand(1, 3, 32, 48)
-    given = Cond(cond(0.0).embeds, {"vector": drawn((1, 5))}, concat=concat, controls=(Control(Lines(), hint),))
+    given = Cond(
+        cond(0.0).embeds, {"vector": drawn((1, 5))}, concat=concat, controls=(Control(Lines(), hint, crop="along"),)
+    )
 
     def network(x, sigma, conds, ctx):
         for c in conds:

@@ -113,7 +113,8 @@ class Vae:
 
         Args:
             images: [B, 3, H, W] in [0, 1], or [B, 3, frames, H, W] for a VAE of videos, to which an image is a video
-                of one frame; H and W are multiples of `factor`.
+                of one frame. What H and W are more than a multiple of `factor` is cut off, half at each end, as in
+                ComfyUI.
 
         Returns:
             Latents [B, C, H/factor, W/factor] or [B, C, frames, …] in the VAE's own scale, float32, on the device.
@@ -123,9 +124,12 @@ class Vae:
         """
         video = self.frame_factor is not None
         images = images[:, :, None] if video and images.ndim == 4 else images
-        if images.ndim != 4 + video or images.shape[1] != 3 or any(s % self.factor for s in images.shape[-2:]):
-            rule = f"must be [B, 3, {'frames, ' * video}H, W] with H and W multiples of {self.factor}"
+        if images.ndim != 4 + video or images.shape[1] != 3 or min(images.shape[-2:]) < self.factor:
+            rule = f"must be [B, 3, {'frames, ' * video}H, W] with H and W of at least {self.factor}"
             raise ValueError(f"images {rule}; got shape {tuple(images.shape)}")
+        for axis in (-2, -1):
+            rest = images.shape[axis] % self.factor
+            images = images.narrow(axis, rest // 2, images.shape[axis] - rest)
         if self.frame_factor and (images.shape[2] - 1) % self.frame_factor:
             raise ValueError(f"frames must be 1 more than a multiple of {self.frame_factor}; got {images.shape[2]}")
         with self.running():
@@ -140,12 +144,12 @@ class Vae:
         with self.running():
             return (self.decoder(latents.to(self.device, self.dtype)).float() / 2 + 0.5).clamp(0, 1)
 
-    def tiled(self, tile: int = 64, collected: Collected = "estimated") -> Vae:
-        """The VAE working tile by tile, for large images in little memory.
+    def tiled(self, tile: int = 64, collected: Collected = "exact") -> Vae:
+        """The VAE working in bands or tile by tile, for large images in little memory.
 
         Args:
-            tile: Latent positions along a side that a tile owns, at most.
-            collected: Where the group norms' statistics come from; see `models.vae.tiled`.
+            tile: Latent positions along a side that a tile owns, at most; bands are of about as many positions.
+            collected: How an image is run; see `models.vae.tiled`.
 
         Raises:
             ValueError: For a VAE of videos.
@@ -154,11 +158,9 @@ class Vae:
             raise ValueError("only a VAE of images that is a torch module can work tile by tile")
         pixels = tile * self.factor
 
-        @torch.no_grad()
         def encoder(images: Tensor) -> Tensor:
             return tiled_encode(self.module, images, pixels, collected=collected)
 
-        @torch.no_grad()
         def decoder(latents: Tensor) -> Tensor:
             return tiled_decode(self.module, latents, tile, collected=collected)
 

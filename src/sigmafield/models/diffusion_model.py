@@ -125,9 +125,10 @@ class DiffusionModel:
 
     @contextmanager
     def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Iterator[Network]:
-        """The network with the patches of `ctx`, for one call in the context; the last patch is outermost.
+        """The network with the patches of `ctx`, for one call in the context.
 
-        Patches are given a view of the module, so that calls of other threads are not changed.
+        The first patch is outermost, so that its hooks run first. Patches are given a view of the module, so that calls
+        of other threads are not changed.
         """
         if not ctx.patches:
             with nullcontext() if self.module is None else self._views.shared(self.module):
@@ -135,7 +136,7 @@ class DiffusionModel:
             return
         with self._views.borrowed(self._module()) as module:
             call, network = Call(module, sigma, roles, ctx), partial(self.forward, module)
-            for patch in ctx.patches:
+            for patch in reversed(ctx.patches):
                 network = patch(network, call)
             yield network
 

@@ -22,7 +22,7 @@ from sigmafield.models.overrides import override_of
 from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
-from sigmafield.recipes.conditionings import Prompts, concat_of, prompts_of
+from sigmafield.recipes.conditionings import Prompts, concat_of, mask_of, prompts_of
 from sigmafield.recipes.groups import spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
 from sigmafield.recipes.inputs import Inputs
@@ -113,9 +113,10 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     whole = levels_of(recipe, model, 1.0)
     denoise = tiled_guider(recipe.tiling, model, guider, whole, recipe.seed)
 
-    mask, sampler = None if inputs.mask is None else inputs.mask.to(pipe.device), spec(recipe.sampler)
+    mask, sampler = mask_of(model, inputs, size), spec(recipe.sampler)
     run, start, kept = open_run(
-        denoise, model.sampling, sampler.name, sigmas, latent, noise, stream, mask=mask,
+        denoise, model.sampling, sampler.name, sigmas, latent, noise, stream,
+        mask=None if mask is None else mask.to(pipe.device),
         random_inpaint=sampler.name == "ddim", rule=rule_of(recipe.tiling, model, space), spectrum=spectrum,
         **sampler.params,
     )  # fmt: skip
@@ -165,12 +166,23 @@ def levels_of(recipe: Recipe, model: DiffusionModel, strength: float) -> Tensor:
 
 
 def sigmas_of(recipe: Recipe, model: DiffusionModel, space: Sequence[int], strengths: Tensor | None) -> Tensor:
-    """The noise levels of the run, [steps + 1]; with `strengths_of`, a σ-field of a latent with these axes."""
+    """The noise levels of the run, [steps + 1]; with `strengths_of`, a σ-field of a latent with these axes.
+
+    Raises:
+        ValueError: The strengths are so small that no position takes a step.
+    """
     sigmas = window(levels_of(recipe, model, 1.0), recipe.start_step, recipe.last_step)
     if strengths is None:
         return sigmas
     own = own_schedule(partial(levels_of, recipe, model))
-    return field_from_mask(own if recipe.map_schedule == "own" else delayed(sigmas), strengths, space)
+    field = field_from_mask(own if recipe.map_schedule == "own" else delayed(sigmas), strengths, space)
+    if not (field[0] > field[-1]).any():
+        raise ValueError(
+            "the denoise map would change nothing: its largest strength here is "
+            f"{recipe.denoise * float(strengths.max()):.3g}, which is less than one of {len(sigmas) - 1} steps at a "
+            f"denoise of {recipe.denoise:.3g}: take more steps, map_schedule 'own', or larger strengths"
+        )
+    return field
 
 
 def strengths_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs, size: tuple[int, int]) -> Tensor | None:
@@ -179,8 +191,9 @@ def strengths_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs, size: tu
         return None
     low = recipe.min_denoise / recipe.denoise
     if recipe.denoise_map == AUTO:
-        leaves = leaves_of(recipe.detail, recipe.tiling, model, resized(inputs.frames[0], size))
-        return leaf_strengths(leaves, low, size, model.latent.factor)
+        image = resized(inputs.frames[0], size)
+        leaves, strengths = leaves_of(recipe.detail, recipe.tiling, model, image, low, 1.0)
+        return leaf_strengths(leaves, strengths, size, model.latent.factor)
     assert inputs.denoise_map is not None
     return low + (1 - low) * inputs.denoise_map.double()
 

@@ -158,10 +158,13 @@ class SteeringOptions:
     Args:
         regions: Prompts for boxes of the image.
         controls: Images that steer the network, each read by a ControlNet or T2I-Adapter.
+        control_crop: What a region sees of a control image: fit, all of it at the region's size, as in ComfyUI; along,
+            the part where the region is.
     """
 
     regions: Sequence[Region] = ()
     controls: Sequence[ControlImage] = ()
+    control_crop: Literal["fit", "along"] = "fit"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ AUTO = "auto"
 
 Pixels = Annotated[int | None, Range(1)]
 Kind = Literal["mixture", "multidiffusion", "spot"]
+VaeMode = Literal["exact", "pooled", "estimated", "estimated_start"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Tiling:
         levels: With a denoise map: every noise level is evaluated exactly, or each tile once, at the median level of
             its core, which is approximate.
         vae_tile: Side in pixels that the VAE works on at once; 0 is the whole image, None 64 latent positions.
+        vae_mode: How the VAE works on parts of an image: exact, whose result is that of the whole image; pooled or
+            estimated, in tiles, for less memory on very large images, with other colours.
 
     Raises:
         ValueError: A value is out of range, the overlap is not below the tile, or scope "tile" goes with spot.
@@ -49,6 +52,7 @@ class Tiling:
     scope: Literal["canvas", "tile"] = "canvas"
     levels: Literal["exact", "per_tile"] = "exact"
     vae_tile: Annotated[int | None, Range(0)] = None
+    vae_mode: VaeMode = "exact"
 
     def __post_init__(self) -> None:
         settle(self, "tiling")
@@ -96,6 +100,8 @@ class DemoFusion:
         sigma: Largest blur of the dilated views, in latent positions.
         batch: Windows or views in one network call.
         vae_tile: Side in pixels that the VAE works on at once; 0 is the whole image, None 64 latent positions.
+        vae_mode: How the VAE works on parts of an image: exact, whose result is that of the whole image; pooled or
+            estimated, in tiles, for less memory on very large images, with other colours.
 
     Raises:
         ValueError: A value is out of range.
@@ -111,6 +117,7 @@ class DemoFusion:
     sigma: Positive = 1.0
     batch: Annotated[int, Range(1)] = 16
     vae_tile: Annotated[int | None, Range(0)] = None
+    vae_mode: VaeMode = "exact"
 
     def __post_init__(self) -> None:
         settle(self, "demofusion")

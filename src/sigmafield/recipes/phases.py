@@ -34,7 +34,7 @@ from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.multiphase import Phase, Phases
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS
-from sigmafield.spatial.demofusion_views import Windows, clock, fused, residual_weights
+from sigmafield.spatial.demofusion_views import Windows, clock, fused, residual_weights, skip_of
 
 
 @torch.no_grad()
@@ -73,8 +73,8 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         prompts = prompts_at(recipe, pipe, controls, size, q)
         local = Windows(model, window, stride, seed, how.batch, model.latent.factor)
         views = fused(
-            local, q, time, cosine_scale_2=how.cosine_scale_2, cosine_scale_3=how.cosine_scale_3, sigma=how.sigma,
-            multiple=model.patch,
+            local, q, time, skip_of(model.sampling), cosine_scale_2=how.cosine_scale_2,
+            cosine_scale_3=how.cosine_scale_3, sigma=how.sigma, multiple=model.patch,
         )  # fmt: skip
         guider = replace(guider_of(recipe, model, prompts), model=views)
         run = Run(guider, sampler, grid, noise_of(seed, shape), params)

@@ -26,11 +26,13 @@ class Clip:
         part: Its name among the model's text encoders.
         module: The module of transformers.
         vocabulary: How its input is made.
+        projected: Whether pooled vectors are those that the module projects, if it does, or those before.
     """
 
     part: str
     module: Any
     vocabulary: Vocabulary
+    projected: bool = True
 
     def of(self, modules: Modules) -> Clip:
         """The encoder on its module among others, which may have a LoRA in its weights."""
@@ -47,10 +49,11 @@ class Clip:
 
     def encode(self, rows: Sequence[Sequence[Chunk]], layer: int) -> tuple[Tensor, Tensor | None]:
         """Hidden states of a layer [B, tokens, C], not normalised, and pooled vectors if the module projects them."""
+        text = self.module if self.projected else self.module.text_model
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
-            out = self.module(ids, output_hidden_states=True)
-            pooled = getattr(out, "text_embeds", None)
+            out = text(ids, output_hidden_states=True)
+            pooled = getattr(out, "text_embeds", None) if self.projected else out.pooler_output
             return out.hidden_states[layer].float(), None if pooled is None else pooled.float()
 
         return encode_chunks(rows, self.vocabulary, self.module.get_input_embeddings(), run)

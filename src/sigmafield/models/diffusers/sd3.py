@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +44,11 @@ def sd3_encoder(source: Source, channels: int) -> TextEncoder:
     """Loads the text encoders of Stable Diffusion 3.
 
     Its conditionings hold the penultimate hidden states of both CLIPs, joined along the channels and padded with 0 to
-    `channels`, followed by T5's tokens, 0 in a model without text_encoder_3 (embeds); and the joined pooled vectors
-    of both CLIPs (pooled_projections).
+    `channels`, followed by T5's tokens, if the model has text_encoder_3 (embeds); and the joined pooled vectors of both
+    CLIPs, of which the first one's is not projected (pooled_projections). As in ComfyUI.
     """
     first, second = (load_clip(source, CLIPTextModelWithProjection, number) for number in (1, 2))
+    first = replace(first, projected=False)
     modules = {"text_encoder": first.module, "text_encoder_2": second.module}
     embed = None
     if source.where.class_of("text_encoder_3"):
@@ -56,8 +58,8 @@ def sd3_encoder(source: Source, channels: int) -> TextEncoder:
         modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
     ) -> Cond:
         clips, pooled = joined(first.of(modules), second.of(modules), prompts, clip_skip)
-        long = embed(modules["text_encoder_3"], prompts) if embed else clips.new_zeros(len(prompts), LENGTH, channels)
-        embeds = torch.cat([F.pad(clips, (0, channels - clips.shape[-1])), long], dim=1)
+        short = F.pad(clips, (0, channels - clips.shape[-1]))
+        embeds = short if embed is None else torch.cat([short, embed(modules["text_encoder_3"], prompts)], dim=1)
         return Cond(embeds, {"pooled_projections": torch.cat(pooled, dim=-1)})
 
     return TextEncoder(encode_text, modules=modules)

@@ -94,7 +94,7 @@ class Vae:
 
         Args:
             images: [B, 3, H, W] in [0, 1], or [B, 3, frames, H, W] for a VAE of videos, to which an image is a video
-                of one frame; H and W are multiples of `factor`.
+                of one frame. Of H and W that are not multiples of `factor` the middle is encoded, as in ComfyUI.
 
         Returns:
             Latents [B, C, H/factor, W/factor] or [B, C, frames, …] in the VAE's own scale, float32, on the device.
@@ -104,9 +104,12 @@ class Vae:
         """
         video = self.frame_factor is not None
         images = images[:, :, None] if video and images.ndim == 4 else images
-        if images.ndim != 4 + video or images.shape[1] != 3 or any(s % self.factor for s in images.shape[-2:]):
-            rule = f"must be [B, 3, {'frames, ' * video}H, W] with H and W multiples of {self.factor}"
+        if images.ndim != 4 + video or images.shape[1] != 3 or min(images.shape[-2:]) < self.factor:
+            rule = f"must be [B, 3, {'frames, ' * video}H, W] with H and W at least {self.factor}"
             raise ValueError(f"images {rule}; got shape {tuple(images.shape)}")
+        for axis in (-2, -1):
+            rest = images.shape[axis] % self.factor
+            images = images.narrow(axis, rest // 2, images.shape[axis] - rest)
         if self.frame_factor and (images.shape[2] - 1) % self.frame_factor:
             raise ValueError(f"frames must be 1 more than a multiple of {self.frame_factor}; got {images.shape[2]}")
         with self.running():

@@ -193,11 +193,19 @@ def test_missing_files_and_tokens_are_named(tmp_path: Path, small: ModuleType) -
 def test_codec_says_which_shapes_it_takes(sd1: tuple[Path, Any]) -> None:
     ours = load_tiny(sd1[0], CPU, F32)
     with pytest.raises(
-        ValueError, match=r"images must be \[B, 3, H, W\] with H and W multiples of 2; got shape \(1, 3, 5, 4\)"
+        ValueError, match=r"images must be \[B, 3, H, W\] with H and W at least 2; got shape \(1, 3, 1, 4\)"
     ):
-        ours.encode(torch.zeros(1, 3, 5, 4))
+        ours.encode(torch.zeros(1, 3, 1, 4))
     with pytest.raises(ValueError, match=r"latents must be \[B, 4, h, w\]; got shape \(1, 3, 4, 4\)"):
         ours.decode(torch.zeros(1, 3, 4, 4))
+
+
+def test_of_an_image_of_any_size_the_middle_is_encoded(sd1: tuple[Path, Any]) -> None:
+    ours = load_tiny(sd1[0], CPU, F32)
+    images = torch.rand(1, 3, 9, 11)
+    assert torch.equal(ours.encode(images), ours.encode(images[..., :8, :10]))  # half a pixel is cut on the far side
+    wide = torch.nn.functional.pad(images[..., :8, :10], (0, 1))
+    assert torch.equal(ours.encode(wide), ours.encode(images[..., :8, :10]))
 
 
 @pytest.mark.parametrize(

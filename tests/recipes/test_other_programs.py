@@ -208,11 +208,11 @@ def test_any_values_of_known_entries_are_taken_or_said(base, data):
     name, whole = ("parameters", entries) if "positive_prompt" not in entries else ("invokeai_metadata", entries)
     image = Image.new("RGB", (2, 2))
     image.info[name] = json.dumps({"sui_image_params": whole} if "cfgscale" in base else whole)
-    try:
-        found, _ = recipe_from(image, "x")
-    except ValueError as error:
-        assert "has no recipe that is known" in str(error)
+    if parsed(texts_of(image)) is None:
+        with pytest.raises(ValueError, match="has no recipe that is known"):
+            recipe_from(image, "x")
     else:
+        found, _ = recipe_from(image, "x")
         assert Recipe.from_json(found.to_json()) == found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BITS_16, SIGNED_16, SIGNED_32, UNSIGNED_32 = 65535, 32767, 2**31 - 1, 2**32 - 1
+BITS_8, BITS_16, SIGNED_16, SIGNED_32, UNSIGNED_32 = 255, 2**16 - 1, 2**15 - 1, 2**31 - 1, 2**32 - 1
 """Largest values of integers."""
 
 TIFF_BITS, TIFF_FORMAT, UNSIGNED = 258, 339, 1
@@ -22,11 +22,11 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def grey_levels(image: Image.Image) -> NDArray[np.float32]:
-    """Grey values [H, W] of a deep image in 0 … 1.
+    """Grey values [H, W] of a deep image in 0 … 1: divided by the largest value that they can have.
 
-        v / 65535   of 16 bits, and of 32-bit integers that are all at most 65535, as programs write 16 bits into them
-        v / (2³² − 1) or v / (2³¹ − 1)   of larger 32-bit integers, by whether their file says that they are unsigned
-        v, v / 255 or v / 65535   of floating-point numbers: the first of these that is at most 1 everywhere
+    That is 65535 for 16 bits. 32-bit integers and floating-point numbers often hold what had fewer bits, so it is the
+    first of these that is not exceeded: 255, 65535 and 2³¹ − 1 (2³² − 1 where a TIFF says that they are unsigned) for
+    integers; 1, 255 and 65535 for floating-point numbers.
 
     Args:
         image: An image of mode I;16, I or F.
@@ -40,14 +40,17 @@ def grey_levels(image: Image.Image) -> NDArray[np.float32]:
     if image.mode != "I":  # I;16 in any byte order
         return (values.astype(np.float64) / BITS_16).astype(np.float32)
     tags = getattr(image, "tag_v2", {})
-    unsigned = tags.get(TIFF_FORMAT) == UNSIGNED
+    unsigned = tags.get(TIFF_FORMAT, 0) in (UNSIGNED, (UNSIGNED,))
     values = values.astype(np.int32).view(np.uint32) if unsigned else values
     low, high = int(values.min()), int(values.max())
     if low < 0:
         raise ValueError(f"grey values must be at least 0; got {low} … {high}")
-    largest = SIGNED_16 if not unsigned and tags.get(TIFF_BITS) == (16,) else BITS_16
-    if high > largest:
-        largest = UNSIGNED_32 if unsigned else SIGNED_32
+    ranges = (BITS_8, BITS_16, UNSIGNED_32 if unsigned else SIGNED_32)
+    if tags.get(TIFF_BITS) == (16,):
+        ranges = (SIGNED_16, BITS_16)
+    elif image.format == "PPM":  # Pillow scales more than 8 bits to 16
+        ranges = (BITS_16,)
+    largest = next(most for most in ranges if high <= most)
     return (values.astype(np.float64) / largest).astype(np.float32)
 
 
@@ -55,5 +58,5 @@ def _from_floats(values: NDArray[np.float32]) -> NDArray[np.float32]:
     low, high = float(values.min()), float(values.max())
     if not -ROUNDING <= low <= high <= BITS_16:  # not a number fails too
         raise ValueError(f"floating-point grey values must be 0 … 1, 0 … 255 or 0 … 65535; got {low:g} … {high:g}")
-    largest = next(n for n in (1, 255, BITS_16) if high <= n + ROUNDING)
+    largest = next(n for n in (1, BITS_8, BITS_16) if high <= n + ROUNDING)
     return np.clip(values / np.float32(largest), 0, 1)

@@ -144,7 +144,8 @@ def _swarm(texts: Mapping[str, str]) -> Parsed | None:
     entries = whole.get("sui_image_params")
     if not isinstance(entries, dict):
         return None
-    return Parsed("SwarmUI", dict(entries), {name: value for name, value in whole.items() if name != "sui_image_params"})
+    del whole["sui_image_params"]
+    return Parsed("SwarmUI", entries, whole)
 
 
 def _json(text: str | None) -> dict[str, Any]:

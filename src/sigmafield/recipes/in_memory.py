@@ -90,7 +90,7 @@ def image_source(name: str, value: object, mask: bool = False) -> str | None:
         data = value.read()
         if isinstance(data, bytes):
             return _of_bytes(name, data)
-        raise ValueError(f"{name} must be a file that is open for bytes, mode 'rb'; {value!r} gives {type(data).__name__}")
+        raise ValueError(f"{name} must be a file that is open for bytes, mode 'rb'; reading it gives {_short(data)}")
     raise ValueError(
         f"{name} must be a path, a Pillow image, an array, a tensor, bytes or an open file; got {_short(value)}"
     )

@@ -164,7 +164,9 @@ def packages(requirements):
 
 CORE = packages(PROJECT["dependencies"])
 OPTIONAL = packages(
-    line for extra in ("diffusers", "lab", "server") for line in PROJECT["optional-dependencies"].get(extra, [])
+    line
+    for extra in ("diffusers", "lab", "metadata", "server")
+    for line in PROJECT["optional-dependencies"].get(extra, [])
 )
 
 

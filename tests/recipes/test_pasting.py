@@ -1,5 +1,7 @@
 """Masks that fade out, results pasted into their input, padding and cutting: what is kept is kept to the bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,18 @@ def test_of_an_image_of_any_size_the_middle_is_drawn_and_the_rest_kept(pipe, hea
     with pytest.warns(UserWarning, match="the middle 64x68 are drawn"):
         [plain] = sf.generate(pipe, "apple", image=whole, denoise=0.5, **STEPS)
     assert plain.size == (64, 68)
+
+
+def test_an_image_below_the_models_multiple_is_refused(pipe):
+    with pytest.raises(ValueError, match=r"the image's width must be a multiple of 4, the VAE's factor; got 3: try 4"):
+        sf.generate(pipe, "x", image=np.zeros((8, 3, 3), np.uint8), steps=1)
+
+
+def test_inputs_of_any_mode_are_made_rgb(pipe, heart):
+    recipe = sf.Recipe("x", image=heart, mask=disc(), paste_back=True, **STEPS)
+    _, inputs = sf.read_inputs(recipe)
+    given = replace(inputs, frames=[heart.convert("RGBA")])
+    assert sf.execute(sf.open_job(recipe, pipe, given)).images[0][0].mode == "RGB"
 
 
 def test_what_has_the_images_size_is_cut_with_it():

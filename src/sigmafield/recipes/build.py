@@ -201,15 +201,16 @@ def size_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> tuple[int,
     Raises:
         ValueError: A side that was asked for is not a multiple of what the model needs, or the image is smaller.
     """
-    unit = unit_of(model)
+    unit, whose = unit_of(model), ""
     if recipe.width and recipe.height:
         height, width = recipe.height, recipe.width
     elif inputs.frames:
         width, height = (enlarged(side, recipe.scale, unit) for side in inputs.frames[0].size)
+        whose = "the image's "
     else:
         height, width = model.size
-    check_multiple("width", width, unit, unit_words(model))
-    check_multiple("height", height, unit, unit_words(model))
+    check_multiple(f"{whose}width", width, unit, unit_words(model))
+    check_multiple(f"{whose}height", height, unit, unit_words(model))
     return height, width
 
 

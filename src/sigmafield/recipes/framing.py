@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from sigmafield.core.resize import resize_mask
-from sigmafield.recipes.image_io import resized
+from sigmafield.recipes.image_io import resized, to_rgb
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.recipe import Recipe
 
@@ -25,7 +25,7 @@ FEATHER_SHARE = 8
 
 
 def framed(recipe: Recipe, inputs: Inputs) -> Inputs:
-    """The inputs with the recipe's `pad` and `mask_feather`.
+    """The inputs with the recipe's `pad` and `mask_feather`, and their frames in RGB.
 
     What `pad` adds is drawn: mask and denoise map are 1 there. Control images belong to the whole output and stay.
 
@@ -35,7 +35,11 @@ def framed(recipe: Recipe, inputs: Inputs) -> Inputs:
     """
     pad, feather = recipe.pad, recipe.mask_feather
     assert not isinstance(pad, str)  # a recipe that is made keeps numbers
-    if not inputs.frames or not (pad or feather):
+    if not inputs.frames:
+        return inputs
+    if any(frame.mode != "RGB" for frame in inputs.frames):  # inputs that were not read from files
+        inputs = replace(inputs, frames=[to_rgb(frame) for frame in inputs.frames])
+    if not (pad or feather):
         return inputs
     width, height = inputs.frames[0].size
     masks = (inputs.mask, inputs.denoise_map)

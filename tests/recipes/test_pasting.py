@@ -27,8 +27,7 @@ def disc(side=64, radius=14):
     return np.clip(radius + 2 - np.hypot(x, y), 0, 4).astype(np.float32) / 4
 
 
-@pytest.mark.parametrize("feather", [None, 6])
-@pytest.mark.parametrize("match_colours", [False, True])
+@pytest.mark.parametrize("feather, match_colours", [(None, False), (6, True)])
 def test_what_the_mask_keeps_is_exactly_the_input(pipe, heart, feather, match_colours):
     given = {"image": heart, "mask": disc(), **STEPS}
     [plain] = sf.generate(pipe, "green apple", **given)

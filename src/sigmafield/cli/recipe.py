@@ -27,7 +27,16 @@ def recipe(file: Annotated[Path, Parameter(help="Image to read.")], /) -> None:
     except ValueError:  # of another program, if of any
         found, notes = read_recipe(file)
     else:
-        found, notes = Recipe.from_json(json.dumps(json.loads(own)["recipe"])), []
+        found, notes = own_recipe(own, file), []
     for note in notes:
         complain(note, kind="note")
     print(found.to_json())
+
+
+def own_recipe(text: str, file: Path) -> Recipe:
+    """The recipe of what sigmafield wrote into a file; ValueError if it has been changed into something else."""
+    try:
+        carried = json.loads(text)["recipe"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"the recipe in {file} is damaged: it is not what sigmafield wrote") from None
+    return Recipe.from_json(json.dumps(carried))

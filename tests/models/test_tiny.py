@@ -210,6 +210,14 @@ def test_codec_says_which_shapes_it_takes(sd1: tuple[Path, Any]) -> None:
         ours.decode(torch.zeros(1, 3, 4, 4))
 
 
+def test_of_an_image_of_any_size_the_middle_is_encoded(sd1: tuple[Path, Any]) -> None:
+    ours = load_tiny(sd1[0], CPU, F32)
+    images = torch.rand(1, 3, 9, 11)
+    assert torch.equal(ours.encode(images), ours.encode(images[..., :8, :10]))  # half a pixel is cut on the far side
+    wide = torch.nn.functional.pad(images[..., :8, :10], (0, 1))
+    assert torch.equal(ours.encode(wide), ours.encode(images[..., :8, :10]))
+
+
 @pytest.mark.parametrize(
     "module, key, value, message",
     [

@@ -109,7 +109,8 @@ READERS = Readers(
     {"shift": parse_shift},
     {"regions": parse_region, "controls": parse_control, "loras": parse_lora},
     {
-        "shift": "S|size", "regions": "X,Y,W,H:PROMPT[:STRENGTH]", "loras": "FILE[:STRENGTH[:TEXT]]",
+        "shift": "S|size", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:STRENGTH]",
+        "loras": "FILE[:STRENGTH[:TEXT]]",
         "controls": "net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
     },
 )  # fmt: skip

@@ -28,7 +28,7 @@ from sigmafield.recipes.options import DemoFusion, Detail, MachineOptions, Tilin
 from sigmafield.recipes.recipe import Recipe
 
 IMAGE_HERE = Flags(
-    IMAGE.kind, "Denoise", without=("image", "mixing", "scale"),
+    IMAGE.kind, "Denoise", without=("image", "pad", "mixing", "scale"),
     defaults={"denoise": "", "denoise_map": "auto", "min_denoise": 0.1},
 )  # fmt: skip
 SAMPLING_HERE = Flags(SAMPLING.kind, SAMPLING.panel, without=("start_step", "last_step"), defaults=SAMPLING.defaults)

@@ -113,8 +113,7 @@ class Vae:
 
         Args:
             images: [B, 3, H, W] in [0, 1], or [B, 3, frames, H, W] for a VAE of videos, to which an image is a video
-                of one frame. What H and W are more than a multiple of `factor` is cut off, half at each end, as in
-                ComfyUI.
+                of one frame. Of H and W that are not multiples of `factor` the middle is encoded, as in ComfyUI.
 
         Returns:
             Latents [B, C, H/factor, W/factor] or [B, C, frames, …] in the VAE's own scale, float32, on the device.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from sigmafield.core.protocols import State
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
 from sigmafield.recipes.build import Job, open_single
+from sigmafield.recipes.framing import framed
 from sigmafield.recipes.inputs import Inputs, controls_of, read_inputs
 from sigmafield.recipes.phases import open_phases
 from sigmafield.recipes.recipe import Recipe
@@ -72,6 +74,7 @@ def open_job(
         pipe = pipe.with_loras(loras)
     if inputs is None:
         recipe, inputs = read_inputs(recipe)
+    inputs = framed(recipe, inputs)
     if controls is None:
         controls = controls_of(recipe.controls, inputs.hints, pipe)
     if recipe.demofusion is None:
@@ -103,10 +106,16 @@ def execute(job: Job, on_step: OnStep | None = None, state: State | None = None)
 def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
     """Images for a prompt, one per sample of the batch; of videos, the frames of each in turn.
 
+    Images, masks and maps are paths or in memory, see `in_memory.image_source`. What a user should know about them,
+    such as a mask that keeps everything, is a warning.
+
     Args:
         pipe: The model, as `load` gives it.
         prompt: What to draw.
         settings: The further fields of `Recipe`.
     """
-    result = execute(open_job(Recipe(prompt, **settings), pipe))
+    job = open_job(Recipe(prompt, **settings), pipe)
+    for note in job.notes:
+        warnings.warn(note, stacklevel=2)
+    result = execute(job)
     return [image for frames in result.images for image in frames]

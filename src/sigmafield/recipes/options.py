@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import NonNegative, Positive, settle
 from sigmafield.models.loras import Strengths
+from sigmafield.recipes.in_memory import ImageSource, image_source
 
 AUTO = "auto"
 """The denoise map that is made from the image itself: much detail, much change."""
@@ -190,7 +191,7 @@ class ControlImage:
 
     Args:
         net: Directory of the side network in diffusers' layout.
-        image: Path of the image.
+        image: The image: its path or, in Python, an image in memory.
         strength: Factor of its effect.
         start: Share of the way through sampling at which it begins to act.
         end: Share of the way through sampling at which it stops acting.
@@ -202,7 +203,7 @@ class ControlImage:
     """
 
     net: str
-    image: str
+    image: ImageSource
     strength: float = 1.0
     start: Annotated[float, Range(0, "end")] = 0.0
     end: Annotated[float, Range("start", 1)] = 1.0
@@ -210,6 +211,7 @@ class ControlImage:
     image_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image", image_source("a control's image", self.image))
         settle(self, "a control")
 
 

@@ -15,6 +15,7 @@ from command_line import run
 from sigmafield.cli.parse import parse_control
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.inputs import ControlImage
+from sigmafield.recipes.output import recipe_of
 from sigmafield.recipes.recipe import Recipe
 
 PROMPTS = "a red heart\n\n# not this one\n  green apple  \na red heart\n"

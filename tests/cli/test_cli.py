@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 import sigmafield as sf
 from command_line import run
-from sigmafield.recipes.image_io import open_image, recipe_of, save_png
+from sigmafield.recipes.image_io import open_image
+from sigmafield.recipes.output import recipe_of, save_image
 
 
 def pixels(path):
@@ -50,7 +51,7 @@ def test_replay_makes_the_same_pixels(heart, tmp_path):
 def test_replay_says_when_pixels_differ(heart, tmp_path):
     changed = pixels(heart).copy()
     changed[0, 0] ^= 64
-    save_png(Image.fromarray(changed), tmp_path / "changed.png", recipe_of(heart))
+    save_image(Image.fromarray(changed), tmp_path / "changed.png", recipe_of(heart))
     result = run("replay", tmp_path / "changed.png")
     assert result.exit_code == 1
     assert "differs" in result.output

@@ -21,7 +21,8 @@ from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
 from sigmafield.parameterization.latent_format import latent_format
 from sigmafield.recipes.execute import open_job
-from sigmafield.recipes.image_io import save_png, to_images
+from sigmafield.recipes.image_io import to_images
+from sigmafield.recipes.output import save_image
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish, sample
 from sigmafield.spatial.inpaint import hidden, inpaint_concat
@@ -134,8 +135,8 @@ def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> 
     """On an inpainting network a recipe's mask is its concat too; without a mask or a image all is masked."""
     pipe = load(inpainting[0])
     image, mask = tmp_path / "in.png", tmp_path / "mask.png"
-    save_png(to_images(PICTURE)[0], image)
-    save_png(to_images(MASK.expand(3, *SIZE)[None])[0], mask)
+    save_image(to_images(PICTURE)[0], image)
+    save_image(to_images(MASK.expand(3, *SIZE)[None])[0], mask)
     recipe = Recipe("a red heart", steps=3, image=str(image), mask=str(mask))
     guider = open_job(recipe, pipe).run.denoise.denoise  # within the run's Inpaint
     assert_close(guider.positive[0].concat, concat_of(pipe), atol=0.02, rtol=0)  # the file's pixels are bytes

@@ -16,8 +16,9 @@ from sigmafield.cli.groups import FILES, MACHINE, Json
 from sigmafield.cli.runner import check_folder, draw, label
 from sigmafield.cli.terminal import Display
 from sigmafield.recipes.execute import open_job, open_pipe
-from sigmafield.recipes.image_io import open_frames, recipe_of, save_png, sheets
+from sigmafield.recipes.image_io import open_frames, sheets
 from sigmafield.recipes.options import MachineOptions
+from sigmafield.recipes.output import recipe_of, save_image
 from sigmafield.recipes.recipe import Recipe, with_entries
 
 
@@ -46,7 +47,7 @@ def replay(
     job = open_job(recipe, open_pipe(recipe, **MachineOptions(**machine).load_arguments()))
     images = draw(job, None, output, Display(recipe, json)).images
     frames = sheets(images) if index is None else images[index]
-    save_png(frames[0], output, label(job.recipe, index), frames[1:])
+    save_image(frames[0], output, label(job.recipe, index), frames[1:])
     before, after = (np.asarray(open_frames(path)).astype(int) for path in (png, output))
     same = before.shape == after.shape and bool((before == after).all())
     if json:

@@ -17,7 +17,8 @@ from sigmafield.cli.terminal import Display
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import Result, execute
-from sigmafield.recipes.image_io import save_png, sheet, sheets
+from sigmafield.recipes.image_io import sheet, sheets
+from sigmafield.recipes.output import save_image
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import save_state
 
@@ -46,10 +47,10 @@ class Watch:
         self.last, self._label = state, label
         self.display.update(self.job, state, self.part)
         if self.every and state.i and state.i % self.every == 0:
-            save_png(sheet(self.job.preview(state)), self.output.with_name(f"{self.output.stem}-preview.png"))
+            save_image(sheet(self.job.preview(state)), self.output.with_name(f"{self.output.stem}-preview.png"))
         if self.phases and not first and label != before:
             name = re.sub(r"\W+", "-", before.partition(",")[0])
-            save_png(sheet(self.job.images(state)), self.phases / f"{self.output.stem}-{name}.png")
+            save_image(sheet(self.job.images(state)), self.phases / f"{self.output.stem}-{name}.png")
 
 
 def draw(
@@ -102,12 +103,12 @@ def write(images: list[list[Image.Image]], output: Path, recipe: Recipe) -> list
     """
     files, index = [output], None if len(images) > 1 else 0
     whole = sheets(images) if len(images) > 1 else images[0]
-    save_png(whole[0], output, label(recipe, index), whole[1:])
+    save_image(whole[0], output, label(recipe, index), whole[1:])
     for k, frames in enumerate(images if len(images) > 1 else ()):
         files.append(output.with_name(f"{output.stem}-{k + 1}{output.suffix}"))
-        save_png(frames[0], files[-1], label(recipe, k), frames[1:])
+        save_image(frames[0], files[-1], label(recipe, k), frames[1:])
     if len(whole) > 1:
-        save_png(sheet(whole), output.with_name(f"{output.stem}-frames{output.suffix}"))
+        save_image(sheet(whole), output.with_name(f"{output.stem}-frames{output.suffix}"))
     return files
 
 

@@ -1,26 +1,16 @@
-"""Images in and out: tensors ↔ Pillow images, PNG files that carry their recipe, contact sheets."""
+"""Images in memory: tensors ↔ Pillow images, image files read, contact sheets; `output` writes files."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageSequence, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 from torch import Tensor
-
-from sigmafield.runs.checkpoint import write_whole
-
-KEY = "sigmafield"
-"""Name of the PNG text chunk that holds the recipe."""
-
-DURATION = 62.5
-"""Milliseconds that a frame of a video is shown: 16 a second, as Wan was trained."""
 
 
 def to_images(images: Tensor) -> list[Image.Image]:
@@ -87,25 +77,6 @@ def sheet(images: Sequence[Image.Image], columns: int | None = None, gap: int = 
 def sheets(images: Sequence[Sequence[Image.Image]]) -> list[Image.Image]:
     """A sheet of all images for each frame."""
     return [sheet(frame) for frame in zip(*images)]
-
-
-def save_png(image: Image.Image, path: str | Path, recipe: str = "", more: Sequence[Image.Image] = ()) -> None:
-    """Write a PNG whole or not at all, with the recipe's JSON in a text chunk; animated with `more` frames."""
-    info = PngImagePlugin.PngInfo()
-    if recipe:
-        info.add_itxt(KEY, recipe)
-    moving: dict[str, Any] = {"save_all": True, "append_images": more, "duration": DURATION} if more else {}
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info, **moving)
-    write_whole(Path(path), buffer.getvalue())
-
-
-def recipe_of(path: str | Path) -> str:
-    """The JSON that a PNG carries. ValueError if it carries none."""
-    text = open_image(path).info.get(KEY)
-    if not isinstance(text, str):
-        raise ValueError(f"{path} carries no sigmafield recipe: only PNGs written by sigmafield can be replayed")
-    return text
 
 
 def digest(path: str | Path) -> str:

@@ -57,6 +57,9 @@ class Job:
         pipe: The model, as the recipe changes it.
         run: What is iterated; of a recipe with `demofusion` it is `Phases`.
         start: The state before the first step.
+        loaded: The model as it was loaded.
+        inputs: What the recipe's files hold.
+        controls: Images that steer.
         rows_each: Network rows that one evaluation of the whole image takes in tiles; 0 without tiles.
     """
 
@@ -64,6 +67,9 @@ class Job:
     pipe: Pipeline
     run: Steps
     start: State
+    loaded: Pipeline
+    inputs: Inputs
+    controls: Sequence[Control] = ()
     rows_each: int = 0
 
     @torch.no_grad()
@@ -97,7 +103,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
         ValueError: The model cannot do what the recipe asks for.
     """
     size = size_of(recipe, pipe.model, inputs)
-    shown = shown_size(recipe.tiling, pipe.model, size)
+    shown, loaded = shown_size(recipe.tiling, pipe.model, size), pipe
     check_side(recipe, pipe.model, shown)
     model = model_of(recipe, pipe.model, shown)
     pipe = replace(pipe, model=model, vae=vae_for(recipe.tiling, pipe.vae, size))
@@ -123,7 +129,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
         run = mixing.mixing(run, latent, recipe.seed, keep=None if kept is None else kept.kept)
         start = run.start(latent)
     rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
-    return Job(recipe, pipe, run, start, rows)
+    return Job(recipe, pipe, run, start, loaded, inputs, controls, rows)
 
 
 def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> DiffusionModel:

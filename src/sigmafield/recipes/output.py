@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin, features
+from PIL import Image, ImageSequence, PngImagePlugin, features
 
 from sigmafield.core.registry import near_miss
 from sigmafield.recipes.image_io import open_image, sheet, sheets
@@ -32,6 +32,9 @@ FORMATS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".avif": ("AVIF", {"quality": 90, "subsampling": "4:4:4"}),
 }
 """Pillow's name of the format, and how it is written, by the ending of the file."""
+
+ENDINGS: Mapping[str, str] = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "AVIF": ".avif"}
+"""The ending of a file by Pillow's name of the format that it is in."""
 
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -57,6 +60,10 @@ class CarryingImage(Image.Image):
         super().__init__()
         self.__setstate__(image.__getstate__())
         self.info[KEY] = text
+
+    def copy(self) -> CarryingImage:
+        """A copy with the same recipe."""
+        return CarryingImage(self, str(self.info[KEY]))
 
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
         """Save the image with its recipe; arguments as for Pillow's `save`, and what they say about metadata wins."""
@@ -134,6 +141,12 @@ def encoded(frames: Sequence[Image.Image], ending: str, text: str = "") -> bytes
     buffer = io.BytesIO()
     Image.Image.save(frames[0], buffer, kind, **how, **moving, **(metadata(text) if text else {}))
     return buffer.getvalue()
+
+
+def as_read(frames: Sequence[Image.Image], ending: str) -> list[Image.Image]:
+    """An image, or the frames of a video, as a file with that ending gives them back: some formats lose a little."""
+    with Image.open(io.BytesIO(encoded(frames, ending))) as image:
+        return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
 
 
 def files_of(images: Sequence[Sequence[Image.Image]], ending: str, recipe: Recipe) -> dict[str, bytes]:

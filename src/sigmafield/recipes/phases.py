@@ -57,7 +57,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
     """
     window, stride = windows_of(how, pipe.model)
     size = size_of(recipe, pipe.model, inputs)
-    model = model_of(recipe, pipe.model, size)
+    model, loaded = model_of(recipe, pipe.model, size), pipe
     pipe = replace(pipe, model=model, vae=vae_for(how, pipe.vae, (size[0] * how.scale, size[1] * how.scale)))
     sampler, params = SAMPLERS[spec(recipe.sampler).name], spec(recipe.sampler).params
     sigmas = levels_of(recipe, model, 1.0)
@@ -85,7 +85,8 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
 
     if inputs.frames:
         run = Phases([phase(q) for q in range(1, how.scale + 1)], model.latent.factor)
-        return Job(recipe, pipe, run, run.start(source_latent(recipe, pipe, inputs, size)))
+        start = run.start(source_latent(recipe, pipe, inputs, size))
+        return Job(recipe, pipe, run, start, loaded, inputs, controls)
     source = source_latent(recipe, pipe, inputs, size)
     stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, source.shape)).to(pipe.device)
@@ -103,7 +104,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         **params,
     )
     phases = [Phase(1, size, first), *(phase(q) for q in range(2, how.scale + 1))]
-    return Job(recipe, pipe, Phases(phases, model.latent.factor), start)
+    return Job(recipe, pipe, Phases(phases, model.latent.factor), start, loaded, inputs, controls)
 
 
 def windows_of(how: DemoFusion, model: DiffusionModel) -> tuple[tuple[int, int], int]:

@@ -36,15 +36,37 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def write_new(path: Path, parts: Mapping[str, bytes], owner: str | None = None) -> list[Path]:
-    """Write files that do not exist yet, all under free names of one stem: NAME, else NAME_2, NAME_3, ….
+def write_at(files: Mapping[Path, bytes], owner: str | None = None) -> bool:
+    """Write files that do not exist yet, all of them or none.
 
     Each file appears with all of its bytes, and a file that another process makes at the same time is never replaced.
 
     Args:
+        files: Their bytes, by path.
+        owner: Beginning of the temporary names, after a dot; None is the name of each file.
+
+    Returns:
+        False where a name is taken; nothing is written then.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    temporary: dict[Path, Path] = {}
+    try:
+        for path, data in files.items():
+            temporary[_written(path.parent, owner or path.name, data)] = path
+        return _linked(temporary)
+    finally:
+        for file in temporary:
+            file.unlink(missing_ok=True)
+
+
+def write_new(path: Path, parts: Mapping[str, bytes]) -> list[Path]:
+    """Write files under free names of one stem: NAME, else NAME_2, NAME_3, ….
+
+    Args:
         path: NAME with its ending.
         parts: What is written, by what follows the stem: {"": …, "-1": …} for NAME.png and NAME-1.png.
-        owner: Beginning of the temporary names, after a dot; None is NAME.
 
     Returns:
         The files in the order of `parts`.
@@ -52,17 +74,36 @@ def write_new(path: Path, parts: Mapping[str, bytes], owner: str | None = None) 
     Raises:
         OSError: They cannot be written; none is there then.
     """
-    temporary: dict[str, Path] = {}
-    try:
-        for part, data in parts.items():
-            temporary[part] = _written(path.parent, owner or path.name, data)
-        for names in free_names(path, tuple(parts)):
-            if _linked(dict(zip(temporary.values(), names))):
-                return names
-        raise AssertionError("names never end")
-    finally:
-        for file in temporary.values():
-            file.unlink(missing_ok=True)
+    for names in free_names(path, tuple(parts)):
+        if write_at(dict(zip(names, parts.values()))):
+            return names
+    raise AssertionError("free names never end")
+
+
+class OwnFile:
+    """A file that one run writes again and again: made under a free name the first time, replaced later.
+
+    Args:
+        path: The file that is wanted.
+        mine: Whether the file may be replaced the first time too.
+    """
+
+    def __init__(self, path: Path, mine: bool = False):
+        self.path = path
+        self.mine = mine
+
+    def write(self, data: bytes) -> None:
+        """Write the file; OSError leaves what was there."""
+        if self.mine:
+            write_whole(self.path, data)
+        else:
+            [self.path] = write_new(self.path, {"": data})
+            self.mine = True
+
+    def remove(self) -> None:
+        """Remove the file if the run has written it."""
+        if self.mine:
+            self.path.unlink(missing_ok=True)
 
 
 def free_names(path: Path, parts: tuple[str, ...] = ("",)) -> Iterator[list[Path]]:

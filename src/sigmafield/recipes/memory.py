@@ -15,7 +15,10 @@ from torch import Tensor
 from sigmafield.models.bundle import Codec, Pipeline, Vae
 from sigmafield.recipes.recipe import Recipe
 
-SIGNS = ("out of memory", "defaultcpuallocator", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+SIGNS = (
+    "out of memory", "defaultcpuallocator", "can't allocate memory", "cannot allocate memory", "alloc_failed",
+    "could not create a primitive", "could not create a memory", "can't start new thread",
+)  # fmt: skip
 """What errors about memory say that have no class of their own, in lower case."""
 
 VAE_TILES = (64, 32, 16)

@@ -112,8 +112,8 @@ def interrupted(how, command, when=r"[1-9]\d? %", times=1):
 
 
 @pytest.mark.parametrize(
-    "how, times", [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1), (signal.SIGHUP, 1)],
-    ids=["ctrl-c", "ctrl-c-ctrl-c", "kill", "hang-up"],
+    "how, times", [(signal.SIGINT, 3), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow), (signal.SIGHUP, 1)],
+    ids=["ctrl-c-ctrl-c", "kill", "hang-up"],
 )  # fmt: skip
 @pytest.mark.typed_elsewhere
 def test_interrupted_run_resumes_to_the_same_pixels(how, times, tmp_path):

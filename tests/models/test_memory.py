@@ -148,3 +148,25 @@ def test_a_real_limit_of_memory(tmp_path):
     ran = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert "the VAE on one image at a time" in ran.stdout
+
+
+COMMAND = """
+import resource, sys
+import sigmafield as sf
+from sigmafield.cli import main
+
+sf.generate(sf.load("tiny", device="cpu"), "x", steps=1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)
+main(["sample", "x", "-o", sys.argv[1], "--size", "2048x2048", "--steps", "1"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, and reads /proc")
+def test_the_command_line_says_what_takes_less_memory(tmp_path):
+    command = [sys.executable, "-c", COMMAND, str(tmp_path / "a.png")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2, ran.stderr[-2000:]
+    assert ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1, ran.stderr[-2000:]
+    assert "try --offload, --dtype float16, a smaller --size or --batch, or tiles" in ran.stderr
+    assert not list(tmp_path.iterdir())

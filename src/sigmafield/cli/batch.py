@@ -14,7 +14,7 @@ from typing import Any
 from sigmafield.cli.errors import USER_ERRORS, complain
 from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.prompts import Line
-from sigmafield.cli.runner import ENDING, Watch, Watching, kept
+from sigmafield.cli.runner import ENDING, Watch, Watching, enough_memory, kept
 from sigmafield.cli.shared import Shared
 from sigmafield.cli.signals import Interrupted, Signals
 from sigmafield.cli.single import check_previews, facts_of, say_savings, stem_of, words_of
@@ -120,6 +120,7 @@ def planned(lines: Sequence[Line], manifest: Manifest, shared: Shared, report: R
     return todo
 
 
+@enough_memory()
 def draw_line(
     line: Line, recipe: Recipe, part: int, manifest: Manifest, shared: Shared, how: Watching, display: Display
 ) -> tuple[dict[str, Any], str]:

@@ -14,7 +14,7 @@ from sigmafield import __version__
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import FILES, MACHINE, MOVED, Json, Overwrite
 from sigmafield.cli.moved import with_moved
-from sigmafield.cli.runner import Watch, Watching, kept
+from sigmafield.cli.runner import Watch, Watching, enough_memory, kept
 from sigmafield.cli.signals import Signals
 from sigmafield.cli.single import Target, check_video
 from sigmafield.cli.terminal import Display
@@ -26,6 +26,7 @@ from sigmafield.recipes.recipe import Recipe
 
 
 @with_flags(moved=(MOVED,), machine=(MACHINE,))
+@enough_memory()
 def replay(
     file: Annotated[Path, Parameter(name="FILE", help="Image that sigmafield wrote.")],
     /,

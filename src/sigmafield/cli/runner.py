@@ -8,7 +8,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -165,6 +165,22 @@ def kept(watch: Watch) -> Iterator[None]:
         raise NotFinished(not_finished(watch, error)) from error
 
 
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """What is done inside, loading a model and opening a job, may need more memory than there is.
+
+    Raises:
+        NotFinished: It does; the message says what takes less.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        what = " ".join(str(error).split()) or "out of memory"
+        raise NotFinished(f"{what}: try --offload, --dtype float16, a smaller --size or --batch, or tiles") from error
+
+
 def not_finished(watch: Watch, error: Exception) -> str:
     """What to say about a run that failed: the error, and how to go on from its state."""
     after, what = steps(watch.last.i), " ".join(str(error).split()) or type(error).__name__
@@ -172,8 +188,8 @@ def not_finished(watch: Watch, error: Exception) -> str:
         again = watch.keep()
     except OSError as trouble:
         return f"{what}; and the state after {after} could not be saved: {trouble.strerror or trouble}"
-    less = ", with --max-rows 1, --offload or on another machine" if is_out_of_memory(error) else ""
-    return f"{what}; the state after {after} is kept: finish it with: {again}{less}"
+    more = "with --offload, another --dtype or on another machine, " if is_out_of_memory(error) else ""
+    return f"{what}; the state after {after} is kept: {more}finish it with: {again}"
 
 
 def steps(n: int) -> str:
@@ -182,5 +198,6 @@ def steps(n: int) -> str:
 
 
 def go_on(text: str, command: str) -> None:
-    """Say on the error stream how to go on."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(text, (command, "bold")))
+    """Say on the error stream how to go on; nobody hears it where the terminal has been closed."""
+    with suppress(OSError):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(text, (command, "bold")))

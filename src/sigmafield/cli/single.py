@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from sigmafield.cli.errors import complain
-from sigmafield.cli.runner import Watch, Watching, kept
+from sigmafield.cli.runner import Watch, Watching, enough_memory, kept
 from sigmafield.cli.signals import Signals
 from sigmafield.cli.terminal import Display, rows_text
 from sigmafield.core.protocols import State
@@ -108,6 +108,7 @@ def check_tiles(tiles: Path) -> None:
     check_regular(tiles)
 
 
+@enough_memory()
 def draw(
     target: Target,
     machine: MachineOptions,

@@ -14,8 +14,8 @@ KINDS = tuple(
 """The signals that end a run with a checkpoint; Windows has no SIGHUP."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal has asked the program to end.
+class Interrupted(BaseException):
+    """A signal has asked the program to end; not a KeyboardInterrupt, which libraries turn into a status of their own.
 
     Args:
         number: The signal's number.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -62,7 +63,8 @@ class Display:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         if not self._quiet:
-            self._live.stop()
+            with suppress(OSError):  # the terminal has been closed, which the signal that follows says
+                self._live.stop()
 
     def update(self, job: Job, state: State, part: int = 0) -> None:
         """Show how far the run of a part is, and now and then what it sees."""

@@ -52,6 +52,7 @@ def sample(
         Parameter(
             help="File with a prompt, or a JSON object of a recipe's fields, per line; - is standard input. The same "
             "command again goes on where it was stopped.",
+            allow_leading_hyphen=True,
             group=FILES,
         ),
     ] = None,

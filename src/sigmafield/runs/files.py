@@ -131,10 +131,10 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: The folder does not exist, is read-only or not the user's, or the disk is full.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} to write in")
     try:
         _written(folder, "sigmafield", PROBE).unlink()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no folder {folder} to write in") from None
     except OSError as error:
         raise OSError(f"cannot write in {folder}: {error.strerror or error}") from None
 

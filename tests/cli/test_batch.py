@@ -20,7 +20,6 @@ from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.parse import parse_control
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.inputs import ControlImage
-from sigmafield.recipes.output import recipe_of
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import load_state
 

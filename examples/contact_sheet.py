@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 
 import sigmafield as sf
-from sigmafield.recipes.image_io import save_png, sheet
+from sigmafield.recipes.image_io import sheet
+from sigmafield.recipes.output import save_image
 
 PROMPTS = (
     "red heart,pizza,rocket,dog face,rainbow,strawberry,house,soccer ball,"
@@ -34,7 +35,7 @@ def main(path: str) -> None:
     for prompt in track(PROMPTS, "24 prompts"):
         (image,) = sf.generate(pipe, prompt, seed=len(cards), **settings)
         cards.append(labelled(image, prompt))
-    save_png(sheet(cards, columns=8), path)
+    save_image(sheet(cards, columns=8), path)
     print(path)
 
 

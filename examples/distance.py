@@ -11,7 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import sigmafield as sf
-from sigmafield.recipes.image_io import save_png, sheet
+from sigmafield.recipes.image_io import sheet
+from sigmafield.recipes.output import save_image
 
 PROMPTS = ["red heart", "dog face", "car", "house", "strawberry", "rocket", "penguin", "hamburger"]
 ROWS = {"euler": 17, "dpmpp_2m": 17, "distance": 7, "distance_n": 7, "distance_c2": 6}
@@ -41,7 +42,7 @@ def main(path: str) -> None:
         row = sheet(images, columns=len(PROMPTS), gap=2)
         row = row.resize((row.width * 3 // 2, row.height * 3 // 2), Image.Resampling.LANCZOS)
         rows.append(labelled(row, f"{sampler}\n{steps} steps\n{calls} calls"))
-    save_png(sheet(rows, columns=1), path)
+    save_image(sheet(rows, columns=1), path)
     print(path)
 
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.recipes.image_io import save_png, sheet
+from sigmafield.recipes.image_io import sheet
+from sigmafield.recipes.output import save_image
 from sigmafield.runs.blends import blending_weights
 from sigmafield.runs.level_noise import KeyedLevels
 from sigmafield.runs.mixing import Mixing
@@ -50,7 +51,7 @@ def main(path: str) -> None:
         noise = KeyedLevels([seed], source.shape)(0, 0)
         images += job.images(sf.finish(run, source + float(tail[0]) * noise))
     out = sheet(images, columns=2 + len(ALPHAS), gap=2)
-    save_png(out.resize((out.width * 2, out.height * 2), Image.Resampling.LANCZOS), path)
+    save_image(out.resize((out.width * 2, out.height * 2), Image.Resampling.LANCZOS), path)
     print(path)
 
 

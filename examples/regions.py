@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.recipes.image_io import save_png, sheet
+from sigmafield.recipes.image_io import sheet
+from sigmafield.recipes.output import save_image
 
 PLAIN = sf.Recipe("red heart", cfg=3.0, seed=1)
 
@@ -42,7 +43,7 @@ def main(path: str) -> None:
     ]
     sweep = [draw(replace(apple, denoise=denoise)) for denoise in (0.4, 0.6, 0.8, 1.0)]
     all_of_them = sheet([*left, *sweep], columns=4, gap=2)
-    save_png(all_of_them.resize((all_of_them.width * 3, all_of_them.height * 3), Image.Resampling.LANCZOS), path)
+    save_image(all_of_them.resize((all_of_them.width * 3, all_of_them.height * 3), Image.Resampling.LANCZOS), path)
     print(path)
 
 

@@ -6,7 +6,8 @@ python examples/seeds.py seeds.png
 import sys
 
 import sigmafield as sf
-from sigmafield.recipes.image_io import save_png, sheet
+from sigmafield.recipes.image_io import sheet
+from sigmafield.recipes.output import save_image
 
 PROMPTS = ["red heart", "dog face", "car", "house"]
 
@@ -14,7 +15,7 @@ PROMPTS = ["red heart", "dog face", "car", "house"]
 def main(path: str) -> None:
     pipe = sf.load("tiny")
     rows = [sf.generate(pipe, prompt, steps=20, cfg=3.0, seed=1, batch=16) for prompt in PROMPTS]
-    save_png(sheet([image for row in rows for image in row], columns=16, gap=2), path)
+    save_image(sheet([image for row in rows for image in row], columns=16, gap=2), path)
     print(path)
 
 

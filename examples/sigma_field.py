@@ -16,7 +16,8 @@ from PIL import Image
 
 import sigmafield as sf
 from sigmafield.lab.tiles import draw_tiles
-from sigmafield.recipes.image_io import save_png, sheet, to_tensor
+from sigmafield.recipes.image_io import sheet, to_tensor
+from sigmafield.recipes.output import save_image
 from sigmafield.spatial.quadtree import leaf_denoise, quadtree
 
 HEART = sf.Recipe("red heart", cfg=3.0, seed=1)
@@ -58,7 +59,7 @@ def main(path: str) -> None:
     leaves = quadtree(pixels, 0.05, max_depth=4, min_size=16)
     tiles = draw_tiles(big, leaves, leaf_denoise(pixels, leaves, 0.05, 0.2, 0.8), line=1)
     images = [image.resize((256, 256), Image.Resampling.LANCZOS) for image in images]
-    save_png(sheet([*images, tiles], columns=3, gap=4), path)
+    save_image(sheet([*images, tiles], columns=3, gap=4), path)
     print(path)
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 import sigmafield as sf
 from sigmafield.lab.tiles import draw_tiles, tiles_of
-from sigmafield.recipes.image_io import save_png, sheet, to_tensor
+from sigmafield.recipes.image_io import sheet, to_tensor
 from sigmafield.recipes.inputs import read_inputs
+from sigmafield.recipes.output import save_image
 
 SCALE, SIDE = 4, 256
 SUBJECTS = {"red heart": 1, "rocket": 2}
@@ -64,7 +65,7 @@ def main(path: str) -> None:
             print(f"{subject}, {name}: {spent} of {whole} network rows; {measured(image, plain, small)}")
             images.append(image)
         rows += [*images, draw_tiles(*tiles_of(job, inputs), line=1)]
-    save_png(sheet(rows, columns=5), path)
+    save_image(sheet(rows, columns=5), path)
     print(path)
 
 

@@ -4,7 +4,6 @@ Names are imported when first used, so `import sigmafield` costs nothing and nee
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ _HOME = {
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
-__version__ = version("sigmafield")
+__version__: str
 __all__ = [
     "MODS",
     "SAMPLERS",
@@ -174,6 +173,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("sigmafield")
     if name not in _MODULE:
         raise AttributeError(f"module 'sigmafield' has no attribute {name!r}")
     return getattr(import_module(f"sigmafield.{_MODULE[name]}"), name)

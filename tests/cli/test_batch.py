@@ -1,21 +1,27 @@
 """Many prompts, folders, previews, budgets and steering images on the command line."""
 
+import hashlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import interrupted
 
 from command_line import run
+from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.parse import parse_control
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.inputs import ControlImage
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.checkpoint import load_state
 
 PROMPTS = "a red heart\n\n# not this one\n  green apple  \na red heart\n"
 FEW = ["--steps", 2, "--cfg", 1]
@@ -40,7 +46,7 @@ def test_each_prompt_of_a_file_becomes_a_image_and_none_is_overwritten(prompts, 
     facts = json.loads(result.output)
     assert [image["files"] for image in facts["images"]] == [[str(out / name)] for name in names]
     assert [image["line"] for image in facts["images"]] == [1, 4, 5]
-    assert facts["failed"] == []
+    assert facts["failed"] == [] == facts["skipped"]
     assert (pixels(out / names[0]) == pixels(out / names[2])).all()
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert run("sample", "a red heart", "--out-dir", out, "--seed", 7, *FEW).exit_code == 0
@@ -49,12 +55,132 @@ def test_each_prompt_of_a_file_becomes_a_image_and_none_is_overwritten(prompts, 
     assert run("replay", out / names[1]).exit_code == 0
 
 
-def test_failed_lines_are_named(prompts, tmp_path):
-    """A folder that is a file: each line says so, the program ends with status 2."""
-    result = run("sample", "--prompts", prompts, "--out-dir", prompts, *FEW, "--json")
+def test_a_bad_line_does_not_end_the_others(tmp_path):
+    """It is named, noted in the manifest and tried again by the same command; the status says so."""
+    prompts, out = tmp_path / "p.txt", tmp_path / "out"
+    lines = [
+        '{"prompt": "x", "stepz": 3}',
+        "a [red] heart[/b]",
+        '{"prompt": "x", "image": "nowhere.png"}',
+        '{"seed": 1}',
+    ]
+    prompts.write_text("\n".join([*lines, '{"prompt": "x", "size": "66x64"}', '{"prompt": ']))
+    result = run("sample", "--prompts", prompts, "--out-dir", out, *FEW, "--json")
     assert result.exit_code == 2
-    assert [failure["line"] for failure in json.loads(result.stdout)["failed"]] == [1, 4, 5]
-    assert [line.partition(": [")[0] for line in result.stderr.splitlines()] == [f"error: line {k}" for k in (1, 4, 5)]
+    facts = json.loads(result.stdout)
+    assert [image["line"] for image in facts["images"]] == [2]
+    errors = {
+        1: "unknown entry 'stepz'; did you mean steps?",
+        3: "no image at nowhere.png",
+        4: "an object with a prompt",
+    }
+    errors |= {5: "width must be a multiple of 4", 6: "not JSON"}
+    assert {failure["line"] for failure in facts["failed"]} == set(errors)
+    for failure in facts["failed"]:
+        assert errors[failure["line"]] in failure["error"].replace("a JSON object", "an object")
+        assert f"error: line {failure['line']}: " in result.stderr
+    said = run("sample", "--prompts", prompts, "--out-dir", out, *FEW)
+    assert said.exit_code == 2
+    assert f"0 written, 1 skipped, 5 failed; lines are noted in {out / 'p.txt.manifest.jsonl'}" in said.stdout
+
+
+def test_lines_may_be_recipes(tmp_path):
+    """Each with fields of its own, over those of the command; in .jsonl every line is one."""
+    prompts, out = tmp_path / "p.jsonl", tmp_path / "out"
+    lines = [
+        {"prompt": "a red heart", "seed": 5, "size": "96x64", "sampler": "euler"},
+        {"prompt": "a red heart", "steps": 3, "negative": "blue", "tiling": {"tile": 32}, "batch": 2},
+    ]
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    result = run("sample", "--prompts", prompts, "--out-dir", out, *FEW, "--seed", 9, "--json")
+    assert result.exit_code == 0, result.output
+    first, second = (image["recipe"] for image in json.loads(result.stdout)["images"])
+    assert (first["seed"], first["width"], first["sampler"], first["steps"]) == (5, 96, "euler", 2)
+    assert (second["seed"], second["steps"], second["negative"], second["tiling"]["tile"]) == (9, 3, "blue", 32)
+    assert open_image(out / "a-red-heart-5.png").size == (96, 64)
+    assert run("replay", out / "a-red-heart-9-2.png").exit_code == 0
+    prompts.write_text("a red heart\n")
+    assert "line 1: not JSON" in run("sample", "--prompts", prompts, "--out-dir", out).stderr
+
+
+def test_standard_input_is_a_file_of_prompts(tmp_path):
+    """A real process; the same lines again are skipped."""
+    command = [sys.executable, "-m", "sigmafield", "sample", "--prompts", "-", "--steps", "1"]
+    lines = 'a red heart\n{"prompt": "green apple"}\n'
+    for said in ("2 written; lines are noted in stdin.manifest.jsonl", "0 written, 2 skipped; "):
+        ran = subprocess.run(command, cwd=tmp_path, input=lines, capture_output=True, text=True, timeout=100)
+        assert ran.returncode == 0 and said in ran.stdout, ran.stdout + ran.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a-red-heart-0.png", "green-apple-0.png"]
+
+
+def test_the_same_command_goes_on(prompts, tmp_path):
+    """Lines that changed, and those whose files are gone, are drawn; others are not, whatever tore the manifest."""
+    out = tmp_path / "out"
+    command = ["sample", "--prompts", prompts, "--out-dir", out, "--seed", 7, *FEW]
+    assert run(*command).exit_code == 0
+    manifest = out / "prompts.txt.manifest.jsonl"
+    whole = pixels(out / "a-red-heart-7_2.png")
+    (out / "a-red-heart-7_2.png").unlink()
+    manifest.write_bytes(manifest.read_bytes() + b'{"line": 1, "status": "wri')
+    (out / ".prompts.txt.abc.tmp").write_bytes(b"half an image")
+    prompts.write_text(PROMPTS.replace("green", "yellow"))
+    facts = json.loads(run(*command, "--json").stdout)
+    assert [entry["line"] for entry in facts["skipped"]] == [1]
+    assert {image["line"]: image["files"] for image in facts["images"]} == {
+        4: [str(out / "yellow-apple-7.png")], 5: [str(out / "a-red-heart-7_2.png")],
+    }  # fmt: skip
+    assert (pixels(out / "a-red-heart-7_2.png") == whole).all()
+    assert not list(out.glob(".*.tmp"))
+    again = run(*command)
+    assert again.exit_code == 0
+    assert again.stdout == f"0 written, 3 skipped; lines are noted in {manifest}; to draw them again, remove it\n"
+
+
+def test_a_kill_while_files_get_their_names(tmp_path):
+    """Files that are all there count as written; a part of them is removed."""
+    recipe = Recipe("x").to_plain()
+    for there, written in ((("a.png", "a-1.png"), True), (("a.png",), False), ((), False)):
+        folder = tmp_path / str(len(there))
+        with Manifest(folder, Path("p.txt")) as manifest:
+            digests = [hashlib.sha256(name.encode()).hexdigest() for name in ("a.png", "a-1.png")]
+            manifest.add(Entry(1, "writing", recipe, ["a.png", "a-1.png"], digests))
+            for name in there:
+                (folder / name).write_text(name)
+            (folder / "b.png").write_text("another's")
+        with Manifest(folder, Path("p.txt")) as manifest:
+            assert bool(manifest.written(1, recipe)) == written
+            assert manifest.written(2, recipe) == [] == manifest.written(1, {**recipe, "seed": 2})
+        left = {path.name for path in folder.glob("*.png")}
+        assert left == {"a.png", "a-1.png", "b.png"} if written else {"b.png"}
+        with Manifest(folder, Path("p.txt")) as manifest:
+            assert bool(manifest.written(1, recipe)) == written
+
+
+def test_one_process_at_a_time(prompts, tmp_path):
+    with Manifest(tmp_path / "out", prompts):
+        result = run("sample", "--prompts", prompts, "--out-dir", tmp_path / "out", *FEW)
+    assert result.exit_code == 2
+    assert "another process works on this batch" in result.stderr
+
+
+@pytest.mark.typed_elsewhere
+def test_an_interrupted_batch_goes_on_in_the_middle_of_a_line(prompts, tmp_path):
+    """A real Ctrl-C: nothing is drawn twice, and the pixels are those of an uninterrupted batch."""
+    command = ["sample", "--prompts", prompts, "--steps", 30, "--sampler", "dpmpp_2m_sde", "--cfg", 3, "--out-dir"]
+    words = [sys.executable, "-m", "sigmafield", *map(str, command), str(tmp_path / "a")]
+    status, shown = interrupted(signal.SIGINT, words, r"2 of 3: green apple[^\n]* 4\d %")
+    assert status == 130 and "interrupted after " in shown and "the same command" in shown, shown
+    assert "1 written, 2 left; lines are noted in" in shown
+    checkpoint = tmp_path / "a" / "prompts.txt.line-4.checkpoint.safetensors"
+    assert load_state(checkpoint)[0].i > 0
+    facts = json.loads(run(*command, tmp_path / "a", "--json").stdout)
+    assert [image["line"] for image in facts["images"]] == [4, 5]
+    assert run(*command, tmp_path / "b").exit_code == 0
+    files = sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == files
+    for name in files[2:]:
+        if name.endswith(".png"):
+            assert (pixels(tmp_path / "a" / name) == pixels(tmp_path / "b" / name)).all()
 
 
 def test_the_bar_is_for_all_images(prompts, tmp_path):
@@ -90,7 +216,8 @@ def test_a_budget_of_rows_changes_no_pixel(tmp_path):
     Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(mask)
     drawn = []
     for options in ([], ["--max-rows", 1]):
-        result = run("sample", "x", "--image", image, "--mask", mask, "-o", out, "--steps", 2, *options)
+        common = ["--image", image, "--mask", mask, "-o", out, "--steps", 2, "--overwrite"]
+        result = run("sample", "x", *common, *options)
         assert result.exit_code == 0, result.output
         drawn.append(pixels(out).astype(int))
     assert np.abs(drawn[1] - drawn[0]).max() <= 1

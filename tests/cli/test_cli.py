@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from safetensors.torch import save_file
 import sigmafield as sf
 from command_line import run
 from sigmafield.cli.parse import parse_lora
-from sigmafield.recipes.image_io import open_image, recipe_of, save_png
+from sigmafield.recipes.image_io import open_image
+from sigmafield.recipes.output import recipe_of, save_image
 
 
 def pixels(path):
@@ -52,7 +55,7 @@ def test_replay_makes_the_same_pixels(heart, tmp_path):
 def test_replay_says_when_pixels_differ(heart, tmp_path):
     changed = pixels(heart).copy()
     changed[0, 0] ^= 64
-    save_png(Image.fromarray(changed), tmp_path / "changed.png", recipe_of(heart))
+    save_image(Image.fromarray(changed), tmp_path / "changed.png", recipe_of(heart))
     result = run("replay", tmp_path / "changed.png")
     assert result.exit_code == 1
     assert "differs" in result.output
@@ -93,32 +96,36 @@ def heard():
         signal.signal(kind, signal.SIG_DFL)
 
 
-def interrupted(how, command, when=r"[1-9]\d? %"):
-    """(exit status, what the terminal showed) of a process that gets a signal once its progress bar shows so much."""
+def interrupted(how, command, when=r"[1-9]\d? %", times=1):
+    """(exit status, what the terminal showed) of a process that gets signals once its progress bar shows so much."""
     terminal, theirs = pty.openpty()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     with subprocess.Popen(command, **streams, env=environment, preexec_fn=heard) as process:
         os.close(theirs)
-        shown, sent = "", False
+        shown, sent = "", 0
         with suppress(OSError):  # how Linux says that the other end has closed
             while part := os.read(terminal, 4096):
                 shown += part.decode(errors="replace")
-                if not sent and re.search(when, shown):
+                while sent < times and re.search(when, shown):
                     process.send_signal(how)
-                    sent = True
+                    sent += 1
         os.close(terminal)
     return process.returncode, shown
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+@pytest.mark.parametrize(
+    "how, times", [(signal.SIGINT, 3), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)],
+    ids=["ctrl-c-ctrl-c", "kill"],
+)  # fmt: skip
 @pytest.mark.typed_elsewhere
-def test_interrupted_run_resumes_to_the_same_pixels(how, tmp_path):
+def test_interrupted_run_resumes_to_the_same_pixels(how, times, tmp_path):
     """A real process in a real terminal, a real signal: the checkpoint finishes to the uninterrupted pixels."""
     out, checkpoint, whole = (tmp_path / name for name in ("i.png", "i.checkpoint.safetensors", "whole.png"))
     options = ["--steps", "40", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
-    status, shown = interrupted(how, [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", out, *options])
-    assert status == 130, shown
+    command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", out, *options]
+    status, shown = interrupted(how, command, times=times)
+    assert status == 128 + how, shown
     assert f"sigmafield resume {checkpoint}" in shown
     assert "Traceback" not in shown
     assert not out.exists()
@@ -126,7 +133,96 @@ def test_interrupted_run_resumes_to_the_same_pixels(how, tmp_path):
     assert result.exit_code == 0, result.output
     assert run("sample", "rocket", "-o", whole, *options).exit_code == 0
     assert (pixels(out) == pixels(whole)).all()
-    assert sorted(tmp_path.iterdir()) == sorted([checkpoint, out, whole])
+    assert sorted(tmp_path.iterdir()) == sorted([out, whole])  # the checkpoint goes when its run is finished
+
+
+def test_a_closed_terminal_leaves_a_checkpoint(tmp_path):
+    """The terminal that the process runs in is closed: SIGHUP, and nothing can be printed any more."""
+    command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", str(tmp_path / "i.png"), "--steps", "400"]
+    process, terminal = pty.fork()
+    if process == 0:
+        heard()
+        os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"})
+    shown = b""
+    while not re.search(rb" [1-9]\d? %", shown):
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGHUP
+    assert 1 < sf.load_state(tmp_path / "i.checkpoint.safetensors")[0].i < 400
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def catches(process, kind):
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (kind - 1) & 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "hang-up"])
+@pytest.mark.parametrize("after", [0, 1], ids=["first-imports", "torch"])
+def test_a_signal_during_start_up_leaves_nothing(how, after, tmp_path):
+    """From the first line of the program on, a signal ends it without a word; before, Python has its own handler."""
+    command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", tmp_path / "i.png", "--steps", "1000"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard
+    ) as process:
+        for python_runs in (True, False):
+            while catches(process, signal.SIGINT) != python_runs:
+                time.sleep(0.001)
+        time.sleep(after)
+        process.send_signal(how)
+        shown, _ = process.communicate(timeout=60)
+    assert process.returncode == -how, shown  # as shells expect of a program that a signal ends
+    assert shown == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.typed_elsewhere
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    """kill -9 cannot be caught: at most --checkpoint-every is lost, here one step."""
+    out, checkpoint, whole = (tmp_path / name for name in ("i.png", "i.checkpoint.safetensors", "whole.png"))
+    options = ["--steps", "40", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
+    command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", out, *options, "--checkpoint-every", "0"]
+    status, shown = interrupted(signal.SIGKILL, command, when=r"[3-9]\d %")
+    assert status == -signal.SIGKILL and not out.exists(), shown
+    assert sf.load_state(checkpoint)[0].i >= 0.3 * 40 - 1
+    assert run("resume", checkpoint, "--checkpoint-every", 0).exit_code == 0
+    assert run("sample", "rocket", "-o", whole, *options).exit_code == 0
+    assert (pixels(out) == pixels(whole)).all()
+    assert not checkpoint.exists()
+
+
+def test_a_run_is_resumed_where_its_input_has_moved(heart, tmp_path):
+    """The same bytes under another name are taken, other bytes are not, and the machine is that of the checkpoint."""
+    source, mask, other = (tmp_path / name for name in ("in.png", "mask.png", "other.png"))
+    source.write_bytes(heart.read_bytes())
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(mask)
+    options = ["--image", source, "--mask", mask, "--steps", 4, "--seed", 1]
+    assert run("sample", "green apple", "-o", tmp_path / "whole.png", *options).exit_code == 0
+    recipe = sf.Recipe("green apple", image=str(source), mask=str(mask), steps=4, seed=1)
+    job = sf.open_job(recipe, sf.load("tiny", device="cpu"))
+    state = job.run.step(job.run.step(job.start))
+    meta = {"recipe": job.recipe.to_json(), "output": str(tmp_path / "gone" / "o.png"), "machine": '{"device": "cpux"}'}
+    sf.save_state(state, tmp_path / "s.safetensors", meta)
+    source.rename(tmp_path / "moved.png")
+    mask.rename(tmp_path / "m.png")
+    Image.new("RGB", (64, 64)).save(other)
+    moved, there = ["--image", tmp_path / "moved.png", "--mask", tmp_path / "m.png"], ["-o", tmp_path / "o.png"]
+    for given, message in [
+        ([], "no folder"),
+        (there, "no image at"),
+        ([*there, "--image", other], "has changed since this recipe was made"),
+        ([*there, *moved[:2]], "no image at"),
+        ([*there, *moved], "unknown device 'cpux'"),
+        ([*there, *moved, "--denoise-map", other], "denoise_map cannot have moved: the recipe has none"),
+        ([*there, *moved, "--lora-files", other], "--lora-files must be given 0 times, in the recipe's order; got 1"),
+    ]:
+        result = run("resume", tmp_path / "s.safetensors", *given)
+        assert result.exit_code == 2 and message in result.stderr, result.stderr
+    result = run("resume", tmp_path / "s.safetensors", *there, *moved, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert (pixels(tmp_path / "o.png") == pixels(tmp_path / "whole.png")).all()
+    assert not (tmp_path / "s.safetensors").exists()
 
 
 def test_a_mask_keeps_the_black_part_and_a_region_changes_its_box(heart, tmp_path):
@@ -134,7 +230,7 @@ def test_a_mask_keeps_the_black_part_and_a_region_changes_its_box(heart, tmp_pat
     half = np.zeros((32, 32), np.uint8)
     half[:, 16:] = 255
     Image.fromarray(half).save(mask)
-    options = ["-o", out, "--steps", 6, "--cfg", 3]
+    options = ["-o", out, "--overwrite", "--steps", 6, "--cfg", 3]
     assert run("sample", "green apple", "--image", heart, "--mask", mask, *options, "--seed", 4).exit_code == 0
     change = np.abs(pixels(out).astype(int) - pixels(heart)).mean((0, 2))
     assert change[:28].mean() < change[36:].mean() / 3  # not 0: the kept half goes through the VAE too

@@ -10,7 +10,8 @@ import pytest
 from test_cli import interrupted, pixels, run
 
 import sigmafield as sf
-from sigmafield.recipes.image_io import open_image, recipe_of
+from sigmafield.recipes.image_io import open_image
+from sigmafield.recipes.output import recipe_of
 
 QUICK = ["--scale", 2, "--steps", 4, "--cfg", 3]
 

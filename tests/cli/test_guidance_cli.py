@@ -7,8 +7,9 @@ import pytest
 
 import sigmafield as sf
 from command_line import run
-from sigmafield.recipes.image_io import open_image, recipe_of
+from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.mods import MODS
+from sigmafield.recipes.output import recipe_of
 
 
 def test_all_mods_are_listed():

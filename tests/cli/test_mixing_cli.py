@@ -9,7 +9,8 @@ from PIL import Image
 
 import sigmafield as sf
 from command_line import run
-from sigmafield.recipes.image_io import open_image, recipe_of
+from sigmafield.recipes.image_io import open_image
+from sigmafield.recipes.output import recipe_of
 from sigmafield.runs.blends import CURVES, blending_weights, slerp
 from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.mixing_spec import parse_mixing

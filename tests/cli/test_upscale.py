@@ -12,8 +12,9 @@ from PIL import Image
 from test_cli import interrupted, pixels, run
 
 import sigmafield as sf
-from sigmafield.recipes.image_io import open_image, recipe_of
+from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.options import Tiling
+from sigmafield.recipes.output import recipe_of
 
 QUICK = ["--steps", 4, "--cfg", 3]
 

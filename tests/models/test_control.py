@@ -328,10 +328,11 @@ def test_the_command_line_steers_and_replays(
     nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any], tmp_path: Path
 ) -> None:
     from command_line import run
-    from sigmafield.recipes.image_io import open_image, save_png, to_images
+    from sigmafield.recipes.image_io import open_image, to_images
+    from sigmafield.recipes.output import save_image
 
     hint = tmp_path / "hint.png"
-    save_png(to_images(HINT)[0], hint)
+    save_image(to_images(HINT)[0], hint)
     options = ["--model", sd1[0], "--steps", 2, "--size", "24x16", "--seed", 3]
     steered = ["--controlnet", f"net={nets['control'][0]},image={hint},strength=0.9,end=0.8"]
     for name, more in {"a": steered, "b": [*steered, *steered], "c": []}.items():

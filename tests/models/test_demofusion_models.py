@@ -14,9 +14,10 @@ import torch
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import open_job
-from sigmafield.recipes.image_io import save_png, to_images
+from sigmafield.recipes.image_io import to_images
 from sigmafield.recipes.inputs import ControlImage
 from sigmafield.recipes.options import DemoFusion
+from sigmafield.recipes.output import save_image
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish
 
@@ -80,7 +81,7 @@ def test_images_that_steer_are_cut_along(
     ends = []
     for seed in (0, 1):
         hint = torch.rand(1, 3, 16, 12, generator=torch.Generator().manual_seed(seed))
-        save_png(to_images(hint)[0], tmp_path / f"{seed}.png")
+        save_image(to_images(hint)[0], tmp_path / f"{seed}.png")
         pipe, recipe = small_size(loaded("sd1"))
         steered = replace(recipe, controls=(ControlImage(str(tmp_path / "net"), str(tmp_path / f"{seed}.png")),))
         job = opened(steered, pipe, DemoFusion(2))

@@ -18,8 +18,9 @@ from sigmafield import generate
 from sigmafield.core.process import Flow
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.execute import open_job
-from sigmafield.recipes.image_io import open_frames, recipe_of, to_tensor
+from sigmafield.recipes.image_io import open_frames, to_tensor
 from sigmafield.recipes.options import Region, Tiling
+from sigmafield.recipes.output import recipe_of
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish
 

@@ -21,7 +21,8 @@ from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
 from sigmafield.parameterization.latent_format import latent_format
 from sigmafield.recipes.execute import open_job
-from sigmafield.recipes.image_io import save_png, to_images
+from sigmafield.recipes.image_io import to_images
+from sigmafield.recipes.output import save_image
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish, sample
 from sigmafield.spatial.inpaint import hidden, inpaint_concat
@@ -134,8 +135,8 @@ def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> 
     """On an inpainting network a recipe's mask is its concat too; without one all is masked, and the latent grey."""
     pipe = load(inpainting[0])
     image, mask = tmp_path / "in.png", tmp_path / "mask.png"
-    save_png(to_images(PICTURE)[0], image)
-    save_png(to_images(MASK.expand(3, *SIZE)[None])[0], mask)
+    save_image(to_images(PICTURE)[0], image)
+    save_image(to_images(MASK.expand(3, *SIZE)[None])[0], mask)
     recipe = Recipe("a red heart", steps=3, image=str(image), mask=str(mask))
     guider = open_job(recipe, pipe).run.denoise.denoise  # within the run's Inpaint
     assert_close(guider.positive[0].concat, concat_of(pipe), atol=0.02, rtol=0)  # the file's pixels are bytes
@@ -151,8 +152,8 @@ def test_a_mask_of_another_size_is_resized_to_the_image_first(inpainting: tuple[
     """Bilinear, to the image and then to the latent: for the noise, for the concat, and for what the image hides."""
     pipe, (image, mask) = load(inpainting[0]), (tmp_path / "in.png", tmp_path / "mask.png")
     small = torch.randint(0, 256, (1, 1, 5, 11), generator=torch.Generator().manual_seed(4)) / 255
-    save_png(to_images(PICTURE)[0], image)
-    save_png(to_images(small.expand(1, 3, 5, 11))[0], mask)
+    save_image(to_images(PICTURE)[0], image)
+    save_image(to_images(small.expand(1, 3, 5, 11))[0], mask)
     denoise = open_job(Recipe("a red heart", steps=3, image=str(image), mask=str(mask)), pipe).run.denoise
     large = torch.nn.functional.interpolate(small, SIZE, mode="bilinear")
     latent = torch.nn.functional.interpolate(large, (8, 12), mode="bilinear")

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.recipes.image_io import save_png
+from sigmafield.recipes.output import save_image
 
 STEPS = {"steps": 2, "seed": 3, "denoise": 0.6}
 
 
 def forms(image, path):
     """An RGB image in every form."""
-    save_png(image, path)
+    save_image(image, path)
     pixels = np.array(image)
     planes = torch.from_numpy(pixels).permute(2, 0, 1)
     return {
@@ -71,17 +71,17 @@ def test_a_recipe_knows_images_in_memory_by_their_digest(pipe, heart, tmp_path):
     with pytest.raises(ValueError, match=r"the image was in memory when this recipe was made \(memory:[0-9a-f]{12}…\)"):
         sf.open_job(read, pipe)
     path = tmp_path / "heart.png"
-    save_png(heart, path)
+    save_image(heart, path)
     found, _ = sf.read_inputs(replace(sealed, image=str(path)))  # a file of the same pixels takes its place
     assert found.image_sha256 == sealed.image_sha256
-    save_png(Image.new("RGB", heart.size), path)
+    save_image(Image.new("RGB", heart.size), path)
     with pytest.raises(ValueError, match="has changed since this recipe was made"):
         sf.read_inputs(replace(sealed, image=str(path)))
 
 
 def test_bytes_in_memory_have_the_digest_of_their_file(heart, tmp_path):
     path = tmp_path / "heart.png"
-    save_png(heart, path)
+    save_image(heart, path)
     digests = [sf.read_inputs(sf.Recipe("x", image=each))[0].image_sha256 for each in (path, path.read_bytes())]
     assert digests[0] == digests[1]
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from command_line import run
-from sigmafield.recipes.image_io import save_png
 from sigmafield.recipes.image_texts import parsed, texts_of
 from sigmafield.recipes.other_programs import read_recipe, recipe_from
 from sigmafield.recipes.recipe import Recipe
@@ -178,7 +177,9 @@ def test_the_command_prints_sigmafields_own_recipe(tmp_path):
 def test_an_image_without_a_recipe_is_one_line(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     for name, text in [("damaged", "[1]"), ("torn", '{"recipe"')]:
-        save_png(Image.new("RGB", (4, 4)), tmp_path / f"{name}.png", text)
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("sigmafield", text)
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png", pnginfo=info)
     for path, message in [
         ("plain.png", "has no recipe that is known"),
         ("none.png", "no image at"),

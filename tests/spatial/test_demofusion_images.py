@@ -11,7 +11,7 @@ from sigmafield.core.geometry import Box
 from sigmafield.core.resize import resize
 from sigmafield.core.statistics import moments
 from sigmafield.parameterization.prediction import flow_sampling
-from sigmafield.recipes.image_io import save_png
+from sigmafield.recipes.output import save_image
 
 RECIPE = sf.Recipe("red heart", steps=3, cfg=3.0, seed=5)
 
@@ -28,7 +28,7 @@ def pipe():
 @pytest.fixture(scope="module")
 def heart(pipe, tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "heart.png"
-    save_png(sf.generate(pipe, "red heart", steps=6, cfg=3.0, seed=1)[0], path)
+    save_image(sf.generate(pipe, "red heart", steps=6, cfg=3.0, seed=1)[0], path)
     return str(path)
 
 

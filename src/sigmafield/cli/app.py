@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError
 
 from sigmafield.cli.errors import fail
 from sigmafield.cli.prose import description_in
+from sigmafield.cli.signals import Interrupted
 
 app = App(
     name="sigmafield",
@@ -32,8 +33,8 @@ for order, (name, file) in enumerate(COMMANDS.items()):
     app.command(f"sigmafield.cli.{file}:{name}", help=about, sort_key=order)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the `sigmafield` command.
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run a command.
 
     Args:
         arguments: Words of the command line; None is the process's own.
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         fail(str(error))
-    except KeyboardInterrupt:  # before there is a state to keep
-        sys.exit(130)
+    except Interrupted as end:
+        sys.exit(end.status)
     except BrokenPipeError:  # the reader of a pipe has gone
         sys.stderr.close()

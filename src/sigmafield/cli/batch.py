@@ -1,184 +1,181 @@
-"""Many images: prompts from a file, names for what they become, one load of the model for all."""
+"""`sigmafield sample --prompts`: a job of many lines, which the same command goes on with wherever it was stopped."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from sigmafield.cli.errors import USER_ERRORS, complain, fail
-from sigmafield.cli.runner import check_folder, draw, write
-from sigmafield.cli.terminal import Display, rows_text
+from sigmafield.cli.errors import USER_ERRORS, complain
+from sigmafield.cli.manifest import Entry, Manifest
+from sigmafield.cli.prompts import Line
+from sigmafield.cli.runner import ENDING, Watch, Watching, enough_memory, kept
+from sigmafield.cli.shared import Shared
+from sigmafield.cli.signals import Interrupted, Signals
+from sigmafield.cli.single import check_previews, facts_of, say_savings, stem_of, words_of
+from sigmafield.cli.terminal import Display
 from sigmafield.cli.understood import say_notes
 from sigmafield.core.protocols import State
-from sigmafield.lab.tiles import write_tiles
-from sigmafield.models.bundle import Pipeline
-from sigmafield.recipes.execute import Result, open_job, open_pipe
-from sigmafield.recipes.inputs import controls_of, read_inputs
+from sigmafield.recipes.execute import execute, open_job
 from sigmafield.recipes.options import MachineOptions
+from sigmafield.recipes.output import files_of
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.checkpoint import load_state
+from sigmafield.runs.files import OwnFile, check_writable, free_names, write_at
 
 
-@dataclass(frozen=True)
-class Asked:
-    """An image to draw.
+@dataclass
+class Report:
+    """What has become of the lines, as plain values.
 
     Args:
-        recipe: What to draw.
-        output: The PNG to write; None names it after prompt and seed, in `folder`.
-        folder: Where to write without an output.
-        line: Its line in the file of prompts, from 1; None is a single image.
-        tiles: A PNG or SVG of the tiles, written before the run.
-        phases: A folder for the images of the phases before the last.
-
-    Raises:
-        FileNotFoundError: A folder does not exist.
-        ValueError: The tiles' file has another ending.
+        images: Those written by this command.
+        skipped: Those written before.
+        failed: Those that could not be drawn.
     """
 
-    recipe: Recipe
-    output: Path | None = None
-    folder: Path = Path()
-    line: int | None = None
-    tiles: Path | None = None
-    phases: Path | None = None
+    images: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        for path in (self.output, self.tiles):
-            if path:
-                check_folder(path)
-        if self.phases and not self.phases.is_dir():
-            raise FileNotFoundError(f"no folder {self.phases} to write the phases in")
-        if self.tiles and self.tiles.suffix.lower() not in (".png", ".svg"):
-            raise ValueError(f"show-tiles must be a .png or .svg file; got {self.tiles}")
+    def fail(self, line: Line, recipe: Recipe | None, error: Exception, manifest: Manifest) -> None:
+        """Note that a line cannot be drawn, and say why."""
+        complain(f"line {line.number}: {error}")
+        self.failed.append({"line": line.number, "prompt": recipe.prompt if recipe else line.text, "error": str(error)})
+        plain = None if recipe is None else recipe.to_plain()
+        manifest.add(Entry(line.number, "failed", plain, error=str(error)))
 
-    def path(self) -> Path:
-        """The PNG to write; in the folder, which is made if it does not exist, under a name that is free."""
-        if self.output:
-            return self.output
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return free_path(self.folder, self.recipe)
+    def json(self) -> str:
+        """One line for machines."""
+        whole = {"images": self.images, "skipped": self.skipped, "failed": self.failed}
+        return json.dumps(whole, ensure_ascii=False)
 
-
-def read_prompts(path: Path) -> dict[int, str]:
-    """The prompts of a file by their line numbers from 1; blank lines and those that begin with # are left out."""
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file of prompts at {path}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text in UTF-8") from None
-    prompts = {number: line.strip() for number, line in enumerate(lines, 1)}
-    found = {number: text for number, text in prompts.items() if text and not text.startswith("#")}
-    if not found:
-        raise ValueError(f"{path} has no prompts: it needs one per line; blank lines and # comments are skipped")
-    return found
+    def text(self, lines: int, manifest: Path) -> str:
+        """One line for people: what has become of all lines."""
+        counts = {"written": len(self.images), "skipped": len(self.skipped), "failed": len(self.failed)}
+        left = lines - sum(counts.values())
+        said = [f"{n} {what}" for what, n in counts.items() if n or what == "written"] + [f"{left} left"] * bool(left)
+        again = "; to draw them again, remove it" if counts["skipped"] else ""
+        return f"{', '.join(said)}; lines are noted in {manifest}{again}"
 
 
-def asked_for(recipe: Recipe, prompts: dict[int, str], output: Path | None, folder: Path | None) -> list[Asked]:
-    """An image for the recipe, or for each of the prompts.
-
-    Raises:
-        ValueError: An output and a folder are given, or one output for several prompts.
-    """
-    if output and folder:
-        raise ValueError(f"give -o or --out-dir, not both; got {output} and {folder}")
-    if output and prompts:
-        raise ValueError(f"--prompts draws an image for each line: give --out-dir instead of -o {output}")
-    here = folder or Path()
-    if prompts:
-        return [Asked(replace(recipe, prompt=text), folder=here, line=line) for line, text in prompts.items()]
-    return [Asked(recipe, None if folder else output or Path("out.png"), here)]
-
-
-def free_path(folder: Path, recipe: Recipe) -> Path:
-    """A PNG in a folder, named after prompt and seed, where neither it nor a checkpoint of it exists yet."""
-    words = re.sub(r"\W+", "-", recipe.prompt.lower())[:60].strip("-") or "image"
-    stem, number = f"{words}-{recipe.seed}", 1
-    while any((folder / f"{stem}{end}").exists() for end in (".png", ".checkpoint.safetensors")):
-        number += 1
-        stem = f"{words}-{recipe.seed}_{number}"
-    return folder / f"{stem}.png"
-
-
-def report(
-    asked: Sequence[Asked],
-    machine: MachineOptions,
-    *,
-    as_json: bool,
-    every: int | None = None,
-    state: State | None = None,
+def draw_all(
+    lines: Sequence[Line], folder: Path, prompts: Path, machine: MachineOptions, how: Watching, *, as_json: bool
 ) -> None:
-    """Draw what is asked for, write the files and say what they are; a line that fails is named, and the others go on.
+    """Draw each line once: those that were written before are skipped, a bad one is named and the others go on.
+
+    The status is 0 if all lines are written, 2 if some failed, and 128 and the signal's number after a signal.
 
     Args:
-        asked: The images, all of one model and with the same inputs.
-        machine: What the model runs on.
+        lines: What is drawn.
+        folder: Where files and manifest are written; it is made if it does not exist.
+        prompts: The file of prompts, for the manifest's name.
+        machine: What the models run on.
+        how: What is written on the way.
         as_json: Print JSON for machines, and no progress.
-        every: Steps between two preview files; None writes none.
-        state: Where the only image asked for goes on.
+
+    Raises:
+        OSError: The folder cannot be written to, or another process works on this batch.
     """
-    sealed, inputs = read_inputs(asked[0].recipe)  # before the model is loaded, which takes longer
-    pipe = open_pipe(sealed, **machine.load_arguments())
-    if every is not None:
-        check_previews(pipe, every)
-    controls = controls_of(sealed.controls, inputs.hints, pipe)
-    display, files, failed = Display(sealed, as_json, len(asked)), [], []
-    for part, one in enumerate(asked):
-        began = perf_counter()
+    report, shared, status = Report(), Shared(machine), 0
+    with Manifest(folder, prompts) as manifest:
+        todo = planned(lines, manifest, shared, report)
+        display = Display(as_json, [recipe.steps for _, recipe in todo])
+        for part, (line, recipe) in enumerate(todo):
+            try:
+                facts, words = draw_line(line, recipe, part, manifest, shared, how, display, as_json)
+            except Interrupted as end:
+                status = end.status
+                break
+            except USER_ERRORS as error:
+                report.fail(line, recipe, error, manifest)
+                continue
+            report.images.append(facts)
+            if not as_json:
+                print(words, flush=True)
+        print(report.json() if as_json else report.text(len(lines), manifest.path))
+    if status or report.failed:
+        sys.exit(status or 2)
+
+
+def planned(lines: Sequence[Line], manifest: Manifest, shared: Shared, report: Report) -> list[tuple[Line, Recipe]]:
+    """The lines that are to be drawn, with their recipes and the digests of their files; others are reported."""
+    todo = []
+    for line in lines:
         try:
-            path, job = one.path(), open_job(replace(sealed, prompt=one.recipe.prompt), pipe, inputs, controls)
-            if part == 0:
-                say_notes(job, quiet=as_json)
-            if one.tiles:
-                write_tiles(job, inputs, one.tiles)
-            result = draw(job, state, path, display, part, every, one.phases)
+            if line.recipe is None:
+                raise ValueError(line.error)
+            sealed, _ = shared.inputs(line.recipe)
         except USER_ERRORS as error:
-            failed.append(refuse(one, error))
+            report.fail(line, line.recipe, error, manifest)
             continue
-        written = write(result.images, path, job.recipe)
-        files.append(said(one, job.recipe, result, perf_counter() - began, written, as_json))
-    if asked[0].line is not None and as_json:
-        print(json.dumps({"images": files, "failed": failed}, ensure_ascii=False))
-    elif as_json:
-        print(json.dumps(files[0], ensure_ascii=False))
-    if failed:
-        sys.exit(2)
+        if files := manifest.written(line.number, sealed.to_plain()):
+            report.skipped.append({"line": line.number, "files": [str(file) for file in files]})
+        else:
+            todo.append((line, sealed))
+    return todo
 
 
-def check_previews(pipe: Pipeline, every: int) -> None:
-    """Raise ValueError where there cannot be a preview every this many steps."""
-    if every < 1:
-        raise ValueError(f"preview-every must be ≥ 1; got {every}")
-    if pipe.preview is None:
-        name = pipe.model.name
-        raise ValueError(f"{name} has no cheap preview: give it a small decoder, --preview-decoder PATH")
+@enough_memory()
+def draw_line(
+    line: Line,
+    recipe: Recipe,
+    part: int,
+    manifest: Manifest,
+    shared: Shared,
+    how: Watching,
+    display: Display,
+    as_json: bool,
+) -> tuple[dict[str, Any], str]:
+    """Draw a line, from its checkpoint if it has one, and write its files: (facts, the same for people).
+
+    Raises:
+        Interrupted: A signal came; the state is saved where the next command finds it.
+    """
+    began, signals = perf_counter(), Signals()
+    check_writable(manifest.folder)
+    sealed, inputs = shared.inputs(recipe)
+    pipe = shared.pipe(sealed)
+    check_previews(pipe, how)
+    job = open_job(sealed, pipe, inputs, shared.controls(sealed, inputs, pipe))
+    say_notes(job, quiet=part > 0 or as_json)
+    path = manifest.folder / f"{stem_of(sealed)}.png"
+    checkpoint = OwnFile(manifest.folder / f"{manifest.owner}.line-{line.number}{ENDING}", mine=True)
+    watch = Watch(job, path, display, shared.machine, how, checkpoint, part, again="the same command")
+    with signals.raised(), kept(watch):
+        with display:
+            result = execute(job, watch, state_of(checkpoint.path, job.recipe))
+        with signals.held():
+            files = write_line(line.number, job.recipe, path, files_of(result.images, ".png", job.recipe), manifest)
+            watch.checkpoint.remove()
+    say_savings(result)
+    facts = facts_of(job.recipe, result, perf_counter() - began, files)
+    return {**facts, "line": line.number}, words_of(job.recipe, result, facts)
 
 
-def refuse(one: Asked, error: Exception) -> dict[str, Any]:
-    """Say what is wrong: the end of the program for a single image, a line to skip for one of many."""
-    if one.line is None:
-        fail(str(error))
-    complain(f"line {one.line}: {error}")
-    return {"line": one.line, "prompt": one.recipe.prompt, "error": str(error)}
+def state_of(checkpoint: Path, recipe: Recipe) -> State | None:
+    """The state that a line goes on from; None where there is none of this recipe."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        state, meta = load_state(checkpoint)
+    except ValueError:
+        return None
+    return state if meta.get("recipe") == recipe.to_json() else None
 
 
-def said(
-    one: Asked, recipe: Recipe, result: Result, seconds: float, written: list[Path], quiet: bool
-) -> dict[str, Any]:
-    """Say what was written, and what it took; the same as plain values."""
-    nfe = result.state.nfe
-    if not quiet:
-        names = str(written[0]) if len(written) == 1 else f"{written[0]} (all) and {written[1]} … {written[-1].name}"
-        rows = f"; {rows_text(*result.rows)}" if recipe.tiling else ""
-        print(f"{names}: {nfe} evaluations in {seconds:.1f} s, seed {recipe.seed}{rows}")
-    facts = {"nfe": nfe, "seconds": round(seconds, 3), "recipe": recipe.to_plain()}
-    if recipe.tiling:
-        facts["rows"], facts["rows_saved"] = result.rows[0], result.rows[1] - result.rows[0]
-    line = {} if one.line is None else {"line": one.line}
-    return {"files": [str(file) for file in written], **line, **facts}
+def write_line(line: int, recipe: Recipe, path: Path, parts: dict[str, bytes], manifest: Manifest) -> list[Path]:
+    """Write the files of a line under names that are free, so that a kill at any moment leaves it drawn once or not."""
+    plain, digests = recipe.to_plain(), [hashlib.sha256(data).hexdigest() for data in parts.values()]
+    for files in free_names(path, tuple(parts)):
+        names = [file.name for file in files]
+        manifest.add(Entry(line, "writing", plain, names, digests))
+        if write_at(dict(zip(files, parts.values())), manifest.owner):
+            manifest.add(Entry(line, "written", plain, names, digests))
+            return files
+    raise AssertionError("free names never end")

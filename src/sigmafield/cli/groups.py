@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from sigmafield.cli.flags import Flags, panel
+from sigmafield.cli.moved import MovedOptions
 from sigmafield.recipes.groups import CanvasOptions, ImageOptions, ModelOptions, SamplingOptions, SteeringOptions
 from sigmafield.recipes.options import MachineOptions
 
@@ -24,8 +25,26 @@ STEERING = Flags(
 MODEL = Flags(ModelOptions, "Model", {"loras": "lora"})
 MACHINE = Flags(MachineOptions, "Machine")
 
+MOVED = Flags(MovedOptions, "Moved files")
+
 Output = Annotated[
-    Path | None, Parameter(name=["--output", "-o"], help="PNG to write. [default: out.png]", group=FILES)
+    Path | None,
+    Parameter(
+        name=["--output", "-o"],
+        help="PNG, JPEG, WebP or AVIF to write; NAME_2 where it exists. [default: out.png]",
+        group=FILES,
+    ),
+]
+Overwrite = Annotated[
+    bool, Parameter(name="--overwrite", negative="", show_default=False, help="Replace what -o names.", group=FILES)
+]
+CheckpointEvery = Annotated[
+    float,
+    Parameter(
+        name="--checkpoint-every",
+        help="Seconds after which a run saves its state, again and again, until it is finished.",
+        group=FILES,
+    ),
 ]
 Size = Annotated[
     str | None, Parameter(name="--size", help="Width x height in pixels, such as 512x768.", group=panel("Images"))

@@ -107,7 +107,10 @@ class Readers:
 
 READERS = Readers(
     {"shift": parse_shift},
-    {"regions": parse_region, "controls": parse_control, "loras": parse_lora},
+    {
+        "regions": parse_region, "controls": parse_control, "loras": parse_lora,
+        "lora_files": str, "control_images": str, "control_nets": str,
+    },
     {
         "shift": "S|size", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:STRENGTH]",
         "loras": "FILE[:STRENGTH[:TEXT]]",

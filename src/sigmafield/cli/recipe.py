@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from sigmafield.cli.errors import complain
 from sigmafield.cli.flags import with_flags
-from sigmafield.recipes.image_io import recipe_of
 from sigmafield.recipes.other_programs import read_recipe
+from sigmafield.recipes.output import recipe_of
 from sigmafield.recipes.recipe import Recipe
 
 

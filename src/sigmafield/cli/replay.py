@@ -1,4 +1,4 @@
-"""`sigmafield replay`: draw an image again from the recipe that its PNG carries, and compare the pixels."""
+"""`sigmafield replay`: draw an image again from the recipe that it carries, and compare the pixels."""
 
 from __future__ import annotations
 
@@ -12,48 +12,62 @@ from cyclopts import Parameter
 
 from sigmafield import __version__
 from sigmafield.cli.flags import Given, with_flags
-from sigmafield.cli.groups import FILES, MACHINE, Json
-from sigmafield.cli.runner import check_folder, draw, label
+from sigmafield.cli.groups import FILES, MACHINE, MOVED, Json, Overwrite
+from sigmafield.cli.moved import with_moved
+from sigmafield.cli.runner import Watch, Watching, enough_memory, kept
+from sigmafield.cli.signals import Signals
+from sigmafield.cli.single import Target, check_video
 from sigmafield.cli.terminal import Display
-from sigmafield.recipes.execute import open_job, open_pipe
-from sigmafield.recipes.image_io import open_frames, recipe_of, save_png, sheets
+from sigmafield.recipes.execute import execute, open_job, open_pipe
+from sigmafield.recipes.image_io import open_frames, sheets
 from sigmafield.recipes.options import MachineOptions
-from sigmafield.recipes.recipe import Recipe, with_entries
+from sigmafield.recipes.output import ENDINGS, as_read, encoded, label, recipe_of
+from sigmafield.recipes.recipe import Recipe
 
 
-@with_flags(machine=(MACHINE,))
+@with_flags(moved=(MOVED,), machine=(MACHINE,))
+@enough_memory()
 def replay(
-    png: Annotated[Path, Parameter(help="PNG that sigmafield wrote.")],
+    file: Annotated[Path, Parameter(name="FILE", help="Image that sigmafield wrote.")],
     /,
     *,
+    moved: Given,
     machine: Given,
     output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], help="Default: NAME-replay.png in its folder.", group=FILES)
+        Path | None, Parameter(name=["--output", "-o"], help="Default: NAME-replay in its folder.", group=FILES)
     ] = None,
-    image: Annotated[Path | None, Parameter(help="Where the input image is now, if it has moved.", group=FILES)] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Draw an image again from the recipe that its PNG carries, and compare the pixels.
+    """Draw an image again from the recipe that it carries, and compare the pixels.
 
     The status is 0 if every pixel is the same, and 1 if not.
     """
-    carried = json_.loads(recipe_of(png))
-    recipe, index = Recipe.from_json(json_.dumps(carried["recipe"])), carried["image"]
-    if image:
-        recipe = with_entries(recipe, image=str(image), image_sha256=recipe.image_sha256)
-    output = output or png.with_name(f"{png.stem}-replay{png.suffix}")
-    check_folder(output)
-    job = open_job(recipe, open_pipe(recipe, **MachineOptions(**machine).load_arguments()))
-    images = draw(job, None, output, Display(recipe, json)).images
-    frames = sheets(images) if index is None else images[index]
-    save_png(frames[0], output, label(job.recipe, index), frames[1:])
-    before, after = (np.asarray(open_frames(path)).astype(int) for path in (png, output))
+    carried = json_.loads(recipe_of(file))
+    recipe, index = with_moved(Recipe.from_json(json_.dumps(carried["recipe"])), moved), carried["image"]
+    target = Target(output or file.with_name(f"{file.stem}-replay{file.suffix}"), recipe, overwrite)
+    options = MachineOptions(**machine)
+    job = open_job(recipe, open_pipe(recipe, **options.load_arguments()))
+    check_video(job, target.path)
+    watch, signals = Watch(job, target.path, Display(json, [recipe.steps]), options, Watching()), Signals()
+    with signals.raised(), kept(watch):
+        with watch.display:
+            images = execute(job, watch).images
+        frames = sheets(images) if index is None else images[index]
+        with signals.held():
+            [written] = target.write({"": encoded(frames, target.path.suffix, label(job.recipe, index))})
+            watch.checkpoint.remove()
+    known = open_frames(file)
+    again = as_read(frames, ENDINGS.get(known[0].format or "", ".png"))
+    before, after = (
+        np.asarray([np.asarray(each.convert("RGB")) for each in some]).astype(int) for some in (known, again)
+    )
     same = before.shape == after.shape and bool((before == after).all())
     if json:
-        print(json_.dumps({"files": [str(output)], "identical": same, "made_by": carried["sigmafield"]}))
+        print(json_.dumps({"files": [str(written)], "identical": same, "made_by": carried["sigmafield"]}))
     elif same:
-        print(f"{output}: every pixel is the same as in {png}")
+        print(f"{written}: every pixel is the same as in {file}")
     else:
         by = "" if before.shape != after.shape else f" by up to {np.abs(before - after).max()} of 255"
-        print(f"{output}: differs from {png}{by} (made by sigmafield {carried['sigmafield']}, this is {__version__})")
+        print(f"{written}: differs from {file}{by} (made by sigmafield {carried['sigmafield']}, this is {__version__})")
     sys.exit(0 if same else 1)

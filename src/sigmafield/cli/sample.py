@@ -1,4 +1,4 @@
-"""`sigmafield sample`: an image from a prompt, or one for each prompt of a file."""
+"""`sigmafield sample`: an image from a prompt, or one for each line of a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sigmafield.cli.batch import asked_for, read_prompts, report
+from sigmafield.cli.batch import draw_all
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import (
     CANVAS,
@@ -17,13 +17,18 @@ from sigmafield.cli.groups import (
     MODEL,
     SAMPLING,
     STEERING,
+    CheckpointEvery,
     Json,
     Negative,
     Output,
+    Overwrite,
     PreviewEvery,
     Size,
 )
 from sigmafield.cli.parse import parse_size
+from sigmafield.cli.prompts import read_lines
+from sigmafield.cli.runner import Watching
+from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.recipe import Recipe
@@ -44,22 +49,33 @@ def sample(
     ] = None,
     prompts: Annotated[
         Path | None,
-        Parameter(help="Text file with one prompt per line; blank lines and # comments are skipped.", group=FILES),
+        Parameter(
+            help="File with a prompt, or a JSON object of a recipe's fields, per line; - is standard input. The same "
+            "command again goes on where it was stopped.",
+            allow_leading_hyphen=True,
+            group=FILES,
+        ),
     ] = None,
+    overwrite: Overwrite = False,
     preview_every: PreviewEvery = None,
+    checkpoint_every: CheckpointEvery = 60.0,
     size: Size = None,
     json: Json = False,
 ) -> None:
-    """Draw an image from a prompt, or one for each prompt of a file.
+    """Draw an image from a prompt, or one for each line of a file.
 
-    The PNG carries its recipe: `sigmafield replay` draws it again.
+    The file carries its recipe: `sigmafield replay` draws it again.
     Ctrl-C keeps a checkpoint: `sigmafield resume` finishes it.
     """
     if (prompt is None) == (prompts is None):
         raise ValueError('give a prompt, such as "a red heart", or --prompts FILE with one per line')
-    many = read_prompts(prompts) if prompts else {}
-    text = prompt if prompt is not None else next(iter(many.values()))
-    whole = Recipe(text, negative, **recipe, **parse_size(size))
+    whole, how = Recipe(prompt or "", negative, **recipe, **parse_size(size)), Watching(preview_every, checkpoint_every)
     say_understood(recipe, whole, quiet=json)
-    asked = asked_for(whole, many, output, out_dir)
-    report(asked, MachineOptions(**machine), as_json=json, every=preview_every)
+    options = MachineOptions(**machine)
+    if prompts is None:
+        draw(target_of(whole, output, out_dir, overwrite), options, how, as_json=json)
+        return
+    if output is not None or overwrite:
+        given = "--overwrite" if output is None else f"-o {output}"
+        raise ValueError(f"--prompts draws an image for each line: give --out-dir instead of {given}")
+    draw_all(read_lines(prompts, whole), out_dir or Path(), prompts, options, how, as_json=json)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -15,10 +17,12 @@ from rich.text import Text
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.image_io import sheet
-from sigmafield.recipes.recipe import Recipe
 
 PREVIEW_EVERY = 0.2
 """Seconds between two previews, so that they cost little of a fast run."""
+
+SPEED_PERIOD = 3600.0
+"""Seconds whose speed the time left is estimated from, so that steps and decodings count as they come."""
 
 PREVIEW_WIDTH = 32
 """Columns of the terminal that a preview takes; two pixels fit above each other in a character."""
@@ -28,12 +32,11 @@ class Display:
     """A progress bar with the time left and, in a terminal and for models that have one, a preview.
 
     Args:
-        recipe: What is drawn.
         quiet: Show nothing.
-        parts: Images, or batches of them, that the bar is for; it may be entered again for each of them.
+        steps: Steps of each image, or batch of images, that the bar is for; it may be entered again for each of them.
     """
 
-    def __init__(self, recipe: Recipe, quiet: bool, parts: int = 1):
+    def __init__(self, quiet: bool, steps: Sequence[int]):
         console = Console(stderr=True)
         self._live_preview = console.is_terminal and console.color_system == "truecolor"
         self._bar = Progress(
@@ -45,9 +48,10 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
+            speed_estimate_period=SPEED_PERIOD,
         )
-        self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=parts, note="")
-        self._parts = parts
+        self._steps = tuple(steps)
+        self._task = self._bar.add_task("", total=sum(steps), note="")
         self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
         self._quiet = quiet or not console.is_terminal
         self._last = 0.0
@@ -59,19 +63,20 @@ class Display:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         if not self._quiet:
-            self._live.stop()
+            with suppress(OSError):  # the terminal has been closed, which the signal that follows says
+                self._live.stop()
 
     def update(self, job: Job, state: State, part: int = 0) -> None:
         """Show how far the run of a part is, and now and then what it sees."""
         if self._quiet:
             return
-        self._bar.update(self._task, completed=part + job.run.progress(state))
-        if job.recipe.tiling:
-            self._bar.update(self._task, note=rows_text(*job.rows(state)))
-        if label := job.run.label(state):
-            self._bar.update(self._task, note=label)
-        if self._parts > 1:
-            self._bar.update(self._task, description=f"{part + 1} of {self._parts}: {job.recipe.prompt[:40]}")
+        recipe, parts = job.recipe, len(self._steps)
+        name = (
+            f"{part + 1} of {parts}: {recipe.prompt[:40]}" if parts > 1 else f"{recipe.sampler}, {recipe.steps} steps"
+        )
+        note = rows_text(*job.rows(state)) if recipe.tiling else ""
+        done = sum(self._steps[:part]) + self._steps[part] * job.run.progress(state)
+        self._bar.update(self._task, completed=done, description=name, note=job.run.label(state) or note)
         if self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
             images = job.preview(state)
             if images:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from sigmafield.cli.batch import Asked, report
 from sigmafield.cli.flags import Flags, Given, panel, with_flags
 from sigmafield.cli.groups import (
     FILES,
@@ -16,13 +15,17 @@ from sigmafield.cli.groups import (
     MODEL,
     SAMPLING,
     STEERING,
+    CheckpointEvery,
     Json,
     Negative,
     Output,
+    Overwrite,
     PreviewEvery,
     Size,
 )
 from sigmafield.cli.large import demofusion_recipe, refuse_others, tiles_recipe
+from sigmafield.cli.runner import Watching
+from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood
 from sigmafield.recipes.options import DemoFusion, Detail, MachineOptions, Tiling
 from sigmafield.recipes.recipe import Recipe
@@ -84,7 +87,9 @@ def upscale(
     ] = None,
     negative: Negative = "",
     output: Output = None,
+    overwrite: Overwrite = False,
     preview_every: PreviewEvery = None,
+    checkpoint_every: CheckpointEvery = 60.0,
     json: Json = False,
 ) -> None:
     """Enlarge an image and redraw it in tiles: much where there is much detail, little where there is not.
@@ -109,5 +114,6 @@ def upscale(
         source, text, own = demofusion_recipe(image_file, prompt, image, scale, first_size, {**demofusion, **vae})
         whole = Recipe(text, negative, image=source, **recipe, **own)
     say_understood(recipe, whole, quiet=json)
-    asked = [Asked(whole, output or Path("out.png"), tiles=show_tiles, phases=phases)]
-    report(asked, MachineOptions(**machine), as_json=json, every=preview_every)
+    how = Watching(preview_every, checkpoint_every, phases)
+    target = target_of(whole, output, None, overwrite)
+    draw(target, MachineOptions(**machine), how, as_json=json, tiles=show_tiles)

@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw
 
 from sigmafield.core.geometry import Box
 from sigmafield.recipes.build import Job, size_of, strengths_of
-from sigmafield.recipes.image_io import resized, save_png
+from sigmafield.recipes.image_io import resized
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import AUTO
+from sigmafield.recipes.output import save_image
 from sigmafield.recipes.tiling import cover_of, leaves_of
-from sigmafield.runs.checkpoint import write_whole
+from sigmafield.runs.files import write_whole
 from sigmafield.spatial.sigma_field import strength_of
 
 
@@ -105,7 +106,7 @@ def write_tiles(job: Job, inputs: Inputs, path: Path) -> None:
     if path.suffix.lower() == ".svg":
         write_whole(path, tiles_svg(image, boxes, values, line=float(line)).encode())
     else:
-        save_png(draw_tiles(image, boxes, values, line=line), path)
+        save_image(draw_tiles(image, boxes, values, line=line), path)
 
 
 def _text(buffer: io.BytesIO) -> str:

@@ -60,6 +60,9 @@ class Job:
         pipe: The model, as the recipe changes it.
         run: What is iterated; of a recipe with `demofusion` it is `Phases`.
         start: The state before the first step.
+        loaded: The model as it was loaded.
+        inputs: What the recipe's files hold.
+        controls: Images that steer.
         rows_each: Network rows that one evaluation of the whole image takes in tiles; 0 without tiles.
         paste: What puts the result into the input image, if the recipe asks for it.
         notes: What a user should know about the inputs, one sentence each.
@@ -69,6 +72,9 @@ class Job:
     pipe: Pipeline
     run: Steps
     start: State
+    loaded: Pipeline
+    inputs: Inputs
+    controls: Sequence[Control] = ()
     rows_each: int = 0
     paste: PasteBack | None = None
     notes: Sequence[str] = ()
@@ -104,7 +110,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     Raises:
         ValueError: The model cannot do what the recipe asks for.
     """
-    size, given = size_of(recipe, pipe.model, inputs), inputs
+    size, given, loaded = size_of(recipe, pipe.model, inputs), inputs, pipe
     inputs = middle_of(recipe, given, size)
     shown = shown_size(recipe.tiling, pipe.model, size)
     check_side(recipe, pipe.model, shown)
@@ -134,7 +140,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
         start = run.start(latent)
     rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
     paste = paste_of(recipe, given, inputs, size) if recipe.paste_back else None
-    return Job(recipe, pipe, run, start, rows, paste, [*notes_of(given), *size_notes(pipe.model, given, inputs)])
+    notes = [*notes_of(given), *size_notes(pipe.model, given, inputs)]
+    return Job(recipe, pipe, run, start, loaded, given, controls, rows, paste, notes)
 
 
 def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> DiffusionModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -16,6 +16,8 @@ from sigmafield.models.load import load
 from sigmafield.recipes.build import Job, open_single
 from sigmafield.recipes.framing import framed
 from sigmafield.recipes.inputs import Inputs, controls_of, read_inputs
+from sigmafield.recipes.memory import fewer_rows, is_out_of_memory, release, vae_savings
+from sigmafield.recipes.output import carrying
 from sigmafield.recipes.phases import open_phases
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import moved
@@ -32,11 +34,13 @@ class Result:
         images: For each image of the batch its frames: one, or those of a video.
         state: The state at the end.
         rows: (network rows, rows that plain tiling would have taken); 0 without tiles.
+        savings: What was done where memory did not suffice, in words; the images are the same up to rounding.
     """
 
     images: list[list[Image.Image]]
     state: State
     rows: tuple[int, int] = (0, 0)
+    savings: Sequence[str] = ()
 
 
 def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
@@ -77,6 +81,18 @@ def open_job(
     inputs = framed(recipe, inputs)
     if controls is None:
         controls = controls_of(recipe.controls, inputs.hints, pipe)
+    savings = vae_savings(pipe.vae) if inputs.frames else ()
+    for vae in (pipe.vae, *(each for _, each in savings)):
+        try:
+            return _opened(recipe, replace(pipe, vae=vae), inputs, controls)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not inputs.frames:
+                raise
+        release()
+    raise MemoryError("the input image does not fit into memory, even if the VAE encodes small tiles of it")
+
+
+def _opened(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequence[Control]) -> Job:
     if recipe.demofusion is None:
         return open_single(recipe, pipe, inputs, controls)
     return open_phases(recipe, recipe.demofusion, pipe, inputs, controls)
@@ -85,22 +101,67 @@ def open_job(
 def execute(job: Job, on_step: OnStep | None = None, state: State | None = None) -> Result:
     """Run a job to its end: the one loop of the command line, the server and the workers of a cluster.
 
+    Where memory does not suffice, a step is done again with fewer rows per network call, and the VAE works image by
+    image, then tile by tile. The images carry their recipe into the files that they are saved to.
+
     Args:
         job: What to run.
         on_step: Called with the first state and with each one after a step, for progress, previews and checkpoints;
             what it raises stops the run, with the last state in its hands.
         state: Where to go on from; None is the job's start.
+
+    Raises:
+        MemoryError: Memory does not suffice for one row of the network, or for the smallest tile of the VAE.
     """
-    state = moved(state or job.start, job.pipe.device)
+    state, limit = moved(state or job.start, job.pipe.device), job.pipe.model.max_rows
     if on_step is not None:
         on_step(state)
     while not job.run.done(state):
-        state = job.run.step(state)
+        job, state = _stepped(job, state)
         if on_step is not None:
             on_step(state)
-    images = job.images(state)
+    images, saving = _decoded(job, state)
+    rows = job.pipe.model.max_rows
+    savings = [f"at most {rows} {'row' if rows == 1 else 'rows'} in one network call"] if rows != limit else []
     frames = len(images) // job.recipe.batch
-    return Result([images[k : k + frames] for k in range(0, len(images), frames)], state, job.rows(state))
+    batch = [images[k : k + frames] for k in range(0, len(images), frames)]
+    savings += [saving] if saving else []
+    return Result(carrying(batch, job.recipe), state, job.rows(state), savings)
+
+
+def _stepped(job: Job, state: State) -> tuple[Job, State]:
+    """The state after one step, and the job that took it, which may have fewer rows in one network call."""
+    failed = ""
+    while True:
+        try:
+            return job, job.run.step(state)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = f"{failed or str(error) or 'out of memory'}"
+        except ValueError as error:
+            if not failed:
+                raise
+            raise MemoryError(f"{failed}; fewer rows in one network call do not help: {error}") from None
+        release()
+        smaller = fewer_rows(job.recipe, job.loaded)
+        if smaller is None:
+            raise MemoryError(f"{failed}; the network has one row per call already")
+        job = open_job(job.recipe, smaller, job.inputs, job.controls)
+
+
+def _decoded(job: Job, state: State) -> tuple[list[Image.Image], str]:
+    """The images of the last state, and how the VAE saved memory, if it had to."""
+    failed = ""
+    for how, vae in (("", job.pipe.vae), *vae_savings(job.pipe.vae)):
+        try:
+            return replace(job, pipe=replace(job.pipe, vae=vae)).images(state), how
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = failed or str(error) or "out of memory"
+        release()
+    raise MemoryError(f"{failed}; decoding the latent in small tiles does not help")
 
 
 def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:

@@ -1,32 +1,24 @@
-"""Images in and out: files → Pillow images ↔ tensors, PNG files that carry their recipe, contact sheets."""
+"""Images in memory: files → Pillow images ↔ tensors, contact sheets; `output` writes files."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence, PngImagePlugin
+from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from sigmafield.recipes.bit_depth import grey_levels, is_deep
-from sigmafield.runs.checkpoint import write_whole
 
 T = TypeVar("T")
-
-KEY = "sigmafield"
-"""Name of the PNG text chunk that holds the recipe."""
-
-DURATION = 62.5
-"""Milliseconds that a frame of a video is shown: 16 a second, as Wan was trained."""
 
 MOVING = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 """Formats whose further images are frames; in others, such as a camera's MPO, they are previews or layers."""
@@ -206,25 +198,6 @@ def sheet(images: Sequence[Image.Image], columns: int | None = None, gap: int = 
 def sheets(images: Sequence[Sequence[Image.Image]]) -> list[Image.Image]:
     """A sheet of all images for each frame."""
     return [sheet(frame) for frame in zip(*images)]
-
-
-def save_png(image: Image.Image, path: str | Path, recipe: str = "", more: Sequence[Image.Image] = ()) -> None:
-    """Write a PNG whole or not at all, with the recipe's JSON in a text chunk; animated with `more` frames."""
-    info = PngImagePlugin.PngInfo()
-    if recipe:
-        info.add_itxt(KEY, recipe)
-    moving: dict[str, Any] = {"save_all": True, "append_images": more, "duration": DURATION} if more else {}
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info, **moving)
-    write_whole(Path(path), buffer.getvalue())
-
-
-def recipe_of(path: str | Path) -> str:
-    """The JSON that a PNG carries. ValueError if it carries none."""
-    text = open_image(path).info.get(KEY)
-    if not isinstance(text, str):
-        raise ValueError(f"{path} carries no sigmafield recipe: only PNGs written by sigmafield can be replayed")
-    return text
 
 
 def digest(data: bytes) -> str:

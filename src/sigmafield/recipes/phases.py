@@ -56,7 +56,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         ValueError: The stride is above the network's size, or the model is one of videos or of inpainting.
     """
     window, stride = windows_of(how, pipe.model)
-    size, given = size_of(recipe, pipe.model, inputs), inputs
+    size, given, loaded = size_of(recipe, pipe.model, inputs), inputs, pipe
     inputs = middle_of(recipe, given, size)
     model = model_of(recipe, pipe.model, size)
     pipe = replace(pipe, model=model, vae=vae_for(how, pipe.vae, (size[0] * how.scale, size[1] * how.scale)))
@@ -87,7 +87,8 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
     if inputs.frames:
         run = Phases([phase(q) for q in range(1, how.scale + 1)], model.latent.factor)
         notes = size_notes(model, given, inputs)
-        return Job(recipe, pipe, run, run.start(source_latent(recipe, pipe, inputs, size)), notes=notes)
+        start = run.start(source_latent(recipe, pipe, inputs, size))
+        return Job(recipe, pipe, run, start, loaded, given, controls, notes=notes)
     source = source_latent(recipe, pipe, inputs, size)
     stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, source.shape)).to(pipe.device)
@@ -105,7 +106,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         **params,
     )
     phases = [Phase(1, size, first), *(phase(q) for q in range(2, how.scale + 1))]
-    return Job(recipe, pipe, Phases(phases, model.latent.factor), start)
+    return Job(recipe, pipe, Phases(phases, model.latent.factor), start, loaded, inputs, controls)
 
 
 def windows_of(how: DemoFusion, model: DiffusionModel) -> tuple[tuple[int, int], int]:

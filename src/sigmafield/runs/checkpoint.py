@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,28 +15,11 @@ from torch import Tensor
 
 from sigmafield.core.memory import Memory
 from sigmafield.core.protocols import State
+from sigmafield.runs.files import write_whole
 
 VERSION = 2
 FORMAT = "sigmafield-state-"
 """Before the version, the name of the format."""
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in the same directory, then rename it: readers never see a part of it."""
-    path = Path(path)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_state(state: State, path: str | Path, meta: Mapping[str, str] | None = None) -> None:
@@ -53,11 +34,16 @@ def save_state(state: State, path: str | Path, meta: Mapping[str, str] | None = 
     Raises:
         ValueError: A memory holds a value of another type.
     """
+    write_whole(Path(path), state_bytes(state, meta))
+
+
+def state_bytes(state: State, meta: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a checkpoint; arguments and errors as for `save_state`."""
     tensors = {"x": state.x} | ({"rng": state.rng} if state.rng is not None else {})
     memories = {part: _packed(memory, part, tensors) for part, memory in (("mem", state.mem), ("aux", state.aux))}
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     header = {"format": f"{FORMAT}{VERSION}", "i": state.i, "nfe": state.nfe, **memories}
-    write_whole(Path(path), save(tensors, {**(meta or {}), "state": json.dumps(header)}))
+    return save(tensors, {**(meta or {}), "state": json.dumps(header)})
 
 
 def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[State, dict[str, str]]:

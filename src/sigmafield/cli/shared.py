@@ -1,0 +1,66 @@
+"""What the images of a batch have in common, kept from one to the next: input files, the model, networks that steer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sigmafield.core.conditioning import Control
+from sigmafield.core.plain import to_plain
+from sigmafield.models.bundle import Pipeline
+from sigmafield.recipes.execute import open_pipe
+from sigmafield.recipes.inputs import Inputs, controls_of, read_inputs
+from sigmafield.recipes.options import MachineOptions
+from sigmafield.recipes.recipe import Recipe
+
+FILES = (
+    "image", "image_sha256", "mask", "mask_sha256", "mask_from", "denoise_map", "denoise_map_sha256", "controls", "loras",
+)  # fmt: skip
+"""Fields of a recipe that name files which are read, with their digests and how they are read."""
+
+MODEL = ("model", "parts", "loras", "embeddings")
+"""Fields of a recipe that say which model is loaded."""
+
+
+class Shared:
+    """The inputs, the model and the controls of the last image, for the next one that has the same.
+
+    Args:
+        machine: What the models run on.
+    """
+
+    def __init__(self, machine: MachineOptions):
+        self.machine = machine
+        self._read: tuple[str, Recipe, Inputs] | None = None
+        self._pipe: tuple[str, Pipeline] | None = None
+        self._controls: tuple[str, Pipeline, Sequence[Control]] | None = None
+
+    def inputs(self, recipe: Recipe) -> tuple[Recipe, Inputs]:
+        """The recipe with the digests of its files, and what is in them; errors as for `read_inputs`."""
+        key = _key(recipe, FILES)
+        if self._read is None or self._read[0] != key:
+            self._read = None
+            self._read = key, *read_inputs(recipe)
+        _, sealed, inputs = self._read
+        return replace(recipe, **{name: getattr(sealed, name) for name in FILES}), inputs
+
+    def pipe(self, sealed: Recipe) -> Pipeline:
+        """The model of a recipe; errors as for `open_pipe`. The one before is given up first, to save memory."""
+        key = _key(sealed, MODEL)
+        if self._pipe is None or self._pipe[0] != key:
+            self._pipe = self._controls = None
+            self._pipe = key, open_pipe(sealed, **self.machine.load_arguments())
+        return self._pipe[1]
+
+    def controls(self, sealed: Recipe, inputs: Inputs, pipe: Pipeline) -> Sequence[Control]:
+        """The images that steer; errors as for `controls_of`."""
+        key = _key(sealed, ("controls",))
+        if self._controls is None or self._controls[:2] != (key, pipe):
+            self._controls = None
+            self._controls = key, pipe, controls_of(sealed.controls, inputs.hints, pipe)
+        return self._controls[2]
+
+
+def _key(recipe: Recipe, names: Sequence[str]) -> str:
+    return json.dumps([to_plain(getattr(recipe, name)) for name in names])

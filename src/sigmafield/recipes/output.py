@@ -1,0 +1,186 @@
+"""Images out: files of several formats that carry the recipe, and images in memory that carry it into any file."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageSequence, PngImagePlugin, features
+
+from sigmafield.core.registry import near_miss
+from sigmafield.recipes.image_io import open_image, sheet, sheets
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.files import write_whole
+
+KEY = "sigmafield"
+"""Name of the PNG text chunk, and of the XMP property, that holds the recipe."""
+
+DURATION = 62.5
+"""Milliseconds that a frame of a video is shown: 16 a second, as Wan was trained."""
+
+FORMATS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".avif": ("AVIF", {"quality": 90, "subsampling": "4:4:4"}),
+}
+"""Pillow's name of the format, and how it is written, by the ending of the file."""
+
+ENDINGS: Mapping[str, str] = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "AVIF": ".avif"}
+"""The ending of a file by Pillow's name of the format that it is in."""
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:sigmafield="urn:sigmafield"><sigmafield:recipe>{}</sigmafield:recipe>'
+    "</rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+
+XMP_LIMIT = 65000
+"""Bytes of XMP that a JPEG has room for."""
+
+
+class CarryingImage(Image.Image):
+    """A Pillow image with a recipe, which `save` writes into PNG, JPEG, WebP and AVIF files.
+
+    Images that are made of it (resized, cropped, filtered) are plain images.
+
+    Args:
+        image: The image.
+        text: The recipe's JSON, see `label`; it is in `info["sigmafield"]` as well.
+    """
+
+    def __init__(self, image: Image.Image, text: str):
+        super().__init__()
+        self.__setstate__(image.__getstate__())
+        self.info[KEY] = text
+
+    def copy(self) -> CarryingImage:
+        """A copy with the same recipe."""
+        return CarryingImage(self, str(self.info[KEY]))
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        """Save the image with its recipe; arguments as for Pillow's `save`, and what they say about metadata wins."""
+        super().save(fp, format, **{**metadata(str(self.info[KEY])), **params})
+
+
+def metadata(text: str) -> dict[str, Any]:
+    """Arguments of Pillow's `save` that write a recipe: a PNG takes the text chunk, other formats take the XMP."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(KEY, text)
+    packet = xmp_of(text)
+    return {"pnginfo": info, **({"xmp": packet} if len(packet) <= XMP_LIMIT else {})}
+
+
+def xmp_of(text: str) -> bytes:
+    """An XMP packet that holds a JSON text, in ASCII."""
+    plain = json.dumps(json.loads(text)) if text else ""
+    return XMP.format(html.escape(plain, quote=False)).encode("ascii")
+
+
+def label(recipe: Recipe, index: int | None) -> str:
+    """What an image carries: the recipe, and which image of the batch it is; None is the sheet of all."""
+    whole = {"sigmafield": version("sigmafield"), "image": index, "recipe": recipe.to_plain()}
+    return json.dumps(whole, ensure_ascii=False)
+
+
+def carrying(images: Sequence[Sequence[Image.Image]], recipe: Recipe) -> list[list[Image.Image]]:
+    """The images of a batch, each a list of frames, with the recipe that drew them."""
+    return [[CarryingImage(frame, label(recipe, k)) for frame in frames] for k, frames in enumerate(images)]
+
+
+def recipe_of(path: str | Path) -> str:
+    """The JSON that an image file carries. ValueError if it carries none."""
+    info = open_image(path).info
+    if isinstance(text := info.get(KEY), str):
+        return text
+    packet = info.get("xmp", b"")
+    packet = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else str(packet)
+    if found := re.search(r"<sigmafield:recipe>(.*?)</sigmafield:recipe>", packet, re.DOTALL):
+        return html.unescape(found[1])
+    raise ValueError(f"{path} carries no sigmafield recipe: only images written by sigmafield can be replayed")
+
+
+def check_format(path: Path, moving: bool = False, recipe: Recipe | None = None) -> None:
+    """Raise ValueError for a file of no known format, or of one that cannot hold a video or the recipe.
+
+    Args:
+        path: The file, whose ending says its format.
+        moving: Whether it holds frames.
+        recipe: What it carries.
+    """
+    known = ", ".join(FORMATS)
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        said = f"ends in {ending!r}{near_miss(ending, FORMATS)}" if ending else "has no ending"
+        raise ValueError(f"an image file must end in one of {known}; {path} {said}")
+    if ending == ".avif" and not features.check("avif"):
+        raise ValueError(f"this Pillow cannot write AVIF; it needs pillow ≥ 11.3, or give {path.stem}.png")
+    if FORMATS[ending][0] == "JPEG" and moving:
+        raise ValueError(f"a JPEG holds one image and not a video: give {path.stem}.png, .webp or .avif")
+    if FORMATS[ending][0] == "JPEG" and recipe is not None and len(xmp_of(label(recipe, None))) > XMP_LIMIT:
+        raise ValueError(f"a JPEG has room for {XMP_LIMIT} bytes of recipe, and this one is longer: give a .png")
+
+
+def encoded(frames: Sequence[Image.Image], ending: str, text: str = "") -> bytes:
+    """The bytes of an image file, animated for several frames.
+
+    Args:
+        frames: An image, or the frames of a video.
+        ending: One of `FORMATS`.
+        text: The recipe's JSON; "" for none.
+    """
+    kind, how = FORMATS[ending.lower()]
+    moving = {"save_all": True, "append_images": frames[1:], "duration": DURATION} if len(frames) > 1 else {}
+    buffer = io.BytesIO()
+    Image.Image.save(frames[0], buffer, kind, **how, **moving, **(metadata(text) if text else {}))
+    return buffer.getvalue()
+
+
+def as_read(frames: Sequence[Image.Image], ending: str) -> list[Image.Image]:
+    """An image, or the frames of a video, as a file with that ending gives them back: some formats lose a little."""
+    with Image.open(io.BytesIO(encoded(frames, ending))) as image:
+        return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+
+
+def files_of(images: Sequence[Sequence[Image.Image]], ending: str, recipe: Recipe) -> dict[str, bytes]:
+    """What is written for a batch, by what follows the name: one file, or a sheet of all and one file each.
+
+    All carry the recipe. A video also has "-frames", a sheet of all of its frames.
+
+    Args:
+        images: For each image of the batch its frames.
+        ending: One of `FORMATS`.
+        recipe: What drew them.
+    """
+    several = len(images) > 1
+    whole = sheets(images) if several else images[0]
+    files = {"": encoded(whole, ending, label(recipe, None if several else 0))}
+    for k, frames in enumerate(images if several else ()):
+        files[f"-{k + 1}"] = encoded(frames, ending, label(recipe, k))
+    if len(whole) > 1:
+        files["-frames"] = encoded([sheet(whole)], ending)
+    return files
+
+
+def save_image(image: Image.Image, path: str | Path, recipe: str = "", more: Sequence[Image.Image] = ()) -> None:
+    """Write an image whole or not at all, in the format of the path's ending.
+
+    Args:
+        image: The image, or the first frame of an animation.
+        path: The file; one that exists is replaced.
+        recipe: The recipe's JSON, which the file carries.
+        more: The further frames.
+
+    Raises:
+        ValueError: The ending is unknown.
+        OSError: The file cannot be written.
+    """
+    check_format(Path(path), moving=bool(more))
+    write_whole(Path(path), encoded([image, *more], Path(path).suffix, recipe))

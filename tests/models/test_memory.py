@@ -1,0 +1,172 @@
+"""Where memory does not suffice, less is done at once, and the images are the same."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sigmafield as sf
+
+pytestmark = pytest.mark.typed_elsewhere
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return sf.load("tiny", device="cpu")
+
+
+def full(rows, calls=0):
+    """A network that has memory for so many rows, after some calls; and the rows of its calls."""
+    seen = []
+
+    def limited(pipe):
+        def network(x, t, cond):
+            seen.append(len(x))
+            if len(x) > rows and len(seen) > calls:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return pipe.model.network(x, t, cond)
+
+        return replace(pipe, model=replace(pipe.model, network=network))
+
+    return limited, seen
+
+
+class Narrow(nn.Module):
+    """The first layer of a decoder or encoder, with memory for so many positions."""
+
+    def __init__(self, layer, positions):
+        super().__init__()
+        self.layer, self.positions = layer, positions
+
+    def forward(self, x):
+        if x[:, 0].numel() > self.positions:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 GiB")
+        return self.layer(x)
+
+
+def narrow(pipe, part, positions):
+    """The model with a VAE that has memory for so many positions."""
+    module = copy.deepcopy(pipe.vae.module)
+    half = getattr(module, part)
+    half.conv_in = Narrow(half.conv_in, positions)
+    return replace(pipe, vae=replace(pipe.vae, module=module, encoder=module.encode, decoder=module.decode))
+
+
+def pixels(result):
+    return np.array([np.asarray(frame) for frames in result.images for frame in frames], int)
+
+
+@pytest.mark.parametrize(
+    "options, calls",
+    [
+        ({"sampler": "dpmpp_2m_sde", "batch": 2}, 0),
+        ({"sampler": "dpmpp_2m_sde", "batch": 2}, 2),  # after some steps, with a memory
+        ({"sampler": "heun", "tiling": sf.Tiling(tile=32), "width": 96, "height": 64}, 2),
+        ({"sampler": "euler_ancestral", "demofusion": sf.DemoFusion(scale=2)}, 4),
+    ],
+    ids=["from-the-start", "later", "tiles", "demofusion"],
+)
+def test_fewer_rows_per_call_give_the_same_image(pipe, options, calls):
+    recipe = sf.Recipe("a red heart", steps=3, cfg=3.0, seed=2, **options)
+    limited, seen = full(1, calls)
+    result = sf.execute(sf.open_job(recipe, limited(pipe)))
+    assert max(seen[-3:]) == 1 and result.savings == ["at most 1 row in one network call"]
+    plain = sf.execute(sf.open_job(recipe, pipe))
+    assert plain.savings == []
+    assert result.state.nfe == plain.state.nfe
+    assert np.abs(pixels(result) - pixels(plain)).max() <= 1
+
+
+def test_a_run_that_does_not_fit_leaves_its_last_state(pipe):
+    """And it is finished from there, to the same image."""
+    recipe = sf.Recipe("a red heart", steps=4, cfg=3.0, seed=2, sampler="dpmpp_2m_sde")
+    limited, _ = full(0, calls=2)
+    states = []
+    with pytest.raises(MemoryError, match="CUDA out of memory.*; the network has one row per call already"):
+        sf.execute(sf.open_job(recipe, limited(pipe)), states.append)
+    assert states[-1].i == 2
+    job = sf.open_job(recipe, pipe)
+    assert (pixels(sf.execute(job, state=states[-1])) == pixels(sf.execute(job))).all()
+
+
+def test_other_errors_are_not_about_memory(pipe):
+    def broken(x, t, cond):
+        raise RuntimeError("expected a tensor of 4 channels")
+
+    job = sf.open_job(sf.Recipe("x", steps=1), replace(pipe, model=replace(pipe.model, network=broken)))
+    with pytest.raises(RuntimeError, match="4 channels"):
+        sf.execute(job)
+
+
+def test_the_vae_decodes_one_image_at_a_time_then_tiles(pipe):
+    batch = sf.Recipe("a red heart", steps=1, batch=3)
+    one = sf.execute(sf.open_job(batch, narrow(pipe, "decoder", 16 * 16)))
+    assert one.savings == ["the VAE on one image at a time"]
+    assert np.abs(pixels(one) - pixels(sf.execute(sf.open_job(batch, pipe)))).max() <= 1
+    large = sf.Recipe("a red heart", steps=1, width=192, height=128)
+    tiles = sf.execute(sf.open_job(large, narrow(pipe, "decoder", 32 * 48 - 1)))
+    assert tiles.savings == ["the VAE in tiles of 64 pixels"]
+    change = np.abs(pixels(tiles) - pixels(sf.execute(sf.open_job(large, pipe))))
+    assert change.max() <= 12 and change.mean() < 0.5  # attention is within tiles
+    with pytest.raises(MemoryError, match="can't allocate memory.*decoding the latent in small tiles does not help"):
+        sf.execute(sf.open_job(large, narrow(pipe, "decoder", 100)))
+
+
+def test_the_vae_encodes_tiles(pipe, tmp_path):
+    path = tmp_path / "in.png"
+    sf.generate(pipe, "a red heart", steps=2, width=192, height=128)[0].save(path)
+    recipe = sf.Recipe("a red heart", steps=2, denoise=0.5, image=str(path))
+    drawn = sf.execute(sf.open_job(recipe, narrow(pipe, "encoder", 192 * 128 - 1)))
+    change = np.abs(pixels(drawn) - pixels(sf.execute(sf.open_job(recipe, pipe))))
+    assert change.mean() < 0.5
+
+
+LIMITED = """
+import resource, sys
+import numpy as np, torch
+import sigmafield as sf
+
+torch.set_num_threads(1)
+pipe = sf.load("tiny", device="cpu")
+sf.generate(pipe, "x", steps=1)
+job = sf.open_job(sf.Recipe("a red heart", steps=1, batch=32, cfg=3.0, seed=1, sampler="euler"), pipe)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+result = sf.execute(job)
+print(*result.savings, sep=", ")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, and reads /proc")
+def test_a_real_limit_of_memory(tmp_path):
+    """A process that may allocate 100 MiB more, with 32 images to decode."""
+    ran = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert "the VAE on one image at a time" in ran.stdout
+
+
+COMMAND = """
+import resource, sys
+import sigmafield as sf
+from sigmafield.cli import main
+
+sf.generate(sf.load("tiny", device="cpu"), "x", steps=1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)
+main(["sample", "x", "-o", sys.argv[1], "--size", "2048x2048", "--steps", "1"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, and reads /proc")
+def test_the_command_line_says_what_takes_less_memory(tmp_path):
+    command = [sys.executable, "-c", COMMAND, str(tmp_path / "a.png")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2, ran.stderr[-2000:]
+    assert ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1, ran.stderr[-2000:]
+    assert "try --offload, --dtype float16, a smaller --size or --batch, or tiles" in ran.stderr
+    assert not list(tmp_path.iterdir())

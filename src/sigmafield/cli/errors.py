@@ -10,8 +10,8 @@ from typing import NoReturn
 from rich.console import Console
 from rich.text import Text
 
-USER_ERRORS = (ValueError, OSError, ImportError)
-"""What is raised about values, files and packages."""
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+"""What is raised about values, files and packages, and about latents that are not finite."""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -156,6 +157,7 @@ class Pipeline:
         vae: The VAE.
         small_decoder: Network latents → rough images in [0, 1], for previews; None: see `preview`.
         loras: Paths and strengths of the LoRAs that are merged into the weights.
+        source: The call that makes it again; None where a part was exchanged since.
     """
 
     model: DiffusionModel
@@ -163,6 +165,22 @@ class Pipeline:
     vae: Vae
     small_decoder: Codec | None = None
     loras: Sequence[tuple[str, float]] = ()
+    source: partial[Pipeline] | None = field(default=None, init=False, repr=False)
+
+    def made_by(self, source: partial[Pipeline]) -> Pipeline:
+        """The same, with the call that makes it again in another process."""
+        made = replace(self)
+        object.__setattr__(made, "source", source)
+        return made
+
+    def __reduce__(self) -> tuple[partial[Pipeline], tuple[()]]:
+        """What is pickled: the call that made it, not the weights. TypeError where a part was exchanged since."""
+        if self.source is None:
+            raise TypeError(
+                "a model that was changed after sf.load cannot be sent to another process: send the arguments of "
+                "sf.load, and change it there"
+            )
+        return self.source, ()
 
     def encode(self, images: Tensor) -> Latent:
         """Encodes images in [0, 1] to latents in the network's scale; shapes and errors as for `Vae.encode`."""

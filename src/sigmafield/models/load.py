@@ -6,29 +6,36 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from sigmafield.core.annotations import Range, fits
 from sigmafield.core.conditioning import ControlNetwork
-from sigmafield.core.registry import near_miss
+from sigmafield.core.parameters import checked
+from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.directory import TINY, nearby, needed
+from sigmafield.models.directory import TINY, nearby
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.text.textual_inversion import check_folder
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-Loras = Mapping[Any, float] | Sequence[tuple[Any, float]]
-"""Strengths of LoRA files by their paths, or pairs of both, in order."""
+Loras = Mapping[Any, float] | Sequence[tuple[str | Path, float] | str | Path] | str | Path
+"""LoRA files in order: their strengths by their paths, pairs of both, or paths alone for a strength of 1."""
+
+OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps"}
+"""What people call devices, and what torch calls them."""
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
+@checked
 def load(
     model: str | Path = TINY,
     *,
@@ -37,7 +44,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     offload: bool = False,
     compile: bool = False,
-    max_rows: int | None = None,
+    max_rows: Annotated[int | None, Range(1)] = None,
     preview: str | Path | None = None,
     embeddings: str | Path | None = None,
     loras: Loras = (),
@@ -57,24 +64,29 @@ def load(
         preview: Small decoder of the model's latents for previews: AutoencoderTiny's directory, TAESD's .safetensors
             file, or a directory of such files.
         embeddings: Directory of textual inversions, for `embedding:name` in prompts.
-        loras: Strengths of LoRA files by their paths, merged into the weights in that order; any number, 0: none of it.
+        loras: Strengths of LoRA files by their paths, merged into the weights in that order; any number, 0: none of
+            it. A path without a strength has 1.
 
     Returns:
-        The model, the text encoder and the VAE.
+        The model, the text encoder and the VAE. Pickled, as for another process, it is this call, made again there.
 
     Raises:
-        ValueError: If an argument or the model is not supported.
+        ValueError: If an argument has another type or is out of range, or the model is not supported.
         FileNotFoundError: If a file is missing.
         ImportError: If the model needs packages that are not installed.
         ConnectionError: If a hub id cannot be downloaded.
     """
+    if not isinstance(model, (str, Path)):
+        raise ValueError(f"load needs model to be a name or a path; got {shown(model)}")
+    again = partial(
+        load, _absolute(model), parts=_absolute(parts), device=device, dtype=dtype, offload=offload, compile=compile,
+        max_rows=max_rows, preview=_absolute(preview), embeddings=_absolute(embeddings), loras=check_loras(loras),
+    )  # fmt: skip
     device = choose_device(device)
     if offload:
         check_offload(device)
     if compile:
         check_compile(device)
-    if max_rows is not None and max_rows < 1:
-        raise ValueError(f"max_rows must be ≥ 1; got {max_rows}")
     if preview is not None and not Path(preview).expanduser().exists():
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
     folder, pairs = check_folder(embeddings), check_loras(loras)
@@ -92,7 +104,14 @@ def load(
         from sigmafield.models.diffusers.preview import load_preview
 
         pipe = replace(pipe, small_decoder=load_preview(Path(preview).expanduser(), pipe.model.latent, pipe.device))
-    return pipe
+    return pipe.made_by(again)
+
+
+def _absolute(path: str | Path | None) -> Any:
+    """A path that means the same in another process; what is not a path of this machine, such as a hub id, as it is."""
+    if path is None or path == TINY or not Path(path).expanduser().exists():
+        return path
+    return str(Path(path).expanduser().absolute())
 
 
 def check_loras(loras: Loras) -> list[tuple[str, float]]:
@@ -100,13 +119,17 @@ def check_loras(loras: Loras) -> list[tuple[str, float]]:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a strength is not finite.
+        ValueError: If a strength is not a finite number, or an entry is neither a path nor a pair.
     """
-    pairs = [(str(path), float(s)) for path, s in (loras.items() if isinstance(loras, Mapping) else loras)]
-    for path, strength in pairs:
-        needed(Path(path).expanduser())
-        if not math.isfinite(strength):
-            raise ValueError(f"LoRA '{path}': its strength must be a finite number; got {strength}")
+    entries = [loras] if isinstance(loras, (str, Path)) else loras.items() if isinstance(loras, Mapping) else loras
+    pairs = []
+    for entry in entries:
+        path, strength = (entry, 1.0) if isinstance(entry, (str, Path)) else entry
+        if not Path(path).expanduser().is_file():
+            raise FileNotFoundError(f"LoRA {str(path)!r}: no such file")
+        if not fits(strength, float) or not math.isfinite(strength):
+            raise ValueError(f"LoRA '{path}': its strength must be a finite number; got {shown(strength)}")
+        pairs.append((str(path), float(strength)))
     return pairs
 
 
@@ -188,7 +211,9 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device(there[0])
     kind, _, index = str(device).partition(":")
     if kind not in ready or (index and not index.isdecimal()):
-        raise ValueError(f"unknown device {str(device)!r}{near_miss(kind, ('cuda', 'mps', 'cpu'))}")
+        other = OTHER_NAMES.get(kind.lower())
+        meant = f"; torch calls it {other}" if other else near_miss(kind, ("cuda", "mps", "cpu"))
+        raise ValueError(f"unknown device {str(device)!r}{meant}")
     if kind not in there:
         raise ValueError(f"device {str(device)!r} is not available here; available: {', '.join(there)}")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():

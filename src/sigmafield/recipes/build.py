@@ -23,7 +23,7 @@ from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
 from sigmafield.recipes.conditionings import Prompts, concat_of, prompts_of
-from sigmafield.recipes.groups import spec, spec_or_none, specs
+from sigmafield.recipes.groups import number, spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
@@ -42,6 +42,7 @@ from sigmafield.recipes.tiling import (
     unit_words,
     vae_for,
 )
+from sigmafield.runs.finite import check_decoded
 from sigmafield.runs.mixing_spec import mixing_of
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.sigma_field import delayed, field_from_mask, own_schedule
@@ -68,8 +69,15 @@ class Job:
 
     @torch.no_grad()
     def images(self, state: State) -> list[Image.Image]:
-        """The images of a finished run, or at the end of a phase; of videos, the frames of each in turn."""
-        return to_images(self.pipe.decode(self.run.result(state)))
+        """The images of a finished run, or at the end of a phase; of videos, the frames of each in turn.
+
+        Raises:
+            FloatingPointError: The VAE gives NaN, which would become black.
+        """
+        images = self.pipe.decode(self.run.result(state))
+        if not self.recipe.allow_nonfinite:
+            check_decoded(images)
+        return to_images(images)
 
     def rows(self, state: State) -> tuple[int, int]:
         """(network rows so far, rows that plain tiling of the whole image would have taken); 0 without tiles."""
@@ -105,13 +113,13 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     latent = source_latent(recipe, pipe, inputs, size)
     space = latent.shape[2:]
     sigmas = sigmas_of(recipe, model, space, strengths_of(recipe, model, inputs, size))
-    stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
+    stream, spectrum = generator_of(number(recipe.seed)), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, latent.shape)).to(pipe.device)
 
     prompts = prompts_of(recipe, pipe, controls, concat_of(pipe, inputs, size), size, shown, space)
     guider = guider_of(recipe, model, prompts)
     whole = levels_of(recipe, model, 1.0)
-    denoise = tiled_guider(recipe.tiling, model, guider, whole, recipe.seed)
+    denoise = tiled_guider(recipe.tiling, model, guider, whole, number(recipe.seed))
 
     mask, sampler = None if inputs.mask is None else inputs.mask.to(pipe.device), spec(recipe.sampler)
     run, start, kept = open_run(
@@ -120,7 +128,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
         **sampler.params,
     )  # fmt: skip
     if (mixing := mixing_of(specs(recipe.mixing))) is not None:
-        run = mixing.mixing(run, latent, recipe.seed, keep=None if kept is None else kept.kept)
+        run = mixing.mixing(run, latent, number(recipe.seed), keep=None if kept is None else kept.kept)
         start = run.start(latent)
     rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
     return Job(recipe, pipe, run, start, rows)

@@ -17,6 +17,7 @@ from sigmafield.recipes.inputs import Inputs, controls_of, read_inputs
 from sigmafield.recipes.phases import open_phases
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import moved
+from sigmafield.runs.finite import Finite
 
 OnStep = Callable[[State], None]
 """Called with the state before the first step, and with each one after a step; may raise to stop the run."""
@@ -88,26 +89,20 @@ def execute(job: Job, on_step: OnStep | None = None, state: State | None = None)
         on_step: Called with the first state and with each one after a step, for progress, previews and checkpoints;
             what it raises stops the run, with the last state in its hands.
         state: Where to go on from; None is the job's start.
+
+    Raises:
+        FloatingPointError: The latent or the decoded image has NaN or infinity, and the recipe does not allow it.
     """
     state = moved(state or job.start, job.pipe.device)
     if on_step is not None:
         on_step(state)
+    seen = Finite()
     while not job.run.done(state):
         state = job.run.step(state)
+        seen = seen if job.recipe.allow_nonfinite else seen.after(state)
         if on_step is not None:
             on_step(state)
+    seen.check()
     images = job.images(state)
     frames = len(images) // job.recipe.batch
     return Result([images[k : k + frames] for k in range(0, len(images), frames)], state, job.rows(state))
-
-
-def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
-    """Images for a prompt, one per sample of the batch; of videos, the frames of each in turn.
-
-    Args:
-        pipe: The model, as `load` gives it.
-        prompt: What to draw.
-        settings: The further fields of `Recipe`.
-    """
-    result = execute(open_job(Recipe(prompt, **settings), pipe))
-    return [image for frames in result.images for image in frames]

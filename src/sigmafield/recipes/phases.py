@@ -23,7 +23,7 @@ from sigmafield.noise.sources import generator_of, initial_noise, seed_word
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.recipes.build import Job, guider_of, levels_of, model_of, size_of, source_latent
 from sigmafield.recipes.conditionings import Prompts, prompts_of
-from sigmafield.recipes.groups import spec, spec_or_none
+from sigmafield.recipes.groups import number, spec, spec_or_none
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import open_run
 from sigmafield.recipes.options import DemoFusion
@@ -69,7 +69,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
     def phase(q: int) -> Phase:
         """The steps at q times the size: windows and dilated views, led by the phase before."""
         large = (size[0] * q, size[1] * q)
-        shape, seed = model.latent.shape(recipe.batch, large), seed_word(recipe.seed, (q,))
+        shape, seed = model.latent.shape(recipe.batch, large), seed_word(number(recipe.seed), (q,))
         prompts = prompts_at(recipe, pipe, controls, size, q)
         local = Windows(model, window, stride, seed, how.batch, model.latent.factor)
         views = fused(
@@ -79,7 +79,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         guider = replace(guider_of(recipe, model, prompts), model=views)
         run = Run(guider, sampler, grid, noise_of(seed, shape), params)
         weights = residual_weights(run.grid.sigmas, time, how.cosine_scale_1)
-        seeds = [seed_word(recipe.seed, (q, b), np.uint64) for b in range(recipe.batch)]
+        seeds = [seed_word(number(recipe.seed), (q, b), np.uint64) for b in range(recipe.batch)]
         levels = KeyedLevels(seeds, shape, torch.float32, pipe.device, shared=True)
         return Phase(q, large, Mixing(run, levels, weights, align="before"))
 
@@ -87,7 +87,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         run = Phases([phase(q) for q in range(1, how.scale + 1)], model.latent.factor)
         return Job(recipe, pipe, run, run.start(source_latent(recipe, pipe, inputs, size)))
     source = source_latent(recipe, pipe, inputs, size)
-    stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
+    stream, spectrum = generator_of(number(recipe.seed)), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, source.shape)).to(pipe.device)
     prompts = prompts_at(recipe, pipe, controls, size, 1)
     guider = guider_of(recipe, model, prompts)

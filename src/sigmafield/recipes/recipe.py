@@ -13,7 +13,7 @@ from typing import Any
 
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import from_plain, to_plain
-from sigmafield.core.registry import Spec
+from sigmafield.core.registry import Spec, shown
 from sigmafield.guidance.registry import mods_of
 from sigmafield.models.overrides import override_of
 from sigmafield.noise.spectrum import parse_filter
@@ -97,13 +97,13 @@ class Recipe(CanvasOptions, SamplingOptions, ImageOptions, SteeringOptions, Mode
         """
         try:
             entries = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError, TypeError) as error:  # no JSON, too deep, and no text
             raise ValueError(f"the recipe is not JSON: {error}") from None
         if not isinstance(entries, dict):
-            raise ValueError(f"the recipe must be a JSON object with a prompt; got {text[:40]!r}")
+            raise ValueError(f"the recipe must be a JSON object with a prompt; got {shown(entries)}")
         version = entries.pop("version", VERSION)
-        if version != VERSION:
-            raise ValueError(f"the recipe is of version {version!r}; this sigmafield reads version {VERSION}")
+        if type(version) is not int or version != VERSION:
+            raise ValueError(f"the recipe is of version {shown(version)}; this sigmafield reads version {VERSION}")
         return from_plain(cls, entries, "the recipe")
 
 
@@ -112,7 +112,7 @@ def check_shift(shift: Any) -> None:
     if shift is None or shift == "size":
         return
     if isinstance(shift, (str, bool)) or not isinstance(shift, (int, float)) or not 0 < shift < math.inf:
-        raise ValueError(f"shift must be a number above 0 or 'size'; got {shift!r}")
+        raise ValueError(f"shift must be a number above 0 or 'size'; got {shown(shift)}")
 
 
 def check_steps(recipe: Recipe) -> None:

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
 from rich.text import Text
 
 from sigmafield import __version__
+from sigmafield.cli.console import console
 from sigmafield.cli.terminal import Display
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
@@ -86,7 +86,7 @@ def keep(job: Job, state: State, output: Path) -> None:
     save_state(state, path, {"recipe": job.recipe.to_json(), "output": str(output)})
     done = "1 step" if state.i == 1 else f"{state.i} steps"
     line = Text.assemble(f"interrupted after {done}; finish it with: ", (f"sigmafield resume {path}", "bold"))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    console(stderr=True, soft_wrap=True).print(line)
 
 
 def check_folder(path: Path) -> None:

@@ -7,11 +7,12 @@ from types import TracebackType
 
 import numpy as np
 from PIL import Image
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from sigmafield.cli.console import console
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.image_io import sheet
@@ -34,8 +35,8 @@ class Display:
     """
 
     def __init__(self, recipe: Recipe, quiet: bool, parts: int = 1):
-        console = Console(stderr=True)
-        self._live_preview = console.is_terminal and console.color_system == "truecolor"
+        out = console(stderr=True)
+        self._live_preview = out.is_terminal and out.color_system == "truecolor"
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),  # prompts are text
             BarColumn(),
@@ -44,12 +45,12 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
-            console=console,
+            console=out,
         )
         self._task = self._bar.add_task(f"{recipe.sampler}, {recipe.steps} steps", total=parts, note="")
         self._parts = parts
-        self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
-        self._quiet = quiet or not console.is_terminal
+        self._live = Live(self._bar, console=out, refresh_per_second=8, transient=True)
+        self._quiet = quiet or not out.is_terminal
         self._last = 0.0
 
     def __enter__(self) -> Display:

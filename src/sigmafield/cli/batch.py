@@ -14,6 +14,7 @@ from typing import Any
 from sigmafield.cli.errors import USER_ERRORS, complain, fail
 from sigmafield.cli.runner import check_folder, draw, write
 from sigmafield.cli.terminal import Display, rows_text
+from sigmafield.cli.understood import say_unchanged
 from sigmafield.core.protocols import State
 from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline
@@ -138,6 +139,7 @@ def report(
         except USER_ERRORS as error:
             failed.append(refuse(one, error))
             continue
+        say_unchanged(result.state.nfe)
         written = write(result.images, path, job.recipe)
         files.append(said(one, job.recipe, result, perf_counter() - began, written, as_json))
     if asked[0].line is not None and as_json:

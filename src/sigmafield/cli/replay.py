@@ -17,8 +17,9 @@ from sigmafield.cli.runner import check_folder, draw, label
 from sigmafield.cli.terminal import Display
 from sigmafield.recipes.execute import open_job, open_pipe
 from sigmafield.recipes.image_io import open_frames, recipe_of, save_png, sheets
+from sigmafield.recipes.label import read_label
 from sigmafield.recipes.options import MachineOptions
-from sigmafield.recipes.recipe import Recipe, with_entries
+from sigmafield.recipes.recipe import with_entries
 
 
 @with_flags(machine=(MACHINE,))
@@ -37,8 +38,7 @@ def replay(
 
     The status is 0 if every pixel is the same, and 1 if not.
     """
-    carried = json_.loads(recipe_of(png))
-    recipe, index = Recipe.from_json(json_.dumps(carried["recipe"])), carried["image"]
+    recipe, index, made_by = read_label(recipe_of(png))
     if image:
         recipe = with_entries(recipe, image=str(image), image_sha256=recipe.image_sha256)
     output = output or png.with_name(f"{png.stem}-replay{png.suffix}")
@@ -50,10 +50,10 @@ def replay(
     before, after = (np.asarray(open_frames(path)).astype(int) for path in (png, output))
     same = before.shape == after.shape and bool((before == after).all())
     if json:
-        print(json_.dumps({"files": [str(output)], "identical": same, "made_by": carried["sigmafield"]}))
+        print(json_.dumps({"files": [str(output)], "identical": same, "made_by": made_by}))
     elif same:
         print(f"{output}: every pixel is the same as in {png}")
     else:
         by = "" if before.shape != after.shape else f" by up to {np.abs(before - after).max()} of 255"
-        print(f"{output}: differs from {png}{by} (made by sigmafield {carried['sigmafield']}, this is {__version__})")
+        print(f"{output}: differs from {png}{by} (made by sigmafield {made_by}, this is {__version__})")
     sys.exit(0 if same else 1)

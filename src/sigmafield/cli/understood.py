@@ -8,6 +8,16 @@ from sigmafield.recipes.groups import spec
 from sigmafield.recipes.recipe import Recipe
 
 
+def say_unchanged(evaluations: int) -> None:
+    """Say that an image is the one that went in, where the network was not asked once."""
+    if not evaluations:
+        complain(
+            "nothing was redrawn: no position's denoise strength reaches a step of the schedule; raise --denoise, "
+            "--min-denoise or --max-denoise, or the number of steps",
+            kind="note",
+        )
+
+
 def say_understood(given: Given, recipe: Recipe, quiet: bool) -> None:
     """Say which sampler and schedule were understood, where they were not written as they are called here.
 

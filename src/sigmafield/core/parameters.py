@@ -86,7 +86,7 @@ class Parameter:
             near = near if "did you mean" in near else ""  # the rule lists all values
             raise ValueError(f"{owner} needs {self.name} {rule}; got {shown(value)}{near}")
         if isinstance(value, str) and SURROGATE.search(value):
-            raise ValueError(f"{owner} needs {self.name} to be Unicode text, which UTF-8 can hold; got {ascii(value)}")
+            raise ValueError(f"{owner} needs {self.name} to be Unicode text, which UTF-8 can hold; got {value!a}")
         return convert(value, self.annotation)
 
     def check_range(self, owner: str, values: Mapping[str, Any]) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
-
 LONGEST = 120
 """Characters of a value that an error message quotes."""
 

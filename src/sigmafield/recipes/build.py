@@ -27,6 +27,7 @@ from sigmafield.recipes.groups import number, spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
+from sigmafield.recipes.limits import check_canvas, check_shown
 from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.options import AUTO
 from sigmafield.recipes.recipe import Recipe
@@ -106,6 +107,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     """
     size = size_of(recipe, pipe.model, inputs)
     shown = shown_size(recipe.tiling, pipe.model, size)
+    check_canvas(pipe.model, size, recipe.batch, frames_of(recipe, pipe.model, inputs))
+    check_shown(pipe.model, shown)
     check_side(recipe, pipe.model, shown)
     model = model_of(recipe, pipe.model, shown)
     pipe = replace(pipe, model=model, vae=vae_for(recipe.tiling, pipe.vae, size))

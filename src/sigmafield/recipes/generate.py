@@ -61,7 +61,9 @@ def check_names(settings: Mapping[str, Any]) -> None:
     """Raise TypeError for a setting that does not exist, and ValueError for one that the model has settled."""
     for name, value in settings.items():
         if name in OF_THE_MODEL:
-            raise ValueError(f"{name} belongs to sf.load: generate draws with the model it is given; got {shown(value)}")
+            raise ValueError(
+                f"{name} belongs to sf.load: generate draws with the model that was loaded; got {shown(value)}"
+            )
         if name not in Settings.__annotations__:
             raise TypeError(f"generate has no argument {name!r}{near_miss(name, Settings.__annotations__)}")
 

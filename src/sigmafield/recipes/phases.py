@@ -26,6 +26,7 @@ from sigmafield.recipes.conditionings import Prompts, prompts_of
 from sigmafield.recipes.groups import number, spec, spec_or_none
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import open_run
+from sigmafield.recipes.limits import check_canvas, check_shown
 from sigmafield.recipes.options import DemoFusion
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.tiling import vae_for
@@ -57,6 +58,8 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
     """
     window, stride = windows_of(how, pipe.model)
     size = size_of(recipe, pipe.model, inputs)
+    check_canvas(pipe.model, (size[0] * how.scale, size[1] * how.scale), recipe.batch)
+    check_shown(pipe.model, size)
     model = model_of(recipe, pipe.model, size)
     pipe = replace(pipe, model=model, vae=vae_for(how, pipe.vae, (size[0] * how.scale, size[1] * how.scale)))
     sampler, params = SAMPLERS[spec(recipe.sampler).name], spec(recipe.sampler).params

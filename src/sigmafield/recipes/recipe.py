@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,16 +96,27 @@ class Recipe(CanvasOptions, SamplingOptions, ImageOptions, SteeringOptions, Mode
             ValueError: The text is not JSON, is of a later version, or an entry is unknown, missing, of another type
                 or out of range.
         """
-        try:
-            entries = json.loads(text)
-        except (ValueError, RecursionError, TypeError) as error:  # no JSON, too deep, and no text
-            raise ValueError(f"the recipe is not JSON: {error}") from None
-        if not isinstance(entries, dict):
-            raise ValueError(f"the recipe must be a JSON object with a prompt; got {shown(entries)}")
+        return cls.from_plain(json_object(text, "the recipe"))
+
+    @classmethod
+    def from_plain(cls, entries: Mapping[str, Any]) -> Recipe:
+        """The recipe of an object as JSON holds it, which `to_plain` gives; errors as for `from_json`."""
+        entries = dict(entries)
         version = entries.pop("version", VERSION)
         if type(version) is not int or version != VERSION:
             raise ValueError(f"the recipe is of version {shown(version)}; this sigmafield reads version {VERSION}")
         return from_plain(cls, entries, "the recipe")
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:
+    """The JSON object in a text; ValueError, which names what it is, for anything else."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError, TypeError) as error:  # not JSON, too deep, not text
+        raise ValueError(f"{what} is not JSON: {error}") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"{what} must be a JSON object; got {shown(entries)}")
+    return entries
 
 
 def check_shift(shift: Any) -> None:

@@ -232,11 +232,12 @@ def check_levels(sigmas: Tensor | Sequence[float]) -> Tensor:
 def check_latent(x: Latent, grid: Grid) -> None:
     """Raise ValueError for a noisy latent that is of another type, not finite, or not of a σ-field's shape."""
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):  # pyright: ignore
-        raise ValueError(f"x must be a latent of float32 or float64; got {getattr(x, 'dtype', type(x).__name__)}")
+        found = x.dtype if isinstance(x, Tensor) else type(x).__name__  # pyright: ignore
+        raise ValueError(f"x must be a tensor of float32 or float64; got {found}")
     if not x.is_meta and not bool(x.isfinite().all()):
         raise ValueError("x must be finite; it has NaN or infinity")
     field = grid.sigmas.shape[1:]
     if grid.is_field and (field[0] not in (1, *x.shape[:1]) or field[2:] != x.shape[2:]):
         rule = f"one level for each position of x, {tuple(x.shape)}"
-        raise ValueError(f"sigmas must be a field [steps + 1, B, 1, *space] with {rule}; got {tuple(grid.sigmas.shape)}")
-
+        got = tuple(grid.sigmas.shape)
+        raise ValueError(f"sigmas must be a field [steps + 1, B, 1, *space] with {rule}; got {got}")

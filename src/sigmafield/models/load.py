@@ -163,6 +163,7 @@ def load_plain(
     return load_diffusers(path if path.is_dir() else str(model), device, asked, home, embeddings)
 
 
+@checked
 def load_control(
     path: str | Path,
     *,

@@ -30,7 +30,7 @@ def default_noise(kind: NoiseKind, seed: int, grid: Grid, x: Latent) -> Noise:
     if kind == "none":
         return Silent()
     if grid.is_field:
-        return Keyed([seed + k for k in range(x.shape[0])], **of_x)
+        return Keyed([int(seed) + k for k in range(x.shape[0])], **of_x)
     if kind == "brownian":
         return Brownian(seed, grid, **of_x)
     if kind == "brownian_device":

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from rich.cells import cell_len
 
 from command_line import run
 from sigmafield.cli.parse import parse_control, parse_lora, parse_region, parse_seed
@@ -37,14 +39,14 @@ BOX = {"x": 0, "y": 0, "width": 32, "height": 32}
 @pytest.mark.parametrize(
     "text, prompt, strength",
     [
-        ("a clock at 12:30", "a clock at 12:30", 1),
-        ("16:9", "16:9", 1),
-        ("(apple:1.2)", "(apple:1.2)", 1),
-        ("x:nan", "x:nan", 1),
-        ("apple:strength=4", "apple", 4),
-        ('"apple:4"', "apple:4", 1),
+        ("a clock at 12:30", "a clock at 12:30", 1.0),
+        ("16:9", "16:9", 1.0),
+        ("(apple:1.2)", "(apple:1.2)", 1.0),
+        ("x:nan", "x:nan", 1.0),
+        ("apple:strength=4", "apple", 4.0),
+        ('"apple:4"', "apple:4", 1.0),
         ('"a clock at 12:30":strength=0.5', "a clock at 12:30", 0.5),
-        ('"a" and "b"', '"a" and "b"', 1),
+        ('"a" and "b"', '"a" and "b"', 1.0),
     ],
 )
 def test_a_number_in_a_prompt_is_not_a_strength(text, prompt, strength):
@@ -129,13 +131,16 @@ def test_bytes_that_are_no_text_give_a_line(tmp_path, monkeypatch):
     assert "nests more than 100 parentheses" in run("sample", "(" * 1000 + "a" + ")" * 1000).stderr
 
 
-def test_upscale_that_changed_nothing_says_so(tmp_path):
-    small, out = tmp_path / "a.png", tmp_path / "b.png"
-    assert run("sample", "red heart", "--steps", 1, "-o", small).exit_code == 0
-    weak = ["--min-denoise", 0.001, "--max-denoise", 0.001, "--steps", 4, "-o", out]
-    done = run("upscale", small, "red heart", *weak)
+def test_upscale_that_changes_nothing_says_so(tmp_path):
+    small, black, out = tmp_path / "a.png", tmp_path / "black.png", tmp_path / "b.png"
+    Image.new("RGB", (64, 64), "red").save(small)
+    Image.new("L", (64, 64)).save(black)
+    Image.new("L", (64, 64), "white").save(white := tmp_path / "white.png")
+    options = ["--min-denoise", 0, "--steps", 2, "--size", "64x64", "-o", out]
+    done = run("upscale", small, "red heart", "--denoise-map", black, *options)
     assert done.exit_code == 0, done.output
-    assert done.stderr.startswith("note: nothing was redrawn: no position's denoise strength reaches a step")
+    assert done.stderr.startswith("note: nothing is redrawn: the denoise map gives every position a strength below")
+    assert "redrawn" not in run("upscale", small, "red heart", "--denoise-map", white, *options).stderr
 
 
 def test_replay_refuses_what_is_not_a_label(tmp_path):
@@ -159,7 +164,7 @@ def test_replay_refuses_what_is_not_a_label(tmp_path):
 def test_forty_columns_show_every_word(words):
     """No cell is cut with an ellipsis, and no line is longer than the terminal."""
     narrow = run(*words, columns=40).stdout
-    assert max(map(len, narrow.splitlines())) <= 40
+    assert max(map(cell_len, narrow.splitlines())) <= 40
     assert "…" not in narrow
     wide = run(*words, columns=300).stdout
     assert sorted(re.sub(r"\W|_", "", wide)) == sorted(re.sub(r"\W|_", "", narrow)) or len(narrow) > len(wide) / 2

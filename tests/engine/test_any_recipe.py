@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sigmafield as sf
@@ -50,12 +50,14 @@ def refused_in_one_line(read, text):
 
 
 @given(FIELDS)
+@settings(deadline=None)
 def test_any_entries(entries):
     recipe = refused_in_one_line(sf.Recipe.from_json, json.dumps({"prompt": "x", **entries}))
     if recipe is not None:
         assert sf.Recipe.from_json(recipe.to_json()) == recipe
 
 
+@settings(deadline=None)
 @given(ANY_JSON | st.fixed_dictionaries({"recipe": FIELDS, "image": ANY_JSON}))
 def test_any_json(value):
     refused_in_one_line(sf.Recipe.from_json, json.dumps(value))
@@ -63,11 +65,14 @@ def test_any_json(value):
 
 
 @given(st.text() | st.binary())
+@settings(deadline=None)
+@pytest.mark.typed_elsewhere
 def test_any_text(text):
     refused_in_one_line(sf.Recipe.from_json, text)
 
 
 @given(SPEC_LIKE)
+@settings(deadline=None)
 def test_any_spec(text):
     specs = refused_in_one_line(lambda text: parse_specs(text, "sampler", "euler"), text)
     assert specs is None or all(isinstance(spec, Spec) for spec in specs)
@@ -119,6 +124,7 @@ def test_a_drawn_seed_is_in_the_recipe(drawn):
     assert sf.Recipe.from_json(recipe.to_json()).seed == recipe.seed
 
 
+@pytest.mark.typed_elsewhere
 def test_numbers_of_numpy_are_numbers():
     spec = sf.Spec("dpmpp_2m_sde", {"eta": np.float32(0.5)})
     recipe = sf.Recipe("x", cfg=np.float32(3), steps=np.int8(3), seed=np.uint64(2**64 - 1), sampler=spec)
@@ -137,6 +143,7 @@ def test_numbers_of_numpy_are_numbers():
         ({"negative": "\udcff"}, "the recipe needs negative to be Unicode text, which UTF-8 can hold; got '\\udcff'"),
     ],
 )
+@pytest.mark.typed_elsewhere
 def test_values_of_another_type_are_named(given, message):
     with pytest.raises(ValueError, match="^") as caught:
         sf.Recipe("x", **given)

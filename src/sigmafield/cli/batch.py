@@ -133,13 +133,13 @@ def report(
         began = perf_counter()
         try:
             path, job = one.path(), open_job(replace(sealed, prompt=one.recipe.prompt), pipe, inputs, controls)
+            say_unchanged(job.run)
             if one.tiles:
                 write_tiles(job, inputs, one.tiles)
             result = draw(job, state, path, display, part, every, one.phases)
         except USER_ERRORS as error:
             failed.append(refuse(one, error))
             continue
-        say_unchanged(result.state.nfe)
         written = write(result.images, path, job.recipe)
         files.append(said(one, job.recipe, result, perf_counter() - began, written, as_json))
     if asked[0].line is not None and as_json:

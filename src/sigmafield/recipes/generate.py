@@ -80,11 +80,13 @@ def settled(pipe: Pipeline) -> dict[str, Any]:
 def pairs(prompt: str | Sequence[str], seed: Seed | Sequence[Seed]) -> Iterator[tuple[str, Seed]]:
     """Each prompt with its seed; ValueError unless there is one seed for all, or one for each."""
     prompts, seeds = listed(prompt), listed(seed)
+    if not prompts or not seeds:
+        raise ValueError(f"prompt and seed must be one or more; got {shown(prompt)} and {shown(seed)}")
     if len(prompts) == 1:
         prompts = prompts * len(seeds)
     if len(seeds) == 1:
         seeds = seeds * len(prompts)
-    if not prompts or len(seeds) != len(prompts):
+    if len(seeds) != len(prompts):
         raise ValueError(
             f"seed must be one for all prompts or one for each; got {len(seeds)} seeds for {len(prompts)} prompts"
         )

@@ -151,7 +151,8 @@ def checked(function: Callable[P, V]) -> Callable[P, V]:
     @wraps(function)
     def call(*args: P.args, **given: P.kwargs) -> V:
         own = {name: value for name, value in given.items() if name not in positional}
-        return function(*args, **cast("Any", {**given, **check(function.__name__, keywords(function), own)}))
+        settled = {**given, **check(function.__name__, keywords(function), own)}
+        return cast("Callable[..., V]", function)(*args, **settled)
 
     return call
 

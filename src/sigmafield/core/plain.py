@@ -79,5 +79,5 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         if is_sequence(kind) and Spec in get_args(kind) and isinstance(value, str):
             return parse_specs(value, path, "name(parameter=0.5)+name")
     if not fits(value, hint):
-        raise ValueError(f"{path} must be {describe(hint)}; got {shown(value)}")
+        raise ValueError(f"{path} must be {describe(hint)}; got {shown(cast('object', value))}")
     return convert(value, hint)

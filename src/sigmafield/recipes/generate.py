@@ -79,7 +79,8 @@ def settled(pipe: Pipeline) -> dict[str, Any]:
 
 def pairs(prompt: str | Sequence[str], seed: Seed | Sequence[Seed]) -> Iterator[tuple[str, Seed]]:
     """Each prompt with its seed; ValueError unless there is one seed for all, or one for each."""
-    prompts, seeds = listed(prompt), listed(seed)
+    prompts: list[str] = listed(prompt)
+    seeds: list[Seed] = listed(seed)
     if not prompts or not seeds:
         raise ValueError(f"prompt and seed must be one or more; got {shown(prompt)} and {shown(seed)}")
     if len(prompts) == 1:

@@ -49,8 +49,7 @@ class Finite:
         """Raise FloatingPointError, which names the step, if a latent was not finite."""
         i = -1 if self.first is None else int(self.first)
         if i >= 0:
-            where = f"after step {i}" if i else "before the first step"
-            raise FloatingPointError(f"the latent has NaN or infinity {where}; {HELP}")
+            raise FloatingPointError(f"the latent has NaN or infinity after step {i}; {HELP}")
 
 
 def check_decoded(images: Tensor) -> None:

@@ -54,7 +54,9 @@ def test_failed_lines_are_named(prompts, tmp_path):
     result = run("sample", "--prompts", prompts, "--out-dir", prompts, *FEW, "--json")
     assert result.exit_code == 2
     assert [failure["line"] for failure in json.loads(result.stdout)["failed"]] == [1, 4, 5]
-    assert [line.partition(": [")[0] for line in result.stderr.splitlines()] == [f"error: line {k}" for k in (1, 4, 5)]
+    assert [json.loads(line)["error"].partition(": [")[0] for line in result.stderr.splitlines()] == [
+        f"line {k}" for k in (1, 4, 5)
+    ]
 
 
 def test_the_bar_is_for_all_images(prompts, tmp_path):

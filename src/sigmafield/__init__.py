@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
     from sigmafield.recipes.build import Job
-    from sigmafield.recipes.execute import Result, execute, generate, open_job, open_pipe
+    from sigmafield.recipes.execute import Result, execute, open_job, open_pipe
+    from sigmafield.recipes.generate import generate
     from sigmafield.recipes.inputs import Inputs, read_inputs
     from sigmafield.recipes.mods import MODS, parse_mods
     from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
     from sigmafield.recipes.recipe import Recipe
+    from sigmafield.recipes.settings import Settings
     from sigmafield.runs.checkpoint import load_state, save_state
     from sigmafield.runs.run import Run, finish, iterate, sample
     from sigmafield.samplers import SAMPLERS, Sampler
@@ -76,10 +78,10 @@ _HOME = {
     "recipes.execute": (
         "Result",
         "execute",
-        "generate",
         "open_job",
         "open_pipe",
     ),
+    "recipes.generate": ("generate",),
     "recipes.inputs": (
         "Inputs",
         "read_inputs",
@@ -97,6 +99,7 @@ _HOME = {
         "Tiling",
     ),
     "recipes.recipe": ("Recipe",),
+    "recipes.settings": ("Settings",),
     "runs.checkpoint": (
         "load_state",
         "save_state",
@@ -148,6 +151,7 @@ __all__ = [
     "Result",
     "Run",
     "Sampler",
+    "Settings",
     "Span",
     "Spec",
     "State",

@@ -234,7 +234,7 @@ def test_a_mask_keeps_the_black_part_and_a_region_changes_its_box(heart, tmp_pat
     assert run("sample", "green apple", "--image", heart, "--mask", mask, *options, "--seed", 4).exit_code == 0
     change = np.abs(pixels(out).astype(int) - pixels(heart)).mean((0, 2))
     assert change[:28].mean() < change[36:].mean() / 3  # not 0: the kept half goes through the VAE too
-    region = ["--positive-region", "32,0,32,64:green apple:4"]
+    region = ["--positive-region", "32,0,32,64:green apple:strength=4"]
     assert run("sample", "a red heart", *region, *options, "--seed", 5).exit_code == 0
     change = np.abs(pixels(out).astype(int) - pixels(heart)).mean((0, 2))
     assert change[:24].mean() < change[40:].mean() / 2
@@ -326,7 +326,7 @@ ERRORS = [
     (["--batch", "0"], "the recipe needs 1 ≤ batch ≤ 4096; got 0"),
     (["--denoise", "2"], "the recipe needs 0 < denoise ≤ 1; got 2"),
     (["--denoise", "0.5"], "denoise 0.5 needs an image to start from"),
-    (["--seed", "-1"], "the recipe needs 0 ≤ seed ≤ 18446744073709551615; got -1"),
+    (["--seed", "-2"], "the recipe needs -1 ≤ seed ≤ 18446744073709551615; got -2"),
     (["--cfg", "nan"], "the recipe needs cfg to be finite; got nan"),
     (["--size", "64"], "size must be WIDTHxHEIGHT in pixels, such as 512x768; got '64'"),
     (["--size", "66x64"], "width must be a multiple of 4, the VAE's factor; got 66: try 64 or 68"),
@@ -345,10 +345,10 @@ ERRORS = [
     (["--denoise-map", "m.png"], "denoise_map needs an image to start from"),
     (["--map-schedule", "owm"], 'Invalid value "owm" for --map-schedule. Choose from: "delayed", "own".'),
     (["--map-schedule", "own", "--start", "2"], "leave start_step and last_step out"),
-    (["--positive-region", "apple"], "a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:STRENGTH; got 'apple'"),
+    (["--positive-region", "apple"], "a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:strength=S; got 'apple'"),
     (["--positive-region", "3,0,8,8:x"], "a region's x must be a multiple of 4, the VAE's factor; got 3"),
     (["--positive-region", "32,0,64,8:x"], "the region 32,0,64,8 is not within 64x64 pixels"),
-    (["--positive-region", "0,0,8,8:x:-1"], "a region needs strength ≥ 0; got -1"),
+    (["--positive-region", "0,0,8,8:x:strength=-1"], "a region needs strength ≥ 0; got -1"),
     (["--clip-skip", "0"], "the recipe needs -100 ≤ clip_skip ≤ -1; got 0"),
     (["--clip-skip", "-99"], "one of the 2 layers; got -99"),
     (["--lora", "no.safetensors:0.5"], "LoRA 'no.safetensors': no such file"),

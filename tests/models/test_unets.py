@@ -263,5 +263,5 @@ def test_a_budget_of_rows_makes_more_calls_and_the_same_numbers(model: str, requ
 
 
 def test_a_budget_is_at_least_a_row() -> None:
-    with pytest.raises(ValueError, match="max_rows must be ≥ 1; got 0"):
+    with pytest.raises(ValueError, match="load needs max_rows ≥ 1; got 0"):
         load(max_rows=0)

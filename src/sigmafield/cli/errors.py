@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NoReturn
 
-from rich.console import Console
 from rich.text import Text
 
-USER_ERRORS = (ValueError, OSError, ImportError)
-"""What is raised about values, files and packages."""
+from sigmafield.cli.console import console
+
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+"""What is raised about values, files and packages, and about latents that are not finite."""
+
+AS_JSON = ContextVar("AS_JSON", default=False)
+"""Whether this command was given --json, so that what it says is for machines."""
 
 
 @contextmanager
@@ -24,9 +30,18 @@ def user_errors() -> Iterator[None]:
 
 
 def complain(message: str, kind: str = "error") -> None:
-    """Print one line on the error stream; the message is text, not markup."""
-    line = Text.assemble((f"{kind}: ", "bold red" if kind == "error" else "bold"), " ".join(message.split()))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    """Print one line on the error stream; with --json it is an object whose one key is the kind.
+
+    Args:
+        message: A text, which is not markup.
+        kind: "error" or "note".
+    """
+    text = " ".join(message.split())
+    if AS_JSON.get():
+        print(json.dumps({kind: text}), file=sys.stderr)
+        return
+    line = Text.assemble((f"{kind}: ", "bold red" if kind == "error" else "bold"), text)
+    console(stderr=True, soft_wrap=True).print(line)
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

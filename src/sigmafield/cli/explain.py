@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sigmafield.citations import sources
+from sigmafield.cli.console import console, show_table
 from sigmafield.cli.prose import description
 from sigmafield.core.process import VE, Grid
 from sigmafield.guidance import Mod
@@ -95,30 +95,28 @@ def facts(sampler: Sampler) -> dict[str, str]:
 
 def explain_sampler(sampler: Sampler) -> None:
     """Print a sampler's equation, row, parameters, coefficients and sources."""
-    console = Console(highlight=False)
-    heading(console, sampler.name, sampler.step)
+    heading(sampler.name, sampler.step)
     about = facts(sampler)
     for k, (name, differs) in enumerate(relatives(sampler).items()):
         about[" " * k or "same step as"] = f"{name}; there {differs}" if differs else name
-    console.print("", grid(about))
-    show_settings(console, sampler)
+    console().print("", grid(about))
+    show_settings(sampler)
     if sampler.linear:
         rows = table(sampler.name, EXAMPLE)
         i = len(rows) // 2
         now, then = (float(sigma) for sigma in (rows[i].span.sigma, rows[i].span.sigma_next))
         step = f"x' at σ' = {then:.4g} from x at σ = {now:.4g}"
-        console.print(Text.assemble("\n", (step, "bold"), f", step {i + 1} of {len(rows)} (Karras, VE)"))
-        console.print(render(rows, i))
-    footer(console, sampler)
+        console().print(Text.assemble("\n", (step, "bold"), f", step {i + 1} of {len(rows)} (Karras, VE)"))
+        console().print(render(rows, i))
+    footer(sampler)
 
 
 def explain_schedule(schedule: Schedule) -> None:
     """Print a schedule's equation, parameters and sources."""
-    console = Console(highlight=False)
-    heading(console, schedule.name, schedule.make)
-    console.print("", grid({"networks": NETWORK[schedule.network]}))
-    show_settings(console, schedule)
-    footer(console, schedule)
+    heading(schedule.name, schedule.make)
+    console().print("", grid({"networks": NETWORK[schedule.network]}))
+    show_settings(schedule)
+    footer(schedule)
 
 
 def mod_row(mod: Mod) -> dict[str, Any]:
@@ -129,17 +127,16 @@ def mod_row(mod: Mod) -> dict[str, Any]:
 
 def explain_mod(mod: Mod) -> None:
     """Print a mod's equation, row, parameters and sources."""
-    console = Console(highlight=False)
-    heading(console, mod.name, mod.apply)
+    heading(mod.name, mod.apply)
     more = f"{mod.evals} more per prediction" if mod.evals else "no further ones"
-    console.print("", grid({"acts": STAGE[mod.stage], "evaluations": more}))
-    show_settings(console, mod)
-    footer(console, mod)
+    console().print("", grid({"acts": STAGE[mod.stage], "evaluations": more}))
+    show_settings(mod)
+    footer(mod)
 
 
-def heading(console: Console, name: str, function: Callable[..., Any]) -> None:
+def heading(name: str, function: Callable[..., Any]) -> None:
     """Print a name and what its docstring says before the lists of arguments and errors, which tables show."""
-    console.print(Text(name, "bold"), Text(description(function.__doc__)), sep="\n\n")
+    console().print(Text(name, "bold"), Text(description(function.__doc__)), sep="\n\n")
 
 
 def grid(entries: Mapping[str, str]) -> Table:
@@ -150,16 +147,14 @@ def grid(entries: Mapping[str, str]) -> Table:
     return table
 
 
-def show_settings(console: Console, owner: Sampler | Schedule | Mod) -> None:
+def show_settings(owner: Sampler | Schedule | Mod) -> None:
     """Print the parameters, if there are any."""
     if owner.parameters:
-        parameters = Table("parameter", "default", "values", "meaning", box=None, header_style="bold")
-        for setting in settings(owner):
-            parameters.add_row(*map(Text, setting))
-        console.print("", parameters)
+        console().print()
+        show_table(("parameter", "default", "values", "meaning"), settings(owner))
 
 
-def footer(console: Console, owner: Sampler | Schedule | Mod) -> None:
+def footer(owner: Sampler | Schedule | Mod) -> None:
     """Print the sources, and how to cite them."""
-    console.print(Text("\n".join([f"\nFrom {owner.paper}:", *map(str, sources(owner.paper))])))
-    console.print(Text.assemble((f"sigmafield cite {owner.name}", "bold"), " prints BibTeX."))
+    console().print(Text("\n".join([f"\nFrom {owner.paper}:", *map(str, sources(owner.paper))])))
+    console().print(Text.assemble((f"sigmafield cite {owner.name}", "bold"), " prints BibTeX."))

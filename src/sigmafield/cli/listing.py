@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
+from sigmafield.cli.console import show_table
 from sigmafield.cli.errors import user_errors
 from sigmafield.cli.explain import NOISE, explain_mod, explain_sampler, explain_schedule, mod_row, sampler_row
 from sigmafield.cli.groups import Json
@@ -32,12 +31,12 @@ def samplers(name: Name = None, /, *, json: Json = False) -> None:
     elif name:
         explain_sampler(chosen[0])
     else:
-        table = Table(
-            Column("sampler", no_wrap=True), "order", "evals", "noise", "paper", box=None, header_style="bold"
-        )
-        for row in sorted(chosen, key=lambda row: row.name):
-            table.add_row(row.name, str(row.order), str(row.evals), NOISE[row.noise], row.paper)
-        show(table, "sigmafield samplers NAME explains one, with its parameters.")
+        rows = [
+            (row.name, str(row.order), str(row.evals), NOISE[row.noise], row.paper)
+            for row in sorted(chosen, key=lambda row: row.name)
+        ]
+        note = "sigmafield samplers NAME explains one, with its parameters."
+        show_table(("sampler", "order", "evals", "noise", "paper"), rows, note)
 
 
 def schedules(
@@ -74,11 +73,12 @@ def schedules(
     else:
         if name:
             explain_schedule(chosen[0])
-        table = Table("schedule", "sigmas", "paper", box=None, header_style="bold")
+        cells = []
         for each in chosen:
             sigmas = " ".join(f"{sigma:.4g}" for sigma in rows.get(each.name, []))
-            table.add_row(each.name, sigmas or Text(unfit[each.name], "dim"), each.paper)
-        show(table, "" if name else "sigmafield schedules NAME explains one, with its parameters.")
+            cells.append((each.name, sigmas or Text(unfit[each.name], "dim"), each.paper))
+        note = "" if name else "sigmafield schedules NAME explains one, with its parameters."
+        show_table(("schedule", "sigmas", "paper"), cells, note)
 
 
 def guidance(name: Name = None, /, *, json: Json = False) -> None:
@@ -90,20 +90,12 @@ def guidance(name: Name = None, /, *, json: Json = False) -> None:
     elif name:
         explain_mod(chosen[0])
     else:
-        table = Table(Column("guidance", no_wrap=True), "acts", "parameters", "paper", box=None, header_style="bold")
+        rows = []
         for mod in sorted(chosen, key=lambda mod: mod.name):
             params = [f"{name}={p.default} ({p.values})" for name, p in mod.parameters.items()]
-            table.add_row(mod.name, mod.stage, "\n".join(params), mod.paper)
-        show(
-            table,
+            rows.append((mod.name, mod.stage, "\n".join(params), mod.paper))
+        show_table(
+            ("guidance", "acts", "parameters", "paper"), rows,
             "Join them with + in the order in which they act: --guidance 'apg(eta=0.5)+cfg_norm'.\n"
             "sigmafield guidance NAME explains one.",
-        )
-
-
-def show(table: Table, note: str) -> None:
-    """Print a table, and a note about where to read on."""
-    console = Console(highlight=False)
-    console.print(table)
-    if note:
-        console.print(Text("\n" + note))
+        )  # fmt: skip

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from sigmafield.core.parameters import fields_of
-from sigmafield.core.registry import near_miss
+from sigmafield.core.registry import near_miss, shown
 from sigmafield.recipes.options import ControlImage, Lora, Region
 
 
@@ -32,21 +33,50 @@ def parse_shift(text: str) -> float | Literal["size"]:
         raise ValueError(f"shift must be a number above 0 or 'size'; got {text!r}") from None
 
 
-def parse_region(text: str) -> Region:
-    """A region from "x,y,width,height:prompt" or "x,y,width,height:prompt:strength"."""
-    box, colon, rest = text.partition(":")
-    prompt, _, strength = rest.rpartition(":")
+def parse_seed(text: str) -> int | Literal["random"]:
+    """A seed: a whole number, or "random"."""
+    if text == "random":
+        return "random"
     try:
-        weight = float(strength) if prompt else 1.0
-    except ValueError:  # the colon belongs to the prompt
-        prompt, weight = "", 1.0
-    try:
-        x, y, width, height = (int(number) for number in box.split(","))
+        return int(text)
     except ValueError:
-        colon = ""
-    if not colon or not rest:
-        raise ValueError(f"a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:STRENGTH; got {text!r}")
-    return Region(prompt or rest, x, y, width, height, weight)
+        raise ValueError(f"seed must be a whole number or 'random'; got {shown(text)}") from None
+
+
+REGION = re.compile(
+    r'(?P<box>\s*-?\d+\s*(?:,\s*-?\d+\s*){3}):(?:"(?P<quoted>[^"]*)"|(?P<plain>.+?))(?::strength=(?P<strength>.*))?',
+    re.DOTALL,
+)
+STRENGTH = re.compile(r"(?P<prompt>.*[^\d\s]\s*):(?P<strength>\s*[-+]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
+"""The form "PROMPT:STRENGTH" of earlier versions; "12:30" is not of it."""
+
+
+def parse_region(text: str) -> Region:
+    """A region from "x,y,width,height:prompt" or "x,y,width,height:prompt:strength=2"; the prompt may be in quotes.
+
+    Raises:
+        ValueError: The text is not of this form, or ends in what earlier versions took for a strength.
+    """
+    found = REGION.fullmatch(text)
+    if found is None or not (found["quoted"] or found["plain"]):
+        raise ValueError(f"a region must be X,Y,W,H:PROMPT or X,Y,W,H:PROMPT:strength=S; got {shown(text)}")
+    prompt, strength = found["quoted"] or found["plain"], found["strength"]
+    if found["plain"] and strength is None and (old := STRENGTH.fullmatch(prompt)):
+        box, value = found["box"], old["strength"].strip()
+        raise ValueError(
+            f"a region's strength is written {box}:{old['prompt']}:strength={value}; if ':{value}' belongs to the "
+            f'prompt, quote it: {box}:"{prompt}"'
+        )
+    weight = 1.0 if strength is None else parse_number("a region's strength", strength)
+    return Region(prompt, *map(int, found["box"].split(",")), strength=weight)
+
+
+def parse_number(what: str, text: str) -> float:
+    """A number in a text; ValueError that names what it is."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{what} must be a number; got {shown(text)}") from None
 
 
 def parse_control(text: str) -> ControlImage:
@@ -57,22 +87,24 @@ def parse_control(text: str) -> ControlImage:
     for name in values:
         if name not in names:
             raise ValueError(f"a control has no entry {name!r}{near_miss(name, names)}")
+    if len(values) < len(pairs):
+        raise ValueError(f"a control must have each entry once; got {shown(text)}")
     if not all(values.get(name) for name in ("net", "image")):
         raise ValueError(
             f"a control must be net=DIR,image=PNG and, if wanted, strength=0.8,start=0,end=1; got {text!r}"
         )
     for name in values.keys() & {"strength", "start", "end"}:
-        try:
-            values[name] = float(values[name])
-        except ValueError:
-            raise ValueError(f"a control's {name} must be a number; got {values[name]!r}") from None
+        values[name] = parse_number(f"a control's {name}", values[name])
     return ControlImage(**values)
 
 
 def parse_lora(text: str) -> Lora:
-    """A LoRA from "file", "file:strength" or "file:strength:text_strength"."""
+    """A LoRA from "file", "file:strength" or "file:strength:text_strength".
+
+    Where a file has the whole name, colons and all, it is meant.
+    """
     path, strengths = text, list[float]()
-    while len(strengths) < 2:
+    while len(strengths) < 2 and not Path(path).expanduser().is_file():
         head, _, tail = path.rpartition(":")
         try:
             strength = float(tail)
@@ -106,13 +138,13 @@ class Readers:
 
 
 READERS = Readers(
-    {"shift": parse_shift},
+    {"shift": parse_shift, "seed": parse_seed},
     {
         "regions": parse_region, "controls": parse_control, "loras": parse_lora,
         "lora_files": str, "control_images": str, "control_nets": str,
     },
     {
-        "shift": "S|size", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:STRENGTH]",
+        "shift": "S|size", "seed": "N|random", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:strength=S]",
         "loras": "FILE[:STRENGTH[:TEXT]]",
         "controls": "net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
     },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from cyclopts import Parameter
 
 from sigmafield.cli.errors import complain
 from sigmafield.cli.flags import with_flags
+from sigmafield.recipes.label import read_label
 from sigmafield.recipes.other_programs import read_recipe
 from sigmafield.recipes.output import recipe_of
 from sigmafield.recipes.recipe import Recipe
@@ -36,7 +36,6 @@ def recipe(file: Annotated[Path, Parameter(help="Image to read.")], /) -> None:
 def own_recipe(text: str, file: Path) -> Recipe:
     """The recipe of what sigmafield wrote into a file; ValueError if it has been changed into something else."""
     try:
-        carried = json.loads(text)["recipe"]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"the recipe in {file} is damaged: it is not what sigmafield wrote") from None
-    return Recipe.from_json(json.dumps(carried))
+        return read_label(text).recipe
+    except ValueError as error:
+        raise ValueError(f"the recipe in {file} is damaged: {error}") from None

@@ -20,9 +20,9 @@ from sigmafield.cli.single import Target, check_video
 from sigmafield.cli.terminal import Display
 from sigmafield.recipes.execute import execute, open_job, open_pipe
 from sigmafield.recipes.image_io import open_frames, sheets
+from sigmafield.recipes.label import label, read_label
 from sigmafield.recipes.options import MachineOptions
-from sigmafield.recipes.output import ENDINGS, as_read, encoded, label, recipe_of
-from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.output import ENDINGS, as_read, encoded, recipe_of
 
 
 @with_flags(moved=(MOVED,), machine=(MACHINE,))
@@ -43,8 +43,8 @@ def replay(
 
     The status is 0 if every pixel is the same, and 1 if not.
     """
-    carried = json_.loads(recipe_of(file))
-    recipe, index = with_moved(Recipe.from_json(json_.dumps(carried["recipe"])), moved), carried["image"]
+    carried, index, made_by = read_label(recipe_of(file))
+    recipe = with_moved(carried, moved)
     target = Target(output or file.with_name(f"{file.stem}-replay{file.suffix}"), recipe, overwrite)
     options = MachineOptions(**machine)
     job = open_job(recipe, open_pipe(recipe, **options.load_arguments()))
@@ -64,10 +64,10 @@ def replay(
     )
     same = before.shape == after.shape and bool((before == after).all())
     if json:
-        print(json_.dumps({"files": [str(written)], "identical": same, "made_by": carried["sigmafield"]}))
+        print(json_.dumps({"files": [str(written)], "identical": same, "made_by": made_by}))
     elif same:
         print(f"{written}: every pixel is the same as in {file}")
     else:
         by = "" if before.shape != after.shape else f" by up to {np.abs(before - after).max()} of 255"
-        print(f"{written}: differs from {file}{by} (made by sigmafield {carried['sigmafield']}, this is {__version__})")
+        print(f"{written}: differs from {file}{by} (made by sigmafield {made_by}, this is {__version__})")
     sys.exit(0 if same else 1)

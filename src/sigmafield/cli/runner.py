@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from rich.console import Console
 from rich.text import Text
 
+from sigmafield.cli.console import console
 from sigmafield.cli.errors import complain
 from sigmafield.cli.signals import Interrupted
 from sigmafield.cli.terminal import Display
@@ -200,4 +200,4 @@ def steps(n: int) -> str:
 def go_on(text: str, command: str) -> None:
     """Say on the error stream how to go on; nobody hears it where the terminal has been closed."""
     with suppress(OSError):
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(text, (command, "bold")))
+        console(stderr=True, soft_wrap=True).print(Text.assemble(text, (command, "bold")))

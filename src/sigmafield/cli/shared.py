@@ -15,7 +15,8 @@ from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.recipe import Recipe
 
 FILES = (
-    "image", "image_sha256", "mask", "mask_sha256", "mask_from", "denoise_map", "denoise_map_sha256", "controls", "loras",
+    "image", "image_sha256", "mask", "mask_sha256", "mask_from", "denoise_map", "denoise_map_sha256", "controls",
+    "loras",
 )  # fmt: skip
 """Fields of a recipe that name files which are read, with their digests and how they are read."""
 

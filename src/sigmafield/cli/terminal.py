@@ -9,11 +9,12 @@ from types import TracebackType
 
 import numpy as np
 from PIL import Image
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from sigmafield.cli.console import console
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.image_io import sheet
@@ -37,8 +38,8 @@ class Display:
     """
 
     def __init__(self, quiet: bool, steps: Sequence[int]):
-        console = Console(stderr=True)
-        self._live_preview = console.is_terminal and console.color_system == "truecolor"
+        out = console(stderr=True)
+        self._live_preview = out.is_terminal and out.color_system == "truecolor"
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),  # prompts are text
             BarColumn(),
@@ -47,13 +48,13 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
-            console=console,
+            console=out,
             speed_estimate_period=SPEED_PERIOD,
         )
         self._steps = tuple(steps)
         self._task = self._bar.add_task("", total=sum(steps), note="")
-        self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
-        self._quiet = quiet or not console.is_terminal
+        self._live = Live(self._bar, console=out, refresh_per_second=8, transient=True)
+        self._quiet = quiet or not out.is_terminal
         self._last = 0.0
 
     def __enter__(self) -> Display:

@@ -46,7 +46,7 @@ class Range:
             return False
         if isinstance(high, (int, float)):
             return value < high or (value == high and not self.below)
-        return math.isfinite(value)
+        return abs(value) < math.inf  # math.isfinite refuses integers beyond floats
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +101,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is bool:
         return isinstance(value, (bool, np.bool_))
     if origin is Literal:
-        return any(value == choice and fits(value, type(choice)) for choice in args)
+        return any(fits(value, type(choice)) and value == choice for choice in args)
     if is_sequence(kind):
         items = cast("Sequence[Any]", value) if isinstance(value, (tuple, list)) else None
         hints = None if items is None else hints_of(kind, len(items))
@@ -118,7 +118,12 @@ def convert(value: Any, hint: Any) -> Any:
         return bool(cast("object", value))
     if not isinstance(value, bool) and isinstance(value, Real):
         number = cast("int | float", cast("object", value))
-        return int(number) if isinstance(value, Integral) and float not in alternatives else float(number)
+        if isinstance(value, Integral) and float not in alternatives:
+            return int(number)
+        try:
+            return float(number)
+        except OverflowError:  # an integer of more than 308 digits
+            return math.inf if number > 0 else -math.inf
     if isinstance(value, (tuple, list)) and len(alternatives) == 1 and is_sequence(alternatives[0]):
         items = cast("Sequence[Any]", value)
         return tuple(map(convert, items, hints_of(alternatives[0], len(items)) or ()))

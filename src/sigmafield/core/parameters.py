@@ -10,19 +10,24 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from torch import Tensor
 
 from sigmafield.core.annotations import WORDS, Range, convert, describe, fits, optional, split
-from sigmafield.core.registry import Spec, near_miss
+from sigmafield.core.registry import Spec, near_miss, shown
 
+P = ParamSpec("P")
 V = TypeVar("V")
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character: what is left of bytes that are not UTF-8, and of half an escape in JSON."""
 
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
@@ -79,7 +84,9 @@ class Parameter:
             rule = f"= {self.values}" if self.choices or self.words else f"to be {describe(kind)}"
             near = near_miss(value, map(str, self.choices)) if isinstance(value, str) and self.choices else ""
             near = near if "did you mean" in near else ""  # the rule lists all values
-            raise ValueError(f"{owner} needs {self.name} {rule}; got {value!r}{near}")
+            raise ValueError(f"{owner} needs {self.name} {rule}; got {shown(value)}{near}")
+        if isinstance(value, str) and SURROGATE.search(value):
+            raise ValueError(f"{owner} needs {self.name} to be Unicode text, which UTF-8 can hold; got {value!a}")
         return convert(value, self.annotation)
 
     def check_range(self, owner: str, values: Mapping[str, Any]) -> None:
@@ -89,9 +96,9 @@ class Parameter:
             return
         if self.range and not self.range.has(value, values):
             others = "".join(f" and {end} = {values[end]:g}" for end in self.range.names if fits(values[end], float))
-            raise ValueError(f"{owner} needs {self.range.text(self.name)}; got {value:g}{others}")
-        if self.range is None and not math.isfinite(value):
-            raise ValueError(f"{owner} needs {self.name} to be finite; got {value:g}")
+            raise ValueError(f"{owner} needs {self.range.text(self.name)}; got {_number(value)}{others}")
+        if self.range is None and not abs(value) < math.inf:
+            raise ValueError(f"{owner} needs {self.name} to be finite; got {_number(value)}")
 
     def schema(self) -> dict[str, Any]:
         """A JSON schema of the values, with the default and the documentation."""
@@ -102,6 +109,14 @@ class Parameter:
         if not self.required:
             found |= _default(self.default)
         return found
+
+
+def _number(value: int | float) -> str:
+    """A number as error messages show it."""
+    try:
+        return f"{value:g}"
+    except OverflowError:  # an integer beyond floats
+        return shown(value)
 
 
 def check(owner: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,12 +144,15 @@ def check(owner: str, known: Mapping[str, Parameter], given: Mapping[str, Any]) 
     return {name: values[name] for name in given}
 
 
-def checked(function: Callable[..., V]) -> Callable[..., V]:
+def checked(function: Callable[P, V]) -> Callable[P, V]:
     """The function with its keyword-only arguments checked at every call, as `check` does."""
+    positional = {a.name for a in inspect.signature(function).parameters.values() if not by_keyword(a)}
 
     @wraps(function)
-    def call(*args: Any, **given: Any) -> V:
-        return function(*args, **check(function.__name__, keywords(function), given))
+    def call(*args: P.args, **given: P.kwargs) -> V:
+        own = {name: value for name, value in given.items() if name not in positional}
+        settled = {**given, **check(function.__name__, keywords(function), own)}
+        return cast("Callable[..., V]", function)(*args, **settled)
 
     return call
 

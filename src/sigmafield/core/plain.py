@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast, get_args
 
 from sigmafield.core.annotations import convert, describe, fits, hints_of, is_sequence, optional, split
 from sigmafield.core.parameters import fields_of
-from sigmafield.core.registry import Spec, format_specs, near_miss, parse_specs
+from sigmafield.core.registry import Spec, format_specs, near_miss, parse_specs, shown
 
 T = TypeVar("T")
 
@@ -45,11 +45,11 @@ def from_plain(cls: type[T], values: Any, owner: str) -> T:
     """
     known = fields_of(cls)
     if not isinstance(values, Mapping):
-        raise ValueError(f"{owner} must be an object; got {values!r}")
+        raise ValueError(f"{owner} must be an object; got {shown(values)}")
     given = cast("Mapping[str, Any]", values)
     for name in given:
         if name not in known:
-            raise ValueError(f"{owner} has an unknown entry {name!r}{near_miss(name, known)}")
+            raise ValueError(f"{owner} has an unknown entry {shown(name)}{near_miss(name, known)}")
     for name, parameter in known.items():
         if parameter.required and name not in given:
             raise ValueError(f"{owner} needs {name}; it has no default")
@@ -79,5 +79,5 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         if is_sequence(kind) and Spec in get_args(kind) and isinstance(value, str):
             return parse_specs(value, path, "name(parameter=0.5)+name")
     if not fits(value, hint):
-        raise ValueError(f"{path} must be {describe(hint)}; got {value!r}")
+        raise ValueError(f"{path} must be {describe(hint)}; got {shown(cast('object', value))}")
     return convert(value, hint)

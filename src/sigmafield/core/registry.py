@@ -11,7 +11,13 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
+
+import numpy as np
+
+LONGEST = 120
+"""Characters of a value that an error message quotes."""
 
 
 @runtime_checkable
@@ -49,7 +55,7 @@ class Spec:
         """The spec in a text; ValueError unless the text is one name with or without parameters."""
         found = parse_specs(text, kind, example)
         if len(found) != 1:
-            raise ValueError(f"{kind} must be one name, such as {example}; got {text!r}")
+            raise ValueError(f"{kind} must be one name, such as {example}; got {shown(text)}")
         return found[0]
 
 
@@ -70,8 +76,8 @@ def parse_specs(text: str, kind: str, example: str) -> tuple[Spec, ...]:
         return ()
     try:
         return tuple(_split(ast.parse(text.strip(), mode="eval").body))
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{kind} must be names with parameters, such as {example}; got {text!r}") from error
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all of them come from odd texts
+        raise ValueError(f"{kind} must be names with parameters, such as {example}; got {shown(text)}") from None
 
 
 def format_specs(specs: Iterable[Spec]) -> str:
@@ -104,11 +110,15 @@ def _value(tree: ast.expr) -> Any:
 
 def _written(value: Any) -> str:
     """A value in the form that `_value` reads; ValueError if it has none."""
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
     if isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "inf"):
         return value
-    if isinstance(value, (int, float, str, tuple, list)):
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Real):  # NumPy's numbers among them
+        return repr(float(value))
+    if isinstance(value, (str, tuple, list)):
         return repr(cast("object", value))
     raise ValueError(f"{value!r} has no text form: it can be given in Python only")
 
@@ -150,15 +160,25 @@ class Registry(Mapping[str, Row], Generic[Row]):
         return len(self._rows)
 
 
+def shown(value: object) -> str:
+    """A value as an error message quotes it: on one line, and cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or values within values
+        return f"a {type(value).__name__} that is too large to print"
+    text = " ".join(text.split()) if "\n" in text else text
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 30]} … {text[-20:]}"
+
+
 def near_miss(name: str, known: Iterable[str]) -> str:
     """The end of an error about an unknown name: '; did you mean …?', or the list of known names."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name[:LONGEST], known, n=3, cutoff=0.6)
     return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(known)}"
 
 
 def named(table: Mapping[str, V], name: str, kind: str) -> V:
     """The value of that name in a table; ValueError with the nearest names if it is unknown."""
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}{near_miss(name, table)}")
+        raise ValueError(f"unknown {kind} {shown(name)}{near_miss(name, table)}")
     return table[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -197,6 +198,7 @@ class Pipeline:
         loras: Paths and strengths of the LoRAs that are in the weights.
         unmerged: The modules without them; None where there are none, or `load` has merged them.
         arranged: Says how the parts of a pipeline with other modules are made to run, such as one at a time.
+        source: The call that makes it again; None where a part was exchanged since.
     """
 
     model: DiffusionModel
@@ -206,6 +208,7 @@ class Pipeline:
     loras: Sequence[tuple[str, Strengths]] = ()
     unmerged: Unmerged | None = field(default=None, repr=False)
     arranged: Callable[[Pipeline], Pipeline] = field(default=as_it_is, repr=False)
+    source: partial[Pipeline] | None = field(default=None, init=False, repr=False)
 
     def with_loras(self, loras: Loras) -> Pipeline:
         """A pipeline with these LoRAs instead of those of this one, which is left as it is; () for none.
@@ -254,13 +257,29 @@ class Pipeline:
         """The pipeline on other modules of its network and text encoders."""
         model = replace(self.model, module=modules.get(self.model.part))
         text = replace(self.text, modules={name: modules[name] for name in self.text.modules})
-        return self.arranged(replace(self, model=model, text=text, loras=loras, unmerged=unmerged))
+        made = self.arranged(replace(self, model=model, text=text, loras=loras, unmerged=unmerged))
+        return made if self.source is None else made.made_by(partial(self.source, loras=loras))
 
     @property
     def adaptable(self) -> Modules:
         """The modules that LoRAs change, by diffusers' names: network and text encoders."""
         network = {} if self.model.module is None else {self.model.part: self.model.module}
         return {**network, **self.text.modules}
+
+    def made_by(self, source: partial[Pipeline]) -> Pipeline:
+        """The same, with the call that makes it again in another process."""
+        made = replace(self)
+        object.__setattr__(made, "source", source)
+        return made
+
+    def __reduce__(self) -> tuple[partial[Pipeline], tuple[()]]:
+        """What is pickled: the call that made it, not the weights. TypeError where a part was exchanged since."""
+        if self.source is None:
+            raise TypeError(
+                "a model that was changed after sf.load cannot be sent to another process: send the arguments of "
+                "sf.load, and change it there"
+            )
+        return self.source, ()
 
     def encode(self, images: Tensor) -> Latent:
         """Encodes images in [0, 1] to latents in the network's scale; shapes and errors as for `Vae.encode`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -153,6 +153,13 @@ class DiffusionModel:
         if self.module is None:
             raise ValueError(f"{self.name}: the network is not a torch module, so nothing in it can be patched")
         return self.module
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be pickled: its network is a function of this process."""
+        raise TypeError(
+            "a part of a model cannot be sent to another process: send the whole, as sf.load gives it, which is loaded "
+            "again there"
+        )
 
     def check(self, cond: Cond) -> None:
         """Raises ValueError for a conditioning whose `concat` or controls the network cannot take."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 
+from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import ControlNetwork
-from sigmafield.core.registry import near_miss
+from sigmafield.core.parameters import checked
+from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import TINY, nearby
 from sigmafield.models.loras import Loras, check_loras
@@ -20,10 +24,14 @@ from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps"}
+"""What people call devices, and what torch calls them."""
+
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
+@checked
 def load(
     model: str | Path = TINY,
     *,
@@ -32,7 +40,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     offload: bool = False,
     compile: bool = False,
-    max_rows: int | None = None,
+    max_rows: Annotated[int | None, Range(1)] = None,
     preview: str | Path | None = None,
     embeddings: str | Path | None = None,
     loras: Loras = (),
@@ -53,25 +61,29 @@ def load(
             file, or a directory of such files.
         embeddings: Directory of textual inversions, for `embedding:name` in prompts.
         loras: LoRA files by their paths with their strengths, one number or a pair of the network's and the text
-            encoders', added to the weights in that order; any number, 0: none of it. The weights without them are not
-            kept; `Pipeline.with_loras` keeps them.
+            encoders', added to the weights in that order; any number, 0: none of it. A path without a strength has 1.
+            The weights without them are not kept; `Pipeline.with_loras` keeps them.
 
     Returns:
-        The model, the text encoder and the VAE.
+        The model, the text encoder and the VAE. Pickled, as for another process, it is this call, made again there.
 
     Raises:
-        ValueError: If an argument or the model is not supported.
+        ValueError: If an argument has another type or is out of range, or the model is not supported.
         FileNotFoundError: If a file is missing.
         ImportError: If the model needs packages that are not installed.
         ConnectionError: If a hub id cannot be downloaded.
     """
+    if not isinstance(model, (str, Path)):
+        raise ValueError(f"load needs model to be a name or a path; got {shown(model)}")
+    again = partial(
+        load, _absolute(model), parts=_absolute(parts), device=device, dtype=dtype, offload=offload, compile=compile,
+        max_rows=max_rows, preview=_absolute(preview), embeddings=_absolute(embeddings), loras=check_loras(loras),
+    )  # fmt: skip
     device = choose_device(device)
     if offload:
         check_offload(device)
     if compile:
         check_compile(device)
-    if max_rows is not None and max_rows < 1:
-        raise ValueError(f"max_rows must be ≥ 1; got {max_rows}")
     if preview is not None and not Path(preview).expanduser().exists():
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
     folder, pairs = check_folder(embeddings), check_loras(loras)
@@ -91,7 +103,14 @@ def load(
         from sigmafield.models.diffusers.preview import load_preview
 
         pipe = replace(pipe, small_decoder=load_preview(Path(preview).expanduser(), pipe.model.latent, pipe.device))
-    return pipe
+    return pipe.made_by(again)
+
+
+def _absolute(path: str | Path | None) -> Any:
+    """A path that means the same in another process; what is not a path of this machine, such as a hub id, as it is."""
+    if path is None or path == TINY or not Path(path).expanduser().exists():
+        return path
+    return str(Path(path).expanduser().absolute())
 
 
 def load_plain(
@@ -124,6 +143,7 @@ def load_plain(
     return load_diffusers(path if path.is_dir() else str(model), device, asked, home, embeddings)
 
 
+@checked
 def load_control(
     path: str | Path,
     *,
@@ -172,7 +192,9 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device(there[0])
     kind, _, index = str(device).partition(":")
     if kind not in ready or (index and not index.isdecimal()):
-        raise ValueError(f"unknown device {str(device)!r}{near_miss(kind, ('cuda', 'mps', 'cpu'))}")
+        other = OTHER_NAMES.get(kind.lower())
+        meant = f"; torch calls it {other}" if other else near_miss(kind, ("cuda", "mps", "cpu"))
+        raise ValueError(f"unknown device {str(device)!r}{meant}")
     if kind not in there:
         raise ValueError(f"device {str(device)!r} is not available here; available: {', '.join(there)}")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():

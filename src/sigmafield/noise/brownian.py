@@ -84,8 +84,8 @@ class Brownian:
             raise ValueError(
                 f"Brownian noise needs one sigma per step; got a field {tuple(grid.sigmas.shape)}: use Keyed"
             )
-        self._per_sample = not isinstance(seed, int)
-        self._seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+        self._per_sample = isinstance(seed, Sequence)
+        self._seeds = tuple(map(int, seed)) if isinstance(seed, Sequence) else (int(seed),)
         if self._per_sample and len(self._seeds) != shape[0]:
             raise ValueError(
                 f"seed must be one number or one per sample: got {len(self._seeds)} for a batch of {shape[0]}"

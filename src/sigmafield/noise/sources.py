@@ -34,7 +34,7 @@ def generator_of(seed: int | torch.Generator, device: Device = "cpu") -> torch.G
         return seed
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be 0 … 2**64 - 1; got {seed}")
-    return torch.Generator(device).manual_seed(seed)
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def randn(
@@ -202,6 +202,11 @@ class Keyed:
 
     def set_state(self, state: Tensor | None) -> None:
         self._draw = 0
+
+
+def following(seed: int, by: int = 1) -> int:
+    """The seed that is `by` later; after 2⁶⁴ − 1 comes 0, as in ComfyUI."""
+    return (int(seed) + by) % 2**64
 
 
 def seed_word(entropy: int, key: tuple[int, ...], dtype: type[np.unsignedinteger] = np.uint32) -> int:

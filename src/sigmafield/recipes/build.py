@@ -25,10 +25,11 @@ from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
 from sigmafield.recipes.conditionings import Prompts, concat_of, mask_of, prompts_of
 from sigmafield.recipes.framing import corner_of, cut
-from sigmafield.recipes.groups import spec, spec_or_none, specs
+from sigmafield.recipes.groups import number, spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
 from sigmafield.recipes.inputs import Inputs, notes_of
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
+from sigmafield.recipes.limits import check_canvas, check_shown
 from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.options import AUTO
 from sigmafield.recipes.paste_back import PasteBack
@@ -45,6 +46,7 @@ from sigmafield.recipes.tiling import (
     unit_words,
     vae_for,
 )
+from sigmafield.runs.finite import check_decoded
 from sigmafield.runs.mixing_spec import mixing_of
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.sigma_field import delayed, field_from_mask, own_schedule
@@ -81,8 +83,15 @@ class Job:
 
     @torch.no_grad()
     def images(self, state: State) -> list[Image.Image]:
-        """The images of a finished run, or at the end of a phase; of videos, the frames of each in turn."""
-        images = to_images(self.pipe.decode(self.run.result(state)))
+        """The images of a finished run, or at the end of a phase; of videos, the frames of each in turn.
+
+        Raises:
+            FloatingPointError: The VAE gives NaN, which would become black.
+        """
+        decoded = self.pipe.decode(self.run.result(state))
+        if not self.recipe.allow_nonfinite:
+            check_decoded(decoded)
+        images = to_images(decoded)
         return images if self.paste is None else self.paste.onto(images, len(images) // self.recipe.batch)
 
     def rows(self, state: State) -> tuple[int, int]:
@@ -113,6 +122,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     size, given, loaded = size_of(recipe, pipe.model, inputs), inputs, pipe
     inputs = middle_of(recipe, given, size)
     shown = shown_size(recipe.tiling, pipe.model, size)
+    check_canvas(pipe.model, size, recipe.batch, frames_of(recipe, pipe.model, inputs))
+    check_shown(pipe.model, shown)
     check_side(recipe, pipe.model, shown)
     model = model_of(recipe, pipe.model, shown)
     pipe = replace(pipe, model=model, vae=vae_for(recipe.tiling, pipe.vae, size))
@@ -120,13 +131,13 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     latent = source_latent(recipe, pipe, inputs, size)
     space = latent.shape[2:]
     sigmas = sigmas_of(recipe, model, space, strengths_of(recipe, model, inputs, size))
-    stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
+    stream, spectrum = generator_of(number(recipe.seed)), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, latent.shape)).to(pipe.device)
 
     prompts = prompts_of(recipe, pipe, controls, concat_of(pipe, inputs, size), size, shown, space)
     guider = guider_of(recipe, model, prompts)
     whole = levels_of(recipe, model, 1.0)
-    denoise = tiled_guider(recipe.tiling, model, guider, whole, recipe.seed)
+    denoise = tiled_guider(recipe.tiling, model, guider, whole, number(recipe.seed))
 
     mask, sampler = mask_of(model, inputs, size), spec(recipe.sampler)
     run, start, kept = open_run(
@@ -136,7 +147,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
         **sampler.params,
     )  # fmt: skip
     if (mixing := mixing_of(specs(recipe.mixing))) is not None:
-        run = mixing.mixing(run, latent, recipe.seed, keep=None if kept is None else kept.kept)
+        run = mixing.mixing(run, latent, number(recipe.seed), keep=None if kept is None else kept.kept)
         start = run.start(latent)
     rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
     paste = paste_of(recipe, given, inputs, size) if recipe.paste_back else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from sigmafield.recipes.output import carrying
 from sigmafield.recipes.phases import open_phases
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import moved
+from sigmafield.runs.finite import Finite
 
 OnStep = Callable[[State], None]
 """Called with the state before the first step, and with each one after a step; may raise to stop the run."""
@@ -112,14 +112,18 @@ def execute(job: Job, on_step: OnStep | None = None, state: State | None = None)
 
     Raises:
         MemoryError: Memory does not suffice for one row of the network, or for the smallest tile of the VAE.
+        FloatingPointError: The latent or the decoded image has NaN or infinity, and the recipe does not allow it.
     """
     state, limit = moved(state or job.start, job.pipe.device), job.pipe.model.max_rows
     if on_step is not None:
         on_step(state)
+    seen = Finite()
     while not job.run.done(state):
         job, state = _stepped(job, state)
+        seen = seen if job.recipe.allow_nonfinite else seen.after(state)
         if on_step is not None:
             on_step(state)
+    seen.check()
     images, saving = _decoded(job, state)
     rows = job.pipe.model.max_rows
     savings = [f"at most {rows} {'row' if rows == 1 else 'rows'} in one network call"] if rows != limit else []
@@ -147,7 +151,7 @@ def _stepped(job: Job, state: State) -> tuple[Job, State]:
         smaller = fewer_rows(job.recipe, job.loaded)
         if smaller is None:
             raise MemoryError(f"{failed}; the network has one row per call already")
-        job = open_job(job.recipe, smaller, job.inputs, job.controls)
+        job = _opened(job.recipe, smaller, job.inputs, job.controls)
 
 
 def _decoded(job: Job, state: State) -> tuple[list[Image.Image], str]:
@@ -162,21 +166,3 @@ def _decoded(job: Job, state: State) -> tuple[list[Image.Image], str]:
             failed = failed or str(error) or "out of memory"
         release()
     raise MemoryError(f"{failed}; decoding the latent in small tiles does not help")
-
-
-def generate(pipe: Pipeline, prompt: str, **settings: Any) -> list[Image.Image]:
-    """Images for a prompt, one per sample of the batch; of videos, the frames of each in turn.
-
-    Images, masks and maps are paths or in memory, see `in_memory.image_source`. What a user should know about them,
-    such as a mask that keeps everything, is a warning.
-
-    Args:
-        pipe: The model, as `load` gives it.
-        prompt: What to draw.
-        settings: The further fields of `Recipe`.
-    """
-    job = open_job(Recipe(prompt, **settings), pipe)
-    for note in job.notes:
-        warnings.warn(note, stacklevel=2)
-    result = execute(job)
-    return [image for frames in result.images for image in frames]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from sigmafield.core.annotations import Range
-from sigmafield.core.registry import Spec, parse_specs
+from sigmafield.core.registry import Spec, parse_specs, shown
 from sigmafield.recipes.image_io import MaskFrom
 from sigmafield.recipes.in_memory import ImageSource, image_source
 from sigmafield.recipes.names import read_sampler, read_schedule
 from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
 
-Specs = Sequence[Spec] | Spec | str
+Specs = Sequence[Spec | str] | Spec | str
 """Several names with parameters: as values, or as text, "apg(eta=0.5)+cfg_norm"."""
 
 V = TypeVar("V")
@@ -58,22 +59,32 @@ def model_sampling_of(value: Spec | str | None) -> Spec | None:
     return _one("model_sampling", "discrete(prediction=v, zsnr=true)", value)
 
 
+def seed_of(value: int | Literal["random"]) -> int | Literal["random"]:
+    """A seed, drawn if it is -1 or "random": a whole number below 2⁵³, which every reader of JSON keeps exactly."""
+    drawn = value == "random" if isinstance(value, str) else isinstance(value, Integral) and value == -1
+    return secrets.randbelow(2**53) if drawn else value
+
+
 def _one(kind: str, example: str, value: Spec | str | None) -> Spec | None:
-    found = _specs(kind, example, value or ())
+    found = () if value is None else _specs(kind, example, value)
     if len(found) > 1:
-        raise ValueError(f"{kind} takes one name with parameters; got {len(found)}: {value!r}")
+        raise ValueError(f"{kind} takes one name with parameters; got {len(found)}: {shown(value)}")
     return found[0] if found else None
 
 
 def _specs(kind: str, example: str, value: Specs) -> tuple[Spec, ...]:
     if isinstance(value, Spec):
         return (value,)
-    return parse_specs(value, kind, example) if isinstance(value, str) else tuple(value)
+    if isinstance(value, str):
+        return parse_specs(value, kind, example)
+    if not isinstance(value, (tuple, list)) or not all(isinstance(each, (Spec, str)) for each in value):
+        raise ValueError(f"{kind} must be names with parameters, such as {example!r}; got {shown(value)}")
+    return tuple(each if isinstance(each, Spec) else Spec.parse(each, kind, example) for each in value)
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a name with parameters, as text or a Spec; got {value!r}")
+        raise ValueError(f"{name} must be a name with parameters, as text or a Spec; got {shown(value)}")
     return value
 
 
@@ -104,11 +115,12 @@ class SamplingOptions:
         steps: Number of steps.
         cfg: Guidance scale; 1 is none, None is the model's own: 5, or 1 for models that were distilled with guidance.
         guidance: Guidance mods, such as "apg(eta=0.5)+cfg_norm"; `sigmafield guidance` lists them.
-        seed: Seed of the whole batch.
+        seed: Seed of the whole batch; -1 or "random" draws one, which the recipe then has.
         noise: Spectrum of the noise, such as "pyramid(discount=0.8)" or "coloured(exponent=1)"; None is white.
         distilled_guidance: Guidance that a distilled network, such as Flux dev, is given as an input; None is 3.5.
         shift: Time shift of a flow network, or "size" for the one that the model was trained with at this size; None
             is the model's own.
+        allow_nonfinite: Go on with NaN or infinity in the latent, which otherwise ends the run with an error.
         start_step: First step of the schedule that is run.
         last_step: Step of the schedule at which the run stops.
     """
@@ -118,10 +130,11 @@ class SamplingOptions:
     steps: Annotated[int, Range(1, 10000)] = 20
     cfg: float | None = None
     guidance: Specs = ()
-    seed: Annotated[int, Range(0, 2**64 - 1)] = 0
+    seed: Annotated[int | Literal["random"], Range(-1, 2**64 - 1)] = 0
     noise: Spec | str | None = None
     distilled_guidance: float | None = None
     shift: float | Literal["size"] | None = None
+    allow_nonfinite: bool = False
     start_step: Annotated[int | None, Range(0)] = None
     last_step: Annotated[int | None, Range(1)] = None
 
@@ -255,7 +268,7 @@ def several(value: Sequence[V] | V) -> tuple[V, ...]:
 
 READERS: Mapping[str, Callable[[Any], Any]] = {
     "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of,
-    "mixing": mixing_terms_of, "model_sampling": model_sampling_of,
+    "mixing": mixing_terms_of, "model_sampling": model_sampling_of, "seed": seed_of,
     **dict.fromkeys(("regions", "controls", "loras"), several),
     **dict.fromkeys(("model", "parts", "embeddings"), path_of), "pad": pad_of,
     "image": partial(image_source, "image"), "mask": partial(image_source, "mask", mask=True),
@@ -268,6 +281,13 @@ def spec(value: Spec | str | None) -> Spec:
     """A field of a recipe that holds a spec, once it is made; TypeError for None."""
     if not isinstance(value, Spec):
         raise TypeError(f"not a spec: {value!r}")
+    return value
+
+
+def number(value: int | Literal["random"]) -> int:
+    """The seed of a recipe, once it is made; TypeError for one that is not drawn."""
+    if isinstance(value, str):
+        raise TypeError(f"not a number: {value!r}")
     return value
 
 

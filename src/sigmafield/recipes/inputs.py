@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -128,7 +129,13 @@ def _sealed(lora: Lora) -> Lora:
     path = Path(lora.path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"LoRA {lora.path!r}: no such file")
-    return replace(lora, sha256=_same(lora.path, lora.sha256, digest(path.read_bytes())))
+    return replace(lora, sha256=_same(lora.path, lora.sha256, _digest_at(path, path.stat().st_mtime_ns)))
+
+
+@lru_cache(64)
+def _digest_at(path: Path, time: int) -> str:
+    """The digest of a file as it was at a time; a LoRA is large, and `generate` asks at each call."""
+    return digest(path.read_bytes())
 
 
 def controls_of(entries: Sequence[ControlImage], hints: Sequence[Tensor], pipe: Pipeline) -> tuple[Control, ...]:

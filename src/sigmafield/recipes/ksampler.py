@@ -14,7 +14,7 @@ from sigmafield.core.linear import filled
 from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Denoiser, State
 from sigmafield.noise.policy import default_noise
-from sigmafield.noise.sources import Gaussian, generator_of, initial_noise, randn
+from sigmafield.noise.sources import Gaussian, following, generator_of, initial_noise, randn
 from sigmafield.noise.spectrum import Filter, Shaped, white
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
@@ -127,7 +127,7 @@ def open_run(
     number = seed.initial_seed() if isinstance(seed, torch.Generator) else seed
     inpaint = None
     if mask is not None:
-        kept = randn(number + 1, noise.shape).to(noise) if random_inpaint else noise
+        kept = randn(following(number), noise.shape).to(noise) if random_inpaint else noise
         guider = inpaint = Inpaint(guider, source, kept, fit_mask(mask, source), process, mask_of)
     if grid.is_field:
         guider = Served(guider, source, noise, process, rule)

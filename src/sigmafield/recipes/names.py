@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from sigmafield.core.registry import Spec, near_miss
+from sigmafield.core.registry import Spec, near_miss, shown
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
@@ -79,7 +79,7 @@ def read_sampler(text: str) -> Understood:
         rest = "karras" if rest == "k" else rest
         if name and (not rest or _schedule(rest)):
             return Understood(Spec(name), Spec(str(_schedule(rest))) if rest else None)
-    raise ValueError(f"unknown sampler {text!r}{near_miss(text.lower(), SAMPLERS)}")
+    raise ValueError(f"unknown sampler {shown(text)}{near_miss(text.lower(), SAMPLERS)}")
 
 
 def read_schedule(text: str) -> Spec:
@@ -91,5 +91,5 @@ def read_schedule(text: str) -> Spec:
     spec = Spec.parse(text, "schedule", "karras(rho=5)") if "(" in text else Spec(text)
     name = _schedule(spec.name)
     if name is None:
-        raise ValueError(f"unknown schedule {spec.name!r}{near_miss(spec.name.lower(), SCHEDULES)}")
+        raise ValueError(f"unknown schedule {shown(spec.name)}{near_miss(spec.name.lower(), SCHEDULES)}")
     return Spec(name, spec.params)

@@ -110,7 +110,7 @@ class DemoFusion:
     Du et al., arXiv:2311.16973.
     """
 
-    scale: Annotated[int, Range(1)]
+    scale: Annotated[int, Range(1, 64)]
     stride: Annotated[int | None, Range(1)] = None
     cosine_scale_1: NonNegative = 3.0
     cosine_scale_2: NonNegative = 1.0

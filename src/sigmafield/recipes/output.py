@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image, ImageSequence, PngImagePlugin, features
 
 from sigmafield.core.registry import near_miss
 from sigmafield.recipes.image_io import open_image, sheet, sheets
+from sigmafield.recipes.label import label
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.files import write_whole
 
@@ -82,12 +82,6 @@ def xmp_of(text: str) -> bytes:
     """An XMP packet that holds a JSON text, in ASCII."""
     plain = json.dumps(json.loads(text)) if text else ""
     return XMP.format(html.escape(plain, quote=False)).encode("ascii")
-
-
-def label(recipe: Recipe, index: int | None) -> str:
-    """What an image carries: the recipe, and which image of the batch it is; None is the sheet of all."""
-    whole = {"sigmafield": version("sigmafield"), "image": index, "recipe": recipe.to_plain()}
-    return json.dumps(whole, ensure_ascii=False)
 
 
 def carrying(images: Sequence[Sequence[Image.Image]], recipe: Recipe) -> list[list[Image.Image]]:

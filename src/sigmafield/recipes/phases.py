@@ -23,9 +23,10 @@ from sigmafield.noise.sources import generator_of, initial_noise, seed_word
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.recipes.build import Job, guider_of, levels_of, middle_of, model_of, size_notes, size_of, source_latent
 from sigmafield.recipes.conditionings import Prompts, prompts_of
-from sigmafield.recipes.groups import spec, spec_or_none
+from sigmafield.recipes.groups import number, spec, spec_or_none
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import open_run
+from sigmafield.recipes.limits import check_canvas, check_shown
 from sigmafield.recipes.options import DemoFusion
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.tiling import vae_for
@@ -58,6 +59,8 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
     window, stride = windows_of(how, pipe.model)
     size, given, loaded = size_of(recipe, pipe.model, inputs), inputs, pipe
     inputs = middle_of(recipe, given, size)
+    check_canvas(pipe.model, (size[0] * how.scale, size[1] * how.scale), recipe.batch)
+    check_shown(pipe.model, size)
     model = model_of(recipe, pipe.model, size)
     pipe = replace(pipe, model=model, vae=vae_for(how, pipe.vae, (size[0] * how.scale, size[1] * how.scale)))
     sampler, params = SAMPLERS[spec(recipe.sampler).name], spec(recipe.sampler).params
@@ -70,7 +73,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
     def phase(q: int) -> Phase:
         """The steps at q times the size: windows and dilated views, led by the phase before."""
         large = (size[0] * q, size[1] * q)
-        shape, seed = model.latent.shape(recipe.batch, large), seed_word(recipe.seed, (q,))
+        shape, seed = model.latent.shape(recipe.batch, large), seed_word(number(recipe.seed), (q,))
         prompts = prompts_at(recipe, pipe, controls, size, q)
         local = Windows(model, window, stride, seed, how.batch, model.latent.factor)
         views = fused(
@@ -80,7 +83,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         guider = replace(guider_of(recipe, model, prompts), model=views)
         run = Run(guider, sampler, grid, noise_of(seed, shape), params)
         weights = residual_weights(run.grid.sigmas, time, how.cosine_scale_1)
-        seeds = [seed_word(recipe.seed, (q, b), np.uint64) for b in range(recipe.batch)]
+        seeds = [seed_word(number(recipe.seed), (q, b), np.uint64) for b in range(recipe.batch)]
         levels = KeyedLevels(seeds, shape, torch.float32, pipe.device, shared=True)
         return Phase(q, large, Mixing(run, levels, weights, align="before"))
 
@@ -90,7 +93,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         start = run.start(source_latent(recipe, pipe, inputs, size))
         return Job(recipe, pipe, run, start, loaded, given, controls, notes=notes)
     source = source_latent(recipe, pipe, inputs, size)
-    stream, spectrum = generator_of(recipe.seed), parse_filter(spec_or_none(recipe.noise))
+    stream, spectrum = generator_of(number(recipe.seed)), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, source.shape)).to(pipe.device)
     prompts = prompts_at(recipe, pipe, controls, size, 1)
     guider = guider_of(recipe, model, prompts)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import from_plain, to_plain
-from sigmafield.core.registry import Spec
+from sigmafield.core.registry import Spec, shown
 from sigmafield.guidance.registry import mods_of
 from sigmafield.models.overrides import override_of
 from sigmafield.noise.spectrum import parse_filter
@@ -95,16 +96,27 @@ class Recipe(CanvasOptions, SamplingOptions, ImageOptions, SteeringOptions, Mode
             ValueError: The text is not JSON, is of a later version, or an entry is unknown, missing, of another type
                 or out of range.
         """
-        try:
-            entries = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the recipe is not JSON: {error}") from None
-        if not isinstance(entries, dict):
-            raise ValueError(f"the recipe must be a JSON object with a prompt; got {text[:40]!r}")
+        return cls.from_plain(json_object(text, "the recipe"))
+
+    @classmethod
+    def from_plain(cls, entries: Mapping[str, Any]) -> Recipe:
+        """The recipe of an object as JSON holds it, which `to_plain` gives; errors as for `from_json`."""
+        entries = dict(entries)
         version = entries.pop("version", VERSION)
-        if version != VERSION:
-            raise ValueError(f"the recipe is of version {version!r}; this sigmafield reads version {VERSION}")
+        if type(version) is not int or version != VERSION:
+            raise ValueError(f"the recipe is of version {shown(version)}; this sigmafield reads version {VERSION}")
         return from_plain(cls, entries, "the recipe")
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:
+    """The JSON object in a text; ValueError, which names what it is, for anything else."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError, TypeError) as error:  # not JSON, too deep, not text
+        raise ValueError(f"{what} is not JSON: {error}") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"{what} must be a JSON object; got {shown(entries)}")
+    return entries
 
 
 def check_shift(shift: Any) -> None:
@@ -112,7 +124,7 @@ def check_shift(shift: Any) -> None:
     if shift is None or shift == "size":
         return
     if isinstance(shift, (str, bool)) or not isinstance(shift, (int, float)) or not 0 < shift < math.inf:
-        raise ValueError(f"shift must be a number above 0 or 'size'; got {shift!r}")
+        raise ValueError(f"shift must be a number above 0 or 'size'; got {shown(shift)}")
 
 
 def check_steps(recipe: Recipe) -> None:

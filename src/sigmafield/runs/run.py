@@ -13,8 +13,10 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.process import VE, Clock, Grid, Process, Span
 from sigmafield.core.protocols import Ctx, Denoiser, Noise, Pred, State, Steps
+from sigmafield.core.registry import shown
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Silent
+from sigmafield.runs.finite import Finite
 from sigmafield.samplers.registry import SAMPLERS, Sampler
 
 
@@ -111,7 +113,7 @@ class Run:
         try:
             x, sigma = next(gen)
             while True:
-                pred = self.denoise(x, sigma, ctx)
+                pred = _answer(self.denoise(x, sigma, ctx), x)
                 first, nfe = first or pred, nfe + 1
                 x, sigma = gen.send(pred)
         except StopIteration as end:
@@ -119,6 +121,16 @@ class Run:
         if span.sigma.ndim and (frozen := span.frozen).any():
             x = torch.where(frozen.to(x.device), st.x, x)
         return State(st.i + 1, x, mem, ctx.aux, self.noise.get_state(), nfe, first)
+
+
+def _answer(pred: object, x: Latent) -> Pred:
+    """A denoiser's answer for x; TypeError or ValueError for what is not one."""
+    if not isinstance(pred, Pred):
+        raise TypeError(f"a denoiser must answer Pred(x0), x0 of x's shape; got {type(pred).__name__}")
+    if not isinstance(pred.x0, Tensor) or pred.x0.shape != x.shape:  # pyright: ignore
+        found = tuple(getattr(pred.x0, "shape", ())) or type(pred.x0).__name__
+        raise ValueError(f"a denoiser must answer x0 of x's shape, {tuple(x.shape)}; got {found}")
+    return pred
 
 
 def part_at(ends: Sequence[int], i: int) -> tuple[int, int]:
@@ -132,17 +144,32 @@ def part_at(ends: Sequence[int], i: int) -> tuple[int, int]:
     return k, i - (ends[k - 1] if k else 0)
 
 
-def iterate(run: Steps, start: Latent | State) -> Iterator[State]:
-    """Step to the end and give each state; the caller may preview, save, edit or stop between any two."""
+def iterate(run: Steps, start: Latent | State, *, allow_nonfinite: bool = False) -> Iterator[State]:
+    """Step to the end and give each state; the caller may preview, save, edit or stop between any two.
+
+    Args:
+        run: What is iterated.
+        start: A noisy latent, or any state.
+        allow_nonfinite: Go on with NaN or infinity in the latent.
+
+    Raises:
+        FloatingPointError: The latent has NaN or infinity; the error names the step. On the CPU it is raised after
+            that step, elsewhere a few steps later or at the end.
+    """
     st = start if isinstance(start, State) else run.start(start)
+    seen = Finite()
     while not run.done(st):
-        yield (st := run.step(st))
+        st = run.step(st)
+        if not allow_nonfinite:
+            seen = seen.after(st)
+        yield st
+    seen.check()
 
 
-def finish(run: Steps, start: Latent | State) -> State:
-    """The state at the end, from a noisy latent or any state."""
+def finish(run: Steps, start: Latent | State, *, allow_nonfinite: bool = False) -> State:
+    """The state at the end, from a noisy latent or any state; arguments and errors as for `iterate`."""
     last = start if isinstance(start, State) else run.start(start)
-    for state in iterate(run, last):
+    for state in iterate(run, last, allow_nonfinite=allow_nonfinite):
         last = state
     return last
 
@@ -150,13 +177,14 @@ def finish(run: Steps, start: Latent | State) -> State:
 def sample(
     denoise: Denoiser,
     x: Latent,
-    sigmas: Tensor,
+    sigmas: Tensor | Sequence[float],
     sampler: str = "euler",
     *,
     process: Process = VE(),
     clock: Clock | None = None,
     noise: Noise | None = None,
     seed: int = 0,
+    allow_nonfinite: bool = False,
     **params: Any,
 ) -> Tensor:
     """x at the end of the schedule: a whole run in one call.
@@ -164,14 +192,52 @@ def sample(
     Args:
         denoise: The guided model.
         x: Noisy latent [B, C, *space] at sigmas[0], float32 or float64.
-        sigmas: Noise levels [steps + 1], or a field [steps + 1, B, 1, *space].
+        sigmas: Noise levels [steps + 1] that descend, or a field [steps + 1, B, 1, *space] that does everywhere.
         sampler: A name of `SAMPLERS`.
         process: Process that the model was trained on.
         clock: The model's clock, for mods that act in a part of the run.
         noise: Source of the sampler's noise, by default `default_noise` from `seed`.
         seed: Seed of the default source.
+        allow_nonfinite: Go on with NaN or infinity in the latent.
         **params: Parameters of the sampler.
+
+    Raises:
+        ValueError: The levels do not descend, are fewer than 2 or not finite, x has another type or shape, the sampler
+            is unknown or does not take a parameter, or the model answers with another shape than x's.
+        TypeError: The model does not answer a `Pred`.
+        FloatingPointError: The latent has NaN or infinity, see `iterate`.
     """
-    row, grid = SAMPLERS.lookup(sampler), Grid(sigmas, process, clock=clock)
+    row, grid = SAMPLERS.lookup(sampler), Grid(check_levels(sigmas), process, clock=clock)
+    check_latent(x, grid)
     run = Run(denoise, row, grid, noise or default_noise(row.noise, seed, grid, x), params)
-    return finish(run, x).x
+    return finish(run, x, allow_nonfinite=allow_nonfinite).x
+
+
+def check_levels(sigmas: Tensor | Sequence[float]) -> Tensor:
+    """Levels [steps + 1, *field] as a tensor; ValueError for fewer than 2, and for levels that ascend somewhere."""
+    try:
+        sigmas = torch.as_tensor(sigmas)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"sigmas must be a tensor or a list of numbers; got {shown(sigmas)}") from None
+    if not sigmas.ndim or len(sigmas) < 2:
+        raise ValueError(f"sigmas must be 2 levels or more, the first and the last among them; got {sigmas.numel()}")
+    up = (sigmas[1:] > sigmas[:-1]).flatten(1).any(1) if sigmas.ndim > 1 else sigmas[1:] > sigmas[:-1]
+    if up.any():
+        i = int(up.nonzero()[0])
+        some = "" if sigmas.ndim > 1 else f": {float(sigmas[i]):g} is followed by {float(sigmas[i + 1]):g}"
+        raise ValueError(f"sigmas must descend; level {i + 1} is above level {i}{some}")
+    return sigmas
+
+
+def check_latent(x: Latent, grid: Grid) -> None:
+    """Raise ValueError for a noisy latent that is of another type, not finite, or not of a σ-field's shape."""
+    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):  # pyright: ignore
+        found = x.dtype if isinstance(x, Tensor) else type(x).__name__  # pyright: ignore
+        raise ValueError(f"x must be a tensor of float32 or float64; got {found}")
+    if not x.is_meta and not bool(x.isfinite().all()):
+        raise ValueError("x must be finite; it has NaN or infinity")
+    field = grid.sigmas.shape[1:]
+    if grid.is_field and (field[0] not in (1, *x.shape[:1]) or field[2:] != x.shape[2:]):
+        rule = f"one level for each position of x, {tuple(x.shape)}"
+        got = tuple(grid.sigmas.shape)
+        raise ValueError(f"sigmas must be a field [steps + 1, B, 1, *space] with {rule}; got {got}")

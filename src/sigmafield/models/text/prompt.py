@@ -31,6 +31,8 @@ EMBEDDING = re.compile(r"(?:^|(?<=[\s,]))embedding:([^\s,]*[^\s,.;:!?]|)")
 """A textual inversion at the beginning of a word; its name goes up to white space, a comma or a word's last mark."""
 
 EMPHASIS = 1.1
+DEEPEST = 100
+"""Parentheses within each other; 1.1¹⁰⁰ is a weight of 13781, far beyond any that an encoder can follow."""
 LONG = 8
 """Words of fewer tokens are not cut in two at the end of a chunk."""
 
@@ -92,22 +94,28 @@ class Vocabulary:
 
 
 def parse(prompt: str) -> list[list[Piece]]:
-    """Parses a prompt into weighted pieces, one list for each part between BREAKs."""
+    """Parses a prompt into weighted pieces, one list for each part between BREAKs.
+
+    Raises:
+        ValueError: Parentheses are nested too deeply.
+    """
     parts: list[list[Piece]] = [[]]
-    for piece in _weighted(SYMBOL.findall(prompt), 1.0):
+    for piece in _weighted(SYMBOL.findall(prompt), 1.0, DEEPEST):
         first, *others = BREAK.split(piece.text)
         parts[-1].append(Piece(first, piece.weight))
         parts += [[Piece(text, piece.weight)] for text in others]
     return [[piece for piece in part if piece.text] for part in parts]
 
 
-def _weighted(symbols: list[str], weight: float) -> list[Piece]:
-    """Pieces of text of that weight, and of the groups within it."""
+def _weighted(symbols: list[str], weight: float, deepest: int) -> list[Piece]:
+    """Pieces of text of that weight, and of the groups within it, which may be nested this deep."""
+    if deepest < 0:
+        raise ValueError(f"the prompt nests more than {DEEPEST} parentheses; give the weight as a number: (text:1.5)")
     out: list[Piece] = []
     for part in _groups(symbols):
         if len(part) > 1 and part[0] == "(" and part[-1] == ")":
             inside, own = _number(part[1:-1], weight * EMPHASIS)
-            out += _weighted(inside, own)
+            out += _weighted(inside, own, deepest - 1)
         else:
             out.append(Piece("".join(symbol[-1] for symbol in part), weight))
     return out

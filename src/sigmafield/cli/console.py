@@ -1,0 +1,42 @@
+"""What is printed for people: text as it is, never as markup, and tables that a narrow terminal can show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
+
+NARROW = 72
+"""Columns of a terminal below which a table becomes a list of its rows."""
+
+
+def console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
+    """Where text is printed: brackets and colons in prompts, names and messages are not markup or emoji."""
+    return Console(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+
+def show_table(head: Sequence[str], rows: Sequence[Sequence[str | Text]], note: str = "") -> None:
+    """Print a table, and a note about where to read on; where the terminal is narrow, row below row.
+
+    Args:
+        head: Names of the columns.
+        rows: The cells of each row; the first one names the row.
+        note: A text below the table.
+    """
+    out = console()
+    if out.width < NARROW:
+        for name, *cells in rows:
+            out.print(Text.assemble((str(name), "bold")))
+            for title, cell in zip(head[1:], cells):
+                if str(cell):
+                    out.print(Padding(Text.assemble((f"{title}: ", "dim"), cell), (0, 0, 0, 2)))
+    else:
+        table = Table(Column(head[0], no_wrap=True), *head[1:], box=None, header_style="bold")
+        for row in rows:
+            table.add_row(*row)
+        out.print(table)
+    if note:
+        out.print(f"\n{note}")

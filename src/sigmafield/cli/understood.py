@@ -11,9 +11,9 @@ from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import Run
 
 
-def say_unchanged(run: Steps) -> None:
+def say_unchanged(run: Steps, quiet: bool) -> None:
     """Say that a run will leave its image as it is, where its σ-field has no step anywhere."""
-    if isinstance(run, Run) and run.grid.is_field and bool((run.grid.sigmas[1:] == run.grid.sigmas[:-1]).all()):
+    if not quiet and isinstance(run, Run) and run.grid.is_field and bool((run.grid.sigmas[1:] == run.grid.sigmas[:-1]).all()):
         complain(
             "nothing is redrawn: the denoise map gives every position a strength below one step of the schedule; raise "
             "--min-denoise or --max-denoise, or the number of steps",

@@ -53,6 +53,7 @@ bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/engine.py
 	.venv/bin/python benchmarks/distance.py
 	.venv/bin/python benchmarks/guidance.py
+	.venv/bin/python benchmarks/memory.py
 
 constraints: .venv/test ## choose the pinned versions again
 	.venv/bin/pip install --quiet uv

@@ -139,7 +139,9 @@ def whole_run(name: str) -> Callable[[], int]:
     """A guided run over a model whose network returns a constant; returns its steps."""
     sampling, shape = family("SD15").sampling(), (1, 4, 128, 128)
     answer = 0.1 * torch.randn(2, *shape[1:])
-    model = dataclasses.replace(load("tiny").model, network=lambda x, t, cond: answer[: len(x)], sampling=sampling)
+    model = dataclasses.replace(
+        load("tiny").model, forward=lambda module, x, t, cond: answer[: len(x)], sampling=sampling
+    )
     positive, negative = (Cond(torch.randn(1, 77, 768)) for _ in range(2))
     guider = Guider(model, positive, negative, 7.0)
     grid, x = Grid(karras(WHOLE_STEPS, 0.0292, 14.6146), sampling.process, clock=CLOCK), 14.6 * torch.randn(shape)

@@ -61,12 +61,12 @@ def rows_of(pipe: Pipeline, line: str, size: int) -> float:
     """Rows of the network in a step of a run."""
     rows = 0
 
-    def network(x: torch.Tensor, t: torch.Tensor, cond: Cond) -> torch.Tensor:
+    def forward(module: object, x: torch.Tensor, t: torch.Tensor, cond: Cond) -> torch.Tensor:
         nonlocal rows
         rows += len(x)
-        return pipe.model.network(x, t, cond)
+        return pipe.model.forward(module, x, t, cond)
 
-    job = opened(replace(pipe, model=replace(pipe.model, network=network)), line, size)
+    job = opened(replace(pipe, model=replace(pipe.model, forward=forward)), line, size)
     finish(job.run, job.start)
     return rows / STEPS
 
@@ -108,11 +108,11 @@ def transformer() -> Pipeline | None:
         joint_attention_dim=64, caption_projection_dim=64, pooled_projection_dim=64, pos_embed_max_size=32,
     )  # fmt: skip
 
-    def encode_text(prompts, size, clip_skip=None) -> Cond:
+    def encode_text(modules, prompts, size, clip_skip=None) -> Cond:
         return Cond(torch.randn(len(prompts), 16, 64), {"pooled_projections": torch.randn(len(prompts), 64)})
 
     model = DiffusionModel(
-        "Stable Diffusion 3", plain(network.eval()), flow_sampling(), latent_format("SD3"), (128, 128), network,
+        "Stable Diffusion 3", plain, flow_sampling(), latent_format("SD3"), (128, 128), network.eval(),
         part="transformer", patch=2,
     )  # fmt: skip
     return Pipeline(model, TextEncoder(encode_text), Vae(lambda images: images, lambda latents: latents))

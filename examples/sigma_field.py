@@ -54,8 +54,9 @@ def main(path: str) -> None:
         images.append(image)
         print(f"{name:20s} step across the middle, over the mean step: {seam(job, end, slice(6, 9)):.2f}")
     big = heart.resize((256, 256), Image.Resampling.LANCZOS)
-    leaves = quadtree(to_tensor(big)[0], 0.05, max_depth=4, min_size=16)
-    tiles = draw_tiles(big, leaves, leaf_denoise(leaves, 0.2, 0.8), line=1)
+    pixels = to_tensor(big)[0]
+    leaves = quadtree(pixels, 0.05, max_depth=4, min_size=16)
+    tiles = draw_tiles(big, leaves, leaf_denoise(pixels, leaves, 0.05, 0.2, 0.8), line=1)
     images = [image.resize((256, 256), Image.Resampling.LANCZOS) for image in images]
     save_png(sheet([*images, tiles], columns=3, gap=4), path)
     print(path)

@@ -163,9 +163,8 @@ def packages(requirements):
 
 
 CORE = packages(PROJECT["dependencies"])
-OPTIONAL = packages(
-    line for extra in ("diffusers", "lab", "server") for line in PROJECT["optional-dependencies"].get(extra, [])
-)
+EXTRAS = ("diffusers", "lab", "metadata", "server")
+OPTIONAL = packages(line for extra in EXTRAS for line in PROJECT["optional-dependencies"].get(extra, []))
 
 
 @pytest.mark.parametrize("path", FILES, ids=short)

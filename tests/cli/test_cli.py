@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 
 import sigmafield as sf
 from command_line import run
+from sigmafield.cli.parse import parse_lora
 from sigmafield.recipes.image_io import open_image, recipe_of, save_png
 
 
@@ -175,7 +177,7 @@ def lora_file(path, strength=1.0):
 
 def test_model_with_additions_is_replayed(tmp_path):
     """LoRA, textual inversion and clip skip change the image, and a replay has them again."""
-    pytest.importorskip("peft")
+    pytest.importorskip("diffusers")
     lora, words = lora_file(tmp_path / "a:b.safetensors"), tmp_path / "words"
     words.mkdir()
     save_file({"emb_params": 0.1 * torch.randn(3, 160)}, words / "odd.safetensors")
@@ -195,11 +197,30 @@ def test_model_with_additions_is_replayed(tmp_path):
     assert "a:b.safetensors has changed since this recipe was made" in result.stderr
 
 
-def test_recipe_refuses_a_model_without_its_loras(tmp_path):
+def test_a_recipe_has_its_loras_on_any_pipeline_whose_weights_are_kept(tmp_path):
+    pytest.importorskip("diffusers")
     recipe = sf.Recipe("x", loras=(sf.Lora(str(lora_file(tmp_path / "a.safetensors"))),), steps=1)
-    with pytest.raises(ValueError, match="the recipe's loras are not those that the model was loaded with"):
-        sf.open_job(recipe, sf.load("tiny", device="cpu"))
-    assert sf.Recipe.from_json(recipe.to_json()) == recipe
+    jobs = [sf.open_job(recipe, pipe) for pipe in (sf.load("tiny", device="cpu"), sf.open_pipe(recipe, device="cpu"))]
+    a, b = (sf.execute(job).images[0][0].tobytes() for job in jobs)
+    assert a == b
+    other = replace(recipe, loras=(sf.Lora(recipe.loras[0].path, 0.5),))
+    with pytest.raises(ValueError, match="tiny was loaded with LoRAs in its weights: load it without them"):
+        sf.open_job(other, jobs[1].pipe)
+
+
+@pytest.mark.parametrize(
+    "text, lora",
+    [
+        ("a.safetensors", sf.Lora("a.safetensors")),
+        ("a.safetensors:0.5", sf.Lora("a.safetensors", 0.5)),
+        ("a.safetensors:0.5:-1", sf.Lora("a.safetensors", 0.5, text_strength=-1.0)),
+        ("C:\\a:b.safetensors:0.5", sf.Lora("C:\\a:b.safetensors", 0.5)),
+        ("1:2:3:4", sf.Lora("1:2", 3.0, text_strength=4.0)),
+        ("7", sf.Lora("7")),
+    ],
+)
+def test_a_lora_in_a_line(text, lora):
+    assert parse_lora(text) == lora
 
 
 ERRORS = [

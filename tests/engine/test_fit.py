@@ -1,5 +1,6 @@
 """What in a conditioning follows from the latent's size alone, how it follows views, and what plain prompts cost."""
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -96,6 +97,46 @@ def test_hints_keep_their_middle_and_their_proportions(height, width):
         assert abs(low - high) <= step
         kept.append((n - low - high + step) / n)
     assert max(kept) >= 1 - 1e-6
+
+
+@pytest.mark.parametrize(
+    "size, space, rows, columns",
+    [
+        ((100, 140), (16, 24), range(3, 97), range(140)),  # 100 − 100 · 1.4/1.5 = 6.67: 3 rows at each end
+        ((140, 100), (24, 16), range(140), range(3, 97)),
+        ((100, 139), (16, 24), range(4, 96), range(139)),  # 7.33: 4 rows at each end
+        ((96, 150), (16, 16), range(96), range(27, 123)),
+    ],
+)
+def test_a_hint_loses_as_many_rows_or_columns_at_both_ends(size, space, rows, columns):
+    """round((n − n · ratio)/2) of them, then the nearest pixel of the middle of each of the latent's pixels."""
+    hint = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in size), indexing="ij"))
+    hint = torch.cat([hint, hint[:1]])[None]
+    (shown,) = fit(cond(controls=[Control(Side(), hint)]), space).controls
+    for axis, kept in enumerate((rows, columns)):
+        n = 2 * space[axis]
+        want = [kept[math.floor((i + 0.5) * len(kept) / n)] for i in range(n)]
+        assert shown.hint[0, axis].movedim(axis, 0)[:, 0].tolist() == want
+
+
+def test_an_area_is_shown_the_whole_hint_or_the_part_that_lies_there():
+    """By default all of the image at the area's size; along: the part of the image made to fit the whole latent."""
+    hint, area = torch.rand(1, 3, 40, 60), Area((4, 4), (2, 6))
+    for crop_, want in {
+        "fit": covering(hint, 8, 8),
+        "along": covering(hint, 2 * SPACE[0], 2 * SPACE[1])[..., 4:12, 12:20],
+    }.items():
+        given = cond(controls=[Control(Side(), hint, crop=crop_)], area=area)
+        seen = []
+
+        def network(x, sigma, conds, ctx, seen=seen):
+            seen.append(conds[0].controls[0].hint)
+            return [x]
+
+        ctx = Ctx(Grid(torch.tensor([1.0, 0.5]), SD.process).span(0), {})
+        for one in (given, fit(given, SPACE), fit(fit(given, SPACE), SPACE)):
+            predict(network, torch.zeros(1, 4, *SPACE), torch.tensor(1.0).double(), [[one]], ctx)
+            assert torch.equal(seen[-1], want)
 
 
 VIEWS = {

@@ -133,15 +133,32 @@ def test_mahiro_is_the_positive_alone_where_guidance_is_opposed():
 
 def test_frequencies_are_parted_in_two():
     z = draw(1, (2, 4, 16, 12))
-    low, high = scaled_frequencies(z, 1.0, 0.0, 3), scaled_frequencies(z, 0.0, 1.0, 3)
+    low, high = scaled_frequencies(z, 1.0, 0.0, [3, 3]), scaled_frequencies(z, 0.0, 1.0, [3, 3])
     torch.testing.assert_close(low + high, z)
     flat = torch.ones_like(z)
-    torch.testing.assert_close(scaled_frequencies(flat, 0.5, 2.0, 3), 0.5 * flat)
+    torch.testing.assert_close(scaled_frequencies(flat, 0.5, 2.0, [3, 3]), 0.5 * flat)
     checkers = (torch.arange(16)[:, None] + torch.arange(12)) % 2 * 2.0 - 1
-    torch.testing.assert_close(scaled_frequencies(flat * checkers, 0.5, 2.0, 3), 2.0 * flat * checkers)
+    torch.testing.assert_close(scaled_frequencies(flat * checkers, 0.5, 2.0, [3, 3]), 2.0 * flat * checkers)
     video = draw(1, (1, 2, 3, 8, 8))
-    frames = torch.stack([scaled_frequencies(frame, 0.5, 2.0, 2) for frame in video.unbind(2)], 2)
-    torch.testing.assert_close(scaled_frequencies(video, 0.5, 2.0, 2), frames)
+    frames = torch.stack([scaled_frequencies(frame, 0.5, 2.0, [2, 2]) for frame in video.unbind(2)], 2)
+    torch.testing.assert_close(scaled_frequencies(video, 0.5, 2.0, [2, 2]), frames)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (2, 2), (3, 1), (5, 4)])
+def test_freeu_scales_the_waves_around_the_middle_of_the_spectrum(size):
+    """Along an axis those at n//2 − 1 and n//2 of the shifted spectrum that there are: of a side of 1 or 2, all."""
+    skip, s = draw(3, (2, 5, *size)), 0.3
+    low = [range(max(n // 2 - 1, 0), n // 2 + 1) for n in size]
+    shifted = torch.fft.fftshift(torch.fft.fft2(skip), dim=(-2, -1))
+    for i in low[0]:
+        for j in low[1]:
+            shifted[..., i, j] *= s
+    want = torch.fft.ifft2(torch.fft.ifftshift(shifted, dim=(-2, -1))).real
+    for make in (freeu_features, freeu_v2_features):
+        _, thin = make(draw(1, (2, 32, *size)), skip, 8, b1=1.0, b2=1.0, s1=s, s2=1.0)
+        torch.testing.assert_close(thin, want)
+    if max(size) <= 2:
+        torch.testing.assert_close(want, s * skip)
 
 
 def test_unsharp_masking_is_a_convolution_of_directions():

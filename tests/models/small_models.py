@@ -293,12 +293,12 @@ def save_sd3(folder: Path, long: bool = True) -> Any:
     c, size_c = words(folder / "c") if long else (None, 0)
     network = SD3Transformer2DModel(
         sample_size=8, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=20 + 24, pos_embed_max_size=12,
+        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=32 + 24, pos_embed_max_size=12,
         dual_attention_layers=(0,), qk_norm="rms_norm",
     )  # fmt: skip
     pipe = StableDiffusion3Pipeline(
         randomise(network), flow_scheduler(shift=3.0), vae(latent_channels=16, shift_factor=0.06, scaling_factor=1.5),
-        clip(size, 32, projection=20), a, clip(size, 24, projection=24, hidden_act="gelu"), b,
+        clip(size, 32, projection=32), a, clip(size, 24, projection=24, hidden_act="gelu"), b,
         t5("T5", size_c, 64) if long else None, c,
     )  # fmt: skip
     pipe.save_pretrained(folder / "model")

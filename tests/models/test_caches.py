@@ -33,14 +33,14 @@ class Recorded:
     """A pipeline whose network keeps what it is given and gives."""
 
     def __init__(self, pipe):
-        self.calls, inner = [], pipe.model.network
+        self.calls, inner = [], pipe.model.forward
 
-        def network(x, t, cond):
-            F = inner(x, t, cond)
+        def forward(module, x, t, cond):
+            F = inner(module, x, t, cond)
             self.calls.append((x.clone(), F.clone(), len(x)))
             return F
 
-        self.pipe = replace(pipe, model=replace(pipe.model, network=network))
+        self.pipe = replace(pipe, model=replace(pipe.model, forward=forward))
 
     @property
     def rows(self):

@@ -198,8 +198,12 @@ def test_a_chain_is_the_sum_of_what_its_parts_add(nets: dict[str, tuple[Any, Any
 
 
 def test_an_area_cuts_the_hint_along(nets: dict[str, tuple[Any, Any]], pipe: Pipeline) -> None:
-    """In its box an area sees x and hint as a latent of its size would."""
+    """In its box an area sees x and that part of the hint as a latent of its size would, or by default all of it."""
     steered = control(nets, "control")
+    box = answer(pipe, replace(told(pipe, steered), area=Area((4, 6), (2, 4))))
+    nearest = torch.nn.functional.interpolate(HINT, (8, 12), mode="nearest-exact")
+    assert_close(box[..., 2:6, 4:10], answer(pipe, told(pipe, replace(steered, hint=nearest)), x=X[..., 2:6, 4:10]))
+    steered = replace(steered, crop="along")
     whole, part = told(pipe, steered), told(pipe, replace(steered, hint=HINT[..., 4:12, 8:20]))
     box = answer(pipe, replace(whole, area=Area((4, 6), (2, 4))))
     assert_close(box[..., 2:6, 4:10], answer(pipe, part, x=X[..., 2:6, 4:10]))
@@ -222,11 +226,11 @@ def test_conditionings_share_a_call_if_their_controls_do(nets: dict[str, tuple[A
     steered = control(nets, "control")
     rows: list[int] = []
 
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(module: object, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         rows.append(len(x))
-        return pipe.model.network(x, t, cond)
+        return pipe.model.forward(module, x, t, cond)
 
-    counted = replace(pipe, model=replace(pipe.model, network=network))
+    counted = replace(pipe, model=replace(pipe.model, forward=forward))
     at = torch.tensor(2.0, dtype=torch.float64)
     ctx = Ctx(Grid(torch.tensor([2.0, 0.0]), pipe.model.sampling.process, clock=pipe.model.sampling.clock).span(0), {})
     x = torch.randn(2, 4, 8, 12)

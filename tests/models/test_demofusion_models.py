@@ -40,11 +40,11 @@ def test_a_image_larger_than_the_network(name: str, loaded: Loaded) -> None:
     pipe, recipe = small_size(loaded(name))
     seen: list[tuple[int, ...]] = []
 
-    def network(x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+    def forward(module: Any, x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
         seen.append(tuple(x.shape[2:]))
-        return pipe.model.network(x, t, cond)
+        return pipe.model.forward(module, x, t, cond)
 
-    demo = opened(recipe, replace(pipe, model=replace(pipe.model, network=network)), DemoFusion(3, stride=5))
+    demo = opened(recipe, replace(pipe, model=replace(pipe.model, forward=forward)), DemoFusion(3, stride=5))
     for phase, state in demo.run.walk(demo.start):
         assert state.x.shape[2:] == (8 * phase.scale, 6 * phase.scale)
         assert torch.isfinite(state.x).all()
@@ -58,11 +58,11 @@ def test_each_window_of_sdxl_is_told_where_it_is(loaded: Loaded) -> None:
     pipe, recipe = small_size(loaded("sdxl"))
     told: list[list[float]] = []
 
-    def network(x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+    def forward(module: Any, x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
         told.extend(cond.extra["time_ids"].tolist())
-        return pipe.model.network(x, t, cond)
+        return pipe.model.forward(module, x, t, cond)
 
-    demo = opened(recipe, replace(pipe, model=replace(pipe.model, network=network)), DemoFusion(2, stride=4))
+    demo = opened(recipe, replace(pipe, model=replace(pipe.model, forward=forward)), DemoFusion(2, stride=4))
     states = [state for _, state in demo.run.walk(demo.start)]
     f, (height, width) = pipe.model.latent.factor, demo.run.phases[1].size
     assert len(told) == 2 * 2 * (1 + 3 * 2 + 4) and len(states) == 2  # steps, prompts; windows and views

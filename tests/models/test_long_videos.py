@@ -67,17 +67,17 @@ def test_a_long_video_by_its_recipe(wan):
     calls, size = [], (4 * wan.model.latent.factor, 4 * wan.model.latent.factor)
 
     def drawn(guidance):
-        def network(x, t, cond):
+        def forward(module, x, t, cond):
             calls[-1] += 1
             assert x.shape[2] == 4
-            return wan.model.network(x, t, cond)
+            return wan.model.forward(module, x, t, cond)
 
         calls.append(0)
         recipe = Recipe(
             "a red heart", steps=8, cfg=3.0, frames=33, height=size[0], width=size[1], guidance=guidance,
             schedule="karras",
         )  # fmt: skip
-        job = open_job(recipe, replace(wan, model=replace(wan.model, network=network)))
+        job = open_job(recipe, replace(wan, model=replace(wan.model, forward=forward)))
         return finish(job.run, job.start).x
 
     plain = drawn("context(length=4, overlap=2)")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
+import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
+import sigmafield
 import sigmafield.models.load as models
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
@@ -175,7 +177,7 @@ def test_two_loras_add(kind: str, bases: dict[str, Pipeline], merged: Callable[.
     save_file(peft(two), files[1][0])
     pipe = merged(kind, [(str(path), strength) for path, strength in files])
     check(pipe, base, (one, 0.5), (two, -1.0))
-    assert list(pipe.loras) == [(str(path), strength) for path, strength in files]
+    assert list(pipe.loras) == [(str(path), (strength, strength)) for path, strength in files]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -254,7 +256,7 @@ ERRORS: dict[str, tuple[dict[str, Tensor], str]] = {
     ),
     "part": (
         {"transformer.a.lora_A.weight": ONES(1, 16), "transformer.a.lora_B.weight": ONES(16, 1)},
-        "is for transformer; this model has unet, vae, text_encoder",
+        "is for transformer; this model has unet, text_encoder",
     ),
     "width": (
         {f"unet.{Q}.lora_A.weight": ONES(1, 24), f"unet.{Q}.lora_B.weight": ONES(16, 1)},
@@ -285,17 +287,123 @@ def test_files_that_are_not_there(sd1: tuple[Path, Any], tmp_path: Path) -> None
         load(sd1[0], loras={str(tmp_path / "a.pt"): float("inf")})
 
 
-def test_missing_peft(sd1: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
+def test_peft_is_not_needed(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    """A process in which peft cannot be imported merges LoRAs all the same."""
+    save_file(kohya(matrices(load(sd1[0]))), tmp_path / "a.safetensors")
+    code = f"""
+import sys
+sys.modules["peft"] = None
+from sigmafield.models.load import load
+print(load({str(sd1[0])!r}, loras=[{str(tmp_path / "a.safetensors")!r}]).loras[0][1])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "Strengths(network=1.0, text=1.0)", result.stderr
 
-    def no_peft(name: str, *rest: Any) -> Any:
-        if name.partition(".")[0] == "peft":
-            raise ModuleNotFoundError("No module named 'peft'")
-        return real(name, *rest)
 
-    (tmp_path / "a.safetensors").touch()
-    monkeypatch.delitem(sys.modules, "sigmafield.models.diffusers.lora", raising=False)
-    monkeypatch.setattr(builtins, "__import__", no_peft)
-    with pytest.raises(ImportError, match="a LoRA needs peft") as caught:
-        load(sd1[0], loras={str(tmp_path / "a.safetensors"): 1.0})
-    assert str(caught.value).splitlines()[-1] == 'pip install "sigmafield[diffusers]"'
+def addresses(pipe: Pipeline) -> dict[str, int]:
+    """Where each weight of a pipeline is in memory."""
+    return {f"{part}.{name}": p.data_ptr() for part, m in pipe.modules.items() for name, p in m.named_parameters()}
+
+
+def equal(a: Pipeline, b: Pipeline) -> bool:
+    """Whether all weights are bit-equal."""
+    states = [{part: module.state_dict() for part, module in pipe.modules.items()} for pipe in (a, b)]
+    return all(torch.equal(value, states[1][part][key]) for part in states[0] for key, value in states[0][part].items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sets_of_loras_share_all_other_weights(
+    kind: str, bases: dict[str, Pipeline], merged: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    """Several at a time, each bit-equal to what `load` merges, on the weights of a model that stays as it is."""
+    base = bases[kind]
+    one, two = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    save_file(kohya(matrices(base, 1)), one)
+    save_file({k: v for k, v in peft(matrices(base, 2)).items() if "conv1" in k or "to_q" in k}, two)
+    was = {part: {k: v.clone() for k, v in m.state_dict().items()} for part, m in base.modules.items()}
+    sets: list[Any] = [{one: 0.7}, {two: -1.0}, [(one, 0.3), (two, (0.5, 2.0))], {one: (1.0, 0.0)}]
+    pipes = [base.with_loras(loras) for loras in sets]
+    touched = {f"{part}.{name}.weight".replace("text_model.", "") for part, name in matrices(base)}
+    for loras, pipe in zip(sets, pipes):
+        assert equal(pipe, merged(kind, loras)) and not equal(pipe, base)
+        own = {name for name, at in addresses(pipe).items() if at != addresses(base)[name]}
+        assert own and {name.replace("text_model.", "") for name in own} <= touched
+    assert all(torch.equal(v, was[part][k]) for part, m in base.modules.items() for k, v in m.state_dict().items())
+    assert base.with_loras(()) is not base and addresses(pipes[0].with_loras(())) == addresses(base)
+    cond, x, t = base.text.encode(["a"], (16, 16)), torch.randn(1, 4, 8, 8), torch.tensor([500.0])
+    answers = [pipe.model.network(x, t, cond) for pipe in (base, *pipes[:3])]
+    assert all(not torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])
+    texts = [pipe.text.encode(["a heart"], (16, 16)).embeds for pipe in (base, pipes[0], pipes[3])]
+    assert torch.equal(texts[0], texts[2]) and not torch.equal(texts[0], texts[1])
+
+
+def test_strengths_change_without_the_file(bases: dict[str, Pipeline], tmp_path: Path) -> None:
+    base, path = bases["sd1"], tmp_path / "a.safetensors"
+    save_file(kohya(matrices(base)), path)
+    want = base.with_loras({path: (0.25, 2)})
+    first = base.with_loras([str(path)])
+    path.unlink()
+    second = first.with_loras({str(path): (0.25, 2)})
+    assert equal(second, want) and second.loras == [(str(path), (0.25, 2.0))]
+    assert equal(second.with_loras([str(path)]), first) and not equal(first, second)
+    with pytest.raises(FileNotFoundError, match="a.safetensors is missing"):
+        base.with_loras([path])
+
+
+def test_an_exchanged_network_is_kept(bases: dict[str, Pipeline], tmp_path: Path) -> None:
+    base, path = bases["sd1"], tmp_path / "a.safetensors"
+    save_file(kohya(matrices(base)), path)
+    other = load_tiny(Path(sigmafield.__file__).parent / "data" / "tiny", CPU, torch.float32).model
+    exchanged = replace(base.with_loras([path]), model=other)
+    assert exchanged.with_loras(()).model.module is other.module
+    assert exchanged.with_loras(()).modules["text_encoder"] is base.modules["text_encoder"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_rounded_once(dtype: str, sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    """Many small changes count, each of which alone would be lost in rounding."""
+    base = load(sd1[0], dtype=dtype)
+    pairs = matrices(base)
+    loras = [(tmp_path / f"{i}.safetensors", 1e-4) for i in range(12)]
+    for path, _ in loras:
+        save_file(kohya(pairs), path)
+    pipe = base.with_loras(loras)
+    for (part, name), (a, b, alpha) in pairs.items():
+        got, weight = weight_of(pipe, part, name), weight_of(base, part, name)
+        want = weight.double() + 12e-4 * delta(a, b, alpha)
+        assert got.dtype == weight.dtype
+        assert ((got.double() - want).abs() <= 0.501 * torch.finfo(got.dtype).eps * want.abs() + 1e-7).all()
+
+
+def test_pipelines_that_cannot_have_other_loras(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(kohya(matrices(load(sd1[0]))), path)
+    with pytest.raises(ValueError, match="model was loaded with LoRAs in its weights: load it without them, then"):
+        load(sd1[0], loras=[path]).with_loras({path: 0.5})
+    for loras, message in [
+        (
+            {path: "strong"},
+            "a.safetensors': its strength must be a number, or two: the network's and the text",
+        ),
+        ({path: (1, 2, 3)}, "its strength must be a number, or two"),
+        ([(path, 1, 2)], "an entry of loras must be a path, or a path and its strength; got"),
+        (str(path), "loras must be a mapping of paths to strengths, or a list; got .*: put it in a list"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            load(sd1[0], loras=loras)
+    compiled = load(sd1[0])
+    unet = compiled.modules["unet"]
+    unet._compiled_call_impl = unet._call_impl  # what compile() sets, without seconds of imports
+    with pytest.raises(ValueError, match="UNet2DConditionModel is compiled, and a compiled network cannot be"):
+        compiled.with_loras([path])
+
+
+def test_a_job_has_the_loras_of_its_recipe(bases: dict[str, Pipeline], tmp_path: Path) -> None:
+    base, path = bases["sd1"], tmp_path / "a.safetensors"
+    save_file(kohya(matrices(base)), path)
+    lora = sigmafield.Lora(str(path), 0.5, text_strength=0.25)
+    recipe = sigmafield.Recipe("a heart", steps=1, loras=(lora,))
+    assert sigmafield.Recipe.from_json(recipe.to_json()).loras == (lora,)
+    job = sigmafield.open_job(recipe, base)
+    assert equal(job.pipe, base.with_loras({path: (0.5, 0.25)}))
+    assert sigmafield.open_job(recipe, job.pipe).pipe.modules["unet"] is job.pipe.modules["unet"]

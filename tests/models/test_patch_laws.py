@@ -82,13 +82,13 @@ class Counted:
     """A pipeline whose network counts its calls and rows."""
 
     def __init__(self, pipe):
-        self.calls, self.rows, inner = 0, 0, pipe.model.network
+        self.calls, self.rows, inner = 0, 0, pipe.model.forward
 
-        def network(x, t, cond):
+        def forward(module, x, t, cond):
             self.calls, self.rows = self.calls + 1, self.rows + len(x)
-            return inner(x, t, cond)
+            return inner(module, x, t, cond)
 
-        self.pipe = replace(pipe, model=replace(pipe.model, network=network))
+        self.pipe = replace(pipe, model=replace(pipe.model, forward=forward))
 
 
 def asked(pipe, text="", cfg=4.0, batch=2, sigma=2.0, ctx=None):
@@ -116,14 +116,14 @@ def test_it_acts_and_leaves_the_module_as_it_was(name, line, fit):
 
 @pytest.mark.parametrize("name", ON_UNETS)
 def test_it_leaves_the_module_as_it_was_where_the_network_fails(name, line, fit):
-    was, inner = fingerprint(fit.model.module), fit.model.network
+    was, inner = fingerprint(fit.model.module), fit.model.forward
 
-    def failing(x, t, cond):
-        inner(x, t, cond)
+    def failing(module, x, t, cond):
+        inner(module, x, t, cond)
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        asked(replace(fit, model=replace(fit.model, network=failing)), line)
+        asked(replace(fit, model=replace(fit.model, forward=failing)), line)
     assert fingerprint(fit.model.module) == was
 
 

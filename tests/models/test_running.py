@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
@@ -16,32 +19,30 @@ from command_line import run
 from sigmafield import generate
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
-from sigmafield.models.running import offloaded
+from sigmafield.models.running import Turns, offloaded
 
 CUDA = torch.cuda.is_available()
 
 
-class Part(nn.Module):
-    """A module that counts, and writes down where it is sent."""
+def noted(name: str, module: nn.Module, log: list[str]) -> nn.Module:
+    """The module, which writes down where it is sent and does not go there."""
 
-    def __init__(self, name: str, log: list[str]):
-        super().__init__()
-        self.name, self.log = name, log
+    def to(device: torch.device) -> nn.Module:
+        log.append(f"{name}→{device}")
+        return module
 
-    def to(self, device: Any, *rest: Any, **more: Any) -> Part:
-        self.log.append(f"{self.name}→{device}")
-        return self
+    module.to = to  # type: ignore[method-assign]
+    return module
 
 
 def test_one_part_at_a_time_is_on_the_device() -> None:
-    tiny, log = load("tiny", device="cpu"), []
-    modules = {name: Part(name, log) for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
-    device = torch.device("cuda:7")
-    model = replace(tiny.model, module=modules["unet"], device=device)
-    encoders = {name: modules[name] for name in ("text_encoder", "text_encoder_2")}
-    text, vae = replace(tiny.text, modules=encoders), replace(tiny.vae, module=modules["vae"])
-    pipe = offloaded(replace(tiny, model=model, text=text, vae=vae))
+    tiny, log = load("tiny", device="cpu"), list[str]()
+    parts = {name: noted(name, module, log) for name, module in tiny.modules.items()}
+    encoders = {name: parts.get(name) or noted(name, nn.Identity(), log) for name in ("text_encoder", "text_encoder_2")}
+    model = replace(tiny.model, device=torch.device("cuda:7"))
+    pipe = offloaded(replace(tiny, model=model, text=replace(tiny.text, modules=encoders)))
     assert log == ["unet→cpu", "vae→cpu", "text_encoder→cpu", "text_encoder_2→cpu"]
     cond = pipe.text.encode(["a red heart"], (64, 64))
     z, sigma = torch.zeros(1, pipe.model.latent.channels, 8, 8), torch.tensor(5.0, dtype=torch.float64)
@@ -55,19 +56,57 @@ def test_one_part_at_a_time_is_on_the_device() -> None:
         "unet": [lambda: pipe.model(z, sigma, [cond], Ctx(span, {}))],
         "vae": [lambda: pipe.decode(z), lambda: pipe.encode(torch.zeros(1, 3, 64, 64)), lambda: pipe.preview(z)],
     }
+    there = ["text_encoder", "text_encoder_2"]  # which encoded the prompt
     for names, functions in calls.items():
         here = names.split(", ")
         for function in functions:
             log.clear()
             function()
-            away = [f"{name}→cpu" for name in modules if name not in here]
+            away = [f"{name}→cpu" for name in there if name not in here]
             assert log == away + [f"{name}→cuda:7" for name in here]
+            there = here
 
 
 def test_offloading_changes_no_pixel() -> None:
     pipe = load("tiny", device="cpu")
     a, b = (generate(p, "a red heart", steps=2, seed=3)[0].tobytes() for p in (pipe, offloaded(pipe)))
     assert a == b
+
+
+def test_only_what_a_thread_calls_is_on_the_device() -> None:
+    at: dict[str, str] = {}
+
+    def part(name: str) -> nn.Module:
+        module = nn.Identity()
+        module.to = lambda device: at.update({name: str(device)})  # type: ignore[method-assign, assignment]
+        return module
+
+    parts, turns = {name: part(name) for name in "abc"}, Turns(torch.device("cuda:7"))
+
+    def there(name: str) -> set[str]:
+        with turns.on_device([parts[name]]):
+            sleep(1e-4)
+            return {each for each, device in at.items() if device != "cpu"}
+
+    names = "abcaabbcc" * 20
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(there, names)) == [{name} for name in names]
+
+
+def test_pipelines_of_other_loras_take_turns_with_their_base(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    base, q = load(sd1[0], device="cpu"), "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    pair = {f"{q}.lora_A.weight": torch.ones(1, 16), f"{q}.lora_B.weight": torch.ones(16, 1)}
+    save_file(pair, tmp_path / "a.safetensors")
+    plain = [base, base.with_loras([tmp_path / "a.safetensors"])]
+    waiting = [offloaded(base)]
+    waiting.append(waiting[0].with_loras([tmp_path / "a.safetensors"]))
+
+    def draw(pipe: Pipeline) -> bytes:
+        return generate(pipe, "a red heart", steps=2, cfg=3.0, guidance="pag")[0].tobytes()
+
+    alone = [draw(pipe) for pipe in plain]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(draw, waiting * 3)) == alone * 3 and alone[0] != alone[1]
 
 
 @pytest.mark.skipif(not CUDA, reason="there is no cuda device")

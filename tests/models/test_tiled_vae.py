@@ -8,16 +8,8 @@ import torch
 
 import sigmafield as sf
 from sigmafield.core.geometry import Box
-from sigmafield.models.vae.tiled import (
-    alone,
-    decode_walk,
-    encode_walk,
-    parts,
-    recorded,
-    smaller,
-    tiled_decode,
-    tiled_encode,
-)
+from sigmafield.models.vae.tiled import parts, smaller, tiled_decode, tiled_encode
+from sigmafield.models.vae.walk import alone, decode_walk, encode_walk, recorded
 
 MODES = ["pooled", "exact", "estimated", "estimated_start"]
 
@@ -82,16 +74,31 @@ def test_parts_own_each_place_once(length, tile, pad, unit):
 
 
 @torch.no_grad()
-def test_with_enough_seen_tiles_are_the_whole_image():
-    """T4: with exact statistics, padding as wide as the network sees, and no attention: tiled = whole, both ways."""
-    pytest.importorskip("diffusers")
-    whole = Diffusers(mid_block_add_attention=False)
-    z, x = drawn(1, 4, 40, 48), drawn(1, 3, 96, 128)
+@pytest.mark.parametrize("tile", [4, 9, 64])
+def test_exact_is_the_whole_image(pair, tile):
+    """T4: both ways, attention and all, whatever the height of the bands; the arguments are not changed."""
+    vae, whole, factor = pair
+    z, x = drawn(2, 4, 40, 12), drawn(1, 3, 34 * factor, 6 * factor).clamp(-1, 1)
+    given = z.clone(), x.clone()
     expected, means = whole.decode(z), whole.encode(x)
-    got = tiled_decode(whole.vae, z, 8, pad=16, collected="exact")
+    got = tiled_decode(vae, z, tile)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-    got = tiled_encode(whole.vae, x, 32, pad=32, collected="exact")
-    torch.testing.assert_close(got, means, rtol=1e-4, atol=1e-4 * float(means.abs().max()))
+    torch.testing.assert_close(tiled_encode(vae, x, tile * factor), means, rtol=1e-4, atol=1e-4)
+    assert torch.equal(z, given[0]) and torch.equal(x, given[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("collected", MODES)
+def test_a_batch_is_its_samples(pair, collected):
+    """To the last bit, next to a sample of other statistics and next to one that is not finite."""
+    vae, _, factor = pair
+    for tiled, scale, shape in ((tiled_decode, 1, (4, 24, 12)), (tiled_encode, factor, (3, 24 * factor, 12 * factor))):
+        one, loud, broken = drawn(1, *shape), 9 + 5 * drawn(1, *shape), torch.full((1, *shape), float("inf"))
+        both = tiled(vae, torch.cat([one, loud]), 6 * scale, pad=2 * scale, collected=collected)
+        alone_ = [tiled(vae, part, 6 * scale, pad=2 * scale, collected=collected) for part in (one, loud)]
+        assert torch.equal(both, torch.cat(alone_))
+        mixed = tiled(vae, torch.cat([broken, one]), 6 * scale, pad=2 * scale, collected=collected)
+        assert torch.equal(mixed[1:], alone_[0])
 
 
 @torch.no_grad()
@@ -117,22 +124,26 @@ def explicit(vae, crops, weights, known, walk):
     asked = [next(w) for w in walks]
     k = 0
     while len(outs) < len(crops):
-        norm = asked[0][0]
+        norm = asked[0].norm
+        if norm is None:
+            asked = [w.send(part.run(part.first, *part.others)) for w, part in zip(walks, asked)]
+            continue
         assert norm in norms
         if k < len(known):
             mean, variance = known[k].mean, known[k].variance
         else:
-            grouped = [x.reshape(len(x), norm.num_groups, -1) for _, x in asked]
+            grouped = [part.first.reshape(len(part.first), norm.num_groups, -1) for part in asked]
             total = sum(weights)
             mean = sum(q / total * g.mean(2) for q, g in zip(weights, grouped))
             variance = sum(q / total * g.var(2, correction=0) for q, g in zip(weights, grouped))
         k += 1
         for j, w in enumerate(walks):
-            x = asked[j][1]
+            x = asked[j].first
             g = x.reshape(len(x), norm.num_groups, -1)
             g = ((g - mean[..., None]) / (variance[..., None] + norm.eps).sqrt()).reshape(x.shape)
             try:
-                asked[j] = w.send(g * norm.weight[:, None, None] + norm.bias[:, None, None])
+                normal = g * norm.weight[:, None, None] + norm.bias[:, None, None]
+                asked[j] = w.send(asked[j].run(normal, *asked[j].others))
             except StopIteration as end:
                 outs.append(end.value)
     return outs
@@ -182,18 +193,18 @@ def test_shared_statistics_keep_the_colours():
         apart[(..., *Box(*(4 * side for side in part.taken)).index)] = out[(..., *part.within(out.shape[2]))]
     alone_error = float((apart - whole).abs().mean())
     print(f"\nmean error of tiles, image in [-1, 1]: by themselves {alone_error:.3f}, {error}")
-    assert error["exact"] < alone_error / 2
+    assert error["exact"] < 1e-5
     assert error["estimated"] < alone_error
 
 
 def test_a_pipeline_with_a_tiled_vae():
     pipe = sf.load("tiny", device="cpu")
     z, images = drawn(1, 4, 40, 24), torch.rand(1, 3, 160, 96)
-    whole, tiled = replace(pipe, vae=pipe.vae.tiled(64)), replace(pipe, vae=pipe.vae.tiled(16, "exact"))
+    whole, tiled = replace(pipe, vae=pipe.vae.tiled(64, "pooled")), replace(pipe, vae=pipe.vae.tiled(8))
     torch.testing.assert_close(whole.decode(z), pipe.decode(z), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole.encode(images), pipe.encode(images), rtol=1e-4, atol=1e-4)
-    assert (tiled.decode(z) - pipe.decode(z)).abs().mean() < 0.01
-    assert tiled.encode(images).shape == (1, 4, 40, 24)
+    torch.testing.assert_close(tiled.decode(z), pipe.decode(z), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tiled.encode(images), pipe.encode(images), rtol=1e-4, atol=1e-4)
 
 
 def test_wrong_use_is_refused():

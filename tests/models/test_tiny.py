@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -190,14 +191,31 @@ def test_missing_files_and_tokens_are_named(tmp_path: Path, small: ModuleType) -
         Tokenizer(tmp_path)
 
 
+def test_sides_that_are_no_multiples_are_cut_at_both_ends(sd1: tuple[Path, Any]) -> None:
+    """What is more than a multiple of 2 goes from the end, since half of 1 is rounded down, as in ComfyUI."""
+    vae, images = load_tiny(sd1[0], CPU, F32).vae, torch.rand(1, 3, 9, 7)
+    assert torch.equal(vae.encode(images), vae.encode(images[..., :8, :6]))
+    wide = replace(vae, factor=4, encoder=lambda x: x)
+    images = torch.rand(1, 3, 11, 14)
+    assert torch.equal(wide.encode(images), images[..., 1:9, 1:13] * 2 - 1)
+
+
 def test_codec_says_which_shapes_it_takes(sd1: tuple[Path, Any]) -> None:
     ours = load_tiny(sd1[0], CPU, F32)
     with pytest.raises(
-        ValueError, match=r"images must be \[B, 3, H, W\] with H and W multiples of 2; got shape \(1, 3, 5, 4\)"
+        ValueError, match=r"images must be \[B, 3, H, W\] with H and W of at least 2; got shape \(1, 3, 1, 4\)"
     ):
-        ours.encode(torch.zeros(1, 3, 5, 4))
+        ours.encode(torch.zeros(1, 3, 1, 4))
     with pytest.raises(ValueError, match=r"latents must be \[B, 4, h, w\]; got shape \(1, 3, 4, 4\)"):
         ours.decode(torch.zeros(1, 3, 4, 4))
+
+
+def test_of_an_image_of_any_size_the_middle_is_encoded(sd1: tuple[Path, Any]) -> None:
+    ours = load_tiny(sd1[0], CPU, F32)
+    images = torch.rand(1, 3, 9, 11)
+    assert torch.equal(ours.encode(images), ours.encode(images[..., :8, :10]))  # half a pixel is cut on the far side
+    wide = torch.nn.functional.pad(images[..., :8, :10], (0, 1))
+    assert torch.equal(ours.encode(wide), ours.encode(images[..., :8, :10]))
 
 
 @pytest.mark.parametrize(

@@ -101,10 +101,27 @@ def test_text(negative: bool, both: tuple[Pipeline, Any]) -> None:
     ours, pipe = both
     encode = ours.text.encode_negative if negative else ours.text.encode
     cond, want = encode(NEGATIVES if negative else PROMPTS, size_of(ours)), encoded(pipe, negative)
+    if kind(pipe) == "StableDiffusion3":
+        want = as_comfyui(pipe, want, NEGATIVES if negative else PROMPTS)
     assert_close(cond.embeds, want.embeds, atol=1e-6, rtol=0)
     assert cond.extra.keys() == want.extra.keys()
     for key, value in want.extra.items():
         assert_close(cond.extra[key], value, atol=1e-6, rtol=0)
+
+
+def as_comfyui(pipe: Any, theirs: Cond, prompts: list[str]) -> Cond:
+    """A prompt of Stable Diffusion 3 without the zeros in place of T5, and CLIP-L's pooled vector as it is.
+
+    Where T5 is missing, the tokens are CLIP's alone.
+    """
+    n = pipe.tokenizer_max_length
+    ids = pipe.tokenizer(prompts, padding="max_length", max_length=n, truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        first = pipe.text_encoder.text_model(ids).pooler_output
+    second = theirs.extra["pooled_projections"][:, first.shape[1] :]
+    embeds = theirs.embeds if pipe.text_encoder_3 else theirs.embeds[:, :n]
+    assert not torch.allclose(first, theirs.extra["pooled_projections"][:, : first.shape[1]], atol=1e-3)
+    return Cond(embeds, {"pooled_projections": torch.cat([first, second], 1)})
 
 
 def run_of_theirs(pipe: Any, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -119,8 +136,19 @@ def run_of_theirs(pipe: Any, x: torch.Tensor, size: tuple[int, int]) -> torch.Te
         options |= {"num_frames": 9}
         pipe.scheduler = type_of_flow()(shift=3.0)
     start = pipe._pack_latents(x, *x.shape) if name == "Flux" else x
+    words: dict[str, Any] = {"prompt": PROMPTS, "negative_prompt": NEGATIVES}
+    if name == "StableDiffusion3":
+        conds = [as_comfyui(pipe, encoded(pipe, side), NEGATIVES if side else PROMPTS) for side in (False, True)]
+        words = {
+            f"{'negative_' * side}{key}": value
+            for side, cond in enumerate(conds)
+            for key, value in (
+                ("prompt_embeds", cond.embeds),
+                ("pooled_prompt_embeds", cond.extra["pooled_projections"]),
+            )
+        }
     out = pipe(
-        PROMPTS, negative_prompt=NEGATIVES, height=size[0], width=size[1], num_inference_steps=3, latents=start,
+        **words, height=size[0], width=size[1], num_inference_steps=3, latents=start,
         output_type="latent", **options,
     )[0]  # fmt: skip
     return pipe._unpack_latents(out, *size, 2) if name == "Flux" else out

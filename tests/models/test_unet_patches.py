@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
+from itertools import permutations
 
 import pytest
 import torch
@@ -14,7 +16,10 @@ from torch.testing import assert_close
 from sigmafield.core.conditioning import Cond, Control
 from sigmafield.core.process import VE, Span
 from sigmafield.core.protocols import Call, Ctx
+from sigmafield.core.registry import format_specs, parse_specs
+from sigmafield.guidance.hooks import with_patches
 from sigmafield.guidance.patches import freeu, module_hooks
+from sigmafield.guidance.patches.self_attention import seen
 from sigmafield.guidance.patches.unet_blocks import attentions, inputs, meetings, outputs
 from sigmafield.models.load import load
 from sigmafield.parameterization.timesteps import betas, discrete
@@ -54,6 +59,14 @@ def patched(name, unet, x, text, sigma=9.0, cond=None, **params):
     return MODS[name](**params)(network_of(unet), call)(x, T, cond or Cond(text))
 
 
+def in_line(line, unet, x, text, sigma=9.0):
+    """The network's answer with the mods of a line, as a model patches it."""
+    level = torch.tensor(sigma, dtype=torch.float64)
+    model = replace(load("tiny").model, network=network_of(unet), module=unet)
+    ctx = Ctx(Span(level, level / 2, VE(), clock=SD_CLOCK), {}, patches=parse_mods(line).network)
+    return model.patched(level, ("positive",) * len(x), ctx)(x, T.to(x.device), Cond(text))
+
+
 def by_hand(unet, x, text, meet=lambda h, skip: (h, skip), pushed=lambda n, h: h, after=lambda n, h: h, grow=None):
     """The UNet's forward pass in the original's blocks; pushed: the skip of block n, after: what goes on from it."""
     time = unet.time_embedding(unet.time_proj(T))
@@ -73,16 +86,16 @@ def by_hand(unet, x, text, meet=lambda h, skip: (h, skip), pushed=lambda n, h: h
     h = middle.resnets[1](h, time)
     for level in unet.up_blocks:
         for j in range(3):
-            skip = skips.pop()
+            h, skip = meet(h, skips.pop())
             h = h if h.shape[2:] == skip.shape[2:] else F.interpolate(h, skip.shape[2:], mode=grow)
-            h = pair(level, j, torch.cat(meet(h, skip), 1))
+            h = pair(level, j, torch.cat([h, skip], 1))
         for up in level.upsamplers or []:
             h = up.conv(F.interpolate(h, skips[-1].shape[2:], mode="nearest"))
     return unet.conv_out(F.silu(unet.conv_norm_out(h)))
 
 
 @pytest.fixture(scope="module")
-def told(unet):
+def plain_input(unet):
     """x of 16 by 24, which halves evenly, and a text; the network's own answer is that of the forward pass by hand."""
     x, text = draw(2, 4, 16, 24), draw(2, 5, 32, seed=1)
     assert_close(network_of(unet)(x, T, Cond(text)), by_hand(unet, x, text), atol=1e-5, rtol=0)
@@ -90,13 +103,109 @@ def told(unet):
 
 
 @pytest.mark.parametrize("name", ["freeu", "freeu_v2"])
-def test_freeu_is_its_rule_where_h_meets_a_skip(name, unet, told):
+def test_freeu_is_its_rule_where_h_meets_a_skip(name, unet, plain_input):
     factors = {"b1": 1.5, "b2": 1.2, "s1": 0.7, "s2": 0.3}
     meet = partial(getattr(freeu, f"{name}_features"), model_channels=16, **factors)
-    want = by_hand(unet, *told, meet=meet)
-    assert_close(patched(name, unet, *told, **factors), want, atol=1e-5, rtol=0)
+    want = by_hand(unet, *plain_input, meet=meet)
+    assert_close(patched(name, unet, *plain_input, **factors), want, atol=1e-5, rtol=0)
     for key in factors:  # each of the four acts
-        assert not torch.allclose(patched(name, unet, *told, **{**factors, key: 1.0}), want, atol=1e-4)
+        assert not torch.allclose(patched(name, unet, *plain_input, **{**factors, key: 1.0}), want, atol=1e-4)
+
+
+MEETING = {
+    "freeu": partial(freeu.freeu_features, model_channels=16, b1=1.5, b2=1.2, s1=0.7, s2=0.3),
+    "freeu_v2": partial(freeu.freeu_v2_features, model_channels=16, b1=1.6, b2=0.7, s1=1.2, s2=0.5),
+    "deep_shrink": lambda h, skip: (F.interpolate(h, skip.shape[2:], mode="bilinear"), skip),
+}
+LINES = {
+    "freeu": "freeu(b1=1.5, b2=1.2, s1=0.7, s2=0.3)",
+    "freeu_v2": "freeu_v2(b1=1.6, b2=0.7, s1=1.2, s2=0.5)",
+    "deep_shrink": "deep_shrink(block=3, downscale_method=bilinear, upscale_method=bilinear)",
+}
+
+
+@pytest.mark.parametrize("names", [*permutations(MEETING, 2), *permutations(MEETING)], ids="+".join)
+def test_where_h_meets_a_skip_the_mods_of_a_line_act_in_its_order(names, unet, plain_input):
+    """The first is given what the network has there, the next one what it makes of it: deep_shrink's growth too."""
+
+    def meet(h, skip):
+        for name in names:
+            h, skip = MEETING[name](h, skip)
+        return h, skip
+
+    def shrink(n, h):
+        return F.interpolate(h, [side // 2 for side in h.shape[2:]], mode="bilinear") if n == 3 else h
+
+    own = {"after": shrink} if "deep_shrink" in names else {}
+    want = by_hand(unet, *plain_input, meet=meet, **own)
+    assert_close(in_line("+".join(LINES[name] for name in names), unet, *plain_input), want, atol=2e-5, rtol=0)
+    if "freeu_v2" in names:  # the others commute: a factor, and a linear interpolation
+        reverse = in_line("+".join(LINES[name] for name in names[::-1]), unet, *plain_input)
+        assert not torch.allclose(reverse, want, atol=1e-3)
+
+
+def test_the_first_patch_acts_first_at_every_kind_of_point(unet, plain_input):
+    """Before and after a module, inside of its attention, and for each patch that a mod adds for its own evaluation."""
+    log: list[tuple[str, str]] = []
+
+    def noting(name):
+        def hook(point, *given):
+            log.append((point, name))
+
+        def attend(q, k, v, attention):
+            log.append(("inside", name))
+            return attention(q, k, v)
+
+        _, module = attentions(unet, "attn1")[0]
+        changes = [
+            partial(module_hooks.before, module, lambda part, args, kwargs: hook("before")),
+            partial(module_hooks.after, module, lambda part, args, kwargs, output: hook("after")),
+            partial(module_hooks.inside, module, attend),
+        ]
+        return lambda network, call: module_hooks.during(network, changes)
+
+    level = torch.tensor(9.0, dtype=torch.float64)
+    ctx = Ctx(Span(level, level / 2, VE(), clock=SD_CLOCK), {}, patches=(noting("first"), noting("second")))
+    ctx = with_patches(ctx, noting("of a further evaluation"))
+    model = replace(load("tiny").model, network=network_of(unet), module=unet)
+    got = model.patched(level, ("positive",) * 2, ctx)(plain_input[0], T, Cond(plain_input[1]))
+    assert torch.equal(got, network_of(unet)(plain_input[0], T, Cond(plain_input[1])))
+    order = ["of a further evaluation", "first", "second"]
+    assert log == [(point, name) for point in ("before", "inside", "after") for name in order]
+
+
+def test_identity_attention_is_that_of_a_token_whatever_tiles_the_line_has(unet, plain_input):
+    """pag's disturbed evaluation is the same with hypertile in the line, where both change the same layers."""
+    level = torch.tensor(9.0, dtype=torch.float64)
+    model = replace(load("tiny").model, network=network_of(unet), module=unet)
+    identity = [partial(module_hooks.inside, module, lambda q, k, v, _: v) for _, module in attentions(unet, "attn1")]
+
+    def answer(line, *further):
+        ctx = Ctx(Span(level, level / 2, VE(), clock=SD_CLOCK), {}, patches=parse_mods(line).network)
+        return model.patched(level, ("positive",) * 2, with_patches(ctx, *further))(
+            plain_input[0], T, Cond(plain_input[1])
+        )
+
+    def disturbed(network, call):
+        return module_hooks.during(network, identity)
+
+    tiled = "hypertile(tile_size=32, max_depth=1)"
+    assert not torch.allclose(answer(tiled), answer(""), atol=1e-4)
+    assert torch.equal(answer(tiled, disturbed), answer("", disturbed))
+
+
+@pytest.mark.parametrize("line", ["hypertile+sag", "sag+hypertile"])
+def test_sag_looks_at_the_whole_map_wherever_it_stands_in_the_line(line):
+    """What it notes is of the queries and keys that hypertile has not cut yet."""
+    assert parse_mods(line).network[0] is seen and len(parse_mods(line).network) == 2
+
+
+def test_a_hyphen_needs_no_quotes():
+    line = "deep_shrink(upscale_method=nearest-exact, end_percent=0.5)"
+    found = parse_specs(line, "guidance", "")
+    assert found[0].params == {"upscale_method": "nearest-exact", "end_percent": 0.5}
+    parse_mods(line)
+    assert parse_specs(format_specs(found), "guidance", "") == found
 
 
 @pytest.mark.parametrize("size", [(16, 24), (15, 18)])
@@ -117,25 +226,25 @@ def test_deep_shrink_is_its_rule(block, after_skip, factor, size, unet):
     assert_close(got, want, atol=2e-5, rtol=0)
 
 
-def test_deep_shrink_keeps_to_its_window(unet, told):
-    plain, sigma_at = network_of(unet)(told[0], T, Cond(told[1])), SD_CLOCK
-    shrunk = patched("deep_shrink", unet, *told, sigma=9.0)
+def test_deep_shrink_keeps_to_its_window(unet, plain_input):
+    plain, sigma_at = network_of(unet)(plain_input[0], T, Cond(plain_input[1])), SD_CLOCK
+    shrunk = patched("deep_shrink", unet, *plain_input, sigma=9.0)
     for percent, acts in {0.001: False, 0.21: True, 0.39: True, 0.41: False, 0.999: False}.items():
-        got = patched("deep_shrink", unet, *told, sigma=sigma_at(percent), start_percent=0.2, end_percent=0.4)
+        got = patched("deep_shrink", unet, *plain_input, sigma=sigma_at(percent), start_percent=0.2, end_percent=0.4)
         assert torch.equal(got, shrunk if acts else plain)
-    assert torch.equal(patched("deep_shrink", unet, *told, sigma=[9.0, 8.0]), shrunk)
-    assert torch.equal(patched("deep_shrink", unet, *told, sigma=[0.2, 0.1]), plain)
+    assert torch.equal(patched("deep_shrink", unet, *plain_input, sigma=[9.0, 8.0]), shrunk)
+    assert torch.equal(patched("deep_shrink", unet, *plain_input, sigma=[0.2, 0.1]), plain)
     with pytest.raises(ValueError, match="window ends between the noise levels of the samples"):
-        patched("deep_shrink", unet, *told, sigma=[9.0, 0.1])
+        patched("deep_shrink", unet, *plain_input, sigma=[9.0, 0.1])
 
 
-def test_deep_shrink_refuses_what_it_cannot_do(unet, told):
+def test_deep_shrink_refuses_what_it_cannot_do(unet, plain_input):
     for text in ("deep_shrink(block=9)", "deep_shrink(block=32)"):
         with pytest.raises(ValueError, match=r"1 ≤ block ≤ 8 here; got"):
             parse_mods(text).check(unet)
     parse_mods("deep_shrink(block=8)").check(unet)
     with pytest.raises(ValueError, match=r"leaves nothing of a map of \(4, 6\)"):
-        patched("deep_shrink", unet, *told, block=6, downscale_factor=9.0)
+        patched("deep_shrink", unet, *plain_input, block=6, downscale_factor=9.0)
 
     class Side:
         factor = 8
@@ -144,9 +253,9 @@ def test_deep_shrink_refuses_what_it_cannot_do(unet, told):
             raise AssertionError
 
     control = Control(Side(), torch.zeros(1, 3, 8, 8))
-    steered = Cond(told[1], controls=(control,))
+    steered = Cond(plain_input[1], controls=(control,))
     with pytest.raises(ValueError, match="give the controls another window"):
-        patched("deep_shrink", unet, *told, cond=steered)
+        patched("deep_shrink", unet, *plain_input, cond=steered)
 
 
 SD1, XL = (320, 640, 1280, 1280), (320, 640, 1280)
@@ -175,7 +284,7 @@ def test_numbers_of_blocks_are_those_of_the_original(channels, downs, first, sec
 
 
 @pytest.mark.parametrize("name, part", [("self", "attn1"), ("cross", "attn2")])
-def test_attention_is_multiplied_as_if_its_weights_and_biases_were(name, part, unet, told):
+def test_attention_is_multiplied_as_if_its_weights_and_biases_were(name, part, unet, plain_input):
     factors, other = {"q": 1.5, "k": 0.7, "v": 2.0, "out": 0.3}, copy.deepcopy(unet)
     with torch.no_grad():
         for key, module in other.named_modules():
@@ -183,19 +292,19 @@ def test_attention_is_multiplied_as_if_its_weights_and_biases_were(name, part, u
             if where in ("q", "k", "v", "out.0"):
                 for weights in module.parameters():
                     weights *= factors[where.removesuffix(".0")]
-    got = patched(f"{name}_attention_multiply", unet, *told, **factors)
-    assert_close(got, network_of(other)(told[0], T, Cond(told[1])), atol=1e-5, rtol=0)
-    assert not torch.allclose(got, network_of(unet)(told[0], T, Cond(told[1])), atol=1e-3)
+    got = patched(f"{name}_attention_multiply", unet, *plain_input, **factors)
+    assert_close(got, network_of(other)(plain_input[0], T, Cond(plain_input[1])), atol=1e-5, rtol=0)
+    assert not torch.allclose(got, network_of(unet)(plain_input[0], T, Cond(plain_input[1])), atol=1e-3)
 
 
-def test_a_factor_of_queries_is_a_factor_of_attention_s_scale(unet, told):
+def test_a_factor_of_queries_is_a_factor_of_attention_s_scale(unet, plain_input):
     def sharper(q, k, v, attention):
         return attention(q, k, v, scale=2 * q.shape[-1] ** -0.5)
 
     places = [partial(module_hooks.inside, module, sharper) for _, module in attentions(unet, "attn1")]
-    want = module_hooks.during(network_of(unet), places)(told[0], T, Cond(told[1]))
+    want = module_hooks.during(network_of(unet), places)(plain_input[0], T, Cond(plain_input[1]))
     for key in ("q", "k"):
-        assert_close(patched("self_attention_multiply", unet, *told, **{key: 2.0}), want, atol=1e-5, rtol=0)
+        assert_close(patched("self_attention_multiply", unet, *plain_input, **{key: 2.0}), want, atol=1e-5, rtol=0)
 
 
 PATCHES = [
@@ -208,19 +317,13 @@ PATCHES = [
 @pytest.mark.parametrize("line", [*PATCHES, "+".join([*PATCHES[:3], *PATCHES[4:]])])
 def test_no_patch_reads_latents(line, unet):
     """Reading a latent on the meta device raises; one after the other, and all of them at once."""
-    away, sigma = copy.deepcopy(unet).to("meta"), torch.tensor(9.0, dtype=torch.float64)
-    network, call = (
-        network_of(away),
-        Call(away, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE(), clock=SD_CLOCK), {})),
-    )
-    for patch in parse_mods(line).network:
-        network = patch(network, call)
+    away = copy.deepcopy(unet).to("meta")
     x, text = torch.zeros(2, 4, 16, 24, device="meta"), torch.zeros(2, 5, 32, device="meta")
-    assert network(x, T.to("meta"), Cond(text)).shape == x.shape
+    assert in_line(line, away, x, text).shape == x.shape
 
 
 @pytest.mark.parametrize("line", PATCHES)
-def test_half_precision_stays_near(line, unet, told):
+def test_half_precision_stays_near(line, unet, plain_input):
     """bfloat16 throughout, as networks on devices run."""
     sigma = torch.tensor(9.0, dtype=torch.float64)
     answers = []
@@ -228,7 +331,7 @@ def test_half_precision_stays_near(line, unet, told):
         net = copy.deepcopy(unet).to(dtype)
         call = Call(net, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE(), clock=SD_CLOCK), {}))
         (patch,) = parse_mods(line).network
-        answers.append(patch(network_of(net), call)(told[0].to(dtype), T, Cond(told[1].to(dtype))))
+        answers.append(patch(network_of(net), call)(plain_input[0].to(dtype), T, Cond(plain_input[1].to(dtype))))
     assert answers[1].dtype == torch.bfloat16
     assert float((answers[1] - answers[0]).norm() / answers[0].norm()) < 0.1
 

@@ -131,7 +131,7 @@ def test_networks_say_what_concat_they_take(
 
 
 def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> None:
-    """On an inpainting network a recipe's mask is its concat too; without a mask or a image all is masked."""
+    """On an inpainting network a recipe's mask is its concat too; without one all is masked, and the latent grey."""
     pipe = load(inpainting[0])
     image, mask = tmp_path / "in.png", tmp_path / "mask.png"
     save_png(to_images(PICTURE)[0], image)
@@ -140,11 +140,28 @@ def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> 
     guider = open_job(recipe, pipe).run.denoise.denoise  # within the run's Inpaint
     assert_close(guider.positive[0].concat, concat_of(pipe), atol=0.02, rtol=0)  # the file's pixels are bytes
     assert guider.negative.concat is guider.positive[0].concat
-    nothing = pipe.encode(torch.full((1, 3, *SIZE), 0.5))
+    nothing = torch.tensor([0.8223, -0.6876, 0.6364, 0.1380]).reshape(1, 4, 1, 1).expand(1, 4, 8, 12)
     for settings in ({"image": str(image)}, {"width": SIZE[1], "height": SIZE[0]}):
         job = open_job(Recipe("a red heart", steps=3, **settings), pipe)
         assert_close(job.run.denoise.positive[0].concat, torch.cat([torch.ones(1, 1, 8, 12), nothing], 1))
     assert job.images(finish(job.run, job.start))[0].size == SIZE[::-1]
+
+
+def test_a_mask_of_another_size_is_resized_to_the_image_first(inpainting: tuple[Path, Any], tmp_path: Path) -> None:
+    """Bilinear, to the image and then to the latent: for the noise, for the concat, and for what the image hides."""
+    pipe, (image, mask) = load(inpainting[0]), (tmp_path / "in.png", tmp_path / "mask.png")
+    small = torch.randint(0, 256, (1, 1, 5, 11), generator=torch.Generator().manual_seed(4)) / 255
+    save_png(to_images(PICTURE)[0], image)
+    save_png(to_images(small.expand(1, 3, 5, 11))[0], mask)
+    denoise = open_job(Recipe("a red heart", steps=3, image=str(image), mask=str(mask)), pipe).run.denoise
+    large = torch.nn.functional.interpolate(small, SIZE, mode="bilinear")
+    latent = torch.nn.functional.interpolate(large, (8, 12), mode="bilinear")
+    assert_close(denoise.mask, latent.expand(1, 4, 8, 12))
+    pixels = (PICTURE * 255).round() / 255
+    rest = pipe.encode(0.5 + (pixels - 0.5) * (1 - large.round()))
+    assert_close(denoise.denoise.positive[0].concat, torch.cat([latent.round(), rest], 1), atol=1e-4, rtol=1e-4)
+    at_once = torch.nn.functional.interpolate(small, (8, 12), mode="bilinear")
+    assert not torch.equal(at_once.round(), latent.round())
 
 
 def test_the_refiner_reads_and_answers_as_diffusers(refiner: tuple[Path, Any]) -> None:
@@ -228,9 +245,9 @@ def test_a_budget_of_rows_makes_more_calls_and_the_same_numbers(model: str, requ
     where, rows = model if model == "tiny" else request.getfixturevalue(model)[0], []
     pipe = load(where, max_rows=1)
 
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(module: object, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         rows.append(len(x))
-        return pipe.model.network(x, t, cond)
+        return pipe.model.forward(module, x, t, cond)
 
     concat = torch.randn(3, 5, 8, 12) if pipe.model.concat else None
     x = torch.randn(3, pipe.model.latent.channels, 8, 12)
@@ -239,7 +256,7 @@ def test_a_budget_of_rows_makes_more_calls_and_the_same_numbers(model: str, requ
     assert pipe.model.max_rows == 1
     for max_rows, calls in CALLS.items():
         rows.clear()
-        got = at(replace(pipe, model=replace(pipe.model, network=network, max_rows=max_rows)), prompts, x)
+        got = at(replace(pipe, model=replace(pipe.model, forward=forward, max_rows=max_rows)), prompts, x)
         assert rows == calls
         assert_close(got, want, atol=2e-5, rtol=1e-5)
 

@@ -26,12 +26,12 @@ class Counted:
         self.calls = self.rows = 0
         data = 0.5 if name == "edm" else 1.0
 
-        def network(xs, t, cond):
+        def forward(module, xs, t, cond):
             self.calls, self.rows = self.calls + 1, self.rows + len(xs)
             kind, c = KINDS.get(name, "flow"), cond.embeds.mean((1, 2))
             return reference.network(kind, xs, self.sampling.levels.sigma(t).float(), c, data)
 
-        self.model = DiffusionModel(name, network, self.sampling, self.format, (8, 8))
+        self.model = DiffusionModel(name, forward, self.sampling, self.format, (8, 8))
 
     def cond(self, entry, case):
         made = Cond(torch.full((1, entry.get("tokens", 2), 3), entry["value"]))

@@ -98,10 +98,12 @@ def test_skipped_tiles_are_the_source_and_cost_nothing():
 
 def test_hybrid_classes():
     tiles = leaf_tiles(
-        [Box(0, 0, 32, 32), Box(0, 32, 32, 16), Box(0, 48, 32, 8), Box(0, 56, 8, 8), Box(8, 56, 24, 8)], 32, 64, 1
+        [Box(0, 0, 32, 48), Box(0, 48, 24, 8), Box(24, 48, 8, 8), Box(0, 56, 20, 8), Box(20, 56, 12, 8)], 32, 64, 1
     )
     d = list(hybrid(tiles, 0.2, 0.8).values())
-    assert d[0] == 0 and d[3] == 1 and 0.2 < d[1] < d[2] < d[4] < 0.8
+    assert d[0] == 0 and d[2] == d[4] == 1 and 0.2 < d[1] < d[3] < 0.8
+    assert list(hybrid(grid_tiles(64, 64, (64, 64)), 0.2, 0.8).values()) == [0], "a latent that is not split"
+    assert set(hybrid(grid_tiles(64, 64, (8, 8)), 0.2, 0.8).values()) == {1}, "one that is split everywhere"
     with pytest.raises(ValueError, match="hybrid needs 0 ≤ low < high"):
         hybrid(tiles, 0.5, 0.5)
 

@@ -16,6 +16,7 @@ from sigmafield.core.statistics import moments, standardised
 from sigmafield.core.views import stride
 from sigmafield.guidance.guider import Guider
 from sigmafield.noise.sources import Keyed
+from sigmafield.parameterization.families import family
 from sigmafield.parameterization.prediction import continuous_edm_sampling
 from sigmafield.runs.level_noise import KeyedLevels, noised
 from sigmafield.runs.mixing import Mixing
@@ -32,12 +33,18 @@ from sigmafield.spatial.demofusion_views import (
     gaussian,
     kappa,
     residual_weights,
+    skip_of,
 )
 from sigmafield.spatial.inpaint import Inpaint
 
 KINDS = pytest.mark.parametrize("kind", SAMPLINGS)
 SHAPE = (2, 3, 20, 13)
 N = 8  # side of the toy network, so that SHAPE needs windows and padding
+
+
+def whole(sigma):
+    """c_skip of networks that predict noise or a flow's velocity."""
+    return 1.0
 
 
 def context(kind, i=3, n=6):
@@ -52,7 +59,7 @@ def ask(model, x, conds, ctx):
 
 def demofused(kind, q=2, seed=4, **options):
     toy = Toy(SAMPLINGS[kind].process)
-    return toy, fused(Windows(toy, (N, N), 4, seed), q, clock(SAMPLINGS[kind]), **options)
+    return toy, fused(Windows(toy, (N, N), 4, seed), q, clock(SAMPLINGS[kind]), skip_of(SAMPLINGS[kind]), **options)
 
 
 def mixed(kind, name="euler", seeds=(1, 2), shape=SHAPE, n=6, **options):
@@ -153,8 +160,8 @@ def test_paths_at_their_ends(kind):
     x, conds = drawn((2, 3, N, N)), [POSITIVE, NEGATIVE]
     plain = ask(toy, x, conds, ctx)
     assert torch.equal(ask(Windows(toy, (N, N), N), x, conds, ctx), plain)
-    torch.testing.assert_close(ask(Dilated(toy, 1, lambda sigma: 0.01), x, conds, ctx), plain)
-    near, far = Windows(toy, (N, N), 4, seed=1), Dilated(toy, 2, lambda sigma: 0.8)
+    torch.testing.assert_close(ask(Dilated(toy, 1, lambda sigma: 0.01, whole), x, conds, ctx), plain)
+    near, far = Windows(toy, (N, N), 4, seed=1), Dilated(toy, 2, lambda sigma: 0.8, whole)
     wide = drawn(SHAPE)
     for c, path in ((0.0, near), (1.0, far)):
         alone, toy.rows = ask(path, wide, conds, ctx), 0
@@ -168,7 +175,7 @@ def test_paths_at_their_ends(kind):
 def test_one_window_and_no_residual_is_plain_sampling(kind):
     toy, sigmas = Toy(SAMPLINGS[kind].process), sigmas_of(kind, "dpmpp_2m", "simple", 6)
     grid, x = Grid(sigmas, SAMPLINGS[kind].process, clock=SAMPLINGS[kind].clock), drawn((1, 3, N, N))
-    near = Composed(Windows(toy, (N, N), N), Dilated(toy, 1, lambda sigma: 1.0), lambda sigma: 0.0)
+    near = Composed(Windows(toy, (N, N), N), Dilated(toy, 1, lambda sigma: 1.0, whole), lambda sigma: 0.0)
     run = Run(Guider(near, POSITIVE, NEGATIVE, 3.0), SAMPLERS["dpmpp_2m"], grid)
     mixing = Mixing(run, KeyedLevels([1], x.shape, shared=True), [1.0] * 6, align="before")
     plain = replace(run, denoise=Guider(toy, POSITIVE, NEGATIVE, 3.0))
@@ -227,7 +234,7 @@ def test_views_find_the_noise_of_the_blurred_and_take_it_from_the_latent(kind):
     ctx, toy = context(kind), Toy(SAMPLINGS[kind].process)
     x = drawn((1, 3, 12, 8))
     x_b = standardised(blurred(x, 2, 0.9), *moments(x))
-    D = ask(Dilated(toy, 2, lambda sigma: 0.9), x, [POSITIVE], ctx)
+    D = ask(Dilated(toy, 2, lambda sigma: 0.9, whole), x, [POSITIVE], ctx)
     for a, b in ((0, 0), (1, 0), (0, 1), (1, 1)):
         view = (..., slice(a, None, 2), slice(b, None, 2))
         own = toy(x_b[view].contiguous(), ctx.span.sigma, [POSITIVE], ctx)[0]
@@ -327,11 +334,27 @@ def test_what_a_window_and_a_view_are_told():
         assert torch.equal(cond.concat[0, 0][inside], shown[0, 0][inside])
         assert torch.equal(cond.controls[0].hint[0, 0, ::2, ::2][inside], shown[0, 0][inside])
     seen.clear()
-    Dilated(network, 2, lambda sigma: 0.01)(places, ctx.span.sigma, [told], ctx)
+    Dilated(network, 2, lambda sigma: 0.01, whole)(places, ctx.span.sigma, [told], ctx)
     for (a, b), (_, cond) in zip(((0, 0), (0, 1), (1, 0), (1, 1)), seen, strict=True):
         assert torch.equal(cond.concat, places[..., a::2, b::2])
         assert cond.controls[0].hint.shape == (1, 3, 16, 16) and cond.extra["time_ids"] is ids
     assert transformed(POSITIVE, stride(2, 0, 0, (0, 0))) is POSITIVE
+
+
+@pytest.mark.parametrize("name, sigma", [("SD20_V", 3.0), ("SD20_V", 0.4), ("SD15", 3.0), ("SD3", 0.7)])
+def test_views_find_the_network_s_own_output_of_the_blurred(name, sigma):
+    """D = c_skip x + c_out F(c_in x_b) for every prediction: for v, c_skip = 1/(σ² + 1), and not D(x_b) + x − x_b."""
+    sampling, level = family(name).sampling(), torch.tensor(sigma, dtype=torch.float64)
+    pre, x = sampling.prediction(level), sigma * drawn((1, 3, 12, 8))
+
+    def network(x, sigma, conds, ctx):
+        return list((pre.c_skip * x + pre.c_out * (pre.c_in * x).tanh()).chunk(len(conds)))
+
+    x_b = standardised(blurred(x, 2, 0.9), *moments(x))
+    [D] = Dilated(network, 2, lambda sigma: 0.9, skip_of(sampling))(x, level, [POSITIVE], context("eps"))
+    torch.testing.assert_close(D, (pre.c_skip * x + pre.c_out * (pre.c_in * x_b).tanh()).float())
+    skip = {"SD20_V": 1 / (sigma**2 + 1), "SD15": 1.0, "SD3": 1.0}[name]
+    assert float(pre.c_skip) == pytest.approx(skip)
 
 
 def test_nothing_waits_for_a_device():
@@ -341,7 +364,7 @@ def test_nothing_waits_for_a_device():
         return list(x.chunk(len(conds)))
 
     x = torch.zeros(SHAPE, device="meta")
-    model = fused(Windows(network, (N, N), 4), 2, clock(SAMPLINGS["eps"]))
+    model = fused(Windows(network, (N, N), 4), 2, clock(SAMPLINGS["eps"]), whole)
     assert ask(model, x, [POSITIVE, NEGATIVE], context("eps")).shape == (4, *SHAPE[1:])
 
 
@@ -351,7 +374,7 @@ def test_refusals():
     for call, message in {
         lambda: Windows(toy, (8, 6), 7): "stride must be 1 … 6, the window's side; got 7",
         lambda: Windows(toy, (8, 8), 4, batch=0): "batch must be ≥ 1 window; got 0",
-        lambda: Dilated(toy, 0, lambda sigma: 1.0): "q must be ≥ 1; got 0",
+        lambda: Dilated(toy, 0, lambda sigma: 1.0, whole): "q must be ≥ 1; got 0",
         lambda: Windows(toy, (8, 8), 4)(
             drawn((1, 3, 8, 8)), field, [POSITIVE], context("eps")
         ): "needs one sigma per step",

@@ -265,7 +265,9 @@ def test_what_is_in_every_place_is_cut_with_the_tiles(made, figure):
     x, size = drawn((1, 2, 16, 24)), (16, 24)
     concat = torch.arange(16 * 24).reshape(1, 1, 16, 24) / 100.0
     hint = torch.nn.functional.interpolate(concat, (32, 48), mode="nearest").expand(1, 3, 32, 48)
-    given = Cond(cond(0.0).embeds, {"vector": drawn((1, 5))}, concat=concat, controls=(Control(Lines(), hint),))
+    given = Cond(
+        cond(0.0).embeds, {"vector": drawn((1, 5))}, concat=concat, controls=(Control(Lines(), hint, crop="along"),)
+    )
 
     def network(x, sigma, conds, ctx):
         for c in conds:
@@ -336,14 +338,37 @@ def test_square_roots_are_cut_to_the_image():
     check(leaf_tiles(leaves, 12, 25), 12, 25)
 
 
-def test_leaf_denoise_ends(figure):
-    """T5: d = low for the largest leaf, towards high as leaves shrink, between for others."""
-    leaves = [Box(0, 0, 64, 64), Box(0, 0, 32, 64), Box(0, 0, 1, 1)]
-    d = leaf_denoise(leaves, 0.2, 0.8)
-    assert d[0] == 0.2 and d[1] == pytest.approx(0.5) and d[2] == pytest.approx(0.8, abs=2e-4)
-    figure("T5 high − d of a leaf of 1/4096", 0.8 - d[2])
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("size", [(64, 64), (72, 200)])
+@pytest.mark.parametrize("depth, least", [(4, 8), (0, 8), (3, 64)])
+def test_strengths_follow_the_detail_and_not_the_rest_of_the_image(content, size, depth, least):
+    """T5: an image of one colour has the least everywhere, one that is busy everywhere the most, each half its own."""
+    threshold = 5.0 if content.__name__ == "deviation_255" else 0.02
+    flat, busy = torch.full((3, *size), 0.7), drawn((3, *size), 1).clamp(-1, 1)
+
+    def strengths(image):
+        leaves = quadtree(image, threshold, max_depth=depth, min_size=least, content=content)
+        return leaves, leaf_denoise(image, leaves, threshold, 0.2, 0.8, content=content)
+
+    assert set(strengths(flat)[1]) == {0.2} and set(strengths(busy)[1]) == {0.8}
+    both = torch.cat([flat, busy], 2)
+    if depth == 4:
+        for leaf, d in zip(*strengths(both)):
+            if leaf.x >= size[1] or leaf.x + leaf.width <= size[1]:
+                assert d == (0.8 if leaf.x >= size[1] else 0.2)
+
+
+def test_a_leaf_s_strength_is_its_share_of_the_threshold():
+    """Half its pixels at 0.5 − c and half at 0.5 + c: `mean_deviation` c, and d = low + (high − low) min(1, c/t)."""
+    for c, share in {0.0: 0.0, 0.01: 0.25, 0.02: 0.5, 0.04: 1.0, 0.3: 1.0}.items():
+        image = torch.full((3, 16, 16), 0.5, dtype=torch.float64)
+        image[:, ::2] -= c
+        image[:, 1::2] += c
+        for leaves in ([Box(0, 0, 16, 16)], [Box(0, 0, 8, 16), Box(8, 0, 8, 16)]):
+            d = leaf_denoise(image, leaves, 0.04, 0.2, 0.8, content=CONTENTS["mean_deviation"])
+            assert d == pytest.approx([0.2 + 0.6 * share] * len(leaves), rel=1e-9)
     with pytest.raises(ValueError, match="0 ≤ low ≤ high ≤ 1; got 0.8 and 0.2"):
-        leaf_denoise(leaves, 0.8, 0.2)
+        leaf_denoise(image, leaves, 0.04, 0.8, 0.2)
 
 
 def test_wrong_use_is_refused():

@@ -14,7 +14,7 @@ from typing import Any
 from sigmafield.cli.errors import USER_ERRORS, complain, fail
 from sigmafield.cli.runner import check_folder, draw, write
 from sigmafield.cli.terminal import Display, rows_text
-from sigmafield.cli.understood import say_unchanged
+from sigmafield.cli.understood import say_notes, say_unchanged
 from sigmafield.core.protocols import State
 from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline
@@ -134,6 +134,8 @@ def report(
         try:
             path, job = one.path(), open_job(replace(sealed, prompt=one.recipe.prompt), pipe, inputs, controls)
             say_unchanged(job.run)
+            if part == 0:
+                say_notes(job, quiet=as_json)
             if one.tiles:
                 write_tiles(job, inputs, one.tiles)
             result = draw(job, state, path, display, part, every, one.phases)

@@ -11,6 +11,9 @@ from sigmafield.recipes.options import AUTO, DemoFusion, Detail, Tiling
 
 SCALE, MIN_DENOISE, MAX_DENOISE = 2.0, 0.1, 0.4
 
+STRENGTHS = ("denoise", "denoise_map", "min_denoise")
+"""Options that are one strength or a map of them, see `strengths`."""
+
 FLAGS = {"kind": "tiling", "sigma": "blur"}
 """Flags of options that have another name there."""
 
@@ -35,7 +38,7 @@ def tiles_recipe(
 ) -> dict[str, Any]:
     """Fields of a recipe that redraws in tiles; ValueError for options that exclude each other."""
     return {
-        **{name: value for name, value in image.items() if name in ("mask", "map_schedule")},
+        **{name: value for name, value in image.items() if name not in STRENGTHS},
         **strengths(image.get("denoise"), image.get("denoise_map"), image.get("min_denoise"), high),
         **parse_size(size), "scale": factor(scale, size), "tiling": tiling, "detail": detail,
     }  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,13 +99,21 @@ def parse_control(text: str) -> ControlImage:
 
 
 def parse_lora(text: str) -> Lora:
-    """A LoRA from "file" or "file:strength"; where a file has the whole name, colon and all, it is meant."""
-    path, _, strength = text.rpartition(":")
-    number = None
-    if path and not Path(text).expanduser().is_file():
-        with suppress(ValueError):  # the colon belongs to the path
-            number = float(strength)
-    return Lora(text) if number is None else Lora(path, number)
+    """A LoRA from "file", "file:strength" or "file:strength:text_strength".
+
+    Where a file has the whole name, colon and all, it is meant.
+    """
+    path, strengths = text, list[float]()
+    while len(strengths) < 2 and not Path(path).expanduser().is_file():
+        head, _, tail = path.rpartition(":")
+        try:
+            strength = float(tail)
+        except ValueError:  # the colon belongs to the path
+            break
+        if not head:
+            break
+        path, strengths = head, [strength, *strengths]
+    return Lora(path, strengths[0] if strengths else 1.0, text_strength=strengths[1] if len(strengths) == 2 else None)
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,8 @@ READERS = Readers(
     {"shift": parse_shift, "seed": parse_seed},
     {"regions": parse_region, "controls": parse_control, "loras": parse_lora},
     {
-        "shift": "S|size", "seed": "N|random", "regions": "X,Y,W,H:PROMPT[:strength=S]", "loras": "FILE[:STRENGTH]",
+        "shift": "S|size", "seed": "N|random", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:strength=S]",
+        "loras": "FILE[:STRENGTH[:TEXT]]",
         "controls": "net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
     },
 )  # fmt: skip

@@ -1,10 +1,11 @@
-"""What was understood of names that other programs use, said once."""
+"""What was understood of names and inputs, said once."""
 
 from __future__ import annotations
 
 from sigmafield.cli.errors import complain
 from sigmafield.cli.flags import Given
 from sigmafield.core.protocols import Steps
+from sigmafield.recipes.build import Job
 from sigmafield.recipes.groups import spec
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import Run
@@ -37,3 +38,9 @@ def say_understood(given: Given, recipe: Recipe, quiet: bool) -> None:
             f"{text!r} is {name} {getattr(recipe, name)}" + (f", schedule {recipe.schedule}" if named_both else ""),
             kind="note",
         )
+
+
+def say_notes(job: Job, quiet: bool) -> None:
+    """Say what a user should know about the inputs of a job, such as a mask that keeps everything."""
+    for note in () if quiet else job.notes:
+        complain(note, kind="note")

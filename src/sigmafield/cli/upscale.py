@@ -28,14 +28,16 @@ from sigmafield.recipes.options import DemoFusion, Detail, MachineOptions, Tilin
 from sigmafield.recipes.recipe import Recipe
 
 IMAGE_HERE = Flags(
-    IMAGE.kind, "Denoise", without=("image", "mixing", "scale"),
+    IMAGE.kind, "Denoise", without=("image", "pad", "mixing", "scale"),
     defaults={"denoise": "", "denoise_map": "auto", "min_denoise": 0.1},
 )  # fmt: skip
 SAMPLING_HERE = Flags(SAMPLING.kind, SAMPLING.panel, without=("start_step", "last_step"), defaults=SAMPLING.defaults)
 TILING = Flags(Tiling, "Tiles", {"kind": "tiling", "batch": "tile_batch"})
 DETAIL = Flags(Detail, "Denoise map auto")
+VAE = ("vae_tile", "vae_mode")
+"""Flags of both methods."""
 DEMOFUSION = Flags(
-    DemoFusion, "DemoFusion", {"sigma": "blur", "batch": "views_batch"}, without=("scale", "vae_tile")
+    DemoFusion, "DemoFusion", {"sigma": "blur", "batch": "views_batch"}, without=("scale", *VAE)
 )  # fmt: skip
 
 
@@ -96,15 +98,15 @@ def upscale(
     With --method demofusion an image, or a prompt alone, is drawn at its own size, then at 2, 3, … times that, each
     guided by the one before:  sigmafield upscale --method demofusion "red heart" --scale 4
     """
-    vae_tile = {key: value for key, value in tiling.items() if key == "vae_tile"}
+    vae = {key: value for key, value in tiling.items() if key in VAE}
     tiles = {**image, **tiling, **detail, "max_denoise": max_denoise, "size": size, "show_tiles": show_tiles}
     views = {**demofusion, "first_size": first_size, "phases": phases}
-    refuse_others(method, {"tiles": tiles, "demofusion": views}, both=("denoise", "vae_tile"))
+    refuse_others(method, {"tiles": tiles, "demofusion": views}, both=("denoise", *VAE))
     if method == "tiles":
         own = tiles_recipe(image, max_denoise, scale, size, Tiling(**tiling), Detail(**detail))
         whole = Recipe(prompt or "", negative, image=image_file, **recipe, **own)
     else:
-        source, text, own = demofusion_recipe(image_file, prompt, image, scale, first_size, {**demofusion, **vae_tile})
+        source, text, own = demofusion_recipe(image_file, prompt, image, scale, first_size, {**demofusion, **vae})
         whole = Recipe(text, negative, image=source, **recipe, **own)
     say_understood(recipe, whole, quiet=json)
     asked = [Asked(whole, output or Path("out.png"), tiles=show_tiles, phases=phases)]

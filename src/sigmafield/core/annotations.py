@@ -131,9 +131,9 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def is_sequence(kind: Any) -> bool:
-    """Whether a type is a tuple, a list or another sequence of values; text is not."""
+    """Whether a type is a tuple, a list or another sequence of values; text and bytes are not."""
     of = get_origin(kind) or kind
-    return isinstance(of, type) and issubclass(of, Sequence) and not issubclass(of, str)
+    return isinstance(of, type) and issubclass(of, Sequence) and not issubclass(of, (str, bytes))
 
 
 def hints_of(kind: Any, n: int) -> list[Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,6 +47,10 @@ class Area:
         return Box.at([int(o) for o in self.offset[:n]], [int(s) for s in self.size[:n]]).spanning(space)
 
 
+Crop = Literal["fit", "along"]
+"""What part of a control's image a conditioning with an area is shown."""
+
+
 class Residuals(NamedTuple):
     """What a control adds inside a UNet: empty, or None, where it adds nothing.
 
@@ -78,10 +82,13 @@ class Control:
 
     Args:
         net: The side network.
-        hint: The image [B or 1, 3, height, width] in [0, 1], for the whole latent; an image of another size is cut to
-            the latent's proportions and resized.
+        hint: The image [B or 1, 3, height, width] in [0, 1]; an image of another size is cut to the latent's
+            proportions and resized.
         strength: Factor of what is added; 0 adds nothing.
         window: Shares of the way through sampling between which it acts.
+        crop: What a conditioning with an area is shown: "fit", the whole image, cut to the area's proportions and
+            resized to it, as in ComfyUI; "along", the part of the image, made to fit the whole latent, where the area
+            is.
 
     Raises:
         ValueError: The hint has another shape.
@@ -91,6 +98,7 @@ class Control:
     hint: Tensor
     strength: float = 1.0
     window: Window = (None, None)
+    crop: Crop = "fit"
 
     def __post_init__(self) -> None:
         if self.hint.ndim != 4 or self.hint.shape[1] != 3:
@@ -149,10 +157,10 @@ def fit(cond: Cond, space: Sequence[int]) -> Cond:
         return cond
     mask = None if cond.mask is None else fit_to(cond.mask, space)
     concat = None if cond.concat is None else fit_to(cond.concat, space)
-    controls = tuple(replace(c, hint=covering(c.hint, *(c.net.factor * n for n in space[-2:]))) for c in cond.controls)
     area = cond.area.box(space) if isinstance(cond.area, Area) else cond.area and cond.area.spanning(space)
     if cond.bounds and mask is not None:
         area = around(mask, space)
+    controls = tuple(_fitting(control, area, space) for control in cond.controls)
     return replace(cond, area=area, mask=mask, bounds=False, concat=concat, controls=controls)
 
 
@@ -173,15 +181,31 @@ def around(mask: Tensor, space: Sequence[int]) -> Box:
     return Box.at(low, [max(8, last - first + 1) for first, last in zip(low, high)]).spanning(space)
 
 
+def _fitting(control: Control, area: Box | None, space: Sequence[int]) -> Control:
+    """The control with a hint of the whole latent's size, to be cut along with it."""
+    factor, (height, width) = control.net.factor, space[-2:]
+    if area is None or control.crop == "along":
+        return replace(control, hint=covering(control.hint, factor * height, factor * width))
+    box = area.plane.clipped(height, width).scaled(factor)
+    hint = control.hint.new_zeros(*control.hint.shape[:2], factor * height, factor * width)
+    if min(box.height, box.width) > 0:
+        hint[(..., *box.index)] = covering(control.hint, box.height, box.width)
+    return replace(control, hint=hint, crop="along")
+
+
 def covering(hint: Tensor, height: int, width: int) -> Tensor:
-    """An image [B, 3, H, W] at another size: its middle part of those proportions, by nearest pixels, as in ComfyUI."""
+    """An image [B, 3, H, W] at another size: its middle part of those proportions, by nearest pixels, as in ComfyUI.
+
+    Of the side that is too long, round((n − n · ratio)/2) pixels are cut off at both ends, ratio the one of the
+    proportions.
+    """
     high, wide = hint.shape[2:]
     if (high, wide) == (height, width):
         return hint
-    kept = min(high, round(wide * height / width)), min(wide, round(high * width / height))
-    top, left = (high - kept[0]) // 2, (wide - kept[1]) // 2
-    middle = hint[..., top : top + kept[0], left : left + kept[1]]
-    return F.interpolate(middle, (height, width), mode="nearest-exact")
+    old, new = wide / high, width / height
+    top = round((high - high * (old / new)) / 2) if old < new else 0
+    left = round((wide - wide * (new / old)) / 2) if old > new else 0
+    return F.interpolate(hint[..., top : high - top, left : wide - left], (height, width), mode="nearest-exact")
 
 
 def transformed(cond: Cond, view: View) -> Cond:

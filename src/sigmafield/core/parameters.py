@@ -255,8 +255,10 @@ def _schema(hint: Any, nullable: bool = False) -> dict[str, Any]:
 
 
 def _type_schema(kind: Any) -> dict[str, Any] | None:
-    """The JSON schema of one alternative; None for tensors and functions, which JSON cannot hold."""
+    """The JSON schema of one alternative; None for tensors, bytes and functions, which JSON cannot hold."""
     origin, args = get_origin(kind), get_args(kind)
+    if kind is bytes:
+        return None
     if kind in NAMES:
         return {"type": NAMES[kind]}
     if origin is Literal:

@@ -92,7 +92,7 @@ class Call:
     """One call of a network, as patches know it.
 
     Args:
-        module: The torch module of the network.
+        module: The network's torch module, or a view of it that belongs to this call alone.
         sigma: Noise levels of the call, 0-d or [rows, 1, …].
         roles: What each row's conditioning is to the guider.
         ctx: The step, with memory in `ctx.aux`.

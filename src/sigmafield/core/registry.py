@@ -96,11 +96,15 @@ def _split(tree: ast.expr) -> list[Spec]:
 
 
 def _value(tree: ast.expr) -> Any:
-    """A number, true, false or inf, or a word with or without quotes."""
+    """A number, true, false or inf, or a word with or without quotes; words may have hyphens: nearest-exact."""
     if isinstance(tree, ast.Name):
         return {"true": True, "false": False, "inf": math.inf}.get(tree.id, tree.id)
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.operand, ast.Name) and tree.operand.id == "inf":
         return -math.inf
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Sub):
+        words = _value(tree.left), _value(tree.right)
+        if all(isinstance(word, str) for word in words):
+            return "-".join(words)
     return ast.literal_eval(tree)
 
 

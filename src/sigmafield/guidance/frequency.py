@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -22,24 +23,23 @@ def plane(z: Latent) -> tuple[int, ...]:
     return (-2, -1) if z.ndim > 3 else (-1,)
 
 
-def scaled_frequencies(z: Latent, low: float, high: float, cutoff: int) -> Latent:
+def scaled_frequencies(z: Latent, low: float, high: float, edges: Sequence[int]) -> Latent:
     """A latent with its low frequencies times one factor and the others times another; the real part, of its dtype.
 
-    A frequency j, in whole waves over the n positions of an axis, is low where −min(cutoff, n//2) ≤ j <
-    min(cutoff, n//2) along each axis of the image.
+    A frequency j, in whole waves over the positions of an axis, is low where −edge ≤ j < edge along each axis of the
+    image.
 
     Args:
         z: A latent, or features of a network.
         low: Factor of the low frequencies.
         high: Factor of the others.
-        cutoff: Limit of the low frequencies, in waves.
+        edges: Limit of the low frequencies along each axis of the image (see `plane`), in waves.
     """
     axes, wide = plane(z), z if z.dtype == torch.float64 else z.float()
     is_low = torch.ones((), dtype=torch.bool, device=z.device)
-    for axis in axes:
+    for axis, edge in zip(axes, edges, strict=True):
         n = z.shape[axis]
         j = torch.fft.fftfreq(n, 1 / n, device=z.device).round()
-        edge = min(cutoff, n // 2)
         is_low = is_low & ((j >= -edge) & (j < edge)).reshape(-1, *[1] * (-1 - axis))
     factor = torch.where(is_low, low, high).to(wide.dtype)
     return torch.fft.ifftn(torch.fft.fftn(wide, dim=axes) * factor, dim=axes).real.to(z.dtype)
@@ -58,7 +58,8 @@ def fresca(
 
         C ← U + F⁻¹(f F(C − U)),   f = scale_low within freq_cutoff waves along both axes, scale_high elsewhere
 
-    At the default all frequencies of latents with 40 positions or fewer are low. Without U nothing is changed.
+    The limit is at most half the positions of an axis: at the default all frequencies of latents with an even number of
+    positions up to 40 are low. Without U nothing is changed.
 
     Args:
         p: The predictions.
@@ -69,7 +70,9 @@ def fresca(
     """
     if p.u is None:
         return p
-    return p._replace(c=p.u + scaled_frequencies(p.c - p.u, scale_low, scale_high, freq_cutoff))
+    guided = p.c - p.u
+    edges = [min(freq_cutoff, guided.shape[axis] // 2) for axis in plane(guided)]
+    return p._replace(c=p.u + scaled_frequencies(guided, scale_low, scale_high, edges))
 
 
 @mod("tonemap", "before", "ComfyUI (TonemapReinhard)")

@@ -102,8 +102,8 @@ class Asked:
 
 
 def with_patches(ctx: Ctx, *patches: Patch) -> Ctx:
-    """The step with further patches, outside those that it has; it shares memory and notes with the given one."""
-    return replace(ctx, patches=(*ctx.patches, *patches)) if patches else ctx
+    """The step with further patches, which act before those that it has; it shares memory and notes with it."""
+    return replace(ctx, patches=(*patches, *ctx.patches)) if patches else ctx
 
 
 Around = Callable[[Denoiser], Denoiser]
@@ -149,6 +149,9 @@ def classifier_free(p: Preds, at: Asked) -> Preds:
 @dataclass(frozen=True)
 class Mods:
     """What is done to predictions, stage by stage; of several hooks of a stage, the last is outermost, or acts last.
+
+    Patches of the network act in their order at every point that several of them change: the first one sees what the
+    network itself has there.
 
     Where a scale hook takes cfg to 1 there is no guidance: D = C, and `before` and `combine` do not act.
 

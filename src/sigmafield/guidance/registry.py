@@ -87,7 +87,7 @@ def mod(name: str, stage: Stage, paper: str, **row: Any) -> Callable[[Callable[.
 
 
 def mods_of(specs: Iterable[Spec], rows: Registry[Mod]) -> Mods:
-    """The hooks of some mods; those of one stage act in the order of the specs.
+    """The hooks of some mods; those of one stage act in the order of the specs, companions before them.
 
     Args:
         specs: Names with parameters.
@@ -107,7 +107,10 @@ def mods_of(specs: Iterable[Spec], rows: Registry[Mod]) -> Mods:
         found[spec.name] = {row.stage: hook, **row.companions}
         fits += filter(None, [row.fitting(spec.params)])
     chosen = [rows[name] for name in found]
-    hooks = {stage: tuple(by[stage] for by in found.values() if stage in by) for stage in get_args(Stage)}
+    hooks: dict[str, tuple[Callable[..., Any], ...]] = {}
+    for stage in get_args(Stage):  # companions first: they look at what no other mod has changed
+        names = sorted((name for name in found if stage in found[name]), key=lambda name: rows[name].stage == stage)
+        hooks[stage] = tuple(found[name][stage] for name in names)
     instead = hooks.pop("combine")
     if len(instead) > 1:
         names = [row.name for row in chosen if row.stage == "combine"]

@@ -17,7 +17,6 @@ from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import AUTO
 from sigmafield.recipes.tiling import cover_of, leaves_of
 from sigmafield.runs.checkpoint import write_whole
-from sigmafield.spatial.quadtree import leaf_denoise
 from sigmafield.spatial.sigma_field import strength_of
 
 
@@ -88,8 +87,9 @@ def tiles_of(job: Job, inputs: Inputs) -> tuple[Image.Image, list[Box], list[flo
     factor, size = model.latent.factor, size_of(recipe, model, inputs)
     image = resized(inputs.frames[0], size)
     if recipe.denoise_map == AUTO:
-        leaves = list(leaves_of(recipe.detail, recipe.tiling, model, image))
-        return image, leaves, leaf_denoise(leaves, recipe.min_denoise, recipe.denoise)
+        low, high = recipe.min_denoise, recipe.denoise
+        leaves, strengths = leaves_of(recipe.detail, recipe.tiling, model, image, low, high)
+        return image, list(leaves), strengths
     height, width = (side // factor for side in size)
     cores = [tile.core for tile in cover_of(recipe.tiling, model)(height, width)]
     strengths = strengths_of(recipe, model, inputs, size)

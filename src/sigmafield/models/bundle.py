@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,24 +15,32 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusion_model import DiffusionModel, Running
+from sigmafield.models.loras import Loras, Strengths, check_loras
+from sigmafield.models.module_view import Views
 from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
 
 Codec = Callable[[Tensor], Tensor]
 
 
+Modules = Mapping[str, Any]
+"""Torch modules by diffusers' names: unet or transformer, text_encoder, text_encoder_2, …."""
+
+
 @runtime_checkable
 class EncodeText(Protocol):
-    """(prompts, (height, width) in pixels, CLIP layer) → conditioning with one row per prompt."""
+    """(modules, prompts, (height, width) in pixels, CLIP layer) → conditioning with one row per prompt."""
 
-    def __call__(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond: ...
+    def __call__(
+        self, modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond: ...
 
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """Reads prompts.
+    """Reads prompts. Threads may share a value.
 
     Args:
-        positive: Encodes prompts.
+        positive: Encodes prompts, as a function of the modules.
         negative: Encodes negative prompts, for models that read them in another way; None: as `positive` does.
         modules: The torch modules by diffusers' names: text_encoder, text_encoder_2, ….
         running: Makes the context in which the modules are called.
@@ -39,8 +48,9 @@ class TextEncoder:
 
     positive: EncodeText
     negative: EncodeText | None = None
-    modules: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    modules: Modules = field(default_factory=dict, repr=False)
     running: Running = nullcontext
+    _views: dict[str, Views] = field(default_factory=dict, init=False, repr=False)
 
     def encode(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         """Encodes prompts.
@@ -53,13 +63,22 @@ class TextEncoder:
         Returns:
             A conditioning with one row per prompt.
         """
-        with self.running():
-            return self.positive(prompts, size, clip_skip)
+        with self.running(), self._own_modules() as modules:
+            return self.positive(modules, prompts, size, clip_skip)
 
     def encode_negative(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         """Encodes negative prompts; arguments as for `encode`."""
-        with self.running():
-            return (self.negative or self.positive)(prompts, size, clip_skip)
+        with self.running(), self._own_modules() as modules:
+            return (self.negative or self.positive)(modules, prompts, size, clip_skip)
+
+    @contextmanager
+    def _own_modules(self) -> Iterator[Modules]:
+        """Views of the modules for one call, which may hook into them: for textual inversions, or hidden states."""
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(self._views.setdefault(name, Views()).borrowed(module))
+                for name, module in self.modules.items()
+            }
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +114,7 @@ class Vae:
 
         Args:
             images: [B, 3, H, W] in [0, 1], or [B, 3, frames, H, W] for a VAE of videos, to which an image is a video
-                of one frame; H and W are multiples of `factor`.
+                of one frame. Of H and W that are not multiples of `factor` the middle is encoded, as in ComfyUI.
 
         Returns:
             Latents [B, C, H/factor, W/factor] or [B, C, frames, …] in the VAE's own scale, float32, on the device.
@@ -105,9 +124,12 @@ class Vae:
         """
         video = self.frame_factor is not None
         images = images[:, :, None] if video and images.ndim == 4 else images
-        if images.ndim != 4 + video or images.shape[1] != 3 or any(s % self.factor for s in images.shape[-2:]):
-            rule = f"must be [B, 3, {'frames, ' * video}H, W] with H and W multiples of {self.factor}"
+        if images.ndim != 4 + video or images.shape[1] != 3 or min(images.shape[-2:]) < self.factor:
+            rule = f"must be [B, 3, {'frames, ' * video}H, W] with H and W of at least {self.factor}"
             raise ValueError(f"images {rule}; got shape {tuple(images.shape)}")
+        for axis in (-2, -1):
+            rest = images.shape[axis] % self.factor
+            images = images.narrow(axis, rest // 2, images.shape[axis] - rest)
         if self.frame_factor and (images.shape[2] - 1) % self.frame_factor:
             raise ValueError(f"frames must be 1 more than a multiple of {self.frame_factor}; got {images.shape[2]}")
         with self.running():
@@ -122,12 +144,12 @@ class Vae:
         with self.running():
             return (self.decoder(latents.to(self.device, self.dtype)).float() / 2 + 0.5).clamp(0, 1)
 
-    def tiled(self, tile: int = 64, collected: Collected = "estimated") -> Vae:
-        """The VAE working tile by tile, for large images in little memory.
+    def tiled(self, tile: int = 64, collected: Collected = "exact") -> Vae:
+        """The VAE working in bands or tile by tile, for large images in little memory.
 
         Args:
-            tile: Latent positions along a side that a tile owns, at most.
-            collected: Where the group norms' statistics come from; see `models.vae.tiled`.
+            tile: Latent positions along a side that a tile owns, at most; bands are of about as many positions.
+            collected: How an image is run; see `models.vae.tiled`.
 
         Raises:
             ValueError: For a VAE of videos.
@@ -136,15 +158,32 @@ class Vae:
             raise ValueError("only a VAE of images that is a torch module can work tile by tile")
         pixels = tile * self.factor
 
-        @torch.no_grad()
         def encoder(images: Tensor) -> Tensor:
             return tiled_encode(self.module, images, pixels, collected=collected)
 
-        @torch.no_grad()
         def decoder(latents: Tensor) -> Tensor:
             return tiled_decode(self.module, latents, tile, collected=collected)
 
         return replace(self, encoder=encoder, decoder=decoder)
+
+
+def as_it_is(pipe: Pipeline) -> Pipeline:
+    """Returns the pipeline unchanged."""
+    return pipe
+
+
+class Unmerged(NamedTuple):
+    """What a pipeline with LoRAs is made from.
+
+    Args:
+        modules: The modules without LoRAs.
+        merged: The modules with them.
+        files: What its LoRAs hold, by their paths.
+    """
+
+    modules: Modules
+    merged: Modules
+    files: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +195,9 @@ class Pipeline:
         text: The text encoder.
         vae: The VAE.
         small_decoder: Network latents → rough images in [0, 1], for previews; None: see `preview`.
-        loras: Paths and strengths of the LoRAs that are merged into the weights.
+        loras: Paths and strengths of the LoRAs that are in the weights.
+        unmerged: The modules without them; None where there are none, or `load` has merged them.
+        arranged: Says how the parts of a pipeline with other modules are made to run, such as one at a time.
         source: The call that makes it again; None where a part was exchanged since.
     """
 
@@ -164,7 +205,9 @@ class Pipeline:
     text: TextEncoder
     vae: Vae
     small_decoder: Codec | None = None
-    loras: Sequence[tuple[str, float]] = ()
+    loras: Sequence[tuple[str, Strengths]] = ()
+    unmerged: Unmerged | None = field(default=None, repr=False)
+    arranged: Callable[[Pipeline], Pipeline] = field(default=as_it_is, repr=False)
     source: partial[Pipeline] | None = field(default=None, init=False, repr=False)
 
     def made_by(self, source: partial[Pipeline]) -> Pipeline:
@@ -181,6 +224,65 @@ class Pipeline:
                 "sf.load, and change it there"
             )
         return self.source, ()
+
+    def with_loras(self, loras: Loras) -> Pipeline:
+        """A pipeline with these LoRAs instead of those of this one, which is left as it is; () for none.
+
+            light = pipe.with_loras({"ink.safetensors": 0.4})
+            heavy = light.with_loras({"ink.safetensors": (1.0, 0.0)})   # not in the text encoders
+
+        Layers that a LoRA changes have weights of their own, equal to those that `load(loras=…)` gives; all others are
+        shared. Any number of such pipelines can be used at a time. Files of LoRAs that this pipeline has are not read
+        again.
+
+        Args:
+            loras: LoRA files by their paths with their strengths, as for `load`.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            TypeError: If an entry is not a path with its strength.
+            ValueError: If a file does not fit the model, the weights without LoRAs were not kept, or the network is
+                compiled or has offloading hooks.
+            ImportError: If diffusers is not installed.
+        """
+        if self.loras and self.unmerged is None:
+            raise ValueError(
+                f"{self.model.name} was loaded with LoRAs in its weights: load it without them, then use with_loras"
+            )
+        base, known = self._unmerged()
+        pairs = check_loras(loras, known)
+        if not pairs:
+            return self._on(base, (), None)
+        from sigmafield.models.diffusers.lora import read_lora, with_changes  # slow to import, and an extra
+
+        files = {path: known.get(path) or read_lora(Path(path).expanduser(), base) for path, _ in pairs}
+        own = with_changes(base, [(files[path], strengths) for path, strengths in pairs])
+        return self._on(own, pairs, Unmerged(base, own, files))
+
+    def _unmerged(self) -> tuple[Modules, Mapping[str, Mapping[str, Any]]]:
+        """The modules without LoRAs, and the LoRAs' files that are known to fit them."""
+        own = self.adaptable
+        if self.unmerged is None:
+            return own, {}
+        kept = {name for name, module in self.unmerged.merged.items() if own.get(name) is module}
+        base = {name: self.unmerged.modules[name] if name in kept else own[name] for name in own}
+        return base, self.unmerged.files if kept == set(own) else {}
+
+    def _on(self, modules: Modules, loras: Sequence[tuple[str, Strengths]], unmerged: Unmerged | None) -> Pipeline:
+        """The pipeline on other modules of its network and text encoders."""
+        model = replace(self.model, module=modules.get(self.model.part))
+        text = replace(self.text, modules={name: modules[name] for name in self.text.modules})
+        made = self.arranged(replace(self, model=model, text=text, loras=loras, unmerged=unmerged))
+        if self.source is None:
+            return made
+        files = [(str(Path(path).expanduser().absolute()), strengths) for path, strengths in loras]
+        return made.made_by(partial(self.source, loras=files))
+
+    @property
+    def adaptable(self) -> Modules:
+        """The modules that LoRAs change, by diffusers' names: network and text encoders."""
+        network = {} if self.model.module is None else {self.model.part: self.model.module}
+        return {**network, **self.text.modules}
 
     def encode(self, images: Tensor) -> Latent:
         """Encodes images in [0, 1] to latents in the network's scale; shapes and errors as for `Vae.encode`."""

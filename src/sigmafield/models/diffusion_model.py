@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -16,6 +16,7 @@ from sigmafield.core.conditioning import Cond, ControlNetwork
 from sigmafield.core.linear import lincomb
 from sigmafield.core.protocols import Call, Ctx, Network
 from sigmafield.core.recent import Recent
+from sigmafield.models.module_view import Views, check_eager
 from sigmafield.models.network_call import acting, by_row, rows, shares, stack
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat
@@ -23,6 +24,10 @@ from sigmafield.parameterization.prediction import Sampling
 
 Running = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which a module is called: it brings the module to the device, or limits torch's threads."""
+
+Forward = Callable[[Any, Tensor, Tensor, Cond], Tensor]
+"""A network as a function of its module: (module, x [B, C, *space] float32, t [B], conditioning of B rows) → F of x's
+shape, float32. The module is the model's, or a view of it for a call with patches; None where there is not one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +37,15 @@ class DiffusionModel:
         D = c_skip x + c_out F(c_in x, t(σ))
 
     Changing a setting gives another value: `replace(model, sampling=…)`; a guider keeps the one that it was given.
+    Threads may share a value: patches act on views of the module that belong to one call, see `models.module_view`.
 
     Args:
         name: Name for error messages: the directory, file or hub id.
-        network: The raw network F; inputs and answer in float32.
+        forward: The raw network F as a function of its module; inputs and answer in float32.
         sampling: Prediction, noise levels and process.
         latent: Format of the network's latents.
         size: Height and width in pixels that the network was trained for.
-        module: The torch module that `network` calls; None where there is not one.
+        module: The torch module that `forward` is given; None where there is not one.
         part: Name of the module among diffusers' parts: unet or transformer.
         family: Row of the table of families; None for a network of none of them.
         schedule: Name of the recommended schedule.
@@ -56,7 +62,7 @@ class DiffusionModel:
     """
 
     name: str
-    network: Network
+    forward: Forward
     sampling: Sampling
     latent: LatentFormat
     size: tuple[int, int]
@@ -75,6 +81,7 @@ class DiffusionModel:
     max_rows: int | None = None
     running: Running = nullcontext
     _stacks: Recent[Cond] = field(default_factory=partial(Recent, 2), init=False, repr=False)
+    _views: Views = field(default_factory=Views, init=False, repr=False)
 
     def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
         """Predicts the clean latent for each conditioning, in one network call or as few as `max_rows` allows.
@@ -100,8 +107,8 @@ class DiffusionModel:
         out = []
         with self.running():
             for some in shares(len(xs), self.max_rows):
-                network = self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx)
-                out.append(network(xs[some], t[some], rows(cond, some)))
+                with self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx) as network:
+                    out.append(network(xs[some], t[some], rows(cond, some)))
         out = out[0] if len(out) == 1 else torch.cat(out)
         return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
 
@@ -111,25 +118,40 @@ class DiffusionModel:
             return stack(conds, each)
         return self._stacks(tuple(conds), each, lambda: stack(conds, each))
 
-    def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Network:
-        """The network with the patches of `ctx` for one call; the last patch is outermost."""
-        network = self.network
-        if ctx.patches:
-            call = Call(self.patchable(), sigma, roles, ctx)
-            for patch in ctx.patches:
+    @property
+    def network(self) -> Network:
+        """The raw network F on the model's own module."""
+        return partial(self.forward, self.module)
+
+    @contextmanager
+    def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Iterator[Network]:
+        """The network with the patches of `ctx`, for one call in the context.
+
+        The first patch is outermost, so that its hooks run first. Patches are given a view of the module, so that calls
+        of other threads are not changed.
+        """
+        if not ctx.patches:
+            with nullcontext() if self.module is None else self._views.shared(self.module):
+                yield self.network
+            return
+        with self._views.borrowed(self._module()) as module:
+            call, network = Call(module, sigma, roles, ctx), partial(self.forward, module)
+            for patch in reversed(ctx.patches):
                 network = patch(network, call)
-        return network
+            yield network
 
     def patchable(self) -> nn.Module:
         """The torch module, for patches.
 
         Raises:
-            ValueError: If there is no module, or it is compiled.
+            ValueError: If there is no module, or it is compiled, as a whole or in parts.
         """
+        check_eager(self._module(), self.name)
+        return self._module()
+
+    def _module(self) -> nn.Module:
         if self.module is None:
             raise ValueError(f"{self.name}: the network is not a torch module, so nothing in it can be patched")
-        if self.module._compiled_call_impl is not None:
-            raise ValueError(f"{self.name} is compiled, and a compiled network cannot be patched: leave compile out")
         return self.module
 
     def __reduce__(self) -> NoReturn:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -13,21 +11,19 @@ from typing import Annotated, Any
 
 import torch
 
-from sigmafield.core.annotations import Range, fits
+from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import ControlNetwork
-from sigmafield.core.parameters import checked
+from sigmafield.core.parameters import check, checked, keywords
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import TINY, nearby
+from sigmafield.models.loras import Loras, check_loras
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.text.textual_inversion import check_folder
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-Loras = Mapping[Any, float] | Sequence[tuple[str | Path, float] | str | Path] | str | Path
-"""LoRA files in order: their strengths by their paths, pairs of both, or paths alone for a strength of 1."""
-
 OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps"}
 """What people call devices, and what torch calls them."""
 
@@ -35,7 +31,6 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-@checked
 def load(
     model: str | Path = TINY,
     *,
@@ -64,8 +59,9 @@ def load(
         preview: Small decoder of the model's latents for previews: AutoencoderTiny's directory, TAESD's .safetensors
             file, or a directory of such files.
         embeddings: Directory of textual inversions, for `embedding:name` in prompts.
-        loras: Strengths of LoRA files by their paths, merged into the weights in that order; any number, 0: none of
-            it. A path without a strength has 1.
+        loras: LoRA files by their paths with their strengths, one number or a pair of the network's and the text
+            encoders', added to the weights in that order; any number, 0: none of it. The weights without them are not
+            kept; `Pipeline.with_loras` keeps them.
 
     Returns:
         The model, the text encoder and the VAE. Pickled, as for another process, it is this call, made again there.
@@ -78,10 +74,13 @@ def load(
     """
     if not isinstance(model, (str, Path)):
         raise ValueError(f"load needs model to be a name or a path; got {shown(model)}")
-    again = partial(
-        load, _absolute(model), parts=_absolute(parts), device=device, dtype=dtype, offload=offload, compile=compile,
-        max_rows=max_rows, preview=_absolute(preview), embeddings=_absolute(embeddings), loras=check_loras(loras),
-    )  # fmt: skip
+    options = {
+        "parts": _absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
+        "max_rows": max_rows, "preview": _absolute(preview), "embeddings": _absolute(embeddings),
+    }  # fmt: skip
+    check("load", {name: keywords(load)[name] for name in options}, options)
+    pairs = check_loras(loras)
+    again = partial(load, _absolute(model), **options, loras=[(_absolute(path), each) for path, each in pairs])
     device = choose_device(device)
     if offload:
         check_offload(device)
@@ -89,12 +88,14 @@ def load(
         check_compile(device)
     if preview is not None and not Path(preview).expanduser().exists():
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
-    folder, pairs = check_folder(embeddings), check_loras(loras)
-    if pairs:
-        from sigmafield.models.diffusers.lora import merge_lora  # slow to import, and an extra
+    folder = check_folder(embeddings)
     pipe = load_plain(model, device, dtype, parts, torch.device("cpu") if offload else None, folder)
-    for path, strength in pairs:
-        merge_lora(pipe.modules, Path(path).expanduser(), strength)
+    if pairs:
+        from sigmafield.models.diffusers.lora import merge, read_lora  # slow to import, and an extra
+
+        read = [(read_lora(Path(path).expanduser(), pipe.adaptable), strengths) for path, strengths in pairs]
+        for part, module in pipe.adaptable.items():
+            merge(part, module, read)
     if device.type == "cpu":
         pipe = with_threads(pipe)
     pipe = offloaded(pipe) if offload else pipe
@@ -109,28 +110,9 @@ def load(
 
 def _absolute(path: str | Path | None) -> Any:
     """A path that means the same in another process; what is not a path of this machine, such as a hub id, as it is."""
-    if path is None or path == TINY or not Path(path).expanduser().exists():
+    if not isinstance(path, (str, Path)) or path == TINY or not Path(path).expanduser().exists():
         return path
     return str(Path(path).expanduser().absolute())
-
-
-def check_loras(loras: Loras) -> list[tuple[str, float]]:
-    """Gives the paths and strengths of LoRAs as pairs.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a strength is not a finite number, or an entry is neither a path nor a pair.
-    """
-    entries = [loras] if isinstance(loras, (str, Path)) else loras.items() if isinstance(loras, Mapping) else loras
-    pairs = []
-    for entry in entries:
-        path, strength = (entry, 1.0) if isinstance(entry, (str, Path)) else entry
-        if not Path(path).expanduser().is_file():
-            raise FileNotFoundError(f"LoRA {str(path)!r}: no such file")
-        if not fits(strength, float) or not math.isfinite(strength):
-            raise ValueError(f"LoRA '{path}': its strength must be a finite number; got {shown(strength)}")
-        pairs.append((str(path), float(strength)))
-    return pairs
 
 
 def load_plain(

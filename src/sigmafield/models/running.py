@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from threading import RLock
+from typing import Any
 
 import torch
 
@@ -22,26 +24,46 @@ COMPILERS = ("g++", "c++", "clang++", "cl")
 def offloaded(pipe: Pipeline) -> Pipeline:
     """Keeps the parts of a model on the CPU until they are called; results do not change.
 
-    Text encoders, network and VAE are on the device one at a time; each stays there until another is called.
+    Text encoders, network and VAE are on the device one at a time; each stays there until another is called. Threads
+    that share the model, or others with its weights, call the parts in turn.
     """
-    modules, device = pipe.modules, pipe.device
+    return taking_turns(Turns(pipe.device), pipe)
+
+
+class Turns:
+    """Which modules are on the device: those that were called last, one thread at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._lock, self._there = device, RLock(), list[Any]()
 
     @contextmanager
-    def on_device(names: Collection[str]) -> Iterator[None]:
-        for name, module in modules.items():
-            if name not in names:
-                module.to(CPU)
-        for name in names:
-            modules[name].to(device)
-        yield
+    def on_device(self, modules: Sequence[Any]) -> Iterator[None]:
+        """Brings modules to the device, after those that are there and not among them have left it."""
+        with self._lock:
+            for module in self._there:
+                if not any(module is each for each in modules):
+                    module.to(CPU)
+            for module in modules:
+                module.to(self._device)
+            self._there = list(modules)
+            yield
 
-    for module in modules.values():
-        module.to(CPU)
+    def off_device(self, modules: Iterable[Any]) -> None:
+        """Sends modules to the CPU, when nothing is being called."""
+        with self._lock:
+            for module in modules:
+                module.to(CPU)
+
+
+def taking_turns(turns: Turns, pipe: Pipeline) -> Pipeline:
+    """The pipeline with its parts on the device in turn with those of other pipelines."""
+    turns.off_device(pipe.modules.values())
     return replace(
         pipe,
-        model=replace(pipe.model, running=partial(on_device, [pipe.model.part])),
-        text=replace(pipe.text, running=partial(on_device, list(pipe.text.modules))),
-        vae=replace(pipe.vae, running=partial(on_device, ["vae"])),
+        model=replace(pipe.model, running=partial(turns.on_device, [pipe.model.module])),
+        text=replace(pipe.text, running=partial(turns.on_device, list(pipe.text.modules.values()))),
+        vae=replace(pipe.vae, running=partial(turns.on_device, [pipe.vae.module])),
+        arranged=partial(taking_turns, turns),
     )
 
 

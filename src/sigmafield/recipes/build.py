@@ -14,6 +14,7 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Control
 from sigmafield.core.protocols import State, Steps
 from sigmafield.core.registry import Spec
+from sigmafield.core.resize import resize_mask
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.registry import mods_of
 from sigmafield.models.bundle import Pipeline
@@ -22,14 +23,16 @@ from sigmafield.models.overrides import override_of
 from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
-from sigmafield.recipes.conditionings import Prompts, concat_of, prompts_of
+from sigmafield.recipes.conditionings import Prompts, concat_of, mask_of, prompts_of
+from sigmafield.recipes.framing import corner_of, cut
 from sigmafield.recipes.groups import number, spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
-from sigmafield.recipes.inputs import Inputs
+from sigmafield.recipes.inputs import Inputs, notes_of
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
 from sigmafield.recipes.limits import check_canvas, check_shown
 from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.options import AUTO
+from sigmafield.recipes.paste_back import PasteBack
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.tiling import (
     check_multiple,
@@ -60,6 +63,8 @@ class Job:
         run: What is iterated; of a recipe with `demofusion` it is `Phases`.
         start: The state before the first step.
         rows_each: Network rows that one evaluation of the whole image takes in tiles; 0 without tiles.
+        paste: What puts the result into the input image, if the recipe asks for it.
+        notes: What a user should know about the inputs, one sentence each.
     """
 
     recipe: Recipe
@@ -67,6 +72,8 @@ class Job:
     run: Steps
     start: State
     rows_each: int = 0
+    paste: PasteBack | None = None
+    notes: Sequence[str] = ()
 
     @torch.no_grad()
     def images(self, state: State) -> list[Image.Image]:
@@ -75,10 +82,11 @@ class Job:
         Raises:
             FloatingPointError: The VAE gives NaN, which would become black.
         """
-        images = self.pipe.decode(self.run.result(state))
+        decoded = self.pipe.decode(self.run.result(state))
         if not self.recipe.allow_nonfinite:
-            check_decoded(images)
-        return to_images(images)
+            check_decoded(decoded)
+        images = to_images(decoded)
+        return images if self.paste is None else self.paste.onto(images, len(images) // self.recipe.batch)
 
     def rows(self, state: State) -> tuple[int, int]:
         """(network rows so far, rows that plain tiling of the whole image would have taken); 0 without tiles."""
@@ -105,7 +113,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     Raises:
         ValueError: The model cannot do what the recipe asks for.
     """
-    size = size_of(recipe, pipe.model, inputs)
+    size, given = size_of(recipe, pipe.model, inputs), inputs
+    inputs = middle_of(recipe, given, size)
     shown = shown_size(recipe.tiling, pipe.model, size)
     check_canvas(pipe.model, size, recipe.batch, frames_of(recipe, pipe.model, inputs))
     check_shown(pipe.model, shown)
@@ -124,9 +133,10 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     whole = levels_of(recipe, model, 1.0)
     denoise = tiled_guider(recipe.tiling, model, guider, whole, number(recipe.seed))
 
-    mask, sampler = None if inputs.mask is None else inputs.mask.to(pipe.device), spec(recipe.sampler)
+    mask, sampler = mask_of(model, inputs, size), spec(recipe.sampler)
     run, start, kept = open_run(
-        denoise, model.sampling, sampler.name, sigmas, latent, noise, stream, mask=mask,
+        denoise, model.sampling, sampler.name, sigmas, latent, noise, stream,
+        mask=None if mask is None else mask.to(pipe.device),
         random_inpaint=sampler.name == "ddim", rule=rule_of(recipe.tiling, model, space), spectrum=spectrum,
         **sampler.params,
     )  # fmt: skip
@@ -134,7 +144,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
         run = mixing.mixing(run, latent, number(recipe.seed), keep=None if kept is None else kept.kept)
         start = run.start(latent)
     rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
-    return Job(recipe, pipe, run, start, rows)
+    paste = paste_of(recipe, given, inputs, size) if recipe.paste_back else None
+    return Job(recipe, pipe, run, start, rows, paste, [*notes_of(given), *size_notes(pipe.model, given, inputs)])
 
 
 def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> DiffusionModel:
@@ -176,12 +187,23 @@ def levels_of(recipe: Recipe, model: DiffusionModel, strength: float) -> Tensor:
 
 
 def sigmas_of(recipe: Recipe, model: DiffusionModel, space: Sequence[int], strengths: Tensor | None) -> Tensor:
-    """The noise levels of the run, [steps + 1]; with `strengths_of`, a σ-field of a latent with these axes."""
+    """The noise levels of the run, [steps + 1]; with `strengths_of`, a σ-field of a latent with these axes.
+
+    Raises:
+        ValueError: The strengths are so small that no position takes a step.
+    """
     sigmas = window(levels_of(recipe, model, 1.0), recipe.start_step, recipe.last_step)
     if strengths is None:
         return sigmas
     own = own_schedule(partial(levels_of, recipe, model))
-    return field_from_mask(own if recipe.map_schedule == "own" else delayed(sigmas), strengths, space)
+    field = field_from_mask(own if recipe.map_schedule == "own" else delayed(sigmas), strengths, space)
+    if not (field[0] > field[-1]).any():
+        raise ValueError(
+            "the denoise map would change nothing: its largest strength here is "
+            f"{recipe.denoise * float(strengths.max()):.3g}, which is less than one of {len(sigmas) - 1} steps at a "
+            f"denoise of {recipe.denoise:.3g}: take more steps, map_schedule 'own', or larger strengths"
+        )
+    return field
 
 
 def strengths_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs, size: tuple[int, int]) -> Tensor | None:
@@ -190,27 +212,29 @@ def strengths_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs, size: tu
         return None
     low = recipe.min_denoise / recipe.denoise
     if recipe.denoise_map == AUTO:
-        leaves = leaves_of(recipe.detail, recipe.tiling, model, resized(inputs.frames[0], size))
-        return leaf_strengths(leaves, low, size, model.latent.factor)
+        image = resized(inputs.frames[0], size)
+        leaves, strengths = leaves_of(recipe.detail, recipe.tiling, model, image, low, 1.0)
+        return leaf_strengths(leaves, strengths, size, model.latent.factor)
     assert inputs.denoise_map is not None
     return low + (1 - low) * inputs.denoise_map.double()
 
 
 def size_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> tuple[int, int]:
-    """(height, width) of the images: asked for, or the image's, enlarged, or the model's own.
+    """(height, width) of the images: asked for, or the image's, cut to what the model needs or enlarged, or its own.
 
     Raises:
-        ValueError: A side is not a multiple of what the model needs.
+        ValueError: A side that was asked for is not a multiple of what the model needs, or the image is smaller.
     """
-    unit = unit_of(model)
+    unit, whose = unit_of(model), ""
     if recipe.width and recipe.height:
         height, width = recipe.height, recipe.width
     elif inputs.frames:
         width, height = (enlarged(side, recipe.scale, unit) for side in inputs.frames[0].size)
+        whose = "the image's "
     else:
         height, width = model.size
-    check_multiple("width", width, unit, unit_words(model))
-    check_multiple("height", height, unit, unit_words(model))
+    check_multiple(f"{whose}width", width, unit, unit_words(model))
+    check_multiple(f"{whose}height", height, unit, unit_words(model))
     return height, width
 
 
@@ -222,8 +246,42 @@ def check_side(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) ->
 
 
 def enlarged(side: int, scale: float, unit: int) -> int:
-    """A side times a scale above 1, as the nearest multiple of a unit."""
-    return side if scale == 1 else max(round(side * scale / unit), 1) * unit
+    """A side times a scale, as the nearest multiple of a unit; at a scale of 1 as the largest that it holds."""
+    if scale == 1:
+        return side // unit * unit or side
+    return max(round(side * scale / unit), 1) * unit
+
+
+def middle_of(recipe: Recipe, inputs: Inputs, size: tuple[int, int]) -> Inputs:
+    """The inputs as a run of (height, width) sees them: cut where the image gives the size, else as they are."""
+    return inputs if recipe.width or recipe.scale != 1 else cut(inputs, size)
+
+
+def size_notes(model: DiffusionModel, given: Inputs, inputs: Inputs) -> list[str]:
+    """Says that an image is cut, and why."""
+    if not inputs.frames or inputs.frames[0].size == given.frames[0].size:
+        return []
+    (width, height), (w, h) = given.frames[0].size, inputs.frames[0].size
+    why = f"sides are multiples of {unit_words(model)}"
+    return [f"of the image's {width}x{height} pixels the middle {w}x{h} are drawn: {why}; a size resizes it instead"]
+
+
+def paste_of(recipe: Recipe, given: Inputs, inputs: Inputs, size: tuple[int, int]) -> PasteBack:
+    """What puts a result of (height, width) into the input image, which is resized where the result has another size.
+
+    Args:
+        recipe: `match_colours`.
+        given: The inputs before they were cut.
+        inputs: The inputs as the run sees them.
+        size: (height, width) of the result.
+    """
+    assert inputs.mask is not None
+    mask = resize_mask(inputs.mask, size)[0].numpy()
+    if inputs is not given:
+        width, height = given.frames[0].size
+        frames = [resized(frame, (height, width)) for frame in given.frames]
+        return PasteBack(frames, mask, corner_of((height, width), size), recipe.match_colours)
+    return PasteBack([resized(frame, size) for frame in given.frames], mask, match_colours=recipe.match_colours)
 
 
 def frames_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.conditioning import Area, Cond, Control, fit
+from sigmafield.core.resize import resize_mask
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.recipes.image_io import resized, to_tensor
@@ -17,6 +18,9 @@ from sigmafield.recipes.options import Region
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.tiling import unit_of, unit_words
 from sigmafield.spatial.inpaint import hidden, inpaint_concat
+
+GREY = (0.8223, -0.6876, 0.6364, 0.1380)
+"""The grey latent that ComfyUI gives inpainting networks of Stable Diffusion without a mask."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def prompts_of(
     """The recipe's conditionings, complete and fitted to a latent.
 
     Args:
-        recipe: Prompts, regions, CLIP skip and distilled guidance.
+        recipe: Prompts, regions, crop of the controls, CLIP skip and distilled guidance.
         pipe: The model.
         controls: Images that steer, see `inputs.controls_of`.
         concat: What an inpainting network is given, see `concat_of`.
@@ -52,8 +56,10 @@ def prompts_of(
         ValueError: The network cannot take one of them.
     """
 
+    cropped = tuple(replace(control, crop=recipe.control_crop) for control in controls)
+
     def complete(cond: Cond) -> Cond:
-        cond = replace(distilled(recipe, cond), concat=concat, controls=tuple(controls))
+        cond = replace(distilled(recipe, cond), concat=concat, controls=cropped)
         pipe.model.check(cond)
         return fit(cond, space)
 
@@ -99,19 +105,33 @@ def area_of(region: Region, size: tuple[int, int], model: DiffusionModel) -> Are
     return Area((region.height // factor, region.width // factor), (region.y // factor, region.x // factor))
 
 
+def mask_of(model: DiffusionModel, inputs: Inputs, size: tuple[int, int]) -> Tensor | None:
+    """The mask of a run, [1, height, width]; for an inpainting network at the image's size, as in ComfyUI.
+
+    Args:
+        model: The network.
+        inputs: What the recipe's files hold.
+        size: (height, width) of the image in pixels.
+    """
+    return inputs.mask if inputs.mask is None or not model.concat else resize_mask(inputs.mask, size)
+
+
 def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int]) -> Tensor | None:
     """What an inpainting network is given of the image outside the mask; None for other networks.
 
-    Without an image everything is masked.
+    Without a mask everything is masked, and the latent of the image is the grey one that ComfyUI gives.
 
     Raises:
         ValueError: The network takes another concat, which a recipe cannot make.
     """
-    model = pipe.model
+    model, mask = pipe.model, mask_of(pipe.model, inputs, size)
     if not model.concat:
         return None
     if model.concat != 1 + model.latent.channels:
         raise ValueError(f"{model.name} takes {model.concat} channels of concat: give them in Python, as Cond.concat")
+    if mask is None and model.latent.channels == len(GREY):
+        space = model.latent.shape(1, size)[2:]
+        return torch.tensor([1.0, *GREY], device=pipe.device).reshape(1, -1, 1, 1).expand(1, -1, *space)
     image = to_tensor(resized(inputs.frames[0], size)) if inputs.frames else torch.full((1, 3, *size), 0.5)
-    mask = torch.ones(1, *size) if inputs.mask is None else inputs.mask
+    mask = torch.ones(1, *size) if mask is None else mask
     return inpaint_concat(mask, pipe.encode(hidden(image, mask).to(pipe.device)))

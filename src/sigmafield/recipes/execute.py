@@ -13,6 +13,7 @@ from sigmafield.core.protocols import State
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
 from sigmafield.recipes.build import Job, open_single
+from sigmafield.recipes.framing import framed
 from sigmafield.recipes.inputs import Inputs, controls_of, read_inputs
 from sigmafield.recipes.phases import open_phases
 from sigmafield.recipes.recipe import Recipe
@@ -49,7 +50,7 @@ def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
         ValueError: The model is not supported, or a LoRA does not fit it.
         FileNotFoundError: A file is missing.
     """
-    pairs = [(lora.path, lora.strength) for lora in recipe.loras]
+    pairs = [lora.pair for lora in recipe.loras]
     return load(recipe.model, parts=recipe.parts, embeddings=recipe.embeddings, loras=pairs, **options)
 
 
@@ -60,7 +61,7 @@ def open_job(
 
     Args:
         recipe: What to draw.
-        pipe: The model, as `open_pipe` gives it.
+        pipe: The model; a recipe's LoRAs are put into the weights of the job's own, where it has others.
         inputs: What the recipe's files hold, where they are in memory already; None reads them.
         controls: The recipe's controls, where they are loaded already, for many recipes with the same ones.
 
@@ -68,12 +69,12 @@ def open_job(
         ValueError: The model cannot do what the recipe asks for, or a file is not the recipe's.
         FileNotFoundError: A file is missing.
     """
-    if recipe.loras and [(lora.path, lora.strength) for lora in recipe.loras] != list(pipe.loras):
-        raise ValueError(
-            "the recipe's loras are not those that the model was loaded with; load it with open_pipe(recipe)"
-        )
+    loras = [lora.pair for lora in recipe.loras]
+    if loras and loras != list(pipe.loras):
+        pipe = pipe.with_loras(loras)
     if inputs is None:
         recipe, inputs = read_inputs(recipe)
+    inputs = framed(recipe, inputs)
     if controls is None:
         controls = controls_of(recipe.controls, inputs.hints, pipe)
     if recipe.demofusion is None:

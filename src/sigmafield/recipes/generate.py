@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -30,12 +31,14 @@ def generate(
         hearts = sf.generate(pipe, "a red heart", cfg=3.0, seed=range(4))
         heart, apple = sf.generate(pipe, ["a red heart", "a green apple"], cfg=3.0, seed=[1, 2])
 
+    What a user should know about images and masks, such as a mask that keeps everything, is a warning.
+
     Args:
         pipe: The model, as `load` gives it.
         prompt: What to draw; of several prompts, each is drawn as if it were given alone.
         seed: Seed of the noise, one for all prompts or one for each; with one prompt, an image for each seed.
-        settings: The further fields of `Recipe`, except those that the model has settled: model, parts, loras and
-            embeddings are arguments of `load`.
+        settings: The further fields of `Recipe`, except those that the model has settled: model, parts and embeddings
+            are arguments of `load`. Without `loras`, those of the model are kept.
 
     Raises:
         ValueError: A value has the wrong type or is out of range, a name is unknown, values contradict each other, or
@@ -47,12 +50,18 @@ def generate(
     if not isinstance(pipe, Pipeline):
         raise TypeError(f"generate needs a model, as sf.load gives it; got {shown(pipe)}")
     check_names(settings)
-    recipes = [Recipe(text, seed=each, **settings, **settled(pipe)) for text, each in pairs(prompt, seed)]
+    own: dict[str, Any] = {**settled(pipe), **settings}
+    recipes = [Recipe(text, seed=each, **own) for text, each in pairs(prompt, seed)]
     first, inputs = read_inputs(recipes[0])
+    if "loras" in settings:
+        pipe = pipe.with_loras([lora.pair for lora in first.loras])
     controls = controls_of(first.controls, inputs.hints, pipe)
     images: list[Image.Image] = []
     for recipe in recipes:
         job = open_job(replace(first, prompt=recipe.prompt, seed=recipe.seed), pipe, inputs, controls)
+        if recipe is recipes[0]:
+            for note in job.notes:
+                warnings.warn(note, stacklevel=2)
         images += [image for frames in execute(job).images for image in frames]
     return images
 
@@ -70,7 +79,7 @@ def check_names(settings: Mapping[str, Any]) -> None:
 
 def settled(pipe: Pipeline) -> dict[str, Any]:
     """The fields of a recipe that a loaded model has settled; where a part was exchanged, its name alone."""
-    loras = tuple(Lora(path, strength) for path, strength in pipe.loras)
+    loras = tuple(Lora(path, each.network, text_strength=each.text) for path, each in pipe.loras)
     if pipe.source is None:
         return {"model": pipe.model.name, "loras": loras}
     given = pipe.source.keywords

@@ -5,12 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.registry import Spec, parse_specs, shown
+from sigmafield.recipes.image_io import MaskFrom
+from sigmafield.recipes.in_memory import ImageSource, image_source
 from sigmafield.recipes.names import read_sampler, read_schedule
 from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
 
@@ -18,6 +21,9 @@ Specs = Sequence[Spec | str] | Spec | str
 """Several names with parameters: as values, or as text, "apg(eta=0.5)+cfg_norm"."""
 
 V = TypeVar("V")
+
+MOST_PADDING = 16384
+"""Pixels that an image can be padded by on a side."""
 
 
 def sampler_of(value: Spec | str) -> Spec:
@@ -138,13 +144,23 @@ class ImageOptions:
     """The image that a run starts from, and how much of it changes where.
 
     Args:
-        image: Path of the input image, or of an animation for a video.
+        image: The input image, or an animation for a video: its path or, in Python, an image in memory.
         image_sha256: Digest of its bytes; filled in when the recipe is run.
         denoise: Share of the schedule that the input image goes through; 1 draws everything again.
-        mask: Path of an image whose white parts are drawn again and whose black parts are kept.
+        mask: An image whose white parts are drawn again and whose black parts are kept; path or image.
         mask_sha256: Digest of its bytes; filled in when the recipe is run.
-        denoise_map: Path of an image whose brightness is the denoise strength of each position, white = `denoise`,
-            black = `min_denoise`; or "auto": strong where the image has much detail.
+        mask_from: What of the mask's image is read: its brightness; its alpha, painted = drawn again; or the
+            inverted_alpha, transparent = drawn again, as ComfyUI's LoadImage reads it. "auto" is alpha where colour
+            carries nothing, as in a layer that was painted on, else brightness.
+        mask_feather: Pixels over which the mask fades out beyond its edge; None is 0, or with `pad` an eighth of the
+            image's shorter side.
+        pad: Pixels to add to the image and to draw, as "left,top,right,bottom".
+        paste_back: Whether the result is pasted into the input image, so that pixels where the mask is 0 stay exactly
+            as they are.
+        match_colours: With paste_back: whether the colours of the result are shifted so that they agree with the input
+            image where the mask keeps it.
+        denoise_map: An image whose brightness is the denoise strength of each position, white = `denoise`, black =
+            `min_denoise`; path or image; or "auto": strong where the image has much detail.
         denoise_map_sha256: Digest of its bytes; filled in when the recipe is run.
         min_denoise: Denoise strength where the denoise map is black; 0 keeps the image there.
         map_schedule: With a denoise map: a delayed start on one schedule, or an own schedule of as many smaller steps.
@@ -152,12 +168,17 @@ class ImageOptions:
         scale: Factor by which the image is enlarged first.
     """
 
-    image: str | Path | None = None
+    image: ImageSource | None = None
     image_sha256: str | None = None
     denoise: Annotated[float, Range(0, 1, above=True)] = 1.0
-    mask: str | Path | None = None
+    mask: ImageSource | None = None
     mask_sha256: str | None = None
-    denoise_map: str | Path | None = None
+    mask_from: MaskFrom = "auto"
+    mask_feather: Annotated[int | None, Range(0, 4096)] = None
+    pad: tuple[int, int, int, int] | str | None = None
+    paste_back: bool = False
+    match_colours: bool = False
+    denoise_map: ImageSource | None = None
     denoise_map_sha256: str | None = None
     min_denoise: Annotated[float, Range(0, "denoise")] = 0.0
     map_schedule: Literal["delayed", "own"] = "delayed"
@@ -172,10 +193,13 @@ class SteeringOptions:
     Args:
         regions: Prompts for boxes of the image.
         controls: Images that steer the network, each read by a ControlNet or T2I-Adapter.
+        control_crop: What a region sees of a control image: fit, all of it at the region's size, as in ComfyUI; along,
+            the part where the region is.
     """
 
     regions: Sequence[Region] = ()
     controls: Sequence[ControlImage] = ()
+    control_crop: Literal["fit", "along"] = "fit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +244,21 @@ def path_of(value: str | Path | None) -> str | None:
     return str(value) if isinstance(value, Path) else value
 
 
+def pad_of(value: Any) -> Any:
+    """Pixels (left, top, right, bottom) from "left,top,right,bottom"; None adds nothing."""
+    if isinstance(value, str):
+        parts = value.split(",")
+        if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+            raise ValueError(f"pad must be LEFT,TOP,RIGHT,BOTTOM in pixels, such as 0,0,256,0; got {value!r}")
+        value = tuple(map(int, parts))
+    if isinstance(value, (tuple, list)):
+        numbers = all(isinstance(side, Integral) and not isinstance(side, bool) for side in value)
+        if len(value) != 4 or not numbers or not all(0 <= side <= MOST_PADDING for side in value):
+            raise ValueError(f"pad must be four numbers of pixels, 0 … {MOST_PADDING}; got {value!r}")
+        return tuple(map(int, value)) if any(value) else None
+    return value
+
+
 def several(value: Sequence[V] | V) -> tuple[V, ...]:
     """One value, or several, as a tuple."""
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -231,7 +270,9 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of,
     "mixing": mixing_terms_of, "model_sampling": model_sampling_of, "seed": seed_of,
     **dict.fromkeys(("regions", "controls", "loras"), several),
-    **dict.fromkeys(("image", "mask", "denoise_map", "model", "parts", "embeddings"), path_of),
+    **dict.fromkeys(("model", "parts", "embeddings"), path_of), "pad": pad_of,
+    "image": partial(image_source, "image"), "mask": partial(image_source, "mask", mask=True),
+    "denoise_map": partial(image_source, "denoise_map", mask=True),
 }  # fmt: skip
 """How the values of some fields are brought to the one form that a recipe keeps."""
 

@@ -1,26 +1,44 @@
-"""Images in and out: tensors ↔ Pillow images, PNG files that carry their recipe, contact sheets."""
+"""Images in and out: files → Pillow images ↔ tensors, PNG files that carry their recipe, contact sheets."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import math
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageSequence, PngImagePlugin, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, ImageSequence, PngImagePlugin
 from torch import Tensor
 
+from sigmafield.recipes.bit_depth import grey_levels, is_deep
 from sigmafield.runs.checkpoint import write_whole
+
+T = TypeVar("T")
 
 KEY = "sigmafield"
 """Name of the PNG text chunk that holds the recipe."""
 
 DURATION = 62.5
 """Milliseconds that a frame of a video is shown: 16 a second, as Wan was trained."""
+
+MOVING = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
+"""Formats whose further images are frames; in others, such as a camera's MPO, they are previews or layers."""
+
+PROGRAMS = ("EPS", "WMF")
+"""Formats that Pillow leaves to another program, which are not opened."""
+
+MaskFrom = Literal["auto", "brightness", "alpha", "inverted_alpha"]
+"""What of an image is a mask, see `to_mask`."""
+
+SAME_COLOUR = 16
+"""Levels of 255 that colours may differ by and still be one paint, as lossy files store it."""
 
 
 def to_images(images: Tensor) -> list[Image.Image]:
@@ -33,38 +51,139 @@ def to_images(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(image) for image in pixels]
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """Tensor [1, 3, H, W] in [0, 1] from a Pillow image; transparent parts become white."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB; transparent parts become white. ValueError as `grey_levels`."""
+    if is_deep(image):
+        return Image.fromarray((grey_levels(image) * 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = _rgba(image)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    return pixels.permute(2, 0, 1)[None].float() / 255
+    return image.convert("RGB")
 
 
-def to_mask(image: Image.Image) -> Tensor:
-    """Tensor [1, H, W] in [0, 1] of an image's brightness: 1 where it is white."""
+def to_tensor(image: Image.Image) -> Tensor:
+    """Tensor [1, 3, H, W] in [0, 1] from a Pillow image of any mode, scaled by what the mode can hold.
+
+    Transparent parts become white.
+
+    Raises:
+        ValueError: Grey values of more than 8 bits are not of a known range, see `grey_levels`.
+    """
+    if is_deep(image):
+        return torch.from_numpy(grey_levels(image)).expand(1, 3, -1, -1).contiguous()
+    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)[None].float() / 255
+
+
+def to_mask(image: Image.Image, source: MaskFrom = "auto") -> Tensor:
+    """Tensor [1, H, W] in [0, 1] of a mask, 1 = draw, from an image of any mode.
+
+    Args:
+        image: The image.
+        source: What is read: its brightness, white = 1, over black where it is transparent; its alpha, 1 where it is
+            painted; or 1 − alpha, as ComfyUI's LoadImage does. "auto" is alpha where all that is visible has one
+            colour and the alpha differs, as in a layer that was painted on; else brightness.
+
+    Raises:
+        ValueError: Alpha of an image without transparency, or grey values as for `grey_levels`.
+    """
+    transparent = image.has_transparency_data and not is_deep(image)
+    if source in ("alpha", "inverted_alpha") and not transparent:
+        raise ValueError(f"mask_from {source!r} needs an image with transparency; this one, {image.mode}, has none")
+    if is_deep(image):
+        return torch.from_numpy(grey_levels(image))[None]
+    if not transparent:
+        return _unit(image.convert("RGB") if image.mode == "LAB" else image)
+    pixels = np.array(_rgba(image))
+    alpha = pixels[..., 3]
+    if source == "auto" and painted_in_alpha(pixels):
+        source = "alpha"
+    if source in ("alpha", "inverted_alpha"):
+        return _unit(Image.fromarray(alpha if source == "alpha" else 255 - alpha))
+    colours = Image.fromarray(pixels[..., :3])
+    if alpha.min() == alpha.max():  # an even veil is not a part of the mask
+        return _unit(colours)
+    return _unit(colours) * _unit(Image.fromarray(alpha))
+
+
+def painted_in_alpha(pixels: NDArray[np.uint8]) -> bool:
+    """Whether RGBA pixels [H, W, 4] are one colour, as far as they are visible, of alpha that differs."""
+    colours, alpha = pixels[..., :3], pixels[..., 3]
+    if alpha.min() == alpha.max():
+        return False
+    visible = colours[alpha >= 128] if (alpha >= 128).any() else colours[alpha > 0]
+    return bool((np.ptp(visible, axis=0) <= SAME_COLOUR).all())
+
+
+def _rgba(image: Image.Image) -> Image.Image:
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+
+
+def _unit(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("L")))[None].float() / 255
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """An image from a file, read whole. FileNotFoundError or ValueError if it cannot be read."""
-    try:
-        image = Image.open(path)
-        image.load()
-        return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        if not Path(path).exists():
-            raise FileNotFoundError(f"no image at {path}") from None
-        raise ValueError(f"cannot read {path} as an image: {error}") from None
+    """The image of a file, or the first one of several, read whole and turned as its EXIF orientation says.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read as an image, or has more pixels than Pillow reads.
+    """
+    return decoded(read_bytes(path), str(path))
 
 
 def open_frames(path: str | Path) -> list[Image.Image]:
     """The frames of an animation, or the one image of a file; errors as `open_image`."""
-    image = open_image(path)
-    if getattr(image, "n_frames", 1) == 1:
-        return [image]
-    return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+    return decoded_frames(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """What an image's file holds. FileNotFoundError or ValueError if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image at {path}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path} as an image: {error}") from None
+
+
+def decoded(data: bytes, name: str) -> Image.Image:
+    """The image of a file's bytes; `name` is the file's, for errors, which are those of `open_image`."""
+    return _guarded(data, name, upright)
+
+
+def decoded_frames(data: bytes, name: str) -> list[Image.Image]:
+    """The frames of a file's bytes; `name` is the file's, for errors, which are those of `open_image`."""
+
+    def frames(image: Image.Image) -> list[Image.Image]:
+        if image.format not in MOVING or getattr(image, "n_frames", 1) == 1:
+            return [upright(image)]
+        return [to_rgb(upright(frame)) for frame in ImageSequence.Iterator(image)]
+
+    return _guarded(data, name, frames)
+
+
+def _guarded(data: bytes, name: str, read: Callable[[Image.Image], T]) -> T:
+    """What is read of the image in a file's bytes; any error is a ValueError."""
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes below the limit, and damage that does not matter
+            image = Image.open(io.BytesIO(data), formats=[kind for kind in Image.OPEN if kind not in PROGRAMS])
+            image.load()
+            return read(image)
+    except Image.DecompressionBombError as error:
+        there = re.findall(r"\d+", str(error))
+        count, most = (f"{int(number) / 1e6:.0f} million" for number in there[:2])
+        raise ValueError(f"{name} has {count} pixels, and at most {most} are read: make it smaller first") from None
+    except Exception as error:  # damaged files make Pillow's readers raise nearly every type of error
+        reason = str(error).partition(" <_io")[0] or type(error).__name__
+        raise ValueError(f"cannot read {name} as an image: {reason}") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned and mirrored as its EXIF orientation says."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(0x112, 1) != 1 else image
 
 
 def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -108,6 +227,6 @@ def recipe_of(path: str | Path) -> str:
     return text
 
 
-def digest(path: str | Path) -> str:
+def digest(data: bytes) -> str:
     """SHA-256 of a file's bytes."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(data).hexdigest()

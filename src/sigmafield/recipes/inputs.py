@@ -14,7 +14,8 @@ from sigmafield.core.conditioning import Control
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import no_controls
 from sigmafield.models.load import load_control
-from sigmafield.recipes.image_io import digest, open_frames, to_mask, to_tensor
+from sigmafield.recipes.image_io import decoded, decoded_frames, digest, read_bytes, to_mask, to_rgb, to_tensor
+from sigmafield.recipes.in_memory import PREFIX, ImageSource, InMemory, pixel_digest
 from sigmafield.recipes.options import AUTO, ControlImage, Lora
 from sigmafield.recipes.recipe import Recipe
 
@@ -24,7 +25,7 @@ class Inputs:
     """What a recipe starts from and is steered by, in memory.
 
     Args:
-        frames: The input image, or the frames of an animation; empty for a run from noise.
+        frames: The input image, or the frames of an animation, 8-bit RGB; empty for a run from noise.
         mask: [1, height, width] in 0 … 1, 1 = draw again; any resolution.
         denoise_map: [1, height, width] in 0 … 1, brightness of the map; any resolution. None without a map, and for
             the map "auto".
@@ -38,23 +39,25 @@ class Inputs:
 
 
 def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
-    """Read the files that a recipe names: the recipe with their digests, and what is in them.
+    """Read the images that a recipe names: the recipe with their digests, and what is in them.
 
     Raises:
         FileNotFoundError: A file or a control's directory does not exist.
-        ValueError: A file cannot be read as an image, or is not the one whose digest the recipe has.
+        ValueError: A file cannot be read as an image, is not the one whose digest the recipe has, or was in memory
+            when the recipe was made and is not there now; or the mask has no alpha to read.
     """
     changes: dict[str, object] = {}
     frames: list[Image.Image] = []
     mask = levels = None
     if recipe.image is not None:
-        frames, changes["image_sha256"] = _read(str(recipe.image), recipe.image_sha256)
+        found, changes["image_sha256"] = _read("image", recipe.image, recipe.image_sha256, moving=True)
+        frames = [to_rgb(frame) for frame in _pictures("image", found)]
     if recipe.mask is not None:
-        [first, *_], changes["mask_sha256"] = _read(str(recipe.mask), recipe.mask_sha256)
-        mask = to_mask(first)
-    if recipe.denoise_map not in (None, AUTO):
-        [first, *_], changes["denoise_map_sha256"] = _read(str(recipe.denoise_map), recipe.denoise_map_sha256)
-        levels = to_mask(first)
+        found, changes["mask_sha256"] = _read("mask", recipe.mask, recipe.mask_sha256)
+        mask = found if isinstance(found, Tensor) else to_mask(found[0], recipe.mask_from)
+    if recipe.denoise_map is not None and recipe.denoise_map != AUTO:
+        found, changes["denoise_map_sha256"] = _read("denoise_map", recipe.denoise_map, recipe.denoise_map_sha256)
+        levels = found if isinstance(found, Tensor) else to_mask(found[0])
     controls, hints = [], []
     for control in recipe.controls:
         sealed, hint = _read_control(control)
@@ -64,10 +67,47 @@ def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
     return replace(recipe, **changes, controls=tuple(controls), loras=loras), Inputs(frames, mask, levels, hints)
 
 
-def _read(path: str, known: str | None) -> tuple[list[Image.Image], str]:
-    """(the frames of a file, its digest)."""
-    frames, now = open_frames(path), digest(path)
+def notes_of(inputs: Inputs) -> list[str]:
+    """What a user should know about the inputs: a mask that keeps everything, or nothing."""
+    if inputs.mask is None:
+        return []
+    if not inputs.mask.any():
+        return ["the mask keeps everything: it is 0 (black, or not painted on) everywhere, so nothing is drawn"]
+    if bool((inputs.mask == 1).all()):
+        return ["the mask keeps nothing: it is 1 (white, or painted on) everywhere, so everything is drawn again"]
+    return []
+
+
+def _read(
+    name: str, source: ImageSource, known: str | None, moving: bool = False
+) -> tuple[Sequence[Image.Image] | Tensor, str]:
+    """(the frames of an image, or a mask in memory; its digest)."""
+    if isinstance(source, InMemory):
+        content = source.content
+        if isinstance(content, bytes):
+            content = _decoded(content, f"the {name} in memory", moving)
+        return content, _same(f"the {name} in memory", known, source.sha256)
+    path = str(source)
+    if path.startswith(PREFIX) and not Path(path).exists():
+        raise ValueError(
+            f"the {name} was in memory when this recipe was made ({path[: len(PREFIX) + 12]}…): "
+            f"give the {name} itself, or the path of a file that holds it"
+        )
+    data = read_bytes(path)
+    frames, now = _decoded(data, path, moving), digest(data)
+    if known is not None and known == pixel_digest(frames):  # the recipe was made from these pixels in memory
+        now = known
     return frames, _same(path, known, now)
+
+
+def _decoded(data: bytes, name: str, moving: bool) -> Sequence[Image.Image]:
+    return decoded_frames(data, name) if moving else [decoded(data, name)]
+
+
+def _pictures(name: str, found: Sequence[Image.Image] | Tensor) -> Sequence[Image.Image]:
+    if isinstance(found, Tensor):
+        raise TypeError(f"{name} is a mask in memory, not an image")
+    return found
 
 
 def _same(path: str, known: str | None, now: str) -> str:
@@ -80,8 +120,8 @@ def _same(path: str, known: str | None, now: str) -> str:
 def _read_control(control: ControlImage) -> tuple[ControlImage, Tensor]:
     if not Path(control.net).expanduser().is_dir():
         raise FileNotFoundError(f"{control.net}: no such directory; a control's net is one in diffusers' layout")
-    [first, *_], now = _read(control.image, control.image_sha256)
-    return replace(control, image_sha256=now), to_tensor(first)
+    found, now = _read("a control's image", control.image, control.image_sha256)
+    return replace(control, image_sha256=now), to_tensor(_pictures("a control's image", found)[0])
 
 
 def _sealed(lora: Lora) -> Lora:
@@ -95,7 +135,7 @@ def _sealed(lora: Lora) -> Lora:
 @lru_cache(64)
 def _digest_at(path: Path, time: int) -> str:
     """The digest of a file as it was at a time; a LoRA is large, and `generate` asks at each call."""
-    return digest(path)
+    return digest(path.read_bytes())
 
 
 def controls_of(entries: Sequence[ControlImage], hints: Sequence[Tensor], pipe: Pipeline) -> tuple[Control, ...]:

@@ -13,12 +13,15 @@ from typing import Annotated, Any, Literal
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import NonNegative, Positive, settle
+from sigmafield.models.loras import Strengths
+from sigmafield.recipes.in_memory import ImageSource, image_source
 
 AUTO = "auto"
 """The denoise map that is made from the image itself: much detail, much change."""
 
 Pixels = Annotated[int | None, Range(1)]
 Kind = Literal["mixture", "multidiffusion", "spot"]
+VaeMode = Literal["exact", "pooled", "estimated", "estimated_start"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Tiling:
         levels: With a denoise map: every noise level is evaluated exactly, or each tile once, at the median level of
             its core, which is approximate.
         vae_tile: Side in pixels that the VAE works on at once; 0 is the whole image, None 64 latent positions.
+        vae_mode: How the VAE works on parts of an image: exact, whose result is that of the whole image; pooled or
+            estimated, in tiles, for less memory on very large images, with other colours.
 
     Raises:
         ValueError: A value is out of range, the overlap is not below the tile, or scope "tile" goes with spot.
@@ -48,6 +53,7 @@ class Tiling:
     scope: Literal["canvas", "tile"] = "canvas"
     levels: Literal["exact", "per_tile"] = "exact"
     vae_tile: Annotated[int | None, Range(0)] = None
+    vae_mode: VaeMode = "exact"
 
     def __post_init__(self) -> None:
         settle(self, "tiling")
@@ -95,6 +101,8 @@ class DemoFusion:
         sigma: Largest blur of the dilated views, in latent positions.
         batch: Windows or views in one network call.
         vae_tile: Side in pixels that the VAE works on at once; 0 is the whole image, None 64 latent positions.
+        vae_mode: How the VAE works on parts of an image: exact, whose result is that of the whole image; pooled or
+            estimated, in tiles, for less memory on very large images, with other colours.
 
     Raises:
         ValueError: A value is out of range.
@@ -110,6 +118,7 @@ class DemoFusion:
     sigma: Positive = 1.0
     batch: Annotated[int, Range(1)] = 16
     vae_tile: Annotated[int | None, Range(0)] = None
+    vae_mode: VaeMode = "exact"
 
     def __post_init__(self) -> None:
         settle(self, "demofusion")
@@ -154,6 +163,7 @@ class Lora:
     Args:
         path: The .safetensors file.
         strength: Factor of what it adds to the weights.
+        text_strength: Factor of what it adds to the text encoders' weights; None: `strength`.
         sha256: Digest of the file; filled in when the recipe is run, so that a replay recognises the file.
 
     Raises:
@@ -163,9 +173,16 @@ class Lora:
     path: str
     strength: float = 1.0
     sha256: str | None = None
+    text_strength: float | None = None
 
     def __post_init__(self) -> None:
         settle(self, "a LoRA")
+
+    @property
+    def pair(self) -> tuple[str, Strengths]:
+        """Path and strengths, as `load` and `Pipeline.with_loras` take them."""
+        text = self.strength if self.text_strength is None else self.text_strength
+        return self.path, Strengths(self.strength, text)
 
 
 @dataclass(frozen=True)
@@ -174,7 +191,7 @@ class ControlImage:
 
     Args:
         net: Directory of the side network in diffusers' layout.
-        image: Path of the image.
+        image: The image: its path or, in Python, an image in memory.
         strength: Factor of its effect.
         start: Share of the way through sampling at which it begins to act.
         end: Share of the way through sampling at which it stops acting.
@@ -186,7 +203,7 @@ class ControlImage:
     """
 
     net: str
-    image: str
+    image: ImageSource
     strength: float = 1.0
     start: Annotated[float, Range(0, "end")] = 0.0
     end: Annotated[float, Range("start", 1)] = 1.0
@@ -194,6 +211,7 @@ class ControlImage:
     image_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image", image_source("a control's image", self.image))
         settle(self, "a control")
 
 

@@ -21,7 +21,7 @@ from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import generator_of, initial_noise, seed_word
 from sigmafield.noise.spectrum import parse_filter
-from sigmafield.recipes.build import Job, guider_of, levels_of, model_of, size_of, source_latent
+from sigmafield.recipes.build import Job, guider_of, levels_of, middle_of, model_of, size_notes, size_of, source_latent
 from sigmafield.recipes.conditionings import Prompts, prompts_of
 from sigmafield.recipes.groups import number, spec, spec_or_none
 from sigmafield.recipes.inputs import Inputs
@@ -35,7 +35,7 @@ from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.multiphase import Phase, Phases
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS
-from sigmafield.spatial.demofusion_views import Windows, clock, fused, residual_weights
+from sigmafield.spatial.demofusion_views import Windows, clock, fused, residual_weights, skip_of
 
 
 @torch.no_grad()
@@ -57,9 +57,10 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         ValueError: The stride is above the network's size, or the model is one of videos or of inpainting.
     """
     window, stride = windows_of(how, pipe.model)
-    size = size_of(recipe, pipe.model, inputs)
+    size, given = size_of(recipe, pipe.model, inputs), inputs
     check_canvas(pipe.model, (size[0] * how.scale, size[1] * how.scale), recipe.batch)
     check_shown(pipe.model, size)
+    inputs = middle_of(recipe, given, size)
     model = model_of(recipe, pipe.model, size)
     pipe = replace(pipe, model=model, vae=vae_for(how, pipe.vae, (size[0] * how.scale, size[1] * how.scale)))
     sampler, params = SAMPLERS[spec(recipe.sampler).name], spec(recipe.sampler).params
@@ -76,8 +77,8 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         prompts = prompts_at(recipe, pipe, controls, size, q)
         local = Windows(model, window, stride, seed, how.batch, model.latent.factor)
         views = fused(
-            local, q, time, cosine_scale_2=how.cosine_scale_2, cosine_scale_3=how.cosine_scale_3, sigma=how.sigma,
-            multiple=model.patch,
+            local, q, time, skip_of(model.sampling), cosine_scale_2=how.cosine_scale_2,
+            cosine_scale_3=how.cosine_scale_3, sigma=how.sigma, multiple=model.patch,
         )  # fmt: skip
         guider = replace(guider_of(recipe, model, prompts), model=views)
         run = Run(guider, sampler, grid, noise_of(seed, shape), params)
@@ -88,7 +89,8 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
 
     if inputs.frames:
         run = Phases([phase(q) for q in range(1, how.scale + 1)], model.latent.factor)
-        return Job(recipe, pipe, run, run.start(source_latent(recipe, pipe, inputs, size)))
+        notes = size_notes(model, given, inputs)
+        return Job(recipe, pipe, run, run.start(source_latent(recipe, pipe, inputs, size)), notes=notes)
     source = source_latent(recipe, pipe, inputs, size)
     stream, spectrum = generator_of(number(recipe.seed)), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, source.shape)).to(pipe.device)

@@ -144,9 +144,10 @@ def check_image(recipe: Recipe) -> None:
     if recipe.image is None:
         if recipe.denoise < 1:
             raise ValueError(f"denoise {recipe.denoise} needs an image to start from; without one it must be 1")
-        for name in ("mask", "denoise_map", "mixing"):
+        for name in ("mask", "pad", "denoise_map", "mixing"):
             if getattr(recipe, name):
                 raise ValueError(f"{name} needs an image to start from: give one with image")
+    check_mask(recipe)
     one_sigma = mods_of(specs(recipe.guidance), MODS).one_sigma
     if recipe.denoise_map is not None and one_sigma:
         raise ValueError(f"{one_sigma[0]} needs one sigma per sample: leave it out with a denoise_map")
@@ -161,6 +162,17 @@ def check_image(recipe: Recipe) -> None:
             raise ValueError(f"{spec(recipe.sampler).name} chooses its own steps: mixing needs those of the schedule")
 
 
+def check_mask(recipe: Recipe) -> None:
+    """Raise ValueError for options of a mask without one."""
+    if recipe.mask_from != "auto" and recipe.mask is None:
+        raise ValueError(f"mask_from {recipe.mask_from!r} needs a mask")
+    for name in ("mask_feather", "paste_back"):
+        if getattr(recipe, name) and recipe.mask is None and recipe.pad is None:
+            raise ValueError(f"{name} needs a mask, or pad, which draws only what it adds")
+    if recipe.match_colours and not recipe.paste_back:
+        raise ValueError("match_colours needs paste_back, which it brings the colours of the result to")
+
+
 def check_large(recipe: Recipe) -> None:
     """Raise ValueError for options of large images that contradict each other."""
     if recipe.scale > 1 and (recipe.image is None or recipe.width is not None):
@@ -170,7 +182,7 @@ def check_large(recipe: Recipe) -> None:
         raise ValueError("tiling 'spot' shifts its tiles with the step: with a denoise map, map_schedule 'delayed'")
     if recipe.demofusion is None:
         return
-    for name in ("mask", "denoise_map", "mixing", "start_step", "last_step", "tiling"):
+    for name in ("mask", "pad", "denoise_map", "mixing", "start_step", "last_step", "tiling"):
         if getattr(recipe, name):
             raise ValueError(f"demofusion draws whole images in whole runs: leave {name} out")
     if SAMPLERS[spec(recipe.sampler).name].adaptive:

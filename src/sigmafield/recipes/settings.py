@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, TypedDict
 
 from sigmafield.core.registry import Spec
 from sigmafield.recipes.groups import Specs
-from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Region, Tiling
+from sigmafield.recipes.image_io import MaskFrom
+from sigmafield.recipes.in_memory import ImageSource
+from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
 
-OF_THE_MODEL = ("model", "parts", "loras", "embeddings")
+OF_THE_MODEL = ("model", "parts", "embeddings")
 """Fields of a recipe that a loaded model has settled."""
 
 
@@ -36,10 +37,15 @@ class Settings(TypedDict, total=False):
     start_step: int | None
     last_step: int | None
 
-    image: str | Path | None
+    image: ImageSource | None
     denoise: float
-    mask: str | Path | None
-    denoise_map: str | Path | None
+    mask: ImageSource | None
+    mask_from: MaskFrom
+    mask_feather: int | None
+    pad: tuple[int, int, int, int] | str | None
+    paste_back: bool
+    match_colours: bool
+    denoise_map: ImageSource | None
     min_denoise: float
     map_schedule: Literal["delayed", "own"]
     mixing: Specs
@@ -48,6 +54,7 @@ class Settings(TypedDict, total=False):
     regions: Sequence[Region]
     controls: Sequence[ControlImage]
 
+    loras: Sequence[Lora]
     clip_skip: int | None
     model_sampling: Spec | str | None
 

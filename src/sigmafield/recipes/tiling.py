@@ -92,7 +92,7 @@ def vae_for(how: Tiling | DemoFusion | None, vae: Vae, size: tuple[int, int]) ->
     if how.vae_tile is not None:
         check_multiple("vae_tile", how.vae_tile, vae.factor, f"{vae.factor}, the VAE's factor")
     positions = VAE_POSITIONS if how.vae_tile is None else how.vae_tile // vae.factor
-    return vae.tiled(positions) if max(size) > positions * vae.factor else vae
+    return vae.tiled(positions, how.vae_mode) if max(size) > positions * vae.factor else vae
 
 
 def cover_of(tiling: Tiling, model: DiffusionModel) -> Cover:
@@ -159,16 +159,28 @@ def rows_of(
     return batch * sum(len(cover(box.height, box.width)) for box in boxes)
 
 
-def leaves_of(detail: Detail, tiling: Tiling | None, model: DiffusionModel, image: Image.Image) -> tuple[Box, ...]:
-    """Leaves of an image's quadtree, in pixels, each of whole latent positions."""
+def leaves_of(
+    detail: Detail, tiling: Tiling | None, model: DiffusionModel, image: Image.Image, low: float, high: float
+) -> tuple[tuple[Box, ...], list[float]]:
+    """(Leaves of an image's quadtree in pixels, each of whole latent positions; the denoise strength of each).
+
+    Args:
+        detail: The quadtree.
+        tiling: The tiles, which the smallest leaf follows by default.
+        model: The network.
+        image: The image.
+        low: Strength of a leaf of one colour.
+        high: Strength of a leaf with as much detail as would split it.
+    """
     factor, content = model.latent.factor, CONTENTS[detail.content]
     side = min(model.size) if tiling is None else min(tile_of(tiling, model)[0]) * factor
     smallest = max(detail.smallest or side // 4, factor)
     pixels = to_tensor(image)[0]
-    return quadtree(pixels, detail.threshold, max_depth=detail.depth, min_size=smallest, unit=factor, content=content)
+    leaves = quadtree(pixels, detail.threshold, max_depth=detail.depth, min_size=smallest, unit=factor, content=content)
+    return leaves, leaf_denoise(pixels, leaves, detail.threshold, low, high, content=content)
 
 
-def leaf_strengths(leaves: Sequence[Box], low: float, size: tuple[int, int], factor: int) -> Tensor:
-    """Strengths [1, h, w] of a latent: 1 where there is most detail, `low` where there is least."""
+def leaf_strengths(leaves: Sequence[Box], strengths: Sequence[float], size: tuple[int, int], factor: int) -> Tensor:
+    """Strengths [1, h, w] of a latent from those of the leaves of an image of (height, width)."""
     height, width = (side // factor for side in size)
-    return painted(leaf_tiles(leaves, height, width, factor), leaf_denoise(leaves, low, 1.0), height, width)[0]
+    return painted(leaf_tiles(leaves, height, width, factor), strengths, height, width)[0]

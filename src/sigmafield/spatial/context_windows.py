@@ -47,16 +47,15 @@ def looped_uniform(size: int, length: int, overlap: int, stride: int, closed_loo
         {(j + i d) mod size, i < length},   d = 2^p,   p < min(stride, ⌈log₂(size/length)⌉ + 1)
 
     j goes from ⌊R d⌋ + pad to size + pad, by length · d − overlap, pad = round(size R), and ends before the last
-    overlap unless the loop is closed; R = 0, ½, ¼, ¾ …: the step's bits, reversed. A d that would show a position twice
-    is left out.
+    overlap unless the loop is closed; R = 0, ½, ¼, ¾ …: the step's bits, reversed. A window of a wide d may come to a
+    position again: `weights` says which of the two counts.
     """
     shift = reversed_bits(step)
     pad, end = round(size * shift), 0 if closed_loop else overlap
     out = []
     for d in strides(size, length, stride):
-        if size // math.gcd(size, d) >= length:
-            starts = range(int(shift * d) + pad, size + pad - end, length * d - overlap)
-            out += [tuple((j + i * d) % size for i in range(length)) for j in starts]
+        starts = range(int(shift * d) + pad, size + pad - end, length * d - overlap)
+        out += [tuple((j + i * d) % size for i in range(length)) for j in starts]
     return tuple(out)
 
 
@@ -133,7 +132,21 @@ def weights(fuse: Fuse, window: Window, size: int, overlap: int) -> Float64[Tens
     relative        max(0.01, 1 − |j − m|/half)          j the position, m the middle of the window
     overlap_linear  1, rising over the first `overlap` positions and falling over the last, except at the ends of
                     the axis
+
+    Where a window shows a position twice, the last one counts, and with `relative` both do, as in ComfyUI.
     """
+    w = _weights(fuse, window, size, overlap)
+    if fuse != "relative":
+        again = set[int]()
+        for i in reversed(range(len(window))):
+            if window[i] in again:
+                w[i] = 0
+            again.add(window[i])
+    return w
+
+
+def _weights(fuse: Fuse, window: Window, size: int, overlap: int) -> Float64[Tensor, "positions"]:
+    """The weights without regard to positions that are shown twice."""
     n = len(window)
     if fuse == "pyramid":
         return torch.tensor([min(i + 1, n - i) for i in range(n)], dtype=torch.float64)

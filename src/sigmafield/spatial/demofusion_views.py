@@ -50,6 +50,11 @@ def clock(sampling: Sampling) -> Clock:
     return lambda sigma: ((t(sigma) - first) / (last - first)).clamp(0, 1)
 
 
+def skip_of(sampling: Sampling) -> Callable[[Sigma], float]:
+    """σ → c_skip of a network's prediction."""
+    return lambda sigma: float(sampling.prediction(sigma).c_skip)
+
+
 def kappa(time: Tensor) -> Tensor:
     """κ = ½ (1 + cos(π (1 − τ))): 1 at pure noise, 0 at the end."""
     return 0.5 * (1 + (math.pi * (1 - time)).cos())
@@ -186,16 +191,17 @@ def _between(ends: tuple[int, int], u: float) -> int:
 class Dilated:
     """The global path: q² views, each of every q-th position of a blurred copy x_b, so that each shows the whole image.
 
-        D = D(views of x_b), interleaved, + x − x_b
+        D = D(views of x_b), interleaved, + c_skip (x − x_b)
 
-    which takes the noise that the network finds in x_b from x itself. x_b is `blurred`, then brought back to the mean
-    and deviation of x, sample by sample (the reference uses those of the whole batch, which is the same for a batch of
-    one). The latent is padded with zeros at its top and left until its sides are multiples of q · multiple.
+    which is c_skip x + c_out F(views of x_b), F the network, as in the authors' code. x_b is `blurred`, then brought
+    back to the mean and deviation of x, sample by sample (theirs are of the whole batch). The latent is padded with
+    zeros at its top and left until its sides are multiples of q · multiple.
 
     Args:
         model: The network.
         q: Positions from one of a view to its next.
         blur: σ → the deviation of the blur, in latent positions.
+        skip: σ → c_skip of the network's prediction, see `skip_of`: 1 for ε and flows; always 1 takes its noise from x.
         batch: Views of one network call, at most.
         multiple: What a view's sides have to be multiples of, such as the side of the network's patches.
 
@@ -206,6 +212,7 @@ class Dilated:
     model: Model
     q: int
     blur: Callable[[Sigma], float]
+    skip: Callable[[Sigma], float]
     batch: int = 16
     multiple: int = 1
 
@@ -222,7 +229,7 @@ class Dilated:
         firsts = [(a, b) for a in range(q) for b in range(q)]
         views = [(..., slice(a, None, q), slice(b, None, q)) for a, b in firsts]
         own = [[transformed(cond, stride(q, a, b, (top, left))) for cond in conds] for a, b in firsts]
-        out = x - x_b
+        out = lincomb(c_skip := self.skip(sigma), x, -c_skip, x_b)
         for view, D in zip(views, ask(self.model, [x_b[view] for view in views], own, sigma, ctx, self.batch)):
             out[view] += D
         return list(out[..., top:, left:].chunk(len(conds)))
@@ -261,6 +268,7 @@ def fused(
     local: Windows,
     q: int,
     time: Clock,
+    skip: Callable[[Sigma], float],
     *,
     cosine_scale_2: float = 1.0,
     cosine_scale_3: float = 1.0,
@@ -275,6 +283,7 @@ def fused(
         local: The windows.
         q: How many times larger the latent is.
         time: The network's time.
+        skip: See `Dilated`: `skip_of(sampling)` is the authors' rule.
         cosine_scale_2: α₂ of the views' weight; large values leave it to the windows soon.
         cosine_scale_3: α₃ of the views' blur.
         sigma: s of the views' blur.
@@ -287,4 +296,4 @@ def fused(
     def weight(level: Sigma) -> float:
         return float(kappa(time(level))) ** cosine_scale_2
 
-    return Composed(local, Dilated(local.model, q, blur, local.batch, multiple), weight)
+    return Composed(local, Dilated(local.model, q, blur, skip, local.batch, multiple), weight)

@@ -31,13 +31,16 @@ def deviation_255(part: Float[Tensor, "channels h w"]) -> float:
 
 
 def edges(part: Float[Tensor, "channels h w"]) -> float:
-    """½ `mean_deviation` + ¹⁄₁₆ of the mean length of the Sobel gradient, which is left out below 8 pixels."""
+    """½ `mean_deviation` + ¹⁄₁₆ of the mean length of the Sobel gradient, which is left out below 8 pixels.
+
+    The gradient at the border is that of a part whose edge goes on beyond it.
+    """
     deviation = mean_deviation(part) / 2
     if min(part.shape[1:]) < 8:
         return deviation
     sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dtype=part.dtype, device=part.device)
     both = torch.stack([sobel, sobel.T])[:, None]
-    length = F.conv2d(part[:, None], both, padding=1).square().sum(1).sqrt()
+    length = F.conv2d(F.pad(part[:, None], (1, 1, 1, 1), mode="replicate"), both).square().sum(1).sqrt()
     return deviation + float(length.mean()) / 16
 
 
@@ -110,20 +113,42 @@ def square(height: int, width: int, unit: int = 8) -> Box:
     return Box(0, 0, side, side)
 
 
-def leaf_denoise(leaves: Sequence[Box], low: float = 0.2, high: float = 0.8) -> list[float]:
-    """Denoise strength of each leaf: d = low + (high − low)(1 − α), α = its area over the largest leaf's.
+def leaf_denoise(
+    image: Float[Tensor, "channels height width"],
+    leaves: Sequence[Box],
+    threshold: float = 0.03,
+    low: float = 0.2,
+    high: float = 0.8,
+    *,
+    content: Content = colour_distance,
+) -> list[float]:
+    """Denoise strength of each leaf: d = low + (high − low) min(1, c/threshold), c the content of the leaf.
 
-    Large parts with little detail change least.
+    A leaf of one colour has `low`. One that has as much detail as would have split it, and is too small or too deep for
+    that, has `high`. It does not depend on the other leaves: an image that has much detail everywhere has `high`
+    everywhere.
 
     Args:
-        leaves: Leaves of a quadtree.
-        low: Strength of the largest leaf.
-        high: Limit of the strength for small leaves.
+        image: The image of the quadtree.
+        leaves: Leaves of its quadtree.
+        threshold: The quadtree's; with 0 a leaf has `high` unless it is of one colour.
+        low: Strength of a leaf of one colour.
+        high: Strength of a leaf with the threshold's content or more.
+        content: The quadtree's.
 
     Raises:
-        ValueError: Not 0 ≤ low ≤ high ≤ 1.
+        ValueError: Not 0 ≤ low ≤ high ≤ 1, or the threshold is below 0.
     """
     if not 0 <= low <= high <= 1:
         raise ValueError(f"low and high must be 0 ≤ low ≤ high ≤ 1; got {low} and {high}")
-    largest = max(leaf.height * leaf.width for leaf in leaves)
-    return [low + (high - low) * (1 - leaf.height * leaf.width / largest) for leaf in leaves]
+    if threshold < 0:
+        raise ValueError(f"threshold must be ≥ 0; got {threshold}")
+    shares = [_share(_seen(image, leaf, content), threshold) for leaf in leaves]
+    return [high if share == 1 else low + (high - low) * share for share in shares]
+
+
+def _share(c: float, threshold: float) -> float:
+    """min(1, c/threshold), and 0 below a thousandth: rounding gives one colour a little detail."""
+    if c >= threshold:
+        return 1.0 if c > 0 else 0.0
+    return c / threshold if c > threshold / 1000 else 0.0

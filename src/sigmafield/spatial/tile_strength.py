@@ -131,7 +131,7 @@ def smaller(tiles: Sequence[Tile], below: int, factor: int = 8) -> list[Tile]:
 def hybrid(
     tiles: Sequence[Tile], low: float = 0.2, high: float = 0.8, skip_above: float = 0.70, full_below: float = 1 / 16
 ) -> dict[Tile, float]:
-    """Strengths by size, α = a core's area over the largest's.
+    """Strengths by size, α = a core's share of the latent's area.
 
         d = 0 for α > skip_above,   1 for α ≤ full_below
         d = low + (high − low)(skip_above − α)/(skip_above − full_below) in between
@@ -140,8 +140,8 @@ def hybrid(
         tiles: Tiles that cover the latent.
         low: Least strength in between.
         high: Largest strength in between.
-        skip_above: Share of the largest area above which a tile is left out.
-        full_below: Share of the largest area up to which a tile has strength 1.
+        skip_above: Share of the latent above which a tile is left out: of a quadtree, one that is not split.
+        full_below: Share of the latent up to which a tile has strength 1.
 
     Raises:
         ValueError: Not 0 ≤ low < high ≤ 1, or not 0 ≤ full_below < skip_above.
@@ -154,7 +154,7 @@ def hybrid(
     area = {tile: tile.core.height * tile.core.width for tile in tiles}
     out = {}
     for tile in tiles:
-        alpha = area[tile] / max(area.values())
+        alpha = area[tile] / sum(area.values())
         middle = low + (high - low) * (skip_above - alpha) / (skip_above - full_below)
         out[tile] = 0.0 if alpha > skip_above else 1.0 if alpha <= full_below else middle
     return out

@@ -14,7 +14,7 @@ from sigmafield.core.predict import within
 from sigmafield.core.protocols import Call, Network
 from sigmafield.core.resize import resize
 from sigmafield.guidance.patches.module_hooks import Change, after, before, during
-from sigmafield.guidance.patches.unet_blocks import inputs, mapped, outputs, unet
+from sigmafield.guidance.patches.unet_blocks import arrivals, inputs, mapped, outputs, unet
 from sigmafield.guidance.registry import mod
 
 Mode = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
@@ -102,22 +102,21 @@ def _hooks(
     def see(part: nn.Module, args: Any, kwargs: Any, output: Any, n: int) -> None:
         sizes[n] = (output[0] if isinstance(output, tuple) else output).shape[-2:]
 
-    def grow_output(part: nn.Module, args: Any, kwargs: Any, output: Any, n: int) -> Any:
+    def grow(h: Tensor, n: int) -> Tensor:
         height, width = sizes[n]
-        return mapped(output, lambda h: h if h.shape[-2:] == (height, width) else resize(h, height, width, upscale))
+        return h if h.shape[-2:] == (height, width) else resize(h, height, width, upscale)
 
     def upsample_to(part: nn.Module, args: Any, kwargs: Any, n: int) -> Any:
         return (args[0], sizes[n]), kwargs
 
-    middle = unet(module).mid_block
     upsamplers = [each for level in unet(module).up_blocks for each in level.upsamplers or ()]
-    following = down[block + 1].first if block + 1 < len(down) else middle.resnets[0]
+    following = down[block + 1].first if block + 1 < len(down) else unet(module).mid_block.resnets[0]
     hooks: list[Change] = [partial(before, following, shrink_input)]
     if not after_skip:
         hooks = [partial(after, down[block].last, shrink_output)]
     hooks += [partial(after, each.last, partial(see, n=n)) for n, each in enumerate(down)]
-    for n, last in zip(reversed(range(len(down))), [middle, *(each.last for each in up[:-1])]):
-        if any(last is each for each in upsamplers):  # grows to the next skip's size at once, before it convolves
-            hooks.append(partial(before, last, partial(upsample_to, n=n)))
-        hooks.append(partial(after, last, partial(grow_output, n=n)))
-    return hooks
+    last = len(down) - 1
+    for n, each in zip(reversed(range(last)), up):
+        if any(each.last is upsampler for upsampler in upsamplers):  # grows to the next skip's size before it convolves
+            hooks.append(partial(before, each.last, partial(upsample_to, n=n)))
+    return hooks + [arriving(partial(grow, n=last - k)) for k, arriving in enumerate(arrivals(module))]

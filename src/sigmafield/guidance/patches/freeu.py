@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from sigmafield.core.parameters import Range
 from sigmafield.core.protocols import Call, Network
 from sigmafield.core.statistics import TINY
-from sigmafield.guidance.frequency import scaled_frequencies
-from sigmafield.guidance.patches.module_hooks import before, during
-from sigmafield.guidance.patches.unet_blocks import meetings, unet
+from sigmafield.guidance.frequency import plane, scaled_frequencies
+from sigmafield.guidance.patches.module_hooks import Change, before, during
+from sigmafield.guidance.patches.unet_blocks import arrivals, meetings, unet
 from sigmafield.guidance.registry import mod
 
-Features = Float[Tensor, "batch _ *space"]
-"""Features within a network: h and the skip may have different numbers of channels."""
+Features = Float[Tensor, "batch _ ..."]
+"""Features within a network: h and the skip may have different numbers of channels, and different sizes."""
 
 Factor = Annotated[float, Range(0, 10)]
 
@@ -56,7 +56,7 @@ def freeu(
         s1: Factor of the skip's low frequencies where h has 4 times the channels of the first convolution.
         s2: Factor of the skip's low frequencies where h has 2 times the channels of the first convolution.
     """
-    return _met(network, call, partial(freeu_features, b1=b1, b2=b2, s1=s1, s2=s2))
+    return _patched(network, call, (b1, s1), (b2, s2), constant)
 
 
 @mod("freeu_v2", "network", "arXiv:2309.11497", fits=has_widths)
@@ -77,7 +77,7 @@ def freeu_v2(
         s1: Factor of the skip's low frequencies where h has 4 times the channels of the first convolution.
         s2: Factor of the skip's low frequencies where h has 2 times the channels of the first convolution.
     """
-    return _met(network, call, partial(freeu_v2_features, b1=b1, b2=b2, s1=s1, s2=s2))
+    return _patched(network, call, (b1, s1), (b2, s2), by_mean)
 
 
 def freeu_features(
@@ -88,7 +88,7 @@ def freeu_features(
     (b1, s1) where h has 4 model_channels channels, (b2, s2) where it has 2, nothing elsewhere; model_channels is 320
     for Stable Diffusion 1, 2 and XL.
     """
-    return _at(h, skip, model_channels, (b1, s1), (b2, s2), lambda h, b: torch.full_like(h[:1, :1], b))
+    return _both(h, skip, _chosen(h.shape[1], model_channels, (b1, s1), (b2, s2)), constant)
 
 
 def freeu_v2_features(
@@ -98,42 +98,65 @@ def freeu_v2_features(
 
     μ̂ is the mean of h's channels, from 0 at its smallest position to 1 at its largest; 0 where all are equal.
     """
-    return _at(h, skip, model_channels, (b1, s1), (b2, s2), _by_mean)
+    return _both(h, skip, _chosen(h.shape[1], model_channels, (b1, s1), (b2, s2)), by_mean)
 
 
-def _met(network: Network, call: Call, change: Callable[..., tuple[Tensor, Tensor]]) -> Network:
-    """The network with `change` of h and skip before they enter each decoder block."""
-    wide = unet(call.module).conv_in.out_channels
+Factors = tuple[float, float]
+"""(b, s): of h, and of the skip's low frequencies."""
 
-    def changed(module: nn.Module, args: Any, kwargs: Any, channels: int) -> Any:
-        joined = args[0]
-        both = change(joined[:, :channels], joined[:, channels:], wide)
-        return (torch.cat(both, 1), *args[1:]), kwargs
-
-    joints = [(resnet, channels) for resnet, channels in meetings(call.module) if channels in (2 * wide, 4 * wide)]
-    return during(
-        network, [partial(before, resnet, partial(changed, channels=channels)) for resnet, channels in joints]
-    )
+Map = Callable[[Features, float], Tensor]
+"""(h, b) → the factor of each position, to broadcast over h."""
 
 
-def _by_mean(h: Features, b: float) -> Tensor:
+def constant(h: Features, b: float) -> Tensor:
+    """b everywhere."""
+    return torch.full_like(h[:1, :1], b)
+
+
+def by_mean(h: Features, b: float) -> Tensor:
+    """1 + (b − 1) μ̂, see `freeu_v2_features`."""
     axes, wide = tuple(range(1, h.ndim)), h if h.dtype == torch.float64 else h.float()
     mean = wide.mean(1, keepdim=True)
     low, high = mean.amin(axes, keepdim=True), mean.amax(axes, keepdim=True)
     return ((b - 1) * (mean - low) / (high - low).clamp(min=TINY) + 1).to(h.dtype)
 
 
-def _at(
-    h: Features,
-    skip: Features,
-    model_channels: int,
-    deep: tuple[float, float],
-    middle: tuple[float, float],
-    factor: Callable[[Features, float], Tensor],
-) -> tuple[Features, Features]:
-    chosen = {4 * model_channels: deep, 2 * model_channels: middle}.get(h.shape[1])
-    if chosen is None:
-        return h, skip
-    b, s = chosen
+def _patched(network: Network, call: Call, deep: Factors, middle: Factors, factor: Map) -> Network:
+    """The network with h changed where it arrives at each decoder block, and the skip where the two have been joined.
+
+    Between the two, another patch may change the size of h.
+    """
+    wide, changes = unet(call.module).conv_in.out_channels, list[Change]()
+
+    def joined(module: nn.Module, args: Any, kwargs: Any, channels: int, s: float) -> Any:
+        h, skip = args[0][:, :channels], args[0][:, channels:]
+        return (torch.cat([h, _skip(skip, s)], 1), *args[1:]), kwargs
+
+    for (resnet, channels), arriving in zip(meetings(call.module), arrivals(call.module)):
+        if (chosen := _chosen(channels, wide, deep, middle)) is not None:
+            b, s = chosen
+            changes += [
+                arriving(partial(_backbone, b=b, factor=factor)),
+                partial(before, resnet, partial(joined, channels=channels, s=s)),
+            ]
+    return during(network, changes)
+
+
+def _chosen(channels: int, model_channels: int, deep: Factors, middle: Factors) -> Factors | None:
+    """The factors at an h with this number of channels; None where nothing is changed."""
+    return {4 * model_channels: deep, 2 * model_channels: middle}.get(channels)
+
+
+def _both(h: Features, skip: Features, chosen: Factors | None, factor: Map) -> tuple[Features, Features]:
+    return (h, skip) if chosen is None else (_backbone(h, chosen[0], factor), _skip(skip, chosen[1]))
+
+
+def _backbone(h: Features, b: float, factor: Map) -> Tensor:
+    """h with the first half of its channels multiplied."""
     half = h.shape[1] // 2
-    return torch.cat([h[:, :half] * factor(h, b), h[:, half:]], 1), scaled_frequencies(skip, s, 1.0, cutoff=1)
+    return torch.cat([h[:, :half] * factor(h, b), h[:, half:]], 1)
+
+
+def _skip(skip: Features, s: float) -> Tensor:
+    """The skip with its frequencies −1 and 0 along each axis multiplied: of a side of 1 or 2, all of them."""
+    return scaled_frequencies(skip, s, 1.0, [1] * len(plane(skip)))

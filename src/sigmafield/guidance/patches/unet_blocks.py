@@ -8,9 +8,12 @@ end. Ronneberger et al., arXiv:1505.04597; numbers as in Stable Diffusion's open
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from sigmafield.guidance.patches.module_hooks import Change, after, before
 
 
 def unet(module: nn.Module) -> Any:
@@ -61,6 +64,30 @@ def meetings(module: nn.Module) -> list[tuple[nn.Module, int]]:
     blocks = outputs(module)
     below = [unet(module).mid_block.resnets[-1], *(block.first for block in blocks[:-1])]
     return [(block.first, resnet.conv2.out_channels) for block, resnet in zip(blocks, below)]
+
+
+def arrivals(module: nn.Module) -> list[Callable[[Callable[[Tensor], Tensor]], Change]]:
+    """For each output block, what makes a hook of a change of h before it is joined with a skip.
+
+    The first takes h from the middle, with what controls have added there; another from the block below.
+    """
+    return [
+        partial(_entering, unet(module).up_blocks[0]),
+        *(partial(_leaving, block.last) for block in outputs(module)[:-1]),
+    ]
+
+
+def _entering(level: nn.Module, change: Callable[[Tensor], Tensor]) -> Change:
+    def hook(part: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    return partial(before, level, hook)
+
+
+def _leaving(block: nn.Module, change: Callable[[Tensor], Tensor]) -> Change:
+    return partial(after, block, lambda part, args, kwargs, output: mapped(output, change))
 
 
 def attentions(module: nn.Module, name: str) -> list[tuple[int, Any]]:

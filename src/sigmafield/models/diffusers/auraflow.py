@@ -28,7 +28,7 @@ def build_auraflow(source: Source) -> Pipeline:
     config = transformer.config
     patch = patch_of(config)
     return assemble(
-        source, own, plain(transformer), transformer, latent, text, vae, patch,
+        source, own, plain, transformer, latent, text, vae, patch,
         trained_size(config.sample_size, latent.factor, 64),
         max_side=math.isqrt(config.pos_embed_max_size) * patch * latent.factor,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import TextEncoder
-from sigmafield.models.diffusers.source import Source
+from sigmafield.models.bundle import Modules, TextEncoder
+from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
 from sigmafield.models.text.prompt import Chunk, Vocabulary, by_space, check_layer, chunks, encode_chunks, level
 from sigmafield.models.text.textual_inversion import vectors_of
@@ -23,12 +23,20 @@ class Clip:
     """A CLIP text encoder.
 
     Args:
+        part: Its name among the model's text encoders.
         module: The module of transformers.
         vocabulary: How its input is made.
+        projected: Whether pooled vectors are those that the module projects, if it does, or those before.
     """
 
+    part: str
     module: Any
     vocabulary: Vocabulary
+    projected: bool = True
+
+    def of(self, modules: Modules) -> Clip:
+        """The encoder on its module among others, which may have a LoRA in its weights."""
+        return replace(self, module=modules[self.part])
 
     @property
     def layers(self) -> int:
@@ -41,10 +49,11 @@ class Clip:
 
     def encode(self, rows: Sequence[Sequence[Chunk]], layer: int) -> tuple[Tensor, Tensor | None]:
         """Hidden states of a layer [B, tokens, C], not normalised, and pooled vectors if the module projects them."""
+        text = self.module if self.projected else self.module.text_model
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
-            out = self.module(ids, output_hidden_states=True)
-            pooled = getattr(out, "text_embeds", None)
+            out = text(ids, output_hidden_states=True)
+            pooled = getattr(out, "text_embeds", None) if self.projected else out.pooler_output
             return out.hidden_states[layer].float(), None if pooled is None else pooled.float()
 
         return encode_chunks(rows, self.vocabulary, self.module.get_input_embeddings(), run)
@@ -70,21 +79,23 @@ def load_clip(source: Source, kind: Any, number: int = 1) -> Clip:
         number: Which of the model's encoders; textual inversions call the first clip_l and the second clip_g.
     """
     end = "" if number == 1 else f"_{number}"
-    module = source.module(kind, f"text_encoder{end}")
+    part = f"text_encoder{end}"
+    module = source.module(kind, part)
     folder = source.where.folder(f"tokenizer{end}", "CLIPTokenizer")
     if not (folder / "tokenizer.json").is_file():
         needed(folder / "vocab.json")
         needed(folder / "merges.txt")
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    read = in_turn(tokenizer)
     vocabulary = Vocabulary(
-        by_space(lambda word: tokenizer(word, add_special_tokens=False).input_ids),
+        by_space(lambda word: read(word, add_special_tokens=False).input_ids),
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,
         tokenizer.pad_token_id,
         min(tokenizer.model_max_length, module.config.max_position_embeddings),
         vectors_of(source.embeddings, "clip_l" if number == 1 else "clip_g", module.config.hidden_size),
     )
-    return Clip(module, vocabulary)
+    return Clip(part, module, vocabulary)
 
 
 def joined(first: Clip, second: Clip, prompts: Sequence[str], clip_skip: int | None) -> tuple[Tensor, list[Any]]:
@@ -104,11 +115,13 @@ def joined(first: Clip, second: Clip, prompts: Sequence[str], clip_skip: int | N
 def clip_encoder(source: Source) -> TextEncoder:
     """Loads the text encoder of Stable Diffusion 1 and 2: normalised hidden states of a layer."""
     clip = load_clip(source, CLIPTextModel)
-    text = clip.module
-    norm = getattr(text, "text_model", text).final_layer_norm  # transformers 4 has them one level deeper
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    def encode_text(
+        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond:
         check_layer(clip_skip, clip.layers)
+        text = modules[clip.part]
+        norm = getattr(text, "text_model", text).final_layer_norm  # transformers 4 has them one level deeper
 
         def run(ids: Tensor) -> tuple[Tensor, None]:
             if clip_skip is None:
@@ -117,7 +130,7 @@ def clip_encoder(source: Source) -> TextEncoder:
 
         return Cond(encode_chunks(clip.rows(prompts), clip.vocabulary, text.get_input_embeddings(), run)[0])
 
-    return TextEncoder(encode_text, modules={"text_encoder": text})
+    return TextEncoder(encode_text, modules={"text_encoder": clip.module})
 
 
 def xl_encoder(source: Source) -> TextEncoder:
@@ -128,8 +141,10 @@ def xl_encoder(source: Source) -> TextEncoder:
     """
     first, second = load_clip(source, CLIPTextModel), load_clip(source, CLIPTextModelWithProjection, 2)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-        embeds, (_, pooled) = joined(first, second, prompts, clip_skip)
+    def encode_text(
+        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond:
+        embeds, (_, pooled) = joined(first.of(modules), second.of(modules), prompts, clip_skip)
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=source.device)
         return Cond(embeds, {"text_embeds": pooled, "time_ids": sizes.repeat(len(prompts), 1)})
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.protocols import Network
-from sigmafield.models.bundle import Pipeline, TextEncoder
+from sigmafield.models.bundle import Modules, Pipeline, TextEncoder
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import no_layers, t5
@@ -36,7 +35,7 @@ def build_flux(source: Source) -> Pipeline:
     text = flux_encoder(source, guided)
     transformer = source.module(FluxTransformer2DModel, "transformer")
     return assemble(
-        source, own, packed(transformer), transformer, latent, text, vae, PATCH,
+        source, own, packed, transformer, latent, text, vae, PATCH,
         trained_size(None, latent.factor, 128), cfg=1.0,
     )  # fmt: skip
 
@@ -50,34 +49,32 @@ def flux_encoder(source: Source, guided: bool) -> TextEncoder:
     clip = load_clip(source, CLIPTextModel)
     embed, text = t5(source, "text_encoder_2", "tokenizer_2", 512 if guided else 256)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    def encode_text(
+        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond:
         no_layers(clip_skip)
-        extra = {"pooled_projections": clip.pooled(prompts)}
+        extra = {"pooled_projections": clip.of(modules).pooled(prompts)}
         if guided:
             extra["guidance"] = torch.full((len(prompts),), GUIDANCE, device=source.device)
-        return Cond(embed(prompts), extra)
+        return Cond(embed(modules["text_encoder_2"], prompts), extra)
 
     return TextEncoder(encode_text, modules={"text_encoder": clip.module, "text_encoder_2": text})
 
 
-def packed(transformer: Any) -> Network:
-    """Makes the network of Flux: each patch of 2×2 positions is a token that comes with its row and column."""
-
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        fits(x, PATCH)
-        patches = F.pixel_unshuffle(x.to(transformer.dtype), PATCH)
-        rows, columns = patches.shape[2:]
-        out = transformer(
-            patches.flatten(2).transpose(1, 2),
-            encoder_hidden_states=cond.embeds.to(transformer.dtype),
-            timestep=t,
-            img_ids=patch_positions(rows, columns, x.device),
-            txt_ids=torch.zeros(cond.embeds.shape[1], 3, device=x.device),
-            **in_dtype(cond, transformer),
-        ).sample
-        return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (rows, columns)), PATCH).float()
-
-    return network
+def packed(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """The network of Flux: each patch of 2×2 positions is a token that comes with its row and column."""
+    fits(x, PATCH)
+    patches = F.pixel_unshuffle(x.to(transformer.dtype), PATCH)
+    rows, columns = patches.shape[2:]
+    out = transformer(
+        patches.flatten(2).transpose(1, 2),
+        encoder_hidden_states=cond.embeds.to(transformer.dtype),
+        timestep=t,
+        img_ids=patch_positions(rows, columns, x.device),
+        txt_ids=torch.zeros(cond.embeds.shape[1], 3, device=x.device),
+        **in_dtype(cond, transformer),
+    ).sample
+    return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (rows, columns)), PATCH).float()
 
 
 def patch_positions(rows: int, columns: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""LoRA: changes of low rank, merged into the weights of a model. Hu et al., arXiv:2106.09685.
+"""LoRA: changes of low rank in the weights of a model. Hu et al., arXiv:2106.09685.
 
     W ← W + s (α/r) B A,   A [r, in], B [out, r], s the strength; a convolution's kernel belongs to A
 
@@ -8,11 +8,14 @@ Files by diffusers' or peft's names (unet.….lora_A.weight) and by kohya's (lor
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from diffusers.utils.state_dict_utils import StateDictType, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from safetensors import safe_open
@@ -20,41 +23,102 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sigmafield.models.directory import opened
-
-try:
-    from peft import LoraConfig, LoraModel, set_peft_model_state_dict
-    from peft.tuners.tuners_utils import BaseTunerLayer
-except ImportError as error:
-    raise ImportError(f'a LoRA needs peft ({error}):\npip install "sigmafield[diffusers]"') from error
+from sigmafield.models.loras import Strengths
+from sigmafield.models.module_view import view_of
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 DOWN, UP = ".lora_down.weight", ".lora_up.weight"
 KOHYA = re.compile(r"lora_(unet|te|te1|te2)_\w+\.(lora_down\.weight|lora_up\.weight|alpha)")
-NAME = "sigmafield"
 
 
-def merge_lora(modules: Mapping[str, Any], path: Path, strength: float) -> None:
-    """Merges a LoRA into the modules of a model, all of it or nothing.
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What a LoRA adds to one weight: scale B A.
 
     Args:
-        modules: The modules by diffusers' names, as in `Pipeline.modules`.
+        a: A [r, …], with the axes that a row of the weight has.
+        b: B [out, r].
+        scale: α/r, or α/√r.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def times(self, strength: float, weight: Tensor) -> Tensor:
+        """The change at a strength, with the weight's shape and device, in float32 or the weight's wider dtype."""
+        a, b = (each.to(weight.device, wide(weight.dtype)) for each in (self.a, self.b))
+        return (b @ a.flatten(1)).mul_(strength * self.scale).reshape(weight.shape)
+
+
+Lora = Mapping[str, Mapping[str, Change]]
+"""What a file holds: for each part of the model, unet, text_encoder, …, the change of each layer by its name."""
+
+
+def read_lora(path: Path, modules: Mapping[str, Any]) -> Lora:
+    """Reads a LoRA.
+
+    Args:
         path: The LoRA's file.
-        strength: Factor s of the changes.
+        modules: The modules that it is for, by diffusers' names.
 
     Raises:
-        ValueError: If the file does not fit the model.
+        ValueError: If the file does not fit the modules.
     """
-    parts, settings = read_lora(path, modules)
+    parts, settings = tensors_of(path, modules)
     foreign = sorted(parts.keys() - modules.keys())
     if foreign:
         raise ValueError(f"{path} is for {', '.join(foreign)}; this model has {', '.join(modules)}")
-    fitting = {part: fitted(f"{path}: {part}", modules[part], tensors) for part, tensors in parts.items()}
-    for part, tensors in fitting.items():
-        merge(modules[part], tensors, settings.get(part, {}), strength)
+    return {
+        part: fitted(f"{path}: {part}", modules[part], tensors, settings.get(part, {}))
+        for part, tensors in parts.items()
+    }
 
 
-def read_lora(path: Path, modules: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
-    """Reads a LoRA: for each part of the model the tensors by peft's names, and the peft settings in the file."""
+def with_changes(modules: Mapping[str, Any], loras: Sequence[tuple[Lora, Strengths]]) -> dict[str, Any]:
+    """The modules with LoRAs in their weights; the given ones are left as they are.
+
+    A module that is changed is a view (`models.module_view`) in which the changed layers have weights of their own; all
+    other weights are shared with the given module.
+    """
+    out = dict(modules)
+    for part in modules:
+        if any(lora.get(part) for lora, _ in loras):
+            out[part] = view_of(modules[part])
+            merge(part, out[part], loras)
+    return out
+
+
+def merge(part: str, module: nn.Module, loras: Sequence[tuple[Lora, Strengths]]) -> None:
+    """Adds LoRAs to the weights of a part of the model, in the order given.
+
+    They are added up in float32 and rounded once to the weight's dtype. Layers of which nothing is added, at a strength
+    of 0 too, keep their weights.
+    """
+    each: dict[str, list[tuple[Change, float]]] = {}
+    for lora, strengths in loras:
+        strength = strengths.text if part.startswith("text_encoder") else strengths.network
+        for name, change in lora.get(part, {}).items() if strength else ():
+            each.setdefault(name, []).append((change, strength))
+    for name, changes in each.items():
+        layer = module.get_submodule(name)
+        weight: Any = layer.weight
+        total = weight.detach().to(wide(weight.dtype), copy=True)
+        for change, strength in changes:
+            total += change.times(strength, weight)
+        own = nn.Parameter(total.to(weight.dtype), requires_grad=False)
+        layer._parameters = {**layer._parameters, "weight": own}  # a table of its own: views share them
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which changes are added to a weight."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def tensors_of(
+    path: Path, modules: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
+    """Reads a file: for each part of the model the tensors by peft's names, and the peft settings in the file."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a LoRA must be a .safetensors file; a pickle can run any code and is not opened")
     tensors = load_file(opened(path))
@@ -111,14 +175,16 @@ def from_kohya(path: Path, tensors: Mapping[str, Tensor], modules: Mapping[str, 
         raise ValueError(f"{path}: its names are not those of a Stable Diffusion model ({why})") from error
 
 
-def fitted(where: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matches tensors to the names and shapes of a module's layers.
+def fitted(
+    where: str, module: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> dict[str, Change]:
+    """Matches tensors to the names and shapes of a module's layers; settings: those of peft in the file.
 
     Raises:
         ValueError: If a layer does not exist, or a matrix has another shape.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    out: dict[str, Tensor] = {}
+    out: dict[str, Change] = {}
     unknown: list[str] = []
     for stem in (key.removesuffix(A) for key in tensors if key.endswith(A)):
         spellings = (stem, stem.removeprefix("text_model."), f"text_model.{stem}")  # transformers 4 and 5 differ
@@ -131,25 +197,19 @@ def fitted(where: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict
         if first.numel() != rank * weight[0].numel() or second.numel() != len(weight) * rank:
             a, b, w = ("×".join(map(str, t.shape)) for t in (first, second, weight))
             raise ValueError(f"{where}: {stem} has matrices of {a} and {b}, which do not fit the weight's {w}")
-        out[name + A] = first.reshape(rank, *weight.shape[1:])
-        out[name + B] = second.reshape(len(weight), rank, *[1] * (weight.ndim - 2))
+        a, b = first.reshape(rank, *weight.shape[1:]), second.reshape(len(weight), rank)
+        out[name] = Change(a, b, scale_of(settings, name, rank))
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ValueError(f"{where} has no layers {', '.join(sorted(unknown)[:3])}{more}; it is for another model")
     return out
 
 
-def merge(module: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], strength: float) -> None:
-    """Adds the products of the matrices to a module's weights, with the peft settings of the file."""
-    names = [key.removesuffix(A) for key in tensors if key.endswith(A)]
-    ranks = {f"^{re.escape(name)}": len(tensors[name + A]) for name in names}
-    scales = {key: settings[key] for key in ("lora_alpha", "alpha_pattern", "use_rslora") if key in settings}
-    config = LoraConfig(
-        target_modules="|".join(map(re.escape, names)), rank_pattern=ranks, **scales or {"alpha_pattern": ranks}
-    )
-    adapted: Any = LoraModel(module, config, NAME, low_cpu_mem_usage=True)  # which draws no random numbers
-    set_peft_model_state_dict(module, dict(tensors), NAME, low_cpu_mem_usage=True)
-    tuned: list[Any] = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
-    for layer in tuned:
-        layer.scale_layer(strength)
-    adapted.merge_and_unload()
+def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
+    """The factor of B A by peft's settings, α/r or with rsLoRA α/√r; 1 where the file has none."""
+    if not settings.keys() & {"lora_alpha", "alpha_pattern", "use_rslora"}:
+        return 1.0
+    patterns: Mapping[str, float] = settings.get("alpha_pattern") or {}
+    own = (alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name))
+    alpha = next(own, settings.get("lora_alpha", 8))
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)

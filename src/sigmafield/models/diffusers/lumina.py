@@ -8,7 +8,6 @@ from diffusers.models.transformers.transformer_lumina2 import Lumina2Transformer
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.protocols import Network
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import gemma
@@ -31,17 +30,12 @@ def build_lumina(source: Source) -> Pipeline:
     config = transformer.config
     patch = patch_of(config)
     return assemble(
-        source, own, reversed_time(transformer), transformer, latent, text, vae, patch,
+        source, own, reversed_time, transformer, latent, text, vae, patch,
         trained_size(config.sample_size, latent.factor, 128),
         max_side=min(config.axes_lens[1:]) * patch * latent.factor,
     )  # fmt: skip
 
 
-def reversed_time(transformer: Any) -> Network:
-    """Makes the network of Lumina, whose time is 1 for clean images and which predicts x0 − ξ."""
-    network = plain(transformer)
-
-    def reverse(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return -network(x, 1 - t, cond)
-
-    return reverse
+def reversed_time(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """The network of Lumina, whose time is 1 for clean images and which predicts x0 − ξ."""
+    return -plain(transformer, x, 1 - t, cond)

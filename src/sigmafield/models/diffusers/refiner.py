@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import EncodeText, TextEncoder
+from sigmafield.models.bundle import EncodeText, Modules, TextEncoder
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.text.prompt import check_layer
@@ -37,9 +37,11 @@ def refiner_encoder(source: Source, config: Mapping[str, Any]) -> TextEncoder:
         raise ValueError(f"{source.where.path}: text_encoder is missing, and the network is not a refiner's")
 
     def encoder(score: float) -> EncodeText:
-        def encode(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        def encode(
+            modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        ) -> Cond:
             check_layer(clip_skip, clip.layers)
-            embeds, pooled = clip.encode(clip.rows(prompts), -2 if clip_skip is None else clip_skip)
+            embeds, pooled = clip.of(modules).encode(clip.rows(prompts), -2 if clip_skip is None else clip_skip)
             assert pooled is not None
             ids = torch.tensor([[*size, 0, 0, score]], dtype=torch.float32, device=source.device)
             return Cond(embeds, {"text_embeds": pooled, "time_ids": ids.repeat(len(prompts), 1)})

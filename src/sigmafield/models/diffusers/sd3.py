@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, TextEncoder
+from sigmafield.models.bundle import Modules, Pipeline, TextEncoder
 from sigmafield.models.diffusers.clip import joined, load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import t5
@@ -33,7 +34,7 @@ def build_sd3(source: Source) -> Pipeline:
     config = transformer.config
     patch, side = patch_of(config), config.pos_embed_max_size
     return assemble(
-        source, own, plain(transformer), transformer, latent, text, vae, patch,
+        source, own, plain, transformer, latent, text, vae, patch,
         trained_size(config.sample_size, latent.factor, 128),
         max_side=side and side * patch * latent.factor,
     )  # fmt: skip
@@ -43,19 +44,22 @@ def sd3_encoder(source: Source, channels: int) -> TextEncoder:
     """Loads the text encoders of Stable Diffusion 3.
 
     Its conditionings hold the penultimate hidden states of both CLIPs, joined along the channels and padded with 0 to
-    `channels`, followed by T5's tokens, 0 in a model without text_encoder_3 (embeds); and the joined pooled vectors
-    of both CLIPs (pooled_projections).
+    `channels`, followed by T5's tokens, if the model has text_encoder_3 (embeds); and the joined pooled vectors of both
+    CLIPs, of which the first one's is not projected (pooled_projections). As in ComfyUI.
     """
     first, second = (load_clip(source, CLIPTextModelWithProjection, number) for number in (1, 2))
+    first = replace(first, projected=False)
     modules = {"text_encoder": first.module, "text_encoder_2": second.module}
     embed = None
     if source.where.class_of("text_encoder_3"):
         embed, modules["text_encoder_3"] = t5(source, "text_encoder_3", "tokenizer_3", LENGTH)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-        clips, pooled = joined(first, second, prompts, clip_skip)
-        long = embed(prompts) if embed else clips.new_zeros(len(prompts), LENGTH, channels)
-        embeds = torch.cat([F.pad(clips, (0, channels - clips.shape[-1])), long], dim=1)
+    def encode_text(
+        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond:
+        clips, pooled = joined(first.of(modules), second.of(modules), prompts, clip_skip)
+        short = F.pad(clips, (0, channels - clips.shape[-1]))
+        embeds = short if embed is None else torch.cat([short, embed(modules["text_encoder_3"], prompts)], dim=1)
         return Cond(embeds, {"pooled_projections": torch.cat(pooled, dim=-1)})
 
     return TextEncoder(encode_text, modules=modules)

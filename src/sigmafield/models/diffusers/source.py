@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -74,6 +76,17 @@ def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     if missing:
         raise ValueError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
     return model.eval().requires_grad_(False)
+
+
+def in_turn(tokenizer: Callable[..., Any]) -> Callable[..., Any]:
+    """A tokenizer of transformers, called by one thread at a time: it keeps padding and truncation between calls."""
+    lock = Lock()
+
+    def read(*args: Any, **settings: Any) -> Any:
+        with lock:
+            return tokenizer(*args, **settings)
+
+    return read
 
 
 def download(name: str) -> Path:

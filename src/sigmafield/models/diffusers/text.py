@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, T5EncoderModel, UMT5EncoderModel
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import TextEncoder
-from sigmafield.models.diffusers.source import Source
+from sigmafield.models.bundle import Modules, TextEncoder
+from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
 from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk
 
-Embed = Callable[[Sequence[str]], Tensor]
-"""prompts → embeddings [B, tokens, channels], float32."""
+Embed = Callable[[Any, Sequence[str]], Tensor]
+"""(the encoder's module, prompts) → embeddings [B, tokens, channels], float32."""
 
 TOKENIZERS = (
     "T5TokenizerFast", "T5Tokenizer", "LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizerFast", "GemmaTokenizer",
@@ -37,34 +38,33 @@ def load_tokenizer(source: Source, part: str, **settings: Any) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, **settings)
 
 
-def weighted(source: Source, text: Any, tokenizer: str, length: int, masked: bool) -> Embed:
+def weighted(source: Source, tokenizer: str, length: int, masked: bool) -> Embed:
     """Makes the function that encodes weighted prompts with an encoder such as T5.
 
     Args:
         source: Where the model comes from.
-        text: The encoder's module.
         tokenizer: Name of the tokenizer's part.
         length: Least number of tokens.
         masked: Whether padding is hidden from the encoder and its states are set to 0.
     """
     words = load_tokenizer(source, tokenizer)
-    around = words("").input_ids
+    around, read = words("").input_ids, in_turn(words)
     vocabulary = Vocabulary(
-        lambda run: [words(run, add_special_tokens=False).input_ids],
+        lambda run: [read(run, add_special_tokens=False).input_ids],
         words.bos_token_id if words.bos_token_id in around else None,
         words.eos_token_id if words.eos_token_id in around else None,
         words.pad_token_id, length, left=words.padding_side == "left",
     )  # fmt: skip
 
-    def run(ids: Tensor) -> tuple[Tensor, None]:
+    def run(text: Any, ids: Tensor) -> tuple[Tensor, None]:
         if not masked:
             return text(ids).last_hidden_state.float(), None
         mask = (ids != words.pad_token_id).long()
         return text(ids, attention_mask=mask).last_hidden_state.float() * mask[..., None], None
 
-    def embed(prompts: Sequence[str]) -> Tensor:
+    def embed(text: Any, prompts: Sequence[str]) -> Tensor:
         rows = [one_chunk(prompt, vocabulary) for prompt in prompts]
-        return encode_chunks(rows, vocabulary, text.get_input_embeddings(), run)[0]
+        return encode_chunks(rows, vocabulary, text.get_input_embeddings(), partial(run, text))[0]
 
     return embed
 
@@ -78,17 +78,19 @@ def no_layers(clip_skip: int | None) -> None:
 def t5(source: Source, part: str, tokenizer: str, length: int) -> tuple[Embed, Any]:
     """Loads T5 for Stable Diffusion 3 and Flux, which use the states of padding as well."""
     text = source.module(T5EncoderModel, part)
-    return weighted(source, text, tokenizer, length, masked=False), text
+    return weighted(source, tokenizer, length, masked=False), text
 
 
 def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> TextEncoder:
     """Loads the text encoder of AuraFlow and Wan: UMT5's hidden states, 0 for padding; `clean` edits prompts first."""
     text = source.module(UMT5EncoderModel, "text_encoder")
-    embed = weighted(source, text, "tokenizer", length, masked=True)
+    embed = weighted(source, "tokenizer", length, masked=True)
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    def encode_text(
+        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond:
         no_layers(clip_skip)
-        return Cond(embed([clean(prompt) for prompt in prompts]))
+        return Cond(embed(modules["text_encoder"], [clean(prompt) for prompt in prompts]))
 
     return TextEncoder(encode_text, modules={"text_encoder": text})
 
@@ -104,17 +106,21 @@ def gemma(source: Source, length: int) -> TextEncoder:
     Prompts follow the system prompt, negative prompts do not. They are plain text without weights, cut after `length`
     tokens.
     """
-    tokenizer = load_tokenizer(source, "tokenizer", padding_side="right")
+    tokenizer = in_turn(load_tokenizer(source, "tokenizer", padding_side="right"))
     text = source.module(Gemma2Model, "text_encoder")
 
-    def encode_negative(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    def encode_negative(
+        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond:
         no_layers(clip_skip)
         batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         ids, mask = batch.input_ids.to(source.device), batch.attention_mask.to(source.device)
-        states = text(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        states = modules["text_encoder"](ids, attention_mask=mask, output_hidden_states=True).hidden_states
         return Cond(states[-2].float(), {"encoder_attention_mask": mask})
 
-    def encode_text(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-        return encode_negative([LUMINA_SYSTEM + prompt for prompt in prompts], size, clip_skip)
+    def encode_text(
+        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+    ) -> Cond:
+        return encode_negative(modules, [LUMINA_SYSTEM + prompt for prompt in prompts], size, clip_skip)
 
     return TextEncoder(encode_text, encode_negative, {"text_encoder": text})

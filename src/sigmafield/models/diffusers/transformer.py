@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.protocols import Network
 from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.diffusion_model import DiffusionModel, Forward
 from sigmafield.models.scheduler_config import flow_sampling_of, shift_by_size
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat
@@ -26,16 +25,11 @@ def checked(source: Source, kind: str, **supported: Any) -> dict[str, Any]:
     return config
 
 
-def plain(transformer: Any) -> Network:
-    """Makes the network of a transformer that takes latents as they are: inputs in its dtype, the answer in float32."""
-    patch = patch_of(transformer.config)
-
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        fits(x, patch)
-        text, extra = cond.embeds.to(transformer.dtype), in_dtype(cond, transformer)
-        return transformer(x.to(transformer.dtype), timestep=t, encoder_hidden_states=text, **extra).sample.float()
-
-    return network
+def plain(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """The network of a transformer that takes latents as they are: inputs in its dtype, the answer in float32."""
+    fits(x, patch_of(transformer.config))
+    text, extra = cond.embeds.to(transformer.dtype), in_dtype(cond, transformer)
+    return transformer(x.to(transformer.dtype), timestep=t, encoder_hidden_states=text, **extra).sample.float()
 
 
 def patch_of(config: Any) -> int:
@@ -59,7 +53,7 @@ def fits(x: Tensor, patch: int) -> None:
 def assemble(
     source: Source,
     family: Family,
-    network: Network,
+    forward: Forward,
     module: Any,
     latent: LatentFormat,
     text: TextEncoder,
@@ -73,8 +67,8 @@ def assemble(
     Args:
         source: Where the model comes from; its scheduler's config says the shift of the noise levels.
         family: The network's family.
-        network: The raw network.
-        module: The torch module that it calls.
+        forward: The raw network as a function of its module.
+        module: The module.
         latent: Format of the latents.
         text: The text encoder.
         vae: The VAE.
@@ -86,7 +80,7 @@ def assemble(
     by_size, token = shift_by_size(config), (patch * latent.factor) ** 2
     model = DiffusionModel(
         source.name,
-        network,
+        forward,
         flow_sampling_of(config, family.multiplier),
         latent,
         size,

@@ -10,7 +10,6 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.protocols import Network
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
 from sigmafield.models.diffusers.control import fitting, residuals
@@ -38,7 +37,7 @@ def build_unet(source: Source) -> Pipeline:
     unet = source.module(UNet2DConditionModel, "unet")
     model = DiffusionModel(
         source.name,
-        network_of(unet),
+        forward,
         sampling,
         latent,
         trained_size(config.get("sample_size"), latent.factor, 64),
@@ -83,22 +82,18 @@ def check_network(source: Source, config: dict[str, Any], channels: int) -> None
             raise ValueError(f"{folder}: config: {key} = {config.get(key)!r} is not supported; supported: {known}")
 
 
-def network_of(unet: Any) -> Network:
-    """Makes the network of a UNet: inputs in its dtype, the answer in float32; controls see x without the concat."""
-
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        x, text = x.to(unet.dtype), cond.embeds.to(unet.dtype)
-        added = residuals(x, t, cond)
-        wide = x if cond.concat is None else torch.cat([x, cond.concat.to(x)], dim=1)
-        out = unet(
-            wide,
-            t,
-            encoder_hidden_states=text,
-            added_cond_kwargs=cond.extra,
-            down_block_additional_residuals=added.skips or None,
-            mid_block_additional_residual=added.middle,
-            down_intrablock_additional_residuals=list(added.blocks) or None,
-        )
-        return out.sample.float()
-
-    return network
+def forward(unet: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """The network of a UNet: inputs in its dtype, the answer in float32; controls see x without the concat."""
+    x, text = x.to(unet.dtype), cond.embeds.to(unet.dtype)
+    added = residuals(x, t, cond)
+    wide = x if cond.concat is None else torch.cat([x, cond.concat.to(x)], dim=1)
+    out = unet(
+        wide,
+        t,
+        encoder_hidden_states=text,
+        added_cond_kwargs=cond.extra,
+        down_block_additional_residuals=added.skips or None,
+        mid_block_additional_residual=added.middle,
+        down_intrablock_additional_residuals=list(added.blocks) or None,
+    )
+    return out.sample.float()

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from torch import Tensor
 
 from sigmafield.models.bundle import Vae
 from sigmafield.models.diffusers.source import Source
+from sigmafield.models.module_view import Views
 from sigmafield.models.trained import latent_of
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat
@@ -22,7 +24,16 @@ def load_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
     factor = 2 ** (len(c.block_out_channels) - 1)
     shift, std = channelwise(c.latents_mean, c.shift_factor or 0.0), channelwise(c.latents_std, 1.0)
     latent = LatentFormat(c.latent_channels, factor, float(c.scaling_factor), shift, std)
-    return vae_of(source, module, c.latent_channels, factor, None, dtype), latent_of(family, latent)
+    vae = Vae(
+        lambda x: module.encode(x).latent_dist.mean,
+        lambda z: module.decode(z).sample,
+        c.latent_channels,
+        factor,
+        device=source.device,
+        dtype=dtype,
+        module=module,
+    )
+    return vae, latent_of(family, latent)
 
 
 def load_video_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
@@ -32,7 +43,17 @@ def load_video_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
     shift, std = channelwise(c.latents_mean, 0.0), channelwise(c.latents_std, 1.0)
     factor, frames = c.scale_factor_spatial, c.scale_factor_temporal
     latent = LatentFormat(c.z_dim, factor, 1.0, shift, std, axes=3, frame_factor=frames)
-    return vae_of(source, module, c.z_dim, factor, frames, dtype), latent_of(family, latent)
+    views = Views()  # it keeps the last frames' features on the module between the chunks of a call
+
+    def encode(x: Tensor) -> Tensor:
+        with views.borrowed(module) as own:
+            return own.encode(x).latent_dist.mean
+
+    def decode(z: Tensor) -> Tensor:
+        with views.borrowed(module) as own:
+            return own.decode(z).sample
+
+    return Vae(encode, decode, c.z_dim, factor, frames, source.device, dtype, module), latent_of(family, latent)
 
 
 def loaded(source: Source, kind: Any, config: dict[str, Any]) -> tuple[Any, Any, torch.dtype]:
@@ -40,22 +61,6 @@ def loaded(source: Source, kind: Any, config: dict[str, Any]) -> tuple[Any, Any,
     dtype = torch.float32 if config.get("force_upcast", True) else source.dtype
     vae = source.module(kind, "vae", dtype)
     return vae, vae.config, dtype
-
-
-def vae_of(
-    source: Source, module: Any, channels: int, factor: int, frame_factor: int | None, dtype: torch.dtype
-) -> Vae:
-    """Wraps a VAE of diffusers."""
-    return Vae(
-        lambda x: module.encode(x).latent_dist.mean,
-        lambda z: module.decode(z).sample,
-        channels,
-        factor,
-        frame_factor,
-        source.device,
-        dtype,
-        module,
-    )
 
 
 def channelwise(values: Any, default: float) -> float | list[float]:

@@ -30,6 +30,6 @@ def build_wan(source: Source) -> Pipeline:
     transformer = source.module(WanTransformer3DModel, "transformer")
     patch = patch_of(transformer.config)
     return assemble(
-        source, own, plain(transformer), transformer, latent, text, vae, patch, SIZE,
+        source, own, plain, transformer, latent, text, vae, patch, SIZE,
         frames=FRAMES, max_side=transformer.config.rope_max_seq_len * patch * latent.factor,
     )  # fmt: skip

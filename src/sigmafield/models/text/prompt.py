@@ -245,7 +245,7 @@ def weigh(z: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
 def inserted(table: nn.Module, rows: Sequence[Chunk]) -> Iterator[None]:
     """Makes the table of embeddings answer the rows' own vectors, in the context.
 
-    The table is the model's: no other thread may encode at the same time.
+    The table must not be used by other threads meanwhile; `TextEncoder` gives each call modules of its own.
     """
     own = [(i, j, t.value) for i, row in enumerate(rows) for j, t in enumerate(row) if isinstance(t.value, Tensor)]
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+from sigmafield.models.bundle import Modules, Pipeline, TextEncoder, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import Directory, open_directory, read_json, weights
 from sigmafield.models.scheduler_config import sampling_of
@@ -46,13 +46,13 @@ def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype, embeddi
     text = load_text(where, device, dtype, embeddings)
     unet = read_module(UNet, network_folder, device, dtype)
 
-    def network(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return unet(x.to(dtype), t, cond.embeds.to(dtype)).float()
+    def forward(module: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return module(x.to(dtype), t, cond.embeds.to(dtype)).float()
 
     latent = recognised(LatentFormat(vae.channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0)))
     size = trained_size(unet.config.sample_size, latent.factor, 64)
     sampling = sampling_of(where.scheduler())
-    model = DiffusionModel(directory.name, network, sampling, latent, size, unet, schedule="karras", device=device)
+    model = DiffusionModel(directory.name, forward, sampling, latent, size, unet, schedule="karras", device=device)
     return Pipeline(model, text, vae)
 
 
@@ -72,11 +72,12 @@ def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embedd
     vectors = vectors_of(embeddings, "clip_l", text.config.hidden_size)
     vocabulary = Vocabulary(by_space(words.ids), words.bos, words.eos, words.pad, words.length, vectors)
 
-    def encode(prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-        check_layer(clip_skip, text.config.num_hidden_layers)
+    def encode(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+        own = modules["text_encoder"]
+        check_layer(clip_skip, own.config.num_hidden_layers)
         rows = [chunks(prompt, vocabulary) for prompt in prompts]
-        table = text.embeddings["token_embedding"]
-        return Cond(encode_chunks(rows, vocabulary, table, lambda ids: (text(ids, clip_skip or -1).float(), None))[0])
+        table = own.embeddings["token_embedding"]
+        return Cond(encode_chunks(rows, vocabulary, table, lambda ids: (own(ids, clip_skip or -1).float(), None))[0])
 
     return TextEncoder(encode, modules={"text_encoder": text})
 

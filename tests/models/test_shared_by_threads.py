@@ -1,0 +1,119 @@
+"""One loaded model, many threads: every run gives what it gives alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+from pathlib import Path
+from threading import Barrier
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_patch_laws import ACTING, NOT_ON_UNETS
+from torch import Tensor
+
+import sigmafield as sf
+from sigmafield.recipes.mods import MODS
+from sigmafield.runs.run import finish
+
+THREADS = 8
+T = TypeVar("T")
+
+Run = tuple[str, str]
+"""A sampler and a line of mods."""
+
+SAMPLERS = [name for name in sf.SAMPLERS if not name.startswith("distance_")]
+"""All samplers, of the many variants of `distance` that one alone."""
+
+QUICK = {"dpm_adaptive": "dpm_adaptive(rtol=1)"}
+
+MIXED: list[Run] = [
+    (QUICK.get(sampler, sampler), line)
+    for sampler, line in zip(SAMPLERS, cycle(ACTING.get(name, name) for name in MODS if name not in NOT_ON_UNETS))
+]
+"""Every sampler, every mod for UNets."""
+
+ON_TRANSFORMERS: list[Run] = [
+    (sampler, line)
+    for sampler in ("euler", "dpmpp_2m_sde", "heun")
+    for line in ("", "slg(double=0, end_percent=1)", "slg_simple(double=0)", "pag", "nag", "easycache")
+]
+
+
+def latent(pipe: sf.Pipeline, run: Run, **settings: Any) -> Tensor:
+    """The clean latent of a short run."""
+    sampler, line = run
+    recipe = sf.Recipe("a red heart", steps=2, cfg=3.0, sampler=sampler, guidance=line, **settings)
+    job = sf.open_job(recipe, pipe)
+    return job.run.result(finish(job.run, job.start))
+
+
+def at_once(function: Callable[[T], Tensor], cases: Sequence[T]) -> list[Tensor]:
+    """The function's results in eight threads, which begin together."""
+    together = Barrier(THREADS)
+
+    def shared(first: bool, case: T) -> Tensor:
+        if first:
+            together.wait()
+        return function(case)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(shared, (i < THREADS for i in range(len(cases))), cases))
+
+
+def differing(function: Callable[[T], Tensor], cases: Sequence[T]) -> list[T]:
+    """The cases in which threads give another result than one thread after the other."""
+    alone = [function(case) for case in cases]
+    return [case for case, a, b in zip(cases, alone, at_once(function, cases)) if not torch.equal(a, b)]
+
+
+def test_all_samplers_and_mods_on_the_embedded_model() -> None:
+    pipe = sf.load("tiny", device="cpu")
+    assert {line for _, line in MIXED} >= {"pag", "freeu", "nag", "sag", "easycache"}
+    assert differing(lambda run: latent(pipe, run, seed=3), MIXED) == []
+
+
+def test_all_samplers_and_mods_on_a_unet_of_diffusers(sd1: tuple[Path, Any]) -> None:
+    pipe = sf.load(sd1[0], device="cpu")
+    assert differing(lambda run: latent(pipe, run, seed=3), MIXED) == []
+
+
+def test_mods_on_a_transformer(family: Callable[[str], tuple[Path, Any]]) -> None:
+    pipe = sf.load(family("sd3")[0], device="cpu")
+    assert differing(lambda run: latent(pipe, run, seed=3), ON_TRANSFORMERS) == []
+
+
+@pytest.mark.parametrize("name", ["tiny", "sd1", "flux dev", "lumina2"])
+def test_prompts_with_vectors_and_without(name: str, family: Callable[[str], tuple[Path, Any]], tmp_path: Path) -> None:
+    """A textual inversion belongs to the call; tokenizers are shared."""
+    pipe = sf.load(name if name == "tiny" else family(name)[0], device="cpu", embeddings=tmp_path)
+    width = pipe.modules["text_encoder"].config.hidden_size
+    for i in range(3):
+        save_file({"clip_l": torch.randn(2, width), "emb_params": torch.randn(2, width)}, tmp_path / f"{i}.safetensors")
+    special = "embedding:{}, heart" if name in ("tiny", "sd1") else "word {}, heart"
+    prompts = [f"(a red:1.{i}) " + special.format(i % 3) * (i % 2) + "x" * (i // 4) for i in range(24)]
+    assert differing(lambda prompt: pipe.text.encode([prompt], (64, 64)).embeds, prompts) == []
+
+
+def test_videos_are_decoded_and_encoded(family: Callable[[str], tuple[Path, Any]]) -> None:
+    """The VAE of videos keeps features between the chunks of a call."""
+    pipe = sf.load(family("wan")[0], device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    latents = [torch.randn(pipe.model.latent.shape(1, (16, 16), 9), generator=generator) for _ in range(16)]
+    assert differing(pipe.decode, latents) == []
+    images = [torch.rand(1, 3, 5, 16, 16, generator=generator) for _ in range(16)]
+    assert differing(pipe.encode, images) == []
+
+
+def test_models_with_loras_and_without(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    """Several sets of LoRAs on the same weights, each patched or not."""
+    base = sf.load(sd1[0], device="cpu")
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    pair = {f"unet.{name}.lora_A.weight": torch.randn(2, 16), f"unet.{name}.lora_B.weight": torch.randn(16, 2)}
+    save_file(pair, tmp_path / "a.safetensors")
+    pipes = [base, *(base.with_loras({tmp_path / "a.safetensors": s}) for s in (0.5, -0.5))]
+    cases = [(pipe, ("euler", line)) for pipe in pipes for line in ("", "pag", "freeu", "nag")] * 2
+    assert differing(lambda case: latent(case[0], case[1], seed=3), cases) == []

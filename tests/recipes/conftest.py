@@ -1,0 +1,15 @@
+"""The embedded model, and an image that it drew."""
+
+import pytest
+
+import sigmafield as sf
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    return sf.load("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def heart(pipe):
+    return sf.generate(pipe, "red heart", steps=4, seed=1, cfg=3.0)[0]

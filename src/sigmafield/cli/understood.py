@@ -13,7 +13,12 @@ from sigmafield.runs.run import Run
 
 def say_unchanged(run: Steps, quiet: bool) -> None:
     """Say that a run will leave its image as it is, where its σ-field has no step anywhere."""
-    if not quiet and isinstance(run, Run) and run.grid.is_field and bool((run.grid.sigmas[1:] == run.grid.sigmas[:-1]).all()):
+    if (
+        not quiet
+        and isinstance(run, Run)
+        and run.grid.is_field
+        and bool((run.grid.sigmas[1:] == run.grid.sigmas[:-1]).all())
+    ):
         complain(
             "nothing is redrawn: the denoise map gives every position a strength below one step of the schedule; raise "
             "--min-denoise or --max-denoise, or the number of steps",

@@ -210,6 +210,21 @@ class Pipeline:
     arranged: Callable[[Pipeline], Pipeline] = field(default=as_it_is, repr=False)
     source: partial[Pipeline] | None = field(default=None, init=False, repr=False)
 
+    def made_by(self, source: partial[Pipeline]) -> Pipeline:
+        """The same, with the call that makes it again in another process."""
+        made = replace(self)
+        object.__setattr__(made, "source", source)
+        return made
+
+    def __reduce__(self) -> tuple[partial[Pipeline], tuple[()]]:
+        """What is pickled: the call that made it, not the weights. TypeError where a part was exchanged since."""
+        if self.source is None:
+            raise TypeError(
+                "a model that was changed after sf.load cannot be sent to another process: send the arguments of "
+                "sf.load, and change it there"
+            )
+        return self.source, ()
+
     def with_loras(self, loras: Loras) -> Pipeline:
         """A pipeline with these LoRAs instead of those of this one, which is left as it is; () for none.
 
@@ -258,28 +273,16 @@ class Pipeline:
         model = replace(self.model, module=modules.get(self.model.part))
         text = replace(self.text, modules={name: modules[name] for name in self.text.modules})
         made = self.arranged(replace(self, model=model, text=text, loras=loras, unmerged=unmerged))
-        return made if self.source is None else made.made_by(partial(self.source, loras=loras))
+        if self.source is None:
+            return made
+        files = [(str(Path(path).expanduser().absolute()), strengths) for path, strengths in loras]
+        return made.made_by(partial(self.source, loras=files))
 
     @property
     def adaptable(self) -> Modules:
         """The modules that LoRAs change, by diffusers' names: network and text encoders."""
         network = {} if self.model.module is None else {self.model.part: self.model.module}
         return {**network, **self.text.modules}
-
-    def made_by(self, source: partial[Pipeline]) -> Pipeline:
-        """The same, with the call that makes it again in another process."""
-        made = replace(self)
-        object.__setattr__(made, "source", source)
-        return made
-
-    def __reduce__(self) -> tuple[partial[Pipeline], tuple[()]]:
-        """What is pickled: the call that made it, not the weights. TypeError where a part was exchanged since."""
-        if self.source is None:
-            raise TypeError(
-                "a model that was changed after sf.load cannot be sent to another process: send the arguments of "
-                "sf.load, and change it there"
-            )
-        return self.source, ()
 
     def encode(self, images: Tensor) -> Latent:
         """Encodes images in [0, 1] to latents in the network's scale; shapes and errors as for `Vae.encode`."""

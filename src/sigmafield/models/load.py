@@ -13,7 +13,7 @@ import torch
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import ControlNetwork
-from sigmafield.core.parameters import checked
+from sigmafield.core.parameters import check, checked, keywords
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import TINY, nearby
@@ -31,7 +31,6 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-@checked
 def load(
     model: str | Path = TINY,
     *,
@@ -75,10 +74,13 @@ def load(
     """
     if not isinstance(model, (str, Path)):
         raise ValueError(f"load needs model to be a name or a path; got {shown(model)}")
-    again = partial(
-        load, _absolute(model), parts=_absolute(parts), device=device, dtype=dtype, offload=offload, compile=compile,
-        max_rows=max_rows, preview=_absolute(preview), embeddings=_absolute(embeddings), loras=check_loras(loras),
-    )  # fmt: skip
+    options = {
+        "parts": _absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
+        "max_rows": max_rows, "preview": _absolute(preview), "embeddings": _absolute(embeddings),
+    }  # fmt: skip
+    check("load", {name: keywords(load)[name] for name in options}, options)
+    pairs = check_loras(loras)
+    again = partial(load, _absolute(model), **options, loras=[(_absolute(path), each) for path, each in pairs])
     device = choose_device(device)
     if offload:
         check_offload(device)
@@ -86,7 +88,7 @@ def load(
         check_compile(device)
     if preview is not None and not Path(preview).expanduser().exists():
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
-    folder, pairs = check_folder(embeddings), check_loras(loras)
+    folder = check_folder(embeddings)
     pipe = load_plain(model, device, dtype, parts, torch.device("cpu") if offload else None, folder)
     if pairs:
         from sigmafield.models.diffusers.lora import merge, read_lora  # slow to import, and an extra
@@ -108,7 +110,7 @@ def load(
 
 def _absolute(path: str | Path | None) -> Any:
     """A path that means the same in another process; what is not a path of this machine, such as a hub id, as it is."""
-    if path is None or path == TINY or not Path(path).expanduser().exists():
+    if not isinstance(path, (str, Path)) or path == TINY or not Path(path).expanduser().exists():
         return path
     return str(Path(path).expanduser().absolute())
 

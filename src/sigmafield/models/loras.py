@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sigmafield.models.directory import needed
-
 
 class Strengths(NamedTuple):
     """Factors of what a LoRA adds to the weights of the network and to those of the text encoders."""
@@ -37,19 +35,24 @@ def check_loras(loras: Loras, known: Collection[str] = ()) -> list[tuple[str, St
         TypeError: If an entry is not a path with its strength.
         ValueError: If a strength is not finite.
     """
-    if isinstance(loras, str | Path):
-        raise TypeError(
-            f"loras must be a mapping of paths to strengths, or a list; got {str(loras)!r}: put it in a list"
-        )
+    if isinstance(loras, str | Path) or not isinstance(loras, Mapping | Sequence):
+        hint = ": put it in a list" if isinstance(loras, str | Path) else ""
+        raise TypeError(f"loras must be a mapping of paths to strengths, or a list; got {str(loras)!r}{hint}")
     entries = list(loras.items()) if isinstance(loras, Mapping) else [_pair(entry) for entry in loras]
     pairs = [(str(path), _strengths(str(path), strength)) for path, strength in entries]
     for path, strengths in pairs:
         if path not in known:
-            needed(Path(path).expanduser())
+            _check_file(path)
         for name, value in zip(Strengths._fields, strengths):
             if not math.isfinite(value):
                 raise ValueError(f"LoRA '{path}': its {name} strength must be a finite number; got {value}")
     return pairs
+
+
+def _check_file(path: str) -> None:
+    """Raises FileNotFoundError for a LoRA that does not exist."""
+    if not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f"LoRA {path!r}: no such file")
 
 
 def _pair(entry: Any) -> tuple[LoraPath, Any]:

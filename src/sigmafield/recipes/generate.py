@@ -38,8 +38,8 @@ def generate(
         pipe: The model, as `load` gives it.
         prompt: What to draw; of several prompts, each is drawn as if it were given alone.
         seed: Seed of the noise, one for all prompts or one for each; with one prompt, an image for each seed.
-        settings: The further fields of `Recipe`, except those that the model has settled: model, parts, loras and
-            embeddings are arguments of `load`.
+        settings: The further fields of `Recipe`, except those that the model has settled: model, parts and embeddings
+            are arguments of `load`. Without `loras`, those of the model are kept.
 
     Raises:
         ValueError: A value has the wrong type or is out of range, a name is unknown, values contradict each other, or
@@ -51,8 +51,11 @@ def generate(
     if not isinstance(pipe, Pipeline):
         raise TypeError(f"generate needs a model, as sf.load gives it; got {shown(pipe)}")
     check_names(settings)
-    recipes = [Recipe(text, seed=each, **settings, **settled(pipe)) for text, each in pairs(prompt, seed)]
+    own: dict[str, Any] = {**settled(pipe), **settings}
+    recipes = [Recipe(text, seed=each, **own) for text, each in pairs(prompt, seed)]
     first, inputs = read_inputs(recipes[0])
+    if "loras" in settings:
+        pipe = pipe.with_loras([lora.pair for lora in first.loras])
     controls = controls_of(first.controls, inputs.hints, pipe)
     images: list[Image.Image] = []
     for k, recipe in enumerate(recipes):

@@ -9,9 +9,9 @@ from sigmafield.core.registry import Spec
 from sigmafield.recipes.groups import Specs
 from sigmafield.recipes.image_io import MaskFrom
 from sigmafield.recipes.in_memory import ImageSource
-from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Region, Tiling
+from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
 
-OF_THE_MODEL = ("model", "parts", "loras", "embeddings")
+OF_THE_MODEL = ("model", "parts", "embeddings")
 """Fields of a recipe that a loaded model has settled."""
 
 
@@ -54,6 +54,7 @@ class Settings(TypedDict, total=False):
     regions: Sequence[Region]
     controls: Sequence[ControlImage]
 
+    loras: Sequence[Lora]
     clip_skip: int | None
     model_sampling: Spec | str | None
 

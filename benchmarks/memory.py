@@ -18,6 +18,8 @@ from sigmafield.recipes.mods import MODS
 
 IMAGES, EVERY, THREADS = 500, 50, 4
 FOR_TRANSFORMERS = {"slg", "slg_simple"}
+PARAMETERS = {"hypertile": "hypertile(tile_size=32, max_depth=2)", "tome": "tome(max_downsample=4)"}
+"""Those with which mods find something to act on in a small network."""
 
 
 def resident() -> float:
@@ -30,7 +32,7 @@ def resident() -> float:
 
 def recipes() -> list[sf.Recipe]:
     """As many different recipes as there are images."""
-    lines = [line for name in MODS if name not in FOR_TRANSFORMERS for line in ("", name)]
+    lines = [line for name in MODS if name not in FOR_TRANSFORMERS for line in ("", PARAMETERS.get(name, name))]
     pairs = zip(cycle(sf.SAMPLERS), cycle(lines), range(IMAGES))
     return [
         sf.Recipe("a red heart", steps=2, cfg=3.0, sampler=sampler, guidance=line, seed=seed)

@@ -70,7 +70,7 @@ def test_blurring_flattens_the_logits_and_moves_the_prediction(pipe, denoised): 
 
             return during(network, [partial(inside, a, note) for a in middle_attentions(call.module)])
 
-        W = denoised("", 8.0, watching, partial(blurred_attention, sigma=sigma)).x0
+        W = denoised("", 8.0, partial(blurred_attention, sigma=sigma), watching).x0
         spreads.append(seen[0])
         distances.append(float((W - C).norm() / C.norm()))
     print("variance of the logits over the queries", spreads, "‖W − C‖/‖C‖", distances)

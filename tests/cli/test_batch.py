@@ -282,5 +282,5 @@ def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, monkeypa
 
 def test_help_teaches():
     text = " ".join(run("sample", "--help").output.split())
-    for option in "prompts out-dir preview-every preview-decoder max-rows controlnet inpaint mask".split():
+    for option in "prompts out-dir preview-every preview-decoder max-rows controlnet mask".split():
         assert f"--{option}" in text

@@ -21,7 +21,7 @@ def pipe():
 
 
 def full(rows, calls=0):
-    """A network that has memory for so many rows, after some calls; and the rows of its calls."""
+    """Makes a model whose network has memory for this many rows, after some calls; and the rows of its calls."""
     seen = []
 
     def limited(pipe):
@@ -37,7 +37,7 @@ def full(rows, calls=0):
 
 
 class Narrow(nn.Module):
-    """The first layer of a decoder or encoder, with memory for so many positions."""
+    """The first layer of a decoder or encoder, with memory for this many positions."""
 
     def __init__(self, layer, positions):
         super().__init__()
@@ -50,7 +50,7 @@ class Narrow(nn.Module):
 
 
 def narrow(pipe, part, positions):
-    """The model with a VAE that has memory for so many positions."""
+    """The model with a VAE that has memory for this many positions."""
     module = copy.deepcopy(pipe.vae.module)
     half = getattr(module, part)
     half.conv_in = Narrow(half.conv_in, positions)

@@ -25,13 +25,13 @@ def full(rows, calls=0):
     seen = []
 
     def limited(pipe):
-        def network(x, t, cond):
+        def forward(module, x, t, cond):
             seen.append(len(x))
             if len(x) > rows and len(seen) > calls:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-            return pipe.model.network(x, t, cond)
+            return pipe.model.forward(module, x, t, cond)
 
-        return replace(pipe, model=replace(pipe.model, network=network))
+        return replace(pipe, model=replace(pipe.model, forward=forward))
 
     return limited, seen
 
@@ -95,10 +95,10 @@ def test_a_run_that_does_not_fit_leaves_its_last_state(pipe):
 
 
 def test_other_errors_are_not_about_memory(pipe):
-    def broken(x, t, cond):
+    def broken(module, x, t, cond):
         raise RuntimeError("expected a tensor of 4 channels")
 
-    job = sf.open_job(sf.Recipe("x", steps=1), replace(pipe, model=replace(pipe.model, network=broken)))
+    job = sf.open_job(sf.Recipe("x", steps=1), replace(pipe, model=replace(pipe.model, forward=broken)))
     with pytest.raises(RuntimeError, match="4 channels"):
         sf.execute(job)
 

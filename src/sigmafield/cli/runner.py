@@ -160,8 +160,8 @@ def kept(watch: Watch) -> Iterator[None]:
                 go_on(f"{what}, and the state could not be saved: ", trouble.strerror or str(trouble))
         raise
     except Exception as error:
-        lasting = is_out_of_memory(error) or isinstance(error, OSError) or watch.job.run.done(watch.last)
-        if not lasting or not watch.last.i:
+        done = watch.job.run.done(watch.last) and not isinstance(error, FloatingPointError)  # which would come again
+        if not watch.last.i or not (done or is_out_of_memory(error) or isinstance(error, OSError)):
             raise
         raise NotFinished(not_finished(watch, error)) from error
 

@@ -21,23 +21,23 @@ def pipe():
 
 
 def full(rows, calls=0):
-    """A network that has memory for so many rows, after some calls; and the rows of its calls."""
+    """Makes a model whose network has memory for this many rows, after some calls; and the rows of its calls."""
     seen = []
 
     def limited(pipe):
-        def network(x, t, cond):
+        def forward(module, x, t, cond):
             seen.append(len(x))
             if len(x) > rows and len(seen) > calls:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-            return pipe.model.network(x, t, cond)
+            return pipe.model.forward(module, x, t, cond)
 
-        return replace(pipe, model=replace(pipe.model, network=network))
+        return replace(pipe, model=replace(pipe.model, forward=forward))
 
     return limited, seen
 
 
 class Narrow(nn.Module):
-    """The first layer of a decoder or encoder, with memory for so many positions."""
+    """The first layer of a decoder or encoder, with memory for this many positions."""
 
     def __init__(self, layer, positions):
         super().__init__()
@@ -50,7 +50,7 @@ class Narrow(nn.Module):
 
 
 def narrow(pipe, part, positions):
-    """The model with a VAE that has memory for so many positions."""
+    """The model with a VAE that has memory for this many positions."""
     module = copy.deepcopy(pipe.vae.module)
     half = getattr(module, part)
     half.conv_in = Narrow(half.conv_in, positions)
@@ -95,10 +95,10 @@ def test_a_run_that_does_not_fit_leaves_its_last_state(pipe):
 
 
 def test_other_errors_are_not_about_memory(pipe):
-    def broken(x, t, cond):
+    def broken(module, x, t, cond):
         raise RuntimeError("expected a tensor of 4 channels")
 
-    job = sf.open_job(sf.Recipe("x", steps=1), replace(pipe, model=replace(pipe.model, network=broken)))
+    job = sf.open_job(sf.Recipe("x", steps=1), replace(pipe, model=replace(pipe.model, forward=broken)))
     with pytest.raises(RuntimeError, match="4 channels"):
         sf.execute(job)
 

@@ -159,7 +159,7 @@ def draw_line(
 
 
 def state_of(checkpoint: Path, recipe: Recipe) -> State | None:
-    """The state that a line goes on from; None where there is none of this recipe."""
+    """The state that a line goes on from; None without a checkpoint of this recipe."""
     if not checkpoint.is_file():
         return None
     try:

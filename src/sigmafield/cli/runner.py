@@ -90,7 +90,7 @@ class Watch:
         again: str | None = None,
     ):
         self.job, self.output, self.display, self.part, self.how, self.again = job, output, display, part, how, again
-        self.last = self.first = job.start
+        self.last = job.start
         self.checkpoint = checkpoint or OwnFile(output.with_name(output.stem + ENDING))
         self._preview = OwnFile(output.with_name(f"{output.stem}-preview.png"))
         self._meta = {
@@ -106,7 +106,6 @@ class Watch:
         self.last, self._label, self._begun = state, label, True
         self.display.update(self.job, state, self.part)
         if not begun:
-            self.first = state
             return
         if self.how.previews and state.i % self.how.previews == 0:
             self._attempt(self._preview, encoded([sheet(self.job.preview(state))], ".png"))
@@ -153,14 +152,16 @@ def kept(watch: Watch) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        if watch.last.i > watch.first.i:
-            go_on(f"interrupted after {steps(watch.last.i)}; finish it with: ", watch.keep())
-        elif watch.first.i:
-            go_on("interrupted before a further step; finish it with: ", watch.keep())
+        if watch.last.i:
+            what = f"interrupted after {steps(watch.last.i)}"
+            try:
+                go_on(f"{what}; finish it with: ", watch.keep())
+            except OSError as trouble:
+                go_on(f"{what}, and the state could not be saved: ", trouble.strerror or str(trouble))
         raise
     except Exception as error:
-        lasting = is_out_of_memory(error) or isinstance(error, OSError) or watch.job.run.done(watch.last)
-        if not lasting or not watch.last.i:
+        done = watch.job.run.done(watch.last) and not isinstance(error, FloatingPointError)  # which would come again
+        if not watch.last.i or not (done or is_out_of_memory(error) or isinstance(error, OSError)):
             raise
         raise NotFinished(not_finished(watch, error)) from error
 
@@ -198,6 +199,6 @@ def steps(n: int) -> str:
 
 
 def go_on(text: str, command: str) -> None:
-    """Say on the error stream how to go on; nobody hears it where the terminal has been closed."""
+    """Say on the error stream how to go on, or why that is not possible; a closed terminal is not an error."""
     with suppress(OSError):
         console(stderr=True, soft_wrap=True).print(Text.assemble(text, (command, "bold")))

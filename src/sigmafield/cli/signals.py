@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-KINDS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)  # fmt: skip
+KINDS = [kind for kind in signal.Signals if kind.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 """The signals that end a run with a checkpoint; Windows has no SIGHUP."""
+
+Handler = signal.Handlers | Callable[[int, FrameType | None], None]
+"""What a signal does."""
 
 
 class Interrupted(BaseException):
@@ -78,14 +79,14 @@ def abrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handler: signal.Handlers | object) -> Iterator[None]:
+def _handled(handler: Handler) -> Iterator[None]:
     """Signals are handled in another way, except those that are ignored; outside of the main thread nothing changes."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {kind: signal.getsignal(kind) for kind in KINDS}
         before = {kind: old for kind, old in before.items() if old not in (signal.SIG_IGN, None)}
     for kind in before:
-        signal.signal(kind, handler)  # type: ignore[arg-type]
+        signal.signal(kind, handler)
     try:
         yield
     finally:

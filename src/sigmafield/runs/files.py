@@ -72,7 +72,7 @@ def write_new(path: Path, parts: Mapping[str, bytes]) -> list[Path]:
         The files in the order of `parts`.
 
     Raises:
-        OSError: They cannot be written; none is there then.
+        OSError: They cannot be written; no file is left then.
     """
     for names in free_names(path, tuple(parts)):
         if write_at(dict(zip(names, parts.values()))):

@@ -41,7 +41,14 @@ MIXED: list[Run] = [
 ON_TRANSFORMERS: list[Run] = [
     (sampler, line)
     for sampler in ("euler", "dpmpp_2m_sde", "heun")
-    for line in ("", "slg(double=0, end_percent=1)", "slg_simple(double=0)", "pag", "nag", "easycache")
+    for line in (
+        "",
+        "slg(double='0', start_percent=0, end_percent=1)",
+        "slg_simple(double='0')",
+        "pag",
+        "nag",
+        "easycache",
+    )
 ]
 
 

@@ -40,7 +40,7 @@ MIXED: list[Run] = [
 
 ON_TRANSFORMERS: list[Run] = [
     (sampler, line)
-    for sampler in ("euler", "dpmpp_2m_sde", "heun")
+    for sampler in ("euler", "dpmpp_2m_sde")
     for line in (
         "",
         "slg(double='0', start_percent=0, end_percent=1)",

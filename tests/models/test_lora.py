@@ -340,10 +340,10 @@ def test_sets_of_loras_share_all_other_weights(
 def test_strengths_change_without_the_file(bases: dict[str, Pipeline], tmp_path: Path) -> None:
     base, path = bases["sd1"], tmp_path / "a.safetensors"
     save_file(kohya(matrices(base)), path)
-    want = base.with_loras({path: (0.25, 2)})
+    want = base.with_loras({path: (0.25, 2.0)})
     first = base.with_loras([str(path)])
     path.unlink()
-    second = first.with_loras({str(path): (0.25, 2)})
+    second = first.with_loras({str(path): (0.25, 2.0)})
     assert equal(second, want) and second.loras == [(str(path), (0.25, 2.0))]
     assert equal(second.with_loras([str(path)]), first) and not equal(first, second)
     with pytest.raises(FileNotFoundError, match="a.safetensors is missing"):
@@ -375,6 +375,7 @@ def test_half_precision_is_rounded_once(dtype: str, sd1: tuple[Path, Any], tmp_p
         assert ((got.double() - want).abs() <= 0.501 * torch.finfo(got.dtype).eps * want.abs() + 1e-7).all()
 
 
+@pytest.mark.typed_elsewhere
 def test_pipelines_that_cannot_have_other_loras(sd1: tuple[Path, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(kohya(matrices(load(sd1[0]))), path)

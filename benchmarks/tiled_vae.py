@@ -22,8 +22,6 @@ from typing import Any
 import cyclopts
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 import sigmafield as sf
@@ -88,8 +86,8 @@ def measured(way: str, folder: Path) -> list[str]:
 @torch.no_grad()
 def main(*sides: int) -> None:
     """Print the table for latents of these sides in positions: 64, 128 and 192."""
-    columns = ("positions", "way", "mean level, of 255", "pixels, of 255", "peak MiB", "seconds")
-    table, module = Table(*columns), sf.load("tiny", device="cpu").vae.module
+    module = sf.load("tiny", device="cpu").vae.module
+    print("| positions | way | mean level, of 255 | pixels, of 255 | peak MiB | seconds |\n|---|---|---|---|---|---|")
     for side in sides or (64, 128, 192):
         with Image.open(DRAWING) as drawing:
             large = (
@@ -98,8 +96,7 @@ def main(*sides: int) -> None:
         with tempfile.TemporaryDirectory() as name:
             save_file({"z": tiled_encode(module, to_tensor(large) * 2 - 1)}, Path(name) / "latent.safetensors")
             for way in WAYS:
-                table.add_row(f"{side}x{side}", *measured(way, Path(name)))
-    Console(width=100).print(table)
+                print("|", " | ".join([f"{side}×{side}", *measured(way, Path(name))]), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,12 @@ def test_the_same_pixels_in_any_form_are_the_same_image(pipe, heart, tmp_path):
     assert images[0].tobytes() == images[1].tobytes()
 
 
+def test_several_prompts_share_an_open_file(pipe, heart, tmp_path):
+    save_image(heart, tmp_path / "heart.png")
+    images = sf.generate(pipe, ["apple", "pizza"], image=(tmp_path / "heart.png").open("rb"), steps=1, denoise=0.5)
+    assert len(images) == 2
+
+
 def test_the_same_mask_in_any_form_gives_the_same_mask(heart, tmp_path):
     half = np.zeros((64, 64), np.uint8)
     half[:, 32:] = 255

@@ -59,4 +59,4 @@ def _from_floats(values: NDArray[np.float32]) -> NDArray[np.float32]:
     if not -ROUNDING <= low <= high <= BITS_16:  # not a number fails too
         raise ValueError(f"floating-point grey values must be 0 … 1, 0 … 255 or 0 … 65535; got {low:g} … {high:g}")
     largest = next(n for n in (1, BITS_8, BITS_16) if high <= n + ROUNDING)
-    return np.clip(values / np.float32(largest), 0, 1)
+    return np.clip(values / largest, 0, 1).astype(np.float32)

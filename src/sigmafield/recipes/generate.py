@@ -52,7 +52,9 @@ def generate(
         raise TypeError(f"generate needs a model, as sf.load gives it; got {shown(pipe)}")
     check_names(settings)
     own: dict[str, Any] = {**settled(pipe), **settings}
-    recipes = [Recipe(text, seed=each, **own) for text, each in pairs(prompt, seed)]
+    (text, one), *others = pairs(prompt, seed)
+    recipe = Recipe(text, seed=one, **own)  # the others share its images: an open file is read once
+    recipes = [recipe, *(replace(recipe, prompt=text, seed=each) for text, each in others)]
     first, inputs = read_inputs(recipes[0])
     if "loras" in settings:
         pipe = pipe.with_loras([lora.pair for lora in first.loras])

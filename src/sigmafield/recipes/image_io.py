@@ -159,10 +159,11 @@ def decoded_frames(data: bytes, name: str) -> list[Image.Image]:
 def _guarded(data: bytes, name: str, read: Callable[[Image.Image], T]) -> T:
     """What is read of the image in a file's bytes; any error is a ValueError."""
     Image.init()
+    file, formats = io.BytesIO(data), [kind for kind in Image.OPEN if kind not in PROGRAMS]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes below the limit, and damage that does not matter
-            image = Image.open(io.BytesIO(data), formats=[kind for kind in Image.OPEN if kind not in PROGRAMS])
+            image = Image.open(file, formats=formats)
             image.load()
             return read(image)
     except Image.DecompressionBombError as error:

@@ -122,7 +122,8 @@ def test_the_same_command_goes_on(prompts, tmp_path):
     whole = pixels(out / "a-red-heart-7_2.png")
     (out / "a-red-heart-7_2.png").unlink()
     manifest.write_bytes(manifest.read_bytes() + b'{"line": 1, "status": "wri')
-    (out / ".prompts.txt.abc.tmp").write_bytes(b"half an image")
+    for left in (".prompts.txt.abc.tmp", "prompts.txt.line-1.checkpoint.safetensors"):  # by a kill
+        (out / left).write_bytes(b"half a file")
     prompts.write_text(PROMPTS.replace("green", "yellow"))
     facts = json.loads(run(*command, "--json").stdout)
     assert [entry["line"] for entry in facts["skipped"]] == [1]
@@ -130,10 +131,23 @@ def test_the_same_command_goes_on(prompts, tmp_path):
         4: [str(out / "yellow-apple-7.png")], 5: [str(out / "a-red-heart-7_2.png")],
     }  # fmt: skip
     assert (pixels(out / "a-red-heart-7_2.png") == whole).all()
-    assert not list(out.glob(".*.tmp"))
+    assert not list(out.glob(".*.tmp")) and not list(out.glob("*.safetensors"))
     again = run(*command)
     assert again.exit_code == 0
     assert again.stdout == f"0 written, 3 skipped; lines are noted in {manifest}; to draw them again, remove it\n"
+
+
+def test_a_random_seed_is_drawn_once(tmp_path):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out"
+    prompts.write_text('a red heart\n{"prompt": "green apple", "seed": -1}\n{"prompt": "pizza", "seed": 3}\n')
+    command = ["sample", "--prompts", prompts, "--out-dir", out, "--steps", 1, "--cfg", 1, "--seed", "random"]
+    assert run(*command).exit_code == 0
+    files = sorted(path.name for path in out.glob("*.png"))
+    assert len(files) == 3 and "pizza-3.png" in files
+    assert "0 written, 3 skipped" in run(*command).stdout
+    (out / files[0]).unlink()
+    assert "1 written, 2 skipped" in run(*command).stdout
+    assert sorted(path.name for path in out.glob("*.png")) == files
 
 
 def test_a_kill_while_files_get_their_names(tmp_path):

@@ -157,8 +157,8 @@ from sigmafield.cli import main
 
 sf.generate(sf.load("tiny", device="cpu"), "x", steps=1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)
-main(["sample", "x", "-o", sys.argv[1], "--size", "2048x2048", "--steps", "1"])
+resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20,) * 2)
+main(["sample", "x", "-o", sys.argv[1], "--size", "1024x1024", "--steps", "1"])
 """
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -111,11 +111,14 @@ def planned(lines: Sequence[Line], manifest: Manifest, shared: Shared, report: R
             if line.recipe is None:
                 raise ValueError(line.error)
             sealed, _ = shared.inputs(line.recipe)
+            if line.drawn:
+                sealed = replace(sealed, seed=manifest.seed(line.number, sealed.to_plain()))
         except USER_ERRORS as error:
             report.fail(line, line.recipe, error, manifest)
             continue
         if files := manifest.written(line.number, sealed.to_plain()):
             report.skipped.append({"line": line.number, "files": [str(file) for file in files]})
+            checkpoint_of(line, manifest).remove()  # a kill may have come between the files and this
         else:
             todo.append((line, sealed))
     return todo
@@ -145,7 +148,7 @@ def draw_line(
     job = open_job(sealed, pipe, inputs, shared.controls(sealed, inputs, pipe))
     say_notes(job, quiet=part > 0 or as_json)
     path = manifest.folder / f"{stem_of(sealed)}.png"
-    checkpoint = OwnFile(manifest.folder / f"{manifest.owner}.line-{line.number}{ENDING}", mine=True)
+    checkpoint = checkpoint_of(line, manifest)
     watch = Watch(job, path, display, shared.machine, how, checkpoint, part, again="the same command")
     with signals.raised(), kept(watch):
         with display:
@@ -156,6 +159,11 @@ def draw_line(
     say_savings(result)
     facts = facts_of(job.recipe, result, perf_counter() - began, files)
     return {**facts, "line": line.number}, words_of(job.recipe, result, facts)
+
+
+def checkpoint_of(line: Line, manifest: Manifest) -> OwnFile:
+    """The file for the state of a line, which no other process writes."""
+    return OwnFile(manifest.folder / f"{manifest.owner}.line-{line.number}{ENDING}", mine=True)
 
 
 def state_of(checkpoint: Path, recipe: Recipe) -> State | None:

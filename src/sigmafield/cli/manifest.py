@@ -92,6 +92,13 @@ class Manifest:
             os.fsync(file.fileno())
         self._entries[entry.line] = entry
 
+    def seed(self, line: int, recipe: Mapping[str, Any]) -> int:
+        """The seed that a line was drawn with before, from a recipe that is the same apart from it; else its own."""
+        entry = self._entries.get(line)
+        before = {} if entry is None or entry.recipe is None else entry.recipe
+        own = int(recipe["seed"])
+        return int(before["seed"]) if before and {**before, "seed": own} == recipe else own
+
     def written(self, line: int, recipe: Mapping[str, Any]) -> list[Path]:
         """The files of a line that has been written from this recipe, if they are all there; else none.
 

@@ -16,6 +16,9 @@ from sigmafield.recipes.recipe import Recipe, with_entries
 STDIN = Path("-")
 """The file of prompts that is standard input."""
 
+DRAWN = (-1, "random")
+"""Seeds that a recipe replaces with one that it draws."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -26,15 +29,17 @@ class Line:
         text: The line.
         recipe: What it asks for; None for a bad line.
         error: What is wrong with a bad line; "" for a good one.
+        drawn: Whether its seed has been drawn, so that the one of an earlier command may take its place.
     """
 
     number: int
     text: str
     recipe: Recipe | None
     error: str = ""
+    drawn: bool = False
 
 
-def read_lines(path: Path, base: Recipe) -> list[Line]:
+def read_lines(path: Path, base: Recipe, drawn: bool = False) -> list[Line]:
     """The lines of a file of prompts, without blank lines and those that begin with #.
 
     A line is a prompt, or a JSON object with a prompt and any fields of a recipe: {"prompt": "a red heart", "seed": 7,
@@ -43,6 +48,7 @@ def read_lines(path: Path, base: Recipe) -> list[Line]:
     Args:
         path: The file; "-" is standard input.
         base: What the lines have in common; a line's own fields replace its.
+        drawn: Whether the base's seed has been drawn.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -58,17 +64,18 @@ def read_lines(path: Path, base: Recipe) -> list[Line]:
         raise ValueError(f"{name} is not text in UTF-8") from None
     objects = path.suffix.lower() == ".jsonl"
     texts = {number: line.strip() for number, line in enumerate(lines, 1)}
-    found = [_line(k, text, base, objects) for k, text in texts.items() if text and not text.startswith("#")]
+    found = [_line(k, text, base, drawn, objects) for k, text in texts.items() if text and not text.startswith("#")]
     if not found:
         raise ValueError(f"{name} has no prompts: it needs one per line; blank lines and # comments are skipped")
     return found
 
 
-def _line(number: int, text: str, base: Recipe, objects: bool) -> Line:
+def _line(number: int, text: str, base: Recipe, drawn: bool, objects: bool) -> Line:
     try:
         if objects or re.match(r'\{\s*"', text):
-            return Line(number, text, recipe_of_line(text, base))
-        return Line(number, text, with_entries(base, prompt=text))
+            recipe, own = recipe_of_line(text, base), json.loads(text)
+            return Line(number, text, recipe, drawn=own["seed"] in DRAWN if "seed" in own else drawn)
+        return Line(number, text, with_entries(base, prompt=text), drawn=drawn)
     except ValueError as error:
         return Line(number, text, None, str(error))
 

@@ -26,7 +26,7 @@ from sigmafield.cli.groups import (
     Size,
 )
 from sigmafield.cli.parse import parse_size
-from sigmafield.cli.prompts import read_lines
+from sigmafield.cli.prompts import DRAWN, read_lines
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood
@@ -78,4 +78,5 @@ def sample(
     if output is not None or overwrite:
         given = "--overwrite" if output is None else f"-o {output}"
         raise ValueError(f"--prompts draws an image for each line: give --out-dir instead of {given}")
-    draw_all(read_lines(prompts, whole), out_dir or Path(), prompts, options, how, as_json=json)
+    lines = read_lines(prompts, whole, drawn=recipe.get("seed") in DRAWN)
+    draw_all(lines, out_dir or Path(), prompts, options, how, as_json=json)

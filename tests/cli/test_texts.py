@@ -138,9 +138,10 @@ def test_upscale_that_changes_nothing_says_so(tmp_path):
     Image.new("L", (64, 64), "white").save(white := tmp_path / "white.png")
     options = ["--min-denoise", 0, "--steps", 2, "--size", "64x64", "-o", out]
     done = run("upscale", small, "red heart", "--denoise-map", black, *options)
-    assert done.exit_code == 0, done.output
-    assert done.stderr.startswith("note: nothing is redrawn: the denoise map gives every position a strength below")
-    assert "redrawn" not in run("upscale", small, "red heart", "--denoise-map", white, *options).stderr
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: the denoise map would change nothing: its largest strength here is 0")
+    assert not out.exists()
+    assert run("upscale", small, "red heart", "--denoise-map", white, *options).exit_code == 0
 
 
 def test_replay_refuses_what_is_not_a_label(tmp_path):

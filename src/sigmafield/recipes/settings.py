@@ -53,6 +53,7 @@ class Settings(TypedDict, total=False):
 
     regions: Sequence[Region]
     controls: Sequence[ControlImage]
+    control_crop: Literal["fit", "along"]
 
     loras: Sequence[Lora]
     clip_skip: int | None

@@ -10,8 +10,9 @@ from rich.cells import cell_len
 
 from command_line import run
 from sigmafield.cli.parse import parse_control, parse_lora, parse_region, parse_seed
-from sigmafield.recipes.image_io import open_image, recipe_of, save_png
+from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.options import Lora, Region
+from sigmafield.recipes.output import recipe_of, save_image
 
 CLI = Path(__file__).parents[2] / "src" / "sigmafield" / "cli"
 
@@ -156,7 +157,7 @@ def test_replay_refuses_what_is_not_a_label(tmp_path):
             "the recipe: tiling has an unknown",
         ),
     ):
-        save_png(open_image(small), other, text)
+        save_image(open_image(small), other, text)
         result = run("replay", other)
         assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
 

@@ -10,8 +10,9 @@ from rich.cells import cell_len
 
 from command_line import run
 from sigmafield.cli.parse import parse_control, parse_lora, parse_region, parse_seed
-from sigmafield.recipes.image_io import open_image, recipe_of, save_png
+from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.options import Lora, Region
+from sigmafield.recipes.output import recipe_of, save_image
 
 CLI = Path(__file__).parents[2] / "src" / "sigmafield" / "cli"
 
@@ -138,9 +139,10 @@ def test_upscale_that_changes_nothing_says_so(tmp_path):
     Image.new("L", (64, 64), "white").save(white := tmp_path / "white.png")
     options = ["--min-denoise", 0, "--steps", 2, "--size", "64x64", "-o", out]
     done = run("upscale", small, "red heart", "--denoise-map", black, *options)
-    assert done.exit_code == 0, done.output
-    assert done.stderr.startswith("note: nothing is redrawn: the denoise map gives every position a strength below")
-    assert "redrawn" not in run("upscale", small, "red heart", "--denoise-map", white, *options).stderr
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: the denoise map would change nothing: its largest strength here is 0")
+    assert not out.exists()
+    assert run("upscale", small, "red heart", "--denoise-map", white, *options).exit_code == 0
 
 
 def test_replay_refuses_what_is_not_a_label(tmp_path):
@@ -155,7 +157,7 @@ def test_replay_refuses_what_is_not_a_label(tmp_path):
             "the recipe: tiling has an unknown",
         ),
     ):
-        save_png(open_image(small), other, text)
+        save_image(open_image(small), other, text)
         result = run("replay", other)
         assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
 

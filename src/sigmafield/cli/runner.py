@@ -16,7 +16,7 @@ from time import monotonic
 from rich.text import Text
 
 from sigmafield.cli.console import console
-from sigmafield.cli.errors import complain
+from sigmafield.cli.errors import AS_JSON, complain
 from sigmafield.cli.signals import Interrupted
 from sigmafield.cli.terminal import Display
 from sigmafield.core.plain import to_plain
@@ -201,4 +201,7 @@ def steps(n: int) -> str:
 def go_on(text: str, command: str) -> None:
     """Say on the error stream how to go on, or why that is not possible; a closed terminal is not an error."""
     with suppress(OSError):
-        console(stderr=True, soft_wrap=True).print(Text.assemble(text, (command, "bold")))
+        if AS_JSON.get():
+            complain(text + command, kind="note")
+        else:
+            console(stderr=True, soft_wrap=True).print(Text.assemble(text, (command, "bold")))

@@ -15,7 +15,7 @@ from sigmafield.cli.errors import complain
 from sigmafield.cli.runner import Watch, Watching, enough_memory, kept
 from sigmafield.cli.signals import Signals
 from sigmafield.cli.terminal import Display, rows_text
-from sigmafield.cli.understood import say_notes, say_unchanged
+from sigmafield.cli.understood import say_notes
 from sigmafield.core.protocols import State
 from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline
@@ -138,7 +138,6 @@ def draw(
     check_previews(pipe, how)
     job = open_job(sealed, pipe, inputs, controls_of(sealed.controls, inputs.hints, pipe))
     check_video(job, target.path)
-    say_unchanged(job.run, quiet=as_json)
     say_notes(job, quiet=as_json)
     if tiles:
         own = tiles if target.overwrite else next(free_names(tiles))[0]

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 from sigmafield.cli.errors import complain
 from sigmafield.cli.flags import Given
-from sigmafield.core.protocols import Steps
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.groups import spec
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.runs.run import Run
-
-
-def say_unchanged(run: Steps, quiet: bool) -> None:
-    """Say that a run will leave its image as it is, where its σ-field has no step anywhere."""
-    if (
-        not quiet
-        and isinstance(run, Run)
-        and run.grid.is_field
-        and bool((run.grid.sigmas[1:] == run.grid.sigmas[:-1]).all())
-    ):
-        complain(
-            "nothing is redrawn: the denoise map gives every position a strength below one step of the schedule; raise "
-            "--min-denoise or --max-denoise, or the number of steps",
-            kind="note",
-        )
 
 
 def say_understood(given: Given, recipe: Recipe, quiet: bool) -> None:

@@ -180,7 +180,7 @@ def test_one_process_at_a_time(prompts, tmp_path):
 @pytest.mark.typed_elsewhere
 def test_an_interrupted_batch_goes_on_in_the_middle_of_a_line(prompts, tmp_path):
     """A real Ctrl-C: nothing is drawn twice, and the pixels are those of an uninterrupted batch."""
-    command = ["sample", "--prompts", prompts, "--steps", 30, "--sampler", "dpmpp_2m_sde", "--cfg", 3, "--out-dir"]
+    command = ["sample", "--prompts", prompts, "--steps", 16, "--sampler", "dpmpp_2m_sde", "--cfg", 3, "--out-dir"]
     words = [sys.executable, "-m", "sigmafield", *map(str, command), str(tmp_path / "a")]
     status, shown = interrupted(signal.SIGINT, words, r"2 of 3: green apple[^\n]* 4\d %")
     assert status == 130 and "interrupted after " in shown and "the same command" in shown, shown

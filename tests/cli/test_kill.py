@@ -83,7 +83,7 @@ def check_finished(folder, whole, lines):
     assert noted == dict.fromkeys(range(1, lines + 1), 1)
 
 
-@pytest.mark.parametrize("kills, lines", [(4, 8), pytest.param(100, 40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, lines", [(2, 5), pytest.param(100, 40, marks=pytest.mark.slow)])
 @pytest.mark.typed_elsewhere
 def test_kills_at_random_moments(kills, lines, tmp_path, capsys):
     prompts, seed = tmp_path / "p.txt", int(os.environ.get("KILL_SEED", "0"))

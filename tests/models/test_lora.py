@@ -287,6 +287,7 @@ def test_files_that_are_not_there(sd1: tuple[Path, Any], tmp_path: Path) -> None
         load(sd1[0], loras={str(tmp_path / "a.pt"): float("inf")})
 
 
+@pytest.mark.slow
 def test_peft_is_not_needed(sd1: tuple[Path, Any], tmp_path: Path) -> None:
     """A process in which peft cannot be imported merges LoRAs all the same."""
     save_file(kohya(matrices(load(sd1[0]))), tmp_path / "a.safetensors")

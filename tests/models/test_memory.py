@@ -67,7 +67,7 @@ def pixels(result):
         ({"sampler": "dpmpp_2m_sde", "batch": 2}, 0),
         ({"sampler": "dpmpp_2m_sde", "batch": 2}, 2),  # after some steps, with a memory
         ({"sampler": "heun", "tiling": sf.Tiling(tile=32), "width": 96, "height": 64}, 2),
-        ({"sampler": "euler_ancestral", "demofusion": sf.DemoFusion(scale=2)}, 4),
+        pytest.param({"sampler": "euler_ancestral", "demofusion": sf.DemoFusion(scale=2)}, 4, marks=pytest.mark.slow),
     ],
     ids=["from-the-start", "later", "tiles", "demofusion"],
 )

@@ -33,7 +33,7 @@ def start(g, shape=(2, 3, 4, 5), dtype=torch.float32):
 
 
 @each
-@processes
+@pytest.mark.parametrize("process", [PROCESSES[0], pytest.param(PROCESSES[1], marks=pytest.mark.slow)], ids=str)
 @pytest.mark.typed_elsewhere
 def test_resume_at_every_cut(name, params, process, tmp_path):
     """Saved, loaded and continued with a new noise source, every state leads to the same next state and end."""
@@ -227,12 +227,15 @@ def test_declared_needs(name, params, process):
 @processes
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_degenerate_schedules(name, process):
-    """No steps: x itself. One step to 0: the denoised latent, or what the docstrings of the exceptions state."""
+    """Without steps a run ends where it began. One step to 0: the denoised latent, or what the docstrings say."""
     g = grid(process)
     x = start(g)
     model = guided(process)
     for empty in (g.sigmas[:0], g.sigmas[:1]):
-        assert sample(model, x, empty, name, process=process, clock=g.clock) is x
+        with pytest.raises(ValueError, match="sigmas must be 2 levels or more"):
+            sample(model, x, empty, name, process=process, clock=g.clock)
+    at_rest = Run(model, SAMPLERS[name], Grid(g.sigmas[:1], process, clock=g.clock), Keyed(range(2), x.shape))
+    assert finish(at_rest, x).x is x
     one = torch.stack([g.sigmas[2], torch.zeros((), dtype=torch.float64)])
     end = sample(model, x, one, name, process=process, clock=g.clock)
     p = model(x, one[0], None)

@@ -28,7 +28,7 @@ from sigmafield.parameterization.prediction import PREDICTIONS
 pytest.importorskip("diffusers")
 from sigmafield.models.diffusers.flux import packed
 from sigmafield.models.diffusers.transformer import plain
-from sigmafield.models.diffusers.unet import network_of
+from sigmafield.models.diffusers.unet import forward
 from sigmafield.models.single_file.checkpoint import open_single_file
 
 FAMILIES = ["sd1", "sd2", "sdxl", "sdxl_refiner", "sd3", "flux"]
@@ -102,10 +102,10 @@ def test_the_file_answers_as_the_directory(family: str, made: Any, loaded: Any) 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_network_is_the_module_bit_for_bit(family: str, made: Any, loaded: Any) -> None:
     ours, parts = loaded(family)[0], made(family)[2]
-    called = {"sd3": plain, "flux": packed}.get(family, network_of)
+    called = {"sd3": plain, "flux": packed}.get(family, forward)
     cond = ours.text.encode(PROMPTS, SIZE)
     x, t = noise(2, ours.model.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
-    want = called(parts.get("unet") or parts["transformer"])(x, t, cond)
+    want = called(parts.get("unet") or parts["transformer"], x, t, cond)
     assert torch.equal(ours.model.network(x, t, cond), want)
     assert torch.equal(ours.decode(x), (parts["vae"].decode(ours.model.latent.to_vae(x)).sample / 2 + 0.5).clamp(0, 1))
 
@@ -242,7 +242,7 @@ def test_sd3_without_t5(made: Any, loaded: Any, tmp_path: Path) -> None:
     pipe = load(rewritten(made("sd3"), tmp_path / "m.safetensors", without("text_encoders.t5xxl")))
     assert "text_encoder_3" not in pipe.modules
     short, long = (p.text.encode(PROMPTS, SIZE).embeds for p in (pipe, loaded("sd3")[0]))
-    assert torch.equal(short[:, :77], long[:, :77]) and bool((short[:, 77:] == 0).all()) and short.shape == long.shape
+    assert short.shape[1] == 77 and torch.equal(short, long[:, :77])  # CLIP's tokens alone
 
 
 BROKEN = {

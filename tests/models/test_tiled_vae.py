@@ -89,6 +89,7 @@ def test_exact_is_the_whole_image(pair, tile):
 
 @torch.no_grad()
 @pytest.mark.parametrize("collected", MODES)
+@pytest.mark.parametrize("pair", ["diffusers", pytest.param("tiny", marks=pytest.mark.slow)], indirect=True)
 def test_a_batch_is_its_samples(pair, collected):
     """To the last bit, next to a sample of other statistics and next to one that is not finite."""
     vae, _, factor = pair

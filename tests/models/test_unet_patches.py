@@ -51,6 +51,11 @@ def network_of(unet):
     return lambda x, t, cond: unet(x, t, encoder_hidden_states=cond.embeds).sample
 
 
+def model_of(unet):
+    """A diffusion model on a UNet."""
+    return replace(load("tiny").model, forward=lambda module, x, t, cond: network_of(module)(x, t, cond), module=unet)
+
+
 def patched(name, unet, x, text, sigma=9.0, cond=None, **params):
     """The network's answer with a mod of it, at a noise level."""
     sigma = torch.tensor(sigma, dtype=torch.float64)
@@ -62,9 +67,10 @@ def patched(name, unet, x, text, sigma=9.0, cond=None, **params):
 def in_line(line, unet, x, text, sigma=9.0):
     """The network's answer with the mods of a line, as a model patches it."""
     level = torch.tensor(sigma, dtype=torch.float64)
-    model = replace(load("tiny").model, network=network_of(unet), module=unet)
+    model = model_of(unet)
     ctx = Ctx(Span(level, level / 2, VE(), clock=SD_CLOCK), {}, patches=parse_mods(line).network)
-    return model.patched(level, ("positive",) * len(x), ctx)(x, T.to(x.device), Cond(text))
+    with model.patched(level, ("positive",) * len(x), ctx) as network:
+        return network(x, T.to(x.device), Cond(text))
 
 
 def by_hand(unet, x, text, meet=lambda h, skip: (h, skip), pushed=lambda n, h: h, after=lambda n, h: h, grow=None):
@@ -156,19 +162,23 @@ def test_the_first_patch_acts_first_at_every_kind_of_point(unet, plain_input):
             log.append(("inside", name))
             return attention(q, k, v)
 
-        _, module = attentions(unet, "attn1")[0]
-        changes = [
-            partial(module_hooks.before, module, lambda part, args, kwargs: hook("before")),
-            partial(module_hooks.after, module, lambda part, args, kwargs, output: hook("after")),
-            partial(module_hooks.inside, module, attend),
-        ]
-        return lambda network, call: module_hooks.during(network, changes)
+        def patch(network, call):
+            _, module = attentions(call.module, "attn1")[0]
+            changes = [
+                partial(module_hooks.before, module, lambda part, args, kwargs: hook("before")),
+                partial(module_hooks.after, module, lambda part, args, kwargs, output: hook("after")),
+                partial(module_hooks.inside, module, attend),
+            ]
+            return module_hooks.during(network, changes)
+
+        return patch
 
     level = torch.tensor(9.0, dtype=torch.float64)
     ctx = Ctx(Span(level, level / 2, VE(), clock=SD_CLOCK), {}, patches=(noting("first"), noting("second")))
     ctx = with_patches(ctx, noting("of a further evaluation"))
-    model = replace(load("tiny").model, network=network_of(unet), module=unet)
-    got = model.patched(level, ("positive",) * 2, ctx)(plain_input[0], T, Cond(plain_input[1]))
+    model = model_of(unet)
+    with model.patched(level, ("positive",) * 2, ctx) as network:
+        got = network(plain_input[0], T, Cond(plain_input[1]))
     assert torch.equal(got, network_of(unet)(plain_input[0], T, Cond(plain_input[1])))
     order = ["of a further evaluation", "first", "second"]
     assert log == [(point, name) for point in ("before", "inside", "after") for name in order]
@@ -177,17 +187,18 @@ def test_the_first_patch_acts_first_at_every_kind_of_point(unet, plain_input):
 def test_identity_attention_is_that_of_a_token_whatever_tiles_the_line_has(unet, plain_input):
     """pag's disturbed evaluation is the same with hypertile in the line, where both change the same layers."""
     level = torch.tensor(9.0, dtype=torch.float64)
-    model = replace(load("tiny").model, network=network_of(unet), module=unet)
-    identity = [partial(module_hooks.inside, module, lambda q, k, v, _: v) for _, module in attentions(unet, "attn1")]
+    model = model_of(unet)
 
     def answer(line, *further):
         ctx = Ctx(Span(level, level / 2, VE(), clock=SD_CLOCK), {}, patches=parse_mods(line).network)
-        return model.patched(level, ("positive",) * 2, with_patches(ctx, *further))(
-            plain_input[0], T, Cond(plain_input[1])
-        )
+        with model.patched(level, ("positive",) * 2, with_patches(ctx, *further)) as network:
+            return network(plain_input[0], T, Cond(plain_input[1]))
 
     def disturbed(network, call):
-        return module_hooks.during(network, identity)
+        modules = [module for _, module in attentions(call.module, "attn1")]
+        return module_hooks.during(
+            network, [partial(module_hooks.inside, module, lambda q, k, v, _: v) for module in modules]
+        )
 
     tiled = "hypertile(tile_size=32, max_depth=1)"
     assert not torch.allclose(answer(tiled), answer(""), atol=1e-4)

@@ -242,7 +242,15 @@ def test_views_find_the_noise_of_the_blurred_and_take_it_from_the_latent(kind):
 
 
 @KINDS
-@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "heun"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "heun",
+        "dpmpp_2m_sde",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("euler", "dpmpp_2m", "euler_ancestral")),
+    ],
+)
+@pytest.mark.typed_elsewhere
 def test_resume_rows_and_seeds(kind, name):
     """Any sampler: from every cut the same next step, to the same end, with the rows that are specified."""
 

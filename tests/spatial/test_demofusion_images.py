@@ -128,7 +128,7 @@ def test_regions_and_prompts_grow_along(pipe):
 def test_refusals(pipe, heart):
     large = replace(RECIPE, demofusion=sf.DemoFusion(2))
     for call, message in {
-        lambda: sf.DemoFusion(0): "demofusion needs scale ≥ 1; got 0",
+        lambda: sf.DemoFusion(0): "demofusion needs 1 ≤ scale ≤ 64; got 0",
         lambda: sf.DemoFusion(2, stride=0): "demofusion needs stride ≥ 1; got 0",
         lambda: sf.DemoFusion(2, cosine_scale_1=-1.0): "demofusion needs cosine_scale_1 ≥ 0; got -1",
         lambda: sf.DemoFusion(2, sigma=0.0): "demofusion needs sigma > 0; got 0",

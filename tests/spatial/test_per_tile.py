@@ -84,7 +84,7 @@ def test_what_a_conditioning_has_in_every_place_is_cut_along():
             return Residuals()
 
     concat, hint = drawn((1, 2, 16, 24)), drawn((1, 3, 128, 192))
-    given = replace(POSITIVE, concat=concat, controls=(Control(Net(), hint),))
+    given = replace(POSITIVE, concat=concat, controls=(Control(Net(), hint, crop="along"),))
     corner = replace(given, area=Area((4, 4), (12, 20)))
     tiles = grid_tiles(16, 24, (8, 12))
     for tile in tiles:

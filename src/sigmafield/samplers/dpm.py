@@ -259,6 +259,9 @@ def dpm_fast(
     """
     if s.last:
         return (yield x, s.sigma).x0, {}
+    if s.sigma_next == s.sigma:  # the schedule has one level above 0
+        yield x, s.sigma
+        return x, {}
     n, left = s.asked // 3 + 1, s.asked % 3
     order = {n - 2: 2, n - 1: 1} if left == 0 else {n - 1: left}
     span = s if flow_noise else s.ve

@@ -38,7 +38,7 @@ lint: .venv/test ## check style
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-types: .venv/test ## check types
+types: .venv/test .venv/docs ## check types
 	.venv/bin/pyright
 
 wheel: ## build the wheel, and try it in an empty environment

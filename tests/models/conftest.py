@@ -1,4 +1,4 @@
-"""Directories of small models, made once a session by diffusers and transformers themselves."""
+"""Directories of small models, made once per session by diffusers and transformers themselves."""
 
 from __future__ import annotations
 

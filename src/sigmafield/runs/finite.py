@@ -39,7 +39,8 @@ class Finite:
         if state.x.is_meta:
             return self
         before = torch.full((), -1, dtype=torch.int64, device=state.x.device) if self.first is None else self.first
-        broken = (before < 0) & ~state.x.isfinite().all()
+        ends = torch.stack(torch.aminmax(state.x)) if state.x.numel() else state.x  # in one pass; NaN is both ends
+        broken = (before < 0) & ~ends.isfinite().all()
         seen = Finite(torch.where(broken, state.i, before))
         if state.x.device.type == "cpu" or state.i & (state.i - 1) == 0:
             seen.check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -14,14 +13,15 @@ from typing import Any
 from sigmafield.cli.errors import USER_ERRORS, complain
 from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.prompts import Line
-from sigmafield.cli.runner import ENDING, Watch, Watching, enough_memory, kept
+from sigmafield.cli.runner import ENDING, Watch, Watching, drawn, enough_memory
 from sigmafield.cli.shared import Shared
-from sigmafield.cli.signals import Interrupted, Signals
+from sigmafield.cli.signals import Interrupted
 from sigmafield.cli.single import check_previews, facts_of, say_savings, stem_of, words_of
 from sigmafield.cli.terminal import Display
 from sigmafield.cli.understood import say_notes
 from sigmafield.core.protocols import State
-from sigmafield.recipes.execute import execute, open_job
+from sigmafield.recipes.execute import open_job
+from sigmafield.recipes.image_io import digest
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.output import files_of
 from sigmafield.recipes.recipe import Recipe
@@ -140,7 +140,7 @@ def draw_line(
     Raises:
         Interrupted: A signal came; the state is saved where the next command finds it.
     """
-    began, signals = perf_counter(), Signals()
+    began = perf_counter()
     check_writable(manifest.folder)
     sealed, inputs = shared.inputs(recipe)
     pipe = shared.pipe(sealed)
@@ -150,12 +150,11 @@ def draw_line(
     path = manifest.folder / f"{stem_of(sealed)}.png"
     checkpoint = checkpoint_of(line, manifest)
     watch = Watch(job, path, display, shared.machine, how, checkpoint, part, again="the same command")
-    with signals.raised(), kept(watch):
-        with display:
-            result = execute(job, watch, state_of(checkpoint.path, job.recipe))
-        with signals.held():
-            files = write_line(line.number, job.recipe, path, files_of(result.images, ".png", job.recipe), manifest)
-            watch.checkpoint.remove()
+    result, files = drawn(
+        watch,
+        lambda end: write_line(line.number, job.recipe, path, files_of(end.images, ".png", job.recipe), manifest),
+        state_of(checkpoint.path, job.recipe),
+    )
     say_savings(result)
     facts = facts_of(job.recipe, result, perf_counter() - began, files)
     return {**facts, "line": line.number}, words_of(job.recipe, result, facts)
@@ -179,7 +178,7 @@ def state_of(checkpoint: Path, recipe: Recipe) -> State | None:
 
 def write_line(line: int, recipe: Recipe, path: Path, parts: dict[str, bytes], manifest: Manifest) -> list[Path]:
     """Write the files of a line under names that are free, so that a kill at any moment leaves it drawn once or not."""
-    plain, digests = recipe.to_plain(), [hashlib.sha256(data).hexdigest() for data in parts.values()]
+    plain, digests = recipe.to_plain(), [digest(data) for data in parts.values()]
     for files in free_names(path, tuple(parts)):
         names = [file.name for file in files]
         manifest.add(Entry(line, "writing", plain, names, digests))

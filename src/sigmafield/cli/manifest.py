@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from sigmafield.core.plain import from_plain
+from sigmafield.recipes.image_io import digest
 from sigmafield.runs.files import remove_temporaries
 
 Status = Literal["writing", "written", "failed"]
@@ -110,15 +110,12 @@ class Manifest:
         files = [self.folder / name for name in entry.files]
         if entry.status == "written":
             return files if all(file.is_file() for file in files) else []
-        ours = [file for file, known in zip(files, entry.sha256) if file.is_file() and digest_of(file) == known]
+        ours = [
+            file for file, known in zip(files, entry.sha256) if file.is_file() and digest(file.read_bytes()) == known
+        ]
         if len(ours) == len(files):
             self.add(Entry(line, "written", recipe, entry.files, entry.sha256))
             return files
         for file in ours:
             file.unlink()
         return []
-
-
-def digest_of(file: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

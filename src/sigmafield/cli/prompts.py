@@ -51,7 +51,7 @@ def read_lines(path: Path, base: Recipe, drawn: bool = False) -> list[Line]:
         drawn: Whether the base's seed has been drawn.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: It is not text in UTF-8, or has no prompts.
     """
     name = "standard input" if path == STDIN else str(path)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json as json_
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from cyclopts import Parameter
+from PIL import Image
 
 from sigmafield import __version__
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import FILES, MACHINE, MOVED, Json, Overwrite
 from sigmafield.cli.moved import with_moved
-from sigmafield.cli.runner import Watch, Watching, enough_memory, kept
-from sigmafield.cli.signals import Signals
+from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
 from sigmafield.cli.single import Target, check_video
 from sigmafield.cli.terminal import Display
-from sigmafield.recipes.execute import execute, open_job, open_pipe
+from sigmafield.recipes.execute import Result, open_job, open_pipe
 from sigmafield.recipes.image_io import open_frames, sheets
 from sigmafield.recipes.label import label, read_label
 from sigmafield.recipes.options import MachineOptions
@@ -49,14 +50,16 @@ def replay(
     options = MachineOptions(**machine)
     job = open_job(recipe, open_pipe(recipe, **options.load_arguments()))
     check_video(job, target.path)
-    watch, signals = Watch(job, target.path, Display(json, [recipe.steps]), options, Watching()), Signals()
-    with signals.raised(), kept(watch):
-        with watch.display:
-            images = execute(job, watch).images
-        frames = sheets(images) if index is None else images[index]
-        with signals.held():
-            [written] = target.write({"": encoded(frames, target.path.suffix, label(job.recipe, index))})
-            watch.checkpoint.remove()
+    watch = Watch(job, target.path, Display(json, [recipe.steps]), options, Watching())
+
+    def chosen(end: Result) -> Sequence[Image.Image]:
+        return sheets(end.images) if index is None else end.images[index]
+
+    result, [written] = drawn(
+        watch,
+        lambda end: target.write({"": encoded(chosen(end), target.path.suffix, label(job.recipe, index))}),
+    )
+    frames = chosen(result)
     known = open_frames(file)
     again = as_read(frames, ENDINGS.get(known[0].format or "", ".png"))
     before, after = (

@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,12 @@ from rich.text import Text
 
 from sigmafield.cli.console import console
 from sigmafield.cli.errors import AS_JSON, complain
-from sigmafield.cli.signals import Interrupted
+from sigmafield.cli.signals import Interrupted, Signals
 from sigmafield.cli.terminal import Display
 from sigmafield.core.plain import to_plain
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
+from sigmafield.recipes.execute import Result, execute
 from sigmafield.recipes.image_io import sheet
 from sigmafield.recipes.memory import is_out_of_memory
 from sigmafield.recipes.options import MachineOptions
@@ -164,6 +165,24 @@ def kept(watch: Watch) -> Iterator[None]:
         if not watch.last.i or not (done or is_out_of_memory(error) or isinstance(error, OSError)):
             raise
         raise NotFinished(not_finished(watch, error)) from error
+
+
+def drawn(watch: Watch, write: Callable[[Result], list[Path]], state: State | None = None) -> tuple[Result, list[Path]]:
+    """Run a job, write its files without a break, and remove its checkpoint; errors as for `kept`.
+
+    Args:
+        watch: What the terminal does meanwhile, with the job.
+        write: Writes the files of the result.
+        state: Where to go on from; None is the start.
+    """
+    signals = Signals()
+    with signals.raised(), kept(watch):
+        with watch.display:
+            result = execute(watch.job, watch, state)
+        with signals.held():
+            files = write(result)
+            watch.checkpoint.remove()
+    return result, files
 
 
 @contextmanager

@@ -12,15 +12,14 @@ from time import perf_counter
 from typing import Any
 
 from sigmafield.cli.errors import complain
-from sigmafield.cli.runner import Watch, Watching, enough_memory, kept
-from sigmafield.cli.signals import Signals
+from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
 from sigmafield.cli.terminal import Display, rows_text
 from sigmafield.cli.understood import say_notes
 from sigmafield.core.protocols import State
 from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.build import Job
-from sigmafield.recipes.execute import Result, execute, open_job, open_pipe
+from sigmafield.recipes.execute import Result, open_job, open_pipe
 from sigmafield.recipes.inputs import controls_of, read_inputs
 from sigmafield.recipes.options import AUTO, MachineOptions
 from sigmafield.recipes.output import check_format, files_of
@@ -145,13 +144,8 @@ def draw(
         if own != tiles:
             complain(f"the tiles are in {own}, since {tiles} exists", kind="note")
     watch = Watch(job, target.path, Display(as_json, [sealed.steps]), machine, how, checkpoint)
-    began, signals = perf_counter(), Signals()
-    with signals.raised(), kept(watch):
-        with watch.display:
-            result = execute(job, watch, state)
-        with signals.held():
-            files = target.write(files_of(result.images, target.path.suffix, job.recipe))
-            watch.checkpoint.remove()
+    began = perf_counter()
+    result, files = drawn(watch, lambda end: target.write(files_of(end.images, target.path.suffix, job.recipe)), state)
     said = facts_of(job.recipe, result, perf_counter() - began, files)
     print(json.dumps(said, ensure_ascii=False) if as_json else words_of(job.recipe, result, said))
     say_savings(result)

@@ -196,7 +196,7 @@ class Pipeline:
         vae: The VAE.
         small_decoder: Network latents → rough images in [0, 1], for previews; None: see `preview`.
         loras: Paths and strengths of the LoRAs that are in the weights.
-        unmerged: The modules without them; None where there are none, or `load` has merged them.
+        unmerged: The modules without LoRAs; None for a pipeline without LoRAs, or one that `load` merged them into.
         arranged: Says how the parts of a pipeline with other modules are made to run, such as one at a time.
         source: The call that makes it again; None where a part was exchanged since.
     """

@@ -144,7 +144,7 @@ class DiffusionModel:
         """The torch module, for patches.
 
         Raises:
-            ValueError: If there is no module, or it is compiled, as a whole or in parts.
+            ValueError: If the network is not a torch module, or is compiled, as a whole or in parts.
         """
         check_eager(self._module(), self.name)
         return self._module()

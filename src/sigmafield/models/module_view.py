@@ -54,7 +54,7 @@ def replaced(module: nn.Module) -> str | None:
     """Finds a submodule whose forward was replaced on the object, except by one of its own methods.
 
     Returns:
-        Its name, "" for the module itself; None: there is no such submodule.
+        Its name, "" for the module itself; None if no forward was replaced.
     """
     own = ((name, part, vars(part).get("forward")) for name, part in module.named_modules() if "forward" in vars(part))
     return next((n for n, part, f in own if not (isinstance(f, MethodType) and f.__self__ is part)), None)

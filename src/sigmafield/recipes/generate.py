@@ -44,7 +44,7 @@ def generate(
     Raises:
         ValueError: A value has the wrong type or is out of range, a name is unknown, values contradict each other, or
             the model cannot do what they ask for.
-        TypeError: There is no such setting, or pipe is not a loaded model.
+        TypeError: A setting is unknown, or pipe is not a loaded model.
         FileNotFoundError: A file is missing.
         FloatingPointError: The latent or the image has NaN or infinity.
     """

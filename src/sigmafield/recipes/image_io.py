@@ -119,7 +119,7 @@ def open_image(path: str | Path) -> Image.Image:
     """The image of a file, or the first one of several, read whole and turned as its EXIF orientation says.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: It cannot be read as an image, or has more pixels than Pillow reads.
     """
     return decoded(read_bytes(path), str(path))

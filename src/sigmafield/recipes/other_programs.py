@@ -60,7 +60,7 @@ def read_recipe(path: str | Path) -> tuple[Recipe, list[str]]:
         path: The image.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: It is not an image, or its metadata is of no program that is known.
         ImportError: sd-parsers is not installed.
     """

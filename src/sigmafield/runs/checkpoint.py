@@ -50,7 +50,7 @@ def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[St
     """(state, meta) from a file that `save_state` wrote, with x and the latents in its memories on `device`.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The file is not a checkpoint, or one of another version.
     """
     if not Path(path).is_file():

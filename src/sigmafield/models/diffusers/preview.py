@@ -31,7 +31,7 @@ def load_preview(path: Path, latent: LatentFormat, device: torch.device) -> Prev
         The function from network latents to images in [0, 1]; for videos, of the first frame.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the decoder is for other latents or has another layout.
     """
     scale, shift = 1.0, 0.0

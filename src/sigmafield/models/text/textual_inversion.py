@@ -41,7 +41,7 @@ def find(folder: Path, name: str) -> Path:
     """Finds the file of a name, with or without its suffix, in a folder and those below it.
 
     Raises:
-        ValueError: If there is no such file, or it is a pickle.
+        ValueError: If the file does not exist, or it is a pickle.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     known: dict[str, Path] = {}

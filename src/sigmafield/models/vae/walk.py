@@ -180,7 +180,7 @@ def recorded(walk: Walk) -> Iterator[Moments]:
 
 
 def to_norm(walk: Walk, part: Part) -> Part:
-    """The first part from here on that has a norm; raises StopIteration with the output where there is no further."""
+    """The first part from here on that has a norm; raises StopIteration with the output after the last one."""
     while part.norm is None:
         part = walk.send(ran(part, None))
     return part

@@ -293,6 +293,17 @@ def test_model_with_additions_is_replayed(tmp_path):
     assert "a:b.safetensors has changed since this recipe was made" in result.stderr
 
 
+def test_unknown_embeddings_can_be_left_out(tmp_path):
+    """With the flag a note, once, instead of an error; the recipe carries the flag."""
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    shot = ["--steps", 1, "--seed", 1]
+    result = run("sample", "red embedding:odd heart", "-o", a, *shot, "--skip-unknown-embeddings")
+    assert result.exit_code == 0 and result.stderr.count("note: the prompt asks for embedding:odd") == 1
+    assert run("replay", a).exit_code == 0
+    assert run("sample", "red heart", "-o", b, *shot).exit_code == 0
+    assert (pixels(a) == pixels(b)).all()
+
+
 def test_a_recipe_has_its_loras_on_any_pipeline_whose_weights_are_kept(tmp_path):
     pytest.importorskip("diffusers")
     recipe = sf.Recipe("x", loras=(sf.Lora(str(lora_file(tmp_path / "a.safetensors"))),), steps=1)

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
+from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.tiny import load_tiny
 
 SIZE = (16, 16)
@@ -31,7 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Pipeline, Pa
     words.mkdir()
     if request.param == "small tiny":
         path, pipe = request.getfixturevalue("sd1")
-        ours = load_tiny(path, CPU, F32, words)
+        ours = load_tiny(path, CPU, F32, Inversions(words))
     else:
         path, pipe = request.getfixturevalue(request.param)
         ours = load(path, embeddings=words)
@@ -121,3 +122,17 @@ def test_errors(sd1: tuple[Path, Any], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="embedding:x: there is no .safetensors file in .*empty"):
         load(sd1[0], embeddings=str(tmp_path / "empty")).text.encode(["embedding:x"], SIZE)
+
+
+def test_unknown_names_can_be_left_out(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+    save_file({"emb_params": torch.randn(2, 32)}, tmp_path / "known.safetensors")
+    for pipe in (
+        load(sd1[0], embeddings=tmp_path, skip_unknown_embeddings=True),
+        load(sd1[0], skip_unknown_embeddings=True),
+    ):
+        with pytest.warns(UserWarning, match=r"embedding.*x.*; it is left out of the prompt$"):
+            got = pipe.text.encode(["a embedding:x heart"], SIZE)
+        assert torch.equal(got.embeds, pipe.text.encode(["a heart"], SIZE).embeds)
+    (tmp_path / "bad.safetensors").write_text("no")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load(sd1[0], embeddings=tmp_path, skip_unknown_embeddings=True).text.encode(["embedding:bad"], SIZE)

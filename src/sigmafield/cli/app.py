@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
-from sigmafield.cli.errors import AS_JSON, fail
+from sigmafield.cli.errors import AS_JSON, fail, warnings_said
 from sigmafield.cli.prose import description_in
 from sigmafield.cli.signals import Interrupted
 
@@ -41,7 +41,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     AS_JSON.set("--json" in (sys.argv[1:] if arguments is None else arguments))
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        with warnings_said():
+            app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         fail(str(error))
     except Interrupted as end:

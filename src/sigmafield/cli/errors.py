@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from rich.text import Text
 
@@ -27,6 +29,25 @@ def user_errors() -> Iterator[None]:
         yield
     except USER_ERRORS as error:
         fail(str(error))
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Warnings of this package are notes, one line each, said once; those of others stay as they are."""
+    own = str(Path(__file__).parents[1])
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+        said: set[str] = set()
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+            if not filename.startswith(own):
+                others(message, category, filename, *rest)
+            elif str(message) not in said:
+                said.add(str(message))
+                complain(str(message), "note")
+
+        warnings.showwarning = show
+        yield
 
 
 def complain(message: str, kind: str = "error") -> None:

@@ -13,6 +13,7 @@ from sigmafield.recipes.execute import open_pipe
 from sigmafield.recipes.inputs import Inputs, controls_of, read_inputs
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.settings import OF_THE_MODEL
 
 FILES = (
     "image", "image_sha256", "mask", "mask_sha256", "mask_from", "denoise_map", "denoise_map_sha256", "controls",
@@ -20,7 +21,7 @@ FILES = (
 )  # fmt: skip
 """Fields of a recipe that name files which are read, with their digests and how they are read."""
 
-MODEL = ("model", "parts", "loras", "embeddings")
+MODEL = (*OF_THE_MODEL, "loras")
 """Fields of a recipe that say which model is loaded."""
 
 

@@ -19,7 +19,7 @@ from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import TINY, nearby
 from sigmafield.models.loras import Loras, check_loras
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
-from sigmafield.models.text.textual_inversion import check_folder
+from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
 
@@ -42,6 +42,7 @@ def load(
     max_rows: Annotated[int | None, Range(1)] = None,
     preview: str | Path | None = None,
     embeddings: str | Path | None = None,
+    skip_unknown_embeddings: bool = False,
     loras: Loras = (),
 ) -> Pipeline:
     """Loads a model.
@@ -59,6 +60,8 @@ def load(
         preview: Small decoder of the model's latents for previews: AutoencoderTiny's directory, TAESD's .safetensors
             file, or a directory of such files.
         embeddings: Directory of textual inversions, for `embedding:name` in prompts.
+        skip_unknown_embeddings: Whether an unknown `embedding:name` is left out of the prompt with a warning, as in
+            ComfyUI; otherwise encoding raises ValueError.
         loras: LoRA files by their paths with their strengths, one number or a pair of the network's and the text
             encoders', added to the weights in that order; any number, 0: none of it. A path without a strength has 1.
             The weights without them are not kept; `Pipeline.with_loras` keeps them.
@@ -77,6 +80,7 @@ def load(
     options = {
         "parts": _absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
         "max_rows": max_rows, "preview": _absolute(preview), "embeddings": _absolute(embeddings),
+        "skip_unknown_embeddings": skip_unknown_embeddings,
     }  # fmt: skip
     check("load", {name: keywords(load)[name] for name in options}, options)
     pairs = check_loras(loras)
@@ -88,8 +92,8 @@ def load(
         check_compile(device)
     if preview is not None and not Path(preview).expanduser().exists():
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
-    folder = check_folder(embeddings)
-    pipe = load_plain(model, device, dtype, parts, torch.device("cpu") if offload else None, folder)
+    words = Inversions(None if embeddings is None else Path(embeddings).expanduser(), skip_unknown_embeddings)
+    pipe = load_plain(model, device, dtype, parts, torch.device("cpu") if offload else None, words)
     if pairs:
         from sigmafield.models.diffusers.lora import merge, read_lora  # slow to import, and an extra
 
@@ -121,7 +125,7 @@ def load_plain(
     dtype: str | torch.dtype | None,
     parts: str | Path | None,
     home: torch.device | None,
-    embeddings: Path | None,
+    embeddings: Inversions,
 ) -> Pipeline:
     """Loads the shipped model, a single file, a directory or a hub id, without LoRAs and options."""
     path = Path(model).expanduser()

@@ -19,6 +19,7 @@ from sigmafield.recipes.memory import fewer_rows, is_out_of_memory, release, vae
 from sigmafield.recipes.output import carrying
 from sigmafield.recipes.phases import open_phases
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.settings import OF_THE_MODEL
 from sigmafield.runs.checkpoint import moved
 from sigmafield.runs.finite import Finite
 
@@ -47,7 +48,7 @@ def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
     """The model of a recipe, with its LoRAs and textual inversions.
 
     Args:
-        recipe: `model`, `parts`, `embeddings` and `loras`.
+        recipe: `model`, `parts`, `embeddings`, `skip_unknown_embeddings` and `loras`.
         options: Further arguments of `load`: device, dtype, offload, compile, max_rows, preview.
 
     Raises:
@@ -55,7 +56,8 @@ def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
         FileNotFoundError: A file is missing.
     """
     pairs = [lora.pair for lora in recipe.loras]
-    return load(recipe.model, parts=recipe.parts, embeddings=recipe.embeddings, loras=pairs, **options)
+    settled = {name: getattr(recipe, name) for name in OF_THE_MODEL}
+    return load(**settled, loras=pairs, **options)
 
 
 def open_job(

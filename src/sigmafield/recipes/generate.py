@@ -38,8 +38,8 @@ def generate(
         pipe: The model, as `load` gives it.
         prompt: What to draw; of several prompts, each is drawn as if it were given alone.
         seed: Seed of the noise, one for all prompts or one for each; with one prompt, an image for each seed.
-        settings: The further fields of `Recipe`, except those that the model has settled: model, parts and embeddings
-            are arguments of `load`. Without `loras`, those of the model are kept.
+        settings: The further fields of `Recipe`, except those that are arguments of `load`: model, parts,
+            embeddings and skip_unknown_embeddings. Without `loras`, those of the model are kept.
 
     Raises:
         ValueError: A value has the wrong type or is out of range, a name is unknown, values contradict each other, or
@@ -86,8 +86,8 @@ def settled(pipe: Pipeline) -> dict[str, Any]:
     )
     if pipe.source is None:
         return {"model": pipe.model.name, "loras": loras}
-    given = pipe.source.keywords
-    return {"model": pipe.source.args[0], "parts": given["parts"], "embeddings": given["embeddings"], "loras": loras}
+    given = {"model": pipe.source.args[0], **pipe.source.keywords}
+    return {name: given[name] for name in OF_THE_MODEL} | {"loras": loras}
 
 
 def pairs(prompt: str | Sequence[str], seed: Seed | Sequence[Seed]) -> Iterator[tuple[str, Seed]]:

@@ -212,6 +212,8 @@ class ModelOptions:
         parts: Diffusers directory for what a checkpoint lacks: VAE, text encoders.
         loras: LoRA files, merged in this order.
         embeddings: Directory of textual inversions, for embedding:name in prompts.
+        skip_unknown_embeddings: An unknown embedding:name is left out of the prompt with a note, as in ComfyUI, instead
+            of refused.
         clip_skip: Layer of CLIP to stop at, -1 is the last; None is the model's own.
         model_sampling: What the network was trained for, where its files do not say, such as
             "discrete(prediction=v, zsnr=true)".
@@ -221,6 +223,7 @@ class ModelOptions:
     parts: str | Path | None = None
     loras: Sequence[Lora] = ()
     embeddings: str | Path | None = None
+    skip_unknown_embeddings: bool = False
     clip_skip: Annotated[int | None, Range(-100, -1)] = None
     model_sampling: Spec | str | None = None
 

@@ -11,7 +11,7 @@ from sigmafield.recipes.image_io import MaskFrom
 from sigmafield.recipes.in_memory import ImageSource
 from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
 
-OF_THE_MODEL = ("model", "parts", "embeddings")
+OF_THE_MODEL = ("model", "parts", "embeddings", "skip_unknown_embeddings")
 """Fields of a recipe that a loaded model has settled."""
 
 

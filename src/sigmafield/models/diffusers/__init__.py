@@ -28,6 +28,7 @@ from sigmafield.models.diffusers.source import Source, download
 from sigmafield.models.diffusers.unet import build_unet
 from sigmafield.models.diffusers.wan import build_wan
 from sigmafield.models.single_file.checkpoint import SingleFile, open_single_file
+from sigmafield.models.text.textual_inversion import Inversions
 
 BUILDERS: dict[str, Callable[[Source], Pipeline]] = {
     "UNet2DConditionModel": build_unet,
@@ -45,7 +46,7 @@ def load_diffusers(
     device: torch.device,
     dtype: torch.dtype | None = None,
     home: torch.device | None = None,
-    embeddings: Path | None = None,
+    embeddings: Inversions = Inversions(),
 ) -> Pipeline:
     """Loads the model in a diffusers directory, or downloads that of a hub id.
 
@@ -54,7 +55,7 @@ def load_diffusers(
         device: Where the model runs.
         dtype: Of network and text encoders; None: `usual_dtype`. The VAE runs in float32 if it has force_upcast.
         home: Where parts wait until they are needed; None: on the device.
-        embeddings: Folder of textual inversions.
+        embeddings: What prompts may name as `embedding:name`.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -73,7 +74,7 @@ def load_single_file(
     device: torch.device,
     dtype: torch.dtype | None = None,
     home: torch.device | None = None,
-    embeddings: Path | None = None,
+    embeddings: Inversions = Inversions(),
 ) -> Pipeline:
     """Loads the model in one .safetensors file of the layout that it was published in; nothing is downloaded.
 
@@ -83,7 +84,7 @@ def load_single_file(
         device: Where the model runs.
         dtype: As for `load_diffusers`.
         home: As for `load_diffusers`.
-        embeddings: Folder of textual inversions.
+        embeddings: What prompts may name as `embedding:name`.
 
     Raises:
         ValueError: If the file is not such a model, or a part is missing or not supported.
@@ -98,7 +99,7 @@ def build(
     device: torch.device,
     dtype: torch.dtype | None,
     home: torch.device | None,
-    embeddings: Path | None,
+    embeddings: Inversions,
 ) -> Pipeline:
     """Builds the pipeline of a model with the builder of its network's class."""
     kind = where.network(*BUILDERS)

@@ -15,7 +15,6 @@ from sigmafield.models.bundle import Modules, TextEncoder
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
 from sigmafield.models.text.prompt import Chunk, Vocabulary, by_space, check_layer, chunks, encode_chunks, level
-from sigmafield.models.text.textual_inversion import vectors_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def load_clip(source: Source, kind: Any, number: int = 1) -> Clip:
         tokenizer.eos_token_id,
         tokenizer.pad_token_id,
         min(tokenizer.model_max_length, module.config.max_position_embeddings),
-        vectors_of(source.embeddings, "clip_l" if number == 1 else "clip_g", module.config.hidden_size),
+        source.embeddings.vectors_of("clip_l" if number == 1 else "clip_g", module.config.hidden_size),
     )
     return Clip(part, module, vocabulary)
 

@@ -14,6 +14,7 @@ from diffusers.utils.import_utils import is_accelerate_available
 from sigmafield.models.diffusers.assemble import assembled
 from sigmafield.models.directory import Directory, needed, weights
 from sigmafield.models.single_file.checkpoint import SingleFile
+from sigmafield.models.text.textual_inversion import Inversions
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Source:
         device: Where the model runs.
         dtype: Of the network and the text encoders.
         home: Where parts wait until they are needed on the device; None: on the device.
-        embeddings: Folder of textual inversions.
+        embeddings: What prompts may name as `embedding:name`.
     """
 
     where: Directory | SingleFile
@@ -34,7 +35,7 @@ class Source:
     device: torch.device
     dtype: torch.dtype
     home: torch.device | None = None
-    embeddings: Path | None = None
+    embeddings: Inversions = Inversions()
 
     def config(self, part: str, *supported: str) -> dict[str, Any]:
         """Reads the config of a part; raises ValueError if it is not of a supported class."""

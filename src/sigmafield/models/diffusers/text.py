@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,9 @@ def weighted(source: Source, tokenizer: str, length: int, masked: bool) -> Embed
         lambda run: [read(run, add_special_tokens=False).input_ids],
         words.bos_token_id if words.bos_token_id in around else None,
         words.eos_token_id if words.eos_token_id in around else None,
-        words.pad_token_id, length, left=words.padding_side == "left",
+        words.pad_token_id, length,
+        replace(source.embeddings, folder=None).vectors_of(tokenizer, 0),
+        left=words.padding_side == "left",
     )  # fmt: skip
 
     def run(text: Any, ids: Tensor) -> tuple[Tensor, None]:

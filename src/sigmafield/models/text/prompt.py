@@ -58,9 +58,15 @@ Words = Callable[[str], list[list[int]]]
 """Text → the ids of each of its words."""
 
 
+class UnknownEmbedding(ValueError):
+    """A prompt names a textual inversion that does not exist."""
+
+
 def no_vectors(name: str) -> Tensor:
-    """Vectors of a textual inversion, for a model that was loaded without any. Raises ValueError."""
-    raise ValueError(f"the prompt asks for embedding:{name}, but the model was loaded without a folder of embeddings")
+    """Vectors of a textual inversion, for a model that was loaded without any. Raises UnknownEmbedding."""
+    raise UnknownEmbedding(
+        f"the prompt asks for embedding:{name}, but the model was loaded without a folder of embeddings"
+    )
 
 
 @dataclass(frozen=True)

@@ -5,43 +5,68 @@ Gal et al., arXiv:2208.01618.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sigmafield.core.registry import near_miss
 from sigmafield.models.directory import nearby, opened
-from sigmafield.models.text.prompt import no_vectors
+from sigmafield.models.text.prompt import UnknownEmbedding, no_vectors
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
-def vectors_of(folder: Path | None, part: str, width: int) -> Callable[[str], Tensor]:
-    """Makes `Vocabulary.vectors`: the function from a textual inversion's name to its vectors [n, width].
+@dataclass(frozen=True)
+class Inversions:
+    """The textual inversions that prompts may name.
 
     Args:
-        folder: Folder of the files; None: every name raises ValueError.
-        part: The encoder's name in files with vectors for several encoders: clip_l or clip_g.
-        width: Width of the encoder's vectors.
+        folder: Directory of the files; None: every name is unknown.
+        skip_unknown: Whether an unknown name is left out of the prompt with a warning, as in ComfyUI, rather than
+            refused.
+
+    Raises:
+        FileNotFoundError: If the directory does not exist.
     """
-    return no_vectors if folder is None else lambda name: read_vectors(find(folder, name), part, width)
 
+    folder: Path | None = None
+    skip_unknown: bool = False
 
-def check_folder(folder: str | Path | None) -> Path | None:
-    """Returns the folder of textual inversions as a path; raises FileNotFoundError where it does not exist."""
-    path = None if folder is None else Path(folder).expanduser()
-    if path is not None and not path.is_dir():
-        raise FileNotFoundError(f"embeddings '{path}': no such directory{nearby(path)}")
-    return path
+    def __post_init__(self) -> None:
+        if self.folder is not None and not self.folder.is_dir():
+            raise FileNotFoundError(f"embeddings '{self.folder}': no such directory{nearby(self.folder)}")
+
+    def vectors_of(self, part: str, width: int) -> Callable[[str], Tensor]:
+        """Makes `Vocabulary.vectors`: the function from a textual inversion's name to its vectors [n, width].
+
+        Args:
+            part: The encoder's name in files with vectors for several encoders: clip_l or clip_g.
+            width: Width of the encoder's vectors.
+        """
+        return partial(self._vectors, part, width)
+
+    def _vectors(self, part: str, width: int, name: str) -> Tensor:
+        try:
+            return no_vectors(name) if self.folder is None else read_vectors(find(self.folder, name), part, width)
+        except UnknownEmbedding as error:
+            if not self.skip_unknown:
+                raise
+            warnings.warn(f"{error}; it is left out of the prompt", stacklevel=1)
+            return torch.empty(0, width)
 
 
 def find(folder: Path, name: str) -> Path:
     """Finds the file of a name, with or without its suffix, in a folder and those below it.
 
     Raises:
-        ValueError: If the file does not exist, or it is a pickle.
+        UnknownEmbedding: If the file does not exist.
+        ValueError: If the file is a pickle.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     known: dict[str, Path] = {}
@@ -59,8 +84,8 @@ def find(folder: Path, name: str) -> Path:
                 "convert it to .safetensors"
             )
     if not known:
-        raise ValueError(f"embedding:{name}: there is no .safetensors file in {folder}")
-    raise ValueError(f"unknown embedding {name!r} in {folder}{near_miss(stem, known)}")
+        raise UnknownEmbedding(f"embedding:{name}: there is no .safetensors file in {folder}")
+    raise UnknownEmbedding(f"unknown embedding {name!r} in {folder}{near_miss(stem, known)}")
 
 
 def read_vectors(path: Path, part: str, width: int) -> Tensor:

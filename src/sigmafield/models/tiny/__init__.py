@@ -16,7 +16,7 @@ from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import Directory, open_directory, read_json, weights
 from sigmafield.models.scheduler_config import sampling_of
 from sigmafield.models.text.prompt import Vocabulary, by_space, check_layer, chunks, encode_chunks
-from sigmafield.models.text.textual_inversion import vectors_of
+from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.tiny.clip import CLIPText
 from sigmafield.models.tiny.tokenizer import Tokenizer
 from sigmafield.models.tiny.unet import UNet
@@ -27,14 +27,16 @@ from sigmafield.parameterization.latent_format import LatentFormat, recognised
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def load_tiny(directory: Path, device: torch.device, dtype: torch.dtype, embeddings: Path | None = None) -> Pipeline:
+def load_tiny(
+    directory: Path, device: torch.device, dtype: torch.dtype, embeddings: Inversions = Inversions()
+) -> Pipeline:
     """Loads the model in a directory of diffusers' layout, run by the modules of this package.
 
     Args:
         directory: The model's directory.
         device: Where its modules are put.
         dtype: Of the text encoder and the network; the VAE runs in float32 where its config has force_upcast.
-        embeddings: Folder of textual inversions.
+        embeddings: What prompts may name as `embedding:name`.
 
     Raises:
         FileNotFoundError: If a file of the directory is missing.
@@ -65,11 +67,11 @@ def load_vae(where: Directory, device: torch.device, dtype: torch.dtype) -> tupl
     return Vae(vae.encode, vae.decode, c.latent_channels, vae.factor, None, device, dtype, vae, cheap=True), c
 
 
-def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embeddings: Path | None) -> TextEncoder:
+def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embeddings: Inversions) -> TextEncoder:
     """Loads the text encoder and the tokenizer of a directory."""
     text = read_module(CLIPText, where.folder("text_encoder", "CLIPTextModel"), device, dtype)
     words = Tokenizer(where.folder("tokenizer", "CLIPTokenizer"), text.config.max_position_embeddings)
-    vectors = vectors_of(embeddings, "clip_l", text.config.hidden_size)
+    vectors = embeddings.vectors_of("clip_l", text.config.hidden_size)
     vocabulary = Vocabulary(by_space(words.ids), words.bos, words.eos, words.pad, words.length, vectors)
 
     def encode(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:

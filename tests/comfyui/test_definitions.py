@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -205,7 +205,7 @@ def test_a_generator_yields_progress_and_is_run_to_its_end_in_python(declared):
     assert steps(2) == 2
     assert [each.name for each in NODES["Steps"].outputs] == ["INT"]
     made = NODES["Steps"].call({"n": 2}, Context())
-    assert inspect.isgenerator(made) and [each.value for each in made] == [1, 2]
+    assert isinstance(made, Generator) and [each.value for each in made] == [1, 2]
     with pytest.raises(ValueError, match="0 ≤ n ≤ 5; got 6"):
         steps(6)
 

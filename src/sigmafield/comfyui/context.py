@@ -1,0 +1,186 @@
+"""What a node is given besides its inputs, and what it gives besides its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from sigmafield.core.arrays import Latent
+from sigmafield.core.protocols import State, Steps
+from sigmafield.core.registry import near_miss, shown
+from sigmafield.parameterization.latent_format import LatentFormat
+from sigmafield.runs.run import iterate
+
+T = TypeVar("T")
+
+SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft")
+"""Endings of the files that a folder of models offers."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where files are.
+
+    Args:
+        models: Directories of each kind of model, by ComfyUI's name: "checkpoints", "loras", "vae", ….
+        input: Directory of images that are loaded.
+        output: Directory of what is saved.
+        temp: Directory of previews.
+    """
+
+    models: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    input: Path = Path("input")
+    output: Path = Path("output")
+    temp: Path = Path("temp")
+
+    def names(self, kind: str) -> list[str]:
+        """The files of a kind of model, relative to its directories, sorted."""
+        found = {
+            path.relative_to(root).as_posix()
+            for root in self.models.get(kind, ())
+            for path in _below(Path(root))
+            if path.suffix.lower() in SUFFIXES
+        }
+        return sorted(found)
+
+    def path(self, kind: str, name: str) -> Path:
+        """The file of that name; ValueError with the nearest names if no directory of the kind has it."""
+        known = self.names(kind)
+        if name not in known:
+            raise ValueError(
+                f"unknown file {shown(name)} in {kind}{near_miss(name, known) if known else '; it is empty'}"
+            )
+        return next(Path(root) / name for root in self.models[kind] if (Path(root) / name).is_file())
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """The files below a directory, at any depth; hidden directories are skipped, links are followed."""
+    if not root.is_dir():
+        return
+    for path in root.iterdir():
+        if path.is_dir():
+            if not path.name.startswith("."):
+                yield from _below(path)
+        elif path.is_file():
+            yield path
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the executor gives a node that asks for it, with a parameter of this type.
+
+    Args:
+        folders: Where files are.
+        device: Where models are loaded to, as torch names it.
+        node: Id of the node in the prompt.
+        prompt: The whole prompt.
+        extra: Further values that are written into images, such as the workflow.
+        state: The state that a sampling node goes on from; None: from the start.
+    """
+
+    folders: Folders = Folders()
+    device: str = "cpu"
+    node: str = ""
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] | None = None
+    state: State | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step of a node that is done.
+
+    Args:
+        value: Number of steps done.
+        max: Number of all steps.
+        state: The sampler's state, from which the node can go on elsewhere.
+        latents: What turns the state's denoised latent into a preview.
+    """
+
+    value: int
+    max: int
+    state: State | None = None
+    latents: LatentFormat | None = None
+
+
+Stepped = Generator[Progress, None, T]
+"""The return type of a node that yields its progress and returns a T."""
+
+
+class Counted(Steps, Protocol):
+    """A run of a known number of steps."""
+
+    @property
+    def n(self) -> int: ...
+
+
+def stepped(
+    run: Counted, start: Latent | State, context: Context, latents: LatentFormat | None = None
+) -> Stepped[State]:
+    """The last state of a run, with progress after each step: `last = yield from stepped(run, start, context)`.
+
+    Args:
+        run: What is iterated.
+        start: Where it starts, unless the context has a state to go on from.
+        context: The node's context.
+        latents: What turns a denoised latent into a preview.
+    """
+    state = context.state or (start if isinstance(start, State) else run.start(start))
+    for after in iterate(run, state):
+        yield Progress(after.i, max(run.n, after.i), after, latents)
+        state = after
+    return state
+
+
+@dataclass(frozen=True)
+class Shown(Generic[T]):
+    """Outputs of a node together with what an interface shows.
+
+    Args:
+        value: The outputs: one value, a tuple of several, None without any.
+        ui: Lists by ComfyUI's name of their kind, such as {"images": [{"filename": …}]}.
+    """
+
+    value: T
+    ui: Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Expanded(Generic[T]):
+    """Outputs that other nodes compute: the node is replaced by a graph.
+
+    Args:
+        value: The outputs; links into the graph are ["node id", slot].
+        graph: Nodes in the form of a prompt.
+    """
+
+    value: T
+    graph: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """An output that stops the nodes that would receive it.
+
+    Args:
+        message: Sent as an error that does not end the run; None: nothing is sent.
+    """
+
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call of a node gives, in one form for nodes of every kind.
+
+    Args:
+        values: One value per output.
+        ui: What an interface shows.
+        graph: The nodes that compute `values`, where these are links.
+    """
+
+    values: tuple[Any, ...] = ()
+    ui: Mapping[str, Sequence[Any]] | None = None
+    graph: Mapping[str, Mapping[str, Any]] | None = None

@@ -1,0 +1,104 @@
+"""Files that nodes read and write: names with counters, and paths with "[output]" after them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from sigmafield.comfyui.context import Folders
+from sigmafield.core.registry import shown
+
+
+class Place(NamedTuple):
+    """Where a node's next file goes.
+
+    folder: its directory. base: its name up to the counter. counter: of the first file. subfolder: of the directory
+    below the output directory, as an interface shows it.
+    """
+
+    folder: Path
+    base: str
+    counter: int
+    subfolder: str
+
+    def file(self, k: int, ending: str) -> str:
+        """The name of the k-th file; `ending` is "_.png" for images."""
+        return f"{self.base.replace('%batch_num%', str(k))}_{self.counter + k:05}{ending}"
+
+
+def place(prefix: str, root: Path, width: int = 0, height: int = 0) -> Place:
+    """The place of a file below a directory; the counter follows the largest that is there.
+
+    Args:
+        prefix: A node's filename_prefix: a path with %width%, %height%, %year%, %month%, %day%, %hour%, %minute% and
+            %second%.
+        root: The directory.
+        width: What %width% stands for.
+        height: What %height% stands for.
+
+    Raises:
+        ValueError: The prefix leads out of the directory.
+    """
+    now = datetime.now()
+    names = {"width": str(width), "height": str(height), "year": str(now.year)}
+    names |= {name: f"{getattr(now, name):02}" for name in ("month", "day", "hour", "minute", "second")}
+    for name, value in names.items():
+        prefix = prefix.replace(f"%{name}%", value)
+    path = Path(os.path.normpath(prefix))
+    folder = root / path.parent
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"filename_prefix must stay in the output folder; got {shown(prefix)}")
+    subfolder = "" if path.parent == Path() else str(path.parent)
+    return Place(folder, path.name, _next(folder, path.name), subfolder)
+
+
+def _next(folder: Path, base: str) -> int:
+    """1 + the largest counter of the files named BASE_COUNTER_…"""
+    start = f"{os.path.normcase(base)}_"
+    names = [os.path.normcase(each.name) for each in folder.iterdir()] if folder.is_dir() else []
+    counters = [re.match(r"\d+(?=_)", name[len(start) :]) for name in names if name.startswith(start)]
+    return 1 + max((int(each[0]) for each in counters if each), default=0)
+
+
+def located(name: str, folders: Folders) -> Path:
+    """The file that "name.png", "name.png [output]" or "name.png [temp]" stands for, in the input folder by default.
+
+    Raises:
+        ValueError: The path leads out of its folder.
+    """
+    found = re.fullmatch(r"(.*?) ?\[(input|output|temp)\]", name)
+    file, kind = (found[1], found[2]) if found else (name, "input")
+    root: Path = getattr(folders, kind)
+    if not (root / file).resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{shown(name)} is not in the {kind} folder")
+    return root / file
+
+
+def png(image: Tensor, texts: Mapping[str, Any], level: int = 4) -> bytes:
+    """An image [H, W, C] as a PNG file, in which ComfyUI finds the texts.
+
+    Args:
+        image: Values in [0, 1], which are cut to 8 bits.
+        texts: JSON values by name: the prompt and the workflow.
+        level: Compression, 0 … 9.
+    """
+    pixels = (image.detach().cpu().float().numpy() * 255).clip(0, 255).astype(np.uint8)
+    info = PngInfo()
+    for key, value in texts.items():
+        info.add_text(key, json.dumps(value, allow_nan=False))
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+        file, "PNG", pnginfo=info, compress_level=level
+    )
+    return file.getvalue()

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow lint types docs wheel bench constraints clean
+.PHONY: help demo test test-types test-slow lint types docs wheel bench constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,8 +31,14 @@ TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --n
 test: .venv/test ## run the tests
 	$(TEST) -m "not slow"
 
+# every call is checked against its annotations, shapes included, which doubles the time
+TYPED = --jaxtyping-packages=sigmafield,beartype.beartype
+
+test-types: .venv/test ## run the tests with every call's types checked
+	$(TEST) -m "not slow" $(TYPED)
+
 test-slow: .venv/test ## run the slow tests as well
-	$(TEST) --all-types
+	$(TEST) $(TYPED) --all-types
 
 lint: .venv/test ## check style
 	.venv/bin/ruff check .

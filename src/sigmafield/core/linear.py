@@ -19,13 +19,23 @@ def lincomb(*terms: Tensor | float) -> Tensor:
     """
     latents = [v for v in terms[1::2] if isinstance(v, Tensor)]
     coefficients = [_coefficient(c, latents[0]) for c in terms[::2]]
-    out = latents[0] * coefficients[0]
-    for c, v in zip(coefficients[1:], latents[1:], strict=True):
+    (c, first), *rest = zip(coefficients, latents, strict=True)
+    out = _sum(first, *rest[0]) if rest and isinstance(c, float) and c == 1.0 else None
+    if out is None:
+        out = first * c
+    else:
+        rest = rest[1:]
+    for c, v in rest:
         if isinstance(c, Tensor):
             out = out.addcmul_(c, v)
         elif c:  # a term of weight 0 costs nothing
             out = out.add_(v, alpha=c)
     return out
+
+
+def _sum(x: Tensor, c: Tensor | float, v: Tensor) -> Tensor | None:
+    """x + c·v, as one pass over the latents; None where the terms have to be added one by one."""
+    return torch.add(x, v, alpha=c) if isinstance(c, float) and c and v.dtype == x.dtype else None
 
 
 def _coefficient(c: Tensor | float, like: Tensor) -> Tensor | float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +39,16 @@ class Finite:
         """What is known with one more state; FloatingPointError as `check`, where that costs no waiting."""
         if state.x.is_meta:
             return self
+        ends = torch.aminmax(state.x) if state.x.numel() else ()  # in one pass; NaN is both ends
+        if state.x.device.type == "cpu":
+            self.check()
+            if not all(math.isfinite(end.item()) for end in ends):
+                raise nonfinite(state.i)
+            return self
         before = torch.full((), -1, dtype=torch.int64, device=state.x.device) if self.first is None else self.first
-        ends = torch.stack(torch.aminmax(state.x)) if state.x.numel() else state.x  # in one pass; NaN is both ends
-        broken = (before < 0) & ~ends.isfinite().all()
+        broken = (before < 0) & (~torch.stack(ends).isfinite().all() if ends else False)
         seen = Finite(torch.where(broken, state.i, before))
-        if state.x.device.type == "cpu" or state.i & (state.i - 1) == 0:
+        if state.i & (state.i - 1) == 0:
             seen.check()
         return seen
 
@@ -50,7 +56,12 @@ class Finite:
         """Raise FloatingPointError, which names the step, if a latent was not finite."""
         i = -1 if self.first is None else int(self.first)
         if i >= 0:
-            raise FloatingPointError(f"the latent has NaN or infinity after step {i}; {HELP}")
+            raise nonfinite(i)
+
+
+def nonfinite(step: int) -> FloatingPointError:
+    """The error of a latent that is not finite after a step."""
+    return FloatingPointError(f"the latent has NaN or infinity after step {step}; {HELP}")
 
 
 def check_decoded(images: Tensor) -> None:

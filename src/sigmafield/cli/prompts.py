@@ -73,18 +73,19 @@ def read_lines(path: Path, base: Recipe, drawn: bool = False) -> list[Line]:
 def _line(number: int, text: str, base: Recipe, drawn: bool, objects: bool) -> Line:
     try:
         if objects or re.match(r'\{\s*"', text):
-            recipe, own = recipe_of_line(text, base), json.loads(text)
+            own = fields_of_line(text)
+            recipe = Recipe.from_plain({**base.to_plain(), **own})
             return Line(number, text, recipe, drawn=own["seed"] in DRAWN if "seed" in own else drawn)
         return Line(number, text, with_entries(base, prompt=text), drawn=drawn)
     except ValueError as error:
         return Line(number, text, None, str(error))
 
 
-def recipe_of_line(text: str, base: Recipe) -> Recipe:
-    """A recipe from a JSON object that has a prompt, and fields that replace those of the base.
+def fields_of_line(text: str) -> dict[str, Any]:
+    """The fields of a recipe in a JSON object that has a prompt, with its size as width and height.
 
     Raises:
-        ValueError: The text is not such an object, or the recipe is not valid.
+        ValueError: The text is not such an object, or its size is not WIDTHxHEIGHT.
     """
     try:
         given = json.loads(text)
@@ -96,4 +97,4 @@ def recipe_of_line(text: str, base: Recipe) -> Recipe:
     size = own.pop("size", None)
     if size is not None and not isinstance(size, str):
         raise ValueError(f'size must be text, such as "512x768"; got {size!r}')
-    return Recipe.from_json(json.dumps({**base.to_plain(), **own, **parse_size(size)}))
+    return {**own, **parse_size(size)}

@@ -156,25 +156,33 @@ def load_control(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     kind: str | None = None,
+    pipe: Pipeline | None = None,
 ) -> ControlNetwork:
-    """Loads a ControlNet or T2I-Adapter for a `Control`, from its directory in diffusers' layout.
+    """Loads a ControlNet or T2I-Adapter for a `Control`.
 
     Args:
-        path: The directory.
-        device: As for `load`.
-        dtype: float32, float16 or bfloat16; None: float32 on the CPU, otherwise float16.
+        path: Directory in diffusers' layout, or .safetensors file in a published layout.
+        device: As for `load`; None: that of `pipe`, where it is given.
+        dtype: float32, float16 or bfloat16; None: that of `pipe`'s network, without one float32 on the CPU and float16
+            elsewhere.
         kind: Kind of the hint, for a ControlNet that reads several: canny, depth, openpose, ….
+        pipe: The model that it will steer. ControlNets of Flux and Stable Diffusion 3 need it, because they read
+            latents of its VAE.
 
     Raises:
         ValueError: If an argument or the network is not supported.
         FileNotFoundError: If a file is missing.
         ImportError: If the packages that run it are not installed.
     """
-    device = choose_device(device)
-    precision = choose_dtype(dtype, torch.float32 if device.type == "cpu" else torch.float16)
-    from sigmafield.models.diffusers.control import read_control
+    device = choose_device(pipe.device if pipe and device is None else device)
+    usual = torch.float32 if device.type == "cpu" else torch.float16
+    precision = choose_dtype(dtype, getattr(pipe.model.module, "dtype", usual) if pipe else usual)
+    path = Path(path).expanduser()
+    if path.is_file():
+        check_file(path)
+    from sigmafield.models.diffusers.control_read import read_control
 
-    return read_control(Path(path).expanduser(), device, precision, kind)
+    return read_control(path, device, precision, kind, pipe)
 
 
 def check_file(path: Path) -> None:

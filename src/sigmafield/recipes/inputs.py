@@ -118,8 +118,9 @@ def _same(path: str, known: str | None, now: str) -> str:
 
 
 def _read_control(control: ControlImage) -> tuple[ControlImage, Tensor]:
-    if not Path(control.net).expanduser().is_dir():
-        raise FileNotFoundError(f"{control.net}: no such directory; a control's net is one in diffusers' layout")
+    if not Path(control.net).expanduser().exists():
+        layouts = "a .safetensors file or a directory in diffusers' layout"
+        raise FileNotFoundError(f"{control.net}: no such file or directory; a control's net is {layouts}")
     found, now = _read("a control's image", control.image, control.image_sha256)
     return replace(control, image_sha256=now), to_tensor(_pictures("a control's image", found)[0])
 
@@ -149,7 +150,7 @@ def controls_of(entries: Sequence[ControlImage], hints: Sequence[Tensor], pipe: 
     dtype = getattr(pipe.model.module, "dtype", None)
     return tuple(
         Control(
-            load_control(entry.net, device=pipe.device, dtype=dtype, kind=entry.kind),
+            load_control(entry.net, device=pipe.device, dtype=dtype, kind=entry.kind, pipe=pipe),
             hint.to(pipe.device),
             entry.strength,
             (entry.start, entry.end),

@@ -190,7 +190,7 @@ class ControlImage:
     """An image that steers the network, and the ControlNet or T2I-Adapter that reads it.
 
     Args:
-        net: Directory of the side network in diffusers' layout.
+        net: The side network: directory in diffusers' layout, or .safetensors file in a published layout.
         image: The image: its path or, in Python, an image in memory.
         strength: Factor of its effect.
         start: Share of the way through sampling at which it begins to act.

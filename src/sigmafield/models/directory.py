@@ -82,9 +82,12 @@ def open_directory(path: Path) -> Directory:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a dictionary from a JSON file; raises FileNotFoundError or ValueError naming the file."""
     try:
-        return json.loads(needed(path).read_text("utf-8"))
-    except json.JSONDecodeError as error:
+        value = json.loads(needed(path).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is JSON, but not an object")
+    return value
 
 
 def weights(folder: Path) -> tuple[list[Path], str | None]:

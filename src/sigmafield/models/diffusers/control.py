@@ -13,9 +13,6 @@ from torch import Tensor
 from sigmafield.core.conditioning import Cond, ControlNetwork, Residuals
 from sigmafield.models.diffusers.control_transformer import FluxControl, SD3Control
 
-KINDS = ("openpose", "depth", "scribble", "canny", "normal", "segment", "tile", "repaint")
-"""Kinds of hint of a union, in the order of its types; some unions know only the first six."""
-
 XL = "full_adapter_xl"
 
 
@@ -36,7 +33,7 @@ class ControlNet:
 
 @dataclass(frozen=True, eq=False)
 class ControlUnion:
-    """A ControlNetUnionModel; `kind` is the index of the hint's kind in `KINDS`."""
+    """A ControlNetUnionModel; `kind` is the index of the hint's kind among its types."""
 
     module: Any
     factor: int

@@ -20,14 +20,14 @@ from sigmafield.core.conditioning import ControlNetwork
 from sigmafield.core.registry import named
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.assemble import assembled
-from sigmafield.models.diffusers.control import KINDS, XL, Adapter, ControlNet, ControlUnion
+from sigmafield.models.diffusers.control import XL, Adapter, ControlNet, ControlUnion
 from sigmafield.models.diffusers.control_names import RENAMED
-from sigmafield.models.diffusers.control_transformer import FLUX_KINDS, FluxControl, HintLatents, SD3Control
+from sigmafield.models.diffusers.control_transformer import FluxControl, HintLatents, SD3Control
 from sigmafield.models.diffusers.source import pretrained
 from sigmafield.models.directory import listing, opened, read_json
 from sigmafield.models.single_file.checkpoint import unscaled
 from sigmafield.models.single_file.control_shapes import CONFIGS
-from sigmafield.models.single_file.controls import SideFile, side_file
+from sigmafield.models.single_file.controls import FLUX_KINDS, KINDS, SideFile, side_file
 from sigmafield.models.single_file.layouts import recognise
 
 CLASSES: dict[str, Any] = {

@@ -13,9 +13,6 @@ from torch import Tensor
 from sigmafield.core.conditioning import Cond, ControlNetwork, Residuals
 from sigmafield.models.diffusers.flux_tokens import patch_positions, text_positions, tokens_of
 
-FLUX_KINDS = ("canny", "tile", "depth", "blur", "openpose", "grey", "low_quality")
-"""Kinds of hint of Flux's unions, in the order of their modes."""
-
 
 class HintLatents:
     """Latents of hints. A run shows a side network the same image at every step, which is encoded once.

@@ -11,6 +11,12 @@ from sigmafield.models.single_file.layouts import Shapes
 Names = Literal["diffusers", "ldm", "adapter", "xlabs", "stability"]
 """In whose words the weights are named."""
 
+KINDS = ("openpose", "depth", "scribble", "canny", "normal", "segment", "tile", "repaint")
+"""Kinds of hint of a UNet's union, in the order of its types; some unions know only the first six."""
+
+FLUX_KINDS = ("canny", "tile", "depth", "blur", "openpose", "grey", "low_quality")
+"""Kinds of hint of Flux's unions, in the order of their modes."""
+
 NOT_SUPPORTED = {
     r"(^|\.)lora_controlnet$": "a Control-LoRA",
     r"(^|[._])lllite[._]": "a ControlNet-LLLite",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -260,6 +261,54 @@ FORMATS: dict[str, tuple[str, bool, Spelling, str]] = {
 def weights(family: str, module: nn.Module, published: bool) -> Tensors:
     """The weights of a network by their published names, or by those of its class."""
     return original(family, module) if published else dict(module.state_dict())
+
+
+TARGETS = {
+    "conv": ("sd1", False, [r"down_blocks\.1\.resnets\.0\.conv[12]"]),
+    "norm": ("sd1", False, [r"mid_block\.resnets\.0\.norm1"]),
+    "alone": ("sd1", False, [r"down_blocks\.1\.resnets\.0\.conv1", r"mid_block\..*\.attn1\.to_q"]),
+    "any": ("sd1", False, [r"down_blocks\.1\.resnets\.0\.conv1", r"mid_block\..*\.ff\.net\.2", ".*down.*proj_in"]),
+    "cut": ("flux dev", True, [r"double_blocks\.0\..*_attn\.qkv", r"single_blocks\.0\.linear1", "final_layer.ada.*"]),
+}
+"""Layers of a few shapes, for kinds that can change them: those of "cut" are several of the class, or swapped."""
+
+
+def file_of_format(name: str, state: Tensors) -> tuple[Tensors, Tensors]:
+    """A file of a format for all layers of a network that it can name: its tensors, and the weights merged by hand."""
+    _, _, spelling, pattern = FORMATS[name]
+    generator = torch.Generator().manual_seed(0)
+    tensors: Tensors = {}
+    want: Tensors = {}
+    for layer, weight in layers(state):
+        if not re.fullmatch(pattern, layer):
+            continue
+        rows = len(weight)
+        if spelling is xlabs and layer.endswith("linear1"):  # query, key and value, and not the perceptron
+            rows = 3 * weight.shape[1]
+        made = lora(weight[:rows], generator)
+        tensors |= {spelling(layer, end): value.contiguous() for end, value in made.tensors.items()}
+        want[f"{layer}.weight"] = torch.cat([made.new(weight[:rows].double()), weight[rows:].double()])
+    return tensors, want
+
+
+def file_of_kind(kind: str, target: str, strength: float, state: Tensors) -> tuple[Tensors, Tensors]:
+    """A file with a kind of change, by kohya's names: its tensors, and the weights merged by hand."""
+    generator, patterns = torch.Generator().manual_seed(1), TARGETS[target][2]
+    tensors: Tensors = {}
+    want: Tensors = {}
+    for name, weight in state.items():
+        layer, _, last = name.rpartition(".")
+        if last != "weight" or not any(re.fullmatch(pattern, layer) for pattern in patterns):
+            continue
+        made = KINDS[kind][0](weight, generator)
+        bias = state.get(f"{layer}.bias")
+        ends = made.tensors if bias is not None else {k: v for k, v in made.tensors.items() if k != "diff_b"}
+        tensors |= {kohya("lora_unet_")(layer, end): value.contiguous() for end, value in ends.items()}
+        w = weight.double()
+        want[name] = w + strength * (made.new(w) - w)
+        if bias is not None:
+            want[f"{layer}.bias"] = bias.double() + strength * (made.bias(bias.double()) - bias)
+    return tensors, want
 
 
 def layers(state: Tensors) -> Iterator[tuple[str, Tensor]]:

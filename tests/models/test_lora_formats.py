@@ -30,34 +30,14 @@ def check(got: dict[str, Tensor], base: dict[str, Tensor], want: dict[str, Tenso
 
 @pytest.mark.parametrize("name", files.FORMATS)
 def test_formats(name: str, loaded: Loaded, tmp_path: Path) -> None:
-    family, published, spelling, pattern = files.FORMATS[name]
-    base, generator = loaded(family), torch.Generator().manual_seed(0)
+    family, published, _, _ = files.FORMATS[name]
+    base = loaded(family)
     state = files.weights(family, base.model.module, published)
-    tensors: dict[str, Tensor] = {}
-    want: dict[str, Tensor] = {}
-    for layer, weight in files.layers(state):
-        if not re.fullmatch(pattern, layer):
-            continue
-        rows = len(weight)
-        if spelling is files.xlabs and layer.endswith("linear1"):  # query, key and value, and not the perceptron
-            rows = 3 * weight.shape[1]
-        made = files.lora(weight[:rows], generator)
-        tensors |= {spelling(layer, end): value for end, value in made.tensors.items()}
-        want[f"{layer}.weight"] = torch.cat([made.new(weight[:rows].double()), weight[rows:].double()])
+    tensors, want = files.file_of_format(name, state)
     assert len(want) >= 6
-    save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / "a.safetensors")
+    save_file(tensors, tmp_path / "a.safetensors")
     pipe = base.with_loras([tmp_path / "a.safetensors"])
     check(files.weights(family, pipe.model.module, published), state, want)
-
-
-TARGETS = {
-    "conv": ("sd1", False, [r"down_blocks\.1\.resnets\.0\.conv[12]"]),
-    "norm": ("sd1", False, [r"mid_block\.resnets\.0\.norm1"]),
-    "alone": ("sd1", False, [r"down_blocks\.1\.resnets\.0\.conv1", r"mid_block\..*\.attn1\.to_q"]),
-    "any": ("sd1", False, [r"down_blocks\.1\.resnets\.0\.conv1", r"mid_block\..*\.ff\.net\.2", ".*down.*proj_in"]),
-    "cut": ("flux dev", True, [r"double_blocks\.0\..*_attn\.qkv", r"single_blocks\.0\.linear1", "final_layer.ada.*"]),
-}
-"""Layers of a few shapes, for kinds that can change them: those of "cut" are several of the class, or swapped."""
 
 
 @pytest.mark.parametrize("strength", [1.0, -0.3])
@@ -67,25 +47,12 @@ TARGETS = {
     + [(kind, "cut") for kind, (_, on) in files.KINDS.items() if on == "any"],
 )
 def test_kinds(kind: str, target: str, strength: float, loaded: Loaded, tmp_path: Path) -> None:
-    family, published, patterns = TARGETS[target]
-    base, generator = loaded(family), torch.Generator().manual_seed(1)
+    family, published, _ = files.TARGETS[target]
+    base = loaded(family)
     state = files.weights(family, base.model.module, published)
-    tensors: dict[str, Tensor] = {}
-    want: dict[str, Tensor] = {}
-    for name, weight in state.items():
-        layer, _, last = name.rpartition(".")
-        if last != "weight" or not any(re.fullmatch(pattern, layer) for pattern in patterns):
-            continue
-        made = files.KINDS[kind][0](weight, generator)
-        bias = state.get(f"{layer}.bias")
-        ends = made.tensors if bias is not None else {k: v for k, v in made.tensors.items() if k != "diff_b"}
-        tensors |= {files.kohya("lora_unet_")(layer, end): value for end, value in ends.items()}
-        w = weight.double()
-        want[name] = w + strength * (made.new(w) - w)
-        if bias is not None:
-            want[f"{layer}.bias"] = bias.double() + strength * (made.bias(bias.double()) - bias)
+    tensors, want = files.file_of_kind(kind, target, strength, state)
     assert want
-    save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / "a.safetensors")
+    save_file(tensors, tmp_path / "a.safetensors")
     pipe = base.with_loras({tmp_path / "a.safetensors": strength})
     check(files.weights(family, pipe.model.module, published), state, want)
 

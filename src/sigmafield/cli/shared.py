@@ -21,9 +21,6 @@ FILES = (
 )  # fmt: skip
 """Fields of a recipe that name files which are read, with their digests and how they are read."""
 
-MODEL = OF_THE_MODEL
-"""Fields of a recipe that say which model is loaded."""
-
 LORAS = ("loras", "lora_partial")
 """Fields of a recipe that say what is added to its weights."""
 
@@ -56,7 +53,7 @@ class Shared:
         The LoRAs of the first recipe are merged into the weights. Where those of another recipe differ, the weights are
         kept without LoRAs from then on, unless the network is compiled.
         """
-        model, loras = _key(sealed, MODEL), _key(sealed, LORAS)
+        model, loras = _key(sealed, OF_THE_MODEL), _key(sealed, LORAS)
         if self._pipe is not None and self._pipe[0] == model and self._pipe[1] != loras and not self.machine.compile:
             kept, self._pipe, self._controls = self._pipe[2], None, None
             if kept.loras and kept.unmerged is None:

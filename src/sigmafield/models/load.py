@@ -17,7 +17,9 @@ from sigmafield.core.parameters import check, checked, keywords
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import TINY, nearby
-from sigmafield.models.loras import Loras, check_loras
+from sigmafield.models.lora.merge import merge
+from sigmafield.models.lora.read import notes_of, read_lora, usable
+from sigmafield.models.lora.strengths import Loras, check_loras, lora_file
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
@@ -44,6 +46,7 @@ def load(
     embeddings: str | Path | None = None,
     skip_unknown_embeddings: bool = False,
     loras: Loras = (),
+    lora_partial: bool = False,
 ) -> Pipeline:
     """Loads a model.
 
@@ -65,6 +68,7 @@ def load(
         loras: LoRA files by their paths with their strengths, one number or a pair of the network's and the text
             encoders', added to the weights in that order; any number, 0: none of it. A path without a strength has 1.
             The weights without them are not kept; `Pipeline.with_loras` keeps them.
+        lora_partial: Whether a LoRA is loaded of which something cannot be used, which `Pipeline.notes` lists.
 
     Returns:
         The model, the text encoder and the VAE. Pickled, as for another process, it is this call, made again there.
@@ -80,7 +84,7 @@ def load(
     options = {
         "parts": _absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
         "max_rows": max_rows, "preview": _absolute(preview), "embeddings": _absolute(embeddings),
-        "skip_unknown_embeddings": skip_unknown_embeddings,
+        "skip_unknown_embeddings": skip_unknown_embeddings, "lora_partial": lora_partial,
     }  # fmt: skip
     check("load", {name: keywords(load)[name] for name in options}, options)
     pairs = check_loras(loras)
@@ -94,17 +98,16 @@ def load(
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
     words = Inversions(None if embeddings is None else Path(embeddings).expanduser(), skip_unknown_embeddings)
     pipe = load_plain(model, device, dtype, parts, torch.device("cpu") if offload else None, words)
-    if pairs:
-        from sigmafield.models.diffusers.lora import merge, read_lora  # slow to import, and an extra
-
-        read = [(read_lora(Path(path).expanduser(), pipe.adaptable), strengths) for path, strengths in pairs]
-        for part, module in pipe.adaptable.items():
-            merge(part, module, read)
+    read = [(usable(read_lora(lora_file(path), pipe.adaptable), lora_partial), strengths) for path, strengths in pairs]
+    for part, module in pipe.adaptable.items():
+        merge(part, module, read)
     if device.type == "cpu":
         pipe = with_threads(pipe)
     pipe = offloaded(pipe) if offload else pipe
     network = compiled(pipe.model) if compile else pipe.model
-    pipe = replace(pipe, model=replace(network, max_rows=max_rows), loras=pairs)
+    pipe = replace(
+        pipe, model=replace(network, max_rows=max_rows), loras=pairs, notes=notes_of(lora for lora, _ in read)
+    )
     if preview is not None:
         from sigmafield.models.diffusers.preview import load_preview
 

@@ -14,6 +14,7 @@ from sigmafield.core.conditioning import Control
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import no_controls
 from sigmafield.models.load import load_control
+from sigmafield.models.lora.strengths import lora_file
 from sigmafield.recipes.image_io import decoded, decoded_frames, digest, read_bytes, to_mask, to_rgb, to_tensor
 from sigmafield.recipes.in_memory import PREFIX, ImageSource, InMemory, pixel_digest
 from sigmafield.recipes.options import AUTO, ControlImage, Lora
@@ -127,9 +128,7 @@ def _read_control(control: ControlImage) -> tuple[ControlImage, Tensor]:
 
 def _sealed(lora: Lora) -> Lora:
     """The LoRA with the digest of its file."""
-    path = Path(lora.path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"LoRA {lora.path!r}: no such file")
+    path = lora_file(lora.path)
     return replace(lora, sha256=_same(lora.path, lora.sha256, _digest_at(path, path.stat().st_mtime_ns)))
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import NonNegative, Positive, settle
-from sigmafield.models.loras import Strengths
+from sigmafield.models.lora.strengths import Strengths
 from sigmafield.recipes.in_memory import ImageSource, image_source
 
 AUTO = "auto"

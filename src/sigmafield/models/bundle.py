@@ -98,6 +98,7 @@ class Vae:
         module: The torch module; None where there is not one.
         cheap: Whether decoding is cheap enough for a preview of every step.
         running: Makes the context in which the module is called.
+        decodes_only: Why images cannot be encoded; None if they can.
     """
 
     encoder: Codec
@@ -110,6 +111,7 @@ class Vae:
     module: Any = field(default=None, repr=False)
     cheap: bool = False
     running: Running = nullcontext
+    decodes_only: str | None = None
 
     def encode(self, images: Tensor) -> Tensor:
         """Encodes images.
@@ -122,8 +124,10 @@ class Vae:
             Latents [B, C, H/factor, W/factor] or [B, C, frames, …] in the VAE's own scale, float32, on the device.
 
         Raises:
-            ValueError: If the shape is wrong.
+            ValueError: If the shape is wrong, or the VAE has no encoder.
         """
+        if self.decodes_only is not None:
+            raise ValueError(self.decodes_only)
         video = self.frame_factor is not None
         images = images[:, :, None] if video and images.ndim == 4 else images
         if images.ndim != 4 + video or images.shape[1] != 3 or min(images.shape[-2:]) < self.factor:

@@ -24,12 +24,12 @@ from sigmafield.models.running import check_compile, check_offload, compiled, of
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
+from sigmafield.models.weights.files import check_ending
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps"}
 """What people call devices, and what torch calls them."""
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -51,8 +51,9 @@ def load(
     """Loads a model.
 
     Args:
-        model: "tiny" (shipped, 64×64 pixels), a directory in diffusers' layout, a single .safetensors file in the
-            layout that the model was published in, or a hub id such as "org/name".
+        model: "tiny" (shipped, 64×64 pixels), a directory in diffusers' layout, a single file (.safetensors,
+            .sft or .gguf) in the layout that the model was published in, or a hub id such as "org/name". Quantised
+            weights stay so in memory, and the layers compute in `dtype`.
         parts: Directory in diffusers' layout with the parts that a single file lacks: VAE, text encoders.
         device: cpu, cuda, cuda:1 or mps; None: the first that is available of cuda, mps, cpu.
         dtype: float32, float16 or bfloat16; None: float32 for "tiny" and on the CPU, otherwise float16 for UNets and
@@ -139,7 +140,7 @@ def load_plain(
         return load_tiny(shipped, device, choose_dtype(dtype, torch.float32), embeddings)
     asked = None if dtype is None else choose_dtype(dtype, torch.float32)
     if path.is_file():
-        check_file(path)
+        check_ending(path)
         from sigmafield.models.diffusers import load_single_file  # slow to import, and an extra
 
         return load_single_file(path, Path(parts).expanduser() if parts else None, device, asked, home, embeddings)
@@ -186,19 +187,6 @@ def load_control(
     from sigmafield.models.diffusers.control_read import read_control
 
     return read_control(path, device, precision, kind, pipe)
-
-
-def check_file(path: Path) -> None:
-    """Raises ValueError for a file that is not .safetensors."""
-    if path.suffix in PICKLES:
-        raise ValueError(
-            f"model '{path}': a pickle can run any code and is not opened; convert it to .safetensors, or pass a "
-            "directory in diffusers' layout"
-        )
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"model '{path}': a single file must be .safetensors; or pass a directory in diffusers' layout"
-        )
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

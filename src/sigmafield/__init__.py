@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sigmafield.models.analytic import Mixture
     from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
     from sigmafield.models.diffusion_model import DiffusionModel
+    from sigmafield.models.inspection.inspect import inspect
+    from sigmafield.models.inspection.report import Inspected
     from sigmafield.models.load import load, load_control
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
@@ -65,6 +67,8 @@ _HOME = {
         "Vae",
     ),
     "models.diffusion_model": ("DiffusionModel",),
+    "models.inspection.inspect": ("inspect",),
+    "models.inspection.report": ("Inspected",),
     "models.load": (
         "load",
         "load_control",
@@ -139,6 +143,7 @@ __all__ = [
     "Grid",
     "Guider",
     "Inputs",
+    "Inspected",
     "Job",
     "Keyed",
     "Lora",
@@ -163,6 +168,7 @@ __all__ = [
     "execute",
     "finish",
     "generate",
+    "inspect",
     "iterate",
     "load",
     "load_control",

@@ -264,13 +264,13 @@ ERRORS = [
     (["x", "--preview-every", "0"], "preview-every must be ≥ 1; got 0"),
     (["x", "--preview-decoder", "nowhere"], "nowhere: no such file or directory to take a preview decoder from"),
     (["x", "--controlnet", "canny"], "a control has no entry 'canny'"),
-    (["x", "--controlnet", "net=a"], "a control must be net=DIR,image=PNG and, if wanted, strength=0.8,start=0,end=1;"),
+    (["x", "--controlnet", "net=a"], "a control must be net=PATH,image=PNG and, if wanted, strength=0.8,start=0,end=1"),
     (
         ["x", "--controlnet", "net=a,image=b,strenght=2"],
         "a control has no entry 'strenght'; did you mean strength, start?",
     ),
     (["x", "--controlnet", "net=a,image=b,strength=much"], "a control's strength must be a number; got 'much'"),
-    (["x", "--controlnet", "net=nowhere,image=b"], "nowhere: no such directory; a control's net is one in diffusers'"),
+    (["x", "--controlnet", "net=nowhere,image=b"], "nowhere: no such file or directory; a control"),
     (["x", "--controlnet", "net=.,image=b"], "no image at b"),
     (
         ["x", "--controlnet", "net=.,image=i.png,start=0.6,end=0.5"],

@@ -250,3 +250,56 @@ def scales(take: Taken, old: str, new: str) -> None:
     """The norms of queries and keys."""
     for word in ("query", "key"):
         take.out[f"{old}.{word}_norm.scale"] = take.state.pop(f"{new}{word[0]}.weight")
+
+
+def lumina(module: torch.nn.Module, prefix: str = "") -> Weights:
+    """The weights of Lumina 2's transformer."""
+    take = Taken(module)
+    take("x_embedder", "x_embedder")
+    take("cap_embedder.0", "time_caption_embed.caption_embedder.0")
+    take("cap_embedder.1", "time_caption_embed.caption_embedder.1")
+    take("t_embedder.mlp.0", "time_caption_embed.timestep_embedder.linear_1")
+    take("t_embedder.mlp.2", "time_caption_embed.timestep_embedder.linear_2")
+    take("final_layer.adaLN_modulation.1", "norm_out.linear_1")
+    take("final_layer.linear", "norm_out.linear_2")
+    for stack in ("noise_refiner", "context_refiner", "layers"):
+        for i in range(len(getattr(module, stack))):
+            at = f"{stack}.{i}"
+            take(f"{at}.attention.qkv", *(f"{at}.attn.to_{x}" for x in "qkv"))
+            take(f"{at}.attention.out", f"{at}.attn.to_out.0")
+            for x in "qk":
+                take(f"{at}.attention.{x}_norm", f"{at}.attn.norm_{x}")
+            for n in (1, 2, 3):
+                take(f"{at}.feed_forward.w{n}", f"{at}.feed_forward.linear_{n}")
+            if stack != "context_refiner":
+                take(f"{at}.adaLN_modulation.1", f"{at}.norm1.linear")
+            take(f"{at}.attention_norm1", f"{at}.norm1" if stack == "context_refiner" else f"{at}.norm1.norm")
+            take(f"{at}.attention_norm2", f"{at}.norm2")
+            take(f"{at}.ffn_norm1", f"{at}.ffn_norm1")
+            take(f"{at}.ffn_norm2", f"{at}.ffn_norm2")
+    return take.all(prefix)
+
+
+def wan(module: torch.nn.Module, prefix: str = "") -> Weights:
+    """The weights of Wan's transformer."""
+    take = Taken(module)
+    take("patch_embedding", "patch_embedding")
+    for old, new in (("text_embedding", "text_embedder"), ("time_embedding", "time_embedder")):
+        take(f"{old}.0", f"condition_embedder.{new}.linear_1")
+        take(f"{old}.2", f"condition_embedder.{new}.linear_2")
+    take("time_projection.1", "condition_embedder.time_proj")
+    take("head.head", "proj_out")
+    take.out["head.modulation"] = take.state.pop("scale_shift_table")
+    for i in range(len(module.blocks)):
+        at = f"blocks.{i}"
+        take.out[f"{at}.modulation"] = take.state.pop(f"{at}.scale_shift_table")
+        for old, new in (("self_attn", "attn1"), ("cross_attn", "attn2")):
+            for x in "qkv":
+                take(f"{at}.{old}.{x}", f"{at}.{new}.to_{x}")
+            take(f"{at}.{old}.o", f"{at}.{new}.to_out.0")
+            for x in "qk":
+                take(f"{at}.{old}.norm_{x}", f"{at}.{new}.norm_{x}")
+        take(f"{at}.norm3", f"{at}.norm2")
+        take(f"{at}.ffn.0", f"{at}.ffn.net.0.proj")
+        take(f"{at}.ffn.2", f"{at}.ffn.net.2")
+    return take.all(prefix)

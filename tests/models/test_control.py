@@ -315,7 +315,7 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
         load_control(sd1[0] / "unet")
     with pytest.raises(FileNotFoundError, match="no config.json, so this is not a network"):
         load_control(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no such directory; a ControlNet or T2I-Adapter is one"):
+    with pytest.raises(FileNotFoundError, match="no such file or directory; a ControlNet or T2I-Adapter is a .saf"):
         load_control(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"hint must be \[B, 3, height, width\]; got shape \(1, 1, 4, 4\)"):
         Control(steered.net, torch.rand(1, 1, 4, 4))

@@ -159,6 +159,6 @@ def test_what_load_refuses(options, error, message):
 
 def test_a_recipe_says_which_model_drew_it(sd1):
     pipe = sf.load(sd1[0], device="cpu")
-    settings = {"model": str(sd1[0]), "parts": None, "embeddings": None, "skip_unknown_embeddings": False, "loras": ()}
-    assert settled(pipe) == settings
+    settings = {"model": str(sd1[0]), "parts": None, "embeddings": None, "skip_unknown_embeddings": False}
+    assert settled(pipe) == {**settings, "loras": (), "lora_partial": False}
     assert settled(replace(pipe, vae=pipe.vae))["model"] == sd1[0].name

@@ -50,8 +50,8 @@ def test_device_that_is_not_there() -> None:
     "name, message",
     [
         ("a.ckpt", "a pickle can run any code and is not opened; convert it to .safetensors"),
-        ("a.pt", "a pickle can run any code and is not opened"),
-        ("a.txt", "a single file must be .safetensors; or pass a directory"),
+        ("a.PT", "a pickle can run any code and is not opened"),
+        ("a.TXT", "a single file must be .safetensors, .sft or .gguf; or pass a directory"),
     ],
 )
 def test_single_files(name: str, message: str, tmp_path: Path) -> None:

@@ -73,6 +73,18 @@ def test_offloading_changes_no_pixel() -> None:
     assert a == b
 
 
+def test_a_call_within_a_call_leaves_the_outer_part_on_the_device() -> None:
+    """As where a network's control reads an image through the VAE; afterwards only what is called stays."""
+    log = list[str]()
+    network, vae = (noted(name, nn.Identity(), log) for name in ("network", "vae"))
+    turns = Turns(torch.device("cuda:7"))
+    with turns.on_device([network]), turns.on_device([vae]):
+        assert log == ["network→cuda:7", "network→cuda:7", "vae→cuda:7"]
+    log.clear()
+    with turns.on_device([network]):
+        assert log == ["vae→cpu", "network→cuda:7"]
+
+
 def test_only_what_a_thread_calls_is_on_the_device() -> None:
     at: dict[str, str] = {}
 

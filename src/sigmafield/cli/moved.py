@@ -23,7 +23,7 @@ class MovedOptions:
         embeddings: Directory of textual inversions.
         lora_files: A LoRA file; one for each of the recipe's, in their order.
         control_images: An image that steers; one for each of the recipe's, in their order.
-        control_nets: A directory of a network that steers; one for each of the recipe's, in their order.
+        control_nets: A directory or file of a network that steers; one for each of the recipe's, in their order.
     """
 
     image: str | None = None

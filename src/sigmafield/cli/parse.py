@@ -80,7 +80,7 @@ def parse_number(what: str, text: str) -> float:
 
 
 def parse_control(text: str) -> ControlImage:
-    """A control from "net=DIR,image=PNG,strength=0.8,start=0,end=0.5"; paths may have commas and colons."""
+    """A control from "net=PATH,image=PNG,strength=0.8,start=0,end=0.5"; paths may have commas and colons."""
     names = [name for name in fields_of(ControlImage) if name != "image_sha256"]
     pairs = [pair.partition("=") for pair in re.split(r",(?=\w+=)", text)]
     values: dict[str, Any] = {name: value for name, _, value in pairs}
@@ -91,7 +91,7 @@ def parse_control(text: str) -> ControlImage:
         raise ValueError(f"a control must have each entry once; got {shown(text)}")
     if not all(values.get(name) for name in ("net", "image")):
         raise ValueError(
-            f"a control must be net=DIR,image=PNG and, if wanted, strength=0.8,start=0,end=1; got {text!r}"
+            f"a control must be net=PATH,image=PNG and, if wanted, strength=0.8,start=0,end=1; got {text!r}"
         )
     for name in values.keys() & {"strength", "start", "end"}:
         values[name] = parse_number(f"a control's {name}", values[name])
@@ -146,6 +146,6 @@ READERS = Readers(
     {
         "shift": "S|size", "seed": "N|random", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:strength=S]",
         "loras": "FILE[:STRENGTH[:TEXT]]",
-        "controls": "net=DIR,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
+        "controls": "net=PATH,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
     },
 )  # fmt: skip

@@ -21,8 +21,8 @@ FILES = (
 )  # fmt: skip
 """Fields of a recipe that name files which are read, with their digests and how they are read."""
 
-MODEL = (*OF_THE_MODEL, "loras")
-"""Fields of a recipe that say which model is loaded."""
+LORAS = ("loras", "lora_partial")
+"""Fields of a recipe that say what is added to its weights."""
 
 
 class Shared:
@@ -35,7 +35,7 @@ class Shared:
     def __init__(self, machine: MachineOptions):
         self.machine = machine
         self._read: tuple[str, Recipe, Inputs] | None = None
-        self._pipe: tuple[str, Pipeline] | None = None
+        self._pipe: tuple[str, str, Pipeline] | None = None
         self._controls: tuple[str, Pipeline, Sequence[Control]] | None = None
 
     def inputs(self, recipe: Recipe) -> tuple[Recipe, Inputs]:
@@ -48,12 +48,22 @@ class Shared:
         return replace(recipe, **{name: getattr(sealed, name) for name in FILES}), inputs
 
     def pipe(self, sealed: Recipe) -> Pipeline:
-        """The model of a recipe; errors as for `open_pipe`. The one before is given up first, to save memory."""
-        key = _key(sealed, MODEL)
-        if self._pipe is None or self._pipe[0] != key:
+        """The model of a recipe; errors as for `open_pipe`. The one before is given up first, to save memory.
+
+        The LoRAs of the first recipe are merged into the weights. Where those of another recipe differ, the weights are
+        kept without LoRAs from then on, unless the network is compiled.
+        """
+        model, loras = _key(sealed, OF_THE_MODEL), _key(sealed, LORAS)
+        if self._pipe is not None and self._pipe[0] == model and self._pipe[1] != loras and not self.machine.compile:
+            kept, self._pipe, self._controls = self._pipe[2], None, None
+            if kept.loras and kept.unmerged is None:
+                del kept
+                kept = open_pipe(replace(sealed, loras=()), **self.machine.load_arguments())
+            self._pipe = model, loras, kept.with_loras([lora.pair for lora in sealed.loras], sealed.lora_partial)
+        if self._pipe is None or self._pipe[:2] != (model, loras):
             self._pipe = self._controls = None
-            self._pipe = key, open_pipe(sealed, **self.machine.load_arguments())
-        return self._pipe[1]
+            self._pipe = model, loras, open_pipe(sealed, **self.machine.load_arguments())
+        return self._pipe[2]
 
     def controls(self, sealed: Recipe, inputs: Inputs, pipe: Pipeline) -> Sequence[Control]:
         """The images that steer; errors as for `controls_of`."""

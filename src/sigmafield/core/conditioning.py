@@ -52,14 +52,17 @@ Crop = Literal["fit", "along"]
 
 
 class Residuals(NamedTuple):
-    """What a control adds inside a UNet: empty, or None, where it adds nothing.
+    """What a control adds inside a network: empty, or None, where it adds nothing.
 
-    skips: to each skip connection of the way down; middle: after the middle block; blocks: within each down block.
+    Of a UNet: skips: to each skip connection of the way down; middle: after the middle block; blocks: within each down
+    block. Of a transformer: blocks: after each block, of Flux each joint one; singles: after each of Flux's single
+    blocks.
     """
 
     skips: Sequence[Tensor] = ()
     middle: Tensor | None = None
     blocks: Sequence[Tensor] = ()
+    singles: Sequence[Tensor] = ()
 
 
 @runtime_checkable

@@ -15,7 +15,9 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusion_model import DiffusionModel, Running
-from sigmafield.models.loras import Loras, Strengths, check_loras
+from sigmafield.models.lora.merge import with_changes
+from sigmafield.models.lora.read import Lora, notes_of, read_lora, usable
+from sigmafield.models.lora.strengths import Loras, Strengths, check_loras, lora_file
 from sigmafield.models.module_view import Views
 from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
 
@@ -96,6 +98,7 @@ class Vae:
         module: The torch module; None where there is not one.
         cheap: Whether decoding is cheap enough for a preview of every step.
         running: Makes the context in which the module is called.
+        decodes_only: Why images cannot be encoded; None if they can.
     """
 
     encoder: Codec
@@ -108,6 +111,7 @@ class Vae:
     module: Any = field(default=None, repr=False)
     cheap: bool = False
     running: Running = nullcontext
+    decodes_only: str | None = None
 
     def encode(self, images: Tensor) -> Tensor:
         """Encodes images.
@@ -120,8 +124,10 @@ class Vae:
             Latents [B, C, H/factor, W/factor] or [B, C, frames, …] in the VAE's own scale, float32, on the device.
 
         Raises:
-            ValueError: If the shape is wrong.
+            ValueError: If the shape is wrong, or the VAE has no encoder.
         """
+        if self.decodes_only is not None:
+            raise ValueError(self.decodes_only)
         video = self.frame_factor is not None
         images = images[:, :, None] if video and images.ndim == 4 else images
         if images.ndim != 4 + video or images.shape[1] != 3 or min(images.shape[-2:]) < self.factor:
@@ -183,7 +189,7 @@ class Unmerged(NamedTuple):
 
     modules: Modules
     merged: Modules
-    files: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, Lora]
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +202,7 @@ class Pipeline:
         vae: The VAE.
         small_decoder: Network latents → rough images in [0, 1], for previews; None: see `preview`.
         loras: Paths and strengths of the LoRAs that are in the weights.
+        notes: What a user should know about them, one sentence each: what of a file cannot be used.
         unmerged: The modules without LoRAs; None for a pipeline without LoRAs, or one that `load` merged them into.
         arranged: Says how the parts of a pipeline with other modules are made to run, such as one at a time.
         source: The call that makes it again; None where a part was exchanged since.
@@ -206,6 +213,7 @@ class Pipeline:
     vae: Vae
     small_decoder: Codec | None = None
     loras: Sequence[tuple[str, Strengths]] = ()
+    notes: Sequence[str] = ()
     unmerged: Unmerged | None = field(default=None, repr=False)
     arranged: Callable[[Pipeline], Pipeline] = field(default=as_it_is, repr=False)
     source: partial[Pipeline] | None = field(default=None, init=False, repr=False)
@@ -225,7 +233,7 @@ class Pipeline:
             )
         return self.source, ()
 
-    def with_loras(self, loras: Loras) -> Pipeline:
+    def with_loras(self, loras: Loras, lora_partial: bool = False) -> Pipeline:
         """A pipeline with these LoRAs instead of those of this one, which is left as it is; () for none.
 
             light = pipe.with_loras({"ink.safetensors": 0.4})
@@ -237,13 +245,13 @@ class Pipeline:
 
         Args:
             loras: LoRA files by their paths with their strengths, as for `load`.
+            lora_partial: As for `load`.
 
         Raises:
             FileNotFoundError: If a file is missing.
             TypeError: If an entry is not a path with its strength.
             ValueError: If a file does not fit the model, the weights without LoRAs were not kept, or the network is
                 compiled or has offloading hooks.
-            ImportError: If diffusers is not installed.
         """
         if self.loras and self.unmerged is None:
             raise ValueError(
@@ -252,14 +260,14 @@ class Pipeline:
         base, known = self._unmerged()
         pairs = check_loras(loras, known)
         if not pairs:
-            return self._on(base, (), None)
-        from sigmafield.models.diffusers.lora import read_lora, with_changes  # slow to import, and an extra
-
-        files = {path: known.get(path) or read_lora(Path(path).expanduser(), base) for path, _ in pairs}
+            return self._on(base, (), None, lora_partial)
+        files = {path: known.get(path) or read_lora(lora_file(path), base) for path, _ in pairs}
+        for file in files.values():
+            usable(file, lora_partial)
         own = with_changes(base, [(files[path], strengths) for path, strengths in pairs])
-        return self._on(own, pairs, Unmerged(base, own, files))
+        return self._on(own, pairs, Unmerged(base, own, files), lora_partial)
 
-    def _unmerged(self) -> tuple[Modules, Mapping[str, Mapping[str, Any]]]:
+    def _unmerged(self) -> tuple[Modules, Mapping[str, Lora]]:
         """The modules without LoRAs, and the LoRAs' files that are known to fit them."""
         own = self.adaptable
         if self.unmerged is None:
@@ -268,15 +276,18 @@ class Pipeline:
         base = {name: self.unmerged.modules[name] if name in kept else own[name] for name in own}
         return base, self.unmerged.files if kept == set(own) else {}
 
-    def _on(self, modules: Modules, loras: Sequence[tuple[str, Strengths]], unmerged: Unmerged | None) -> Pipeline:
+    def _on(
+        self, modules: Modules, loras: Sequence[tuple[str, Strengths]], unmerged: Unmerged | None, lora_partial: bool
+    ) -> Pipeline:
         """The pipeline on other modules of its network and text encoders."""
         model = replace(self.model, module=modules.get(self.model.part))
         text = replace(self.text, modules={name: modules[name] for name in self.text.modules})
-        made = self.arranged(replace(self, model=model, text=text, loras=loras, unmerged=unmerged))
+        notes = notes_of(unmerged.files.values()) if unmerged else ()
+        made = self.arranged(replace(self, model=model, text=text, loras=loras, notes=notes, unmerged=unmerged))
         if self.source is None:
             return made
         files = [(str(Path(path).expanduser().absolute()), strengths) for path, strengths in loras]
-        return made.made_by(partial(self.source, loras=files))
+        return made.made_by(partial(self.source, loras=files, lora_partial=lora_partial))
 
     @property
     def adaptable(self) -> Modules:

@@ -177,4 +177,4 @@ class DiffusionModel:
 
 def no_controls(name: str) -> ValueError:
     """Makes the error for a control where the network takes none."""
-    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2 and XL in diffusers' layout")
+    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2, XL and 3, and for Flux")

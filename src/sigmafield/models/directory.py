@@ -82,20 +82,23 @@ def open_directory(path: Path) -> Directory:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a dictionary from a JSON file; raises FileNotFoundError or ValueError naming the file."""
     try:
-        return json.loads(needed(path).read_text("utf-8"))
-    except json.JSONDecodeError as error:
+        value = json.loads(needed(path).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is JSON, but not an object")
+    return value
 
 
 def weights(folder: Path) -> tuple[list[Path], str | None]:
-    """Finds the weight files of a component.
+    """Finds the weight files of a component: safetensors, or one GGUF file of any name.
 
     Returns:
         The files and their variant: None, or 'fp16' where there are only half-precision ones.
 
     Raises:
         FileNotFoundError: If a file or shard is missing.
-        ValueError: If a file is broken, or there are only pickles.
+        ValueError: If a file is broken, there are only pickles, or several GGUF files.
     """
     for variant in (None, "fp16"):
         part = f".{variant}" if variant else ""
@@ -106,10 +109,15 @@ def weights(folder: Path) -> tuple[list[Path], str | None]:
             if shards.is_file():
                 names = sorted(set(read_json(shards)["weight_map"].values()))
                 return [opened(needed(folder / name)) for name in names], variant
+    blocks = sorted(folder.glob("*.gguf"))
+    if len(blocks) > 1:
+        raise ValueError(f"{folder} has several .gguf files, {', '.join(p.name for p in blocks)}: leave one in it")
+    if blocks:
+        return blocks, None
     pickles = [p.name for p in sorted(folder.glob("*.bin"))]
     if pickles:
         raise ValueError(f"{folder}: {pickles[0]} is a pickle and is not opened; convert it to .safetensors")
-    expected = " or ".join(f"{stem}.safetensors" for stem in WEIGHTS)
+    expected = " or ".join(f"{stem}.safetensors" for stem in WEIGHTS) + ", or a .gguf file"
     raise FileNotFoundError(f"{folder}: weights are missing, expected {expected}; {listing(folder)}")
 
 

@@ -17,17 +17,19 @@ from sigmafield.core.parameters import check, checked, keywords
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import TINY, nearby
-from sigmafield.models.loras import Loras, check_loras
+from sigmafield.models.lora.merge import merge
+from sigmafield.models.lora.read import notes_of, read_lora, usable
+from sigmafield.models.lora.strengths import Loras, check_loras, lora_file
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
+from sigmafield.models.weights.files import check_ending
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps"}
 """What people call devices, and what torch calls them."""
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -44,12 +46,14 @@ def load(
     embeddings: str | Path | None = None,
     skip_unknown_embeddings: bool = False,
     loras: Loras = (),
+    lora_partial: bool = False,
 ) -> Pipeline:
     """Loads a model.
 
     Args:
-        model: "tiny" (shipped, 64×64 pixels), a directory in diffusers' layout, a single .safetensors file in the
-            layout that the model was published in, or a hub id such as "org/name".
+        model: "tiny" (shipped, 64×64 pixels), a directory in diffusers' layout, a single file (.safetensors,
+            .sft or .gguf) in the layout that the model was published in, or a hub id such as "org/name". Quantised
+            weights stay so in memory, and the layers compute in `dtype`.
         parts: Directory in diffusers' layout with the parts that a single file lacks: VAE, text encoders.
         device: cpu, cuda, cuda:1 or mps; None: the first that is available of cuda, mps, cpu.
         dtype: float32, float16 or bfloat16; None: float32 for "tiny" and on the CPU, otherwise float16 for UNets and
@@ -65,6 +69,7 @@ def load(
         loras: LoRA files by their paths with their strengths, one number or a pair of the network's and the text
             encoders', added to the weights in that order; any number, 0: none of it. A path without a strength has 1.
             The weights without them are not kept; `Pipeline.with_loras` keeps them.
+        lora_partial: Whether a LoRA is loaded of which something cannot be used, which `Pipeline.notes` lists.
 
     Returns:
         The model, the text encoder and the VAE. Pickled, as for another process, it is this call, made again there.
@@ -80,7 +85,7 @@ def load(
     options = {
         "parts": _absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
         "max_rows": max_rows, "preview": _absolute(preview), "embeddings": _absolute(embeddings),
-        "skip_unknown_embeddings": skip_unknown_embeddings,
+        "skip_unknown_embeddings": skip_unknown_embeddings, "lora_partial": lora_partial,
     }  # fmt: skip
     check("load", {name: keywords(load)[name] for name in options}, options)
     pairs = check_loras(loras)
@@ -94,17 +99,16 @@ def load(
         raise FileNotFoundError(f"{preview}: no such file or directory to take a preview decoder from")
     words = Inversions(None if embeddings is None else Path(embeddings).expanduser(), skip_unknown_embeddings)
     pipe = load_plain(model, device, dtype, parts, torch.device("cpu") if offload else None, words)
-    if pairs:
-        from sigmafield.models.diffusers.lora import merge, read_lora  # slow to import, and an extra
-
-        read = [(read_lora(Path(path).expanduser(), pipe.adaptable), strengths) for path, strengths in pairs]
-        for part, module in pipe.adaptable.items():
-            merge(part, module, read)
+    read = [(usable(read_lora(lora_file(path), pipe.adaptable), lora_partial), strengths) for path, strengths in pairs]
+    for part, module in pipe.adaptable.items():
+        merge(part, module, read)
     if device.type == "cpu":
         pipe = with_threads(pipe)
     pipe = offloaded(pipe) if offload else pipe
     network = compiled(pipe.model) if compile else pipe.model
-    pipe = replace(pipe, model=replace(network, max_rows=max_rows), loras=pairs)
+    pipe = replace(
+        pipe, model=replace(network, max_rows=max_rows), loras=pairs, notes=notes_of(lora for lora, _ in read)
+    )
     if preview is not None:
         from sigmafield.models.diffusers.preview import load_preview
 
@@ -136,7 +140,7 @@ def load_plain(
         return load_tiny(shipped, device, choose_dtype(dtype, torch.float32), embeddings)
     asked = None if dtype is None else choose_dtype(dtype, torch.float32)
     if path.is_file():
-        check_file(path)
+        check_ending(path)
         from sigmafield.models.diffusers import load_single_file  # slow to import, and an extra
 
         return load_single_file(path, Path(parts).expanduser() if parts else None, device, asked, home, embeddings)
@@ -156,38 +160,33 @@ def load_control(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     kind: str | None = None,
+    pipe: Pipeline | None = None,
 ) -> ControlNetwork:
-    """Loads a ControlNet or T2I-Adapter for a `Control`, from its directory in diffusers' layout.
+    """Loads a ControlNet or T2I-Adapter for a `Control`.
 
     Args:
-        path: The directory.
-        device: As for `load`.
-        dtype: float32, float16 or bfloat16; None: float32 on the CPU, otherwise float16.
+        path: Directory in diffusers' layout, or .safetensors file in a published layout.
+        device: As for `load`; None: that of `pipe`, where it is given.
+        dtype: float32, float16 or bfloat16; None: that of `pipe`'s network, without one float32 on the CPU and float16
+            elsewhere.
         kind: Kind of the hint, for a ControlNet that reads several: canny, depth, openpose, ….
+        pipe: The model that it will steer. ControlNets of Flux and Stable Diffusion 3 need it, because they read
+            latents of its VAE.
 
     Raises:
         ValueError: If an argument or the network is not supported.
         FileNotFoundError: If a file is missing.
         ImportError: If the packages that run it are not installed.
     """
-    device = choose_device(device)
-    precision = choose_dtype(dtype, torch.float32 if device.type == "cpu" else torch.float16)
-    from sigmafield.models.diffusers.control import read_control
+    device = choose_device(pipe.device if pipe and device is None else device)
+    usual = torch.float32 if device.type == "cpu" else torch.float16
+    precision = choose_dtype(dtype, getattr(pipe.model.module, "dtype", usual) if pipe else usual)
+    path = Path(path).expanduser()
+    if path.is_file():
+        check_file(path)
+    from sigmafield.models.diffusers.control_read import read_control
 
-    return read_control(Path(path).expanduser(), device, precision, kind)
-
-
-def check_file(path: Path) -> None:
-    """Raises ValueError for a file that is not .safetensors."""
-    if path.suffix in PICKLES:
-        raise ValueError(
-            f"model '{path}': a pickle can run any code and is not opened; convert it to .safetensors, or pass a "
-            "directory in diffusers' layout"
-        )
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"model '{path}': a single file must be .safetensors; or pass a directory in diffusers' layout"
-        )
+    return read_control(path, device, precision, kind, pipe)
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -35,18 +35,28 @@ class Turns:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._lock, self._there = device, RLock(), list[Any]()
+        self._called: Sequence[Any] = ()
 
     @contextmanager
     def on_device(self, modules: Sequence[Any]) -> Iterator[None]:
-        """Brings modules to the device, after those that are there and not among them have left it."""
+        """Brings modules to the device, after those that are there and not among them have left it.
+
+        Within another call, such as that of a VAE that reads a control's image for the network, the modules of that
+        call stay.
+        """
         with self._lock:
+            outer = self._called
+            modules = [*outer, *modules]
             for module in self._there:
                 if not any(module is each for each in modules):
                     module.to(CPU)
             for module in modules:
                 module.to(self._device)
-            self._there = list(modules)
-            yield
+            self._there = self._called = modules
+            try:
+                yield
+            finally:
+                self._called = outer
 
     def off_device(self, modules: Iterable[Any]) -> None:
         """Sends modules to the CPU, when nothing is being called."""

@@ -67,7 +67,7 @@ class Job:
         controls: Images that steer.
         rows_each: Network rows that one evaluation of the whole image takes in tiles; 0 without tiles.
         paste: What puts the result into the input image, if the recipe asks for it.
-        notes: What a user should know about the inputs, one sentence each.
+        notes: What a user should know about the inputs and the LoRAs, one sentence each.
     """
 
     recipe: Recipe
@@ -151,7 +151,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
         start = run.start(latent)
     rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
     paste = paste_of(recipe, given, inputs, size) if recipe.paste_back else None
-    notes = [*notes_of(given), *size_notes(pipe.model, given, inputs)]
+    notes = [*pipe.notes, *notes_of(given), *size_notes(pipe.model, given, inputs)]
     return Job(recipe, pipe, run, start, loaded, given, controls, rows, paste, notes)
 
 

@@ -48,7 +48,7 @@ def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
     """The model of a recipe, with its LoRAs and textual inversions.
 
     Args:
-        recipe: `model`, `parts`, `embeddings`, `skip_unknown_embeddings` and `loras`.
+        recipe: `model`, `parts`, `embeddings`, `skip_unknown_embeddings`, `loras` and `lora_partial`.
         options: Further arguments of `load`: device, dtype, offload, compile, max_rows, preview.
 
     Raises:
@@ -57,7 +57,7 @@ def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
     """
     pairs = [lora.pair for lora in recipe.loras]
     settled = {name: getattr(recipe, name) for name in OF_THE_MODEL}
-    return load(**settled, loras=pairs, **options)
+    return load(**settled, loras=pairs, lora_partial=recipe.lora_partial, **options)
 
 
 def open_job(
@@ -77,7 +77,7 @@ def open_job(
     """
     loras = [lora.pair for lora in recipe.loras]
     if loras and loras != list(pipe.loras):
-        pipe = pipe.with_loras(loras)
+        pipe = pipe.with_loras(loras, recipe.lora_partial)
     if inputs is None:
         recipe, inputs = read_inputs(recipe)
     inputs = framed(recipe, inputs)

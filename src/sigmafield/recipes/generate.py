@@ -57,7 +57,7 @@ def generate(
     recipes = [recipe, *(replace(recipe, prompt=text, seed=each) for text, each in others)]
     first, inputs = read_inputs(recipes[0])
     if "loras" in settings:
-        pipe = pipe.with_loras([lora.pair for lora in first.loras])
+        pipe = pipe.with_loras([lora.pair for lora in first.loras], first.lora_partial)
     controls = controls_of(first.controls, inputs.hints, pipe)
     images: list[Image.Image] = []
     for k, recipe in enumerate(recipes):
@@ -84,10 +84,11 @@ def settled(pipe: Pipeline) -> dict[str, Any]:
     loras = tuple(
         Lora(path, network, text_strength=None if text == network else text) for path, (network, text) in pipe.loras
     )
+    own = {"loras": loras, "lora_partial": bool(pipe.notes)}
     if pipe.source is None:
-        return {"model": pipe.model.name, "loras": loras}
+        return {"model": pipe.model.name, **own}
     given = {"model": pipe.source.args[0], **pipe.source.keywords}
-    return {name: given[name] for name in OF_THE_MODEL} | {"loras": loras}
+    return {name: given[name] for name in OF_THE_MODEL} | own
 
 
 def pairs(prompt: str | Sequence[str], seed: Seed | Sequence[Seed]) -> Iterator[tuple[str, Seed]]:

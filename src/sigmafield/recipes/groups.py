@@ -211,6 +211,7 @@ class ModelOptions:
         model: "tiny" (embedded), a diffusers directory, a .safetensors checkpoint, or a hub id.
         parts: Diffusers directory for what a checkpoint lacks: VAE, text encoders.
         loras: LoRA files, merged in this order.
+        lora_partial: Load what can be used of a LoRA file; without it, a file with anything else is refused.
         embeddings: Directory of textual inversions, for embedding:name in prompts.
         skip_unknown_embeddings: An unknown embedding:name is left out of the prompt with a note, as in ComfyUI, instead
             of refused.
@@ -222,6 +223,7 @@ class ModelOptions:
     model: str | Path = "tiny"
     parts: str | Path | None = None
     loras: Sequence[Lora] = ()
+    lora_partial: bool = False
     embeddings: str | Path | None = None
     skip_unknown_embeddings: bool = False
     clip_skip: Annotated[int | None, Range(-100, -1)] = None

@@ -14,6 +14,7 @@ from sigmafield.core.conditioning import Control
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import no_controls
 from sigmafield.models.load import load_control
+from sigmafield.models.lora.strengths import lora_file
 from sigmafield.recipes.image_io import decoded, decoded_frames, digest, read_bytes, to_mask, to_rgb, to_tensor
 from sigmafield.recipes.in_memory import PREFIX, ImageSource, InMemory, pixel_digest
 from sigmafield.recipes.options import AUTO, ControlImage, Lora
@@ -118,17 +119,16 @@ def _same(path: str, known: str | None, now: str) -> str:
 
 
 def _read_control(control: ControlImage) -> tuple[ControlImage, Tensor]:
-    if not Path(control.net).expanduser().is_dir():
-        raise FileNotFoundError(f"{control.net}: no such directory; a control's net is one in diffusers' layout")
+    if not Path(control.net).expanduser().exists():
+        layouts = "a .safetensors file or a directory in diffusers' layout"
+        raise FileNotFoundError(f"{control.net}: no such file or directory; a control's net is {layouts}")
     found, now = _read("a control's image", control.image, control.image_sha256)
     return replace(control, image_sha256=now), to_tensor(_pictures("a control's image", found)[0])
 
 
 def _sealed(lora: Lora) -> Lora:
     """The LoRA with the digest of its file."""
-    path = Path(lora.path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"LoRA {lora.path!r}: no such file")
+    path = lora_file(lora.path)
     return replace(lora, sha256=_same(lora.path, lora.sha256, _digest_at(path, path.stat().st_mtime_ns)))
 
 
@@ -149,7 +149,7 @@ def controls_of(entries: Sequence[ControlImage], hints: Sequence[Tensor], pipe: 
     dtype = getattr(pipe.model.module, "dtype", None)
     return tuple(
         Control(
-            load_control(entry.net, device=pipe.device, dtype=dtype, kind=entry.kind),
+            load_control(entry.net, device=pipe.device, dtype=dtype, kind=entry.kind, pipe=pipe),
             hint.to(pipe.device),
             entry.strength,
             (entry.start, entry.end),

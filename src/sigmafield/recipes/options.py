@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import NonNegative, Positive, settle
-from sigmafield.models.loras import Strengths
+from sigmafield.models.lora.strengths import Strengths
 from sigmafield.recipes.in_memory import ImageSource, image_source
 
 AUTO = "auto"
@@ -190,7 +190,7 @@ class ControlImage:
     """An image that steers the network, and the ControlNet or T2I-Adapter that reads it.
 
     Args:
-        net: Directory of the side network in diffusers' layout.
+        net: The side network: directory in diffusers' layout, or .safetensors file in a published layout.
         image: The image: its path or, in Python, an image in memory.
         strength: Factor of its effect.
         start: Share of the way through sampling at which it begins to act.

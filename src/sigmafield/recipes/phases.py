@@ -89,7 +89,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
 
     if inputs.frames:
         run = Phases([phase(q) for q in range(1, how.scale + 1)], model.latent.factor)
-        notes = size_notes(model, given, inputs)
+        notes = [*pipe.notes, *size_notes(model, given, inputs)]
         start = run.start(source_latent(recipe, pipe, inputs, size))
         return Job(recipe, pipe, run, start, loaded, given, controls, notes=notes)
     source = source_latent(recipe, pipe, inputs, size)
@@ -109,7 +109,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         **params,
     )
     phases = [Phase(1, size, first), *(phase(q) for q in range(2, how.scale + 1))]
-    return Job(recipe, pipe, Phases(phases, model.latent.factor), start, loaded, inputs, controls)
+    return Job(recipe, pipe, Phases(phases, model.latent.factor), start, loaded, inputs, controls, notes=pipe.notes)
 
 
 def windows_of(how: DemoFusion, model: DiffusionModel) -> tuple[tuple[int, int], int]:

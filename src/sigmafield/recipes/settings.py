@@ -56,6 +56,7 @@ class Settings(TypedDict, total=False):
     control_crop: Literal["fit", "along"]
 
     loras: Sequence[Lora]
+    lora_partial: bool
     clip_skip: int | None
     model_sampling: Spec | str | None
 

@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.adapter import T2IAdapter
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond, ControlNetwork, Residuals
-from sigmafield.core.registry import named
-from sigmafield.models.diffusers.source import pretrained
-from sigmafield.models.directory import listing, read_json
-
-KINDS = ("openpose", "depth", "scribble", "canny", "normal", "segment", "tile", "repaint")
-"""Kinds of hint of a union, in the order of its types; some unions know only the first six."""
+from sigmafield.models.diffusers.control_transformer import FluxControl, SD3Control
 
 XL = "full_adapter_xl"
 
@@ -42,7 +33,7 @@ class ControlNet:
 
 @dataclass(frozen=True, eq=False)
 class ControlUnion:
-    """A ControlNetUnionModel; `kind` is the index of the hint's kind in `KINDS`."""
+    """A ControlNetUnionModel; `kind` is the index of the hint's kind among its types."""
 
     module: Any
     factor: int
@@ -77,73 +68,12 @@ class Adapter:
         return Residuals(blocks=[feature * strength for feature in self.module(hint)])
 
 
-def read_control(path: Path, device: torch.device, dtype: torch.dtype, kind: str | None = None) -> ControlNetwork:
-    """Loads a ControlNet, union or T2I-Adapter.
-
-    Args:
-        path: Folder with config.json and weights.
-        device: Where it is put.
-        dtype: Of its weights.
-        kind: Kind of a union's hint.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If the network is not supported.
-    """
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such directory; a ControlNet or T2I-Adapter is one in diffusers' layout")
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path}: no config.json, so this is not a network of diffusers; {listing(path)}")
-    config = read_json(path / "config.json")
-    build = READERS.get(config.get("_class_name", ""))
-    if build is None:
-        raise ValueError(f"{path} is a {config.get('_class_name')}; supported: {', '.join(READERS)}")
-    return build(path, device, dtype, kind)
-
-
-def _control_net(path: Path, device: torch.device, dtype: torch.dtype, kind: str | None) -> ControlNetwork:
-    _no_kind(path, kind)
-    module = pretrained(ControlNetModel, path, dtype).to(device)
-    if module.config.conditioning_channels != 3:
-        raise ValueError(f"{path}: conditioning_channels = {module.config.conditioning_channels}; supported: 3")
-    return ControlNet(module, 2 ** (len(module.config.conditioning_embedding_out_channels) - 1))
-
-
-def _union(path: Path, device: torch.device, dtype: torch.dtype, kind: str | None) -> ControlNetwork:
-    module = pretrained(ControlNetUnionModel, path, dtype).to(device)
-    known = KINDS[: module.config.num_control_type]
-    if kind is None:
-        raise ValueError(f"{path} reads hints of several kinds: say which, one of {', '.join(known)}")
-    index = named({name: i for i, name in enumerate(known)}, kind, "kind of hint")
-    return ControlUnion(module, 2 ** (len(module.config.conditioning_embedding_out_channels) - 1), index)
-
-
-def _adapter(path: Path, device: torch.device, dtype: torch.dtype, kind: str | None) -> ControlNetwork:
-    _no_kind(path, kind)
-    module = pretrained(T2IAdapter, path, dtype).to(device)
-    if module.config.in_channels not in (1, 3):
-        raise ValueError(f"{path}: in_channels = {module.config.in_channels}; supported: 1, 3")
-    halves = module.config.adapter_type == XL  # its first features are for the latent at half its size
-    return Adapter(module, module.config.downscale_factor // (1 + halves))
-
-
-def _no_kind(path: Path, kind: str | None) -> None:
-    if kind is not None:
-        raise ValueError(f"{path} reads hints of one kind only; got kind {kind!r}, which is for unions")
-
-
-READERS: dict[str, Callable[[Path, torch.device, torch.dtype, str | None], ControlNetwork]] = {
-    "ControlNetModel": _control_net,
-    "ControlNetUnionModel": _union,
-    "T2IAdapter": _adapter,
-}
-"""How to load a side network, by its class."""
-
-
 def fitting(unet: Any) -> Callable[[ControlNetwork], None]:
     """Makes the check of a UNet's controls: it raises ValueError for a side network of another kind of UNet."""
 
     def check(net: ControlNetwork) -> None:
+        if isinstance(net, FluxControl | SD3Control):
+            raise ValueError(f"this {type(net.module).__name__} is for a transformer; the model is a UNet")
         if not isinstance(net, ControlNet | ControlUnion | Adapter):
             return  # a side network of the caller
         config = net.module.config
@@ -171,6 +101,7 @@ def residuals(x: Tensor, t: Tensor, cond: Cond) -> Residuals:
         _sums([part.skips for part in parts], x.dtype),
         sum(middle[1:], middle[0]).to(x.dtype) if middle else None,
         _sums([part.blocks for part in parts], x.dtype),
+        _sums([part.singles for part in parts], x.dtype),
     )
 
 

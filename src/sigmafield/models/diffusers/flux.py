@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -14,6 +13,9 @@ from transformers import CLIPTextModel
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, Pipeline, TextEncoder
 from sigmafield.models.diffusers.clip import load_clip
+from sigmafield.models.diffusers.control import residuals
+from sigmafield.models.diffusers.control_transformer import fitting_transformer
+from sigmafield.models.diffusers.flux_tokens import PATCH, latents_of, patch_positions, text_positions, tokens_of
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import no_layers, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
@@ -21,7 +23,6 @@ from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 
-PATCH = 2
 GUIDANCE = 3.5
 """The guidance input of a network that was distilled with guidance, where a recipe does not set another."""
 
@@ -36,7 +37,7 @@ def build_flux(source: Source) -> Pipeline:
     transformer = source.module(FluxTransformer2DModel, "transformer")
     return assemble(
         source, own, packed, transformer, latent, text, vae, PATCH,
-        trained_size(None, latent.factor, 128), cfg=1.0,
+        trained_size(None, latent.factor, 128), cfg=1.0, controls=fitting_transformer(transformer),
     )  # fmt: skip
 
 
@@ -64,20 +65,16 @@ def flux_encoder(source: Source, guided: bool) -> TextEncoder:
 def packed(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """The network of Flux: each patch of 2×2 positions is a token that comes with its row and column."""
     fits(x, PATCH)
-    patches = F.pixel_unshuffle(x.to(transformer.dtype), PATCH)
-    rows, columns = patches.shape[2:]
+    rows, columns = (side // PATCH for side in x.shape[2:])
+    added = residuals(x, t, cond)
     out = transformer(
-        patches.flatten(2).transpose(1, 2),
+        tokens_of(x.to(transformer.dtype)),
         encoder_hidden_states=cond.embeds.to(transformer.dtype),
         timestep=t,
         img_ids=patch_positions(rows, columns, x.device),
-        txt_ids=torch.zeros(cond.embeds.shape[1], 3, device=x.device),
+        txt_ids=text_positions(cond.embeds),
+        controlnet_block_samples=added.blocks or None,
+        controlnet_single_block_samples=added.singles or None,
         **in_dtype(cond, transformer),
     ).sample
-    return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (rows, columns)), PATCH).float()
-
-
-def patch_positions(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Gives (0, row, column) of each patch, row by row: [rows · columns, 3]."""
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack([torch.zeros_like(y), y, x], dim=-1).reshape(-1, 3).float().to(device)
+    return latents_of(out, rows, columns).float()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, Pipeline, TextEncoder
 from sigmafield.models.diffusers.clip import joined, load_clip
+from sigmafield.models.diffusers.control import residuals
+from sigmafield.models.diffusers.control_transformer import fitting_transformer
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import t5
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
@@ -34,10 +38,16 @@ def build_sd3(source: Source) -> Pipeline:
     config = transformer.config
     patch, side = patch_of(config), config.pos_embed_max_size
     return assemble(
-        source, own, plain, transformer, latent, text, vae, patch,
+        source, own, steered, transformer, latent, text, vae, patch,
         trained_size(config.sample_size, latent.factor, 128),
-        max_side=side and side * patch * latent.factor,
+        max_side=side and side * patch * latent.factor, controls=fitting_transformer(transformer),
     )  # fmt: skip
+
+
+def steered(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """The network of Stable Diffusion 3, with what controls add after its blocks."""
+    added = residuals(x, t, cond)
+    return plain(transformer, x, t, cond, block_controlnet_hidden_states=added.blocks or None)
 
 
 def sd3_encoder(source: Source, channels: int) -> TextEncoder:

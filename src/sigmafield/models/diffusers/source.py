@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from diffusers.utils.import_utils import is_accelerate_available
 
-from sigmafield.models.diffusers.assemble import assembled
-from sigmafield.models.directory import Directory, needed, weights
+from sigmafield.models.diffusers.assemble import AUTOENCODERS, assembled
+from sigmafield.models.directory import Directory, needed, read_json, weights
 from sigmafield.models.single_file.checkpoint import SingleFile
 from sigmafield.models.text.textual_inversion import Inversions
+from sigmafield.models.weights.files import open_weights
+from sigmafield.models.weights.gguf_file import t5_names
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,35 @@ class Source:
         """
         where, precision = self.where, dtype or self.dtype
         if isinstance(where, SingleFile) and where.has(part):
-            tensors = where.weights(part, kind.__name__, precision)
-            module = assembled(kind, self.config(part, kind.__name__), tensors, f"{where.path}: {part}")
+            values = where.weights(part, kind.__name__)
+            module = assembled(kind, self.config(part, kind.__name__), values, f"{where.path}: {part}", precision)
         else:
             module = pretrained(kind, where.folder(part, kind.__name__), precision)
         return module.to(self.home or self.device)
 
 
+IGNORED = ("position_ids",)
+"""Last parts of the names of tensors that older versions wrote, and that the classes compute."""
+
+
 def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Loads a module of diffusers or transformers from a local folder, without gradients."""
-    needed(folder / "config.json")
-    _, variant = weights(folder)
+    """Loads a module of diffusers or transformers from a local folder, without gradients.
+
+    Raises:
+        ValueError: If a weight is missing or unknown, or quantised in a way that is not supported.
+    """
+    config = read_json(needed(folder / "config.json"))
+    if "quantization_config" in config:
+        way = config["quantization_config"]
+        name = way.get("quant_method") or way.get("quant_type") if isinstance(way, dict) else way
+        raise ValueError(f"{folder} is quantised, by {name}, which is not supported")
+    paths, variant = weights(folder)
+    stored = open_weights(paths)
+    alone = kind.__name__ in AUTOENCODERS and not any(name.startswith("encoder.") for name in stored.header)
+    if stored.packed or alone:
+        stored = stored.renamed(t5_names(stored.header))
+        values = {name: value for name, value in stored.read(stored.header) if not name.endswith(IGNORED)}
+        return assembled(kind, config, values, str(folder), dtype)
     precision = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"  # transformers' name for it
     options: dict[str, Any] = {"variant": variant, precision: dtype, "low_cpu_mem_usage": is_accelerate_available()}
     try:
@@ -73,9 +93,10 @@ def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+    unknown = [name for name in info["unexpected_keys"] if not name.endswith(IGNORED)]
+    for names, rule in ((info["missing_keys"], "missing"), (unknown, "unknown")):
+        if names:
+            raise ValueError(f"{folder}: {len(names)} weights are {rule}, the first is {min(names)}")
     return model.eval().requires_grad_(False)
 
 

@@ -25,11 +25,19 @@ def checked(source: Source, kind: str, **supported: Any) -> dict[str, Any]:
     return config
 
 
-def plain(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """The network of a transformer that takes latents as they are: inputs in its dtype, the answer in float32."""
+def plain(transformer: Any, x: Tensor, t: Tensor, cond: Cond, **more: Any) -> Tensor:
+    """The network of a transformer that takes latents as they are: inputs in its dtype, the answer in float32.
+
+    Args:
+        transformer: The module.
+        x: Noisy latents.
+        t: Timestep of each row.
+        cond: The conditioning, one row per latent.
+        more: Further arguments of the module's call.
+    """
     fits(x, patch_of(transformer.config))
     text, extra = cond.embeds.to(transformer.dtype), in_dtype(cond, transformer)
-    return transformer(x.to(transformer.dtype), timestep=t, encoder_hidden_states=text, **extra).sample.float()
+    return transformer(x.to(transformer.dtype), timestep=t, encoder_hidden_states=text, **extra, **more).sample.float()
 
 
 def patch_of(config: Any) -> int:

@@ -32,6 +32,7 @@ def load_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
         device=source.device,
         dtype=dtype,
         module=module,
+        decodes_only=lacking(source, module),
     )
     return vae, latent_of(family, latent)
 
@@ -53,7 +54,9 @@ def load_video_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
         with views.borrowed(module) as own:
             return own.decode(z).sample
 
-    return Vae(encode, decode, c.z_dim, factor, frames, source.device, dtype, module), latent_of(family, latent)
+    lacks = lacking(source, module)
+    vae = Vae(encode, decode, c.z_dim, factor, frames, source.device, dtype, module, decodes_only=lacks)
+    return vae, latent_of(family, latent)
 
 
 def loaded(source: Source, kind: Any, config: dict[str, Any]) -> tuple[Any, Any, torch.dtype]:
@@ -61,6 +64,13 @@ def loaded(source: Source, kind: Any, config: dict[str, Any]) -> tuple[Any, Any,
     dtype = torch.float32 if config.get("force_upcast", True) else source.dtype
     vae = source.module(kind, "vae", dtype)
     return vae, vae.config, dtype
+
+
+def lacking(source: Source, module: Any) -> str | None:
+    """Why a VAE cannot encode images; None if it can."""
+    if module.encoder is not None:
+        return None
+    return f"{source.where.path}: its VAE has no encoder, so that it decodes latents but cannot encode images"
 
 
 def channelwise(values: Any, default: float) -> float | list[float]:

@@ -1,4 +1,4 @@
-"""Opens a model in one .safetensors file of the layout it was published in, as a directory would give its parts."""
+"""Opens a model in one file of the layout it was published in, as a directory would give its parts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
-
-from sigmafield.models.directory import Directory, open_directory, opened, read_json
+from sigmafield.models.directory import Directory, open_directory, read_json
 from sigmafield.models.single_file.convert import converted
+from sigmafield.models.single_file.ema import ema_names
 from sigmafield.models.single_file.layouts import OPTIONAL, Layout, network_part, recognise
 from sigmafield.models.single_file.shapes import derived
 from sigmafield.models.single_file.tokenizers import unpack
+from sigmafield.models.weights.files import Weights, open_weights
+from sigmafield.models.weights.packed import Value, unpacked
 
 V_NORM = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 """Weights of Stable Diffusion 2 that are spread wider than `V_SPREAD` in networks that predict v."""
@@ -29,6 +28,7 @@ class SingleFile:
 
     Args:
         path: The file.
+        stored: Its weights.
         layout: Its family and parts.
         shipped: Directory of the family's shipped configs.
         configs: Entries of each part's config that differ from the shipped ones.
@@ -37,6 +37,7 @@ class SingleFile:
     """
 
     path: Path
+    stored: Weights
     layout: Layout
     shipped: Directory
     configs: Mapping[str, Mapping[str, Any]]
@@ -86,41 +87,25 @@ class SingleFile:
         """As a directory's."""
         return self.config("scheduler", str(self.shipped.class_of("scheduler")))
 
-    def weights(self, part: str, kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Reads the weights of a part that is in the file.
+    def weights(self, part: str, kind: str) -> dict[str, Value]:
+        """Reads the weights of a part that is in the file, with the dtypes that they have there.
 
         Args:
             part: The part.
             kind: Class whose names the weights get.
-            dtype: Their dtype; scaled 8-bit weights are multiplied by their scales.
 
         Raises:
             ValueError: If a weight is missing, or the class does not have it.
         """
         prefix = self.layout.prefixes[part]
-        with safe_open(self.path, "pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a dict
-            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        names = [name for name in self.stored.header if name.startswith(prefix)]
+        values = {name.removeprefix(prefix): value for name, value in self.stored.read(names)}
         try:
-            out = converted(kind, unscaled(tensors, dtype), self.config(part, kind), self.layout.family)
+            return converted(kind, values, self.config(part, kind), self.layout.family)
         except KeyError as error:
             raise ValueError(f"{self.path}: {part}: weight {error.args[0]} is missing") from error
         except ValueError as error:
             raise ValueError(f"{self.path}: {part}: {error}") from error
-        # always copies: how a file happens to align its numbers would show in the last bit of what kernels compute
-        return {name: out.pop(name).to(dtype, copy=True) for name in list(out)}
-
-
-def unscaled(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Multiplies 8-bit weights by their scales (NAME.scale_weight) and leaves the scales and marks out."""
-    plain = {}
-    for name, value in tensors.items():
-        stem, _, last = name.rpartition(".")
-        if last in ("scale_weight", "scale_input", "scaled_fp8") or name == "scaled_fp8":
-            continue
-        scale = tensors.get(f"{stem}.scale_weight") if last == "weight" else None
-        plain[name] = value if scale is None else (value.float() * scale.float()).to(dtype)
-    return plain
 
 
 def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFile:
@@ -134,17 +119,18 @@ def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFil
     Raises:
         ValueError: If the file is not a model of a known family, or a part is missing.
     """
-    with safe_open(opened(path), "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    stored = open_weights([path])
+    stored = stored.renamed(ema_names(stored.header))
+    shapes = stored.shapes
     try:
         layout = recognise(shapes)
         configs = derived(layout, shapes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    configs["scheduler"] = levels_of(path, layout, shapes)
+    configs["scheduler"] = levels_of(stored, layout, shapes)
     elsewhere = open_directory(parts) if parts else None
     shipped = open_directory(Path(str(files("sigmafield"))) / "data" / "configs" / layout.family)
-    file = SingleFile(path, layout, shipped, configs, elsewhere, scratch)
+    file = SingleFile(path, stored, layout, shipped, configs, elsewhere, scratch)
     missing = [part for part in layout.parts if part not in OPTIONAL and file.owner(part) is None]
     if missing:
         where = f"nor has {parts}" if parts else "pass parts=DIRECTORY, one in diffusers' layout that has them"
@@ -152,16 +138,16 @@ def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFil
     return file
 
 
-def predicts_v(path: Path, unet: Mapping[str, tuple[int, ...]]) -> bool:
+def predicts_v(stored: Weights, unet: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether a network of Stable Diffusion 2 predicts v: one for four channels, with one norm's biases far apart."""
     if V_NORM not in unet or unet["input_blocks.0.0.weight"][1] != 4:
         return False
-    with safe_open(path, "pt") as file:
-        name = next(name for name in file.keys() if name.endswith(V_NORM))  # noqa: SIM118 - not a dict
-        return bool(file.get_tensor(name).float().std(correction=0) > V_SPREAD)
+    name = next(name for name in stored.header if name.endswith(V_NORM))
+    [(_, value)] = stored.read([name])
+    return bool(unpacked(value).float().std(correction=0) > V_SPREAD)
 
 
-def levels_of(path: Path, layout: Layout, shapes: Mapping[str, Any]) -> dict[str, Any]:
+def levels_of(stored: Weights, layout: Layout, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """Derives entries of the scheduler's config from a file: prediction and noise levels of its network."""
     if layout.family == "flux" and f"{layout.prefixes['transformer']}guidance_in.in_layer.weight" not in shapes:
         return {"shift": 1.0, "use_dynamic_shifting": False}  # schnell
@@ -169,5 +155,5 @@ def levels_of(path: Path, layout: Layout, shapes: Mapping[str, Any]) -> dict[str
         prediction = "v_prediction" if "v_pred" in shapes else "epsilon"
         return {"prediction_type": prediction, "rescale_betas_zero_snr": "v_pred" in shapes and "ztsnr" in shapes}
     if layout.family == "sd2":
-        return {"prediction_type": "v_prediction" if predicts_v(path, layout.of("unet", shapes)) else "epsilon"}
+        return {"prediction_type": "v_prediction" if predicts_v(stored, layout.of("unet", shapes)) else "epsilon"}
     return {}

@@ -20,18 +20,20 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 
 from sigmafield.models.single_file.layouts import LDM
+from sigmafield.models.single_file.stand_ins import resolved, stand_ins
+from sigmafield.models.weights.packed import Value, unpacked
 
 Weights = dict[str, Tensor]
 FLUX_WIDTH = 3072
 """The width that diffusers' converter of Flux takes for granted."""
 
 
-def converted(kind: str, tensors: Weights, config: Mapping[str, Any], family: str) -> Weights:
-    """Renames the weights of one part for a class.
+def converted(kind: str, values: Mapping[str, Value], config: Mapping[str, Any], family: str) -> dict[str, Value]:
+    """Renames the weights of one part for a class; quantised ones stay so, except those of a VAE.
 
     Args:
         kind: The class.
-        tensors: Weights without the part's prefix in the file.
+        values: Weights without the part's prefix in the file.
         config: The class's config.
         family: The file's family.
 
@@ -39,10 +41,15 @@ def converted(kind: str, tensors: Weights, config: Mapping[str, Any], family: st
         ValueError: If a weight has no name in the class.
         KeyError: If a weight is missing.
     """
+    if kind == "AutoencoderKL":
+        return dict(vae({name: unpacked(value) for name, value in values.items()}, config))
+    return resolved(renamed(kind, stand_ins(values), config, family), values)
+
+
+def renamed(kind: str, tensors: Weights, config: Mapping[str, Any], family: str) -> Weights:
+    """Renames the weights of a network or text encoder; arguments and errors as for `converted`."""
     if kind == "UNet2DConditionModel":
         return unet(tensors, config)
-    if kind == "AutoencoderKL":
-        return vae(tensors, config)
     if kind == "SD3Transformer2DModel":
         return used_up(convert_sd3_transformer_checkpoint_to_diffusers, tensors)
     if kind == "FluxTransformer2DModel":

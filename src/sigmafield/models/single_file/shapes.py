@@ -87,14 +87,14 @@ def extra_inputs(s: Shapes, xl: bool) -> dict[str, Any]:
 
 
 def vae(s: Shapes) -> dict[str, Any]:
-    """An autoencoder: widths of its levels, channels of its latents."""
-    levels = count(s, "encoder.down.{}.block.0.conv1.weight")
+    """An autoencoder: widths of its levels, channels of its latents. Read off the decoder, as some have no encoder."""
+    levels = count(s, "decoder.up.{}.block.0.conv1.weight")
     return {
         "latent_channels": s["decoder.conv_in.weight"][1],
-        "block_out_channels": [s[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)],
+        "block_out_channels": [s[f"decoder.up.{i}.block.0.conv1.weight"][0] for i in range(levels)],
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": count(s, "encoder.down.0.block.{}.conv1.weight"),
+        "layers_per_block": count(s, "decoder.up.0.block.{}.conv1.weight") - 1,
         "use_quant_conv": "quant_conv.weight" in s,
         "use_post_quant_conv": "post_quant_conv.weight" in s,
     }

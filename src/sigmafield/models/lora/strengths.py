@@ -42,17 +42,19 @@ def check_loras(loras: Loras, known: Collection[str] = ()) -> list[tuple[str, St
     pairs = [(str(path), _strengths(str(path), strength)) for path, strength in entries]
     for path, strengths in pairs:
         if path not in known:
-            _check_file(path)
+            lora_file(path)
         for name, value in zip(Strengths._fields, strengths):
             if not math.isfinite(value):
                 raise ValueError(f"LoRA '{path}': its {name} strength must be a finite number; got {value}")
     return pairs
 
 
-def _check_file(path: str) -> None:
-    """Raises FileNotFoundError for a LoRA that does not exist."""
-    if not Path(path).expanduser().is_file():
+def lora_file(path: str) -> Path:
+    """The file of a LoRA; raises FileNotFoundError if it does not exist."""
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise FileNotFoundError(f"LoRA {path!r}: no such file")
+    return file
 
 
 def _pair(entry: Any) -> tuple[LoraPath, Any]:

@@ -1,0 +1,268 @@
+"""Names of a model's layers, as its class has them, as it was published, and as trainers write them.
+
+What was one layer where the model was published can be several of the class, or the other way round: Flux's `qkv` is
+`to_q`, `to_k` and `to_v`. So a name means a list of layers, whose weights lie one below the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+Shape = tuple[int, ...]
+
+
+class Piece(NamedTuple):
+    """A layer that a name means, or one of several.
+
+    Args:
+        layer: Its name in the module; of a parameter without a layer, the parameter's.
+        swapped: Whether the halves of its rows are the other way round: shift and scale, where the class has scale and
+            shift.
+    """
+
+    layer: str
+    swapped: bool = False
+
+
+Names = Mapping[str, Sequence[Piece]]
+"""The layers that each spelling of a name means."""
+
+FLUX = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "~norm_out.linear",
+    "double_blocks.#.img_mod.lin": "transformer_blocks.#.norm1.linear",
+    "double_blocks.#.txt_mod.lin": "transformer_blocks.#.norm1_context.linear",
+    "double_blocks.#.img_attn.qkv": "transformer_blocks.#.attn: to_q to_k to_v",
+    "double_blocks.#.txt_attn.qkv": "transformer_blocks.#.attn: add_q_proj add_k_proj add_v_proj",
+    "double_blocks.#.img_attn.proj": "transformer_blocks.#.attn.to_out.0",
+    "double_blocks.#.txt_attn.proj": "transformer_blocks.#.attn.to_add_out",
+    "double_blocks.#.img_attn.norm.query_norm": "transformer_blocks.#.attn.norm_q",
+    "double_blocks.#.img_attn.norm.key_norm": "transformer_blocks.#.attn.norm_k",
+    "double_blocks.#.txt_attn.norm.query_norm": "transformer_blocks.#.attn.norm_added_q",
+    "double_blocks.#.txt_attn.norm.key_norm": "transformer_blocks.#.attn.norm_added_k",
+    "double_blocks.#.img_mlp.0": "transformer_blocks.#.ff.net.0.proj",
+    "double_blocks.#.img_mlp.2": "transformer_blocks.#.ff.net.2",
+    "double_blocks.#.txt_mlp.0": "transformer_blocks.#.ff_context.net.0.proj",
+    "double_blocks.#.txt_mlp.2": "transformer_blocks.#.ff_context.net.2",
+    "single_blocks.#.modulation.lin": "single_transformer_blocks.#.norm.linear",
+    "single_blocks.#.linear1": "single_transformer_blocks.#: attn.to_q attn.to_k attn.to_v proj_mlp",
+    "single_blocks.#.linear2": "single_transformer_blocks.#.proj_out",
+    "single_blocks.#.norm.query_norm": "single_transformer_blocks.#.attn.norm_q",
+    "single_blocks.#.norm.key_norm": "single_transformer_blocks.#.attn.norm_k",
+    # XLabs', whose attention processors have the number of the stream: 1 image, 2 text
+    "double_blocks.#.processor.qkv1": "transformer_blocks.#.attn: to_q to_k to_v",
+    "double_blocks.#.processor.qkv2": "transformer_blocks.#.attn: add_q_proj add_k_proj add_v_proj",
+    "double_blocks.#.processor.proj1": "transformer_blocks.#.attn.to_out.0",
+    "double_blocks.#.processor.proj2": "transformer_blocks.#.attn.to_add_out",
+    "single_blocks.#.processor.qkv": "single_transformer_blocks.#.attn: to_q to_k to_v",
+    "single_blocks.#.processor.proj": "single_transformer_blocks.#.proj_out",
+}
+SD3 = {
+    "x_embedder.proj": "pos_embed.proj",
+    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "~norm_out.linear",
+    "joint_blocks.#.x_block.adaLN_modulation.1": "transformer_blocks.#.norm1.linear",
+    "joint_blocks.#.x_block.attn.qkv": "transformer_blocks.#.attn: to_q to_k to_v",
+    "joint_blocks.#.x_block.attn.proj": "transformer_blocks.#.attn.to_out.0",
+    "joint_blocks.#.x_block.attn.ln_q": "transformer_blocks.#.attn.norm_q",
+    "joint_blocks.#.x_block.attn.ln_k": "transformer_blocks.#.attn.norm_k",
+    "joint_blocks.#.x_block.attn2.qkv": "transformer_blocks.#.attn2: to_q to_k to_v",
+    "joint_blocks.#.x_block.attn2.proj": "transformer_blocks.#.attn2.to_out.0",
+    "joint_blocks.#.x_block.attn2.ln_q": "transformer_blocks.#.attn2.norm_q",
+    "joint_blocks.#.x_block.attn2.ln_k": "transformer_blocks.#.attn2.norm_k",
+    "joint_blocks.#.x_block.mlp.fc1": "transformer_blocks.#.ff.net.0.proj",
+    "joint_blocks.#.x_block.mlp.fc2": "transformer_blocks.#.ff.net.2",
+    "joint_blocks.#.context_block.adaLN_modulation.1": "transformer_blocks.#.norm1_context.linear",
+    "joint_blocks.#.context_block.attn.qkv": "transformer_blocks.#.attn: add_q_proj add_k_proj add_v_proj",
+    "joint_blocks.#.context_block.attn.proj": "transformer_blocks.#.attn.to_add_out",
+    "joint_blocks.#.context_block.attn.ln_q": "transformer_blocks.#.attn.norm_added_q",
+    "joint_blocks.#.context_block.attn.ln_k": "transformer_blocks.#.attn.norm_added_k",
+    "joint_blocks.#.context_block.mlp.fc1": "transformer_blocks.#.ff_context.net.0.proj",
+    "joint_blocks.#.context_block.mlp.fc2": "transformer_blocks.#.ff_context.net.2",
+}
+LUMINA = {
+    "cap_embedder.0": "time_caption_embed.caption_embedder.0",
+    "cap_embedder.1": "time_caption_embed.caption_embedder.1",
+    "t_embedder.mlp.0": "time_caption_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_caption_embed.timestep_embedder.linear_2",
+    "final_layer.adaLN_modulation.1": "norm_out.linear_1",
+    "final_layer.linear": "norm_out.linear_2",
+    "context_refiner.#.attention_norm1": "context_refiner.#.norm1",
+    **{
+        f"{stack}.#.{old}": f"{stack}.#.{new}"
+        for stack in ("layers", "noise_refiner", "context_refiner")
+        for old, new in {
+            "attention.qkv": "attn: to_q to_k to_v", "attention.out": "attn.to_out.0",
+            "attention.q_norm": "attn.norm_q", "attention.k_norm": "attn.norm_k",
+            "feed_forward.w1": "feed_forward.linear_1", "feed_forward.w2": "feed_forward.linear_2",
+            "feed_forward.w3": "feed_forward.linear_3", "adaLN_modulation.1": "norm1.linear",
+            "attention_norm1": "norm1.norm", "attention_norm2": "norm2",
+        }.items()
+        if (stack, old) != ("context_refiner", "attention_norm1")
+    },
+}  # fmt: skip
+WAN = {
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
+    "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+    "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+    "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
+    "head.head": "proj_out",
+    "head.modulation": "scale_shift_table",
+    "blocks.#.modulation": "blocks.#.scale_shift_table",
+    "blocks.#.norm3": "blocks.#.norm2",
+    "blocks.#.ffn.0": "blocks.#.ffn.net.0.proj",
+    "blocks.#.ffn.2": "blocks.#.ffn.net.2",
+    "blocks.#.cross_attn.k_img": "blocks.#.attn2.add_k_proj",
+    "blocks.#.cross_attn.v_img": "blocks.#.attn2.add_v_proj",
+    "blocks.#.cross_attn.norm_k_img": "blocks.#.attn2.norm_added_k",
+    **{
+        f"blocks.#.{old}.{name}": f"blocks.#.{new}.{ours}"
+        for old, new in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+        for name, ours in {
+            "q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k",
+        }.items()
+    },
+}  # fmt: skip
+
+TRANSFORMERS = {
+    "single_transformer_blocks.0.proj_mlp": FLUX,
+    "transformer_blocks.0.norm1_context.linear": SD3,
+    "noise_refiner.0.attn.to_q": LUMINA,
+    "condition_embedder.time_proj": WAN,
+}
+"""Published names of each family, by a layer that it has; Flux's is looked for first.
+
+# is a number; "a: b c" is a.b and a.c; ~ is swapped."""
+
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+UNET = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+}  # fmt: skip
+NUMBER = re.compile(r"\.(\d+)\.")
+OF_A_BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+
+
+def shapes_of(module: nn.Module) -> dict[str, Shape]:
+    """The shape of each weight, bias and other parameter of a module, by name."""
+    return {name: tuple(value.shape) for name, value in module.named_parameters(remove_duplicate=False)}
+
+
+def names_of(parameters: Mapping[str, Shape]) -> Names:
+    """All spellings of the layers of a module, with dots and with underscores.
+
+    Args:
+        parameters: The shapes of its parameters.
+    """
+    layers = {re.sub(r"\.(weight|bias)$", "", name) for name in parameters}
+    names: dict[str, Sequence[Piece]] = {name: (Piece(name),) for name in layers}
+    for old, pieces in published(layers):
+        names.setdefault(old, pieces)
+    for name, pieces in list(names.items()):
+        for other in spellings(name):
+            names.setdefault(other, pieces)
+    for name, pieces in list(names.items()):
+        names.setdefault(name.replace(".", "_"), pieces)
+    return names
+
+
+def spellings(name: str) -> Iterator[str]:
+    """Small variations of a name: older versions of diffusers and transformers, and weights that go by `scale`."""
+    yield f"text_model.{name}"
+    yield name.removeprefix("text_model.")
+    if name.endswith("to_out.0"):
+        yield name.removesuffix(".0")
+    if name.endswith(("query_norm", "key_norm")):
+        yield f"{name}.scale"
+    if found := re.fullmatch(r"(.+\.self_attn)\.(q|k|v|out)_proj", name):
+        yield f"{found[1]}.to_{found[2]}"
+        yield f"{found[1]}.to_{found[2]}".removeprefix("text_model.")
+
+
+def published(layers: set[str]) -> Iterator[tuple[str, Sequence[Piece]]]:
+    """The names that the layers had where the model was published."""
+    if "conv_in" in layers and "mid_block.resnets.0.conv1" in layers:
+        yield from unet(layers)
+    table = next((table for layer, table in TRANSFORMERS.items() if layer in layers), {})
+    count = 1 + max((int(number) for name in layers for number in NUMBER.findall(name)), default=0)
+    if table is SD3:  # the norm of the last block's text is of another kind
+        last = max(i for i in range(count) if f"transformer_blocks.{i}.norm1_context.linear" in layers)
+        swapped = Piece(f"transformer_blocks.{last}.norm1_context.linear", swapped=True)
+        yield f"joint_blocks.{last}.context_block.adaLN_modulation.1", (swapped,)
+    for old, new in table.items():
+        for i in map(str, range(count)) if "#" in old else [""]:
+            pieces = pieces_of(new.replace("#", i))
+            if all(piece.layer in layers for piece in pieces):
+                yield old.replace("#", i), pieces
+
+
+def pieces_of(text: str) -> Sequence[Piece]:
+    """The layers in an entry of a table."""
+    stem, colon, tails = text.partition(": ")
+    if colon:
+        return tuple(Piece(f"{stem}.{tail}") for tail in tails.split(" "))
+    return (Piece(text.removeprefix("~"), swapped=text.startswith("~")),)
+
+
+def unet(layers: set[str]) -> Iterator[tuple[str, Sequence[Piece]]]:
+    """The names of a UNet's layers in Stable Diffusion's files, whose blocks are counted through."""
+    sizes: dict[tuple[str, int], int] = {}
+    for name in layers:
+        if (found := OF_A_BLOCK.fullmatch(name)) and found[3] == "resnets":
+            key = (found[1], int(found[2]))
+            sizes[key] = max(sizes.get(key, 0), int(found[4]) + 1)
+    for name in layers:
+        if name in UNET:
+            yield UNET[name], (Piece(name),)
+        elif name.startswith("mid_block."):
+            _, kind, number, rest = name.split(".", 3)
+            at = f"middle_block.{1 if kind == 'attentions' else 2 * int(number)}"
+            yield f"{at}.{RESNET.get(rest, rest)}", (Piece(name),)
+        elif found := OF_A_BLOCK.fullmatch(name):
+            yield of_block(found, sizes, layers), (Piece(name),)
+
+
+def of_block(found: re.Match[str], sizes: Mapping[tuple[str, int], int], layers: set[str]) -> str:
+    """The name of a layer of one of a UNet's blocks.
+
+    Args:
+        found: The parts of its name.
+        sizes: How many resnets each block has.
+        layers: All layers.
+    """
+    side, level, kind, number, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    down = side == "down_blocks"
+    before = sum(sizes[side, i] + down for i in range(level))  # downsamplers are blocks of their own
+    size = sizes[side, level]
+    if kind == "downsamplers":
+        return f"input_blocks.{1 + before + size}.0.op"
+    if kind == "upsamplers":
+        attends = any(name.startswith(f"{side}.{level}.attentions.") for name in layers)
+        return f"output_blocks.{before + size - 1}.{2 if attends else 1}.conv"
+    block = f"input_blocks.{1 + before + number}" if down else f"output_blocks.{before + number}"
+    return f"{block}.0.{RESNET.get(rest, rest)}" if kind == "resnets" else f"{block}.1.{rest}"

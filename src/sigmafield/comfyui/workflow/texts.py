@@ -59,6 +59,12 @@ def _options(text: str, start: int, random: Random, inside: bool) -> tuple[str, 
     return random.choice(options), k
 
 
+def literal_text(text: str) -> str:
+    """The dynamic prompt that gives exactly this text: braces are escaped, and // and /* are no comments."""
+    escaped = re.sub(r"[{}]|(?<=\\)\|", r"\\\g<0>", text)
+    return re.sub(r"/([/*])", r"/{\1}", escaped)
+
+
 def filled_prefix(text: str, look_up: Callable[[str, str], object | None], now: datetime) -> str:
     """A file name with %date:FORMAT% and %Title.widget% filled in; other patterns stay, for whoever saves the file.
 

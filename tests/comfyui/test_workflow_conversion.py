@@ -11,7 +11,9 @@ from recorded import workflows
 
 from sigmafield.comfyui.convert import missing_classes, to_prompt
 from sigmafield.comfyui.workflow.classes import known_classes
+from sigmafield.comfyui.workflow.document import read_node
 from sigmafield.comfyui.workflow.texts import date_text, dynamic_text, filled_prefix
+from sigmafield.comfyui.workflow.widgets import widgets_of
 
 CASES, TEMPLATES, MISSING = (workflows()[key] for key in ("cases", "templates", "missing"))
 OLDER, NEWER = "api_1.35.9", "api_1.58.1"
@@ -63,16 +65,38 @@ def test_every_template_of_the_package_is_converted_or_its_missing_classes_are_l
         assert sorted(missing_classes(template, known_classes())) == missing, name
         if not missing:
             converted += bool(convert(template))
-    assert converted == sum(not missing for missing in MISSING.values()) == 75
+    assert converted == sum(not missing for missing in MISSING.values()) == 133
+
+
+def test_widgets_have_the_names_that_the_package_saves_them_under():
+    """In the order of the file, except widgets that only some versions have."""
+    pytest.importorskip("comfyui_workflow_templates_json", reason="comfyui-workflow-templates-json is not installed")
+    folder, agreeing, others = files("comfyui_workflow_templates_json") / "templates", 0, 0
+    for name in MISSING:
+        template = json.loads((folder / f"{name}.json").read_text("utf-8"))
+        for each in (*template["nodes"], *(n for s in subgraphs(template) for n in s["nodes"])):
+            if each["type"] not in known_classes() or not each.get("widgets_values_named"):
+                continue
+            names = [widget.name for widget in widgets_of(known_classes()[each["type"]], read_node(each))]
+            ours = [name for name in each["widgets_values_named"] if name in names]
+            assert ours == [name for name in names if name in ours], (name, each["type"])
+            agreeing, others = agreeing + len(ours), others + len(each["widgets_values_named"]) - len(ours)
+    assert agreeing > 3500 and others < 0.05 * agreeing
+
+
+def subgraphs(value):
+    for each in (value.get("definitions") or {}).get("subgraphs", []):
+        yield each
+        yield from subgraphs(each)
 
 
 def test_unknown_classes_are_all_named_with_their_nodes_and_near_misses():
-    with pytest.raises(ValueError, match="unknown node class 'NoSuchNode' \\(node 4\\)"):
+    with pytest.raises(ValueError, match="unknown node class 'NoSuchNode' \\(node 4"):
         convert(CASES["missing_node_type"]["workflow"])
     nodes = [node(1, "KSamplr"), node(2, "Qqqqqqq"), node(3, "KSamplr"), node(4, "Zzzzz", mode=2)]
     with pytest.raises(ValueError, match="unknown node classes") as error:
         convert(workflow(nodes, []))
-    assert "'KSamplr' (node 1, 3); did you mean KSampler" in str(error.value)
+    assert "'KSamplr' (node 1, 3; did you mean KSampler" in str(error.value)
     assert "'Qqqqqqq' (node 2)" in str(error.value) and "Zzzzz" not in str(error.value)
 
 

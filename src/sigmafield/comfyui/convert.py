@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from random import Random, SystemRandom
 from typing import Any
@@ -38,11 +38,11 @@ def to_prompt(
     """
     root = Scope(read_document(workflow), classes)
     if unknown := _missing(root):
-        names = [
-            f"{shown(name)} (node {', '.join(nodes)}){near_miss(name, classes) if _close(name, classes) else ''}"
-            for name, nodes in unknown.items()
-        ]
-        raise ValueError(f"unknown node {'class' if len(names) == 1 else 'classes'} " + ", ".join(names))
+        listed = ", ".join(_unknown(name, nodes, classes) for name, nodes in unknown.items())
+        raise ValueError(
+            f"unknown node {'class' if len(unknown) == 1 else 'classes'} {listed}: take what /object_info of a ComfyUI "
+            "that has them gives, as `classes` or --object-info"
+        )
     random, now = random or SystemRandom(), now or datetime.now()
     prompt: Prompt = {}
     for scope, node in _running(root):
@@ -82,8 +82,11 @@ def _missing(root: Scope) -> dict[str, list[str]]:
     return unknown
 
 
-def _close(name: str, classes: Classes) -> bool:
-    return "did you mean" in near_miss(name, classes)
+def _unknown(name: str, nodes: Sequence[str], classes: Classes) -> str:
+    """An unknown class with its nodes and its near misses."""
+    near = near_miss(name, classes).removeprefix("; ")
+    said = f"; {near}" if near.startswith("did you mean") else ""
+    return f"{shown(name)} (node {', '.join(nodes)}{said})"
 
 
 def _running(scope: Scope) -> Iterator[tuple[Scope, Node]]:

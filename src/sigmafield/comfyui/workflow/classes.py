@@ -9,13 +9,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from sigmafield.core.registry import near_miss, shown
+
 Classes = Mapping[str, Mapping[str, Any]]
 """Entries of `/object_info`, by class."""
 
 WIDGETS = frozenset([
     "INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", "MARKDOWN", "TEXTAREA", "COLOR", "COLORS", "CHART", "GALLERIA",
     "IMAGECOMPARE", "IMAGEUPLOAD", "AUDIO_UI", "AUDIOUPLOAD", "AUDIO_RECORD", "WEBCAM", "LOAD_3D", "PREVIEW_3D",
-    "VIDEO_EDIT", "PAINTER", "BOUNDING_BOXES", "CURVE", "RESOLUTION_PREVIEW", "COMFY_DYNAMICCOMBO_V3",
+    "VIDEO_EDIT", "PAINTER", "BOUNDING_BOXES", "CURVE", "COMFY_DYNAMICCOMBO_V3",
 ])  # fmt: skip
 """Types whose inputs are widgets: they hold a value of their own unless a link replaces it."""
 
@@ -24,6 +26,10 @@ DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 
 ZERO = {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": ""}
 """Values of widgets that declare no default, by type."""
+
+
+KINDS: Mapping[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
+"""Types of values that inputs of these types take."""
 
 
 @dataclass(frozen=True)
@@ -114,3 +120,25 @@ def title_of(name: str, entry: Mapping[str, Any]) -> str:
 def known_classes() -> Classes:
     """ComfyUI's core classes that concern images, in the form of `/object_info`, without lists of files."""
     return json.loads((files("sigmafield") / "data" / "comfyui_classes.json").read_text("utf-8"))
+
+
+def check_value(name: str, declared: Input, value: object) -> None:
+    """Raise ValueError for a value that an input does not take: wrong type, out of range, not one of the choices.
+
+    Args:
+        name: What the input is called, for errors.
+        declared: What the class says about it.
+        value: The value.
+    """
+    if not declared.widget:
+        raise ValueError(f"{name} takes a link [id, slot] to a {declared.type}; got {shown(value)}")
+    kinds = KINDS.get(declared.type)
+    wrong = kinds is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool))
+    if wrong:
+        raise ValueError(f"{name} must be of type {declared.type}; got {shown(value)}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = declared.options.get("min"), declared.options.get("max")
+        if not (low is None or low <= value) or not (high is None or value <= high):
+            raise ValueError(f"{name} must be from {low} to {high}; got {shown(value)}")
+    if declared.choices and value not in declared.choices:
+        raise ValueError(f"{name} has no choice {shown(value)}{near_miss(str(value), map(str, declared.choices))}")

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError, safe_open
 
 from sigmafield.comfyui.workflow.document import is_document, is_prompt
-from sigmafield.core.registry import near_miss, shown
+from sigmafield.core.registry import shown
 from sigmafield.recipes.image_io import decoded, read_bytes
 from sigmafield.recipes.image_texts import texts_of
 from sigmafield.recipes.output import FORMATS
@@ -19,6 +19,9 @@ from sigmafield.recipes.output import FORMATS
 TENSORS = (".safetensors", ".latent", ".sft")
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".flac", ".mp3", ".ogg", ".opus")
 """Endings of files whose metadata no library of ours reads."""
+
+CARRIERS = (".png", ".webp", ".avif")
+"""Endings of images that can carry a workflow."""
 
 PROMPT_TAG, MAKE_TAG = 0x0110, 0x010F
 """EXIF tags that hold the prompt, and the first of further entries, which go down from there."""
@@ -45,7 +48,7 @@ def read_workflow(path: str | Path) -> Embedded:
     if path.suffix.lower() in VIDEOS:
         raise ValueError(f"cannot read the metadata of {path}: give an image, JSON, or a file of tensors")
     if path.suffix.lower() == ".json":
-        return of_json(_text_of(path), str(path))
+        return of_json(text_in(path), str(path))
     if path.suffix.lower() in TENSORS:
         return of_texts(_tensor_texts(path), str(path))
     return of_image(decoded(read_bytes(path), str(path)), str(path))
@@ -90,14 +93,14 @@ def of_texts(texts: Mapping[str, str], name: str) -> Embedded:
     prompt, page = (_parsed(texts.get(key)) for key in ("prompt", "workflow"))
     found = Embedded(prompt if is_prompt(prompt) else None, page if is_document(page) else None)
     if found == Embedded():
-        raise ValueError(f"{name} has no workflow of ComfyUI{near_miss_text(texts)}")
+        raise ValueError(f"{name} has no workflow of ComfyUI{_instead(texts)}")
     return found
 
 
-def near_miss_text(texts: Mapping[str, str]) -> str:
+def _instead(texts: Mapping[str, str]) -> str:
     """What a file has in place of a workflow, as the end of an error."""
     if "sigmafield" in texts:
-        return "; it has a recipe of sigmafield, see `sigmafield workflow`"
+        return "; it has a recipe of sigmafield, which `sigmafield workflow` makes one of"
     return "; its texts are " + ", ".join(map(shown, texts)) if texts else ""
 
 
@@ -162,7 +165,8 @@ def with_workflow(image: Image.Image, found: Embedded, ending: str) -> dict[str,
     return {**FORMATS[ending][1], **arguments, **({"xmp": xmp} if xmp and ending != ".png" else {})}
 
 
-def _text_of(path: Path) -> str:
+def text_in(path: Path) -> str:
+    """The text of a file in UTF-8. FileNotFoundError or ValueError if it cannot be read."""
     try:
         return path.read_text("utf-8-sig")
     except FileNotFoundError:

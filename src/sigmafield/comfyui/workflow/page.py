@@ -13,7 +13,7 @@ from sigmafield.comfyui.workflow.texts import literal_text
 from sigmafield.comfyui.workflow.widgets import MISSING, Widget, widgets_of
 from sigmafield.core.registry import near_miss, shown
 
-WIDTH, SLOT, WIDGET, LONG_TEXT = 270, 20, 26, 120
+WIDTH, SLOT, WIDGET, LONG_TEXT = 270.0, 20.0, 26.0, 120.0
 """Pixels of the page: width of a node, heights of a slot, of a widget, and of a text of several lines."""
 
 
@@ -54,7 +54,7 @@ def to_page(prompt: Mapping[str, Mapping[str, Any]], classes: Classes) -> dict[s
         if slot < len(outputs):
             outputs[slot]["links"].append(link)
     feeds = {name: [v[0] for v in n["inputs"].values() if is_link(v) and v[0] in prompt] for name, n in prompt.items()}
-    placed = boxes(feeds, {name: tuple(node["size"]) for name, node in nodes.items()})
+    placed = boxes(feeds, {name: (node["size"][0], node["size"][1]) for name, node in nodes.items()})
     for name, box in placed.items():
         nodes[name]["pos"] = [box.x, box.y]
     return {
@@ -130,7 +130,8 @@ def _unwrapped(value: Any) -> Any:
 
 def _size(slots: list[Any], outputs: list[Any], widgets: list[Widget]) -> list[float]:
     """Width and height of a node on the page."""
-    height = SLOT * max(len(slots), len(outputs), 1) + sum(_height(widget.input) for widget in widgets)
+    sockets = [slot for slot in slots if "widget" not in slot]
+    height = SLOT * max(len(sockets), len(outputs), 1) + sum(_height(widget.input) for widget in widgets)
     return [WIDTH, height + WIDGET]
 
 

@@ -13,13 +13,10 @@ from typing import Any
 from PIL import Image
 
 from sigmafield.comfyui.convert import Prompt, to_prompt
-from sigmafield.comfyui.workflow.classes import Classes, Input, inputs_of, known_classes
+from sigmafield.comfyui.workflow.classes import Classes, check_value, inputs_of, known_classes
 from sigmafield.comfyui.workflow.files import Embedded, of_image, of_value, read_workflow
 from sigmafield.comfyui.workflow.page import is_link, to_page
 from sigmafield.core.registry import near_miss, shown
-
-KINDS: Mapping[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
-"""Types of values that inputs of these types take."""
 
 
 @dataclass(frozen=True)
@@ -180,25 +177,3 @@ class Workflow:
     def to_json(self) -> str:
         """The prompt in API form as JSON, which ComfyUI's server and page take."""
         return json.dumps(self.prompt, indent=2, ensure_ascii=False)
-
-
-def check_value(name: str, declared: Input, value: object) -> None:
-    """Raise ValueError for a value that an input does not take: wrong type, out of range, not one of the choices.
-
-    Args:
-        name: What the input is called, for errors.
-        declared: What the class says about it.
-        value: The value.
-    """
-    if not declared.widget:
-        raise ValueError(f"{name} takes a link [id, slot] to a {declared.type}; got {shown(value)}")
-    kinds = KINDS.get(declared.type)
-    wrong = kinds is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool))
-    if wrong:
-        raise ValueError(f"{name} must be of type {declared.type}; got {shown(value)}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        low, high = declared.options.get("min"), declared.options.get("max")
-        if not (low is None or low <= value) or not (high is None or value <= high):
-            raise ValueError(f"{name} must be from {low} to {high}; got {shown(value)}")
-    if declared.choices and value not in declared.choices:
-        raise ValueError(f"{name} has no choice {shown(value)}{near_miss(str(value), map(str, declared.choices))}")

@@ -15,7 +15,7 @@ SEEDS = ("seed", "noise_seed")
 UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 """Options of a combo that a button for uploads belongs to."""
 
-NOT_SENT = ("AUDIO_UI", "AUDIOUPLOAD", "AUDIO_RECORD", "IMAGEUPLOAD", "IMAGECOMPARE", "RESOLUTION_PREVIEW")
+NOT_SENT = ("AUDIO_UI", "AUDIOUPLOAD", "AUDIO_RECORD", "IMAGEUPLOAD", "IMAGECOMPARE")
 """Types of widgets that have a position among the values, and no part in a prompt."""
 
 MISSING = object()

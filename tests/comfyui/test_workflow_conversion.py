@@ -259,3 +259,15 @@ def test_titles_in_file_names_are_those_of_nodes_by_name_then_by_title():
         node(3, "SaveImage", ["%Size.width%"]),
     ]
     assert convert(workflow(nodes, []))["3"]["inputs"]["filename_prefix"] == "22"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_primitive_node_fills_in_values_if_it_is_asked_to(replaced):
+    nodes = [
+        node(1, "EmptyImage", [11]),
+        node(2, "PrimitiveNode", ["%date:yyyy%_%EmptyImage.width%"], outputs=[("STRING", [1])],
+             properties={"Run widget replace on values": replaced}),
+        node(3, "CLIPTextEncode", ["x"], [("text", "STRING", 1)]),
+    ]  # fmt: skip
+    prompt = convert(workflow(nodes, [[1, 2, 0, 3, 0, "STRING"]]), now=datetime(2026, 1, 2))
+    assert prompt["3"]["inputs"]["text"] == ("2026_11" if replaced else "%date:yyyy%_%EmptyImage.width%")

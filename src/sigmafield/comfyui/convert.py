@@ -12,7 +12,7 @@ from sigmafield.comfyui.workflow.document import Node, read_document
 from sigmafield.comfyui.workflow.links import VIRTUAL, of_input
 from sigmafield.comfyui.workflow.scopes import Scope
 from sigmafield.comfyui.workflow.texts import PREFIXED, dynamic_text, filled_prefix
-from sigmafield.comfyui.workflow.widgets import MISSING, Widget, sent_value
+from sigmafield.comfyui.workflow.widgets import Widget, sent_value
 from sigmafield.core.registry import near_miss, shown
 
 Prompt = dict[str, dict[str, Any]]
@@ -36,21 +36,19 @@ def to_prompt(
     Raises:
         ValueError: It is not a workflow, or has nodes of unknown classes; the message lists these.
     """
-    root = Scope(read_document(workflow), classes)
+    root = Scope(read_document(workflow), classes, now)
     if unknown := _missing(root):
         listed = ", ".join(_unknown(name, nodes, classes) for name, nodes in unknown.items())
         raise ValueError(
             f"unknown node {'class' if len(unknown) == 1 else 'classes'} {listed}: take what /object_info of a ComfyUI "
             "that has them gives, as `classes` or --object-info"
         )
-    random, now = random or SystemRandom(), now or datetime.now()
+    random = random or SystemRandom()
     prompt: Prompt = {}
     for scope, node in _running(root):
         entry = classes[node.type]
         inputs = {
-            widget.name: sent_value(_text(scope, node, widget, random, now))
-            for widget in scope.widgets(node)
-            if widget.sent
+            widget.name: sent_value(_text(scope, node, widget, random)) for widget in scope.widgets(node) if widget.sent
         }
         for slot in scope.slots(node):
             found = of_input(scope, node, slot, slot.type)
@@ -101,7 +99,7 @@ def _running(scope: Scope) -> Iterator[tuple[Scope, Node]]:
             yield from _running(below)
 
 
-def _text(scope: Scope, node: Node, widget: Widget, random: Random, now: datetime) -> Any:
+def _text(scope: Scope, node: Node, widget: Widget, random: Random) -> Any:
     """A widget's value, with its text resolved."""
     value = widget.value
     if not isinstance(value, str) or widget.input is None:
@@ -109,18 +107,5 @@ def _text(scope: Scope, node: Node, widget: Widget, random: Random, now: datetim
     if widget.input.type == "STRING" and widget.input.options.get("dynamicPrompts"):
         value = dynamic_text(value, random)
     if widget.name == "filename_prefix" and node.type in PREFIXED:
-        value = filled_prefix(value, lambda title, name: _titled(scope, title, name), now)
+        value = filled_prefix(value, scope.titled, scope.now)
     return value
-
-
-def _titled(scope: Scope, title: str, name: str) -> Any:
-    """The value of a widget of the node with a title, in this graph or in one around it; None if there is none."""
-    for place in scope.outwards():
-        nodes = list(place.graph.nodes.values())
-        named = [node for node in nodes if node.properties.get("Node name for S&R") == title]
-        titled = [n for n in nodes if (n.title or title_of(n.type, place.classes.get(n.type, {}))) == title]
-        for node in (*named, *titled):
-            value = place.value(node, name)
-            if value is not MISSING:
-                return value
-    return None

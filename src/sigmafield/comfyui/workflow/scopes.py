@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from datetime import datetime
+from functools import cached_property, partial
 from typing import Any
 
-from sigmafield.comfyui.workflow.classes import Classes, inputs_of, outputs_of
+from sigmafield.comfyui.workflow.classes import Classes, inputs_of, outputs_of, title_of
 from sigmafield.comfyui.workflow.document import Document, Graph, Node, Slot
 from sigmafield.comfyui.workflow.groups import group_as_subgraph
+from sigmafield.comfyui.workflow.texts import filled_prefix
 from sigmafield.comfyui.workflow.widgets import MISSING, Values, Widget, widgets_of
 
 HOST = "-1"
@@ -25,6 +27,7 @@ class Scope:
     Args:
         document: The workflow.
         classes: Entries of `/object_info`.
+        now: The time for %date:…% in texts; None is the current one.
         graph: Its graph; None is the root's.
         parent: The scope that the instance is in; None for the root.
         instance: The node there that stands for it.
@@ -34,12 +37,14 @@ class Scope:
         self,
         document: Document,
         classes: Classes,
+        now: datetime | None = None,
         graph: Graph | None = None,
         parent: Scope | None = None,
         instance: Node | None = None,
     ):
         self.document = document
         self.classes = classes
+        self.now = now or datetime.now()
         self.graph = document.root if graph is None else graph
         self.parent = parent
         self.instance = instance
@@ -64,7 +69,7 @@ class Scope:
                 graph = group_as_subgraph(node, self.document.groups[node.type], self.classes)
             if graph is not None and any(graph is scope.graph for scope in self.outwards()):
                 raise ValueError(f"the subgraph {graph.name!r} contains itself, at node {self.id(node.id)}")
-            found = None if graph is None else Scope(self.document, self.classes, graph, self, node)
+            found = None if graph is None else Scope(self.document, self.classes, self.now, graph, self, node)
             self._scopes[node.id] = found
         return self._scopes[node.id]
 
@@ -81,16 +86,36 @@ class Scope:
         A class that is not known has none.
         """
         if node.id not in self._widgets:
-            below = self.below(node)
-            if below is not None:
-                found = [Widget(below.port(k).name, value, None) for k, value in below.promoted.items()]
-            else:
-                entry = self.classes.get(node.type)
-                found = [] if entry is None else widgets_of(entry, node)
+            found = self._own_widgets(node)
             given = {name: value for (owner, name), value in self.primitives.items() if owner == node.id}
             found = [Widget(each.name, given.get(each.name, each.value), each.input) for each in found]
             self._widgets[node.id] = found
         return self._widgets[node.id]
+
+    def _own_widgets(self, node: Node) -> list[Widget]:
+        """The widgets of a node with the values that the file has for them."""
+        below, entry = self.below(node), self.classes.get(node.type)
+        if below is not None:
+            return [Widget(below.port(k).name, value, None) for k, value in below.promoted.items()]
+        return [] if entry is None else widgets_of(entry, node)
+
+    def titled(self, title: str, name: str, own: bool = False) -> Any:
+        """The value of a widget of the node with a title, in this graph or in one around it; None if there is none.
+
+        Args:
+            title: Its name in its properties, or its title.
+            name: The widget's name.
+            own: Take values as the file has them, without what a `PrimitiveNode` writes.
+        """
+        for place in self.outwards():
+            nodes = list(place.graph.nodes.values())
+            named = [node for node in nodes if node.properties.get("Node name for S&R") == title]
+            others = [n for n in nodes if (n.title or title_of(n.type, place.classes.get(n.type, {}))) == title]
+            for node in (*named, *others):
+                for widget in place._own_widgets(node) if own else place.widgets(node):
+                    if widget.name == name and widget.value is not MISSING:
+                        return widget.value
+        return None
 
     def value(self, node: Node, name: str) -> Any:
         """The value of a node's widget; `MISSING` if it has no such widget."""
@@ -106,6 +131,8 @@ class Scope:
                 origin = self.graph.nodes.get(link.origin) if link else None
                 if origin is not None and origin.type == "PrimitiveNode":
                     value = Values(origin.values, origin.named).take("value", MISSING)
+                    if isinstance(value, str) and origin.properties.get("Run widget replace on values"):
+                        value = filled_prefix(value, partial(self.titled, own=True), self.now)
                     if value is not MISSING:
                         found[node.id, slot.name] = value
         return found

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sigmafield.comfyui.workflow.value import Workflow
     from sigmafield.core.conditioning import Area, Cond, Control
     from sigmafield.core.geometry import Box, Tile
     from sigmafield.core.process import VE, Flow, Grid, Span
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from sigmafield.schedules import SCHEDULES
 
 _HOME = {
+    "comfyui.workflow.value": ("Workflow",),
     "core.conditioning": (
         "Area",
         "Cond",
@@ -165,6 +167,7 @@ __all__ = [
     "Tile",
     "Tiling",
     "Vae",
+    "Workflow",
     "execute",
     "finish",
     "generate",

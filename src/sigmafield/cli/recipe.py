@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from cyclopts import Parameter
 
 from sigmafield.cli.errors import complain
 from sigmafield.cli.flags import with_flags
+from sigmafield.comfyui.workflow.to_recipe import recipe_of as prompt_recipe
+from sigmafield.comfyui.workflow.value import Workflow
 from sigmafield.recipes.label import read_label
 from sigmafield.recipes.other_programs import read_recipe
 from sigmafield.recipes.output import recipe_of
@@ -19,18 +22,27 @@ from sigmafield.recipes.recipe import Recipe
 def recipe(file: Annotated[Path, Parameter(help="Image to read.")], /) -> None:
     """Print the recipe of an image as JSON, from what sigmafield or another program wrote into it.
 
-    Images of A1111, ComfyUI, Fooocus, InvokeAI, NovelAI and SwarmUI are read as far as a recipe goes; what could not
-    be taken over is said on the error stream.
+    A ComfyUI workflow that has the shape of a recipe becomes that recipe; other images of ComfyUI, and those of A1111,
+    Fooocus, InvokeAI, NovelAI and SwarmUI, are read as far as a recipe goes. What could not be taken over is said on
+    the error stream.
     """
     try:
         own = recipe_of(file)
     except ValueError:  # of another program, if of any
-        found, notes = read_recipe(file)
+        found, notes = _of_others(file)
     else:
         found, notes = own_recipe(own, file), []
     for note in notes:
         complain(note, kind="note")
     print(found.to_json())
+
+
+def _of_others(file: Path) -> tuple[Recipe, Sequence[str]]:
+    """The recipe of an image of another program, and what is to be known about it, one sentence each."""
+    try:
+        return prompt_recipe(Workflow.load(file).prompt)
+    except ValueError:  # not ComfyUI's, or a workflow of another shape
+        return read_recipe(file)
 
 
 def own_recipe(text: str, file: Path) -> Recipe:

@@ -1,0 +1,1 @@
+"""ComfyUI's workflow files: reading, converting, drawing and writing them."""

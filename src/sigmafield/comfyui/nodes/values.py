@@ -117,7 +117,6 @@ def resolution_selector(
         "9:16 (Portrait Widescreen)", "16:9 (Widescreen)", "21:9 (Ultrawide)",
     ] = "1:1 (Square)",
     megapixels: Annotated[float, Range(0.1, 16), Input(step=0.1)] = 1.0,
-    preview: AnyValue = None,
     multiple: Annotated[int, Range(8, 128), Input(step=4, optional=True)] = 8,
 ) -> tuple[int, int]:  # fmt: skip
     """Width and height of a ratio and a number of pixels.
@@ -125,7 +124,6 @@ def resolution_selector(
     Args:
         aspect_ratio: The ratio of the sides.
         megapixels: The number of pixels, in units of 1024².
-        preview: Shown by the interface only.
         multiple: What the sides are multiples of.
     """
     w, h = RATIOS[aspect_ratio]
@@ -133,7 +131,8 @@ def resolution_selector(
     return round(w * s / multiple) * multiple, round(h * s / multiple) * multiple
 
 
-def _chosen(switch: bool, on_false: Any = None, on_true: Any = None) -> list[str]:
+def _chosen(switch: bool, on_false: Any = ..., on_true: Any = ...) -> list[str]:
+    """The side that is needed and not there yet; one that is not linked is left out."""
     name, value = ("on_true", on_true) if switch else ("on_false", on_false)
     return [name] if value is None else []
 
@@ -200,7 +199,7 @@ def create_list(
     return [item for each in inputs.values() for item in each]
 
 
-@node("GetItemFromList", "utils", title="Get Item From List", outputs=("item",), version=3, takes_lists=True)
+@node("GetItemFromList", "utils", title="Get Item From List", version=3, takes_lists=True)
 def get_item_from_list(list: Sequence[AnyValue], index: Sequence[int] = (0,)) -> AnyValue:
     """An item of a list.
 

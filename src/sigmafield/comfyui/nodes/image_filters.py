@@ -205,7 +205,7 @@ def canny(image: Image, low_threshold: Threshold = 0.4, high_threshold: Threshol
     """Finds the edges in images.
 
     The image is blurred with a deviation of 1 pixel; its gradient is that of Sobel's filters, in which a step from
-    black to white has about 1.6. Of the lines where the gradient is largest across the edge, those above the low
+    black to white has about 2.6. Of the lines where the gradient is largest across the edge, those above the low
     threshold are kept that touch a point above the high one. J. Canny, "A computational approach to edge detection",
     1986.
 

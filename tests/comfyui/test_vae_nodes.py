@@ -47,6 +47,14 @@ def test_frames_of_videos_follow_one_another():
     assert nodes.vae_decode_tiled({"samples": z}, video).equal(out)
 
 
+def test_images_are_the_frames_of_a_video_to_a_vae_of_videos():
+    video = Vae(lambda x: x[:, :, ::4, ::2, ::2], lambda z: z, 3, 2, frame_factor=4)
+    x = image(7, 4, 6, 3)
+    for encode in (nodes.vae_encode, nodes.vae_encode_tiled):
+        out = encode(x, video)["samples"]  # frames 0 and 4 of the first 5; the last two are left out
+        assert out.equal((x[[0, 4], ::2, ::2] * 2 - 1).permute(3, 0, 1, 2)[None])
+
+
 @pytest.mark.parametrize("grow", [0, 1, 2, 5, 6])
 def test_inpainting_hides_what_is_drawn_and_widens_the_mask(vae, grow):
     f = vae.factor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from sigmafield.core.linear import filled
 from sigmafield.core.resize import resize_mask
 
 
-def overlap(size: tuple[int, int], part: tuple[int, int], x: int, y: int) -> tuple[slice, slice, slice, slice]:
+def overlap(size: Sequence[int], part: Sequence[int], x: int, y: int) -> tuple[slice, slice, slice, slice]:
     """Where a part that lies at (x, y) overlaps the whole: rows and columns of the whole, rows and columns of the part.
 
     Args:
@@ -41,7 +43,7 @@ def pasted(
     if resize_source:
         source = scaled(source, width, height, "bilinear")
     source = filled(source, len(destination), 0)
-    rows, columns, source_rows, source_columns = overlap((height, width), tuple(source.shape[-2:]), x, y)
+    rows, columns, source_rows, source_columns = overlap((height, width), source.shape[-2:], x, y)
     part, there = source[..., source_rows, source_columns], destination[..., rows, columns]
     if mask is not None:
         m = resize_mask(mask.reshape(-1, *mask.shape[-2:]), source.shape[-2:]).to(destination)
@@ -53,7 +55,7 @@ def pasted(
     return out
 
 
-def feathered(size: tuple[int, int], left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> Tensor:
+def feathered(size: Sequence[int], left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> Tensor:
     """Weights [h, w] that rise from the edges: 1/n, 2/n, … n/n over the n rows or columns next to each, multiplied.
 
     Args:

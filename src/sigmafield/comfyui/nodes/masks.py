@@ -134,7 +134,7 @@ def mask_composite(
     """
     out = stacked(destination).clone()
     part = filled(stacked(source), len(out), 0)
-    rows, columns, own_rows, own_columns = overlap(tuple(out.shape[-2:]), tuple(part.shape[-2:]), x, y)
+    rows, columns, own_rows, own_columns = overlap(out.shape[-2:], part.shape[-2:], x, y)
     a, b = out[:, rows, columns], part[:, own_rows, own_columns].to(out)
     match operation:
         case "multiply":
@@ -164,7 +164,7 @@ def feather_mask(mask: Mask, left: Position = 0, top: Position = 0, right: Posit
         right: n at the right edge.
         bottom: n at the lower edge.
     """
-    return stacked(mask) * feathered(tuple(mask.shape[-2:]), left, top, right, bottom).to(mask)
+    return stacked(mask) * feathered(mask.shape[-2:], left, top, right, bottom).to(mask)
 
 
 @node("GrowMask", "mask", title="Grow Mask", version=3)

@@ -71,10 +71,11 @@ def vae_encode(pixels: Image, vae: Vae) -> Latent:
     """Turns images into latents.
 
     Args:
-        pixels: The images; of sides that are not multiples of the VAE's factor the middle is used.
+        pixels: The images; of sides that are not multiples of the VAE's factor the middle is used. To a VAE of videos
+            they are frames.
         vae: The VAE.
     """
-    return {"samples": vae.encode(_channels_first(pixels))}
+    return {"samples": vae.encode(_readable(pixels, vae))}
 
 
 @node("VAEEncodeTiled", "_for_testing", title="VAE Encode (Tiled)")
@@ -96,7 +97,7 @@ def vae_encode_tiled(
         temporal_size: Not needed.
         temporal_overlap: Not needed.
     """
-    return {"samples": _by_tiles(vae, tile_size).encode(_channels_first(pixels))}
+    return {"samples": _by_tiles(vae, tile_size).encode(_readable(pixels, vae))}
 
 
 @node("VAEEncodeForInpaint", "latent/inpaint", title="VAE Encode (for Inpainting)")
@@ -111,7 +112,7 @@ def vae_encode_for_inpaint(
         mask: What is drawn; it is resized to the size of the images and rounded to 0 or 1.
         grow_mask_by: Pixels by which the mask that goes with the latents is wider, all in all along each axis.
     """
-    images = _channels_first(pixels)
+    images = pixels[..., :3].movedim(-1, 1)
     m = resize_mask(mask.reshape(-1, 1, *mask.shape[-2:]), images.shape[-2:])
     images, m = (whole_positions(each, vae.factor) for each in (images, m))
     latents = vae.encode(hidden(images, m))
@@ -124,5 +125,10 @@ def grown(mask: Tensor, by: int) -> Tensor:
     return F.max_pool2d(mask, by, 1, by // 2)[..., :height, :width] if by else mask
 
 
-def _channels_first(pixels: Tensor) -> Tensor:
-    return pixels[..., :3].movedim(-1, 1)
+def _readable(pixels: Tensor, vae: VaeValue) -> Tensor:
+    """Images as the VAE reads them; to one of videos they are the frames of one video, as many as it can read."""
+    images = pixels[..., :3].movedim(-1, 1)
+    if vae.frame_factor is None:
+        return images
+    frames = (len(images) - 1) // vae.frame_factor * vae.frame_factor + 1
+    return images[:frames].movedim(0, 1)[None]

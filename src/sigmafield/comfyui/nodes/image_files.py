@@ -20,6 +20,7 @@ from sigmafield.comfyui.nodes.masks import mask_to_image
 from sigmafield.comfyui.saving import described, located, place, png, png_16, texts_of
 from sigmafield.comfyui.sockets import Choices, Dynamic, Input, Socket
 from sigmafield.comfyui.values import ExtraValue, Image, Mask, PromptValue
+from sigmafield.core.annotations import Range
 from sigmafield.recipes.bit_depth import grey_levels, is_deep
 from sigmafield.recipes.image_io import digest, open_unconverted, read_bytes, to_rgba
 from sigmafield.runs.files import write_whole
@@ -230,8 +231,8 @@ def image_compare(
 @node("Painter", "image", title="Painter", version=3)
 def painter(
     mask: Annotated[str, Input(more=(("widgetType", "PAINTER"), ("image_upload", True)))] = "",
-    width: Annotated[int, Input(step=64, more=(("hidden", True),))] = 512,
-    height: Annotated[int, Input(step=64, more=(("hidden", True),))] = 512,
+    width: Annotated[int, Range(64, 4096), Input(step=64, more=(("hidden", True),))] = 512,
+    height: Annotated[int, Range(64, 4096), Input(step=64, more=(("hidden", True),))] = 512,
     bg_color: Annotated[str, Socket("COLOR")] = "#000000",
     image: Image | None = None,
     context: Context = Context(),

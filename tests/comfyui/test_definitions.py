@@ -12,9 +12,11 @@ import torch
 from sigmafield.comfyui.context import Context, Folders, Progress, Shown, Stepped
 from sigmafield.comfyui.declare import NODES, node
 from sigmafield.comfyui.nodes import all_nodes
-from sigmafield.comfyui.nodes.images import ByFactor, ToMatch, resize_image_mask, save_image
+from sigmafield.comfyui.nodes.image_files import save_image
+from sigmafield.comfyui.nodes.image_sizes import ByFactor, ToMatch, resize_image_mask
 from sigmafield.comfyui.nodes.latents import empty_latent_image, latent_upscale_by
-from sigmafield.comfyui.nodes.primitives import string_concatenate, switch
+from sigmafield.comfyui.nodes.text import string_concatenate
+from sigmafield.comfyui.nodes.values import switch
 from sigmafield.comfyui.object_info import object_info
 from sigmafield.comfyui.sockets import Input, Socket
 from sigmafield.comfyui.v1 import DYNAMIC, v1_class
@@ -27,6 +29,17 @@ NAMES = json.loads((DATA / "sampler_scheduler_names.json").read_text("utf-8"))
 OFFERED = sorted(all_nodes())
 OURS = ("multiselect",)
 """Options that the recorded entries leave out."""
+LATER = {
+    "SaveImage": {"outputs": [["IMAGE", "images"]]},
+    "SaveAnimatedPNG": {"outputs": [["IMAGE", "images"]]},
+    "SaveAnimatedWEBP": {"outputs": [["IMAGE", "images"]]},
+    "SaveLatent": {"outputs": [["LATENT", "samples"]]},
+    "MaskPreview": {"outputs": [["MASK", "mask"]]},
+    "PreviewAny": {"outputs": [["STRING", "STRING"]]},
+    "CustomCombo": {"inputs": {"index": ["INT", "opt", {"default": 0}]}, "outputs": [["INT", "INDEX"]]},
+    "ComfySwitchNode": {"optional": ["on_false", "on_true"]},
+}
+"""What versions after the recorded one added: inputs and outputs at the end, and inputs that are optional since."""
 
 
 def compact(name):
@@ -62,9 +75,20 @@ def recorded(name):
     return json.loads(text)
 
 
+def with_later(name, entry):
+    """ComfyUI's entry with what later versions added."""
+    later = LATER.get(name, {})
+    for key in later.get("optional", []):
+        entry["inputs"][key][1] = "opt"
+    return entry | {
+        "inputs": entry["inputs"] | later.get("inputs", {}),
+        "outputs": entry["outputs"] + later.get("outputs", []),
+    }
+
+
 @pytest.mark.parametrize("name", [name for name in OFFERED if name in CORE])
 def test_object_info_equals_comfyuis(name):
-    ours, theirs = compact(name), recorded(name)
+    ours, theirs = compact(name), with_later(name, recorded(name))
     assert list(ours["inputs"]) == list(theirs["inputs"])
     assert json.loads(json.dumps(ours)) == theirs
 
@@ -140,8 +164,9 @@ def test_save_image_writes_into_the_output_folder_of_the_context(tmp_path):
 def test_version_1_runs_the_node(tmp_path):
     folders = Folders(input=tmp_path, output=tmp_path)
     made = v1_class(NODES["SaveImage"], lambda: folders)()
-    shown = made.run(images=torch.rand(1, 4, 4, 3), filename_prefix="x", prompt={"1": {}}, extra_pnginfo=None)
-    assert shown["ui"]["images"][0]["filename"] == "x_00001_.png" and shown["result"] == ()
+    images = torch.rand(1, 4, 4, 3)
+    shown = made.run(images=images, filename_prefix="x", prompt={"1": {}}, extra_pnginfo=None)
+    assert shown["ui"]["images"][0]["filename"] == "x_00001_.png" and shown["result"] == (images,)
     loader = v1_class(NODES["LoadImage"], lambda: folders)
     assert loader.INPUT_TYPES()["required"]["image"][0] == ["x_00001_.png"]
     assert inspect.getfullargspec(loader.VALIDATE_INPUTS).kwonlyargs == ["image"]

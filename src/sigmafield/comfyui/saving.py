@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
+import struct
+import zlib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -64,10 +67,10 @@ def place(prefix: str, root: Path, width: int = 0, height: int = 0) -> Place:
 
 
 def _next(folder: Path, base: str) -> int:
-    """1 + the largest counter of the files named BASE_COUNTER_…"""
+    """1 + the largest counter of the files named BASE_COUNTER_… or BASE_COUNTER.…"""
     start = f"{os.path.normcase(base)}_"
     names = [os.path.normcase(each.name) for each in folder.iterdir()] if folder.is_dir() else []
-    counters = [re.match(r"\d+(?=_)", name[len(start) :]) for name in names if name.startswith(start)]
+    counters = [re.match(r"\d+(?=[_.])", name[len(start) :]) for name in names if name.startswith(start)]
     return 1 + max((int(each[0]) for each in counters if each), default=0)
 
 
@@ -93,12 +96,53 @@ def png(image: Tensor, texts: Mapping[str, Any], level: int = 4) -> bytes:
         texts: JSON values by name: the prompt and the workflow.
         level: Compression, 0 … 9.
     """
-    pixels = (image.detach().cpu().float().numpy() * 255).clip(0, 255).astype(np.uint8)
     info = PngInfo()
     for key, value in texts.items():
-        info.add_text(key, json.dumps(value, allow_nan=False))
+        info.add_text(key, as_json(value))
     file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-        file, "PNG", pnginfo=info, compress_level=level
-    )
+    to_pillow(image).save(file, "PNG", pnginfo=info, compress_level=level)
     return file.getvalue()
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """An image [H, W, C] with values in [0, 1], which are cut to 8 bits."""
+    pixels = (image.detach().cpu().float().numpy() * 255).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def png_16(image: Tensor, texts: Mapping[str, Any], level: int = 4) -> bytes:
+    """A PNG file as `png` makes it, of 16 bits per channel, which Pillow does not write in colour."""
+    height, width, channels = image.shape
+    levels = (image.detach().cpu().double().numpy() * 65535).clip(0, 65535).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    colour = {1: 0, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
+    chunks += [(b"tEXt", f"{key}\0{as_json(value)}".encode("latin-1")) for key, value in texts.items()]
+    chunks += [(b"IDAT", zlib.compress(rows, level)), (b"IEND", b"")]
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def texts_of(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is written into a file, by name: the prompt, and further values such as the workflow."""
+    return ({} if prompt is None else {"prompt": prompt}) | dict(extra or {})
+
+
+def as_json(value: Any) -> str:
+    """JSON in ASCII, with null in place of numbers that are not finite, which readers of files refuse."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def described(where: Place, name: str, kind: str) -> dict[str, str]:
+    """A file as an interface shows it; `kind`: "output", "temp" or "input"."""
+    return {"filename": name, "subfolder": where.subfolder, "type": kind}

@@ -33,6 +33,11 @@ def centred(x: Tensor, width: int, height: int) -> Tensor:
     return x[..., dy : old_height - dy, dx : old_width - dx]
 
 
+def matched(x: Tensor, like: Tensor, method: str = "bilinear") -> Tensor:
+    """x [B, C, H, W] resized to the size of another and cut at the centre to its ratio of sides; the batch stays."""
+    return x if x.shape[-2:] == like.shape[-2:] else scaled(x, like.shape[-1], like.shape[-2], method, "center")
+
+
 def _lanczos(x: Tensor, width: int, height: int) -> Tensor:
     """Each image by Lanczos' filter in 8 bits, values truncated."""
     pixels = (x.detach().cpu().float() * 255).clamp(0, 255).byte().movedim(1, -1).numpy()

@@ -133,9 +133,7 @@ class Vae:
         if images.ndim != 4 + video or images.shape[1] != 3 or min(images.shape[-2:]) < self.factor:
             rule = f"must be [B, 3, {'frames, ' * video}H, W] with H and W of at least {self.factor}"
             raise ValueError(f"images {rule}; got shape {tuple(images.shape)}")
-        for axis in (-2, -1):
-            rest = images.shape[axis] % self.factor
-            images = images.narrow(axis, rest // 2, images.shape[axis] - rest)
+        images = whole_positions(images, self.factor)
         if self.frame_factor and (images.shape[2] - 1) % self.frame_factor:
             raise ValueError(f"frames must be 1 more than a multiple of {self.frame_factor}; got {images.shape[2]}")
         with self.running():
@@ -171,6 +169,14 @@ class Vae:
             return tiled_decode(self.module, latents, tile, collected=collected)
 
         return replace(self, encoder=encoder, decoder=decoder)
+
+
+def whole_positions(images: Tensor, factor: int) -> Tensor:
+    """The middle of images or masks [..., H, W] with sides that are multiples of a VAE's factor."""
+    for axis in (-2, -1):
+        rest = images.shape[axis] % factor
+        images = images.narrow(axis, rest // 2, images.shape[axis] - rest)
+    return images
 
 
 def as_it_is(pipe: Pipeline) -> Pipeline:

@@ -49,7 +49,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if is_deep(image):
         return Image.fromarray((grey_levels(image) * 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        image = _rgba(image)
+        image = to_rgba(image)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
@@ -86,7 +86,7 @@ def to_mask(image: Image.Image, source: MaskFrom = "auto") -> Tensor:
         return torch.from_numpy(grey_levels(image))[None]
     if not transparent:
         return _unit(image.convert("RGB") if image.mode == "LAB" else image)
-    pixels = np.array(_rgba(image))
+    pixels = np.array(to_rgba(image))
     alpha = pixels[..., 3]
     if source == "auto" and painted_in_alpha(pixels):
         source = "alpha"
@@ -107,7 +107,8 @@ def painted_in_alpha(pixels: NDArray[np.uint8]) -> bool:
     return bool((np.ptp(visible, axis=0) <= SAME_COLOUR).all())
 
 
-def _rgba(image: Image.Image) -> Image.Image:
+def to_rgba(image: Image.Image) -> Image.Image:
+    """An image of any 8-bit mode as RGBA."""
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
@@ -147,13 +148,19 @@ def decoded(data: bytes, name: str) -> Image.Image:
 
 def decoded_frames(data: bytes, name: str) -> list[Image.Image]:
     """The frames of a file's bytes; `name` is the file's, for errors, which are those of `open_image`."""
+    return _guarded(data, name, lambda image: _frames(image, to_rgb))
 
-    def frames(image: Image.Image) -> list[Image.Image]:
-        if image.format not in MOVING or getattr(image, "n_frames", 1) == 1:
-            return [upright(image)]
-        return [to_rgb(upright(frame)) for frame in ImageSequence.Iterator(image)]
 
-    return _guarded(data, name, frames)
+def open_unconverted(path: str | Path) -> list[Image.Image]:
+    """The frames of an animation in the modes that they have there, or the one image of a file; as `open_frames`."""
+    return _guarded(read_bytes(path), str(path), lambda image: _frames(image, Image.Image.copy))
+
+
+def _frames(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> list[Image.Image]:
+    """The frames of an open file, each changed while it is the current one; a single image as it is."""
+    if image.format not in MOVING or getattr(image, "n_frames", 1) == 1:
+        return [upright(image)]
+    return [change(upright(frame)) for frame in ImageSequence.Iterator(image)]
 
 
 def _guarded(data: bytes, name: str, read: Callable[[Image.Image], T]) -> T:

@@ -1,64 +1,25 @@
-"""Nodes that load, change and save images."""
+"""Nodes that make images, and batch, cut, turn and join them."""
 
 from __future__ import annotations
 
-import hashlib
-import random
-import string
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image as Pillow
 from torch import Tensor
 
-from sigmafield.comfyui.context import Context, Folders, Shown
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.saving import located, place, png
-from sigmafield.comfyui.scaling import scaled
-from sigmafield.comfyui.sockets import Autogrow, Choices, Dynamic, Input, Match, Socket
-from sigmafield.comfyui.values import ExtraValue, Image, Mask, PromptValue
+from sigmafield.comfyui.nodes.latents import Flip, Rotation, rotated
+from sigmafield.comfyui.scaling import matched, scaled
+from sigmafield.comfyui.sockets import Autogrow, Input, Socket
+from sigmafield.comfyui.values import Image, Mask, UniqueId
 from sigmafield.core.annotations import Range
-from sigmafield.recipes.image_io import open_frames
-from sigmafield.runs.files import write_whole
 
-
-def _images(folders: Folders) -> list[str]:
-    Pillow.init()
-    here = folders.input.iterdir() if folders.input.is_dir() else ()
-    return sorted(path.name for path in here if path.suffix.lower() in Pillow.EXTENSION)
-
-
-def _must_exist(image: str, context: Context) -> None:
-    if not located(image, context.folders).is_file():
-        raise ValueError(f"Invalid image file: {image}")
-
-
-def _digest(image: str, context: Context) -> str:
-    return hashlib.sha256(located(image, context.folders).read_bytes()).hexdigest()
-
-
-@node("LoadImage", "image", title="Load Image", validate=_must_exist, fingerprint=_digest)
-def load_image(
-    image: Annotated[str, Choices(_images, files=True), Input(more=(("image_upload", True),))], context: Context
-) -> tuple[Image, Mask]:
-    """Loads an image and its transparency.
-
-    Args:
-        image: A file in the input folder.
-        context: Where the folder is.
-    """
-    frames = open_frames(located(image, context.folders))
-    frames = [frame for frame in frames if frame.size == frames[0].size]
-    clear = frames[0].has_transparency_data
-    pixels = [np.array(frame.convert("RGBA" if clear else "RGB")) for frame in frames]
-    values = torch.from_numpy(np.stack(pixels)).float() / 255
-    mask = 1 - values[..., 3] if clear else torch.zeros(len(frames), 64, 64)
-    return values[..., :3], mask
+Side = Annotated[int, Range(1, 16384), Input(step=1)]
+Position = Annotated[int, Range(0, 16384), Input(step=1)]
+Border = Annotated[int, Range(0, 16384), Input(step=8)]
+Batch = Annotated[int, Range(1, 4096)]
 
 
 @node("ImageInvert", "image", title="Invert Image")
@@ -71,195 +32,228 @@ def image_invert(image: Image) -> Image:
     return 1.0 - image
 
 
+@node("EmptyImage", "image")
+def empty_image(
+    width: Side = 512,
+    height: Side = 512,
+    batch_size: Batch = 1,
+    color: Annotated[int, Range(0, 0xFFFFFF), Input(step=1, display="color")] = 0,
+) -> Image:
+    """Images of one colour.
+
+    Args:
+        width: Their width.
+        height: Their height.
+        batch_size: Their number.
+        color: The colour: 65536 R + 256 G + B, each of 255.
+    """
+    rgb = torch.tensor([color >> 16 & 255, color >> 8 & 255, color & 255]) / 255
+    return rgb.expand(batch_size, height, width, 3).clone()
+
+
+@node("GetImageSize", "image", title="Get Image Size", outputs=("width", "height", "batch_size"), version=3)
+def get_image_size(image: Image, unique_id: UniqueId = "") -> tuple[int, int, int]:
+    """The size of images and their number.
+
+    Args:
+        image: The images.
+        unique_id: The node's id.
+    """
+    return image.shape[2], image.shape[1], image.shape[0]
+
+
+def opaque(image: Tensor, channels: int) -> Tensor:
+    """Images [B, H, W, C] with as many channels, the further ones 1."""
+    return F.pad(image, (0, channels - image.shape[-1]), value=1.0)
+
+
+def _like(image: Tensor, first: Tensor) -> Tensor:
+    """Images of the size of others."""
+    return matched(image.movedim(-1, 1), first.movedim(-1, 1)).movedim(1, -1)
+
+
+def _joined(batches: Sequence[Tensor]) -> Tensor:
+    channels = max(each.shape[-1] for each in batches)
+    return torch.cat([_like(opaque(each, channels), batches[0]) for each in batches])
+
+
+@node("ImageBatch", "image", title="Batch Images", deprecated=True)
+def image_batch(image1: Image, image2: Image) -> Image:
+    """Joins two batches of images; the second gets the size of the first, and alpha where either has it.
+
+    Args:
+        image1: The first batch.
+        image2: The second batch.
+    """
+    return _joined([image1, image2])
+
+
 @node("BatchImagesNode", "image", title="Batch Images", version=3)
 def batch_images(images: Annotated[Mapping[str, Tensor], Autogrow(Image, "image", "image", min=2, max=50)]) -> Image:
-    """Joins batches of images into one; all get the size of the first, and alpha where any of them has it.
+    """Joins batches of images; all get the size of the first, and alpha where any of them has it.
 
     Args:
         images: The batches.
     """
-    batches = list(images.values())
-    channels, (height, width) = max(each.shape[-1] for each in batches), batches[0].shape[1:3]
-    full = [F.pad(each, (0, channels - each.shape[-1]), value=1.0) for each in batches]
-    sized = [
-        each
-        if each.shape[1:3] == (height, width)
-        else scaled(each.movedim(-1, 1), width, height, "bilinear", "center").movedim(1, -1)
-        for each in full
-    ]
-    return torch.cat(sized)
+    if not images:
+        raise ValueError("BatchImagesNode needs at least one batch of images")
+    return _joined(list(images.values()))
 
 
-Crop = Literal["disabled", "center"]
-Pixels = Annotated[int, Range(0, 16384), Input(step=1)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ByFactor:
-    """Both sides are multiplied."""
-
-    multiplier: Annotated[float, Range(0.01, 8), Input(step=0.01)] = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToSize:
-    """Both sides are given; 0 keeps the ratio of the sides."""
-
-    width: Pixels = 512
-    height: Pixels = 512
-    crop: Crop = "center"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LongerSide:
-    """The longer side is given."""
-
-    longer_size: Pixels = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShorterSide:
-    """The shorter side is given."""
-
-    shorter_size: Pixels = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToWidth:
-    """The width is given."""
-
-    width: Pixels = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToHeight:
-    """The height is given."""
-
-    height: Pixels = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToArea:
-    """The number of pixels is given, in units of 1024²."""
-
-    megapixels: Annotated[float, Range(0.01, 16), Input(step=0.01)] = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToMatch:
-    """The sides of another image or mask."""
-
-    match: Annotated[Tensor, Socket("IMAGE,MASK")]
-    crop: Crop = "center"
-
-
-Sizing = ByFactor | ToSize | LongerSide | ShorterSide | ToWidth | ToHeight | ToArea | ToMatch
-SIZINGS: dict[str, type] = {
-    "scale by multiplier": ByFactor,
-    "scale dimensions": ToSize,
-    "scale longer dimension": LongerSide,
-    "scale shorter dimension": ShorterSide,
-    "scale width": ToWidth,
-    "scale height": ToHeight,
-    "scale total pixels": ToArea,
-    "match size": ToMatch,
-}
-Method = Literal["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
-
-
-@node("ResizeImageMaskNode", "transform", title="Resize Image/Mask", outputs=("resized",), version=3)
-def resize_image_mask(
-    input: Annotated[Tensor, Match("input_type", "IMAGE,MASK")],
-    resize_type: Annotated[Sizing, Dynamic(SIZINGS)],
-    scale_method: Method = "area",
-) -> Annotated[Tensor, Match("input_type")]:
-    """Resizes images or masks.
+@node("RepeatImageBatch", "image/batch", version=3)
+def repeat_image_batch(image: Image, amount: Batch = 1) -> Image:
+    """Repeats a batch of images.
 
     Args:
-        input: Images [B, H, W, C] or masks [B, H, W].
-        resize_type: What the new size follows from.
-        scale_method: The interpolation.
+        image: The batch.
+        amount: How often it is there afterwards.
     """
-    width, height = new_size(resize_type, input.shape[2], input.shape[1])
-    crop = resize_type.crop if isinstance(resize_type, (ToSize, ToMatch)) else "disabled"
-    if input.ndim == 3:
-        return scaled(input[:, None], width, height, scale_method, crop)[:, 0]
-    return scaled(input.movedim(-1, 1), width, height, scale_method, crop).movedim(1, -1)
+    return image.repeat(amount, 1, 1, 1)
 
 
-def new_size(sizing: Sizing, width: int, height: int) -> tuple[int, int]:
-    """(width, height) that a sizing gives an image of another size."""
-    match sizing:
-        case ByFactor(multiplier=k):
-            return round(width * k), round(height * k)
-        case ToMatch(match=other):
-            return other.shape[2], other.shape[1]
-        case ToSize(width=w, height=h):
-            if not w and not h:
-                return width, height
-            return w or max(1, round(width * h / height)), h or max(1, round(height * w / width))
-        case ToArea(megapixels=area):
-            k = (area * 1024 * 1024 / (width * height)) ** 0.5
-            return round(width * k), round(height * k)
-        case LongerSide(longer_size=side):
-            k = side / max(width, height)
-        case ShorterSide(shorter_size=side):
-            k = side / min(width, height)
-        case ToWidth(width=side):
-            k = side / width
-        case ToHeight(height=side):
-            k = side / height
-    return max(1, round(width * k)), max(1, round(height * k))
+@node("ImageFromBatch", "image/batch", version=3)
+def image_from_batch(
+    image: Image,
+    batch_index: Annotated[int, Range(0, 4095)] = 0,
+    length: Batch = 1,
+) -> Image:
+    """Takes some of a batch of images.
+
+    Args:
+        image: The batch.
+        batch_index: The first that is taken.
+        length: Number of those that are taken.
+    """
+    start = min(len(image) - 1, batch_index)
+    return image[start : start + length].clone()
 
 
-@node("SaveImage", "image", title="Save Image", shows=True)
-def save_image(
-    images: Image,
-    filename_prefix: str = "ComfyUI",
-    *,
-    prompt: PromptValue = None,
-    extra_pnginfo: ExtraValue = None,
-    context: Context = Context(),
-) -> Shown[None]:
-    """Saves images into the output folder.
+@node("RebatchImages", "image/batch", title="Rebatch Images", version=3, takes_lists=True)
+def rebatch_images(
+    images: Sequence[Image], batch_size: Sequence[Batch] = (1,)
+) -> Annotated[list[Tensor], Socket("IMAGE", listed=True)]:
+    """Makes batches of another size of lists of images.
 
     Args:
         images: The images.
-        filename_prefix: Path of the files below the folder, up to the counter.
-        prompt: The prompt, which is written into the files.
-        extra_pnginfo: What else is written into them.
-        context: Where the folder is.
+        batch_size: Number of images in a batch; all images of a batch must have one size.
     """
-    saved = saved_images(images, filename_prefix, context.folders.output, "output", prompt, extra_pnginfo)
-    return Shown(None, {"images": saved})
+    flat = [each for batch in images for each in batch]
+    return [torch.stack(flat[k : k + batch_size[0]]) for k in range(0, len(flat), batch_size[0])]
 
 
-@node("PreviewImage", "image", title="Preview Image", shows=True)
-def preview_image(
-    images: Image, *, prompt: PromptValue = None, extra_pnginfo: ExtraValue = None, context: Context = Context()
-) -> Shown[None]:
-    """Shows images: saves them into the folder of temporary files.
+@node("ImagePadForOutpaint", "image", title="Pad Image for Outpainting")
+def image_pad_for_outpaint(
+    image: Image, left: Border = 0, top: Border = 0, right: Border = 0, bottom: Border = 0, feathering: Position = 40
+) -> tuple[Image, Mask]:
+    """Adds grey borders to images, with a mask that says what to draw.
+
+        m = ((f − d)/f)² inside of the images at the distance d < f from a new border, 1 outside
 
     Args:
-        images: The images.
-        prompt: The prompt, which is written into the files.
-        extra_pnginfo: What else is written into them.
-        context: Where the folder is.
+        image: The images.
+        left: Pixels that are added at the left.
+        top: Pixels that are added at the top.
+        right: Pixels that are added at the right.
+        bottom: Pixels that are added at the bottom.
+        feathering: f in pixels; there is no transition where 2 f is not below both sides.
     """
-    prefix = "ComfyUI_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))
-    return Shown(None, {"images": saved_images(images, prefix, context.folders.temp, "temp", prompt, extra_pnginfo)})
+    height, width = image.shape[1:3]
+    grown = F.pad(image, (0, 0, left, right, top, bottom), value=0.5)
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    ends = ((left, columns), (top, rows), (right, width - columns), (bottom, height - rows))
+    inside = torch.zeros(height, width)
+    if 0 < 2 * feathering < min(height, width):
+        for padded, distance in ends:
+            if padded:
+                share = ((feathering - distance) / feathering).clamp(min=0)
+                inside = torch.maximum(inside, share**2)
+    return grown, F.pad(inside, (left, right, top, bottom), value=1.0)[None]
 
 
-def saved_images(
-    images: Tensor, prefix: str, root: Path, kind: str, prompt: Any, extra: Mapping[str, Any] | None
-) -> list[dict[str, str]]:
-    """Write images [B, H, W, C] as PNG files and describe them as an interface shows them."""
-    where = place(prefix, root, images.shape[2], images.shape[1])
-    where.folder.mkdir(parents=True, exist_ok=True)
-    found: list[dict[str, str]] = []
-    for k, image in enumerate(images):
-        name = where.file(k, "_.png")
-        texts = ({} if prompt is None else {"prompt": prompt}) | dict(extra or {})
-        write_whole(where.folder / name, png(image, texts, 4 if kind == "output" else 1))
-        found.append({"filename": name, "subfolder": where.subfolder, "type": kind})
-    return found
+@node("ImageCrop", "image/transform", title="Image Crop", version=3)
+def image_crop(image: Image, width: Side = 512, height: Side = 512, x: Position = 0, y: Position = 0) -> Image:
+    """Cuts a part out of images.
+
+    Args:
+        image: The images.
+        width: Its width.
+        height: Its height.
+        x: Its left edge.
+        y: Its upper edge.
+    """
+    left, top = min(x, image.shape[2] - 1), min(y, image.shape[1] - 1)
+    return image[:, top : top + height, left : left + width]
+
+
+@node("ImageRotate", "image/transform", version=3)
+def image_rotate(image: Image, rotation: Rotation) -> Image:
+    """Turns images clockwise.
+
+    Args:
+        image: The images.
+        rotation: By how much.
+    """
+    return rotated(image, rotation, (1, 2))
+
+
+@node("ImageFlip", "image/transform", version=3)
+def image_flip(image: Image, flip_method: Flip) -> Image:
+    """Mirrors images.
+
+    Args:
+        image: The images.
+        flip_method: Whether top and bottom or left and right change places.
+    """
+    return image.flip(1 if flip_method.startswith("x") else 2)
+
+
+COLOURS = {"white": (1, 1, 1), "black": (0, 0, 0), "red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
+
+
+@node("ImageStitch", "image/transform", title="Image Stitch", version=3)
+def image_stitch(
+    image1: Image,
+    direction: Literal["right", "down", "left", "up"] = "right",
+    match_image_size: bool = True,
+    spacing_width: Annotated[int, Range(0, 1024), Input(step=2)] = 0,
+    spacing_color: Literal["white", "black", "red", "green", "blue"] = "white",
+    image2: Image | None = None,
+) -> Image:
+    """Puts two images next to each other; of batches the shorter one repeats its last image.
+
+    Args:
+        image1: The first images.
+        direction: Where the second is put.
+        match_image_size: Whether the second is resized to fit; otherwise the smaller one gets a black border.
+        spacing_width: Pixels between the two, rounded up to an even number.
+        spacing_color: The colour between the two.
+        image2: The second images.
+    """
+    if image2 is None:
+        return image1
+    count, channels = max(len(image1), len(image2)), max(image1.shape[-1], image2.shape[-1])
+    first, second = (opaque(torch.cat([x, x[-1:].repeat(count - len(x), 1, 1, 1)]), channels) for x in (image1, image2))
+    across = direction in ("right", "left")
+    side, other = (1, 2) if across else (2, 1)
+    if match_image_size:
+        length = max(1, int(second.shape[other] * first.shape[side] / second.shape[side]))
+        width, height = (length, first.shape[1]) if across else (first.shape[2], length)
+        second = scaled(second.movedim(-1, 1), width, height, "lanczos").movedim(1, -1)
+    else:
+        size = max(first.shape[side], second.shape[side])
+        first, second = (_bordered(each, side, size) for each in (first, second))
+    parts = [first, second] if direction in ("right", "down") else [second, first]
+    if spacing_width:
+        shape = list(first.shape)
+        shape[other], shape[-1] = spacing_width + spacing_width % 2, 3
+        parts.insert(1, opaque(torch.tensor(COLOURS[spacing_color]).float().expand(shape), channels))
+    return torch.cat(parts, other)
+
+
+def _bordered(image: Tensor, axis: int, size: int) -> Tensor:
+    """Images with zeros on both sides of an axis, to a size."""
+    missing = size - image.shape[axis]
+    pads = [0] * 2 * (image.ndim - axis)
+    pads[-2:] = missing // 2, missing - missing // 2
+    return F.pad(image, pads)

@@ -1,0 +1,29 @@
+"""Classes of ComfyUI that are not offered, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+LEFT_OUT: Mapping[str, tuple[str, ...]] = {
+    "needs a network that enlarges images, of which there is no family": ("ImageUpscaleWithModel",),
+    "needs videos, which no package that is installed reads and writes": (
+        "SaveVideo",
+        "CreateVideo",
+        "LoadVideo",
+        "GetVideoComponents",
+        "Video Slice",
+        "SaveWEBM",
+    ),
+    "needs sound, which no model here makes": ("SaveAudioAdvanced", "LoadAudio", "RecordAudio", "TrimAudioDuration"),
+    "needs a language model": ("TextGenerate",),
+    "needs a model of layered images, of which there is no family": ("EmptyQwenImageLayeredLatentImage",),
+    "saves vector graphics, which only paid services make": ("SaveSVGNode",),
+    "sends images to the page that asked for them, which the server does": ("SaveImageWebsocket",),
+    "what it computes is not documented": ("CreateBoundingBoxes", "ColorTransfer"),
+}
+"""Names of classes by the reason."""
+
+
+def reason(name: str) -> str | None:
+    """Why a class is not offered; None if it is not listed."""
+    return next((why for why, names in LEFT_OUT.items() if name in names), None)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sigmafield.comfyui.nodes.conditioning import clip_text_encode
+from sigmafield.comfyui.nodes.prompts import clip_text_encode
 from sigmafield.comfyui.nodes.ksampler import ksampler as ksampler_node
 from sigmafield.comfyui.nodes.ksampler import ksampler_advanced
 from sigmafield.comfyui.nodes.latents import empty_latent_image

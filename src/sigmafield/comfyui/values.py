@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from sigmafield.comfyui.conditioning import Entry
+from sigmafield.comfyui.control import ControlNetFile
 from sigmafield.comfyui.latent import LatentDict
 from sigmafield.comfyui.model import NodeModel
 from sigmafield.comfyui.sampling import GuiderValue, NoiseValue, SamplerValue
 from sigmafield.comfyui.sockets import Hidden, Socket
-from sigmafield.core.conditioning import ControlNetwork
 from sigmafield.models.bundle import TextEncoder
 from sigmafield.models.bundle import Vae as VaeValue
 
@@ -30,7 +30,7 @@ Sigmas = Annotated[Tensor, Socket("SIGMAS")]
 Guider = Annotated[GuiderValue, Socket("GUIDER")]
 Sampler = Annotated[SamplerValue, Socket("SAMPLER")]
 Noise = Annotated[NoiseValue, Socket("NOISE")]
-ControlNet = Annotated[ControlNetwork, Socket("CONTROL_NET")]
+ControlNet = Annotated[ControlNetFile, Socket("CONTROL_NET")]
 AnyValue = Annotated[Any, Socket("*")]
 PromptValue = Annotated[Any, Hidden("PROMPT")]
 """The whole prompt, for nodes that write it into files."""

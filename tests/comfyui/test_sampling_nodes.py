@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from sigmafield.comfyui.nodes.prompts import clip_text_encode
 from sigmafield.comfyui.nodes.ksampler import ksampler as ksampler_node
 from sigmafield.comfyui.nodes.ksampler import ksampler_advanced
 from sigmafield.comfyui.nodes.latents import empty_latent_image
 from sigmafield.comfyui.nodes.loaders import checkpoint_loader_simple
+from sigmafield.comfyui.nodes.prompts import clip_text_encode
 from sigmafield.guidance.guider import Guider
 from sigmafield.recipes.ksampler import ksampler
 

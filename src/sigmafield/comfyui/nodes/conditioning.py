@@ -10,10 +10,9 @@ from torch import Tensor
 
 from sigmafield.comfyui.conditioning import Entry, changed
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.sockets import Input, Socket
+from sigmafield.comfyui.sockets import Socket
 from sigmafield.comfyui.values import Conditioning, Mask
 from sigmafield.comfyui.widgets import Offset, Percent, Share, Side, Strength
-from sigmafield.core.annotations import Range
 
 Timesteps = Annotated[tuple[float, float], Socket("TIMESTEPS_RANGE")]
 """Shares of the way through sampling, 0 = start."""
@@ -33,7 +32,9 @@ def conditioning_combine(conditioning_1: Conditioning, conditioning_2: Condition
 
 
 @node("ConditioningAverage", "conditioning")
-def conditioning_average(conditioning_to: Conditioning, conditioning_from: Conditioning, conditioning_to_strength: Share = 1.0) -> Conditioning:
+def conditioning_average(
+    conditioning_to: Conditioning, conditioning_from: Conditioning, conditioning_to_strength: Share = 1.0
+) -> Conditioning:
     """A weighted mean of two conditionings.
 
     Args:
@@ -56,7 +57,14 @@ def conditioning_concat(conditioning_to: Conditioning, conditioning_from: Condit
 
 
 @node("ConditioningSetArea", "conditioning", title="Conditioning (Set Area)")
-def conditioning_set_area(conditioning: Conditioning, width: Side = 64, height: Side = 64, x: Offset = 0, y: Offset = 0, strength: Strength = 1.0) -> Conditioning:
+def conditioning_set_area(
+    conditioning: Conditioning,
+    width: Side = 64,
+    height: Side = 64,
+    x: Offset = 0,
+    y: Offset = 0,
+    strength: Strength = 1.0,
+) -> Conditioning:
     """Lets a conditioning act in a rectangle.
 
     Args:
@@ -72,7 +80,14 @@ def conditioning_set_area(conditioning: Conditioning, width: Side = 64, height: 
 
 
 @node("ConditioningSetAreaPercentage", "conditioning", title="Conditioning (Set Area with Percentage)")
-def conditioning_set_area_percentage(conditioning: Conditioning, width: Share = 1.0, height: Share = 1.0, x: Share = 0.0, y: Share = 0.0, strength: Strength = 1.0) -> Conditioning:
+def conditioning_set_area_percentage(
+    conditioning: Conditioning,
+    width: Share = 1.0,
+    height: Share = 1.0,
+    x: Share = 0.0,
+    y: Share = 0.0,
+    strength: Strength = 1.0,
+) -> Conditioning:
     """Lets a conditioning act in a rectangle in shares of the image.
 
     Args:
@@ -88,7 +103,16 @@ def conditioning_set_area_percentage(conditioning: Conditioning, width: Share = 
 
 
 @node("ConditioningSetAreaPercentageVideo", "conditioning")
-def conditioning_set_area_percentage_video(conditioning: Conditioning, width: Share = 1.0, height: Share = 1.0, temporal: Share = 1.0, x: Share = 0.0, y: Share = 0.0, z: Share = 0.0, strength: Strength = 1.0) -> Conditioning:
+def conditioning_set_area_percentage_video(
+    conditioning: Conditioning,
+    width: Share = 1.0,
+    height: Share = 1.0,
+    temporal: Share = 1.0,
+    x: Share = 0.0,
+    y: Share = 0.0,
+    z: Share = 0.0,
+    strength: Strength = 1.0,
+) -> Conditioning:
     """Lets a conditioning act in a part of a video, in shares of it.
 
     Args:
@@ -117,7 +141,9 @@ def conditioning_set_area_strength(conditioning: Conditioning, strength: Strengt
 
 
 @node("ConditioningSetMask", "conditioning", title="Conditioning (Set Mask)")
-def conditioning_set_mask(conditioning: Conditioning, mask: Mask, strength: Strength = 1.0, *, set_cond_area: Bounds) -> Conditioning:
+def conditioning_set_mask(
+    conditioning: Conditioning, mask: Mask, strength: Strength = 1.0, *, set_cond_area: Bounds
+) -> Conditioning:
     """Lets a conditioning act where a mask is.
 
     Args:
@@ -130,7 +156,9 @@ def conditioning_set_mask(conditioning: Conditioning, mask: Mask, strength: Stre
 
 
 @node("ConditioningSetTimestepRange", "advanced/conditioning")
-def conditioning_set_timestep_range(conditioning: Conditioning, start: Percent = 0.0, end: Percent = 1.0) -> Conditioning:
+def conditioning_set_timestep_range(
+    conditioning: Conditioning, start: Percent = 0.0, end: Percent = 1.0
+) -> Conditioning:
     """Lets a conditioning act in a part of the run.
 
     Args:
@@ -154,8 +182,20 @@ def conditioning_zero_out(conditioning: Conditioning) -> Conditioning:
     ]
 
 
-@node("ConditioningTimestepsRange", "advanced/hooks", title="Timesteps Range", outputs=("TIMESTEPS_RANGE", "BEFORE_RANGE", "AFTER_RANGE",), experimental=True)
-def conditioning_timesteps_range(start_percent: Percent = 0.0, end_percent: Percent = 1.0) -> tuple[Timesteps, Timesteps, Timesteps]:
+@node(
+    "ConditioningTimestepsRange",
+    "advanced/hooks",
+    title="Timesteps Range",
+    outputs=(
+        "TIMESTEPS_RANGE",
+        "BEFORE_RANGE",
+        "AFTER_RANGE",
+    ),
+    experimental=True,
+)
+def conditioning_timesteps_range(
+    start_percent: Percent = 0.0, end_percent: Percent = 1.0
+) -> tuple[Timesteps, Timesteps, Timesteps]:
     """A part of the run, and the parts before and after it.
 
     Args:
@@ -166,7 +206,15 @@ def conditioning_timesteps_range(start_percent: Percent = 0.0, end_percent: Perc
 
 
 @node("ConditioningSetProperties", "advanced/hooks/cond single", title="Cond Set Props", experimental=True)
-def conditioning_set_properties(cond_NEW: Conditioning, strength: Strength = 1.0, *, set_cond_area: Bounds, mask: Mask | None = None, hooks: Hooks | None = None, timesteps: Timesteps | None = None) -> Conditioning:
+def conditioning_set_properties(
+    cond_NEW: Conditioning,
+    strength: Strength = 1.0,
+    *,
+    set_cond_area: Bounds,
+    mask: Mask | None = None,
+    hooks: Hooks | None = None,
+    timesteps: Timesteps | None = None,
+) -> Conditioning:
     """Sets where and when a conditioning acts.
 
     Args:
@@ -180,8 +228,22 @@ def conditioning_set_properties(cond_NEW: Conditioning, strength: Strength = 1.0
     return _set(cond_NEW, strength, set_cond_area, mask, hooks, timesteps)
 
 
-@node("ConditioningSetPropertiesAndCombine", "advanced/hooks/cond single", title="Cond Set Props Combine", experimental=True)
-def conditioning_set_properties_and_combine(cond: Conditioning, cond_NEW: Conditioning, strength: Strength = 1.0, *, set_cond_area: Bounds, mask: Mask | None = None, hooks: Hooks | None = None, timesteps: Timesteps | None = None) -> Conditioning:
+@node(
+    "ConditioningSetPropertiesAndCombine",
+    "advanced/hooks/cond single",
+    title="Cond Set Props Combine",
+    experimental=True,
+)
+def conditioning_set_properties_and_combine(
+    cond: Conditioning,
+    cond_NEW: Conditioning,
+    strength: Strength = 1.0,
+    *,
+    set_cond_area: Bounds,
+    mask: Mask | None = None,
+    hooks: Hooks | None = None,
+    timesteps: Timesteps | None = None,
+) -> Conditioning:
     """Sets where and when a conditioning acts, and adds it to another.
 
     Args:
@@ -196,8 +258,12 @@ def conditioning_set_properties_and_combine(cond: Conditioning, cond_NEW: Condit
     return [*cond, *_set(cond_NEW, strength, set_cond_area, mask, hooks, timesteps)]
 
 
-@node("ConditioningSetDefaultCombine", "advanced/hooks/cond single", title="Cond Set Default Combine", experimental=True)
-def conditioning_set_default_combine(cond: Conditioning, cond_DEFAULT: Conditioning, hooks: Hooks | None = None) -> Conditioning:
+@node(
+    "ConditioningSetDefaultCombine", "advanced/hooks/cond single", title="Cond Set Default Combine", experimental=True
+)
+def conditioning_set_default_combine(
+    cond: Conditioning, cond_DEFAULT: Conditioning, hooks: Hooks | None = None
+) -> Conditioning:
     """Adds a conditioning that acts where no other does.
 
     Args:
@@ -209,8 +275,26 @@ def conditioning_set_default_combine(cond: Conditioning, cond_DEFAULT: Condition
     return [*cond, *changed(cond_DEFAULT, default=True)]
 
 
-@node("PairConditioningSetProperties", "advanced/hooks/cond pair", title="Cond Pair Set Props", outputs=("positive", "negative",), experimental=True)
-def pair_conditioning_set_properties(positive_NEW: Conditioning, negative_NEW: Conditioning, strength: Strength = 1.0, *, set_cond_area: Bounds, mask: Mask | None = None, hooks: Hooks | None = None, timesteps: Timesteps | None = None) -> tuple[Conditioning, Conditioning]:
+@node(
+    "PairConditioningSetProperties",
+    "advanced/hooks/cond pair",
+    title="Cond Pair Set Props",
+    outputs=(
+        "positive",
+        "negative",
+    ),
+    experimental=True,
+)
+def pair_conditioning_set_properties(
+    positive_NEW: Conditioning,
+    negative_NEW: Conditioning,
+    strength: Strength = 1.0,
+    *,
+    set_cond_area: Bounds,
+    mask: Mask | None = None,
+    hooks: Hooks | None = None,
+    timesteps: Timesteps | None = None,
+) -> tuple[Conditioning, Conditioning]:
     """Sets where and when a pair of conditionings acts.
 
     Args:
@@ -226,8 +310,28 @@ def pair_conditioning_set_properties(positive_NEW: Conditioning, negative_NEW: C
     return both[0], both[1]
 
 
-@node("PairConditioningSetPropertiesAndCombine", "advanced/hooks/cond pair", title="Cond Pair Set Props Combine", outputs=("positive", "negative",), experimental=True)
-def pair_conditioning_set_properties_and_combine(positive: Conditioning, negative: Conditioning, positive_NEW: Conditioning, negative_NEW: Conditioning, strength: Strength = 1.0, *, set_cond_area: Bounds, mask: Mask | None = None, hooks: Hooks | None = None, timesteps: Timesteps | None = None) -> tuple[Conditioning, Conditioning]:
+@node(
+    "PairConditioningSetPropertiesAndCombine",
+    "advanced/hooks/cond pair",
+    title="Cond Pair Set Props Combine",
+    outputs=(
+        "positive",
+        "negative",
+    ),
+    experimental=True,
+)
+def pair_conditioning_set_properties_and_combine(
+    positive: Conditioning,
+    negative: Conditioning,
+    positive_NEW: Conditioning,
+    negative_NEW: Conditioning,
+    strength: Strength = 1.0,
+    *,
+    set_cond_area: Bounds,
+    mask: Mask | None = None,
+    hooks: Hooks | None = None,
+    timesteps: Timesteps | None = None,
+) -> tuple[Conditioning, Conditioning]:
     """Sets where and when a pair of conditionings acts, and adds it to another pair.
 
     Args:
@@ -245,8 +349,23 @@ def pair_conditioning_set_properties_and_combine(positive: Conditioning, negativ
     return [*positive, *both[0]], [*negative, *both[1]]
 
 
-@node("PairConditioningSetDefaultCombine", "advanced/hooks/cond pair", title="Cond Pair Set Default Combine", outputs=("positive", "negative",), experimental=True)
-def pair_conditioning_set_default_combine(positive: Conditioning, negative: Conditioning, positive_DEFAULT: Conditioning, negative_DEFAULT: Conditioning, hooks: Hooks | None = None) -> tuple[Conditioning, Conditioning]:
+@node(
+    "PairConditioningSetDefaultCombine",
+    "advanced/hooks/cond pair",
+    title="Cond Pair Set Default Combine",
+    outputs=(
+        "positive",
+        "negative",
+    ),
+    experimental=True,
+)
+def pair_conditioning_set_default_combine(
+    positive: Conditioning,
+    negative: Conditioning,
+    positive_DEFAULT: Conditioning,
+    negative_DEFAULT: Conditioning,
+    hooks: Hooks | None = None,
+) -> tuple[Conditioning, Conditioning]:
     """Adds a pair of conditionings that acts where no other does.
 
     Args:
@@ -260,8 +379,19 @@ def pair_conditioning_set_default_combine(positive: Conditioning, negative: Cond
     return [*positive, *changed(positive_DEFAULT, default=True)], [*negative, *changed(negative_DEFAULT, default=True)]
 
 
-@node("PairConditioningCombine", "advanced/hooks/cond pair", title="Cond Pair Combine", outputs=("positive", "negative",), experimental=True)
-def pair_conditioning_combine(positive_A: Conditioning, negative_A: Conditioning, positive_B: Conditioning, negative_B: Conditioning) -> tuple[Conditioning, Conditioning]:
+@node(
+    "PairConditioningCombine",
+    "advanced/hooks/cond pair",
+    title="Cond Pair Combine",
+    outputs=(
+        "positive",
+        "negative",
+    ),
+    experimental=True,
+)
+def pair_conditioning_combine(
+    positive_A: Conditioning, negative_A: Conditioning, positive_B: Conditioning, negative_B: Conditioning
+) -> tuple[Conditioning, Conditioning]:
     """Two pairs of conditionings at once.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,9 @@ from sigmafield.core.conditioning import Control
 
 
 @node("ControlNetApply", "conditioning/controlnet", title="Apply ControlNet (OLD)", deprecated=True)
-def controlnet_apply(conditioning: Conditioning, control_net: ControlNet, image: Image, strength: Strength = 1.0) -> Conditioning:
+def controlnet_apply(
+    conditioning: Conditioning, control_net: ControlNet, image: Image, strength: Strength = 1.0
+) -> Conditioning:
     """Steers the network by an image.
 
     Args:
@@ -33,8 +35,25 @@ def controlnet_apply(conditioning: Conditioning, control_net: ControlNet, image:
     return changed(_controlled(conditioning, control_net, image, strength, (0.0, 1.0)), control_apply_to_uncond=True)
 
 
-@node("ControlNetApplyAdvanced", "conditioning/controlnet", title="Apply ControlNet", outputs=("positive", "negative",))
-def controlnet_apply_advanced(positive: Conditioning, negative: Conditioning, control_net: ControlNet, image: Image, strength: Strength = 1.0, start_percent: Percent = 0.0, end_percent: Percent = 1.0, vae: Vae | None = None) -> tuple[Conditioning, Conditioning]:
+@node(
+    "ControlNetApplyAdvanced",
+    "conditioning/controlnet",
+    title="Apply ControlNet",
+    outputs=(
+        "positive",
+        "negative",
+    ),
+)
+def controlnet_apply_advanced(
+    positive: Conditioning,
+    negative: Conditioning,
+    control_net: ControlNet,
+    image: Image,
+    strength: Strength = 1.0,
+    start_percent: Percent = 0.0,
+    end_percent: Percent = 1.0,
+    vae: Vae | None = None,
+) -> tuple[Conditioning, Conditioning]:
     """Steers the network by an image, for a part of the run.
 
     Args:
@@ -54,8 +73,26 @@ def controlnet_apply_advanced(positive: Conditioning, negative: Conditioning, co
     return changed(both[0], control_apply_to_uncond=False), changed(both[1], control_apply_to_uncond=False)
 
 
-@node("ControlNetApplySD3", "conditioning/controlnet", title="Apply Controlnet with VAE", outputs=("positive", "negative",), deprecated=True)
-def controlnet_apply_sd3(positive: Conditioning, negative: Conditioning, control_net: ControlNet, vae: Vae, image: Image, strength: Strength = 1.0, start_percent: Percent = 0.0, end_percent: Percent = 1.0) -> tuple[Conditioning, Conditioning]:
+@node(
+    "ControlNetApplySD3",
+    "conditioning/controlnet",
+    title="Apply Controlnet with VAE",
+    outputs=(
+        "positive",
+        "negative",
+    ),
+    deprecated=True,
+)
+def controlnet_apply_sd3(
+    positive: Conditioning,
+    negative: Conditioning,
+    control_net: ControlNet,
+    vae: Vae,
+    image: Image,
+    strength: Strength = 1.0,
+    start_percent: Percent = 0.0,
+    end_percent: Percent = 1.0,
+) -> tuple[Conditioning, Conditioning]:
     """Steers the network by an image, for a part of the run.
 
     Args:
@@ -72,7 +109,20 @@ def controlnet_apply_sd3(positive: Conditioning, negative: Conditioning, control
 
 
 @node("SetUnionControlNetType", "conditioning/controlnet", version=3)
-def set_union_controlnet_type(control_net: ControlNet, type: Literal["auto", "openpose", "depth", "hed/pidi/scribble/ted", "canny/lineart/anime_lineart/mlsd", "normal", "segment", "tile", "repaint"]) -> ControlNet:
+def set_union_controlnet_type(
+    control_net: ControlNet,
+    type: Literal[
+        "auto",
+        "openpose",
+        "depth",
+        "hed/pidi/scribble/ted",
+        "canny/lineart/anime_lineart/mlsd",
+        "normal",
+        "segment",
+        "tile",
+        "repaint",
+    ],
+) -> ControlNet:
     """Says which kind of hint a control net is given that reads several.
 
     Args:
@@ -82,8 +132,18 @@ def set_union_controlnet_type(control_net: ControlNet, type: Literal["auto", "op
     return replace(control_net, kind=KINDS.get(type))
 
 
-@node("InpaintModelConditioning", "conditioning/inpaint", outputs=("positive", "negative", "latent",))
-def inpaint_model_conditioning(positive: Conditioning, negative: Conditioning, vae: Vae, pixels: Image, mask: Mask, noise_mask: bool = True) -> tuple[Conditioning, Conditioning, Latent]:
+@node(
+    "InpaintModelConditioning",
+    "conditioning/inpaint",
+    outputs=(
+        "positive",
+        "negative",
+        "latent",
+    ),
+)
+def inpaint_model_conditioning(
+    positive: Conditioning, negative: Conditioning, vae: Vae, pixels: Image, mask: Mask, noise_mask: bool = True
+) -> tuple[Conditioning, Conditioning, Latent]:
     """Shows an inpainting network the image around a mask.
 
     Args:
@@ -107,8 +167,18 @@ def inpaint_model_conditioning(positive: Conditioning, negative: Conditioning, v
     return changed(positive, **shown), changed(negative, **shown), latent
 
 
-@node("InstructPixToPixConditioning", "conditioning/instructpix2pix", outputs=("positive", "negative", "latent",))
-def instruct_pix_to_pix_conditioning(positive: Conditioning, negative: Conditioning, vae: Vae, pixels: Image) -> tuple[Conditioning, Conditioning, Latent]:
+@node(
+    "InstructPixToPixConditioning",
+    "conditioning/instructpix2pix",
+    outputs=(
+        "positive",
+        "negative",
+        "latent",
+    ),
+)
+def instruct_pix_to_pix_conditioning(
+    positive: Conditioning, negative: Conditioning, vae: Vae, pixels: Image
+) -> tuple[Conditioning, Conditioning, Latent]:
     """Shows a network that follows instructions the image to change.
 
     Args:

@@ -111,7 +111,9 @@ def patch_model_add_downscale(
 
 
 @node("DifferentialDiffusion", "_for_testing", title="Differential Diffusion", experimental=True)
-def differential_diffusion(model: Model, strength: Annotated[float, Range(0, 1), Input(optional=True, step=0.01)] = 1.0) -> Model:
+def differential_diffusion(
+    model: Model, strength: Annotated[float, Range(0, 1), Input(optional=True, step=0.01)] = 1.0
+) -> Model:
     """Lets a soft mask say from which step each position changes.
 
     Args:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from sigmafield.comfyui.conditioning import entry
+from sigmafield.comfyui.conditioning import changed, entry
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Clip, Conditioning
 from sigmafield.comfyui.widgets import Distilled, Pixels, Prompt
-from sigmafield.comfyui.conditioning import changed
 from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import EncodeText, Modules
-from sigmafield.models.text.prompt import Parts, Text
+from sigmafield.models.text.prompt import Parts
 
 SYSTEM = {
     "superior": "You are an assistant designed to generate superior images with the superior degree of image-text "
@@ -29,7 +28,7 @@ SYSTEM = {
 def at_layer(encode: EncodeText, layer: int) -> EncodeText:
     """An encoder that takes hidden states from a layer unless it is given another one."""
 
-    def read(modules: Modules, prompts: Sequence[Text], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    def read(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         return encode(modules, prompts, size, layer if clip_skip is None else clip_skip)
 
     return read
@@ -62,7 +61,18 @@ def clip_set_last_layer(clip: Clip, stop_at_clip_layer: Annotated[int, Range(-24
 
 
 @node("CLIPTextEncodeSDXL", "advanced/conditioning")
-def clip_text_encode_sdxl(clip: Clip, width: Pixels = 1024, height: Pixels = 1024, crop_w: Pixels = 0, crop_h: Pixels = 0, target_width: Pixels = 1024, target_height: Pixels = 1024, *, text_g: Prompt, text_l: Prompt) -> Conditioning:
+def clip_text_encode_sdxl(
+    clip: Clip,
+    width: Pixels = 1024,
+    height: Pixels = 1024,
+    crop_w: Pixels = 0,
+    crop_h: Pixels = 0,
+    target_width: Pixels = 1024,
+    target_height: Pixels = 1024,
+    *,
+    text_g: Prompt,
+    text_l: Prompt,
+) -> Conditioning:
     """Encodes a prompt for Stable Diffusion XL, with the sizes that it is told.
 
     Args:
@@ -76,7 +86,7 @@ def clip_text_encode_sdxl(clip: Clip, width: Pixels = 1024, height: Pixels = 102
         text_g: The prompt for the larger text encoder.
         text_l: The prompt for the smaller text encoder.
     """
-    texts = Parts({"clip_l": text_l, "clip_g": text_g})
+    texts = Parts(text_l, {"clip_g": text_g})
     return changed(
         [entry(clip.encode_negative([texts], (0, 0)))], width=width, height=height, crop_w=crop_w, crop_h=crop_h,
         target_width=target_width, target_height=target_height,
@@ -84,7 +94,14 @@ def clip_text_encode_sdxl(clip: Clip, width: Pixels = 1024, height: Pixels = 102
 
 
 @node("CLIPTextEncodeSDXLRefiner", "advanced/conditioning")
-def clip_text_encode_sdxl_refiner(ascore: Annotated[float, Range(0.0, 1000.0), Input(step=0.01)] = 6.0, width: Pixels = 1024, height: Pixels = 1024, *, text: Prompt, clip: Clip) -> Conditioning:
+def clip_text_encode_sdxl_refiner(
+    ascore: Annotated[float, Range(0.0, 1000.0), Input(step=0.01)] = 6.0,
+    width: Pixels = 1024,
+    height: Pixels = 1024,
+    *,
+    text: Prompt,
+    clip: Clip,
+) -> Conditioning:
     """Encodes a prompt for Stable Diffusion XL's refiner.
 
     Args:
@@ -108,8 +125,27 @@ def clip_text_encode_flux(clip: Clip, clip_l: Prompt, t5xxl: Prompt, guidance: D
         t5xxl: The prompt for T5.
         guidance: Scale of distilled guidance.
     """
-    texts = Parts({"clip_l": clip_l, "t5": t5xxl})
+    texts = Parts(clip_l, {"t5": t5xxl})
     return changed([entry(clip.encode_negative([texts], (0, 0)))], guidance=guidance)
+
+
+@node("CLIPTextEncodeSD3", "advanced/conditioning", version=3)
+def clip_text_encode_sd3(
+    clip: Clip, clip_l: Prompt, clip_g: Prompt, t5xxl: Prompt, empty_padding: Literal["none", "empty_prompt"]
+) -> Conditioning:
+    """Encodes a prompt for Stable Diffusion 3.
+
+    Args:
+        clip: The text encoder.
+        clip_l: The prompt for the smaller CLIP.
+        clip_g: The prompt for the larger CLIP.
+        t5xxl: The prompt for T5.
+        empty_padding: What encoders without a prompt are given; "none", which leaves their tokens out, needs a prompt
+            for all here.
+    """
+    if empty_padding == "none" and not (clip_l and clip_g and t5xxl):
+        raise ValueError("empty_padding must be 'empty_prompt' where clip_l, clip_g or t5xxl is empty")
+    return [entry(clip.encode_negative([Parts(clip_l, {"clip_g": clip_g, "t5": t5xxl})], (0, 0)))]
 
 
 @node("FluxGuidance", "advanced/conditioning/flux")
@@ -124,7 +160,9 @@ def flux_guidance(conditioning: Conditioning, guidance: Distilled = 3.5) -> Cond
 
 
 @node("CLIPTextEncodeLumina2", "conditioning", title="CLIP Text Encode for Lumina2", version=3)
-def clip_text_encode_lumina2(system_prompt: Literal["superior", "alignment"], user_prompt: Prompt, clip: Clip) -> Conditioning:
+def clip_text_encode_lumina2(
+    system_prompt: Literal["superior", "alignment"], user_prompt: Prompt, clip: Clip
+) -> Conditioning:
     """Encodes a prompt for Lumina 2, after one of its system prompts.
 
     Args:

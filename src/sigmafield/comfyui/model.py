@@ -13,6 +13,7 @@ from sigmafield.comfyui.conditioning import Entry
 from sigmafield.core.registry import Registry, Spec
 from sigmafield.guidance.hooks import Mods
 from sigmafield.guidance.registry import Mod, mods_of
+from sigmafield.models.bundle import TextEncoder
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.recipes.mods import MODS
 from sigmafield.spatial.inpaint import MaskOf, differential, unchanged
@@ -28,6 +29,7 @@ class NodeModel:
         rows: Mods that have no row in the table of mods, such as tiles; `guidance` names them.
         empty: The conditioning of an empty prompt, for `perp_neg`.
         differential: Strength of differential diffusion; None: masks are the same at every step.
+        text: The text encoder that it was loaded with, whose layers a LoRA may name.
     """
 
     network: DiffusionModel
@@ -35,6 +37,7 @@ class NodeModel:
     rows: Mapping[str, Mod] = field(default_factory=dict[str, Mod], repr=False)
     empty: Sequence[Entry] | None = field(default=None, repr=False)
     differential: float | None = None
+    text: TextEncoder | None = field(default=None, repr=False)
 
     @cached_property
     def mods(self) -> Mods:

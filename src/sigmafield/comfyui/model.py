@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from sigmafield.comfyui.conditioning import Entry
+from sigmafield.comfyui.tiles import GridTiles, LeafTiles, Shifts
 from sigmafield.core.registry import Registry, Spec
 from sigmafield.guidance.hooks import Mods
 from sigmafield.guidance.registry import Mod, mods_of
@@ -29,6 +29,8 @@ class NodeModel:
         rows: Mods that have no row in the table of mods, such as tiles; `guidance` names them.
         empty: The conditioning of an empty prompt, for `perp_neg`.
         differential: Strength of differential diffusion; None: masks are the same at every step.
+        tiles: What is shown to the network at a time; None: the whole latent.
+        shifts: How SpotDiffusion shifts its tiles.
         text: The text encoder that it was loaded with, whose layers a LoRA may name.
     """
 
@@ -37,12 +39,20 @@ class NodeModel:
     rows: Mapping[str, Mod] = field(default_factory=dict[str, Mod], repr=False)
     empty: Sequence[Entry] | None = field(default=None, repr=False)
     differential: float | None = None
+    tiles: GridTiles | LeafTiles | None = None
+    shifts: Shifts = Shifts()
     text: TextEncoder | None = field(default=None, repr=False)
 
-    @cached_property
-    def mods(self) -> Mods:
-        """The hooks of `guidance`."""
-        return mods_of(self.guidance, Registry("guidance mod", [*MODS.values(), *self.rows.values()]))
+    def mods(self, seed: int = 0) -> Mods:
+        """The hooks of `guidance`, and the tiles, which are nearest to the network.
+
+        Args:
+            seed: Of the run, for tiles that are shifted at random.
+        """
+        found = mods_of(self.guidance, Registry("guidance mod", [*MODS.values(), *self.rows.values()]))
+        if self.tiles is None:
+            return found
+        return replace(found, model=(self.tiles.hook(self.network.latent.factor, seed, self.shifts), *found.model))
 
     def guided(self, mod: str, **params: Any) -> NodeModel:
         """The model with one more mod; one that replaces D = U + cfg (C − U) takes the place of another such mod.
@@ -64,8 +74,9 @@ class NodeModel:
     def _checked(self, spec: Spec, combines: bool) -> NodeModel:
         kept = [each for each in self.guidance if not (combines and MODS[each.name].stage == "combine")]
         made = replace(self, guidance=(*kept, spec))
-        if made.mods.fits:
-            made.mods.check(self.network.patchable())
+        mods = made.mods()
+        if mods.fits:
+            mods.check(self.network.patchable())
         return made
 
     def mask_of(self, sigmas: Tensor) -> MaskOf:

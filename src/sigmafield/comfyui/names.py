@@ -20,5 +20,19 @@ SCHEDULER_NAMES = (
     "kl_optimal",
 )  # fmt: skip
 
-SamplerName = Annotated[str, Choices(lambda folders: SAMPLER_NAMES)]
+DISTANCE = {
+    "Distance": "distance",
+    "Distance_n": "distance_n",
+    "Distance_p": "distance_p",
+    "euler_cfg_pp_alt": "euler_cfg_pp_alt",
+    "heun_cfg_pp": "heun_cfg_pp",
+}
+"""Samplers that the distance sampler's pack adds to the list, with our names."""
+
+SamplerName = Annotated[str, Choices(lambda folders: (*SAMPLER_NAMES, *DISTANCE))]
 SchedulerName = Annotated[str, Choices(lambda folders: SCHEDULER_NAMES)]
+
+
+def our_name(sampler: str) -> str:
+    """Our name of a sampler in ComfyUI's list."""
+    return DISTANCE.get(sampler, sampler)

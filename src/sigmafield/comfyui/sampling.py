@@ -38,18 +38,19 @@ class GuiderValue:
     prompts: Mapping[str, Sequence[Entry]]
     make: Callable[..., Denoiser]
 
-    def denoiser(self, latent: Latent, mask: Tensor | None) -> Denoiser:
+    def denoiser(self, latent: Latent, mask: Tensor | None, seed: int) -> Denoiser:
         """The denoiser for a latent in the network's scale.
 
         Args:
             latent: The latent [B, C, *space].
             mask: The run's mask, for inpainting networks.
+            seed: The run's seed, for tiles that are shifted at random.
         """
         (first, positive), *others = self.prompts.items()
         prompts = {first: positive} | {name: with_controls(given, positive) for name, given in others}
         network = self.model.network
         conds = {name: conds_of(given, network, latent, mask, name != first) for name, given in prompts.items()}
-        return self.make(model=network, mods=self.model.mods, **conds)
+        return self.make(model=network, mods=self.model.mods(seed), **conds)
 
 
 def guided(model: NodeModel, positive: Sequence[Entry], negative: Sequence[Entry] | None, cfg: float) -> GuiderValue:
@@ -180,7 +181,7 @@ def opened(
     mask = latent.get("noise_mask")
     mask = None if mask is None else mask.to(device)
     asked = Asked(
-        guider.denoiser(source, mask), model.sampling, sigmas, source, drawn.to(device), stream, mask,
+        guider.denoiser(source, mask, noise.seed), model.sampling, sigmas, source, drawn.to(device), stream, mask,
         guider.model.mask_of(sigmas),
     )  # fmt: skip
     begun = sampler.open(asked)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from sigmafield.comfyui.context import Context, Stepped
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.names import SamplerName, SchedulerName
+from sigmafield.comfyui.names import SamplerName, SchedulerName, our_name
 from sigmafield.comfyui.sampling import NamedSampler, NoNoise, Seeded, guided, sampled
-from sigmafield.comfyui.sockets import Input, Seed
 from sigmafield.comfyui.values import Conditioning, Latent, Model
-from sigmafield.core.annotations import Range
+from sigmafield.comfyui.widgets import Cfg, Drawn, Share, StepCount, StepIndex
 from sigmafield.core.registry import Spec
 from sigmafield.recipes.ksampler import ksampler_sigmas, window
 
-Drawn = Annotated[Seed, Range(0, 2**64 - 1)]
-Steps = Annotated[int, Range(1, 10000)]
-Cfg = Annotated[float, Range(0, 100), Input(step=0.1, round=0.01)]
-Share = Annotated[float, Range(0, 1), Input(step=0.01)]
-At = Annotated[int, Range(0, 10000)]
 Switch = Literal["enable", "disable"]
 
 
@@ -26,7 +20,7 @@ Switch = Literal["enable", "disable"]
 def ksampler(
     model: Model,
     seed: Drawn = 0,
-    steps: Steps = 20,
+    steps: StepCount = 20,
     cfg: Cfg = 8.0,
     *,
     sampler_name: SamplerName,
@@ -52,9 +46,10 @@ def ksampler(
         denoise: Share of the schedule that is used; below 1 the latent is kept in part.
         context: The step to go on from.
     """
-    sigmas = ksampler_sigmas(model.network.sampling.levels, sampler_name, scheduler, steps, denoise)
+    sampler = our_name(sampler_name)
+    sigmas = ksampler_sigmas(model.network.sampling.levels, sampler, scheduler, steps, denoise)
     guider = guided(model, positive, negative, cfg)
-    out, _ = yield from sampled(guider, Seeded(seed), NamedSampler(Spec(sampler_name)), sigmas, latent_image, context)
+    out, _ = yield from sampled(guider, Seeded(seed), NamedSampler(Spec(sampler)), sigmas, latent_image, context)
     return out
 
 
@@ -63,7 +58,7 @@ def ksampler_advanced(
     model: Model,
     add_noise: Switch,
     noise_seed: Drawn = 0,
-    steps: Steps = 20,
+    steps: StepCount = 20,
     cfg: Cfg = 8.0,
     *,
     sampler_name: SamplerName,
@@ -71,8 +66,8 @@ def ksampler_advanced(
     positive: Conditioning,
     negative: Conditioning,
     latent_image: Latent,
-    start_at_step: At = 0,
-    end_at_step: At = 10000,
+    start_at_step: StepIndex = 0,
+    end_at_step: StepIndex = 10000,
     return_with_leftover_noise: Literal["disable", "enable"],
     context: Context = Context(),
 ) -> Stepped[Latent]:
@@ -94,9 +89,10 @@ def ksampler_advanced(
         return_with_leftover_noise: Whether a run that ends early keeps its noise, for another node to go on from.
         context: The step to go on from.
     """
-    sigmas = ksampler_sigmas(model.network.sampling.levels, sampler_name, scheduler, steps)
+    name = our_name(sampler_name)
+    sigmas = ksampler_sigmas(model.network.sampling.levels, name, scheduler, steps)
     sigmas = window(sigmas, start_at_step, end_at_step, return_with_leftover_noise == "disable")
     noise = Seeded(noise_seed) if add_noise == "enable" else NoNoise(noise_seed)
-    guider, sampler = guided(model, positive, negative, cfg), NamedSampler(Spec(sampler_name))
+    guider, sampler = guided(model, positive, negative, cfg), NamedSampler(Spec(name))
     out, _ = yield from sampled(guider, noise, sampler, sigmas, latent_image, context)
     return out

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.lcm import LcmUpscaleSampler
-from sigmafield.comfyui.names import SamplerName
+from sigmafield.comfyui.names import SamplerName, our_name
 from sigmafield.comfyui.sampling import NamedSampler
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Model, Sampler
@@ -23,7 +23,7 @@ def ksampler_select(sampler_name: SamplerName) -> Sampler:
     Args:
         sampler_name: The sampler.
     """
-    return NamedSampler(Spec(sampler_name))
+    return NamedSampler(Spec(our_name(sampler_name)))
 
 
 @node("SamplerEulerAncestral", "sampling/custom_sampling/samplers")

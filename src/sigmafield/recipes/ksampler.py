@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,8 +46,11 @@ class Sampled:
     nfe: int = 0
 
 
+R = TypeVar("R", bound=Steps)
+
+
 @dataclass(frozen=True)
-class Framed:
+class Framed(Generic[R]):
     """A run between latents in the VAE's scale: iterate `run` from `start`; `sampled` of its last state is the result.
 
     Args:
@@ -57,7 +60,7 @@ class Framed:
     """
 
     latents: LatentFormat
-    run: Steps
+    run: R
     start: State
 
     def sampled(self, end: State) -> Sampled:

@@ -10,8 +10,14 @@ from sigmafield.comfyui.values import Model
 from sigmafield.comfyui.widgets import FarLevel, ImageSide, Scale
 from sigmafield.models import overrides
 
-PREDICTIONS = {"v_prediction": "v", "edm_playground_v2.5": "playground"}
-"""Our names of predictions where ComfyUI has others."""
+DISCRETE: dict[str, Literal["eps", "v", "x0", "img_to_img", "lcm"]] = {
+    "eps": "eps", "v_prediction": "v", "lcm": "lcm", "x0": "x0", "img_to_img": "img_to_img",
+}  # fmt: skip
+CONTINUOUS: dict[str, Literal["v", "eps", "edm", "playground", "cosmos_rflow"]] = {
+    "v_prediction": "v", "edm": "edm", "edm_playground_v2.5": "playground", "eps": "eps",
+    "cosmos_rflow": "cosmos_rflow",
+}  # fmt: skip
+"""Our names of what a network predicts."""
 
 
 @node("ModelSamplingDiscrete", "advanced/model")
@@ -25,7 +31,7 @@ def model_sampling_discrete(
         sampling: What the network predicts.
         zsnr: Whether the last level is pure noise.
     """
-    made = overrides.discrete(model.network, prediction=PREDICTIONS.get(sampling, sampling), zsnr=zsnr)
+    made = overrides.discrete(model.network, prediction=DISCRETE[sampling], zsnr=zsnr)
     return replace(model, network=made)
 
 
@@ -44,8 +50,9 @@ def model_sampling_continuous_edm(
         sigma_max: Largest level.
         sigma_min: Smallest level above 0.
     """
-    prediction = PREDICTIONS.get(sampling, sampling)
-    made = overrides.continuous_edm(model.network, prediction=prediction, sigma_max=sigma_max, sigma_min=sigma_min)
+    made = overrides.continuous_edm(
+        model.network, prediction=CONTINUOUS[sampling], sigma_max=sigma_max, sigma_min=sigma_min
+    )
     return replace(model, network=made)
 
 

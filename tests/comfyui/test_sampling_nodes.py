@@ -21,7 +21,7 @@ from sigmafield.comfyui.nodes.custom_sampling import (
     sampler_custom,
     sampler_custom_advanced,
 )
-from sigmafield.comfyui.nodes.guidance import apg, cfg_override, perp_neg, rescale_cfg
+from sigmafield.comfyui.nodes.guidance import apg, cfg_override, latent_apply_operation_cfg, perp_neg, rescale_cfg
 from sigmafield.comfyui.nodes.ksampler import ksampler as ksampler_node
 from sigmafield.comfyui.nodes.ksampler import ksampler_advanced
 from sigmafield.comfyui.nodes.latents import empty_latent_image
@@ -167,6 +167,14 @@ def test_cfg_override_is_a_scale_in_a_part_of_the_run(tiny):
     assert sampled(everywhere, positive, negative, cfg=3.0).equal(sampled(model, positive, negative, cfg=5.0))
     nowhere = cfg_override(model, 5.0, 0.99, 0.995)
     assert sampled(nowhere, positive, negative, cfg=3.0).equal(sampled(model, positive, negative, cfg=3.0))
+
+
+def test_an_operation_acts_on_the_difference_of_the_predictions(tiny):
+    model, _, _, (positive, negative, _), _ = tiny
+    halved = latent_apply_operation_cfg(model, lambda z: z / 2)
+    torch.testing.assert_close(
+        sampled(halved, positive, negative, cfg=3.0), sampled(model, positive, negative, cfg=1.5), rtol=0, atol=1e-4
+    )
 
 
 def test_other_levels_and_differential_diffusion(tiny):

@@ -26,6 +26,14 @@ from sigmafield.comfyui.nodes.loaders import (
     lora_loader,
     lora_loader_model_only,
 )
+from sigmafield.comfyui.nodes.merging import (
+    clip_merge_simple,
+    model_merge_add,
+    model_merge_blocks,
+    model_merge_simple,
+    model_merge_subtract,
+)
+from sigmafield.comfyui.nodes.model_sampling import model_sampling_discrete
 from sigmafield.comfyui.nodes.prompts import (
     clip_text_encode,
     clip_text_encode_flux,
@@ -38,6 +46,7 @@ from sigmafield.comfyui.nodes.schedules import basic_scheduler
 from sigmafield.core.conditioning import Control
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.load import load
+from sigmafield.models.module_view import view_of
 from sigmafield.recipes.generate import generate
 from sigmafield.recipes.image_io import to_images
 from sigmafield.recipes.ksampler import ksampler
@@ -201,3 +210,39 @@ def test_loras_add_up_and_leave_the_model(family: Family, tmp_path: Path) -> Non
     assert clip_text_encode(TEXTS[0], clip)[0][0].equal(pairs[0][0][0])
     only = lora_loader_model_only(model, "a.safetensors", 0.5, context)
     assert sampled(only, *pairs, empty(model, 16)).equal(sampled(once, *pairs, empty(model, 16)))
+
+
+def test_merged_models(sd1: tuple[Path, Any], family: Family) -> None:
+    model, clip, _ = opened(family, "sd1")
+    other = model_sampling_discrete(model, "v_prediction", False)
+    small_module = view_of(model.network.patchable())
+    generator = torch.Generator().manual_seed(3)
+    for layer in small_module.modules():
+        layer._parameters = {
+            name: value if value is None else torch.nn.Parameter(
+                torch.randn(value.shape, generator=generator), requires_grad=False
+            )
+            for name, value in layer._parameters.items()
+        }  # fmt: skip
+    other = replace(other, network=replace(other.network, module=small_module))
+
+    def weights(of: Any, name: str) -> Any:
+        return of.network.module.get_parameter(name)
+
+    names = ("conv_in.weight", "time_embedding.linear_1.weight", "mid_block.resnets.0.conv1.weight", "conv_out.bias")
+    before = [weights(model, name).clone() for name in names]
+    blocks = model_merge_blocks(model, other, 0.25, 0.5, 0.75)
+    for name, ratio in zip(names, (0.25, 0.25, 0.5, 0.75)):
+        a, b = weights(model, name), weights(other, name)
+        torch.testing.assert_close(weights(model_merge_simple(model, other, 0.3), name), 0.3 * a + 0.7 * b)
+        torch.testing.assert_close(weights(blocks, name), ratio * a + (1 - ratio) * b)
+        torch.testing.assert_close(weights(model_merge_subtract(model, other, 2.0), name), 2 * (a - b))
+        torch.testing.assert_close(weights(model_merge_add(model, other), name), a + b)
+    assert all(weights(model, name).equal(value) for name, value in zip(names, before))
+    assert blocks.network.sampling is model.network.sampling
+    texts = clip_merge_simple(clip, clip, 0.5)
+    torch.testing.assert_close(
+        clip_text_encode(TEXTS[0], texts)[0][0], clip_text_encode(TEXTS[0], clip)[0][0], rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="same names and shapes"):
+        model_merge_simple(model, opened(family, "sdxl")[0], 0.5)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
 import torch
+from torch import Tensor
 
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.sockets import Input
+from sigmafield.comfyui.sockets import Input, Socket
 from sigmafield.comfyui.values import Conditioning, Model
 from sigmafield.comfyui.widgets import Cfg, Percent, Scale, Share, Strength, Strong
 from sigmafield.core.annotations import Range
 from sigmafield.core.predict import within
-from sigmafield.guidance.hooks import Asked
+from sigmafield.guidance.hooks import Asked, Preds
 from sigmafield.guidance.hooks import Scale as GuidanceScale
 from sigmafield.guidance.registry import Mod
 
@@ -288,6 +290,25 @@ def video_triangle_cfg_guidance(
         min_cfg: Scale of the first and the last frame.
     """
     return model.guided("triangle_frames", min_cfg=min_cfg)
+
+
+@node("LatentApplyOperationCFG", "latent/advanced/operations", experimental=True)
+def latent_apply_operation_cfg(
+    model: Model, operation: Annotated[Callable[[Tensor], Tensor], Socket("LATENT_OPERATION")]
+) -> Model:
+    """Applies an operation to the difference of the predictions before guidance.
+
+        C ← op(C − U) + U,   or op(C) without a negative prompt
+
+    Args:
+        model: The model.
+        operation: The operation.
+    """
+
+    def before(p: Preds, at: Asked) -> Preds:
+        return p._replace(c=operation(p.c) if p.u is None else operation(p.c - p.u) + p.u)
+
+    return model.with_row(Mod(f"operation_{len(model.rows)}", before, "before", "ComfyUI"))
 
 
 @node("CFGOverride", "advanced/guidance", version=3)

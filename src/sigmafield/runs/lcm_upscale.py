@@ -104,7 +104,9 @@ class LcmUpscale:
     def step(self, st: State) -> State:
         """The state after one step. Pure."""
         span = self.grid.span(st.i)
-        to_zero = Grid(torch.stack([span.sigma, torch.zeros_like(span.sigma)]), self.grid.process, self.grid.clock)
+        to_zero = Grid(
+            torch.stack([span.sigma, torch.zeros_like(span.sigma)]), self.grid.process, clock=self.grid.clock
+        )
         end = Run(self.denoise, SAMPLERS.lookup("euler"), to_zero).step(State(0, st.x, aux=st.aux))
         x = end.x
         if st.i < len(self.sizes):

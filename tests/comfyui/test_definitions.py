@@ -11,6 +11,7 @@ import torch
 
 from sigmafield.comfyui.context import Context, Folders, Progress, Shown, Stepped
 from sigmafield.comfyui.declare import NODES, node
+from sigmafield.comfyui.names import DISTANCE
 from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.comfyui.nodes.image_files import save_image
 from sigmafield.comfyui.nodes.image_sizes import ByFactor, ToMatch, resize_image_mask
@@ -71,7 +72,8 @@ def recorded(name):
     """ComfyUI's entry, with the lists of samplers and schedules in place of their names."""
     text = json.dumps(CORE[name])
     for word, key in (("<SAMPLERS>", "samplers"), ("<SCHEDULERS>", "schedulers")):
-        text = text.replace(json.dumps(word), json.dumps(NAMES[key]))
+        added = list(DISTANCE) if key == "samplers" else []  # by another pack
+        text = text.replace(json.dumps(word), json.dumps(NAMES[key] + added))
     return json.loads(text)
 
 

@@ -21,7 +21,7 @@ from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Gaussian, Silent, generator_of, initial_noise, randn
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
-from sigmafield.recipes.ksampler import Sampled, ksampler_sigmas, sample_custom, window
+from sigmafield.recipes.ksampler import Framed, Sampled, ksampler_sigmas, sample_custom, source_of, window
 from sigmafield.runs.blends import BLENDS, CURVES, blending_weights
 from sigmafield.runs.level_noise import StreamLevels, noised
 from sigmafield.runs.mixing import Mixing
@@ -94,9 +94,48 @@ def mixing_sampler(
     Raises:
         ValueError: A name is unknown, or `Mixing` refuses a value.
     """
+    source = source_of(latent, latents)
+    run = mixing_run(
+        guider, sampling, sigmas, source, seed=seed, sampler=sampler, alpha_1=alpha_1,
+        blending_schedule=blending_schedule, blending_function=blending_function, normalize_on_mean=normalize_on_mean,
+        start_blending_at_pct=start_blending_at_pct, stop_blending_at_pct=stop_blending_at_pct,
+        clamp_blending_at_pct=clamp_blending_at_pct, blend_min=blend_min, blend_max=blend_max, perlin_mode=perlin_mode,
+        perlin_strength=perlin_strength, perlin_scale=perlin_scale, rewind=rewind, rewind_min=rewind_min,
+        rewind_max=rewind_max, mask=mask, mask_of=mask_of,
+    )  # fmt: skip
+    start = run.start(source)
+    return Framed(latents, run, start).sampled(finish(run, start))
+
+
+def mixing_run(
+    guider: Denoiser,
+    sampling: Sampling,
+    sigmas: Tensor,
+    source: Latent,
+    *,
+    seed: int,
+    sampler: str = "euler",
+    alpha_1: float = 2.4,
+    blending_schedule: str = "cosine",
+    blending_function: str = "addition",
+    normalize_on_mean: bool = False,
+    start_blending_at_pct: float = 0.0,
+    stop_blending_at_pct: float = 1.0,
+    clamp_blending_at_pct: float = 1.0,
+    blend_min: float = 0.0,
+    blend_max: float = 1.0,
+    perlin_mode: Literal["masks", "latents", "matched_noise"] = "masks",
+    perlin_strength: float = 0.75,
+    perlin_scale: float = 10.0,
+    rewind: bool = False,
+    rewind_min: float = 0.5,
+    rewind_max: float = 0.8,
+    mask: Tensor | None = None,
+    mask_of: MaskOf = unchanged,
+) -> Mixing:
+    """The run of `mixing_sampler`, from a source in the network's scale; arguments and errors as there."""
     euler_perlin = sampler == "euler_perlin"
     row, process = SAMPLERS.lookup("euler" if euler_perlin else sampler), sampling.process
-    source = latents.to_network(latent) if latent.any() else latent
     keep = None
     if mask is not None:
         guider = Inpaint(guider, source, torch.zeros_like(source), fit_mask(mask, source), process, mask_of)
@@ -124,9 +163,7 @@ def mixing_sampler(
     }
     levels = Mixing(run, StreamLevels(seed, source.shape, []), c, **settings).levels
     noise = StreamLevels(seed, source.shape, levels, source.dtype, source.device)
-    end = finish(Mixing(run, noise, c, **settings), source)
-    out = latents.to_vae(process.finish(run.end, end.x).float())
-    return Sampled(out, out if end.pred is None else latents.to_vae(end.pred.x0.float()), end.nfe)
+    return Mixing(run, noise, c, **settings)
 
 
 def batch_unsample(

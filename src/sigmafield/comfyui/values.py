@@ -5,30 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from torch import Tensor
-from typing_extensions import NotRequired, TypedDict
 
+from sigmafield.comfyui.conditioning import Entry
+from sigmafield.comfyui.control import ControlNetFile
+from sigmafield.comfyui.latent import LatentDict
+from sigmafield.comfyui.model import NodeModel
+from sigmafield.comfyui.sampling import GuiderValue, NoiseValue, SamplerValue
 from sigmafield.comfyui.sockets import Hidden, Socket
 from sigmafield.models.bundle import TextEncoder
 from sigmafield.models.bundle import Vae as VaeValue
-from sigmafield.models.diffusion_model import DiffusionModel
 
-
-class LatentDict(TypedDict):
-    """Latents in the VAE's scale. A node returns another dict, with the other keys of its input kept.
-
-    samples: [B, C, H, W], or [B, C, frames, H, W] for videos. noise_mask: [B, 1, h, w] of any size, 1 = denoise.
-    batch_index: which draw of the noise each sample has.
-    """
-
-    samples: Tensor
-    noise_mask: NotRequired[Tensor]
-    batch_index: NotRequired[list[int]]
-
-
-Entry = tuple[Tensor, dict[str, Any]]
-"""Token embeddings [B, tokens, dim] and what goes with them: pooled_output, area, mask, control, …."""
-
-Model = Annotated[DiffusionModel, Socket("MODEL")]
+Model = Annotated[NodeModel, Socket("MODEL")]
 Clip = Annotated[TextEncoder, Socket("CLIP")]
 Vae = Annotated[VaeValue, Socket("VAE")]
 Latent = Annotated[LatentDict, Socket("LATENT")]
@@ -40,6 +27,10 @@ Conditioning = Annotated[list[Entry], Socket("CONDITIONING")]
 """Entries as pairs, which custom nodes can change. Nodes make new lists and new dicts; pairs may be lists, too."""
 Sigmas = Annotated[Tensor, Socket("SIGMAS")]
 """Noise levels [steps + 1] that descend, mostly to 0."""
+Guider = Annotated[GuiderValue, Socket("GUIDER")]
+Sampler = Annotated[SamplerValue, Socket("SAMPLER")]
+Noise = Annotated[NoiseValue, Socket("NOISE")]
+ControlNet = Annotated[ControlNetFile, Socket("CONTROL_NET")]
 AnyValue = Annotated[Any, Socket("*")]
 PromptValue = Annotated[Any, Hidden("PROMPT")]
 """The whole prompt, for nodes that write it into files."""

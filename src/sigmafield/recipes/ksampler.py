@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent
 from sigmafield.core.linear import filled
 from sigmafield.core.process import Grid
-from sigmafield.core.protocols import Denoiser, State
+from sigmafield.core.protocols import Denoiser, State, Steps
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Gaussian, following, generator_of, initial_noise, randn
 from sigmafield.noise.spectrum import Filter, Shaped, white
@@ -44,6 +44,29 @@ class Sampled:
     samples: Latent
     denoised: Latent
     nfe: int = 0
+
+
+R = TypeVar("R", bound=Steps)
+
+
+@dataclass(frozen=True)
+class Framed(Generic[R]):
+    """A run between latents in the VAE's scale: iterate `run` from `start`; `sampled` of its last state is the result.
+
+    Args:
+        latents: The model's latent format.
+        run: What is iterated.
+        start: The state before its first step.
+    """
+
+    latents: LatentFormat
+    run: R
+    start: State
+
+    def sampled(self, end: State) -> Sampled:
+        """What the last state gives."""
+        out = self.latents.to_vae(self.run.result(end).float())
+        return Sampled(out, out if end.pred is None else self.latents.to_vae(end.pred.x0.float()), end.nfe)
 
 
 def ksampler_sigmas(
@@ -93,6 +116,11 @@ def repaired(latent: Latent, latents: LatentFormat) -> Latent:
     if not latent.any() and latent.shape[1] != latents.channels:
         latent = filled(latent, latents.channels, axis=1)
     return latent[:, :, None] if latents.axes == 3 and latent.ndim == 4 else latent
+
+
+def source_of(latent: Latent, latents: LatentFormat) -> Latent:
+    """A latent of the VAE's scale in the network's; an empty one has no shift, as in ComfyUI."""
+    return latents.to_network(latent) if latent.any() else latent
 
 
 def open_run(
@@ -150,15 +178,12 @@ def sample_custom(
 ) -> Sampled:
     """A run from a latent in the VAE's scale, as SamplerCustomAdvanced makes it; `options` are those of `open_run`.
 
-    Without levels the latent is returned as it is; an empty one has no shift, as in ComfyUI.
+    Without levels the latent is returned as it is.
     """
     if not len(sigmas):
         return Sampled(latent, latent)
-    source = latents.to_network(latent) if latent.any() else latent
-    run, start, _ = open_run(guider, sampling, sampler, sigmas, source, noise, seed, **options)
-    end = finish(run, start)
-    out = latents.to_vae(sampling.process.finish(run.end, end.x).float())
-    return Sampled(out, out if end.pred is None else latents.to_vae(end.pred.x0.float()), end.nfe)
+    run, start, _ = open_run(guider, sampling, sampler, sigmas, source_of(latent, latents), noise, seed, **options)
+    return Framed(latents, run, start).sampled(finish(run, start))
 
 
 def ksampler(

@@ -14,7 +14,16 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, TextEncoder
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
-from sigmafield.models.text.prompt import Chunk, Vocabulary, by_space, check_layer, chunks, encode_chunks, level
+from sigmafield.models.text.prompt import (
+    Chunk,
+    Vocabulary,
+    by_space,
+    check_layer,
+    chunks,
+    encode_chunks,
+    level,
+    text_for,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ class Clip:
 
     def rows(self, prompts: Sequence[str]) -> list[list[Chunk]]:
         """Splits each prompt into chunks."""
-        return [chunks(prompt, self.vocabulary) for prompt in prompts]
+        name = "clip_l" if self.part == "text_encoder" else "clip_g"
+        return [chunks(text_for(prompt, name), self.vocabulary) for prompt in prompts]
 
     def encode(self, rows: Sequence[Sequence[Chunk]], layer: int) -> tuple[Tensor, Tensor | None]:
         """Hidden states of a layer [B, tokens, C], not normalised, and pooled vectors if the module projects them."""

@@ -15,7 +15,7 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, TextEncoder
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
-from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk
+from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk, text_for
 
 Embed = Callable[[Any, Sequence[str]], Tensor]
 """(the encoder's module, prompts) → embeddings [B, tokens, channels], float32."""
@@ -66,7 +66,7 @@ def weighted(source: Source, tokenizer: str, length: int, masked: bool) -> Embed
         return text(ids, attention_mask=mask).last_hidden_state.float() * mask[..., None], None
 
     def embed(text: Any, prompts: Sequence[str]) -> Tensor:
-        rows = [one_chunk(prompt, vocabulary) for prompt in prompts]
+        rows = [one_chunk(text_for(prompt, "t5"), vocabulary) for prompt in prompts]
         return encode_chunks(rows, vocabulary, text.get_input_embeddings(), partial(run, text))[0]
 
     return embed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -56,6 +56,29 @@ Chunk = list[Token]
 
 Words = Callable[[str], list[list[int]]]
 """Text → the ids of each of its words."""
+
+
+class Parts(str):
+    """A prompt that says something else to some of a model's text encoders.
+
+    As a str it is the text for the others.
+
+    Args:
+        text: The text.
+        others: Texts by the encoders' names: clip_g, t5.
+    """
+
+    others: Mapping[str, str]
+
+    def __new__(cls, text: str, others: Mapping[str, str]) -> Parts:
+        made = super().__new__(cls, text)
+        made.others = dict(others)
+        return made
+
+
+def text_for(prompt: str, encoder: str) -> str:
+    """What a prompt says to an encoder: clip_l, clip_g or t5."""
+    return prompt.others.get(encoder, prompt) if isinstance(prompt, Parts) else prompt
 
 
 class UnknownEmbedding(ValueError):

@@ -1,0 +1,50 @@
+"""Classes of ComfyUI about models, conditionings and sampling that are not offered, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+LEFT_OUT_MODELS: Mapping[str, tuple[str, ...]] = {
+    "needs a model's parts in files of their own, which are not read: a checkpoint or a directory is": (
+        "UNETLoader", "CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader", "VAELoader",
+    ),
+    "needs a configuration file of Stable Diffusion's first code; CheckpointLoaderSimple needs none": (
+        "CheckpointLoader",
+    ),
+    "needs a vision encoder or a style model, of which none is read": (
+        "CLIPVisionLoader", "CLIPVisionEncode", "unCLIPCheckpointLoader", "unCLIPConditioning", "StyleModelLoader",
+        "StyleModelApply", "USOStyleReference",
+    ),
+    "needs a kind of patch file that is not read": (
+        "HypernetworkLoader", "GLIGENLoader", "GLIGENTextBoxApply", "ModelPatchLoader", "DiffControlNetLoader",
+    ),
+    "needs a network that enlarges images, of which there is no family": (
+        "UpscaleModelLoader", "SD_4XUpscale_Conditioning",
+    ),
+    "needs a family that is not supported": (
+        "ImageOnlyCheckpointLoader", "ImageOnlyCheckpointSave", "SVD_img2vid_Conditioning",
+        "UNetTemporalAttentionMultiply", "CLIPTextEncodePixArtAlpha", "CLIPTextEncodeHiDream", "LotusConditioning",
+        "TextEncodeQwenImageEdit", "TextEncodeQwenImageEditPlus", "TextEncodeQwenImage21", "QwenImage21Cache",
+        "QwenImageDiffsynthControlnet", "ZImageFunControlnet", "ReferenceLatent",
+        "FluxKontextMultiReferenceLatentMethod", "FluxKVCache", "ControlNetInpaintingAliMamaApply",
+        "WanImageToVideo", "WanFirstLastFrameToVideo", "WanFunInpaintToVideo", "WanFunControlToVideo",
+        "Wan22FunControlToVideo", "WanVaceToVideo", "WanCameraEmbedding", "WanCameraImageToVideo",
+        "Wan22ImageToVideoLatent",
+    ),
+    "writes checkpoints in the layouts of others, which is not supported": (
+        "CheckpointSave", "ModelSave", "CLIPSave", "VAESave",
+    ),
+    "changes weights during a run, which is not supported": (
+        "CreateHookLora", "CreateHookLoraModelOnly", "CreateHookModelAsLora", "CreateHookModelAsLoraModelOnly",
+        "SetHookKeyframes", "CreateHookKeyframe", "CreateHookKeyframesInterpolated", "CreateHookKeyframesFromFloats",
+        "CombineHooks2", "CombineHooks4", "CombineHooks8", "SetClipHooks",
+    ),
+    "would change a loaded model in place: dtype and compiling are chosen when a model is loaded": (
+        "ModelComputeDtype", "TorchCompileModel",
+    ),
+    "takes Flux's guidance input away, which networks with that input need here": ("FluxDisableGuidance",),
+    "changes a text encoder or positions in a way that is not supported": (
+        "CLIPTextEncodeControlnet", "T5TokenizerOptions", "CLIPAttentionMultiply", "ScaleROPE",
+    ),
+}  # fmt: skip
+"""Names of classes by the reason."""

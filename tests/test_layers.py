@@ -163,7 +163,7 @@ def packages(requirements):
 
 
 CORE = packages(PROJECT["dependencies"])
-EXTRAS = ("diffusers", "lab", "metadata", "server")
+EXTRAS = ("diffusers", "gguf", "lab", "metadata", "server")
 OPTIONAL = packages(line for extra in EXTRAS for line in PROJECT["optional-dependencies"].get(extra, []))
 
 

@@ -1,9 +1,9 @@
 """Memory and error of quantised weights, beside float32: a transformer of Flux's kind with 8-bit floats and GGUF.
 
-For each form: the size of the file, the memory that its weights take, what the process grows by (all of it resident, and
-at the most), the seconds of a call, and the relative error of weights and of the network's answer. GGUF's k-quants are
-rounded here block by block to a scale and a minimum, without llama.cpp's search for better ones, so their errors are upper
-bounds. Each form is measured in a process of its own.
+For each form: the size of the file, the memory that its weights take, what the process grows by until it has made two
+calls and at the most, the seconds of the second call, the largest relative error of a weight and that of the answer.
+Q4_K is rounded here to each block's range, without llama.cpp's search for a better one, so its errors are upper bounds.
+Each form is measured in a process of its own, with one thread.
 
     python benchmarks/quantised.py
 """
@@ -11,7 +11,6 @@ bounds. Each form is measured in a process of its own.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -38,9 +37,10 @@ CONFIG = {
 app = cyclopts.App(help=__doc__)
 
 
-def resident() -> float:
-    """MB of memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+def resident(which: str = "VmRSS") -> float:
+    """MB of memory that this process holds now, or has held at the most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) * 1024 / 1e6
 
 
 def k_quants(weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -65,7 +65,8 @@ def write(form: str, module: FluxTransformer2DModel, folder: Path) -> Path:
     """Writes the network to a folder in a form; layers only are quantised."""
     module.save_config(folder)
     weights = module.state_dict()
-    layers = [name for name, value in weights.items() if value.ndim == 2]
+    block = 256 if form == "Q4_K" else 1
+    layers = [name for name, value in weights.items() if value.ndim == 2 and value.shape[1] % block == 0]
     if form.startswith("float8"):
         out: dict[str, Tensor] = dict(weights)
         for name in layers:
@@ -116,11 +117,11 @@ def child(folder: Path, dtype: str) -> None:
     precision = getattr(torch, dtype)
     before = resident()
     module = pretrained(FluxTransformer2DModel, folder, precision)
-    held, most = resident() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 - before
     answer(module, precision)
     began = time.perf_counter()
     out = answer(module, precision)
     seconds = time.perf_counter() - began
+    held, most = resident() - before, resident("VmHWM") - before
     weights = sum(value.nbytes for value in [*module.parameters(), *module.buffers()]) / 1e6
     numbers = {name: value.float().contiguous() for name, value in module.state_dict().items()}
     save_file({"answer": out, **numbers}, folder / "out.safetensors")

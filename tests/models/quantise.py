@@ -66,7 +66,7 @@ def blocks(shape: tuple[int, ...], kind: str, seed: int = 0) -> Any:
     chance = np.random.default_rng(seed)
     out = chance.integers(0, 256, (*shape[:-1], shape[-1] // block, size), dtype=np.uint8)
     for at in half_floats(kind):
-        scales = chance.uniform(0.001, 0.01, out.shape[:-1]).astype(np.float16)
+        scales = chance.uniform(2e-5, 2e-4, out.shape[:-1]).astype(np.float16)
         out[..., at : at + 2] = scales[..., None].view(np.uint8)
     return out.reshape(*shape[:-1], -1)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sigmafield.models.module_view import view_of
+from sigmafield.models.weights.layers import dense_weight, set_weight, weights_of
 
 Combine = Callable[[str, Tensor, Tensor], Tensor]
 """(name of a weight, the first model's, the second's in its dtype and place) → the weight."""
@@ -25,17 +25,16 @@ def merged(first: nn.Module, second: nn.Module, combine: Combine) -> nn.Module:
     Raises:
         ValueError: The two have different weights.
     """
-    theirs = dict(second.named_parameters())
-    ours = {name: tuple(value.shape) for name, value in first.named_parameters()}
-    if ours != {name: tuple(value.shape) for name, value in theirs.items()}:
+    ours = weights_of(first)
+    if ours != weights_of(second):
         raise ValueError("two models can be merged only if their weights have the same names and shapes")
     made = view_of(first)
-    for name, weight in list(first.named_parameters()):
+    for name in ours:
         path, _, leaf = name.rpartition(".")
-        value = combine(name, weight.detach().float(), theirs[name].detach().to(weight.device, torch.float32))
-        layer: Any = made.get_submodule(path)
-        own = nn.Parameter(value.to(weight.dtype), requires_grad=False)
-        layer._parameters = {**layer._parameters, leaf: own}  # a table of its own: views share them
+        layer = made.get_submodule(path)
+        weight = dense_weight(layer, leaf).float()
+        other = dense_weight(second.get_submodule(path), leaf).to(weight)
+        set_weight(layer, combine(name, weight, other), leaf)
     return made
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import Running
+from sigmafield.models.weights.layers import weights_of
 
 SMALL = 50_000_000
 """A network with fewer parameters gains little from a second thread."""
@@ -129,7 +131,7 @@ def limit_of(group: Path) -> list[float]:
 
 def running_of(*modules: Any) -> Running | None:
     """Makes the context in which modules run on the CPU; None where torch's own number of threads is right."""
-    most = most_threads(sum(p.numel() for module in modules for p in module.parameters()))
+    most = most_threads(sum(prod(shape) for module in modules for shape in weights_of(module).values()))
     return None if most is None else partial(limited, most)
 
 

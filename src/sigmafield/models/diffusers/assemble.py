@@ -18,8 +18,8 @@ WRAP = "text_model."
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderKLWan", "AutoencoderTiny")
 """Classes whose quantised weights are made numbers of: they are few, and what runs them in tiles reads them."""
 
-NO_ENCODER = ("encoder.", "quant_conv.")
-"""Beginnings of the names that a file with an autoencoder's decoder alone lacks."""
+NO_ENCODER = ("encoder", "quant_conv")
+"""Parts of an autoencoder that a file with its decoder alone lacks."""
 
 
 def assembled(kind: Any, config: Mapping[str, Any], values: Mapping[str, Value], what: str, dtype: torch.dtype) -> Any:
@@ -74,7 +74,7 @@ def fitting(module: nn.Module, values: Mapping[str, Value], what: str) -> dict[s
 def put_packed(module: nn.Module, name: str, value: Packed, dtype: torch.dtype) -> None:
     """Puts a layer with a quantised weight in the place of one of the module's."""
     place, _, leaf = name.rpartition(".")
-    module.get_submodule(place)._modules[leaf] = packed_layer(module.get_submodule(name), value, dtype)
+    setattr(module.get_submodule(place), leaf, packed_layer(module.get_submodule(name), value, dtype))
 
 
 def wide(dtype: torch.dtype, name: str, kept: set[str]) -> torch.dtype:
@@ -96,7 +96,8 @@ def numbers_of(value: Value, dtype: torch.dtype) -> Tensor:
 
 def without_encoder(module: Any) -> Any:
     """An autoencoder that decodes only."""
-    module._modules = {name: None if f"{name}." in NO_ENCODER else part for name, part in module._modules.items()}
+    for name in NO_ENCODER:
+        setattr(module, name, None)
     return module
 
 

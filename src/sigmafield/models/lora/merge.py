@@ -9,15 +9,16 @@ up in float32 and rounded once to the weight's dtype.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sigmafield.models.lora.adapters import Change
 from sigmafield.models.lora.read import Lora
 from sigmafield.models.lora.strengths import Strengths
 from sigmafield.models.module_view import view_of
+from sigmafield.models.weights.layers import change_weight
 
 
 def with_changes(modules: Mapping[str, Any], loras: Sequence[tuple[Lora, Strengths]]) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def with_changes(modules: Mapping[str, Any], loras: Sequence[tuple[Lora, Strengt
 def merge(part: str, module: nn.Module, loras: Sequence[tuple[Lora, Strengths]]) -> None:
     """Adds LoRAs to the weights of a part of the model.
 
-    Layers of which nothing is added, at a strength of 0 too, keep their weights.
+    Layers of which nothing is added, at a strength of 0 too, keep their weights. Quantised weights stay quantised, and
+    what is added to them is added at each call.
     """
     each: dict[str, list[tuple[Change, float]]] = {}
     for lora, strengths in loras:
@@ -46,20 +48,12 @@ def merge(part: str, module: nn.Module, loras: Sequence[tuple[Lora, Strengths]])
             each.setdefault(name, []).extend((change, strength) for change in changes)
     for name, changes in each.items():
         path, _, kind = name.rpartition(".")
-        layer = module.get_submodule(path)
-        own = dense(layer, kind)
-        base = own.detach().to(torch.promote_types(own.dtype, torch.float32))
-        total = base.clone()
-        for change, strength in changes:
-            total += change.times(strength, base)
-        set_parameter(layer, kind, total.to(own.dtype))
+        change_weight(module.get_submodule(path), partial(_with_all, changes), kind)
 
 
-def dense(layer: nn.Module, kind: str) -> Tensor:
-    """A parameter of a layer in full: weight, bias, …."""
-    return layer.get_parameter(kind)
-
-
-def set_parameter(layer: nn.Module, kind: str, value: Tensor) -> None:
-    """Gives a layer a parameter of its own, in a table of its own: views share them."""
-    layer._parameters = {**layer._parameters, kind: nn.Parameter(value, requires_grad=False)}
+def _with_all(changes: Sequence[tuple[Change, float]], weight: Tensor) -> Tensor:
+    """W + Σ s ΔW(W)."""
+    total = weight.clone()
+    for change, strength in changes:
+        total += change.times(strength, weight)
+    return total

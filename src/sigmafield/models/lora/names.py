@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from sigmafield.models.weights.layers import weights_of
+
 Shape = tuple[int, ...]
 
 
@@ -170,7 +172,7 @@ OF_A_BLOCK = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|do
 
 def shapes_of(module: nn.Module) -> dict[str, Shape]:
     """The shape of each weight, bias and other parameter of a module, by name."""
-    return {name: tuple(value.shape) for name, value in module.named_parameters(remove_duplicate=False)}
+    return weights_of(module, remove_duplicate=False)
 
 
 def names_of(parameters: Mapping[str, Shape]) -> Names:

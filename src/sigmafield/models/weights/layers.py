@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,25 +100,63 @@ def packed_layer(layer: nn.Module, weight: Packed, dtype: torch.dtype) -> Packed
     return made
 
 
-def dense_weight(layer: nn.Module) -> Tensor:
-    """The weight of a layer as numbers that are the caller's own, in float32 or the layer's wider dtype."""
-    if isinstance(layer, PackedLayer) and layer._parameters.get("weight") is None:
+def weights_of(module: nn.Module, remove_duplicate: bool = True) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter of a module, and of each quantised weight, by their names.
+
+    Args:
+        module: The module.
+        remove_duplicate: Whether a parameter that goes by two names is given once.
+    """
+    plain = module.named_parameters(remove_duplicate=remove_duplicate)
+    packed = ((name, part) for name, part in module.named_modules(remove_duplicate=remove_duplicate))
+    return {
+        **{name: tuple(value.shape) for name, value in plain},
+        **{f"{name}.weight".lstrip("."): tuple(part.shape) for name, part in packed if isinstance(part, PackedLayer)},
+    }
+
+
+def dense_weight(layer: nn.Module, name: str = "weight") -> Tensor:
+    """The numbers of a weight, the caller's own, in float32 or the layer's wider dtype.
+
+    Args:
+        layer: The layer.
+        name: The weight's name in the layer: weight, bias, ….
+    """
+    if is_packed(layer, name):
         wide = unpacked(layer.packed)
         return wide if layer.change is None else layer.change(wide)
-    weight = cast(Tensor, layer.weight).detach()
+    weight = layer.get_parameter(name).detach()
     return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
 
 
-def change_weight(layer: nn.Module, change: Change) -> None:
-    """Replaces the weight W of a layer by change(W), rounded once to the layer's dtype.
+def set_weight(layer: nn.Module, value: Tensor, name: str = "weight") -> None:
+    """Gives a layer a weight of its own, rounded to the dtype of the one it has; arguments as for `dense_weight`.
+
+    Views of the module (`models.module_view`) that have the layer's weight in common keep it.
+    """
+    dtype = layer.dtype if is_packed(layer, name) else layer.get_parameter(name).dtype
+    own = nn.Parameter(value.to(dtype), requires_grad=False)
+    layer._parameters = {**layer._parameters, name: own}  # a table of its own: views share them
+
+
+def change_weight(layer: nn.Module, change: Change, name: str = "weight") -> None:
+    """Replaces a weight W by change(W), rounded once to the layer's dtype.
 
     Of a plain layer W changes now. A quantised one stays quantised, and the change is made at each call. Views of the
-    module (`models.module_view`) that have the layer's weight in common keep it.
+    module that have the layer's weight in common keep it.
+
+    Args:
+        layer: The layer.
+        change: Gives the changed weight.
+        name: As for `dense_weight`.
     """
-    if not isinstance(layer, PackedLayer) or layer._parameters.get("weight") is not None:
-        dtype = cast(Tensor, layer.weight).dtype
-        own = nn.Parameter(change(dense_weight(layer)).to(dtype), requires_grad=False)
-        layer._parameters = {**layer._parameters, "weight": own}  # a table of its own: views share them
+    if not is_packed(layer, name):
+        set_weight(layer, change(dense_weight(layer, name)), name)
         return
     before = layer.change
     layer.change = change if before is None else lambda wide: change(before(wide))
+
+
+def is_packed(layer: nn.Module, name: str) -> TypeGuard[PackedLayer]:
+    """Whether a weight of a layer is quantised."""
+    return isinstance(layer, PackedLayer) and name == "weight" and layer._parameters.get(name) is None

@@ -74,7 +74,9 @@ def joined(kind: str, data: Tensor, scale: Tensor | None) -> Value:
     if scale is not None:
         scale = scale.float().reshape(()) if scale.numel() == 1 else scale.float().flatten()
     if kind in BYTES:
-        return Packed(kind, data.view(torch.uint8), scale, data.shape)
+        return Packed(
+            kind, data.view(torch.uint8).clone(), scale, data.shape
+        )  # memory of its own, not a map of the file
     if scale is None:
         return data
     return (data.float() * scale.reshape(-1, *[1] * (data.ndim - 1) if scale.ndim else ())).to(data.dtype)

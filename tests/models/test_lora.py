@@ -118,14 +118,16 @@ def delta(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 def check(pipe: Pipeline, base: Pipeline, *added: tuple[Matrices, float]) -> None:
     """Every weight is the base's, and the named ones have s (α/r) B A besides."""
     for part in base.modules:
-        want = {key: value.double() for key, value in base.modules[part].state_dict().items()}
+        state = base.modules[part].state_dict()
+        want: dict[str, Tensor] = {}
         for pairs, strength in added:
             for (where, name), (a, b, alpha) in pairs.items():
                 if where == part:
-                    key = name if f"{name}.weight" in want else name.removeprefix("text_model.")
-                    want[f"{key}.weight"] += strength * delta(a, b, alpha)
+                    key = f"{name if f'{name}.weight' in state else name.removeprefix('text_model.')}.weight"
+                    want[key] = want.get(key, state[key].double()) + strength * delta(a, b, alpha)
         got = pipe.modules[part].state_dict()
-        assert got.keys() == want.keys()
+        assert got.keys() == state.keys()
+        assert all(torch.equal(got[key], value) for key, value in state.items() if key not in want)
         for key, value in want.items():
             assert_close(got[key].double(), value, atol=1e-5, rtol=1e-5, msg=lambda m, k=f"{part}.{key}": f"{k}: {m}")
         assert not any(p.requires_grad for p in pipe.modules[part].parameters())
@@ -265,12 +267,13 @@ def test_sets_of_loras_share_all_other_weights(
     sets: list[Any] = [{one: 0.7}, {two: -1.0}, [(one, 0.3), (two, (0.5, 2.0))], {one: (1.0, 0.0)}]
     pipes = [base.with_loras(loras) for loras in sets]
     touched = {f"{part}.{name}.weight".replace("text_model.", "") for part, name in matrices(base)}
+    at_base = addresses(base)
     for loras, pipe in zip(sets, pipes):
         assert equal(pipe, merged(kind, loras)) and not equal(pipe, base)
-        own = {name for name, at in addresses(pipe).items() if at != addresses(base)[name]}
+        own = {name for name, at in addresses(pipe).items() if at != at_base[name]}
         assert own and {name.replace("text_model.", "") for name in own} <= touched
     assert all(torch.equal(v, was[part][k]) for part, m in base.modules.items() for k, v in m.state_dict().items())
-    assert base.with_loras(()) is not base and addresses(pipes[0].with_loras(())) == addresses(base)
+    assert base.with_loras(()) is not base and addresses(pipes[0].with_loras(())) == at_base
     cond, x, t = base.text.encode(["a"], (16, 16)), torch.randn(1, 4, 8, 8), torch.tensor([500.0])
     answers = [pipe.model.network(x, t, cond) for pipe in (base, *pipes[:3])]
     assert all(not torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])

@@ -13,7 +13,6 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 from diffusers.models.controlnets.controlnet_sd3 import SD3ControlNetModel
 from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
-from safetensors import safe_open
 from torch import Tensor
 
 from sigmafield.core.conditioning import ControlNetwork
@@ -24,11 +23,13 @@ from sigmafield.models.diffusers.control import XL, Adapter, ControlNet, Control
 from sigmafield.models.diffusers.control_names import RENAMED
 from sigmafield.models.diffusers.control_transformer import FluxControl, HintLatents, SD3Control
 from sigmafield.models.diffusers.source import pretrained
-from sigmafield.models.directory import listing, opened, read_json
-from sigmafield.models.single_file.checkpoint import unscaled
+from sigmafield.models.directory import listing, read_json
 from sigmafield.models.single_file.control_shapes import CONFIGS
 from sigmafield.models.single_file.controls import FLUX_KINDS, KINDS, SideFile, side_file
 from sigmafield.models.single_file.layouts import recognise
+from sigmafield.models.single_file.stand_ins import resolved, stand_ins
+from sigmafield.models.weights.files import open_weights
+from sigmafield.models.weights.packed import Value
 
 CLASSES: dict[str, Any] = {
     kind.__name__: kind
@@ -94,37 +95,34 @@ def from_file(path: Path, dtype: torch.dtype) -> Any:
     Raises:
         ValueError: If the file is something else, a weight is missing or unknown, or it is of an unsupported kind.
     """
-    side, tensors = weights_of(path, dtype)
+    side, stored = weights_of(path)
     try:
-        tensors = RENAMED[side.names](tensors)
-        config = CONFIGS[side.kind]({name: tuple(value.shape) for name, value in tensors.items()})
+        values = resolved(RENAMED[side.names](stand_ins(stored)), stored)
+        config = CONFIGS[side.kind]({name: tuple(value.shape) for name, value in values.items()})
         if side.kind == "ControlNetModel":  # nothing in the file says so
             config["global_pool_conditions"] = "shuffle" in path.stem.lower()
-        copied = {name: tensors.pop(name).to(dtype, copy=True) for name in list(tensors)}
-        return assembled(CLASSES[side.kind], config, copied, f"a {side.kind}")
+        return assembled(CLASSES[side.kind], config, values, f"a {side.kind}", dtype)
     except KeyError as error:
         raise ValueError(f"{path}: a {side.kind} without the weight {error}") from None
     except (ValueError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:  # sizes that make no network
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def weights_of(path: Path, dtype: torch.dtype) -> tuple[SideFile, dict[str, Tensor]]:
+def weights_of(path: Path) -> tuple[SideFile, dict[str, Value]]:
     """Recognises the side network in a file and reads its weights, by their names without a prefix.
 
     Raises:
         ValueError: If the file is something else; the message says what.
     """
-    with safe_open(opened(path), "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
-        try:
-            side = side_file(shapes)
-            if side is None:
-                raise ValueError(f"this is not a ControlNet or T2I-Adapter but {what_else(shapes)}")
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        own = [name for name in shapes if name.startswith(side.prefix)]
-        tensors = {name.removeprefix(side.prefix): file.get_tensor(name) for name in own}
-    return side, unscaled(tensors, dtype)
+    stored = open_weights([path])
+    try:
+        side = side_file(stored.shapes)
+        if side is None:
+            raise ValueError(f"this is not a ControlNet or T2I-Adapter but {what_else(stored.shapes)}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    own = [name for name in stored.header if name.startswith(side.prefix)]
+    return side, {name.removeprefix(side.prefix): value for name, value in stored.read(own)}
 
 
 def what_else(shapes: dict[str, tuple[int, ...]]) -> str:

@@ -184,7 +184,10 @@ def test_loras_add_up_and_leave_the_model(family: Family, tmp_path: Path) -> Non
     weights = {}
     generator = torch.Generator().manual_seed(0)
     for stem, module in (
-        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", model.network.module.mid_block.attentions[0]),
+        (
+            "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q",
+            model.network.module.mid_block.attentions[0],
+        ),
         ("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", None),
     ):
         out, into = (32, 32) if module is None else module.transformer_blocks[0].attn1.to_q.weight.shape

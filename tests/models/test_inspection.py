@@ -275,7 +275,7 @@ def test_the_command_line_says_it(folder: Path, tmp_path: Path) -> None:
     said = json.loads(run("inspect", ink, "--json").stdout)
     assert said["about"] == "LoRA for Stable Diffusion XL" and said["lora"]["ranks"] == {"8": 1}
     table = run("models", folder, columns=300).stdout
-    assert "Stable Diffusion 1 checkpoint" in table and "rank 8" in table and "8 models, 2.13 GB" in table
+    assert "Stable Diffusion 1 checkpoint" in table and "rank 8" in table and "8 models, " in table
     rows = json.loads(run("models", folder, "--json").stdout)
     assert len(rows) == 8 and rows[0]["found"]["kind"] == "checkpoint"
     for arguments, message in (

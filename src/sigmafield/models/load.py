@@ -183,7 +183,7 @@ def load_control(
     precision = choose_dtype(dtype, getattr(pipe.model.module, "dtype", usual) if pipe else usual)
     path = Path(path).expanduser()
     if path.is_file():
-        check_file(path)
+        check_ending(path)
     from sigmafield.models.diffusers.control_read import read_control
 
     return read_control(path, device, precision, kind, pipe)

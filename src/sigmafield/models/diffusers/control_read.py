@@ -13,6 +13,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 from diffusers.models.controlnets.controlnet_sd3 import SD3ControlNetModel
 from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
+from torch import Tensor
 
 from sigmafield.core.conditioning import ControlNetwork
 from sigmafield.core.registry import named
@@ -94,9 +95,9 @@ def from_file(path: Path, dtype: torch.dtype) -> Any:
     Raises:
         ValueError: If the file is something else, a weight is missing or unknown, or it is of an unsupported kind.
     """
-    side, values = weights_of(path)
+    side, stored = weights_of(path)
     try:
-        values = resolved(RENAMED[side.names](stand_ins(values)), values)
+        values = resolved(RENAMED[side.names](stand_ins(stored)), stored)
         config = CONFIGS[side.kind]({name: tuple(value.shape) for name, value in values.items()})
         if side.kind == "ControlNetModel":  # nothing in the file says so
             config["global_pool_conditions"] = "shuffle" in path.stem.lower()

@@ -57,7 +57,7 @@ def inspect(path: str | Path) -> Inspected:
     check_ending(path)
     file = open_gguf(path) if is_gguf(path) else open_safetensors(path)
     header, quantisation = file.header, file.quantisation
-    names = t5_names(header) | ema_names(header)
+    names = t5_names(header) if isinstance(file, GgufFile) else ema_names(header)
     stored = {names.get(name, name): name for name in header}
     found = recognised({name: header[own].shape for name, own in stored.items()}, file.metadata)
     sizes = sizes_of(file, header)

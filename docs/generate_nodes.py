@@ -10,7 +10,7 @@ from mkdocs.structure.pages import Page
 from page_parts import block, grid
 
 from sigmafield.comfyui.definition import Definition, Slot
-from sigmafield.comfyui.left_out import LEFT_OUT
+from sigmafield.comfyui.left_out import reasons
 from sigmafield.comfyui.nodes import all_nodes
 
 
@@ -48,5 +48,9 @@ def _outputs(node: Definition) -> str:
 
 def left_out() -> str:
     """A table of the classes that are not offered."""
-    rows = [(", ".join(f"`{name}`" for name in names), why) for why, names in LEFT_OUT.items()]
+    found = reasons()
+    rows = [
+        (", ".join(f"`{name}`" for name, each in found.items() if each == why), why)
+        for why in dict.fromkeys(found.values())
+    ]
     return block(grid(("classes", "why"), rows))

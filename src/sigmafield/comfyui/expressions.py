@@ -63,6 +63,12 @@ def _shifted(shift: Callable[[int, int], int]) -> Callable[[int, int], int]:
     return call
 
 
+def _round(value: Number, digits: int | None = None) -> Number:
+    if digits is not None and abs(digits) > EXPONENT:
+        raise ValueError(f"numbers are rounded to at most {EXPONENT} digits; got {digits}")
+    return round(value, digits)
+
+
 def _sum(*values: Any) -> Number:
     return sum(values[0]) if len(values) == 1 and isinstance(values[0], (list, tuple)) else sum(values)
 
@@ -79,7 +85,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
     "abs": abs,
-    "round": round,
+    "round": _round,
     "pow": _power,
     "sqrt": math.sqrt,
     "ceil": math.ceil,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sigmafield.comfyui.left_out_models import LEFT_OUT_MODELS
+
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "needs a network that enlarges images, of which there is no family": ("ImageUpscaleWithModel",),
     "needs videos, which no package that is installed reads and writes": (
@@ -21,9 +23,9 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "sends images to the page that asked for them, which the server does": ("SaveImageWebsocket",),
     "what it computes is not documented": ("CreateBoundingBoxes", "ColorTransfer"),
 }
-"""Names of classes by the reason."""
+"""Names of classes about images, latents, masks and values by the reason."""
 
 
-def reason(name: str) -> str | None:
-    """Why a class is not offered; None if it is not listed."""
-    return next((why for why, names in LEFT_OUT.items() if name in names), None)
+def reasons() -> dict[str, str]:
+    """Why each of the classes that are not offered is not, by name."""
+    return {name: why for table in (LEFT_OUT, LEFT_OUT_MODELS) for why, names in table.items() for name in names}

@@ -167,7 +167,7 @@ def test_control_nets(sd1: tuple[Path, Any], small: Any, family: Family, tmp_pat
     net = controlnet_loader("lines/diffusion_pytorch_model.safetensors", context)
     pairs, hint = [clip_text_encode(text, clip) for text in TEXTS], torch.rand(1, 16, 16, 3)
     positive, negative = controlnet_apply_advanced(*pairs, net, hint, 0.7, 0.0, 0.6)
-    control = Control(net.network, hint.movedim(-1, 1), 0.7, (0.0, 0.6))
+    control = Control(net.network(model.network, None), hint.movedim(-1, 1), 0.7, (0.0, 0.6))
     conds = [replace(clip.encode([text], (16, 16)), controls=(control,)) for text in TEXTS]
     own = in_python(Guider(model.network, *conds, 3.0), model.network, empty(model))
     made = sampled(model, positive, negative, empty(model))

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import original_models
+import original_names
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,6 +27,7 @@ from sigmafield.comfyui.nodes.loaders import (
     diffusers_loader,
     lora_loader,
     lora_loader_model_only,
+    vae_loader,
 )
 from sigmafield.comfyui.nodes.merging import (
     clip_merge_simple,
@@ -248,3 +251,25 @@ def test_merged_models(sd1: tuple[Path, Any], family: Family) -> None:
     )
     with pytest.raises(ValueError, match="same names and shapes"):
         model_merge_simple(model, opened(family, "sdxl")[0], 0.5)
+
+
+def test_a_vae_in_a_file_of_its_own(tmp_path: Path) -> None:
+    for channels, changes in ((4, {}), (16, original_models.FLOW_VAE)):
+        module = original_models.vae(**changes)
+        weights = original_names.autoencoder(module)
+        bare = {name.removeprefix("first_stage_model."): value.contiguous() for name, value in weights.items()}
+        save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "whole.safetensors")
+        save_file(bare, tmp_path / "bare.safetensors")
+        latent, image = torch.randn(1, channels, 4, 4), torch.rand(1, 3, 16, 16)
+        for name in ("whole.safetensors", "bare.safetensors"):
+            vae = vae_loader(name, Context(Folders({"vae": [tmp_path]})))
+            assert vae.decode(latent).equal((module.decode(latent).sample / 2 + 0.5).clamp(0, 1))
+            assert vae.encode(image).equal(module.encode(image * 2 - 1).latent_dist.mean)
+    save_file(
+        {name: value.contiguous() for name, value in module.state_dict().items()}, tmp_path / "other.safetensors"
+    )
+    with pytest.raises(ValueError, match="not a VAE of Stable Diffusion or Flux in its published layout"):
+        vae_loader("other.safetensors", Context(Folders({"vae": [tmp_path]})))
+    save_file({"lora_unet_x.lora_down.weight": torch.ones(1, 1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="no VAE found; looks like a LoRA"):
+        vae_loader("lora.safetensors", Context(Folders({"vae": [tmp_path]})))

@@ -19,7 +19,7 @@ from sigmafield.core.annotations import Range
 from sigmafield.models.bundle import Pipeline, TextEncoder
 from sigmafield.models.bundle import Vae as VaeValue
 from sigmafield.models.directory import INDEX, TINY
-from sigmafield.models.load import load
+from sigmafield.models.load import load, load_vae
 
 
 def _checkpoints(folders: Folders) -> list[str]:
@@ -130,6 +130,17 @@ def _no_images(images: Tensor) -> Tensor:
 
 NO_VAE = VaeValue(_no_images, _no_images)
 """In place of a VAE where LoRAs are added, which do not change it."""
+
+
+@node("VAELoader", "loaders", title="Load VAE")
+def vae_loader(vae_name: Annotated[str, files("vae")], context: Context = Context()) -> Vae:
+    """Loads a VAE from a file of its own.
+
+    Args:
+        vae_name: A file in the folder of VAEs.
+        context: Where the folders are.
+    """
+    return load_vae(context.folders.path("vae", vae_name), device=context.device)
 
 
 @node("ControlNetLoader", "loaders", title="Load ControlNet Model")

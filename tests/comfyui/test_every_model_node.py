@@ -12,6 +12,8 @@ from sigmafield.comfyui.nodes.loaders import checkpoint_loader_simple
 from sigmafield.comfyui.nodes.prompts import clip_text_encode
 from sigmafield.comfyui.nodes.schedules import basic_scheduler
 
+pytestmark = pytest.mark.typed_elsewhere
+
 NODES = all_nodes()
 ELSEWHERE = {
     "SkipLayerGuidanceSD3": "skips no blocks|transformer",

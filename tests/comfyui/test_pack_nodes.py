@@ -36,6 +36,8 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.recipes.ksampler import ksampler
 from sigmafield.spatial.tiled_model import Spot, Tiled, grid_cover, spot_shifts
 
+pytestmark = pytest.mark.typed_elsewhere
+
 
 @pytest.fixture(scope="module")
 def tiny():
@@ -47,7 +49,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def latent():
-    return {"samples": torch.randn(1, 4, 12, 16, generator=torch.Generator().manual_seed(1))}
+    return {"samples": torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(1))}
 
 
 def sampled(model, pairs, latent, sampler="euler"):
@@ -67,8 +69,8 @@ def in_python(guider, network, latent, sampler="euler", **more):
 @pytest.mark.parametrize("method, window", [("MultiDiffusion", uniform), ("Mixture of Diffusers", mixture_gaussian)])
 def test_tiled_diffusion(tiny, latent, method, window):
     model, _, pairs, guider = tiny
-    made = tiled_diffusion(model, method, 32, 32, 8, 3)  # the shipped VAE has a factor of 4
-    own = Guider(Tiled(model.network, grid_cover((8, 8), 2), window, 3), guider.positive, guider.negative, 3.0)
+    made = tiled_diffusion(model, method, 24, 24, 8, 3)  # the shipped VAE has a factor of 4
+    own = Guider(Tiled(model.network, grid_cover((6, 6), 2), window, 3), guider.positive, guider.negative, 3.0)
     assert sampled(made, pairs, latent).equal(in_python(own, model.network, latent))
     one = tiled_diffusion(model, "MultiDiffusion", 768, 768, 64)
     torch.testing.assert_close(sampled(one, pairs, latent), sampled(model, pairs, latent), rtol=0, atol=1e-5)
@@ -78,18 +80,19 @@ def test_spot_diffusion(tiny, latent):
     model, _, pairs, guider = tiny
     sigmas = basic_scheduler(model, "karras", 2, 0.8)
     for made, seed in (
-        (tiled_diffusion(model, "SpotDiffusion", 32, 32, 0), 5),
-        (spot_diffusion_params(tiled_diffusion(model, "SpotDiffusion", 32, 32, 0), "random", 9), 9),
+        (tiled_diffusion(model, "SpotDiffusion", 24, 24, 0), 5),
+        (spot_diffusion_params(tiled_diffusion(model, "SpotDiffusion", 24, 24, 0), "random", 9), 9),
     ):
-        spot = Spot(model.network, (8, 8), sigmas, spot_shifts(2, (8, 8), seed))
+        spot = Spot(model.network, (6, 6), sigmas, spot_shifts(2, (6, 6), seed))
         own = Guider(spot, guider.positive, guider.negative, 3.0)
         assert sampled(made, pairs, latent).equal(in_python(own, model.network, latent))
 
 
-def test_quadtree(tiny, latent):
+def test_quadtree(tiny):
     model, _, pairs, _ = tiny
     network = model.network
     model = replace(model, network=replace(network, latent=replace(network.latent, factor=8)))
+    latent = {"samples": torch.randn(1, 4, 12, 16, generator=torch.Generator().manual_seed(1))}
     image = torch.full((1, 96, 128, 3), 0.5)
     image[:, :48, :64] = torch.rand(1, 48, 64, 3)
     tree, mask, overlay = quadtree_tiles(image, min_tile_size=64, max_depth=3)
@@ -109,17 +112,17 @@ def test_quadtree(tiny, latent):
 def test_sigma_fields(tiny, latent):
     model, _, pairs, _ = tiny
     settings = {
-        "model": model, "seed": 5, "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "karras",
+        "model": model, "seed": 5, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "karras",
         "positive": pairs[0], "negative": pairs[1], "latent_image": latent,
     }  # fmt: skip
-    all_new = sigma_field_ksampler(**settings, strengths=torch.ones(1, 96, 128))["samples"]
+    all_new = sigma_field_ksampler(**settings, strengths=torch.ones(1, 64, 96))["samples"]
     assert all_new.equal(ksampler_node(**settings)["samples"])
-    half = torch.ones(1, 12, 16)
-    half[:, :, :8] = 0
+    half = torch.ones(1, 8, 12)
+    half[:, :, :6] = 0
     kept = sigma_field_ksampler(**settings, strengths=half)["samples"]
-    torch.testing.assert_close(kept[..., :8], latent["samples"][..., :8], rtol=0, atol=1e-4)
-    assert not kept[..., 8:].equal(latent["samples"][..., 8:])
-    field = sigma_field_from_mask(model, basic_scheduler(model, "karras", 4), half, latent)
+    torch.testing.assert_close(kept[..., :6], latent["samples"][..., :6], rtol=0, atol=1e-4)
+    assert not kept[..., 6:].equal(latent["samples"][..., 6:])
+    field = sigma_field_from_mask(model, basic_scheduler(model, "karras", 2), half, latent)
     guider = cfg_guider(model, *pairs, 3.0)
     out, _ = sampler_custom_advanced(random_noise(5), guider, ksampler_select("euler"), field, latent)
     assert out["samples"].equal(kept)
@@ -146,7 +149,7 @@ def test_mixing_ksamplers(tiny, latent):
     own = mixing_ksampler(guider, network.sampling, network.latent, latent["samples"], seed=7, steps=3)
     assert out["samples"].equal(own.samples)
     batch = batch_unsampler(model, "euler", "normal", 3, 0, 3, latent_image=latent, seed=7)
-    assert batch["samples"].shape == (3, 4, 12, 16)
+    assert batch["samples"].shape == (3, 4, 8, 12)
     mixed, noised, given, plot = iterative_mixing_ksampler_advanced(model, 7, 3.0, latent_image_batch=batch, **settings)
     assert mixed["samples"][-1:].equal(own.samples) and noised["samples"].equal(batch["samples"].flip(0))
     assert len(given["samples"]) == 4 and plot.shape[-1] == 3

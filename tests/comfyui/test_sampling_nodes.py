@@ -44,6 +44,8 @@ from sigmafield.recipes.ksampler import ksampler
 from sigmafield.recipes.mods import parse_mods
 from sigmafield.spatial.inpaint import differential
 
+pytestmark = pytest.mark.typed_elsewhere
+
 TEXTS = ("a red heart", "green", "")
 
 

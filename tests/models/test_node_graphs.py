@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import original_models
+import original_names
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,6 +27,7 @@ from sigmafield.comfyui.nodes.loaders import (
     diffusers_loader,
     lora_loader,
     lora_loader_model_only,
+    vae_loader,
 )
 from sigmafield.comfyui.nodes.merging import (
     clip_merge_simple,
@@ -52,6 +55,8 @@ from sigmafield.recipes.image_io import to_images
 from sigmafield.recipes.ksampler import ksampler
 from sigmafield.spatial.inpaint import hidden, inpaint_concat
 
+pytestmark = pytest.mark.typed_elsewhere
+
 Family = Callable[[str], tuple[Path, Any]]
 TEXTS = ("a photograph of (the:1.3) horse", "the red heart")
 
@@ -62,7 +67,7 @@ def opened(family: Family, name: str) -> tuple[Any, Any, Any]:
     return diffusers_loader(path.name, Context(Folders({"diffusers": [path.parent]})))
 
 
-def empty(model: Any, size: int = 32) -> Any:
+def empty(model: Any, size: int = 16) -> Any:
     return {"samples": torch.zeros(model.network.latent.shape(1, (size, size)))}
 
 
@@ -77,7 +82,7 @@ def in_python(guider: Any, network: Any, latent: Any, **more: Any) -> Any:
     return ksampler(guider, network.sampling, network.latent, latent["samples"], seed=5, steps=2, **more).samples
 
 
-FEW, MORE = ("sd1", "sdxl", "sd3", "flux dev"), ("sd2", "sd3 without T5", "flux schnell", "auraflow")
+FEW, MORE = ("sd1", "sdxl", "sd3", "flux dev"), ("sd2", "sd3 without T5", "flux schnell", "auraflow", "wan")
 
 
 @pytest.mark.parametrize("name", [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
@@ -87,7 +92,7 @@ def test_text_to_image_is_generate(name: str, family: Family) -> None:
     made = to_images(vae.decode(sampled(model, positive, negative, empty(model))))
     own = generate(
         load(family(name)[0]), TEXTS[0], negative=TEXTS[1], seed=5, steps=2, cfg=3.0, sampler="euler",
-        schedule="simple", width=32, height=32,
+        schedule="simple", width=16, height=16, frames=1,
     )  # fmt: skip
     assert [image.tobytes() for image in made] == [image.tobytes() for image in own]
 
@@ -111,14 +116,14 @@ def test_prompts_of_each_encoder(family: Family) -> None:
 def test_sizes_and_scores_that_a_network_is_told(family: Family) -> None:
     model, clip, _ = opened(family, "sdxl")
     asked = clip_text_encode_sdxl(clip, 64, 48, 3, 5, 128, 96, text_l=TEXTS[0], text_g=TEXTS[0])
-    cond = clip.encode([TEXTS[0]], (32, 32))
+    cond = clip.encode([TEXTS[0]], (16, 16))
     told = replace(cond, extra={**cond.extra, "time_ids": torch.tensor([[48.0, 64, 5, 3, 96, 128]])})
-    guider = Guider(model.network, told, clip.encode([TEXTS[1]], (32, 32)), 3.0)
+    guider = Guider(model.network, told, clip.encode([TEXTS[1]], (16, 16)), 3.0)
     out = sampled(model, asked, clip_text_encode(TEXTS[1], clip), empty(model))
     assert out.equal(in_python(guider, model.network, empty(model)))
     model, clip, _ = opened(family, "refiner")
     asked = [clip_text_encode(text, clip) for text in TEXTS]
-    guider = Guider(model.network, clip.encode([TEXTS[0]], (32, 32)), clip.encode_negative([TEXTS[1]], (32, 32)), 3.0)
+    guider = Guider(model.network, clip.encode([TEXTS[0]], (16, 16)), clip.encode_negative([TEXTS[1]], (16, 16)), 3.0)
     assert sampled(model, *asked, empty(model)).equal(in_python(guider, model.network, empty(model)))
     asked[0] = clip_text_encode_sdxl_refiner(9.0, 32, 32, text=TEXTS[0], clip=clip)
     assert not sampled(model, *asked, empty(model)).equal(in_python(guider, model.network, empty(model)))
@@ -127,7 +132,7 @@ def test_sizes_and_scores_that_a_network_is_told(family: Family) -> None:
 def test_flux_with_a_guider(family: Family) -> None:
     model, clip, _ = opened(family, "flux dev")
     positive = clip_text_encode_flux(clip, TEXTS[0], TEXTS[0], 2.0)
-    cond = clip.encode([TEXTS[0]], (32, 32))
+    cond = clip.encode([TEXTS[0]], (16, 16))
     cond = replace(cond, extra={**cond.extra, "guidance": torch.tensor([2.0])})
     out, _ = sampler_custom_advanced(
         random_noise(5), basic_guider(model, positive), ksampler_select("euler"), basic_scheduler(model, "simple", 2),
@@ -143,14 +148,14 @@ def test_flux_with_a_guider(family: Family) -> None:
 
 def test_inpainting(family: Family) -> None:
     model, clip, vae = opened(family, "inpainting")
-    image, mask = torch.rand(1, 32, 32, 3), torch.zeros(1, 32, 32)
-    mask[:, :, 16:] = 1
+    image, mask = torch.rand(1, 16, 16, 3), torch.zeros(1, 16, 16)
+    mask[:, :, 8:] = 1
     pairs = [clip_text_encode(text, clip) for text in TEXTS]
     positive, negative, latent = inpaint_model_conditioning(*pairs, vae, image, mask)
     pixels = image.movedim(-1, 1)
     assert latent["samples"].equal(vae.encode(pixels)) and latent["noise_mask"].equal(mask[None])
     shown = model.network.latent.to_network(vae.encode(hidden(pixels, mask)))
-    conds = [replace(clip.encode([text], (32, 32)), concat=inpaint_concat(mask, shown)) for text in TEXTS]
+    conds = [replace(clip.encode([text], (16, 16)), concat=inpaint_concat(mask, shown)) for text in TEXTS]
     own = in_python(Guider(model.network, *conds, 3.0), model.network, latent, mask=mask)
     assert sampled(model, positive, negative, latent).equal(own)
     without = inpaint_model_conditioning(*pairs, vae, image, mask, False)[2]
@@ -165,18 +170,18 @@ def test_control_nets(sd1: tuple[Path, Any], small: Any, family: Family, tmp_pat
     net = controlnet_loader("lines/diffusion_pytorch_model.safetensors", context)
     pairs, hint = [clip_text_encode(text, clip) for text in TEXTS], torch.rand(1, 16, 16, 3)
     positive, negative = controlnet_apply_advanced(*pairs, net, hint, 0.7, 0.0, 0.6)
-    control = Control(net.network, hint.movedim(-1, 1), 0.7, (0.0, 0.6))
+    control = Control(net.network(model.network, None), hint.movedim(-1, 1), 0.7, (0.0, 0.6))
     conds = [replace(clip.encode([text], (16, 16)), controls=(control,)) for text in TEXTS]
-    own = in_python(Guider(model.network, *conds, 3.0), model.network, empty(model, 16))
-    made = sampled(model, positive, negative, empty(model, 16))
-    assert made.equal(own) and not made.equal(sampled(model, *pairs, empty(model, 16)))
+    own = in_python(Guider(model.network, *conds, 3.0), model.network, empty(model))
+    made = sampled(model, positive, negative, empty(model))
+    assert made.equal(own) and not made.equal(sampled(model, *pairs, empty(model)))
     again, _ = controlnet_apply_advanced(positive, negative, net, hint, 0.2)
     assert len(again[0][1]["control"]) == 2 and "control" not in pairs[0][0][1]
     assert controlnet_apply_advanced(*pairs, net, hint, 0.0) == tuple(pairs)
-    both = sampled(model, controlnet_apply(pairs[0], net, hint, 0.7), pairs[1], empty(model, 16))
+    both = sampled(model, controlnet_apply(pairs[0], net, hint, 0.7), pairs[1], empty(model))
     control = replace(control, window=(0.0, 1.0))
     conds = [replace(cond, controls=(control,)) for cond in conds]
-    assert both.equal(in_python(Guider(model.network, *conds, 3.0), model.network, empty(model, 16)))
+    assert both.equal(in_python(Guider(model.network, *conds, 3.0), model.network, empty(model)))
 
 
 def test_loras_add_up_and_leave_the_model(family: Family, tmp_path: Path) -> None:
@@ -199,20 +204,20 @@ def test_loras_add_up_and_leave_the_model(family: Family, tmp_path: Path) -> Non
     save_file(weights, tmp_path / "a.safetensors")
     context = Context(Folders({"loras": [tmp_path]}))
     pairs = [clip_text_encode(text, clip) for text in TEXTS]
-    plain = sampled(model, *pairs, empty(model, 16))
+    plain = sampled(model, *pairs, empty(model))
     once, text = lora_loader(model, clip, "a.safetensors", 0.5, 0.25, context)
     twice, _ = lora_loader(once, text, "a.safetensors", 0.25, 0.0, context)
     pipe = load(family("sd1")[0])
     own = pipe.with_loras([(tmp_path / "a.safetensors", (0.75, 0.25))])
     torch.testing.assert_close(
-        sampled(twice, *pairs, empty(model, 16)),
-        sampled(replace(model, network=own.model), *pairs, empty(model, 16)), rtol=1e-3, atol=1e-3,
+        sampled(twice, *pairs, empty(model)),
+        sampled(replace(model, network=own.model), *pairs, empty(model)), rtol=1e-3, atol=1e-3,
     )  # fmt: skip
     assert clip_text_encode(TEXTS[0], text)[0][0].equal(own.text.encode([TEXTS[0]], (16, 16)).embeds)
-    assert sampled(model, *pairs, empty(model, 16)).equal(plain)
+    assert sampled(model, *pairs, empty(model)).equal(plain)
     assert clip_text_encode(TEXTS[0], clip)[0][0].equal(pairs[0][0][0])
     only = lora_loader_model_only(model, "a.safetensors", 0.5, context)
-    assert sampled(only, *pairs, empty(model, 16)).equal(sampled(once, *pairs, empty(model, 16)))
+    assert sampled(only, *pairs, empty(model)).equal(sampled(once, *pairs, empty(model)))
 
 
 def test_merged_models(sd1: tuple[Path, Any], family: Family) -> None:
@@ -249,3 +254,25 @@ def test_merged_models(sd1: tuple[Path, Any], family: Family) -> None:
     )
     with pytest.raises(ValueError, match="same names and shapes"):
         model_merge_simple(model, opened(family, "sdxl")[0], 0.5)
+
+
+def test_a_vae_in_a_file_of_its_own(tmp_path: Path) -> None:
+    for channels, changes in ((4, {}), (16, original_models.FLOW_VAE)):
+        module = original_models.vae(**changes)
+        weights = original_names.autoencoder(module)
+        bare = {name.removeprefix("first_stage_model."): value.contiguous() for name, value in weights.items()}
+        save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "whole.safetensors")
+        save_file(bare, tmp_path / "bare.safetensors")
+        latent, image = torch.randn(1, channels, 4, 4), torch.rand(1, 3, 16, 16)
+        for name in ("whole.safetensors", "bare.safetensors"):
+            vae = vae_loader(name, Context(Folders({"vae": [tmp_path]})))
+            assert vae.decode(latent).equal((module.decode(latent).sample / 2 + 0.5).clamp(0, 1))
+            assert vae.encode(image).equal(module.encode(image * 2 - 1).latent_dist.mean)
+    save_file(
+        {name: value.contiguous() for name, value in module.state_dict().items()}, tmp_path / "other.safetensors"
+    )
+    with pytest.raises(ValueError, match="not a VAE of Stable Diffusion or Flux in its published layout"):
+        vae_loader("other.safetensors", Context(Folders({"vae": [tmp_path]})))
+    save_file({"lora_unet_x.lora_down.weight": torch.ones(1, 1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="no VAE found; looks like a LoRA"):
+        vae_loader("lora.safetensors", Context(Folders({"vae": [tmp_path]})))

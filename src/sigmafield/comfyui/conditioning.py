@@ -83,7 +83,7 @@ def _cond(
         window=window,
         default="default" in extra,
         concat=_concat(extra, model, latent, mask),
-        controls=tuple(extra.get("control", ())),
+        controls=tuple(each.control(model) for each in extra.get("control", ())),
     )
     model.check(cond)
     return cond

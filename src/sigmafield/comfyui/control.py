@@ -1,12 +1,18 @@
-"""CONTROL_NET: a side network that is read when it is applied, once its kind of hint is known."""
+"""CONTROL_NET: a side network in a file, which is read once the model that it steers is known."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from sigmafield.core.conditioning import ControlNetwork
+from torch import Tensor
+
+from sigmafield.core.conditioning import Cond, Control, ControlNetwork, Window
+from sigmafield.core.recent import Recent
+from sigmafield.models.bundle import Modules, Pipeline, TextEncoder, Vae
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.load import load_control
 
 KINDS = {
@@ -22,6 +28,11 @@ KINDS = {
 """Kinds of hint of a union by ComfyUI's words."""
 
 
+def no_text(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    """Reads prompts where a pipeline has no text encoder: it cannot."""
+    raise ValueError("there is no text encoder")
+
+
 @dataclass(frozen=True)
 class ControlNetFile:
     """A control net in a file or directory.
@@ -35,8 +46,42 @@ class ControlNetFile:
     path: Path
     device: str
     kind: str | None = None
+    _read: Recent[ControlNetwork] = field(
+        default_factory=partial(Recent[ControlNetwork], 2), init=False, repr=False, compare=False
+    )
 
-    @cached_property
-    def network(self) -> ControlNetwork:
-        """The side network; read at the first use."""
-        return load_control(self.path, device=self.device, kind=self.kind)
+    def network(self, model: DiffusionModel, vae: Vae | None) -> ControlNetwork:
+        """The side network, read at the first use for a model.
+
+        Args:
+            model: The network that it steers.
+            vae: The VAE, whose latents control nets of transformers read.
+        """
+        return self._read((model, vae), "", partial(self._loaded, model, vae))
+
+    def _loaded(self, model: DiffusionModel, vae: Vae | None) -> ControlNetwork:
+        pipe = None if vae is None else Pipeline(model, TextEncoder(no_text), vae)
+        return load_control(self.path, device=self.device, kind=self.kind, pipe=pipe)
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """A control net with its image: what a conditioning's "control" is made of.
+
+    Args:
+        net: The control net.
+        hint: The image [B, 3, height, width] in 0 … 1.
+        strength: Factor of what it adds.
+        window: Shares of the way through sampling between which it acts.
+        vae: The VAE, for control nets that read latents.
+    """
+
+    net: ControlNetFile
+    hint: Tensor
+    strength: float
+    window: Window
+    vae: Vae | None
+
+    def control(self, model: DiffusionModel) -> Control:
+        """The control of a network."""
+        return Control(self.net.network(model, self.vae), self.hint, self.strength, self.window)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sigmafield.comfyui.left_out_models import LEFT_OUT_MODELS
-
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {
-    "needs a network that enlarges images, of which there is no family": ("ImageUpscaleWithModel",),
+    "needs a network that enlarges images, of which there is no family": (
+        "ImageUpscaleWithModel",
+        "UpscaleModelLoader",
+        "SD_4XUpscale_Conditioning",
+    ),
     "needs videos, which no package that is installed reads and writes": (
         "SaveVideo",
         "CreateVideo",
@@ -22,10 +24,95 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "saves vector graphics, which only paid services make": ("SaveSVGNode",),
     "sends images to the page that asked for them, which the server does": ("SaveImageWebsocket",),
     "what it computes is not documented": ("CreateBoundingBoxes", "ColorTransfer"),
+    "needs a network or text encoders in files of their own, which are not read: a checkpoint or a directory is": (
+        "UNETLoader",
+        "CLIPLoader",
+        "DualCLIPLoader",
+        "TripleCLIPLoader",
+        "QuadrupleCLIPLoader",
+    ),
+    "needs a configuration file of Stable Diffusion's first code; CheckpointLoaderSimple needs none": (
+        "CheckpointLoader",
+    ),
+    "needs a vision encoder or a style model, of which none is read": (
+        "CLIPVisionLoader",
+        "CLIPVisionEncode",
+        "unCLIPCheckpointLoader",
+        "unCLIPConditioning",
+        "StyleModelLoader",
+        "StyleModelApply",
+        "USOStyleReference",
+    ),
+    "needs a kind of patch file that is not read": (
+        "HypernetworkLoader",
+        "GLIGENLoader",
+        "GLIGENTextBoxApply",
+        "ModelPatchLoader",
+        "DiffControlNetLoader",
+    ),
+    "needs a family that is not supported": (
+        "ImageOnlyCheckpointLoader",
+        "ImageOnlyCheckpointSave",
+        "SVD_img2vid_Conditioning",
+        "UNetTemporalAttentionMultiply",
+        "CLIPTextEncodePixArtAlpha",
+        "CLIPTextEncodeHiDream",
+        "LotusConditioning",
+        "TextEncodeQwenImageEdit",
+        "TextEncodeQwenImageEditPlus",
+        "TextEncodeQwenImage21",
+        "QwenImage21Cache",
+        "QwenImageDiffsynthControlnet",
+        "ZImageFunControlnet",
+        "ReferenceLatent",
+        "FluxKontextMultiReferenceLatentMethod",
+        "FluxKVCache",
+        "ControlNetInpaintingAliMamaApply",
+        "WanImageToVideo",
+        "WanFirstLastFrameToVideo",
+        "WanFunInpaintToVideo",
+        "WanFunControlToVideo",
+        "Wan22FunControlToVideo",
+        "WanVaceToVideo",
+        "WanCameraEmbedding",
+        "WanCameraImageToVideo",
+        "Wan22ImageToVideoLatent",
+    ),
+    "writes checkpoints in the layouts of others, which is not supported": (
+        "CheckpointSave",
+        "ModelSave",
+        "CLIPSave",
+        "VAESave",
+    ),
+    "changes weights during a run, which is not supported": (
+        "CreateHookLora",
+        "CreateHookLoraModelOnly",
+        "CreateHookModelAsLora",
+        "CreateHookModelAsLoraModelOnly",
+        "SetHookKeyframes",
+        "CreateHookKeyframe",
+        "CreateHookKeyframesInterpolated",
+        "CreateHookKeyframesFromFloats",
+        "CombineHooks2",
+        "CombineHooks4",
+        "CombineHooks8",
+        "SetClipHooks",
+    ),
+    "would change a loaded model in place: dtype and compiling are chosen when a model is loaded": (
+        "ModelComputeDtype",
+        "TorchCompileModel",
+    ),
+    "takes Flux's guidance input away, which networks with that input need here": ("FluxDisableGuidance",),
+    "changes a text encoder or positions in a way that is not supported": (
+        "CLIPTextEncodeControlnet",
+        "T5TokenizerOptions",
+        "CLIPAttentionMultiply",
+        "ScaleROPE",
+    ),
 }
-"""Names of classes about images, latents, masks and values by the reason."""
+"""Names of classes by the reason."""
 
 
 def reasons() -> dict[str, str]:
     """Why each of the classes that are not offered is not, by name."""
-    return {name: why for table in (LEFT_OUT, LEFT_OUT_MODELS) for why, names in table.items() for name in names}
+    return {name: why for why, names in LEFT_OUT.items() for name in names}

@@ -15,7 +15,7 @@ from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import ControlNetwork
 from sigmafield.core.parameters import check, checked, keywords
 from sigmafield.core.registry import near_miss, shown
-from sigmafield.models.bundle import Pipeline
+from sigmafield.models.bundle import Pipeline, Vae
 from sigmafield.models.directory import TINY, nearby
 from sigmafield.models.lora.merge import merge
 from sigmafield.models.lora.read import notes_of, read_lora, usable
@@ -151,6 +151,25 @@ def load_plain(
     from sigmafield.models.diffusers import load_diffusers  # slow to import, and an extra
 
     return load_diffusers(path if path.is_dir() else str(model), device, asked, home, embeddings)
+
+
+def load_vae(path: str | Path, *, device: str | torch.device | None = None) -> Vae:
+    """Loads a VAE in a file of its own, in float32.
+
+    Args:
+        path: A .safetensors file with a VAE of Stable Diffusion or Flux, or with a model that has one.
+        device: As for `load`.
+
+    Raises:
+        ValueError: If the file has no such VAE.
+        FileNotFoundError: If it is missing.
+        ImportError: If the packages that run it are not installed.
+    """
+    path, device = Path(path).expanduser(), choose_device(device)
+    check_ending(path)
+    from sigmafield.models.diffusers.vae_file import load_vae_file
+
+    return load_vae_file(path, device)
 
 
 @checked

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigmafield.comfyui.conditioning import Entry, changed
-from sigmafield.comfyui.control import KINDS
+from sigmafield.comfyui.control import KINDS, Steering
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.values import Conditioning, ControlNet, Image, Latent, Mask, Vae
 from sigmafield.comfyui.widgets import Percent, Strength
-from sigmafield.core.conditioning import Control
 
 
 @node("ControlNetApply", "conditioning/controlnet", title="Apply ControlNet (OLD)", deprecated=True)
@@ -32,7 +31,8 @@ def controlnet_apply(
     """
     if not strength:
         return list(conditioning)
-    return changed(_controlled(conditioning, control_net, image, strength, (0.0, 1.0)), control_apply_to_uncond=True)
+    made = _controlled(conditioning, Steering(control_net, hint_of(image), strength, (0.0, 1.0), None))
+    return changed(made, control_apply_to_uncond=True)
 
 
 @node(
@@ -68,8 +68,8 @@ def controlnet_apply_advanced(
     """
     if not strength:
         return list(positive), list(negative)
-    window = (start_percent, end_percent)
-    both = [_controlled(each, control_net, image, strength, window) for each in (positive, negative)]
+    steering = Steering(control_net, hint_of(image), strength, (start_percent, end_percent), vae)
+    both = [_controlled(each, steering) for each in (positive, negative)]
     return changed(both[0], control_apply_to_uncond=False), changed(both[1], control_apply_to_uncond=False)
 
 
@@ -199,9 +199,11 @@ def encoded(vae: Vae, images: Tensor) -> Tensor:
     return vae.encode(images[..., :3].movedim(-1, 1)).cpu()
 
 
-def _controlled(
-    conditioning: Sequence[Entry], control_net: ControlNet, image: Tensor, strength: float, window: tuple[float, float]
-) -> list[Entry]:
+def hint_of(image: Tensor) -> Tensor:
+    """Images [B, H, W, C] as a control net's hint [B, 3, H, W]."""
+    return image[..., :3].movedim(-1, 1)
+
+
+def _controlled(conditioning: Sequence[Entry], steering: Steering) -> list[Entry]:
     """The pairs with one more control."""
-    control = Control(control_net.network, image[..., :3].movedim(-1, 1), strength, window)
-    return [(embeds, {**extra, "control": (*extra.get("control", ()), control)}) for embeds, extra in conditioning]
+    return [(embeds, {**extra, "control": (*extra.get("control", ()), steering)}) for embeds, extra in conditioning]

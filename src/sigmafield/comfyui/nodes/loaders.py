@@ -10,17 +10,16 @@ from typing import Annotated
 from torch import Tensor
 
 from sigmafield.comfyui.context import Context, Folders
-from sigmafield.comfyui.control import ControlNetFile
+from sigmafield.comfyui.control import ControlNetFile, no_text
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.model import NodeModel
 from sigmafield.comfyui.sockets import Choices, Input, files
 from sigmafield.comfyui.values import Clip, ControlNet, Model, Vae
 from sigmafield.core.annotations import Range
-from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Modules, Pipeline, TextEncoder
+from sigmafield.models.bundle import Pipeline, TextEncoder
 from sigmafield.models.bundle import Vae as VaeValue
 from sigmafield.models.directory import INDEX, TINY
-from sigmafield.models.load import load
+from sigmafield.models.load import load, load_vae
 
 
 def _checkpoints(folders: Folders) -> list[str]:
@@ -121,12 +120,8 @@ def lora_loader_model_only(
         strength_model: Factor of what is added.
         context: Where the folders are.
     """
-    text = model.text or TextEncoder(_no_text)
+    text = model.text or TextEncoder(no_text)
     return lora_loader(model, text, lora_name, strength_model, 0.0, context)[0]
-
-
-def _no_text(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-    raise ValueError("there is no text encoder")
 
 
 def _no_images(images: Tensor) -> Tensor:
@@ -135,6 +130,17 @@ def _no_images(images: Tensor) -> Tensor:
 
 NO_VAE = VaeValue(_no_images, _no_images)
 """In place of a VAE where LoRAs are added, which do not change it."""
+
+
+@node("VAELoader", "loaders", title="Load VAE")
+def vae_loader(vae_name: Annotated[str, files("vae")], context: Context = Context()) -> Vae:
+    """Loads a VAE from a file of its own.
+
+    Args:
+        vae_name: A file in the folder of VAEs.
+        context: Where the folders are.
+    """
+    return load_vae(context.folders.path("vae", vae_name), device=context.device)
 
 
 @node("ControlNetLoader", "loaders", title="Load ControlNet Model")

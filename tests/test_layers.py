@@ -157,13 +157,13 @@ def names_of(path):
 
 
 def packages(requirements):
-    """The modules of requirements; a package's module has its name, Pillow's except."""
+    """The modules of requirements; a package's module has its name, except Pillow's and PyYAML's."""
     names = (re.split(r"[\[<>=!~; ]", line)[0].lower().replace("-", "_") for line in requirements)
-    return {{"pillow": "PIL"}.get(name, name) for name in names} - {"sigmafield"}
+    return {{"pillow": "PIL", "pyyaml": "yaml"}.get(name, name) for name in names} - {"sigmafield"}
 
 
 CORE = packages(PROJECT["dependencies"])
-EXTRAS = ("diffusers", "lab", "metadata", "server")
+EXTRAS = ("comfyui", "diffusers", "gguf", "lab", "metadata", "server")
 OPTIONAL = packages(line for extra in EXTRAS for line in PROJECT["optional-dependencies"].get(extra, []))
 
 

@@ -39,12 +39,6 @@ def stub_mask(value: float, height: int, width: int, batch_size: int) -> Mask:
     return torch.full((batch_size, height, width), value)
 
 
-@node("MaskToImage", "probe")
-def mask_to_image(mask: Mask) -> Image:
-    """A grey image."""
-    return mask[..., None].expand(-1, -1, -1, 3)
-
-
 @node("TestMakeListNode", "probe")
 def make_list(value1: float, value2: float, value3: float) -> Annotated[list[float], Socket("FLOAT", listed=True)]:
     """A list."""
@@ -111,7 +105,7 @@ def copies(word: str, n: int) -> Expanded[AnyValue]:
     return Expanded([str(n - 1), 0], graph)
 
 
-def sample(latent, seed, steps, context) -> Stepped[LatentDict]:
+def sample(latent: LatentDict, seed: int, steps: int, context: Context) -> Stepped[LatentDict]:
     """Samples with a network that always answers 0.3 · x."""
     x = latent["samples"] + torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(seed))
     grid = Grid(torch.linspace(10, 0, steps + 1), VE())

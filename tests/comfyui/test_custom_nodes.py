@@ -286,7 +286,7 @@ def test_the_third_form_describes_itself(third):
 def test_the_third_form_runs_with_groups_and_choices(third, tmp_path):
     inputs = {"images.image0": ["1", 0], "images.image1": ["1", 0], "how": "sum", "how.scale": 0.5}
     prompt = {
-        "0": {"class_type": "LoadImage", "inputs": {"image": "grey.png"}},
+        "0": {"class_type": "LoadImage", "inputs": {"image": "black.png"}},
         "1": {"class_type": "ImageInvert", "inputs": {"image": ["0", 0]}},
         "2": {"class_type": "Mix", "inputs": inputs},
         "3": {"class_type": "Show", "inputs": {"value": ["2", 1]}},
@@ -294,11 +294,11 @@ def test_the_third_form_runs_with_groups_and_choices(third, tmp_path):
         "5": {"class_type": "Stop", "inputs": {}},
         "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "y"}},
     }
-    Image.new("RGB", (4, 4), (51, 51, 51)).save(tmp_path / "grey.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "black.png")
     found = run(prompt, Context(Folders(input=tmp_path, output=tmp_path)), classes=third)
     assert isinstance(found[-1], happened.Succeeded)
     assert shown(found, "3") == {"text": ["2", "a"]}
-    assert Image.open(tmp_path / "x_00001_.png").getpixel((0, 0)) == (204, 204, 204)
+    assert Image.open(tmp_path / "x_00001_.png").getpixel((0, 0)) == (255, 255, 255)
     assert [each.message for each in found if isinstance(each, happened.Refused)] == ["stopped"]
     short = {**prompt, "2": {"class_type": "Mix", "inputs": {**inputs, "images.image1": 3}}}
     with pytest.raises(ValueError, match="comes from a node"):

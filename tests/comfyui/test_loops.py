@@ -117,6 +117,16 @@ def test_iterations_are_kept_only_where_they_are_asked_to_be(cached, again):
     assert {key: COUNTS.get(key, 0) for key in again} == again
 
 
+def test_a_longer_loop_takes_the_iterations_that_it_had():
+    cache = LastPrompt()
+    for n, runs in ((3, 3), (4, 1), (4, 0)):
+        COUNTS.clear()
+        prompt = counting(simple(n, initial_iteration_value="x"))
+        prompt["start"]["inputs"]["cache_iterations"] = True
+        run(prompt, cache=cache)
+        assert COUNTS.get("body", 0) == runs
+
+
 def preview(source):
     return output(source)
 

@@ -96,6 +96,7 @@ save_file({str(k): each.contiguous() for k, each in enumerate(images(found))}, f
 """
 
 
+@pytest.mark.slow
 def test_another_process_ends_it(whole, tmp_path):
     stopped = run(stop_after=2 * STEPS + 2, path=tmp_path)[-1]
     save_paused(stopped.paused, tmp_path / "cut.safetensors")

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from sigmafield.cli.console import show_table
 from sigmafield.cli.errors import complain, user_errors
 from sigmafield.cli.groups import Json
+from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.custom_nodes import load_nodes
 from sigmafield.comfyui.definition import Definition, Slot
 from sigmafield.comfyui.nodes import all_nodes
@@ -46,7 +47,7 @@ def nodes(
 def _explain(node: Definition) -> None:
     print(f"{node.name}{f' ({node.title})' if node.title else ''}: {node.doc}\n")
     rows = [
-        (each.name, each.type, "" if each.required else "optional", _values(each.options), each.doc)
+        (each.name, each.type, "" if each.required else "optional", _values(each.described(Folders())), each.doc)
         for each in node.inputs
     ]
     show_table(("input", "type", "", "values", ""), rows)

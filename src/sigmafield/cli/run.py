@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from sigmafield.cli.errors import complain, user_errors
-from sigmafield.cli.workflow_run import changes, finish, once, setup
+from sigmafield.cli.workflow_run import changes, finish, once
+from sigmafield.cli.workflow_setup import setup
 from sigmafield.comfyui.cache import LastPrompt
 from sigmafield.comfyui.paused import load_paused
 from sigmafield.comfyui.problems import Validated
@@ -35,8 +37,8 @@ def run(
 
     Ctrl-C in the middle of a sampler writes a paused workflow into the output folder; running that file finishes it.
     """
-    with user_errors():
-        made = setup(models, extra_model_paths, output, nodes, device)
+    with user_errors(), TemporaryDirectory() as inputs:
+        made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))
         if file.suffix.lower() == ".safetensors" and not dry_run:
             paused = load_paused(file, made.context.device)
             finish(once(made, paused.validated, LastPrompt(), paused))

@@ -67,6 +67,8 @@ class Keys:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _fingerprint(self, name: str, node: Mapping[str, Any], definition: Definition) -> Any:
+        if "is_changed" in node:
+            return node["is_changed"]
         if definition.fingerprint is None:
             return False
         values = {key: None if link(each) else literal(each) for key, each in node.get("inputs", {}).items()}
@@ -108,23 +110,30 @@ class Forgetful:
 
 
 class LastPrompt:
-    """Keeps what the prompt before this one computed, as far as this one needs it."""
+    """Keeps what the prompt before this one computed as far as this one needs it, and the expansions that it used."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, tuple[Entry, str | None]] = {}
+        self.entries: dict[str, Entry] = {}
+        self.expanded: set[str] = set()
+        self.used: set[str] = set()
 
     def begin(self, wanted: Collection[str]) -> None:
-        """Drop what the new prompt does not need."""
-        self.entries = {key: each for key, each in self.entries.items() if key in wanted or each[1] in wanted}
+        """Drop what the new prompt does not need, and what no expansion needed in the last one."""
+        kept = (self.expanded & self.used) | set(wanted)
+        self.entries = {key: each for key, each in self.entries.items() if key in kept}
+        self.used = set()
 
     def get(self, key: str) -> Entry | None:
         """The result of that key."""
-        found = self.entries.get(key)
-        return found and found[0]
+        self.used.add(key)
+        return self.entries.get(key)
 
     def put(self, key: str, entry: Entry, owner: str | None) -> None:
         """Keep a result."""
-        self.entries[key] = (entry, owner)
+        self.entries[key] = entry
+        self.used.add(key)
+        if owner != key:
+            self.expanded.add(key)
 
 
 class LeastRecent:

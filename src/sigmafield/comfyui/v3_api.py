@@ -12,7 +12,7 @@ from enum import Enum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from sigmafield.comfyui.nodes.images import saved_images
+from sigmafield.comfyui.nodes.image_files import preview_image
 
 MODULES = ("comfy_api.latest", "comfy_api.v0_0_1", "comfy_api.v0_0_2")
 """The names under which it is imported."""
@@ -264,9 +264,7 @@ class PreviewImage:
 
     def as_dict(self) -> dict[str, Any]:
         """What an interface shows; the images are written into the folder of temporary files."""
-        hidden = self.cls.hidden
-        temporary = hidden.context.folders.temp
-        return {"images": saved_images(self.image, f"ComfyUI_temp_{hidden.unique_id}", temporary, "temp", None, None)}
+        return dict(preview_image(self.image, context=self.cls.hidden.context).ui)
 
 
 def install() -> None:

@@ -105,37 +105,43 @@ def _step(inputs: Mapping[str, Any], context: Context) -> Outcome:
     """The results of a loop, if it has ended; else one iteration, and the step after it."""
     k = inputs["iteration"][0]
     made = [inputs.get(f"output{j}", []) for j in range(k)]
+    plan = _plan(inputs["mode"])
     stopped = any(bool(value) for name, values in inputs.items() if name.startswith("stop") for value in values)
-    if stopped or k == len(_plan(inputs["mode"])):
+    if stopped or k == len(plan):
         kept = made if inputs["accumulate"][0] else made[-1:]
         return Outcome(([value for values in kept for value in values],))
-    return _iteration(k, inputs["loop"][0], context)
+    return _iteration(plan, k, inputs["loop"][0], inputs["cache_iterations"][0], context)
 
 
-def _iteration(k: int, end: str, context: Context) -> Outcome:
-    """The nodes of an iteration: copies of the body, with values in place of the loop's beginning."""
+def _iteration(plan: Sequence[int], k: int, end: str, cached: bool, context: Context) -> Outcome:
+    """The nodes of an iteration: copies of the body, with values in place of links to the loop's beginning."""
     graph, here = context.graph, f"{context.node}.0.0."
     mine, loop = graph.nodes[context.node]["inputs"], loop_at(end, context)
     start, ended = graph.nodes[loop.start]["inputs"], graph.nodes[end]["inputs"]
+    item = [f"{here}item", 0] if "mode.list" in start else None
+    begun = (plan[k], k == 0, k == len(plan) - 1, item, mine.get("next", start.get("initial_iteration_value")))
 
     def copied(value: Any) -> Any:
         found = link(value)
         if found is None or found.node not in loop.body | {loop.start}:
             return value
-        return [f"{here}values" if found.node == loop.start else f"{here}{found.node}", found.slot]
+        return begun[found.slot] if found.node == loop.start else [f"{here}{found.node}", found.slot]
 
-    values = {**start, "iteration": k} | ({"initial_iteration_value": mine["next"]} if "next" in mine else {})
     nodes: dict[str, Any] = {
         f"{here}{name}": {
             "class_type": graph.nodes[name]["class_type"],
             "inputs": {key: copied(each) for key, each in graph.nodes[name]["inputs"].items()},
             "override_display_id": graph.display(name),
+            **({} if cached else {"is_changed": float("nan")}),
         }
         for name in sorted(loop.body)
     }
-    nodes[f"{here}values"] = {
-        "class_type": "LoopValues", "inputs": values, "override_display_id": graph.display(loop.start)
-    }  # fmt: skip
+    if item is not None:
+        nodes[item[0]] = {
+            "class_type": "LoopItem",
+            "inputs": {"list": start["mode.list"], "index": k},
+            "override_display_id": graph.display(loop.start),
+        }
     rest = {key: each for key, each in mine.items() if not key.startswith("stop")} | {"iteration": k + 1}
     for key, name in (("output_value", f"output{k}"), ("next_iteration_value", "next")):
         rest |= {name: copied(ended[key])} if key in ended else {}
@@ -145,22 +151,19 @@ def _iteration(k: int, end: str, context: Context) -> Outcome:
     return Outcome(([f"{here}step", 0],), graph=nodes)
 
 
-def _values(inputs: Mapping[str, Any], context: Context) -> Outcome:
-    """What the beginning of a loop gives in one iteration."""
-    plan, k = _plan(inputs["mode"]), inputs["iteration"][0]
-    index, item = plan[k]
-    return Outcome((index, k == 0, k == len(plan) - 1, item, inputs.get("initial_iteration_value", [None])))
+def _item(inputs: Mapping[str, Any], context: Context) -> Outcome:
+    """An item of a list."""
+    return Outcome((inputs["list"][inputs["index"][0]],))
 
 
-def _plan(mode: Mapping[str, Any]) -> Sequence[tuple[int, Any]]:
-    """The index and the item of each iteration."""
+def _plan(mode: Mapping[str, Any]) -> Sequence[int]:
+    """The index of each iteration."""
     match mode["mode"][0]:
         case "simple":
-            return [(k, None) for k in range(mode["num_iterations"][0])]
+            return range(mode["num_iterations"][0])
         case "For":
-            ends = (mode[name][0] for name in ("start_iteration_index", "max_iteration", "step"))
-            return [(k, None) for k in range(*ends)]
-    return list(enumerate(mode["list"]))
+            return range(*(mode[name][0] for name in ("start_iteration_index", "max_iteration", "step")))
+    return range(len(mode["list"]))
 
 
 BEGINNING = NODES["StartLoop"].inputs
@@ -209,15 +212,13 @@ NODES.add(
 )
 NODES.add(
     Definition(
-        name="LoopValues",
+        name="LoopItem",
         category="utilities/looping",
-        call=_values,
-        inputs=BEGINNING,
-        outputs=tuple(Output("*", name, listed=name == "current_iteration_value") for name in STARTED),
-        doc="What a loop's beginning gives in one iteration; loops make these nodes themselves.",
+        call=_item,
+        inputs=(Slot("list", "*", doc="The list."), Slot("index", "INT", doc="Which item, from 0.")),
+        outputs=(Output("*", "item"),),
+        doc="An item of the list of a loop; loops make these nodes themselves.",
         takes_lists=True,
-        extra_inputs=True,
-        fingerprint=Hook.of(_changing),
         experimental=True,
         version=3,
     )

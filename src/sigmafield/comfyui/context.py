@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from sigmafield.comfyui.graph import Graph
 from sigmafield.core.arrays import Latent
 from sigmafield.core.protocols import State, Steps
 from sigmafield.core.registry import near_miss, shown
@@ -77,6 +78,7 @@ class Context:
         node: Id of the node in the prompt.
         prompt: The whole prompt.
         extra: Further values that are written into images, such as the workflow.
+        graph: The nodes of the prompt with those that have come from expansions.
         state: The state that a sampling node goes on from; None: from the start.
     """
 
@@ -85,6 +87,7 @@ class Context:
     node: str = ""
     prompt: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] | None = None
+    graph: Graph = Graph({})
     state: State | None = None
 
 
@@ -153,7 +156,9 @@ class Expanded(Generic[T]):
 
     Args:
         value: The outputs; links into the graph are ["node id", slot].
-        graph: Nodes in the form of a prompt.
+        graph: Nodes in the form of a prompt. Their ids get the node's id and the number of its call in front, as
+            "5.0.0.NAME", unless they have it; a link leads to the new node if there is one of that id, else to the
+            node of the prompt.
     """
 
     value: T

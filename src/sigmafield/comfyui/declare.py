@@ -38,7 +38,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_type_hints, over
 
 import docstring_parser
 
-from sigmafield.comfyui.context import Context, Expanded, Outcome, Progress, Shown
+from sigmafield.comfyui.context import Blocked, Context, Expanded, Outcome, Progress, Shown
 from sigmafield.comfyui.definition import Definition, Hook, Result
 from sigmafield.comfyui.signature import inputs_of, objects_of, outputs_of
 from sigmafield.comfyui.sockets import Hidden, note
@@ -177,7 +177,7 @@ def _caller(
     """The function as the executor calls it: inputs by name, with what it asks the context for, to an outcome."""
     contexts = [key for key, hint in hints.items() if hint is Context and key != "return"]
     hidden = _hidden(hints)
-    single = len(outputs_of(hints.get("return"), ())) == 1
+    n = len(outputs_of(hints.get("return"), ()))
 
     def call(inputs: Mapping[str, Any], context: Context) -> Result:
         asked = {"PROMPT": context.prompt, "EXTRA_PNGINFO": context.extra, "UNIQUE_ID": context.node}
@@ -185,28 +185,32 @@ def _caller(
         _check(name, known, given)
         made = function(**given, **dict.fromkeys(contexts, context))
         if inspect.isgenerator(made):
-            return _stepping(cast("Generator[Progress, None, Any]", made), single)
-        return _awaited(made, single) if inspect.isawaitable(made) else outcome(made, single)
+            return _stepping(cast("Generator[Progress, None, Any]", made), n)
+        return _awaited(made, n) if inspect.isawaitable(made) else outcome(made, n)
 
     return call
 
 
-def _stepping(steps: Generator[Progress, None, Any], single: bool) -> Generator[Progress, None, Outcome]:
-    return outcome((yield from steps), single)
+def _stepping(steps: Generator[Progress, None, Any], n: int) -> Generator[Progress, None, Outcome]:
+    return outcome((yield from steps), n)
 
 
-async def _awaited(made: Awaitable[Any], single: bool) -> Outcome:
-    return outcome(await made, single)
+async def _awaited(made: Awaitable[Any], n: int) -> Outcome:
+    return outcome(await made, n)
 
 
-def outcome(made: Any, single: bool) -> Outcome:
+def outcome(made: Any, n: int) -> Outcome:
     """What a node function returned, in one form.
 
     Args:
-        made: The value of the only output, a tuple of several, None without any, or a `Shown` or `Expanded` of these.
-        single: Whether the node has one output.
+        made: The value of the only output, a tuple of several, None without any, a `Blocked` for all of them, or a
+            `Shown` or `Expanded` of these.
+        n: The number of outputs.
     """
     value = made.value if isinstance(made, (Shown, Expanded)) else made
-    values = (value,) if single else () if value is None else tuple(value)
+    if isinstance(value, Blocked):
+        values = (value,) * n
+    else:
+        values = (value,) if n == 1 else () if value is None else tuple(value)
     ui = made.ui if isinstance(made, Shown) else None
     return Outcome(values, ui, made.graph if isinstance(made, Expanded) else None)

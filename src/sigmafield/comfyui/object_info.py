@@ -15,8 +15,8 @@ def object_info(node: Definition, folders: Folders = Folders()) -> dict[str, Any
         node: The class.
         folders: Where the files are that its combos offer.
     """
-    required = {each.name: _described(each, node.version, folders) for each in node.inputs if each.required}
-    optional = {each.name: _described(each, node.version, folders) for each in node.inputs if not each.required}
+    required = {each.name: described(each, node.version, folders) for each in node.inputs if each.required}
+    optional = {each.name: described(each, node.version, folders) for each in node.inputs if not each.required}
     hidden = {name: kind if node.version == 1 else [kind] for name, kind in node.hidden.items()}
     groups = {"required": required} | {
         key: group for key, group in (("optional", optional), ("hidden", hidden)) if group
@@ -45,8 +45,8 @@ def object_info(node: Definition, folders: Folders = Folders()) -> dict[str, Any
     }
 
 
-def _described(slot: Slot, version: int, folders: Folders) -> list[Any]:
-    """[type, options]; the combos of version 1 have the list of their options as the type."""
+def described(slot: Slot, version: int, folders: Folders) -> list[Any]:
+    """An input in ComfyUI's form: [type, options]; combos of version 1 have their options as the type."""
     options = slot.described(folders)
     if version == 1 and slot.type == "COMBO" and "options" in options:
         return [options.pop("options"), options]

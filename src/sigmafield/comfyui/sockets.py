@@ -62,7 +62,7 @@ class Autogrow:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a mapping has no hash
 class Dynamic:
     """A choice, each option of which has inputs of its own: the fields of a frozen dataclass, which the node receives.
 

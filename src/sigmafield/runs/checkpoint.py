@@ -16,6 +16,7 @@ from torch import Tensor
 from sigmafield.core.memory import Memory
 from sigmafield.core.protocols import State
 from sigmafield.runs.files import write_whole
+from sigmafield.runs.packing import packed, unpacked
 
 VERSION = 2
 FORMAT = "sigmafield-state-"
@@ -26,8 +27,8 @@ def save_state(state: State, path: str | Path, meta: Mapping[str, str] | None = 
     """Save a state without its preview.
 
     Args:
-        state: The state; its memories hold tensors, numbers, booleans, strings, tuples and dicts of these, nested to
-            any depth.
+        state: The state; its memories hold tensors, None, numbers, booleans, strings, and tuples, lists and dicts of
+            these, nested to any depth.
         path: The file to write.
         meta: Strings to store with it, such as how to rebuild the run.
 
@@ -40,7 +41,7 @@ def save_state(state: State, path: str | Path, meta: Mapping[str, str] | None = 
 def state_bytes(state: State, meta: Mapping[str, str] | None = None) -> bytes:
     """The bytes of a checkpoint; arguments and errors as for `save_state`."""
     tensors = {"x": state.x} | ({"rng": state.rng} if state.rng is not None else {})
-    memories = {part: _packed(memory, part, tensors) for part, memory in (("mem", state.mem), ("aux", state.aux))}
+    memories = {part: packed(memory, part, tensors) for part, memory in (("mem", state.mem), ("aux", state.aux))}
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     header = {"format": f"{FORMAT}{VERSION}", "i": state.i, "nfe": state.nfe, **memories}
     return save(tensors, {**(meta or {}), "state": json.dumps(header)})
@@ -63,7 +64,7 @@ def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[St
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
     header: dict[str, Any] = json.loads(meta.pop("state", "{}"))
     _check_version(path, str(header.get("format")))
-    mem, aux = (cast(Memory, _unpacked(header[part], tensors)) for part in ("mem", "aux"))
+    mem, aux = (cast(Memory, unpacked(header[part], tensors)) for part in ("mem", "aux"))
     state = State(header["i"], tensors["x"], mem, aux, tensors.get("rng"), header["nfe"])
     return moved(state, device), meta
 
@@ -94,37 +95,6 @@ def _check_version(path: str | Path, name: str) -> None:
         )
 
 
-def _packed(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON holds it: containers as {kind: content}, tensors moved to `tensors` under their path."""
-    if isinstance(value, Tensor):
-        name = f"{path}#{len(tensors)}" if path in tensors else path  # two paths are equal where keys hold slashes
-        tensors[name] = value
-        return {"tensor": name}
-    if isinstance(value, dict):
-        entries = cast("dict[Any, Any]", value)
-        if not all(isinstance(key, str) for key in entries):
-            raise ValueError(f"{path} cannot be saved: its keys must be strings; got {list(entries)}")
-        return {"dict": {key: _packed(each, f"{path}/{key}", tensors) for key, each in entries.items()}}
-    if isinstance(value, tuple):
-        items = cast("tuple[Any, ...]", value)
-        return {"tuple": [_packed(each, f"{path}/{k}", tensors) for k, each in enumerate(items)]}
-    if not isinstance(value, (bool, int, float, str)):
-        raise ValueError(f"{path} cannot be saved: a memory holds tensors and plain values; got {value!r}")
-    return value
-
-
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The value that `_packed` was given."""
-    if not isinstance(value, dict):
-        return value
-    [(kind, content)] = cast("dict[str, Any]", value).items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "tuple":
-        return tuple(_unpacked(each, tensors) for each in content)
-    return {key: _unpacked(each, tensors) for key, each in content.items()}
-
-
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A memory with all of its tensors changed."""
     if isinstance(value, Tensor):
@@ -133,4 +103,6 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return {key: _mapped(each, change) for key, each in cast("dict[str, Any]", value).items()}
     if isinstance(value, tuple):
         return tuple(_mapped(each, change) for each in cast("tuple[Any, ...]", value))
+    if isinstance(value, list):
+        return [_mapped(each, change) for each in cast("list[Any]", value)]
     return value

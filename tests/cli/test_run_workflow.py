@@ -1,0 +1,187 @@
+"""`sigmafield run`: workflows run without ComfyUI; `sigmafield nodes`: what their classes take."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from command_line import run
+from sigmafield.comfyui.environment import extra_folders, joined_folders, model_folders
+
+DRAWN = {
+    "3": {"class_type": "KSampler", "inputs": {
+        "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0], "seed": 3, "steps": 4,
+        "cfg": 5.0, "sampler_name": "dpmpp_2m_sde", "scheduler": "karras", "denoise": 1.0}},
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}},
+    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["4", 1], "text": "a heart"}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["4", 1], "text": ""}},
+    "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+    "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "heart"}},
+}  # fmt: skip
+INVERTED = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "negative"}},
+}
+
+
+def written(prompt, path):
+    path.write_text(json.dumps(prompt))
+    return path
+
+
+@pytest.fixture
+def flow(tmp_path):
+    return written(DRAWN, tmp_path / "flow.json")
+
+
+def test_a_workflow_saves_its_images_which_carry_it(flow, tmp_path):
+    out = tmp_path / "out"
+    made = run("run", flow, "--substitute", "tiny", "-o", out, "--set", "KSampler.steps=2", "--set", "3.seed=5")
+    assert (made.exit_code, made.stdout.split()) == (0, [str(out / "heart_00001_.png")])
+    assert "embedded model stands in for the missing checkpoint sd15.safetensors" in made.stderr
+    assert "3 KSampler" in made.stderr and "3 2/2" in made.stderr
+    image = Image.open(out / "heart_00001_.png")
+    assert json.loads(image.text["prompt"])["3"]["inputs"]["seed"] == 5
+    again = run("run", out / "heart_00001_.png", "-o", out)
+    assert again.stdout.split() == [str(out / "heart_00002_.png")]
+    assert Image.open(out / "heart_00002_.png").tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}}},
+            "not in ['tiny']",
+        ),
+        ({"8": {"class_type": "VAEDecoded", "inputs": {}}}, "no class VAEDecoded (node 8); did you mean VAEDecode"),
+        ({"8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0]}}}, "node 8 (VAEDecode): Required input is"),
+    ],
+)
+def test_a_dry_run_says_what_is_missing(change, message, tmp_path):
+    file = written({**DRAWN, **change}, tmp_path / "flow.json")
+    made = run("run", file, "--dry-run")
+    assert made.exit_code == 2 and message in made.stderr and not made.stdout
+
+
+def test_a_dry_run_of_a_complete_workflow_runs_nothing(flow, tmp_path):
+    made = run("run", flow, "--dry-run", "--substitute", "tiny", "-o", tmp_path / "out")
+    assert (made.exit_code, made.stdout) == (0, f"{flow} can run: 7 nodes, outputs 9\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["image", "LoadImage.image", "1.image"])
+def test_files_are_given_as_inputs(name, tmp_path):
+    Image.new("RGB", (8, 6), (255, 0, 10)).save(tmp_path / "cat.png")
+    file = written(INVERTED, tmp_path / "flow.json")
+    made = run("run", file, "--input", f"{name}={tmp_path / 'cat.png'}", "-o", tmp_path)
+    assert made.exit_code == 0
+    assert Image.open(made.stdout.strip()).getpixel((0, 0)) == (0, 255, 245)
+    missing = run("run", file, "--input", f"{name}=none.png")
+    assert missing.exit_code == 2 and "no file none.png" in missing.stderr
+
+
+@pytest.mark.parametrize("text, message", [("3.stps=5", "did you mean steps"), ("3.steps", "NODE.INPUT=VALUE")])
+def test_values_that_cannot_be_set_are_one_line(text, message, flow):
+    made = run("run", flow, "--set", text)
+    assert made.exit_code == 2 and message in made.stderr
+
+
+def test_custom_nodes_run_when_they_are_asked_for(tmp_path):
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "twice.py").write_text(
+        "class Twice:\n    INPUT_TYPES = classmethod(lambda cls: {'required': {'text': ('STRING', {})}})\n"
+        "    RETURN_TYPES = ('STRING',)\n    FUNCTION = 'f'\n    def f(self, text):\n        return (text * 2,)\n"
+        "NODE_CLASS_MAPPINGS = {'Twice': Twice}"
+    )
+    (tmp_path / "nodes" / "needs.py").write_text("import folder_paths")
+    prompt = {
+        "1": {"class_type": "Twice", "inputs": {"text": "5"}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    file = written(prompt, tmp_path / "flow.json")
+    assert "no class Twice (node 1)" in run("run", file).stderr
+    made = run("run", file, "--nodes", tmp_path / "nodes", "--set", "1.text=7")
+    assert made.stdout == "77\n" and "needs.py is left out: it imports folder_paths" in made.stderr
+
+
+def test_an_error_in_a_node_is_one_line(tmp_path):
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "../x"}},
+    }
+    made = run("run", written(prompt, tmp_path / "flow.json"), "-o", tmp_path)
+    assert made.exit_code == 1 and "node 2 (SaveImage): ValueError: filename_prefix must stay" in made.stderr
+
+
+def test_ctrl_c_leaves_a_paused_workflow_which_ends_with_the_same_pixels(flow, tmp_path):
+    out, steps = tmp_path / "out", ["--set", "KSampler.steps=40"]
+    command = [sys.executable, "-m", "sigmafield", "run", flow, "--substitute", "tiny", "-o", out, *steps]
+    with subprocess.Popen([str(each) for each in command], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("3 3/"):
+                process.send_signal(signal.SIGINT)
+                break
+        said = process.stderr.read()
+    assert process.returncode == 130
+    [paused] = out.glob("paused-*.safetensors")
+    assert f"sigmafield run {paused}" in said and not list(out.glob("*.png"))
+    assert run("run", paused, "-o", out).exit_code == 0
+    assert run("run", flow, "--substitute", "tiny", "-o", out, *steps).exit_code == 0
+    first, second = (Image.open(out / f"heart_0000{k}_.png").tobytes() for k in (1, 2))
+    assert first == second
+
+
+def test_watching_runs_again_when_the_file_changes(tmp_path):
+    def asking(text):
+        return {"1": {"class_type": "PreviewAny", "inputs": {"source": text}}}
+
+    file = written(asking("one"), tmp_path / "flow.json")
+    command = [sys.executable, "-m", "sigmafield", "run", str(file), "--watch"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "one\n"
+        time.sleep(0.01)
+        written(asking("two"), file)
+        assert process.stdout.readline() == "two\n"
+        process.terminate()
+
+
+def test_folders_of_models_in_comfyuis_form(tmp_path):
+    for name in ("models/checkpoints/a.safetensors", "more/b.safetensors", "more/sub/c.ckpt", "text/t.safetensors"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    file = tmp_path / "extra.yaml"
+    file.write_text(
+        "other:\n  clip: text\nmine:\n  base_path: .\n  is_default: true\n  checkpoints: |\n    more\n    none\n"
+    )
+    found = joined_folders(model_folders(tmp_path / "models"), extra_folders(file))
+    assert found["checkpoints"] == [tmp_path / "models" / "checkpoints", tmp_path / "more", tmp_path / "none"]
+    assert found["text_encoders"][-1] == tmp_path / "text"
+    file.write_text("a: [1]")
+    with pytest.raises(ValueError, match="must have sections"):
+        extra_folders(file)
+    with pytest.raises(FileNotFoundError, match="no folder of models"):
+        model_folders(tmp_path / "missing")
+
+
+def test_classes_are_listed_and_explained():
+    listed = run("nodes")
+    assert listed.exit_code == 0 and "KSampler" in listed.stdout
+    one = run("nodes", "KSampler")
+    assert "1 … 10000; default 20" in one.stdout and "outputs: LATENT (LATENT)" in one.stdout
+    entry = json.loads(run("nodes", "KSampler", "--json").stdout)
+    assert list(entry) == ["KSampler"] and entry["KSampler"]["output"] == ["LATENT"]
+    unknown = run("nodes", "KSampl")
+    assert unknown.exit_code == 2 and "did you mean KSampler" in unknown.stderr

@@ -88,7 +88,7 @@ class Pen:
 
     def text(self, x: float, y: float, text: str, room: float, fill: str = TEXT, anchor: str = "lm") -> None:
         """One line, cut to its room in pixels of the page."""
-        font = self._font(13)
+        font = self._font(13.0)
         shown = text.replace("\n", " ")
         if font.getlength(shown) > room * self.scale:
             while shown and font.getlength(shown + "…") > room * self.scale:

@@ -149,10 +149,8 @@ def with_workflow(image: Image.Image, found: Embedded, ending: str) -> dict[str,
     Raises:
         ValueError: Files with another ending cannot carry a workflow.
     """
-    if ending not in (".png", ".webp", ".avif"):
-        raise ValueError(
-            f"a workflow goes into .json, .png, .webp or .avif; got {ending!r}{near_miss(ending, FORMATS)}"
-        )
+    if ending not in CARRIERS:
+        raise ValueError(f"an image that carries a workflow must end in one of {', '.join(CARRIERS)}; got {ending!r}")
     arguments = save_arguments(found)
     for name, text in image.info.items():
         if isinstance(name, str) and isinstance(text, str) and name not in ("prompt", "workflow"):

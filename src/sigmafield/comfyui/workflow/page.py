@@ -135,5 +135,5 @@ def _size(slots: list[Any], outputs: list[Any], widgets: list[Widget]) -> list[f
     return [WIDTH, height + WIDGET]
 
 
-def _height(each: Input | None) -> int:
+def _height(each: Input | None) -> float:
     return LONG_TEXT if each is not None and each.options.get("multiline") else WIDGET

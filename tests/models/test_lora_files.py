@@ -6,6 +6,7 @@ import json
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from torch.testing import assert_close
 
 import sigmafield as sf
 from command_line import run
+from sigmafield.cli.shared import Shared
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.lora.describe import describe, is_lora
 from sigmafield.models.lora.keys import ROLES
 from sigmafield.models.lora.merge import with_changes
 from sigmafield.models.lora.read import Lora, read_lora
 from sigmafield.models.lora.strengths import Strengths
+from sigmafield.recipes.options import MachineOptions
 
 ONES, NAN = torch.ones, torch.tensor(float("nan"))
 Q = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -189,6 +192,20 @@ def test_a_recipe_that_asks_for_the_rest(tiny: Pipeline, width: int, tmp_path: P
     done = run("sample", "x", "--steps", 1, "-o", out, "--lora", name, "--lora-partial")
     assert done.exit_code == 0 and "1 entry cannot be used" in done.output + done.stderr
     assert run("replay", out).exit_code == 0 and image.size == (64, 64)
+
+
+def test_a_batch_of_different_loras_reads_the_model_twice_at_most(tiny: Pipeline, width: int, tmp_path: Path) -> None:
+    """Each recipe has the weights that it has alone; from the second set of LoRAs on, all others are shared."""
+    path = saved(tmp_path / "a.safetensors", pair(width))
+    plain = sf.Recipe("x", steps=1)
+    recipes = [replace(plain, loras=(sf.Lora(str(path), strength),)) for strength in (1.0, 0.5, -1.0)]
+    shared = Shared(MachineOptions(device="cpu"))
+    pipes = [shared.pipe(recipe) for recipe in (*recipes, plain, recipes[0])]
+    for recipe, pipe in zip((*recipes, plain, recipes[0]), pipes):
+        assert torch.equal(weight_of(pipe), weight_of(tiny.with_loras([lora.pair for lora in recipe.loras])))
+    assert shared.pipe(recipes[0]) is pipes[-1]
+    assert len({id(pipe.vae.module) for pipe in pipes}) == 2
+    assert pipes[1].vae.module is pipes[4].vae.module is not pipes[0].vae.module
 
 
 def test_layers_that_were_not_trained_are_no_loss(tiny: Pipeline, width: int, tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ from recorded import workflows
 from safetensors.numpy import save_file
 
 import sigmafield as sf
+from sigmafield.comfyui.nodes import all_nodes
+from sigmafield.comfyui.object_info import object_info
+from sigmafield.comfyui.workflow.classes import inputs_of, known_classes
 from sigmafield.comfyui.workflow.files import Embedded, of_image, read_workflow, save_arguments, with_workflow
+from sigmafield.comfyui.workflow.offered import offered_classes
 
 PAGE = workflows()["templates"]["lora_multiple"]["workflow"]
 PROMPT = {
@@ -144,3 +148,14 @@ def test_inputs_that_do_not_fit_are_refused(values, words):
 def test_a_name_that_several_nodes_have_is_refused_with_their_ids():
     with pytest.raises(KeyError, match="2 nodes are called 'CLIPTextEncode': take one by its id, "):
         sf.Workflow.load(PAGE)["CLIPTextEncode"]
+
+
+def test_classes_that_run_here_are_known_and_have_the_inputs_of_comfyuis():
+    """Some of ours have inputs that newer versions of ComfyUI added."""
+    assert {"TiledDiffusion", "KSampler", "WanVaceToVideo"} <= offered_classes().keys()
+    assert offered_classes().keys() == all_nodes().keys() | known_classes().keys()
+    for name in all_nodes().keys() & known_classes().keys():
+        ours, theirs = inputs_of(object_info(all_nodes()[name])), inputs_of(known_classes()[name])
+        assert {(each.name, each.type) for each in theirs} <= {(each.name, each.type) for each in ours}, name
+        names = [each.name for each in theirs if each.widget]
+        assert [each.name for each in ours if each.name in names] == names, name

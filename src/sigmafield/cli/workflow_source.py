@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from sigmafield.cli.errors import complain
 from sigmafield.cli.recipe import own_recipe
-from sigmafield.comfyui.workflow.classes import Classes, known_classes
+from sigmafield.comfyui.workflow.classes import Classes
 from sigmafield.comfyui.workflow.files import read_workflow, text_in
 from sigmafield.comfyui.workflow.from_recipe import prompt_of, with_own_values
+from sigmafield.comfyui.workflow.offered import offered_classes
 from sigmafield.comfyui.workflow.value import Workflow
 from sigmafield.recipes.execute import open_pipe
 from sigmafield.recipes.output import recipe_of as carried
@@ -65,4 +66,4 @@ def _recipe_in(file: Path) -> Recipe | None:
 
 def known_and(file: Path | None) -> Classes:
     """The classes that are known, and those of a file with what ComfyUI's /object_info gives."""
-    return {**known_classes(), **(json_object(text_in(file), str(file)) if file else {})}
+    return {**offered_classes(), **(json_object(text_in(file), str(file)) if file else {})}

@@ -13,8 +13,9 @@ from typing import Any
 from PIL import Image
 
 from sigmafield.comfyui.convert import Prompt, to_prompt
-from sigmafield.comfyui.workflow.classes import Classes, check_value, inputs_of, known_classes
+from sigmafield.comfyui.workflow.classes import Classes, check_value, inputs_of
 from sigmafield.comfyui.workflow.files import Embedded, of_image, of_value, read_workflow
+from sigmafield.comfyui.workflow.offered import offered_classes
 from sigmafield.comfyui.workflow.page import is_link, to_page
 from sigmafield.core.registry import near_miss, shown
 
@@ -83,13 +84,13 @@ class Workflow:
 
         Args:
             source: JSON of either form, an image of ComfyUI (PNG, WebP, AVIF), or a file of tensors.
-            classes: Entries of `/object_info`; None are the core classes that are known.
+            classes: Entries of `/object_info`; None are ComfyUI's core classes, and those of this project.
 
         Raises:
             FileNotFoundError: The file does not exist.
             ValueError: It has no workflow, or one with nodes of unknown classes; the message lists these.
         """
-        classes = known_classes() if classes is None else classes
+        classes = offered_classes() if classes is None else classes
         if isinstance(source, Image.Image):
             return cls.of(of_image(source), classes)
         return cls.of(of_value(source) if isinstance(source, Mapping) else read_workflow(source), classes)

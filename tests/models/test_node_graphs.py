@@ -23,10 +23,15 @@ from sigmafield.comfyui.nodes.image_conditioning import (
 )
 from sigmafield.comfyui.nodes.ksampler import ksampler as ksampler_node
 from sigmafield.comfyui.nodes.loaders import (
+    checkpoint_loader_simple,
+    clip_loader,
     controlnet_loader,
     diffusers_loader,
+    dual_clip_loader,
     lora_loader,
     lora_loader_model_only,
+    triple_clip_loader,
+    unet_loader,
     vae_loader,
 )
 from sigmafield.comfyui.nodes.merging import (
@@ -276,3 +281,57 @@ def test_a_vae_in_a_file_of_its_own(tmp_path: Path) -> None:
     save_file({"lora_unet_x.lora_down.weight": torch.ones(1, 1)}, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="no VAE found; looks like a LoRA"):
         vae_loader("lora.safetensors", Context(Folders({"vae": [tmp_path]})))
+
+
+def placed(folder: Path, name: str, weights: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    save_file({key: value.contiguous() for key, value in weights.items()}, folder / name)
+
+
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("sd1", "sdxl", "sd3")), "flux"]
+)
+def test_parts_in_files_of_their_own_are_the_whole(kind: str, tmp_path: Path) -> None:
+    parts, weights = getattr(original_models, kind)()
+    placed(tmp_path / "checkpoints", "whole.safetensors", weights)
+    context = Context(
+        Folders({name: [tmp_path / name] for name in ("checkpoints", "diffusion_models", "text_encoders", "vae")})
+    )
+    prefix = next(start for start in ("model.diffusion_model.", "") if any(key.startswith(start) for key in weights))
+    network = {
+        key.removeprefix(prefix): value
+        for key, value in weights.items()
+        if key.startswith(prefix) and not key.startswith(("first_stage_model.", "text_encoders.", "vae."))
+    }
+    placed(tmp_path / "diffusion_models", "network.safetensors", network)
+    texts = sorted((name for name in parts if name.startswith("text_encoder")), reverse=True)
+    for name in texts:
+        if "T5" in type(parts[name]).__name__:
+            own = {key: value for key, value in parts[name].state_dict().items() if "embed_tokens" not in key}
+        else:
+            own = original_names.clip(parts[name], "")
+        placed(tmp_path / "text_encoders", f"{name}.safetensors", own)
+    placed(tmp_path / "vae", "vae.safetensors", original_names.autoencoder(parts["vae"], ""))
+    whole = checkpoint_loader_simple("whole.safetensors", context)
+    model = unet_loader("network.safetensors", weight_dtype="default", context=context)
+    paths = [f"{name}.safetensors" for name in texts]
+    if kind == "sd1":
+        clip = clip_loader(*paths, type="stable_diffusion", context=context)
+    elif kind == "sd3":
+        clip = triple_clip_loader(*paths, context=context)
+    else:
+        clip = dual_clip_loader(*paths, type=kind, context=context)
+    vae = vae_loader("vae.safetensors", context)
+    for one, other in ((whole[0].network, model.network), (whole[2], vae)):
+        assert all(map(torch.equal, one.module.state_dict().values(), other.module.state_dict().values()))
+    assert (model.network.family, model.network.concat) == (whole[0].network.family, whole[0].network.concat)
+    assert model.network.latent == whole[0].network.latent and vae.factor == whole[2].factor
+    (one, extra), (other, further) = (clip_text_encode(TEXTS[0], each)[0] for each in (whole[1], clip))
+    n = other.shape[1]  # prompts of Flux dev are padded to 512 tokens, these to 256, as in ComfyUI
+    assert extra.keys() == further.keys() and all(extra[key].equal(further[key]) for key in extra)
+    assert one[:, :n].equal(other) if kind != "flux" else one.shape[1] == 2 * n
+    if kind == "flux":
+        with pytest.raises(ValueError, match="sd3 needs 3 text encoders"):
+            dual_clip_loader(*paths, type="sd3", context=context)
+        with pytest.raises(ValueError, match="type ltxv is not supported"):
+            dual_clip_loader(*paths, type="ltxv", context=context)

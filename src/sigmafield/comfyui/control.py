@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from sigmafield.core.conditioning import Cond, Control, ControlNetwork, Window
+from sigmafield.core.conditioning import Control, ControlNetwork, Window
 from sigmafield.core.recent import Recent
-from sigmafield.models.bundle import Modules, Pipeline, TextEncoder, Vae
+from sigmafield.models.bundle import Pipeline, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.load import load_control
+from sigmafield.models.missing import NO_TEXT
 
 KINDS = {
     "openpose": "openpose",
@@ -26,11 +26,6 @@ KINDS = {
     "repaint": "repaint",
 }
 """Kinds of hint of a union by ComfyUI's words."""
-
-
-def no_text(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-    """Reads prompts where a pipeline has no text encoder: it cannot."""
-    raise ValueError("there is no text encoder")
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class ControlNetFile:
         return self._read((model, vae), "", partial(self._loaded, model, vae))
 
     def _loaded(self, model: DiffusionModel, vae: Vae | None) -> ControlNetwork:
-        pipe = None if vae is None else Pipeline(model, TextEncoder(no_text), vae)
+        pipe = None if vae is None else Pipeline(model, NO_TEXT, vae)
         return load_control(self.path, device=self.device, kind=self.kind, pipe=pipe)
 
 

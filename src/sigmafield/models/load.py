@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -15,7 +16,8 @@ from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import ControlNetwork
 from sigmafield.core.parameters import check, checked, keywords
 from sigmafield.core.registry import near_miss, shown
-from sigmafield.models.bundle import Pipeline, Vae
+from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import TINY, nearby
 from sigmafield.models.lora.merge import merge
 from sigmafield.models.lora.read import notes_of, read_lora, usable
@@ -153,11 +155,59 @@ def load_plain(
     return load_diffusers(path if path.is_dir() else str(model), device, asked, home, embeddings)
 
 
+def load_network(path: str | Path, *, device: str | torch.device | None = None) -> DiffusionModel:
+    """Loads a network alone from a file, in the dtype that `load` gives it.
+
+    Args:
+        path: A file as for `load`; text encoders and VAE need not be in it.
+        device: As for `load`.
+
+    Raises:
+        ValueError: If the file has no network of a known family.
+        FileNotFoundError: If it is missing.
+        ImportError: If the packages that run it are not installed.
+    """
+    path, device = Path(path).expanduser(), choose_device(device)
+    check_ending(path)
+    from sigmafield.models.diffusers.parts import load_network_file
+
+    return load_network_file(path, device)
+
+
+def load_text(
+    paths: Sequence[str | Path],
+    kind: Literal["stable_diffusion", "sdxl", "sd3", "flux"],
+    *,
+    device: str | torch.device | None = None,
+    embeddings: str | Path | None = None,
+) -> TextEncoder:
+    """Loads text encoders from a file each, in any order.
+
+    Args:
+        paths: The files.
+        kind: Which model they are for.
+        device: As for `load`.
+        embeddings: As for `load`; unknown names are left out of prompts with a warning.
+
+    Raises:
+        ValueError: If a file is not a text encoder, or they are not those of this kind of model.
+        FileNotFoundError: If one is missing.
+        ImportError: If the packages that run them are not installed.
+    """
+    found, device = [Path(path).expanduser() for path in paths], choose_device(device)
+    for path in found:
+        check_ending(path)
+    from sigmafield.models.diffusers.parts import load_text_files
+
+    words = Inversions(None if embeddings is None else Path(embeddings).expanduser(), embeddings is not None)
+    return load_text_files(found, kind, device, words)
+
+
 def load_vae(path: str | Path, *, device: str | torch.device | None = None) -> Vae:
     """Loads a VAE in a file of its own, in float32.
 
     Args:
-        path: A .safetensors file with a VAE of Stable Diffusion or Flux, or with a model that has one.
+        path: A file with a VAE of Stable Diffusion or Flux, or with a model that has one.
         device: As for `load`.
 
     Raises:
@@ -167,7 +217,7 @@ def load_vae(path: str | Path, *, device: str | torch.device | None = None) -> V
     """
     path, device = Path(path).expanduser(), choose_device(device)
     check_ending(path)
-    from sigmafield.models.diffusers.vae_file import load_vae_file
+    from sigmafield.models.diffusers.parts import load_vae_file
 
     return load_vae_file(path, device)
 

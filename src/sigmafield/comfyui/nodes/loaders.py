@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-from torch import Tensor
+from typing import Annotated, Literal
 
 from sigmafield.comfyui.context import Context, Folders
-from sigmafield.comfyui.control import ControlNetFile, no_text
+from sigmafield.comfyui.control import ControlNetFile
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.model import NodeModel
 from sigmafield.comfyui.sockets import Choices, Input, files
 from sigmafield.comfyui.values import Clip, ControlNet, Model, Vae
 from sigmafield.core.annotations import Range
-from sigmafield.models.bundle import Pipeline, TextEncoder
-from sigmafield.models.bundle import Vae as VaeValue
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.directory import INDEX, TINY
-from sigmafield.models.load import load, load_vae
+from sigmafield.models.load import load, load_network, load_text, load_vae
+from sigmafield.models.missing import NO_TEXT, NO_VAE
 
 
 def _checkpoints(folders: Folders) -> list[str]:
@@ -33,10 +31,13 @@ Checkpoint = Annotated[str, Choices(_checkpoints, files=True)]
 
 def loaded(path: str | Path, context: Context) -> Pipeline:
     """A model, with the textual inversions of the first folder of embeddings; unknown ones are left out of prompts."""
-    roots = [Path(root) for root in context.folders.models.get("embeddings", ()) if Path(root).is_dir()]
-    return load(
-        path, device=context.device, embeddings=roots[0] if roots else None, skip_unknown_embeddings=bool(roots)
-    )
+    words = words_of(context)
+    return load(path, device=context.device, embeddings=words, skip_unknown_embeddings=words is not None)
+
+
+def words_of(context: Context) -> Path | None:
+    """The first folder of textual inversions."""
+    return next((Path(root) for root in context.folders.models.get("embeddings", ()) if Path(root).is_dir()), None)
 
 
 def parts(pipe: Pipeline) -> tuple[NodeModel, Clip, Vae]:
@@ -120,16 +121,123 @@ def lora_loader_model_only(
         strength_model: Factor of what is added.
         context: Where the folders are.
     """
-    text = model.text or TextEncoder(no_text)
+    text = model.text or NO_TEXT
     return lora_loader(model, text, lora_name, strength_model, 0.0, context)[0]
 
 
-def _no_images(images: Tensor) -> Tensor:
-    raise ValueError("there is no VAE")
+TextFile = Annotated[str, files("text_encoders")]
+Kind = Literal["stable_diffusion", "sdxl", "sd3", "flux"]
+KINDS: dict[str, Kind] = {"stable_diffusion": "stable_diffusion", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
+"""Types of text encoders that are read."""
 
 
-NO_VAE = VaeValue(_no_images, _no_images)
-"""In place of a VAE where LoRAs are added, which do not change it."""
+def text_encoder(names: Sequence[str], kind: str, device: str | None, context: Context) -> Clip:
+    """Text encoders in files of their own."""
+    if kind not in KINDS:
+        raise ValueError(f"type {kind} is not supported; supported: {', '.join(KINDS)}")
+    paths = [context.folders.path("text_encoders", name) for name in names]
+    where = "cpu" if device == "cpu" else context.device
+    return load_text(paths, KINDS[kind], device=where, embeddings=words_of(context))
+
+
+@node("UNETLoader", "advanced/loaders", title="Load Diffusion Model")
+def unet_loader(
+    unet_name: Annotated[str, files("diffusion_models")],
+    weight_dtype: Literal["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"],
+    context: Context = Context(),
+) -> Model:
+    """Loads a network from a file of its own.
+
+    Args:
+        unet_name: A file in the folder of diffusion models.
+        weight_dtype: Ignored: weights are kept as the file has them, or in the dtype that the network runs in.
+        context: Where the folders are.
+    """
+    return NodeModel(load_network(context.folders.path("diffusion_models", unet_name), device=context.device))
+
+
+@node("CLIPLoader", "advanced/loaders", title="Load CLIP")
+def clip_loader(
+    clip_name: TextFile,
+    type: Literal[
+        "stable_diffusion",
+        "stable_cascade",
+        "sd3",
+        "stable_audio",
+        "mochi",
+        "ltxv",
+        "pixart",
+        "cosmos",
+        "lumina2",
+        "wan",
+        "hidream",
+        "chroma",
+        "ace",
+        "omnigen2",
+        "qwen_image",
+        "hunyuan_image",
+        "flux2",
+        "ovis",
+    ],
+    device: Annotated[Literal["default", "cpu"] | None, Input(more=(("advanced", True),))] = None,
+    context: Context = Context(),
+) -> Clip:
+    """Loads a text encoder from a file of its own.
+
+    Args:
+        clip_name: A file in the folder of text encoders.
+        type: The model that it is for; stable_diffusion is supported.
+        device: Where it runs: the model's device, or the CPU.
+        context: Where the folders are.
+    """
+    return text_encoder([clip_name], type, device, context)
+
+
+@node("DualCLIPLoader", "advanced/loaders")
+def dual_clip_loader(
+    clip_name1: TextFile,
+    clip_name2: TextFile,
+    type: Literal[
+        "sdxl",
+        "sd3",
+        "flux",
+        "hunyuan_video",
+        "hidream",
+        "hunyuan_image",
+        "hunyuan_video_15",
+        "kandinsky5",
+        "kandinsky5_image",
+        "ltxv",
+        "newbie",
+    ],
+    device: Annotated[Literal["default", "cpu"] | None, Input(more=(("advanced", True),))] = None,
+    context: Context = Context(),
+) -> Clip:
+    """Loads two text encoders from files of their own.
+
+    Args:
+        clip_name1: A file in the folder of text encoders.
+        clip_name2: Another one; their order does not matter.
+        type: The model that they are for; sdxl, sd3 and flux are supported.
+        device: Where they run: the model's device, or the CPU.
+        context: Where the folders are.
+    """
+    return text_encoder([clip_name1, clip_name2], type, device, context)
+
+
+@node("TripleCLIPLoader", "advanced/loaders", version=3)
+def triple_clip_loader(
+    clip_name1: TextFile, clip_name2: TextFile, clip_name3: TextFile, context: Context = Context()
+) -> Clip:
+    """Loads the three text encoders of Stable Diffusion 3 from files of their own.
+
+    Args:
+        clip_name1: A file in the folder of text encoders.
+        clip_name2: Another one.
+        clip_name3: The third; their order does not matter.
+        context: Where the folders are.
+    """
+    return text_encoder([clip_name1, clip_name2, clip_name3], "sd3", None, context)
 
 
 @node("VAELoader", "loaders", title="Load VAE")

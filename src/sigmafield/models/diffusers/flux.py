@@ -20,6 +20,7 @@ from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import no_layers, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
 from sigmafield.models.diffusers.vae import load_vae
+from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 
@@ -33,7 +34,7 @@ def build_flux(source: Source) -> Pipeline:
     own = family("Flux" if guided else "FluxSchnell")
     vae, latent = load_vae(source, own)
     checked(source, "FluxTransformer2DModel", in_channels=latent.channels * PATCH**2, patch_size=1)
-    text = flux_encoder(source, guided)
+    text = NO_TEXT if source.alone else flux_encoder(source, guided)
     transformer = source.module(FluxTransformer2DModel, "transformer")
     return assemble(
         source, own, packed, transformer, latent, text, vae, PATCH,

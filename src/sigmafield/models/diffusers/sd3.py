@@ -21,6 +21,7 @@ from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import t5
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_vae
+from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 
@@ -33,7 +34,7 @@ def build_sd3(source: Source) -> Pipeline:
     own = family("SD3")
     vae, latent = load_vae(source, own)
     config = checked(source, "SD3Transformer2DModel", in_channels=latent.channels)
-    text = sd3_encoder(source, config.get("joint_attention_dim", 4096))
+    text = NO_TEXT if source.alone else sd3_encoder(source, config.get("joint_attention_dim", 4096))
     transformer = source.module(SD3Transformer2DModel, "transformer")
     config = transformer.config
     patch, side = patch_of(config), config.pos_embed_max_size

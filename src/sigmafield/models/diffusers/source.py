@@ -30,6 +30,7 @@ class Source:
         dtype: Of the network and the text encoders.
         home: Where parts wait until they are needed on the device; None: on the device.
         embeddings: What prompts may name as `embedding:name`.
+        alone: Whether the network is all that is wanted, without text encoders and VAE.
     """
 
     where: Directory | SingleFile
@@ -38,6 +39,7 @@ class Source:
     dtype: torch.dtype
     home: torch.device | None = None
     embeddings: Inversions = Inversions()
+    alone: bool = False
 
     def config(self, part: str, *supported: str) -> dict[str, Any]:
         """Reads the config of a part; raises ValueError if it is not of a supported class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from sigmafield.models.diffusers.refiner import refiner_encoder
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.scheduler_config import sampling_of
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
@@ -33,7 +35,8 @@ def build_unet(source: Source) -> Pipeline:
     own = family(family_of(source, config, scheduler))
     vae, latent = load_vae(source, own)
     check_network(source, config, latent.channels)
-    text = refiner_encoder(source, config) if own.name == "SDXLRefiner" else READERS[own.latent_format](source)
+    read = partial(refiner_encoder, config=config) if own.name == "SDXLRefiner" else READERS[own.latent_format]
+    text = NO_TEXT if source.alone else read(source)
     unet = source.module(UNet2DConditionModel, "unet")
     model = DiffusionModel(
         source.name,

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from sigmafield.models.bundle import Vae
 from sigmafield.models.diffusers.source import Source
+from sigmafield.models.missing import NO_VAE
 from sigmafield.models.module_view import Views
 from sigmafield.models.trained import latent_of
 from sigmafield.parameterization.families import Family
-from sigmafield.parameterization.latent_format import LatentFormat
+from sigmafield.parameterization.latent_format import LatentFormat, latent_format
 
 
 def load_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
     """Loads the VAE of a model of images, in float32 where its config has force_upcast, and its latents' format."""
+    if source.alone:
+        return NO_VAE, latent_format(family.latent_format)
     config = source.config("vae", "AutoencoderKL")
     module, c, dtype = loaded(source, AutoencoderKL, config)
     factor = 2 ** (len(c.block_out_channels) - 1)

@@ -108,13 +108,14 @@ class SingleFile:
             raise ValueError(f"{self.path}: {part}: {error}") from error
 
 
-def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFile:
+def open_single_file(path: Path, parts: Path | None, scratch: Path, alone: bool = False) -> SingleFile:
     """Opens a checkpoint.
 
     Args:
         path: The file.
         parts: Directory in diffusers' layout with the parts that the file lacks.
         scratch: Directory that tokenizers are unpacked into.
+        alone: Whether the network is all that is wanted: then other parts need not be anywhere.
 
     Raises:
         ValueError: If the file is not a model of a known family, or a part is missing.
@@ -128,8 +129,8 @@ def open_single_file(path: Path, parts: Path | None, scratch: Path) -> SingleFil
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     configs["scheduler"] = levels_of(stored, layout, shapes)
-    elsewhere = open_directory(parts) if parts else None
     shipped = open_directory(Path(str(files("sigmafield"))) / "data" / "configs" / layout.family)
+    elsewhere = shipped if alone else open_directory(parts) if parts else None
     file = SingleFile(path, stored, layout, shipped, configs, elsewhere, scratch)
     missing = [part for part in layout.parts if part not in OPTIONAL and file.owner(part) is None]
     if missing:

@@ -33,7 +33,7 @@ def reader(family: str, part: str) -> Any:
         return {"sd3": sd3, "flux": flux}[family]
     if part == "text_encoder_3" or (family, part) == ("flux", "text_encoder_2"):
         return t5
-    return open_clip if family.startswith(("sd2", "sdxl")) and (family, part) != ("sdxl", "text_encoder") else clip
+    return any_clip
 
 
 def count(shapes: Shapes, name: str) -> int:
@@ -98,6 +98,11 @@ def vae(s: Shapes) -> dict[str, Any]:
         "use_quant_conv": "quant_conv.weight" in s,
         "use_post_quant_conv": "post_quant_conv.weight" in s,
     }
+
+
+def any_clip(s: Shapes) -> dict[str, Any]:
+    """CLIP's text encoder with the names of OpenCLIP or of transformers."""
+    return open_clip(s) if "positional_embedding" in s else clip(s)
 
 
 def clip(s: Shapes) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""Parts of a model in files of their own: a network, text encoders, a VAE."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from sigmafield.models.bundle import TextEncoder, Vae
+from sigmafield.models.diffusers import BUILDERS, usual_dtype
+from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
+from sigmafield.models.diffusers.flux import flux_encoder
+from sigmafield.models.diffusers.sd3 import sd3_encoder
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.vae import load_vae
+from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.directory import Directory, open_directory
+from sigmafield.models.single_file.checkpoint import SingleFile, open_single_file
+from sigmafield.models.single_file.layouts import VAE_PREFIXES, Layout, seems
+from sigmafield.models.single_file.shapes import derived
+from sigmafield.models.text.textual_inversion import Inversions
+from sigmafield.models.weights.files import Weights, open_weights
+from sigmafield.models.weights.gguf_file import t5_names
+from sigmafield.parameterization.families import family
+
+FAMILIES = {4: ("sd1", "SD15"), 16: ("flux", "Flux")}
+"""Layout and family whose VAE has latents of this many channels; the scale of latents does not matter to a `Vae`."""
+
+
+READERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Source], TextEncoder]]] = {
+    "stable_diffusion": ("sd1", ("text_encoder",), clip_encoder),
+    "sdxl": ("sdxl", ("text_encoder", "text_encoder_2"), xl_encoder),
+    "sd3": (
+        "sd3",
+        ("text_encoder", "text_encoder_2", "text_encoder_3"),
+        lambda source: sd3_encoder(source, source.where.config("text_encoder_3", "T5EncoderModel")["d_model"]),
+    ),
+    "flux": ("flux", ("text_encoder", "text_encoder_2"), lambda source: flux_encoder(source, guided=False)),
+}
+"""By the type of a loader: the layout whose names files of encoders have, the encoders, and what reads prompts."""
+
+
+def load_network_file(path: Path, device: torch.device) -> DiffusionModel:
+    """Loads the network of a file, which may have other parts as well.
+
+    Args:
+        path: The file.
+        device: Where it runs.
+
+    Raises:
+        ValueError: The file has no network of a known family.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        where = open_single_file(path, None, Path(scratch), alone=True)
+        kind = where.network(*BUILDERS)
+        return BUILDERS[kind](Source(where, path.stem, device, usual_dtype(kind, device), alone=True)).model
+
+
+def load_text_files(paths: Sequence[Path], kind: str, device: torch.device, embeddings: Inversions) -> TextEncoder:
+    """Loads text encoders from a file each, in any order.
+
+    Args:
+        paths: The files.
+        kind: A key of `READERS`.
+        device: Where they run.
+        embeddings: What prompts may name as `embedding:name`.
+
+    Raises:
+        ValueError: A file is not a text encoder, or the files are not the encoders of this kind of model.
+    """
+    name, parts, read = READERS[kind]
+    found = assigned({path: open_weights([path]) for path in paths}, parts)
+    optional = ("text_encoder_3",) if kind == "sd3" else ()
+    if len(found) != len(paths) or any(part not in found for part in parts if part not in optional):
+        known = ", ".join(f"{path.name} ({part})" for part, (path, _) in found.items())
+        raise ValueError(f"{kind} needs {len(parts)} text encoders: {', '.join(parts)}; got {known}")
+    prefixes = {part: f"{part}." for part in found}
+    opened = [file for _, stored in found.values() for file in stored.files]
+    at = {
+        f"{part}.{weight}": (there, number)
+        for number, (part, (_, stored)) in enumerate(found.items())
+        for weight, (there, _) in stored.stored.items()
+    }
+    weights, layout = Weights(opened, at), Layout(name, prefixes)
+    with tempfile.TemporaryDirectory() as scratch:
+        configs = derived(layout, weights.shapes)
+        where = SingleFile(paths[0], weights, layout, configs_of(name), configs, None, Path(scratch))
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
+        return read(Source(where, paths[0].stem, device, dtype, embeddings=embeddings))
+
+
+def assigned(files: Mapping[Path, Weights], parts: Sequence[str]) -> dict[str, tuple[Path, Weights]]:
+    """The text encoder that each file is: T5 is the last of a model's, and of two CLIPs the second is wider.
+
+    Raises:
+        ValueError: A file has no text encoder.
+    """
+    clips: list[tuple[int, Path, Weights]] = []
+    found: dict[str, tuple[Path, Weights]] = {}
+    for path, stored in files.items():
+        stored = stored.renamed(t5_names(stored.header))
+        if T5 in stored.shapes:
+            found[parts[-1]] = path, stored
+            continue
+        width = next((shape[1] for key, shape in stored.shapes.items() if key.endswith(WORDS)), None)
+        if width is None:
+            raise ValueError(f"{path}: no text encoder found; {seems(stored.shapes)}")
+        clips.append((width, path, stored))
+    for part, (_, path, stored) in zip(parts, sorted(clips, key=lambda each: each[0])):
+        found[part] = path, stored
+    return found
+
+
+T5, WORDS = "encoder.block.0.layer.0.SelfAttention.q.weight", "token_embedding.weight"
+"""Weights by which text encoders are told apart."""
+
+
+def configs_of(name: str) -> Directory:
+    """The shipped configs of a layout."""
+    return open_directory(Path(str(files("sigmafield"))) / "data" / "configs" / name)
+
+
+def load_vae_file(path: Path, device: torch.device) -> Vae:
+    """Loads a VAE, in float32; its latents are in its own scale.
+
+    Args:
+        path: A .safetensors file with a VAE, or with a model that has one.
+        device: Where it runs.
+
+    Raises:
+        ValueError: The file has no VAE of images in its published layout.
+    """
+    stored = open_weights([path])
+    shapes = stored.shapes
+    prefix = next((start for start in (*VAE_PREFIXES, "") if f"{start}decoder.conv_in.weight" in shapes), None)
+    if prefix is None:
+        raise ValueError(f"{path}: no VAE found; {seems(shapes)}")
+    channels = shapes[f"{prefix}decoder.conv_in.weight"][1]
+    if channels not in FAMILIES or f"{prefix}decoder.up.0.block.0.conv1.weight" not in shapes:
+        raise ValueError(
+            f"{path}: this is not a VAE of Stable Diffusion or Flux in its published layout: its latents have "
+            f"{channels} channels, and its weights begin with {', '.join(sorted(shapes)[:3])}"
+        )
+    name, own = FAMILIES[channels]
+    layout = Layout(name, {"vae": prefix})
+    shipped = configs_of(name)
+    try:
+        configs = derived(layout, shapes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    where = SingleFile(path, stored, layout, shipped, configs, None, path.parent)
+    return load_vae(Source(where, path.stem, device, torch.float32), family(own))[0]

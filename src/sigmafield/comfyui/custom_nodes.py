@@ -92,9 +92,9 @@ def _classes(pack: ModuleType, module: str) -> Iterator[tuple[str, Callable[[], 
     """The classes of a pack: those of the first form if it has any."""
     mappings = getattr(pack, "NODE_CLASS_MAPPINGS", None)
     entry = getattr(pack, "comfy_entrypoint", None)
-    if mappings is None and entry is None:
-        raise Refused("it has neither NODE_CLASS_MAPPINGS nor comfy_entrypoint")
     if mappings is None:
+        if entry is None:
+            raise Refused("it has neither NODE_CLASS_MAPPINGS nor comfy_entrypoint")
         yield from v3_definitions(entry, module)
         return
     titles = getattr(pack, "NODE_DISPLAY_NAME_MAPPINGS", None) or {}

@@ -67,7 +67,7 @@ def control_families(side: SideFile, shapes: Shapes) -> list[str]:
         return ["flux" if side.kind.startswith("Flux") else "sd3"]
     own = {name.removeprefix(side.prefix): shape for name, shape in shapes.items() if name.startswith(side.prefix)}
     if side.kind == "T2IAdapter":
-        first = next((own[name] for name in ("conv_in.weight", "adapter.conv_in.weight") if name in own), ())
+        first: tuple[int, ...] = next((own[name] for name in ("conv_in.weight", "adapter.conv_in.weight") if name in own), ())
         return ["sdxl" if first[1:2] and first[1] in XL_CHANNELS else "sd1"]
     text = (shape[1] for name, shape in own.items() if name.endswith("attn2.to_k.weight") and len(shape) == 2)
     family = next((UNETS[width] for width in text if width in UNETS), None)

@@ -60,6 +60,7 @@ bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/distance.py
 	.venv/bin/python benchmarks/guidance.py
 	.venv/bin/python benchmarks/memory.py
+	.venv/bin/python benchmarks/quantised.py
 
 constraints: .venv/test ## choose the pinned versions again
 	.venv/bin/pip install --quiet uv

@@ -22,6 +22,7 @@ from sigmafield.core.conditioning import Cond, Control
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.control_transformer import fitting_transformer
 from sigmafield.models.load import load, load_control
+from sigmafield.models.weights.layers import PackedLayer
 
 DRAW = torch.Generator().manual_seed(0)
 X, HINT = torch.randn(2, 4, 8, 8, generator=DRAW), torch.rand(2, 3, 64, 64, generator=DRAW)
@@ -117,6 +118,24 @@ def test_a_file_is_the_module_that_it_was_made_of(name: str, tmp_path: Path) -> 
     assert len(got.skips) == len(want.skips) and len(got.blocks) == len(want.blocks)
     for a, b in zip([*got.skips, *got.blocks, got.middle], [*want.skips, *want.blocks, want.middle]):
         assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_quantised_weights_stay_so(tmp_path: Path) -> None:
+    """The same numbers in 8 bits with scales and in float32 give the same answer."""
+    module, weights = sd1()
+    eight, plain = dict(weights), dict(weights)
+    for name, value in weights.items():
+        if value.ndim == 2 and ".attn1.to_" in name:
+            eight[name] = (value * 64).to(torch.float8_e4m3fn)
+            eight[name.replace(".weight", ".scale_weight")] = torch.tensor(1 / 64)
+            plain[name] = eight[name].float() / 64
+    nets: list[Any] = [
+        load_control(saved((module, each), tmp_path, name)) for name, each in {"8": eight, "32": plain}.items()
+    ]
+    layers = [net.module.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q") for net in nets]
+    assert [isinstance(layer, PackedLayer) for layer in layers] == [True, False]
+    ours, theirs = (net(X, T, Cond(TEXT), HINT, 1.0) for net in nets)
+    torch.testing.assert_close(ours.middle, theirs.middle, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["sd1", "adapter, xl"])

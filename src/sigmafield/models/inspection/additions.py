@@ -18,7 +18,7 @@ VECTORS = {768: ("sd1", "sdxl"), 1024: ("sd2",), 1280: ("sdxl",)}
 TENSORS = ("emb_params", "clip_l", "clip_g")
 """Names of tensors of a textual inversion."""
 
-XL_CHANNELS = (256, 768)
+XL_CHANNELS = {256, 768}
 """Channels of an image, grey or in colours, of which an adapter for SDXL has made 16×16 pixels one."""
 
 
@@ -67,8 +67,8 @@ def control_families(side: SideFile, shapes: Shapes) -> list[str]:
         return ["flux" if side.kind.startswith("Flux") else "sd3"]
     own = {name.removeprefix(side.prefix): shape for name, shape in shapes.items() if name.startswith(side.prefix)}
     if side.kind == "T2IAdapter":
-        first: tuple[int, ...] = next((own[name] for name in ("conv_in.weight", "adapter.conv_in.weight") if name in own), ())
-        return ["sdxl" if first[1:2] and first[1] in XL_CHANNELS else "sd1"]
+        first = next((own[name] for name in ("conv_in.weight", "adapter.conv_in.weight") if name in own), ())
+        return ["sdxl" if XL_CHANNELS & {*first[1:2]} else "sd1"]
     text = (shape[1] for name, shape in own.items() if name.endswith("attn2.to_k.weight") and len(shape) == 2)
     family = next((UNETS[width] for width in text if width in UNETS), None)
     if family is None and any(name.startswith(("add_embedding.", "label_emb.")) for name in own):

@@ -30,7 +30,8 @@ def run(prompt, context=Context(), cache=None, stop_at=None, classes=CLASSES, **
     """All events of a prompt; `stop_at(event)` ends it."""
     stop = threading.Event()
     found = []
-    for event in execute(validate(prompt, classes), classes, context, cache, stop=stop, **options):
+    validated = validate(prompt, classes, context.folders)
+    for event in execute(validated, classes, context, cache, stop=stop, **options):
         found.append(event)
         if stop_at and stop_at(event):
             stop.set()

@@ -17,6 +17,7 @@ from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.executor import execute
 from sigmafield.comfyui.paused import Paused, save_paused
 from sigmafield.comfyui.problems import Validated
+from sigmafield.comfyui.run import files_of
 
 
 def once(made: Setup, validated: Validated, cache: Cache, paused: Paused | None = None) -> int:
@@ -58,13 +59,10 @@ def _say(event: happened.Event, validated: Validated, folders: Folders) -> bool:
 
 
 def _shown(event: happened.Executed, folders: Folders) -> Iterator[str]:
-    for items in (event.ui or {}).values():
-        for item in items:
-            if isinstance(item, dict) and "filename" in item:
-                root = folders.temp if item.get("type") == "temp" else folders.output
-                yield str(root / item.get("subfolder", "") / item["filename"])
-            else:
-                yield str(item)
+    """The files of a node, and the texts that it shows."""
+    ui = event.ui or {}
+    yield from map(str, files_of(ui, folders))
+    yield from (item for items in ui.values() for item in items if isinstance(item, str))
 
 
 def changes(file: Path) -> Iterator[None]:

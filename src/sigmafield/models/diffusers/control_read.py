@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ def read_control(
         FileNotFoundError: If a file is missing.
         ValueError: If the network is not supported.
     """
-    module = from_file(path, dtype) if path.is_file() else from_folder(path, dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`FluxPosEmbed`", FutureWarning)  # of diffusers about its own class
+        module = from_file(path, dtype) if path.is_file() else from_folder(path, dtype)
     return side_network(module.to(device), Wanted(path, kind, pipe))
 
 

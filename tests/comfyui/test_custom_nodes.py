@@ -11,6 +11,7 @@ from sigmafield.comfyui.custom_nodes import foreign_imports, load_nodes
 from sigmafield.comfyui.from_v1 import v1_outcome
 from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.comfyui.object_info import object_info
+from sigmafield.comfyui.validation import validate
 
 PACK = '''
 import numpy as np
@@ -301,5 +302,5 @@ def test_the_third_form_runs_with_groups_and_choices(third, tmp_path):
     assert Image.open(tmp_path / "x_00001_.png").getpixel((0, 0)) == (255, 255, 255)
     assert [each.message for each in found if isinstance(each, happened.Refused)] == ["stopped"]
     short = {**prompt, "2": {"class_type": "Mix", "inputs": {**inputs, "images.image1": 3}}}
-    with pytest.raises(ValueError, match="comes from a node"):
-        run(short, Context(Folders(input=tmp_path)), classes=third)
+    [problem] = validate(short, third, Folders(input=tmp_path)).faulty["2"].problems
+    assert problem.type == "invalid_input_type" and "comes from a node" in problem.details

@@ -81,5 +81,6 @@ def files_of(ui: Mapping[str, Sequence[Any]], folders: Folders) -> list[Path]:
     items = [item for items in ui.values() for item in items if isinstance(item, Mapping) and "filename" in item]
     roots = {"temp": folders.temp, "input": folders.input}
     return [
-        roots.get(each.get("type"), folders.output) / each.get("subfolder", "") / each["filename"] for each in items
+        roots.get(each.get("type", "output"), folders.output) / each.get("subfolder", "") / each["filename"]
+        for each in items
     ]

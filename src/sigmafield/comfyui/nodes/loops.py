@@ -177,15 +177,14 @@ NODES.add(
         call=_end,
         inputs=(
             Slot("accumulate", "BOOLEAN", {"default": False}, doc="Whether the values of all iterations are given."),
-            Slot("output_value", "*", RAW, required=False, doc="The value of each iteration."),
-            Slot("next_iteration_value", "*", RAW, required=False, doc="The value that the next iteration gets."),
             Slot(
                 "terminations",
                 "COMFY_AUTOGROW_V3",
                 {"template": TERMINATION},
-                required=False,
                 doc="Values of which any that is true ends the loop after its iteration.",
             ),
+            Slot("output_value", "*", RAW, required=False, doc="The value of each iteration."),
+            Slot("next_iteration_value", "*", RAW, required=False, doc="The value that the next iteration gets."),
         ),
         outputs=RESULTS,
         title="End Loop",

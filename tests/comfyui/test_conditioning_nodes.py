@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sigmafield.comfyui.nodes import conditioning as nodes
+from sigmafield.comfyui.nodes import conditioning_properties as properties
 from sigmafield.comfyui.nodes.prompts import flux_guidance
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -45,9 +46,9 @@ def test_concat_takes_the_first_entry_of_the_second_list():
         (lambda c: nodes.conditioning_set_area_strength(c, 2.0), {"strength": 2.0}),
         (lambda c: nodes.conditioning_set_timestep_range(c, 0.2, 0.7), {"start_percent": 0.2, "end_percent": 0.7}),
         (lambda c: flux_guidance(c, 4.0), {"guidance": 4.0}),
-        (lambda c: nodes.conditioning_set_properties(c, set_cond_area="default", timesteps=(0.1, 0.3)),
+        (lambda c: properties.conditioning_set_properties(c, set_cond_area="default", timesteps=(0.1, 0.3)),
          {"start_percent": 0.1, "end_percent": 0.3}),
-        (lambda c: nodes.conditioning_set_default_combine([], c), {"default": True}),
+        (lambda c: properties.conditioning_set_default_combine([], c), {"default": True}),
     ],
 )  # fmt: skip
 def test_keys_are_set_in_every_entry_of_a_copy(make, expected):
@@ -70,6 +71,6 @@ def test_zero_out_and_combine():
     assert not embeds.any() and not extra["pooled_output"].any() and pooled.all() and extra["kept"] == 1
     a, b = entry(), entry()
     assert nodes.conditioning_combine(a, b) == [*a, *b]
-    assert nodes.conditioning_timesteps_range(0.2, 0.6) == ((0.2, 0.6), (0.0, 0.2), (0.6, 1.0))
+    assert properties.conditioning_timesteps_range(0.2, 0.6) == ((0.2, 0.6), (0.0, 0.2), (0.6, 1.0))
     with pytest.raises(ValueError, match="hooks must not be given"):
-        nodes.conditioning_set_properties(a, set_cond_area="default", hooks=object())
+        properties.conditioning_set_properties(a, set_cond_area="default", hooks=object())

@@ -30,13 +30,14 @@ from sigmafield.comfyui.nodes.model_patches import differential_diffusion, freeu
 from sigmafield.comfyui.nodes.model_sampling import model_sampling_discrete
 from sigmafield.comfyui.nodes.prompts import clip_set_last_layer, clip_text_encode
 from sigmafield.comfyui.nodes.samplers import ksampler_select, sampler_dpmpp_2m_sde, sampler_lcm_upscale
-from sigmafield.comfyui.nodes.schedules import basic_scheduler, split_sigmas
+from sigmafield.comfyui.nodes.schedules import basic_scheduler
 from sigmafield.comfyui.nodes.sigma_field import (
     load_sampling_state,
     resume_sampling,
     sample_to_step,
     save_sampling_state,
 )
+from sigmafield.comfyui.nodes.sigmas import split_sigmas
 from sigmafield.core.conditioning import Area
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
 from sigmafield.models import overrides

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sigmafield.comfyui.nodes import schedules as nodes
+from sigmafield.comfyui.nodes import sigmas as tools
 from sigmafield.comfyui.nodes.loaders import checkpoint_loader_simple
 
 
@@ -49,16 +50,16 @@ def test_published_tables_are_cut_at_the_end():
 
 def test_tools(model):
     sigmas = torch.tensor([8.0, 4.0, 2.0, 0.0])
-    assert [each.tolist() for each in nodes.split_sigmas(sigmas, 1)] == [[8, 4], [4, 2, 0]]
-    assert [each.tolist() for each in nodes.split_sigmas_denoise(sigmas, 0.5)] == [[8, 4], [4, 2, 0]]
-    assert [each.tolist() for each in nodes.split_sigmas_denoise(sigmas, 0.0)] == [[], [0]]
-    close(nodes.flip_sigmas(sigmas), [1e-4, 2.0, 4.0, 8.0])
-    assert nodes.set_first_sigma(sigmas, 9.0).tolist() == [9, 4, 2, 0] and sigmas[0] == 8
-    close(nodes.extend_intermediate_sigmas(sigmas, 2, end_at_sigma=4.0, spacing="linear"), [8, 6, 4, 3, 2, 0.0])
-    close(nodes.extend_intermediate_sigmas(sigmas, 2, 5.0, 4.0, spacing="sine"),
+    assert [each.tolist() for each in tools.split_sigmas(sigmas, 1)] == [[8, 4], [4, 2, 0]]
+    assert [each.tolist() for each in tools.split_sigmas_denoise(sigmas, 0.5)] == [[8, 4], [4, 2, 0]]
+    assert [each.tolist() for each in tools.split_sigmas_denoise(sigmas, 0.0)] == [[], [0]]
+    close(tools.flip_sigmas(sigmas), [1e-4, 2.0, 4.0, 8.0])
+    assert tools.set_first_sigma(sigmas, 9.0).tolist() == [9, 4, 2, 0] and sigmas[0] == 8
+    close(tools.extend_intermediate_sigmas(sigmas, 2, end_at_sigma=4.0, spacing="linear"), [8, 6, 4, 3, 2, 0.0])
+    close(tools.extend_intermediate_sigmas(sigmas, 2, 5.0, 4.0, spacing="sine"),
           [8, 4, 4 - 2 * (1 - math.cos(math.pi / 4)), 2, 0.0])  # fmt: skip
-    assert nodes.manual_sigmas("14, 7.5 3;0").tolist() == [14, 7.5, 3, 0]
+    assert tools.manual_sigmas("14, 7.5 3;0").tolist() == [14, 7.5, 3, 0]
     levels = model.network.sampling.levels
-    assert nodes.sampling_percent_to_sigma(model, 1.0, True) == levels.sigma_min
-    assert nodes.sampling_percent_to_sigma(model, 1.0) == 0
-    assert nodes.sampling_percent_to_sigma(model, 0.0, True) == levels.sigma_max
+    assert tools.sampling_percent_to_sigma(model, 1.0, True) == levels.sigma_min
+    assert tools.sampling_percent_to_sigma(model, 1.0) == 0
+    assert tools.sampling_percent_to_sigma(model, 0.0, True) == levels.sigma_max

@@ -157,9 +157,9 @@ def names_of(path):
 
 
 def packages(requirements):
-    """The modules of requirements; a package's module has its name, Pillow's except."""
+    """The modules of requirements; a package's module has its name, Pillow and PyYAML excepted."""
     names = (re.split(r"[\[<>=!~; ]", line)[0].lower().replace("-", "_") for line in requirements)
-    return {{"pillow": "PIL"}.get(name, name) for name in names} - {"sigmafield"}
+    return {{"pillow": "PIL", "pyyaml": "yaml"}.get(name, name) for name in names} - {"sigmafield"}
 
 
 CORE = packages(PROJECT["dependencies"])

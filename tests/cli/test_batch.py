@@ -276,7 +276,10 @@ ERRORS = [
         ["x", "--controlnet", "net=.,image=i.png,start=0.6,end=0.5"],
         "needs 0 ≤ start ≤ end; got 0.6 and end = 0.5",
     ),
-    (["x", "--controlnet", "net=.,image=i.png"], "tiny takes no controls: these are for Stable Diffusion 1, 2 and XL"),
+    (
+        ["x", "--controlnet", "net=.,image=i.png"],
+        "tiny takes no controls: these are for Stable Diffusion 1, 2, XL and 3",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Memory and error of quantised weights, beside float32: a transformer of Flux's kind with 8-bit floats and GGUF.
+"""Memory and error of quantised weights compared with float32: a transformer of Flux's kind with 8-bit floats and GGUF.
 
 For each form: the size of the file, the memory that its weights take, what the process grows by until it has made two
 calls and at the most, the seconds of the second call, the largest relative error of a weight and that of the answer.

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sigmafield.comfyui.run import run_workflow, run_workflow_async
     from sigmafield.comfyui.workflow.value import Workflow
     from sigmafield.core.conditioning import Area, Cond, Control
     from sigmafield.core.geometry import Box, Tile
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from sigmafield.schedules import SCHEDULES
 
 _HOME = {
+    "comfyui.run": (
+        "run_workflow",
+        "run_workflow_async",
+    ),
     "comfyui.workflow.value": ("Workflow",),
     "core.conditioning": (
         "Area",
@@ -180,6 +185,8 @@ __all__ = [
     "open_pipe",
     "parse_mods",
     "read_inputs",
+    "run_workflow",
+    "run_workflow_async",
     "sample",
     "save_state",
 ]  # fmt: skip

@@ -278,7 +278,7 @@ ERRORS = [
     ),
     (
         ["x", "--controlnet", "net=.,image=i.png"],
-        "tiny takes no controls: these are for Stable Diffusion 1, 2, XL and 3",
+        "tiny takes no controls: these are for Stable",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""What a node is given besides its inputs, and what it gives besides its outputs."""
+"""What a node is given in addition to its inputs, and what it gives in addition to its outputs."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "saves vector graphics, which only paid services make": ("SaveSVGNode",),
     "sends images to the page that asked for them, which the server does": ("SaveImageWebsocket",),
     "what it computes is not documented": ("CreateBoundingBoxes", "ColorTransfer"),
-    "needs a family with four text encoders, of which there is none": ("QuadrupleCLIPLoader",),
+    "needs a family with four text encoders, which is not supported": ("QuadrupleCLIPLoader",),
     "needs a configuration file of Stable Diffusion's first code; CheckpointLoaderSimple needs none": (
         "CheckpointLoader",
     ),

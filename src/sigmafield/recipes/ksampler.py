@@ -100,7 +100,7 @@ def window(
 ) -> Tensor:
     """The levels from start_step to last_step; with force_full_denoise a run that ends early ends at 0.
 
-    Empty where start_step is at or behind the end: then nothing is sampled.
+    Empty where start_step is at or after the end: then nothing is sampled.
     """
     if last_step is not None and last_step < len(sigmas) - 1:
         sigmas = sigmas[: last_step + 1].clone()

@@ -192,7 +192,7 @@ def _averaged(to: Entry, other: Entry, weight: float) -> Entry:
 
 
 def _with_tokens(embeds: Tensor, n: int) -> Tensor:
-    """Embeddings of n tokens: cut, or with zeros behind them."""
+    """Embeddings of n tokens: cut, or padded with zeros."""
     short = embeds[:, :n]
     return torch.cat([short, short.new_zeros(len(short), n - short.shape[1], short.shape[2])], dim=1)
 

@@ -73,7 +73,7 @@ def clip_text_encode_sdxl(
     text_g: Prompt,
     text_l: Prompt,
 ) -> Conditioning:
-    """Encodes a prompt for Stable Diffusion XL, with the sizes that it is told.
+    """Encodes a prompt for Stable Diffusion XL, with the sizes that it is conditioned on.
 
     Args:
         clip: The text encoder.
@@ -105,7 +105,7 @@ def clip_text_encode_sdxl_refiner(
     """Encodes a prompt for Stable Diffusion XL's refiner.
 
     Args:
-        ascore: Aesthetic score that it is told.
+        ascore: Aesthetic score that it is conditioned on.
         width: Width of the original image.
         height: Height of the original image.
         text: The prompt.

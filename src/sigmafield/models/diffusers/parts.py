@@ -115,7 +115,7 @@ def assigned(files: Mapping[Path, Weights], parts: Sequence[str]) -> dict[str, t
 
 
 T5, WORDS = "encoder.block.0.layer.0.SelfAttention.q.weight", "token_embedding.weight"
-"""Weights by which text encoders are told apart."""
+"""Weights by which text encoders are distinguished."""
 
 
 def configs_of(name: str) -> Directory:

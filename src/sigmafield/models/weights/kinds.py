@@ -1,6 +1,6 @@
 """Tells from the header of a file how its weights are quantised. Reads no weights.
 
-Scaled weights are data × scale, with the scale beside the data under one of two spellings:
+Scaled weights are data × scale, with the scale next to the data under one of two spellings:
 
     NAME.weight, NAME.scale_weight, NAME.scale_input, and an empty tensor scaled_fp8 for the whole file
     NAME.weight, NAME.weight_scale, NAME.input_scale, NAME.comfy_quant (JSON), or all layers' JSON in the header

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -150,10 +151,13 @@ def test_watching_runs_again_when_the_file_changes(tmp_path):
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     ) as process:
         assert process.stdout is not None
+        late = threading.Timer(60, process.kill)  # then the next line is empty
+        late.start()
         assert process.stdout.readline() == "one\n"
         time.sleep(0.01)
         written(asking("two"), file)
         assert process.stdout.readline() == "two\n"
+        late.cancel()
         process.terminate()
 
 

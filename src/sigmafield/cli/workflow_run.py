@@ -67,13 +67,23 @@ def _shown(event: happened.Executed, folders: Folders) -> Iterator[str]:
 
 def changes(file: Path) -> Iterator[None]:
     """Now, and whenever a file has changed since."""
-    seen = -1.0
+    seen = _stamp(file)
+    yield
     while True:
-        changed = file.stat().st_mtime if file.exists() else seen
-        if changed != seen:
-            seen = changed
-            yield
         time.sleep(0.3)
+        now = _stamp(file)
+        if now is not None and now != seen:
+            seen = now
+            yield
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Time and size of a file, None while it is missing; half a file may have the time of the whole one."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:  # programs that save may replace the file
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def finish(status: int) -> None:

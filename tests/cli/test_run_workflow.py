@@ -189,3 +189,25 @@ def test_classes_are_listed_and_explained():
     assert list(entry) == ["KSampler"] and entry["KSampler"]["output"] == ["LATENT"]
     unknown = run("nodes", "KSampl")
     assert unknown.exit_code == 2 and "did you mean KSampler" in unknown.stderr
+
+
+def test_files_of_the_same_name_stay_apart(tmp_path):
+    prompt, inputs = {}, []
+    for k, colour in enumerate(("red", "blue")):
+        file = tmp_path / colour / "x.png"
+        file.parent.mkdir()
+        Image.new("RGB", (8, 8), colour).save(file)
+        prompt[f"{k}"] = {"class_type": "LoadImage", "inputs": {"image": "none.png"}}
+        prompt[f"{k}s"] = {"class_type": "SaveImage", "inputs": {"images": [f"{k}", 0], "filename_prefix": colour}}
+        inputs += ["--input", f"{k}.image={file}"]
+    result = run("run", written(prompt, tmp_path / "flow.json"), *inputs, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    colours = {"red": (255, 0, 0), "blue": (0, 0, 255)}
+    for colour, value in colours.items():
+        [file] = (tmp_path / "out").glob(f"{colour}*.png")
+        assert Image.open(file).convert("RGB").getpixel((0, 0)) == value
+
+
+def test_what_is_wrong_with_a_value_that_is_set(flow):
+    wrong = run("run", flow, "--set", "KSampler.seed=-1", "--dry-run")
+    assert wrong.exit_code == 2 and "must be from 0 to" in wrong.stderr, wrong.stderr

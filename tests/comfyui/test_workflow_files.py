@@ -159,3 +159,16 @@ def test_classes_that_run_here_are_known_and_have_the_inputs_of_comfyuis():
         assert {(each.name, each.type) for each in theirs} <= {(each.name, each.type) for each in ours}, name
         names = [each.name for each in theirs if each.widget]
         assert [each.name for each in ours if each.name in names] == names, name
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"definitions": 5}, "definitions must be an object"),
+        ({"definitions": {"subgraphs": [1]}}, "a subgraph must be an object with an id"),
+        ({"nodes": [{"id": 1, "type": "KSampler", "inputs": [1]}]}, "a slot of a node must be an object"),
+    ],
+)
+def test_malformed_pages_are_refused_in_one_line(change, message):
+    with pytest.raises(ValueError, match=message):
+        sf.Workflow.load({"nodes": [], "links": [], "version": 0.4} | change)

@@ -300,7 +300,7 @@ NESTED = {
     "empty": {},
     "deep": {"a": {"b": (torch.tensor([1.5, float("nan")]), (1, 2.5, True, "text"), {"c": torch.arange(3)})}},
     "a/b": torch.tensor(0.1, dtype=torch.float64),
-    "a": {"b": torch.ones(1, 2, dtype=torch.bfloat16).T},
+    "a": {"b": torch.ones(1, 2, dtype=torch.bfloat16).T, "list": [None, [1]]},
     "inf": float("inf"),
 }
 
@@ -314,7 +314,7 @@ def test_nested_memories_are_saved_bit_for_bit(tmp_path):
     assert repr((again.mem, again.aux)) == repr((state.mem, state.aux)) and meta == {}
     assert torch.equal(again.aux["x"]["mem"], x) and torch.equal(again.rng, state.rng) and again.nfe == 5
     assert again.mem["deep"]["a"]["b"][2]["c"].dtype == torch.int64
-    for value in (None, [1], {1: 2}, object()):
+    for value in ({1: 2}, object()):
         with pytest.raises(ValueError, match="aux/deep/bad cannot be saved"):
             save_state(State(0, x, {}, {"deep": {"bad": value}}), path)
     assert torch.equal(load_state(path)[0].x, x)  # the file on disk is still the last good one

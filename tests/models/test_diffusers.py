@@ -188,7 +188,7 @@ def test_refusals(name: str, changes: dict[str, Any], message: str, sd1: tuple[P
 
 MISSING = {
     "unet/diffusion_pytorch_model.safetensors": "weights are missing, expected diffusion_pytorch_model.safetensors or",
-    "text_encoder/model.safetensors": "weights are missing, expected .* or model.safetensors; it has config.json",
+    "text_encoder/model.safetensors": "weights are missing, expected .* or a .gguf file; it has config.json",
     "text_encoder/config.json": "text_encoder: config.json is missing; it has model.safetensors",
     "scheduler/scheduler_config.json": "scheduler: scheduler_config.json is missing; it is empty",
     "tokenizer/merges.txt": "tokenizer: merges.txt is missing; it has ",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -12,8 +13,11 @@ from sigmafield.cli.errors import complain, user_errors
 from sigmafield.cli.workflow_run import changes, finish, once
 from sigmafield.cli.workflow_setup import setup
 from sigmafield.comfyui.cache import LastPrompt
-from sigmafield.comfyui.paused import load_paused
+from sigmafield.comfyui.paused import is_paused, load_paused
 from sigmafield.comfyui.problems import Validated
+
+SIGNALS = 128
+"""Statuses above this one are those of a program that a signal ended."""
 
 Texts = Annotated[tuple[str, ...], Parameter(negative=())]
 
@@ -38,8 +42,9 @@ def run(
     Ctrl-C in the middle of a sampler writes a paused workflow into the output folder; running that file finishes it.
     """
     with user_errors(), TemporaryDirectory() as inputs:
+        check_paused(file, {"set": set, "input": input, "substitute": substitute, "watch": watch, "dry-run": dry_run})
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))
-        if file.suffix.lower() == ".safetensors" and not dry_run:
+        if is_paused(file):
             paused = load_paused(file, made.context.device)
             finish(once(made, paused.validated, LastPrompt(), paused))
             return
@@ -48,13 +53,20 @@ def run(
             try:
                 validated = made.read(file, set, input, substitute)
                 status = _said(file, validated) if dry_run else once(made, validated, cache)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 if not watch:
                     raise
                 complain(str(error))
                 continue
-            if not watch:
+            if not watch or status > SIGNALS:
                 finish(status)
+
+
+def check_paused(file: Path, given: Mapping[str, object]) -> None:
+    """Raise ValueError for flags that a paused workflow, whose values are settled, does not take."""
+    wrong = [f"--{name}" for name, value in given.items() if value]
+    if wrong and is_paused(file):
+        raise ValueError(f"{file} is a paused workflow, which goes on as it began: leave {', '.join(wrong)} out")
 
 
 def _said(file: Path, validated: Validated) -> int:

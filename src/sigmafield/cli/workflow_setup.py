@@ -53,6 +53,8 @@ def setup(
     models: Path | None, extra: Path | None, output: Path, nodes: Path | None, device: str | None, inputs: Path
 ) -> Setup:
     """The classes and folders that the flags name; `inputs` is where files of inputs are put."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"output must be a folder; {output} is a file")
     found = joined_folders(model_folders(models) if models else {}, extra_folders(extra) if extra else {})
     folders = Folders(found, input=inputs, output=output, temp=output / "previews")
     known = dict(all_nodes().items())
@@ -70,9 +72,16 @@ def _with(workflow: Workflow, text: str) -> Workflow:
     if not equals:
         raise ValueError(f"a value is set as NODE.INPUT=VALUE, such as KSampler.steps=10; got {text}")
     try:
-        return workflow.with_inputs({key: json.loads(value)})
-    except ValueError:  # not JSON, or a text such as 5
+        read = json.loads(value)
+    except ValueError:  # not JSON: a text
         return workflow.with_inputs({key: value})
+    try:
+        return workflow.with_inputs({key: read})
+    except ValueError as error:
+        try:
+            return workflow.with_inputs({key: value})  # a text such as 5
+        except ValueError:
+            raise error from None
 
 
 def _linked(text: str, workflow: Workflow, folder: Path) -> str:
@@ -81,10 +90,13 @@ def _linked(text: str, workflow: Workflow, folder: Path) -> str:
     path = Path(name)
     if not equals or not path.is_file():
         raise ValueError(f"a file is given as NODE.INPUT=FILE; got {text}" if not equals else f"no file {path}")
-    copyfile(path, folder / path.name)  # not a link, which would lead out of the folder
+    put = folder / path.name
+    while put.exists():  # another input's file
+        put = put.with_stem(f"{put.stem}-2")
+    copyfile(path, put)  # not a link, which would lead out of the folder
     if "." in key:
-        return f"{key}={json.dumps(path.name)}"
+        return f"{key}={json.dumps(put.name)}"
     nodes = [node.id for node in workflow.nodes if key in node.inputs and isinstance(node.inputs[key], str)]
     if len(nodes) != 1:
         raise ValueError(f"{len(nodes) or 'no'} nodes have a file as input {key}: name one, as NODE.{key}={name}")
-    return f"{nodes[0]}.{key}={json.dumps(path.name)}"
+    return f"{nodes[0]}.{key}={json.dumps(put.name)}"

@@ -63,7 +63,7 @@ def load_nodes(folder: Path, known: Mapping[str, Definition] | None = None) -> L
                     loaded.refused[name] = f"{path.name} cannot replace the class {name} of sigmafield"
                 else:
                     loaded.nodes[name] = definition
-        except Exception as error:  # a pack is foreign code: whatever it raises, the others are loaded
+        except (Exception, SystemExit) as error:  # a pack is foreign code: whatever it raises, the others are loaded
             loaded.refused[path.name] = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
     return loaded
 

@@ -89,6 +89,15 @@ def save_paused(paused: Paused, path: str | Path) -> None:
     write_whole(Path(path), save(data, {"format": FORMAT, "workflow": json.dumps(header)}))
 
 
+def is_paused(path: str | Path) -> bool:
+    """Whether a file is a paused workflow, of any version; False if it cannot be read."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            return str((file.metadata() or {}).get("format")).startswith("sigmafield-workflow-")
+    except (OSError, SafetensorError):
+        return False
+
+
 def load_paused(path: str | Path, device: str = "cpu") -> Paused:
     """The prompt in a file that `save_paused` wrote; the sampler's state is put on a device.
 

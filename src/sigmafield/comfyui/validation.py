@@ -65,6 +65,8 @@ def _malformed(prompt: Any, nodes: Mapping[str, Definition]) -> Problem | None:
             return Problem(
                 "invalid_prompt", where, message="Cannot execute because a node is missing the class_type property."
             )
+        if not isinstance(kind, str):
+            return Problem("invalid_prompt", where, message=f"A class_type is a text; got {shown(kind)}.")
         if kind not in nodes:
             close = near_miss(str(kind), nodes)
             return Problem(

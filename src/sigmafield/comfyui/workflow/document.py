@@ -130,8 +130,12 @@ def read_document(value: Mapping[str, Any]) -> Document:
 
 def _definitions(value: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Subgraphs of a graph and of those in it."""
-    definitions = value.get("definitions")
-    for each in _list((definitions or {}).get("subgraphs"), "definitions.subgraphs"):
+    definitions = value.get("definitions") or {}
+    if not isinstance(definitions, Mapping):
+        raise ValueError(f"a workflow's definitions must be an object; got {shown(definitions)}")
+    for each in _list(definitions.get("subgraphs"), "definitions.subgraphs"):
+        if not isinstance(each, Mapping) or "id" not in each or not is_document(each):
+            raise ValueError(f"a subgraph must be an object with an id, nodes and links; got {shown(each)}")
         yield each
         yield from _definitions(each)
 
@@ -170,7 +174,9 @@ def read_node(value: Mapping[str, Any], name: str | None = None) -> Node:
     )
 
 
-def _slot(value: Mapping[str, Any]) -> Slot:
+def _slot(value: Any) -> Slot:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a slot of a node must be an object; got {shown(value)}")
     kind, link = value.get("type"), value.get("link")
     return Slot(str(value.get("name") or ""), type_text(kind), None if link is None else str(link))
 

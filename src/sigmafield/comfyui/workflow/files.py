@@ -100,7 +100,7 @@ def of_texts(texts: Mapping[str, str], name: str) -> Embedded:
 def _instead(texts: Mapping[str, str]) -> str:
     """What a file has in place of a workflow, as the end of an error."""
     if "sigmafield" in texts:
-        return "; it has a recipe of sigmafield, which `sigmafield workflow` makes one of"
+        return "; it has a recipe of sigmafield: `sigmafield workflow FILE -o flow.json` makes a workflow of it"
     return "; its texts are " + ", ".join(map(shown, texts)) if texts else ""
 
 

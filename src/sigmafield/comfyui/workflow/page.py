@@ -63,6 +63,12 @@ def to_page(prompt: Mapping[str, Mapping[str, Any]], classes: Classes) -> dict[s
     }  # fmt: skip
 
 
+def own_title(node: Mapping[str, Any]) -> str:
+    """The title that a node of a prompt was given; "" without one."""
+    meta = node.get("_meta")
+    return str(meta.get("title") or "") if isinstance(meta, Mapping) else ""
+
+
 def _numbers(prompt: Mapping[str, Any]) -> dict[str, int]:
     """A whole number for each id: itself, or a free one."""
     kept = {name: int(name) for name in prompt if name.isascii() and name.isdecimal() and str(int(name)) == name}
@@ -105,7 +111,7 @@ def _node(
             links.append([link, numbers[origin], number, numbers[name], len(slots), type_])
         slots.append(slot)
     outputs = [{"name": label, "type": type_, "links": []} for label, type_ in outputs_of(entry)]
-    title = (node.get("_meta") or {}).get("title")
+    title = own_title(node)
     return {
         "id": numbers[name], "type": kind, "pos": [0, 0], "size": _size(slots, outputs, widgets), "flags": {},
         "order": 0, "mode": 0, "inputs": slots, "outputs": outputs,

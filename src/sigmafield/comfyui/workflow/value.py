@@ -16,7 +16,7 @@ from sigmafield.comfyui.convert import Prompt, to_prompt
 from sigmafield.comfyui.workflow.classes import Classes, check_value, inputs_of
 from sigmafield.comfyui.workflow.files import Embedded, of_image, of_value, read_workflow
 from sigmafield.comfyui.workflow.offered import offered_classes
-from sigmafield.comfyui.workflow.page import is_link, to_page
+from sigmafield.comfyui.workflow.page import is_link, own_title, to_page
 from sigmafield.core.registry import near_miss, shown
 
 
@@ -40,7 +40,7 @@ class Handle:
     @property
     def title(self) -> str:
         """Its title; "" if it has none."""
-        return (self.workflow.prompt[self.id].get("_meta") or {}).get("title") or ""
+        return own_title(self.workflow.prompt[self.id])
 
     @property
     def inputs(self) -> Mapping[str, Any]:

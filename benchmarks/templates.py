@@ -3,8 +3,8 @@
     python benchmarks/templates.py          # the table
     python benchmarks/templates.py --run    # also runs those that are to run first
 
-The templates are those of the installed comfyui-workflow-templates-json. Running uses small networks with random weights,
-in files with the names and layouts that the template asks for, and images of 64×64 pixels.
+The templates are those of the installed comfyui-workflow-templates-json. Running uses small networks with random
+weights, in files with the names and layouts that the template asks for, and images of 64×64 pixels.
 """
 
 from __future__ import annotations

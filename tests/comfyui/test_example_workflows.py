@@ -1,6 +1,7 @@
 """The workflows in examples/workflows are converted, valid and drawn, and run on the embedded model."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from shutil import copyfile
 
@@ -69,9 +70,7 @@ def write_controlled(tmp_path, monkeypatch):
     """A small model like Stable Diffusion 1 and a control net for it, with random weights."""
     pytest.importorskip("diffusers")
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "models"))
-    import original_models
-    import small_models
-
+    original_models, small_models = import_module("original_models"), import_module("small_models")
     parts, weights = original_models.sd1()
     file = tmp_path / "checkpoints" / "v1-5-pruned-emaonly-fp16.safetensors"
     save_file({key: value.detach().clone().contiguous() for key, value in weights.items()}, file)

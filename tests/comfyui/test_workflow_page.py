@@ -13,6 +13,7 @@ from sigmafield.comfyui.convert import to_prompt
 from sigmafield.comfyui.workflow.classes import known_classes
 from sigmafield.comfyui.workflow.draw import draw, hue
 from sigmafield.comfyui.workflow.layout import boxes, depths
+from sigmafield.comfyui.workflow.offered import offered_classes
 from sigmafield.comfyui.workflow.page import to_page
 from sigmafield.comfyui.workflow.scene import scene_of
 from sigmafield.comfyui.workflow.texts import dynamic_text, literal_text
@@ -52,6 +53,14 @@ def test_titles_stay_and_seeds_are_fixed():
     prompt = {"7": {"class_type": "KSampler", "inputs": {"seed": 3}, "_meta": {"title": "Mine"}}}
     [made] = to_page(prompt, CLASSES)["nodes"]
     assert (made["id"], made["title"], made["widgets_values"][:2]) == (7, "Mine", [3, "fixed"])
+
+
+def test_a_group_that_grows_has_slots_for_its_values_only():
+    given = {"class_type": "CreateList", "inputs": {"inputs.input0": ["1", 0], "inputs.input1": ["1", 0]}}
+    text = {"class_type": "PrimitiveString", "inputs": {"value": "a"}}
+    page = to_page({"1": text, "2": given}, offered_classes())
+    assert [slot["name"] for slot in page["nodes"][1]["inputs"]] == ["inputs.input0", "inputs.input1"]
+    assert to_prompt(page, offered_classes())["2"]["inputs"] == given["inputs"]
 
 
 def test_a_prompt_of_an_unknown_class_has_no_page():

@@ -97,8 +97,8 @@ def _node(
     ]:
         value = given.get(key)
         linked = is_link(value) and value[0] in prompt
-        if not linked and (key in names or key not in types):
-            continue
+        if not linked and (key in names or types.get(key) in (None, "COMFY_AUTOGROW_V3")):
+            continue  # a group that grows has slots for its values only
         link = len(links) + 1 if linked else None
         slot: dict[str, Any] = {"name": key, "type": types.get(key, "*"), "link": link}
         if key in names:

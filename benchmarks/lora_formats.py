@@ -38,11 +38,16 @@ def model(family: str) -> sf.Pipeline:
     return sf.load(folder / "model", device="cpu")
 
 
+def weights(pipe: sf.Pipeline, family: str, published: bool) -> files.Tensors:
+    """The weights of a model's network by their published names, or by those of its class."""
+    return files.weights(family, pipe.modules[pipe.model.part], published)
+
+
 def error(family: str, published: bool, tensors: files.Tensors, want: files.Tensors) -> float:
     """The largest error of the merged weights, relative to the largest change of one."""
     base, path = model(family), Path(tempfile.mkdtemp()) / "a.safetensors"
     save_file(tensors, path)
-    before, after = (files.weights(family, pipe.model.module, published) for pipe in (base, base.with_loras([path])))
+    before, after = (weights(pipe, family, published) for pipe in (base, base.with_loras([path])))
     change = max(float((want[name] - before[name]).abs().max()) for name in want)
     return max(float((want.get(name, before[name].double()) - after[name]).abs().max()) for name in after) / change
 
@@ -51,14 +56,14 @@ def main() -> None:
     """Prints one table of formats and one of kinds."""
     formats = Table("format", "a name in such a file", "tensors", "error")
     for name, (family, published, _, _) in files.FORMATS.items():
-        tensors, want = files.file_of_format(name, files.weights(family, model(family).model.module, published))
+        tensors, want = files.file_of_format(name, weights(model(family), family, published))
         first = min((name for name in tensors if not name.endswith("alpha")), key=len)
         formats.add_row(name, first, str(len(tensors)), f"{error(family, published, tensors, want):.0e}")
     kinds = Table("kind", "layers", "error")
     for kind, (_, on) in files.KINDS.items():
         for target in (on, "cut") if on == "any" else (on,):
             family, published, _ = files.TARGETS[target]
-            state = files.weights(family, model(family).model.module, published)
+            state = weights(model(family), family, published)
             kinds.add_row(
                 kind, target, f"{error(family, published, *files.file_of_kind(kind, target, 1.0, state)):.0e}"
             )

@@ -73,9 +73,7 @@ class Type:
         """An input of this type."""
         found = self.fixed | {NAMES.get(key, key): _plain(value) for key, value in given.items() if value is not None}
         if options is not None:
-            if isinstance(options, type) and issubclass(options, Enum):
-                options = [each.value for each in options]
-            found["options"] = list(options)
+            found["options"] = [each.value if isinstance(each, Enum) else each for each in options]
         return V3Input(id, self.name, found | dict(extra_dict or {}), optional)
 
     def Output(

@@ -124,6 +124,21 @@ BROKEN: dict[str, tuple[Callable[[int], dict[str, Tensor]], dict[str, str], str]
         {},
         r"another number of magnitudes than rows: .*\(3 for \d+\)",
     ),
+    "another spelling of a matrix": (
+        lambda w: {**pair(w), f"unet.{Q}.lora_A.default.weight": 2 * ONES(2, w)},
+        {},
+        r"given twice, .*: unet\.mid_block.*\.lora_A.*weight",
+    ),
+    "two spellings of a pair": (
+        lambda w: {**kohya(w), **{f"{KQ}.{e}": 2 * v for e, v in zip(("lora_A", "lora_B"), kohya(w).values())}},
+        {},
+        rf"1 entry cannot be used: given twice, .*: {KQ}\.",
+    ),
+    "two prefixes": (
+        lambda w: {**pair(w, f"diffusion_model.{Q}"), f"model.diffusion_model.{Q}.lora_A.weight": 2 * ONES(2, w)},
+        {},
+        "given twice, .*: (model.)?diffusion_model",
+    ),
     "unknown names": (lambda w: {f"{KQ}.oft_blocks": ONES(w)}, {}, f"unknown names: {KQ}.oft_blocks; nothing of it"),
 }
 
@@ -213,6 +228,17 @@ def test_layers_that_were_not_trained_are_no_loss(tiny: Pipeline, width: int, tm
     zeros = {f"lora_te_text_projection.{end}": torch.zeros(3, 3) for end in ("lora_down.weight", "lora_up.weight")}
     path = saved(tmp_path / "a.safetensors", {**kohya(width), **zeros, "lora_te_text_projection.alpha": ONES(())})
     assert torch.equal(weight_of(tiny.with_loras([path])), weight_of(tiny) + 2)
+
+
+def test_what_is_given_twice(tiny: Pipeline, width: int, tmp_path: Path) -> None:
+    """Equal numbers are used once; one weight by two names of its layer is the first one's, if asked."""
+    alphas = {f"{KQ}.alpha": ONES(()) * 6, f"{KQ}.lora.alpha": ONES(1).half() * 6}
+    path = saved(tmp_path / "a.safetensors", {**kohya(width), **alphas})
+    assert_close(weight_of(tiny.with_loras([path])), weight_of(tiny) + 6)
+    path = saved(tmp_path / "b.safetensors", {**kohya(width), **pair(width)})
+    with pytest.raises(ValueError, match="1 entry cannot be used: given twice"):
+        tiny.with_loras([path])
+    assert_close(weight_of(tiny.with_loras([path], lora_partial=True)), weight_of(tiny) + 2)
 
 
 ALPHAS: dict[str, tuple[bool, dict[str, Tensor], dict[str, str], float]] = {

@@ -230,6 +230,14 @@ def test_layers_that_were_not_trained_are_no_loss(tiny: Pipeline, width: int, tm
     assert torch.equal(weight_of(tiny.with_loras([path])), weight_of(tiny) + 2)
 
 
+@pytest.mark.parametrize("alpha, strength", [(3e38, 2.0), (2.0, 1e39), (3e38, -1e39)])
+def test_weights_stay_finite(alpha: float, strength: float, tiny: Pipeline, width: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.safetensors", {**kohya(width), f"{KQ}.alpha": ONES(()) * alpha})
+    up = saved(tmp_path / "b.safetensors", {**kohya(width), f"{KQ}.lora_up.weight": 9 * ONES(width, 2)})
+    with pytest.raises(ValueError, match=rf"a.safetensors at strength .*: unet.{Q}.weight becomes infinite or NaN"):
+        tiny.with_loras({path: strength, up: strength})
+
+
 def test_what_is_given_twice(tiny: Pipeline, width: int, tmp_path: Path) -> None:
     """Equal numbers are used once; one weight by two names of its layer is the first one's, if asked."""
     alphas = {f"{KQ}.alpha": ONES(()) * 6, f"{KQ}.lora.alpha": ONES(1).half() * 6}
@@ -320,11 +328,11 @@ def read_or_refused(path: Path, modules: dict[str, Any]) -> Lora | None:
     """What is read of a file, merged; None where it is refused in one line that names it."""
     try:
         lora = read_lora(path, modules)
+        with_changes(modules, [(lora, Strengths(1.0, 1.0))])
     except ValueError as error:
         if "\n" in str(error) or str(path.parent) not in str(error):
             raise AssertionError("a refusal is one line that names the file") from error
         return None
-    with_changes(modules, [(lora, Strengths(1.0, 1.0))])
     assert lora.left_out() is None or str(path) in str(lora.left_out())
     return lora
 

@@ -139,6 +139,11 @@ BROKEN: dict[str, tuple[Callable[[int], dict[str, Tensor]], dict[str, str], str]
         {},
         "given twice, .*: (model.)?diffusion_model",
     ),
+    "integers": (
+        lambda w: {name: value.to(torch.int8) for name, value in kohya(w).items()},
+        {},
+        f"2 entries cannot be used: integers, quantised without a scale: {KQ}.lora_down.weight",
+    ),
     "unknown names": (lambda w: {f"{KQ}.oft_blocks": ONES(w)}, {}, f"unknown names: {KQ}.oft_blocks; nothing of it"),
 }
 
@@ -240,7 +245,7 @@ def test_weights_stay_finite(alpha: float, strength: float, tiny: Pipeline, widt
 
 def test_what_is_given_twice(tiny: Pipeline, width: int, tmp_path: Path) -> None:
     """Equal numbers are used once; one weight by two names of its layer is the first one's, if asked."""
-    alphas = {f"{KQ}.alpha": ONES(()) * 6, f"{KQ}.lora.alpha": ONES(1).half() * 6}
+    alphas = {f"{KQ}.alpha": torch.tensor(6), f"{KQ}.lora.alpha": ONES(1).half() * 6}
     path = saved(tmp_path / "a.safetensors", {**kohya(width), **alphas})
     assert_close(weight_of(tiny.with_loras([path])), weight_of(tiny) + 6)
     path = saved(tmp_path / "b.safetensors", {**kohya(width), **pair(width)})

@@ -134,6 +134,8 @@ def fitted(
         key = parse(name)
         if key is None or value.is_complex():
             unused.setdefault(WORDS if name.startswith(BUNDLED) else "unknown names", []).append(name)
+        elif key.role != ALPHA and not value.is_floating_point():
+            unused.setdefault(WHOLE, []).append(name)
         else:
             layer = layers.setdefault((key.parts, key.layer), {})
             if not equal(layer.setdefault(key.role, value), value):
@@ -165,6 +167,7 @@ def fitted(
 
 
 WORDS = "textual inversions, which are only read from files of their own"
+WHOLE = "integers, quantised without a scale"
 TWICE = "given twice, with different values or for the same weight"
 
 

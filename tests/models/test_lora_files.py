@@ -144,6 +144,16 @@ BROKEN: dict[str, tuple[Callable[[int], dict[str, Tensor]], dict[str, str], str]
         {},
         f"2 entries cannot be used: integers, quantised without a scale: {KQ}.lora_down.weight",
     ),
+    "a factor of LoKr that is given whole too": (
+        lambda w: {f"{KQ}.{name}": ONES(w, w) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2")},
+        {},
+        f"lokr_w1 and lokr_w1_a of one layer: {KQ}",
+    ),
+    "a core of LoKr without factors": (
+        lambda w: {f"{KQ}.{name}": ONES(w, w) for name in ("lokr_w1", "lokr_w2", "lokr_t2")},
+        {},
+        f"lokr_w2 and lokr_t2 of one layer: {KQ}",
+    ),
     "unknown names": (lambda w: {f"{KQ}.oft_blocks": ONES(w)}, {}, f"unknown names: {KQ}.oft_blocks; nothing of it"),
 }
 
@@ -291,6 +301,14 @@ def test_the_file_that_peft_writes_next_to_its_own(tiny: Pipeline, width: int, t
     assert_close(weight_of(tiny.with_loras([path])), weight_of(tiny) + 2)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8, "peft_type": "LORA"}))
     assert_close(weight_of(tiny.with_loras([path])), weight_of(tiny) + 8)
+    for name, value, refused in (
+        ("fan_in_fan_out", True, "fan_in_fan_out is not supported; got True"),
+        ("layer_replication", [[0, 4], [2, 5]], r"layer_replication is not supported; got \[\[0, 4\]"),
+        ("peft_type", "ADALORA", "peft_type must be one of LORA, LOHA, LOKR; got 'ADALORA'"),
+    ):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8, name: value}))
+        with pytest.raises(ValueError, match=f"adapter_config.json: {refused}"):
+            tiny.with_loras([path])
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match="adapter_config.json is not JSON"):
         tiny.with_loras([path])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -191,6 +192,21 @@ def test_what_is_not_a_file_of_weights_is_refused(name: str, tmp_path: Path) -> 
     make(tmp_path / name)
     with pytest.raises((ValueError, OSError), match=message):
         sf.inspect(tmp_path / name)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "a.gguf"):
+        os.mkfifo(tmp_path / name)
+        result = run("inspect", tmp_path / name)
+        assert result.exit_code == 2 and "must be a regular file" in " ".join(result.stderr.split())
+
+
+def test_control_characters_of_a_file_are_escaped(tmp_path: Path) -> None:
+    title = "Ink\nuse  rm\x1b[2J\u202e\x9b ü 墨"
+    metadata = {"modelspec.title": title, "modelspec.\x1b]0;x\x07": "y", "modelspec.trigger_phrase": "a\rb"}
+    text = run("inspect", headers.write(tmp_path / "x.safetensors", LORA, metadata=metadata)).stdout
+    assert r"Ink\nuse  rm\x1b[2J\u202e\x9b ü 墨" in text and r"modelspec.\x1b]0;x\x07: y" in text and r"a\rb" in text
+    assert not {"\x1b", "\r", "\x07", "\u202e", "\x9b"} & set(text)
 
 
 def described(path: Path) -> sf.Inspected | None:

@@ -124,6 +124,36 @@ BROKEN: dict[str, tuple[Callable[[int], dict[str, Tensor]], dict[str, str], str]
         {},
         r"another number of magnitudes than rows: .*\(3 for \d+\)",
     ),
+    "another spelling of a matrix": (
+        lambda w: {**pair(w), f"unet.{Q}.lora_A.default.weight": 2 * ONES(2, w)},
+        {},
+        r"given twice, .*: unet\.mid_block.*\.lora_A.*weight",
+    ),
+    "two spellings of a pair": (
+        lambda w: {**kohya(w), **{f"{KQ}.{e}": 2 * v for e, v in zip(("lora_A", "lora_B"), kohya(w).values())}},
+        {},
+        rf"1 entry cannot be used: given twice, .*: {KQ}\.",
+    ),
+    "two prefixes": (
+        lambda w: {**pair(w, f"diffusion_model.{Q}"), f"model.diffusion_model.{Q}.lora_A.weight": 2 * ONES(2, w)},
+        {},
+        "given twice, .*: (model.)?diffusion_model",
+    ),
+    "integers": (
+        lambda w: {name: value.to(torch.int8) for name, value in kohya(w).items()},
+        {},
+        f"2 entries cannot be used: integers, quantised without a scale: {KQ}.lora_down.weight",
+    ),
+    "a factor of LoKr that is given whole too": (
+        lambda w: {f"{KQ}.{name}": ONES(w, w) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2")},
+        {},
+        f"lokr_w1 and lokr_w1_a of one layer: {KQ}",
+    ),
+    "a core of LoKr without factors": (
+        lambda w: {f"{KQ}.{name}": ONES(w, w) for name in ("lokr_w1", "lokr_w2", "lokr_t2")},
+        {},
+        f"lokr_w2 and lokr_t2 of one layer: {KQ}",
+    ),
     "unknown names": (lambda w: {f"{KQ}.oft_blocks": ONES(w)}, {}, f"unknown names: {KQ}.oft_blocks; nothing of it"),
 }
 
@@ -215,6 +245,25 @@ def test_layers_that_were_not_trained_are_no_loss(tiny: Pipeline, width: int, tm
     assert torch.equal(weight_of(tiny.with_loras([path])), weight_of(tiny) + 2)
 
 
+@pytest.mark.parametrize("alpha, strength", [(3e38, 2.0), (2.0, 1e39), (3e38, -1e39)])
+def test_weights_stay_finite(alpha: float, strength: float, tiny: Pipeline, width: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.safetensors", {**kohya(width), f"{KQ}.alpha": ONES(()) * alpha})
+    up = saved(tmp_path / "b.safetensors", {**kohya(width), f"{KQ}.lora_up.weight": 9 * ONES(width, 2)})
+    with pytest.raises(ValueError, match=rf"a.safetensors at strength .*: unet.{Q}.weight becomes infinite or NaN"):
+        tiny.with_loras({path: strength, up: strength})
+
+
+def test_what_is_given_twice(tiny: Pipeline, width: int, tmp_path: Path) -> None:
+    """Equal numbers are used once; one weight by two names of its layer is the first one's, if asked."""
+    alphas = {f"{KQ}.alpha": torch.tensor(6), f"{KQ}.lora.alpha": ONES(1).half() * 6}
+    path = saved(tmp_path / "a.safetensors", {**kohya(width), **alphas})
+    assert_close(weight_of(tiny.with_loras([path])), weight_of(tiny) + 6)
+    path = saved(tmp_path / "b.safetensors", {**kohya(width), **pair(width)})
+    with pytest.raises(ValueError, match="1 entry cannot be used: given twice"):
+        tiny.with_loras([path])
+    assert_close(weight_of(tiny.with_loras([path], lora_partial=True)), weight_of(tiny) + 2)
+
+
 ALPHAS: dict[str, tuple[bool, dict[str, Tensor], dict[str, str], float]] = {
     "none": (True, {}, {}, 1.0),
     "a tensor": (True, {f"{KQ}.alpha": ONES(()) * 6}, {}, 3.0),
@@ -252,6 +301,14 @@ def test_the_file_that_peft_writes_next_to_its_own(tiny: Pipeline, width: int, t
     assert_close(weight_of(tiny.with_loras([path])), weight_of(tiny) + 2)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8, "peft_type": "LORA"}))
     assert_close(weight_of(tiny.with_loras([path])), weight_of(tiny) + 8)
+    for name, value, refused in (
+        ("fan_in_fan_out", True, "fan_in_fan_out is not supported; got True"),
+        ("layer_replication", [[0, 4], [2, 5]], r"layer_replication is not supported; got \[\[0, 4\]"),
+        ("peft_type", "ADALORA", "peft_type must be one of LORA, LOHA, LOKR; got 'ADALORA'"),
+    ):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8, name: value}))
+        with pytest.raises(ValueError, match=f"adapter_config.json: {refused}"):
+            tiny.with_loras([path])
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match="adapter_config.json is not JSON"):
         tiny.with_loras([path])
@@ -294,11 +351,11 @@ def read_or_refused(path: Path, modules: dict[str, Any]) -> Lora | None:
     """What is read of a file, merged; None where it is refused in one line that names it."""
     try:
         lora = read_lora(path, modules)
+        with_changes(modules, [(lora, Strengths(1.0, 1.0))])
     except ValueError as error:
         if "\n" in str(error) or str(path.parent) not in str(error):
             raise AssertionError("a refusal is one line that names the file") from error
         return None
-    with_changes(modules, [(lora, Strengths(1.0, 1.0))])
     assert lora.left_out() is None or str(path) in str(lora.left_out())
     return lora
 

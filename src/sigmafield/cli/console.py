@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -16,6 +17,12 @@ NARROW = 72
 def console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
     """Where text is printed: brackets and colons in prompts, names and messages are not markup or emoji."""
     return Console(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+
+def escaped(text: str) -> str:
+    """Text of a file in one line, whose control characters (newlines, terminal escapes, …) are written as in Python."""
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in hidden else c for c in text)
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str | Text]], note: str = "") -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from sigmafield.cli.console import console
+from sigmafield.cli.console import console, escaped
 from sigmafield.cli.flags import with_flags
 from sigmafield.cli.groups import Json
 from sigmafield.models.inspection.inspect import inspect as inspect_
@@ -34,7 +34,7 @@ def inspect(
         return
     out = console(soft_wrap=True)
     for label, value in lines(found):
-        out.print(Text.assemble((f"{label:<10} ", "dim"), value))
+        out.print(Text.assemble((f"{escaped(label):<10} ", "dim"), escaped(value)))
 
 
 def lines(found: Inspected) -> Iterator[tuple[str, str]]:

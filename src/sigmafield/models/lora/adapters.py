@@ -244,7 +244,10 @@ def kronecker(values: Mapping[str, Tensor]) -> Kronecker:
 
 def whole(name: str, values: Mapping[str, Tensor]) -> tuple[Tensor, int | None]:
     """C or D of LoKr, with the rank where it is a product; with a core, the left factor is stored as [r, m]."""
+    factors = values.keys() & {f"{name}_a", f"{name}_b", name.replace("_w", "_t")}
     if name in values:
+        if factors:
+            raise ValueError(f"{name} and {min(factors)} of one layer")
         return values[name].float(), None
     core = values.get("lokr_t2") if name == "lokr_w2" else None
     left, right = (values[f"{name}_{side}"].float() for side in "ab")

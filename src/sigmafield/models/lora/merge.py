@@ -40,15 +40,29 @@ def merge(part: str, module: nn.Module, loras: Sequence[tuple[Lora, Strengths]])
 
     Layers of which nothing is added, at a strength of 0 too, keep their weights. Quantised weights stay quantised, and
     what is added to them is added at each call.
+
+    Raises:
+        ValueError: If a weight that is not quantised becomes infinite or NaN.
     """
     each: dict[str, list[tuple[Change, float]]] = {}
+    files: dict[str, list[str]] = {}
     for lora, strengths in loras:
         strength = strengths.text if part.startswith("text_encoder") else strengths.network
         for name, changes in lora.changes.get(part, {}).items() if strength else ():
             each.setdefault(name, []).extend((change, strength) for change in changes)
+            files.setdefault(name, []).append(f"{lora.path} at strength {strength:g}")
     for name, changes in each.items():
         path, _, kind = name.rpartition(".")
-        change_weight(module.get_submodule(path), partial(_with_all, changes), kind)
+        layer = module.get_submodule(path)
+        before = layer._parameters.get(kind)
+        change_weight(layer, partial(_with_all, changes), kind)
+        after = layer._parameters.get(kind)
+        if before is not None and after is not None and not _finite(after) and _finite(before):
+            raise ValueError(f"{' and '.join(files[name])}: {part}.{name} becomes infinite or NaN")
+
+
+def _finite(weight: Tensor) -> bool:
+    return weight.is_meta or bool(weight.float().isfinite().all())
 
 
 def _with_all(changes: Sequence[tuple[Change, float]], weight: Tensor) -> Tensor:

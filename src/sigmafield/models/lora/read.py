@@ -128,23 +128,36 @@ def fitted(
     """
     layers: dict[tuple[Sequence[str], str], dict[str, Tensor]] = {}
     called: dict[tuple[Sequence[str], str], str] = {}
+    twice: dict[tuple[Sequence[str], str], str] = {}
     unused: dict[str, list[str]] = {}
     for name, value in tensors.items():
         key = parse(name)
         if key is None or value.is_complex():
             unused.setdefault(WORDS if name.startswith(BUNDLED) else "unknown names", []).append(name)
+        elif key.role != ALPHA and not value.is_floating_point():
+            unused.setdefault(WHOLE, []).append(name)
         else:
-            layers.setdefault((key.parts, key.layer), {})[key.role] = value
+            layer = layers.setdefault((key.parts, key.layer), {})
+            if not equal(layer.setdefault(key.role, value), value):
+                twice.setdefault((key.parts, key.layer), name)
             called.setdefault((key.parts, key.layer), name)
     parameters = {part: shapes_of(module) for part, module in modules.items()}
     names = {part: names_of(shapes) for part, shapes in parameters.items()}
     changes: dict[str, dict[str, list[Change]]] = {}
+    for name in twice.values():
+        unused.setdefault(TWICE, []).append(name)
     for (parts, layer), values in layers.items():
+        if (parts, layer) in twice:  # matrices of one spelling do not belong to those of the other
+            continue
         try:
             part, pieces = located(parts, layer, names)
             known = settings.get(part, settings.get(ANY_PART, {}))
-            for parameter, change in changes_of(pieces, values, parameters[part], known, alpha):
-                changes.setdefault(part, {}).setdefault(parameter, []).append(change)
+            own = changes_of(pieces, values, parameters[part], known, alpha)
+            before = changes.setdefault(part, {})
+            if any(parameter in before for parameter, _ in own):
+                raise ValueError(TWICE)
+            for parameter, change in own:
+                before.setdefault(parameter, []).append(change)
         except ValueError as error:
             if not without_effect(values):
                 reason, *details = error.args
@@ -154,6 +167,14 @@ def fitted(
 
 
 WORDS = "textual inversions, which are only read from files of their own"
+WHOLE = "integers, quantised without a scale"
+TWICE = "given twice, with different values or for the same weight"
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same numbers; one number alone may have any number of axes."""
+    same = one.shape == other.shape or one.numel() == other.numel() == 1
+    return same and torch.equal(one.reshape(-1).float(), other.reshape(-1).float())
 
 
 def located(parts: Sequence[str], layer: str, names: Mapping[str, Names]) -> tuple[str, Sequence[Piece]]:

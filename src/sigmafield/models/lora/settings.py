@@ -30,6 +30,10 @@ ALPHAS = ("lora_alpha", "alpha")
 """Peft's names of α: LoRA's, and that of LoHa and LoKr."""
 
 
+PEFT_TYPES = ("LORA", "LOHA", "LOKR")
+"""Kinds of adapters, by peft's names, whose tensors are read."""
+
+
 def settings_of(path: Path, header: Mapping[str, str], peft: bool) -> Settings:
     """Reads peft's settings.
 
@@ -39,7 +43,7 @@ def settings_of(path: Path, header: Mapping[str, str], peft: bool) -> Settings:
         peft: Whether its names are peft's own, whose settings are in another file.
 
     Raises:
-        ValueError: If they are not JSON, or α in them is not a number.
+        ValueError: If they are not JSON, α in them is not a number, or they say what is not supported.
     """
     where, text = f"{path}: {PEFT_HEADER}", header.get(PEFT_HEADER)
     if text is None and peft and (path.parent / PEFT_FILE).is_file():
@@ -63,6 +67,12 @@ def settings_of(path: Path, header: Mapping[str, str], peft: bool) -> Settings:
 
 def check(where: str, settings: Mapping[str, Any]) -> None:
     """Raises ValueError for settings of one part that cannot be used."""
+    kind = settings.get("peft_type")
+    if kind is not None and kind not in PEFT_TYPES:
+        raise ValueError(f"{where}: peft_type must be one of {', '.join(PEFT_TYPES)}; got {str(kind)[:40]!r}")
+    for name in ("fan_in_fan_out", "layer_replication"):
+        if settings.get(name):
+            raise ValueError(f"{where}: {name} is not supported; got {str(settings[name])[:40]}")
     patterns = settings.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
         raise ValueError(f"{where}: alpha_pattern must be an object; got {str(patterns)[:40]}")

@@ -85,7 +85,14 @@ class GgufFile:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file begins as a GGUF file."""
+    """Whether a file begins as a GGUF file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is a pipe, a socket or a device, of which reading may never end.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a pipe, a socket or a device; it must be a regular file")
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 

@@ -18,7 +18,7 @@ from sigmafield.models.lora.adapters import Change
 from sigmafield.models.lora.read import Lora
 from sigmafield.models.lora.strengths import Strengths
 from sigmafield.models.module_view import view_of
-from sigmafield.models.weights.layers import change_weight
+from sigmafield.models.weights.layers import change_weight, is_packed
 
 
 def with_changes(modules: Mapping[str, Any], loras: Sequence[tuple[Lora, Strengths]]) -> dict[str, Any]:
@@ -54,10 +54,9 @@ def merge(part: str, module: nn.Module, loras: Sequence[tuple[Lora, Strengths]])
     for name, changes in each.items():
         path, _, kind = name.rpartition(".")
         layer = module.get_submodule(path)
-        before = layer._parameters.get(kind)
+        before = None if is_packed(layer, kind) else layer.get_parameter(kind)
         change_weight(layer, partial(_with_all, changes), kind)
-        after = layer._parameters.get(kind)
-        if before is not None and after is not None and not _finite(after) and _finite(before):
+        if before is not None and not _finite(layer.get_parameter(kind)) and _finite(before):
             raise ValueError(f"{' and '.join(files[name])}: {part}.{name} becomes infinite or NaN")
 
 

@@ -22,7 +22,7 @@ CASES = {
     "import torch, sigmafield": "import torch, sigmafield",
     "… and every public name": EVERYTHING,
     '… and load("tiny")': EVERYTHING + '\nsigmafield.load("tiny")',
-    "… and an image in 10 steps": f'{EVERYTHING}\nsigmafield.generate(sigmafield.load("tiny"), "a red heart", steps=10)',
+    "… and an image in 10 steps": f'{EVERYTHING}\nsigmafield.generate(sigmafield.load("tiny"), "a heart", steps=10)',
 }
 
 

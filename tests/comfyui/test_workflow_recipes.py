@@ -5,9 +5,10 @@ from recorded import workflows
 
 import sigmafield as sf
 from sigmafield.comfyui.convert import to_prompt
+from sigmafield.comfyui.graph import is_link
 from sigmafield.comfyui.workflow.classes import check_value, inputs_of, known_classes, outputs_of
 from sigmafield.comfyui.workflow.from_recipe import prompt_of, with_own_values
-from sigmafield.comfyui.workflow.page import is_link, to_page
+from sigmafield.comfyui.workflow.page import to_page
 from sigmafield.comfyui.workflow.recipe_nodes import MODS, SAMPLERS, SCHEDULES
 from sigmafield.comfyui.workflow.to_recipe import recipe_of
 

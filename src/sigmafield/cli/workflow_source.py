@@ -66,4 +66,4 @@ def _recipe_in(file: Path) -> Recipe | None:
 
 def known_and(file: Path | None) -> Classes:
     """The classes that are known, and those of a file with what ComfyUI's /object_info gives."""
-    return {**offered_classes(), **(json_object(text_in(file), str(file)) if file else {})}
+    return {**offered_classes(), **json_object(text_in(file), str(file))} if file else offered_classes()

@@ -28,6 +28,11 @@ def link(value: Any) -> Link | None:
     return Link(items[0], int(items[1])) if isinstance(items[1], (int, float)) else None
 
 
+def is_link(value: object) -> bool:
+    """Whether an input's value is a link, and not a literal."""
+    return link(value) is not None
+
+
 def literal(value: Any) -> Any:
     """The value that an input's literal stands for: lists are wrapped, as {"__value__": […]}."""
     if isinstance(value, Mapping) and "__value__" in value:

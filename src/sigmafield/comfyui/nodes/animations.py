@@ -6,7 +6,6 @@ import io
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -15,12 +14,11 @@ from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.saving import as_json, described, place, texts_of, to_pillow
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import ExtraValue, Image, PromptValue
+from sigmafield.comfyui.workflow.files import exif_of
 from sigmafield.core.annotations import Range
 from sigmafield.runs.files import write_whole
 
 Fps = Annotated[float, Range(0.01, 1000), Input(step=0.01)]
-CAMERA_MODEL, CAMERA_MAKE = 0x0110, 0x010F
-"""EXIF tags that hold the prompt, and the first of the other values; the others follow downwards."""
 
 
 @node("SaveAnimatedPNG", "image/animation", outputs=("images",), version=3, shows=True)
@@ -78,11 +76,7 @@ def save_animated_webp(
         extra_pnginfo: What else is written into it.
         context: Where the folder is.
     """
-    exif = Pillow.Exif()
-    if prompt is not None:
-        exif[CAMERA_MODEL] = f"prompt:{as_json(prompt)}"
-    for k, (key, value) in enumerate((extra_pnginfo or {}).items()):
-        exif[CAMERA_MAKE - k] = f"{key}:{as_json(value)}"
+    exif = exif_of({key: as_json(value) for key, value in texts_of(prompt, extra_pnginfo).items()})
     effort = {"default": 4, "fastest": 0, "slowest": 6}[method]
     ways = {"exif": exif, "lossless": lossless, "quality": quality, "method": effort}
     return _saved(images, filename_prefix, "WEBP", fps, ways, context)

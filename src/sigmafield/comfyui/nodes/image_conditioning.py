@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sigmafield.comfyui.conditioning import Entry, changed
@@ -15,6 +14,12 @@ from sigmafield.comfyui.control import KINDS, Steering
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.values import Conditioning, ControlNet, Image, Latent, Mask, Vae
 from sigmafield.comfyui.widgets import Percent, Strength
+from sigmafield.core.resize import resize_mask
+from sigmafield.models.bundle import whole_positions
+from sigmafield.spatial.inpaint import hidden
+
+RATIO = 8
+"""Pixels per latent position that these nodes take for granted: the sides of what they show are multiples of it."""
 
 
 @node("ControlNetApply", "conditioning/controlnet", title="Apply ControlNet (OLD)", deprecated=True)
@@ -154,15 +159,11 @@ def inpaint_model_conditioning(
         mask: What to draw: 1.
         noise_mask: Whether only the masked part of the latent is denoised.
     """
-    height, width = (side // 8 * 8 for side in pixels.shape[1:3])
-    shape = (1, 1, *pixels.shape[1:3])
-    m = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float(), size=shape[2:], mode="bilinear")
-    whole = encoded(vae, pixels)
-    top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
-    image = pixels[:, top : top + height, left : left + width]
-    m = m[..., top : top + height, left : left + width]
-    hidden = (image - 0.5) * (1 - m.round()).movedim(1, -1) + 0.5
-    shown = {"concat_latent_image": encoded(vae, hidden), "concat_mask": m}
+    images = pixels[..., :3].movedim(-1, 1)
+    m = resize_mask(mask.reshape(-1, 1, *mask.shape[-2:]).float(), images.shape[-2:])
+    middle, m = (whole_positions(each, RATIO) for each in (images, m))
+    shown = {"concat_latent_image": vae.encode(hidden(middle, m)).cpu(), "concat_mask": m}
+    whole = vae.encode(images).cpu()
     latent: Latent = {"samples": whole, "noise_mask": m} if noise_mask else {"samples": whole}
     return changed(positive, **shown), changed(negative, **shown), latent
 
@@ -187,16 +188,9 @@ def instruct_pix_to_pix_conditioning(
         vae: The VAE.
         pixels: The image.
     """
-    height, width = (side // 8 * 8 for side in pixels.shape[1:3])
-    top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
-    shown = encoded(vae, pixels[:, top : top + height, left : left + width])
+    shown = vae.encode(whole_positions(pixels[..., :3].movedim(-1, 1), RATIO)).cpu()
     both = [changed(each, concat_latent_image=shown) for each in (positive, negative)]
     return both[0], both[1], {"samples": torch.zeros_like(shown)}
-
-
-def encoded(vae: Vae, images: Tensor) -> Tensor:
-    """Latents of images [B, H, W, C] in the VAE's scale, on the CPU."""
-    return vae.encode(images[..., :3].movedim(-1, 1)).cpu()
 
 
 def hint_of(image: Tensor) -> Tensor:

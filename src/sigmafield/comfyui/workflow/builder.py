@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sigmafield.comfyui.convert import Prompt
+from sigmafield.comfyui.graph import is_link
 from sigmafield.comfyui.workflow.classes import check_value, inputs_of, known_classes, title_of
-from sigmafield.comfyui.workflow.page import is_link
 
 Out = list[Any]
 """A link: [id, slot]."""

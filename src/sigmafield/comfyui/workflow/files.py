@@ -127,15 +127,20 @@ def save_arguments(found: Embedded) -> dict[str, Any]:
 
     PNG takes tEXt chunks, which `pnginfo` holds and further texts may be added to; the other formats EXIF.
     """
-    texts, info, exif = metadata_of(found), PngImagePlugin.PngInfo(), Image.Exif()
+    texts, info = metadata_of(found), PngImagePlugin.PngInfo()
     for name, text in texts.items():
         info.add_text(name, text)
-    rest = [f"{name}:{text}" for name, text in texts.items() if name != "prompt"]
-    for k, text in enumerate(rest):
-        exif[MAKE_TAG - k] = text
+    return {"pnginfo": info, "exif": exif_of(texts).tobytes()}
+
+
+def exif_of(texts: Mapping[str, str]) -> Image.Exif:
+    """EXIF with texts by name as ComfyUI writes them: the prompt in one tag, the others from the next one downwards."""
+    exif = Image.Exif()
     if "prompt" in texts:
         exif[PROMPT_TAG] = f"prompt:{texts['prompt']}"
-    return {"pnginfo": info, "exif": exif.tobytes()}
+    for k, name in enumerate(name for name in texts if name != "prompt"):
+        exif[MAKE_TAG - k] = f"{name}:{texts[name]}"
+    return exif
 
 
 def with_workflow(image: Image.Image, found: Embedded, ending: str) -> dict[str, Any]:

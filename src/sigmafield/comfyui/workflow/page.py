@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
+from sigmafield.comfyui.graph import is_link
 from sigmafield.comfyui.workflow.classes import Classes, Input, inputs_of, outputs_of, title_of
 from sigmafield.comfyui.workflow.document import Node
 from sigmafield.comfyui.workflow.layout import boxes
@@ -15,17 +16,6 @@ from sigmafield.core.registry import near_miss, shown
 
 WIDTH, SLOT, WIDGET, LONG_TEXT = 270.0, 20.0, 26.0, 120.0
 """Pixels of the page: width of a node, heights of a slot, of a widget, and of a text of several lines."""
-
-
-def is_link(value: object) -> bool:
-    """Whether the value of a prompt's input is a link: a list of a node's id and the number of an output."""
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], (int, float))
-        and not isinstance(value[1], bool)
-    )
 
 
 def to_page(prompt: Mapping[str, Mapping[str, Any]], classes: Classes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sigmafield.comfyui.convert import Prompt
-from sigmafield.comfyui.workflow.page import is_link
+from sigmafield.comfyui.graph import is_link
 from sigmafield.core.registry import shown
 
 PRIMITIVES = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveString", "PrimitiveStringMultiline", "PrimitiveBoolean")

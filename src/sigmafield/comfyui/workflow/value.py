@@ -13,10 +13,11 @@ from typing import Any
 from PIL import Image
 
 from sigmafield.comfyui.convert import Prompt, to_prompt
+from sigmafield.comfyui.graph import is_link
 from sigmafield.comfyui.workflow.classes import Classes, check_value, inputs_of
 from sigmafield.comfyui.workflow.files import Embedded, of_image, of_value, read_workflow
 from sigmafield.comfyui.workflow.offered import offered_classes
-from sigmafield.comfyui.workflow.page import is_link, own_title, to_page
+from sigmafield.comfyui.workflow.page import own_title, to_page
 from sigmafield.core.registry import near_miss, shown
 
 

@@ -106,17 +106,7 @@ def xlabs(module: Any) -> Weights:
         take(f"input_hint_block.{2 + 2 * i}", f"input_hint_block.blocks.{i}")
     for i in range(len(module.transformer_blocks)):
         take(f"controlnet_blocks.{i}", f"controlnet_blocks.{i}")
-        for side, qkv, out, norm, tail in (
-            ("img", ("to_", ""), "to_out.0", "norm_", ""),
-            ("txt", ("add_", "_proj"), "to_add_out", "norm_added_", "_context"),
-        ):
-            old, new = f"double_blocks.{i}.{side}", f"transformer_blocks.{i}"
-            take(f"{old}_mod.lin", f"{new}.norm1{tail}.linear")
-            take(f"{old}_attn.qkv", *(f"{new}.attn.{qkv[0]}{x}{qkv[1]}" for x in "qkv"))
-            take(f"{old}_attn.proj", f"{new}.attn.{out}")
-            take(f"{old}_mlp.0", f"{new}.ff{tail}.net.0.proj")
-            take(f"{old}_mlp.2", f"{new}.ff{tail}.net.2")
-            names.scales(take, f"{old}_attn.norm", f"{new}.attn.{norm}")
+        names.flux_joint_block(take, i)
     return take.all("")
 
 

@@ -209,6 +209,21 @@ def sd3_attention(take: Taken, old: str, new: str, qkv: tuple[str, str], out: st
         take(f"{old}.ln_{x}", f"{new}.{norm}{x}")
 
 
+def flux_joint_block(take: Taken, i: int) -> None:
+    """The weights of a block of image and text."""
+    for side, qkv, out, norm, tail in (
+        ("img", ("to_", ""), "to_out.0", "norm_", ""),
+        ("txt", ("add_", "_proj"), "to_add_out", "norm_added_", "_context"),
+    ):
+        old, new = f"double_blocks.{i}.{side}", f"transformer_blocks.{i}"
+        take(f"{old}_mod.lin", f"{new}.norm1{tail}.linear")
+        take(f"{old}_attn.qkv", *(f"{new}.attn.{qkv[0]}{x}{qkv[1]}" for x in "qkv"))
+        take(f"{old}_attn.proj", f"{new}.attn.{out}")
+        take(f"{old}_mlp.0", f"{new}.ff{tail}.net.0.proj")
+        take(f"{old}_mlp.2", f"{new}.ff{tail}.net.2")
+        scales(take, f"{old}_attn.norm", f"{new}.attn.{norm}")
+
+
 def flux(module: torch.nn.Module, prefix: str = "") -> Weights:
     """The weights of Flux's transformer."""
     take = Taken(module)
@@ -223,17 +238,7 @@ def flux(module: torch.nn.Module, prefix: str = "") -> Weights:
     take("final_layer.linear", "proj_out")
     take("final_layer.adaLN_modulation.1", "norm_out.linear")
     for i in range(len(module.transformer_blocks)):
-        for side, qkv, out, norm, tail in (
-            ("img", ("to_", ""), "to_out.0", "norm_", ""),
-            ("txt", ("add_", "_proj"), "to_add_out", "norm_added_", "_context"),
-        ):
-            old, new = f"double_blocks.{i}.{side}", f"transformer_blocks.{i}"
-            take(f"{old}_mod.lin", f"{new}.norm1{tail}.linear")
-            take(f"{old}_attn.qkv", *(f"{new}.attn.{qkv[0]}{x}{qkv[1]}" for x in "qkv"))
-            take(f"{old}_attn.proj", f"{new}.attn.{out}")
-            take(f"{old}_mlp.0", f"{new}.ff{tail}.net.0.proj")
-            take(f"{old}_mlp.2", f"{new}.ff{tail}.net.2")
-            scales(take, f"{old}_attn.norm", f"{new}.attn.{norm}")
+        flux_joint_block(take, i)
     for i in range(len(module.single_transformer_blocks)):
         old, new = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
         take(f"{old}.modulation.lin", f"{new}.norm.linear")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {
-    "needs a network that enlarges images, of which there is no family": (
+    "needs a network that enlarges images, a kind that is not supported": (
         "ImageUpscaleWithModel",
         "UpscaleModelLoader",
         "SD_4XUpscale_Conditioning",
@@ -20,7 +20,7 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     ),
     "needs sound, which no model here makes": ("SaveAudioAdvanced", "LoadAudio", "RecordAudio", "TrimAudioDuration"),
     "needs a language model": ("TextGenerate",),
-    "needs a model of layered images, of which there is no family": ("EmptyQwenImageLayeredLatentImage",),
+    "needs a model of layered images, a kind that is not supported": ("EmptyQwenImageLayeredLatentImage",),
     "saves vector graphics, which only paid services make": ("SaveSVGNode",),
     "sends images to the page that asked for them, which the server does": ("SaveImageWebsocket",),
     "what it computes is not documented": ("CreateBoundingBoxes", "ColorTransfer"),

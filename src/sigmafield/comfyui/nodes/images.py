@@ -156,7 +156,7 @@ def image_pad_for_outpaint(
         top: Pixels that are added at the top.
         right: Pixels that are added at the right.
         bottom: Pixels that are added at the bottom.
-        feathering: f in pixels; there is no transition where 2 f is not below both sides.
+        feathering: f in pixels; ignored unless 2 f is less than both sides.
     """
     height, width = image.shape[1:3]
     grown = F.pad(image, (0, 0, left, right, top, bottom), value=0.5)

@@ -59,7 +59,7 @@ def vae_decode_tiled(
         samples: The latents.
         vae: The VAE; those of videos work in one piece.
         tile_size: Side in pixels of the square that is worked on at a time.
-        overlap: Not needed, as there are no seams.
+        overlap: Ignored: the result has no seams.
         temporal_size: Not needed.
         temporal_overlap: Not needed.
     """
@@ -93,7 +93,7 @@ def vae_encode_tiled(
         pixels: The images.
         vae: The VAE; those of videos work in one piece.
         tile_size: Side in pixels of the square that is worked on at a time.
-        overlap: Not needed, as there are no seams.
+        overlap: Ignored: the result has no seams.
         temporal_size: Not needed.
         temporal_overlap: Not needed.
     """

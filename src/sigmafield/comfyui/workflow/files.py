@@ -89,7 +89,7 @@ def of_image(image: Image.Image, name: str = "the image") -> Embedded:
 
 
 def of_texts(texts: Mapping[str, str], name: str) -> Embedded:
-    """The workflow in texts by name; ValueError if no text is one. Values that are no JSON are passed over."""
+    """The workflow in texts by name; ValueError if none of them is one. Values that are not JSON are ignored."""
     prompt, page = (_parsed(texts.get(key)) for key in ("prompt", "workflow"))
     found = Embedded(prompt if is_prompt(prompt) else None, page if is_document(page) else None)
     if found == Embedded():

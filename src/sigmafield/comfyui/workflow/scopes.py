@@ -100,7 +100,7 @@ class Scope:
         return [] if entry is None else widgets_of(entry, node)
 
     def titled(self, title: str, name: str, own: bool = False) -> Any:
-        """The value of a widget of the node with a title, in this graph or in one around it; None if there is none.
+        """The value of a widget of the node with a title, in this graph or an outer one; None if it does not exist.
 
         Args:
             title: Its name in its properties, or its title.
@@ -166,7 +166,7 @@ class Scope:
         return {k: given[self.port(k).name] for k in known if self.port(k).name in given}
 
     def _inner(self, index: int) -> Any:
-        """The value of the first widget that an input of this subgraph is linked to; `MISSING` if there is none."""
+        """The value of the first widget that an input of this subgraph is linked to; `MISSING` without such a link."""
         for number in self.graph.inputs[index][1]:
             link = self.graph.links.get(number)
             node = self.graph.nodes.get(link.target) if link else None

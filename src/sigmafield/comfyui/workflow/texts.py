@@ -60,7 +60,7 @@ def _options(text: str, start: int, random: Random, inside: bool) -> tuple[str, 
 
 
 def literal_text(text: str) -> str:
-    """The dynamic prompt that gives exactly this text: braces are escaped, and // and /* are no comments."""
+    """The dynamic prompt that gives exactly this text: braces are escaped, and // and /* do not start comments."""
     escaped = re.sub(r"[{}]|(?<=\\)\|", r"\\\g<0>", text)
     return re.sub(r"/([/*])", r"/{\1}", escaped)
 
@@ -70,7 +70,7 @@ def filled_prefix(text: str, look_up: Callable[[str, str], object | None], now: 
 
     Args:
         text: The name.
-        look_up: The value of a widget by its node's title and its name; None if there is none.
+        look_up: The value of a widget by its node's title and its name; None if it does not exist.
         now: The time.
     """
 

@@ -139,7 +139,7 @@ class Workflow:
                 a link [id, slot].
 
         Raises:
-            ValueError: There is no such node or input, a value has the wrong type, is out of range, or is not one of
+            ValueError: The node or input does not exist, a value has the wrong type, is out of range, or is not one of
                 the choices.
         """
         prompt = deepcopy(self.prompt)

@@ -25,6 +25,7 @@ from sigmafield.comfyui.graph import Graph, Link, link, links, upstream_first
 from sigmafield.comfyui.known import Known
 from sigmafield.comfyui.order import Order
 from sigmafield.comfyui.paused import Paused
+from sigmafield.comfyui.previews import Previews
 from sigmafield.comfyui.problems import Validated
 
 LONGEST = 2000
@@ -39,6 +40,7 @@ def execute(
     *,
     stop: threading.Event | None = None,
     paused: Paused | None = None,
+    previews: Previews | None = None,
 ) -> Iterator[happened.Event]:
     """Compute the outputs of a prompt.
 
@@ -51,13 +53,14 @@ def execute(
         cache: Where results are kept from one prompt to the next; None: nowhere.
         stop: Ends the run before the next call of a node or the next step when it is set, from any thread.
         paused: Where to go on from.
+        previews: Which steps of samplers have a preview; None: no step.
 
     Raises:
         ValueError: No output can be computed.
     """
     if validated.error is not None:
         validated.check()
-    run = _Execution(validated, nodes, context, cache or Forgetful(), stop or threading.Event(), paused)
+    run = _Execution(validated, nodes, context, cache or Forgetful(), stop or threading.Event(), paused, previews)
     return run.events(validated.outputs)
 
 
@@ -79,6 +82,7 @@ class _Execution:
         cache: Cache,
         stop: threading.Event,
         paused: Paused | None,
+        previews: Previews | None,
     ):
         results = dict(paused.done) if paused else {}
         self.known = Known(Graph(validated.prompt), nodes, results)
@@ -87,6 +91,7 @@ class _Execution:
         self.cache = cache
         self.stop = stop
         self.paused = paused
+        self.previews = previews
         self.keys = Keys(nodes, self.context)
         self.order = Order(self.known.sources, self.known.early)
         self.executed: list[str] = []
@@ -150,7 +155,8 @@ class _Execution:
         elif name in self.pending:
             yield from self.end(name, [_outcome(each) for each in self.pending.pop(name)])
         else:
-            yield happened.Executing(name, self.graph.display(name))
+            graph = self.graph
+            yield happened.Executing(name, graph.display(name), graph.parents.get(name), graph.real(name))
             lists = self.known.lists(name)
             needed = self.known.needed(name, lists, self.asking(name))
             if needed:
@@ -207,7 +213,8 @@ class _Execution:
             except StopIteration as end:
                 return end.value
             paused = self.pause(name, outcomes, progress)
-            yield happened.Stepped(name, self.graph.display(name), progress, paused)
+            preview = self.previews.of(progress) if self.previews else None
+            yield happened.Stepped(name, self.graph.display(name), progress, paused, preview)
             if self.stop.is_set():
                 made.close()
                 raise _Stopped(paused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +53,8 @@ def load_tiny(
         return module(x.to(dtype), t, cond.embeds.to(dtype)).float()
 
     latent = recognised(LatentFormat(vae.channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0)))
+    if (measured := directory / "latent_rgb.json").is_file():  # `training/fit_preview.py` wrote it
+        latent = replace(latent, **read_json(measured))
     size = trained_size(unet.config.sample_size, latent.factor, 64)
     sampling = sampling_of(where.scheduler())
     model = DiffusionModel(directory.name, forward, sampling, latent, size, unet, schedule="karras", device=device)

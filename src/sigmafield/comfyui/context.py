@@ -112,16 +112,7 @@ Stepped = Generator[Progress, None, T]
 """The return type of a node that yields its progress and returns a T."""
 
 
-class Counted(Steps, Protocol):
-    """A run of a known number of steps."""
-
-    @property
-    def n(self) -> int: ...
-
-
-def stepped(
-    run: Counted, start: Latent | State, context: Context, latents: LatentFormat | None = None
-) -> Stepped[State]:
+def stepped(run: Steps, start: Latent | State, context: Context, latents: LatentFormat | None = None) -> Stepped[State]:
     """The last state of a run, with progress after each step: `last = yield from stepped(run, start, context)`.
 
     Args:

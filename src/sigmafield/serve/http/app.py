@@ -10,10 +10,11 @@ from pathlib import Path
 from aiohttp import web
 
 from sigmafield.serve.engine import Engine
-from sigmafield.serve.http import catalogue, events, health, jobs, metrics, openai, openapi, outputs, page, uploads
+from sigmafield.serve.http import jobs, metrics, openapi, page
 from sigmafield.serve.http.context import SERVER, Server
 from sigmafield.serve.http.errors import errors
 from sigmafield.serve.http.feed import Feed
+from sigmafield.serve.http.routes import ROUTES
 from sigmafield.serve.http.security import add_headers, guard
 from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.http.webhooks import Webhooks
@@ -42,12 +43,12 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
     requests = Requests(names, Uploads(folder / "uploads", settings.limits), settings.limits, settings.input_folder)
     registry = metrics.registry_of(engine)
     app = web.Application(
-        middlewares=[metrics.measured(registry), errors, guard(settings)],
+        middlewares=[metrics.measured(registry), errors, guard(settings, {route.path for route in ROUTES if route.open})],
         client_max_size=settings.limits.max_body * MIB,
     )
     app[metrics.REGISTRY] = registry
     app[page.FILES] = page.page_files()
-    app[openapi.DOCUMENT] = openapi.document(names.default)
+    app[openapi.DOCUMENT] = openapi.document(ROUTES, names.default, settings.limits, bool(settings.tokens))
     app.on_response_prepare.append(add_headers(settings))
 
     async def beside(app: web.Application) -> AsyncIterator[None]:
@@ -67,7 +68,7 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
 
     app.cleanup_ctx.append(beside)
     app.on_shutdown.append(closing)
-    app.add_routes(ROUTES)
+    app.add_routes([web.route(route.method, route.path, route.handle) for route in ROUTES])
     return app
 
 
@@ -83,37 +84,3 @@ def _tidied(server: Server) -> None:
     used = {str(job.request.get(name)) for job in kept for name in IMAGES}
     used |= {str(control["image"]) for job in kept for control in job.request.get("controls", ())}
     server.requests.uploads.tidy(used)
-
-
-ROUTES = [
-    web.get("/", page.index),
-    web.get("/docs", page.docs),
-    web.get("/page/{name}", page.asset),
-    web.get("/openapi.json", openapi.show),
-    web.get("/healthz", health.alive),
-    web.get("/readyz", health.ready),
-    web.get("/metrics", metrics.show),
-    web.post("/v1/jobs", jobs.create),
-    web.get("/v1/jobs", jobs.index),
-    web.get("/v1/jobs/{id}", jobs.show),
-    web.delete("/v1/jobs/{id}", jobs.delete),
-    web.post("/v1/jobs/{id}/pause", jobs.pause),
-    web.post("/v1/jobs/{id}/resume", jobs.resume),
-    web.post("/v1/jobs/{id}/cancel", jobs.cancel),
-    web.post("/v1/jobs/{id}/priority", jobs.prioritise),
-    web.post("/v1/jobs/{id}/clone", jobs.clone),
-    web.get("/v1/jobs/{id}/events", events.of_job),
-    web.get("/v1/jobs/{id}/outputs/{n}", outputs.output),
-    web.get("/v1/jobs/{id}/preview", outputs.preview),
-    web.get("/v1/events", events.of_all),
-    web.post("/v1/uploads", uploads.create),
-    web.delete("/v1/uploads/{id}", uploads.delete),
-    web.get("/v1/models", catalogue.models),
-    web.get("/v1/samplers", catalogue.samplers),
-    web.get("/v1/schedules", catalogue.schedules),
-    web.get("/v1/guidance", catalogue.guidance),
-    web.post("/v1/generate", jobs.generate),
-    web.post("/v1/images/generations", openai.generations),
-    web.post("/v1/images/edits", openai.edits),
-]
-"""All routes."""

@@ -15,9 +15,6 @@ from sigmafield.serve.http.context import OWNER
 from sigmafield.serve.http.errors import Handler, failed
 from sigmafield.serve.http.settings import HttpSettings
 
-OPEN = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
-"""Paths that need no token: they say nothing about jobs. Those of the page, below /page/, do not need one either."""
-
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -29,8 +26,13 @@ HEADERS = {
 """Headers of every answer."""
 
 
-def guard(settings: HttpSettings) -> Middleware:
-    """The middleware that refuses requests which are not for this server, or not from its clients."""
+def guard(settings: HttpSettings, free: Collection[str]) -> Middleware:
+    """The middleware that refuses requests which are not for this server, or not from its clients.
+
+    Args:
+        settings: Names, sites and tokens that are allowed.
+        free: Paths of routes that need no token.
+    """
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -44,9 +46,10 @@ def guard(settings: HttpSettings) -> Middleware:
         if allowed and request.method == hdrs.METH_OPTIONS:
             return web.Response(status=204)
         owner = owner_of(request, settings)
-        if owner is None:
+        resource = request.match_info.route.resource
+        if owner is None and not (resource is not None and resource.canonical in free):
             return failed(401, "a token is needed: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"})
-        request[OWNER] = owner
+        request[OWNER] = owner or ""
         return await handler(request)
 
     return guarded
@@ -64,7 +67,7 @@ def owner_of(request: web.Request, settings: HttpSettings) -> str | None:
     for owner, token in settings.tokens.items():
         if hmac.compare_digest(_digest(token), _digest(given.strip() if kind.lower() == "bearer" else "")):
             found = owner
-    return "" if found is None and (request.path in OPEN or request.path.startswith("/page/")) else found
+    return found
 
 
 def _digest(token: str) -> bytes:

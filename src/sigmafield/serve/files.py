@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from mimetypes import guess_type
 from pathlib import Path
 
+from PIL import Image
+
 from sigmafield.runs.files import write_whole
+from sigmafield.serve.jobs import Output
 
 STATE = re.compile(r"state-(\d+)\.safetensors")
 
@@ -47,6 +53,10 @@ class JobFiles:
         for name, data in files.items():
             write_whole(self.outputs / name, data)
 
+    def listed(self, names: Sequence[str]) -> tuple[Output, ...]:
+        """Outputs as a job's record lists them."""
+        return tuple(output_of(name, (self.outputs / name).read_bytes()) for name in names)
+
     def remove(self) -> None:
         """Remove everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -55,3 +65,10 @@ class JobFiles:
         """Remove what writes that were killed have left."""
         for path in self.folder.rglob(".*.tmp"):
             path.unlink(missing_ok=True)
+
+
+def output_of(name: str, data: bytes) -> Output:
+    """An output as a job's record lists it."""
+    kind = guess_type(name)[0] or "application/octet-stream"
+    width, height = Image.open(io.BytesIO(data)).size if kind.startswith("image/") else (0, 0)
+    return Output(name, kind, width, height, len(data), sha256(data).hexdigest())

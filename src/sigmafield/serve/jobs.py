@@ -19,6 +19,7 @@ Happening = Literal["queued", "started", "step", "paused", "resumed", "done", "f
 STATUSES: tuple[Status, ...] = get_args(Status)
 FINISHED: tuple[Status, ...] = ("done", "failed", "cancelled")
 """A job that has one of these never runs again."""
+UNFINISHED: tuple[Status, ...] = ("queued", "running", "paused")
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Output:
     """A file that a job has made.
 
     Args:
-        name: Its name, without a folder.
+        name: Its name; with "/" where a workflow saves it in a folder.
         media_type: "image/png" or another type of HTTP.
-        width: Width in pixels.
+        width: Width in pixels; 0 for what is not an image.
         height: Height in pixels.
         size: Bytes.
         sha256: Digest of the bytes.

@@ -60,7 +60,6 @@ class Live:
     ):
         self.record, self.files, self.point = record, files, Point(record.step, record.steps, record.progress)
         self.stop: Stop | None = None
-        self.seconds: list[float] = []
         self._store, self._recent, self._settings, self._notify = store, recent, settings, notify
         self._begun: tuple[float, float] | None = None
         self._last = self._saved = self._shown = monotonic()
@@ -75,6 +74,10 @@ class Live:
         self._last = self._saved = monotonic()
         self._begun = self._last, point.progress
 
+    def move(self, point: Point) -> None:
+        """Note how far the job is, between two steps."""
+        self.point = point
+
     def step(self, point: Point, preview: Callable[[], Sequence[Image.Image]]) -> None:
         """Note a step, and make a preview when it is time for one.
 
@@ -83,14 +86,13 @@ class Live:
             preview: Makes the preview's images.
         """
         time = monotonic()
-        self.seconds.append(time - self._last)
-        self.point, self._last = point, time
+        seconds, self.point, self._last = time - self._last, point, time
         image: bytes | None = None
         if time - self._shown >= self._settings.preview_every:
             self._shown = time
             image = jpeg(preview())
         data = {**vars(point), "seconds_left": self.left(time), "preview": image is not None}
-        self._recent.add(self._store.event(self.record.id, "step", data), image)
+        self._recent.add(self._store.event(self.record.id, "step", data), image, seconds)
         self._notify(self.record.id)
 
     def left(self, time: float) -> float | None:

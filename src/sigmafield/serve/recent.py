@@ -14,6 +14,9 @@ JOBS = 64
 STEPS = 512
 """Steps of a job that are kept."""
 
+TIMES = 1000
+"""Steps whose times are kept for figures."""
+
 
 @dataclass
 class Shown:
@@ -29,14 +32,16 @@ class Recent:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Shown] = OrderedDict()
+        self._seconds: deque[float] = deque(maxlen=TIMES)
 
-    def add(self, event: Event, preview: bytes | None) -> None:
-        """Note a step; a preview of None leaves the one before."""
+    def add(self, event: Event, preview: bytes | None, seconds: float) -> None:
+        """Note a step and how long it took; a preview of None leaves the one before."""
         with self._lock:
             shown = self._jobs.setdefault(event.job, Shown())
             self._jobs.move_to_end(event.job)
             shown.steps.append(event)
             shown.preview = preview or shown.preview
+            self._seconds.append(seconds)
             while len(self._jobs) > JOBS:
                 self._jobs.popitem(last=False)
 
@@ -51,6 +56,12 @@ class Recent:
         with self._lock:
             shown = self._jobs.get(job)
             return None if shown is None else shown.preview
+
+    @property
+    def seconds(self) -> list[float]:
+        """How long the latest steps took, of all jobs."""
+        with self._lock:
+            return list(self._seconds)
 
     def forget(self, job: str) -> None:
         """Drop a job."""

@@ -124,9 +124,10 @@ class Store:
                 return found
             if allow is not None:
                 allow()
-            row = {**{field.name: _column(record, field.name) for field in fields(record)}, "digest": digest}
-            names, marks = ", ".join(row), ", ".join("?" * len(row))
-            self._db.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", tuple(row.values()))
+            row = {field.name: column(field.name, getattr(record, field.name)) for field in fields(record)}
+            row["digest"] = digest
+            query = f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks(row)})"
+            self._db.execute(query, tuple(row.values()))
             self._record(record.id, "queued", {})
         self._notify(record.id)
         return None
@@ -167,9 +168,8 @@ class Store:
 
     def next_queued(self, but: Collection[str]) -> JobRecord | None:
         """The job that should run next, other than some: that of the highest priority, of these the oldest."""
-        marks = ", ".join("?" * len(but))
-        query = f"SELECT {COLUMNS} FROM jobs WHERE status = 'queued' AND id NOT IN ({marks})"
-        rows = self._rows(f"{query} ORDER BY priority DESC, number LIMIT 1", but)
+        query = f"SELECT {COLUMNS} FROM jobs WHERE status = 'queued' AND id NOT IN ({marks(but)})"
+        rows = self._rows(f"{query} ORDER BY priority DESC, number LIMIT 1", tuple(but))
         return _job(rows[0]) if rows else None
 
     def change(
@@ -188,8 +188,8 @@ class Store:
             The job as it is then; None if it does not exist, or its status is another.
         """
         values = [column(name, value) for name, value in to.items()]
-        sets, marks = ", ".join(f"{name} = ?" for name in to), ", ".join("?" * len(since))
-        query = f"UPDATE jobs SET {sets} WHERE id = ? AND status IN ({marks}) RETURNING {COLUMNS}"
+        sets = ", ".join(f"{name} = ?" for name in to)
+        query = f"UPDATE jobs SET {sets} WHERE id = ? AND status IN ({marks(since)}) RETURNING {COLUMNS}"
         with self._transaction():
             rows = self._rows(query, [*values, id, *since])
             if rows and kind is not None:
@@ -198,17 +198,19 @@ class Store:
             self._notify(id)
         return _job(rows[0]) if rows else None
 
-    def recover(self, most: int) -> list[str]:
-        """Queue the jobs that were running when the process ended, and fail those with which it ended too often.
+    def recover(self, alive: Collection[str], most: int) -> list[str]:
+        """Queue the jobs that are running and have no thread: the process, or the thread, ended without a word.
 
         Args:
-            most: Times that the process may end while a job runs and makes no progress that is saved.
+            alive: Jobs that have a thread.
+            most: How often that may happen to a job without a saved state in between.
 
         Returns:
-            Ids of the failed ones.
+            The jobs to which it has happened more often.
         """
+        lost = f"status = 'running' AND id NOT IN ({marks(alive)})"
         with self._transaction():
-            self._db.execute("UPDATE jobs SET status = 'queued', crashes = crashes + 1 WHERE status = 'running'")
+            self._db.execute(f"UPDATE jobs SET status = 'queued', crashes = crashes + 1 WHERE {lost}", tuple(alive))
             rows = self._rows("SELECT id FROM jobs WHERE status = 'queued' AND crashes > ?", (most,))
         return [str(row["id"]) for row in rows]
 
@@ -219,8 +221,7 @@ class Store:
 
     def old(self, ended: float | None, most: int | None) -> list[str]:
         """Finished jobs that ended before a time, or are more than `most`, the oldest first."""
-        marks = ", ".join("?" * len(FINISHED))
-        query = f"SELECT id, ended FROM jobs WHERE status IN ({marks}) ORDER BY ended DESC, number DESC"
+        query = f"SELECT id, ended FROM jobs WHERE status IN ({marks(FINISHED)}) ORDER BY ended DESC, number DESC"
         rows = self._rows(query, FINISHED)
         late = [row for k, row in enumerate(rows) if (most is not None and k >= most) or row["ended"] < (ended or 0)]
         return [str(row["id"]) for row in reversed(late)]
@@ -231,21 +232,22 @@ class Store:
 
     def delete(self, id: str, since: Collection[Status]) -> bool:
         """Delete a job that has one of some statuses, with its events; False if it has another or does not exist."""
-        marks = ", ".join("?" * len(since))
+        query = f"DELETE FROM jobs WHERE id = ? AND status IN ({marks(since)}) RETURNING id"
         with self._transaction():
-            rows = self._rows(f"DELETE FROM jobs WHERE id = ? AND status IN ({marks}) RETURNING id", [id, *since])
+            rows = self._rows(query, [id, *since])
             if rows:
                 self._db.execute("DELETE FROM events WHERE job = ?", (id,))
         return bool(rows)
 
 
+def marks(values: Collection[Any]) -> str:
+    """As many question marks as there are values, for a query."""
+    return ", ".join("?" * len(values))
+
+
 def column(name: str, value: Any) -> Any:
     """A field of a job as its column holds it."""
     return json.dumps(to_plain(value)) if name in AS_JSON else value
-
-
-def _column(record: JobRecord, name: str) -> Any:
-    return column(name, getattr(record, name))
 
 
 def _job(row: sqlite3.Row) -> JobRecord:

@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "sigmafield"
 FILES = sorted(SOURCE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # these modules are imported only when they are asked for, and may import optional packages at their top
-LATE = ("models/diffusers/", "models/single_file/convert.py", "diffusers_scheduler.py")
+LATE = ("models/diffusers/", "models/single_file/convert.py", "diffusers_scheduler.py", "serve/http/")
 PUBLIC = {"_replace", "_asdict", "_fields", "_make"}  # a named tuple's, public by its documentation
 
 
@@ -149,7 +149,7 @@ def names_of(path):
     """The private names that a file defines: functions, classes, variables, fields, attributes that it sets."""
     names = set()
     for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
             names.add(node.id if isinstance(node, ast.Name) else node.attr)

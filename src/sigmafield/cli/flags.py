@@ -23,7 +23,7 @@ Given = Mapping[str, Any]
 R = TypeVar("R")
 
 PANELS = ("Sampling", "Images", "Image to image", "Denoise", "Tiles", "Denoise map auto", "DemoFusion")
-PANELS += ("Regions and control", "Model", "Machine", "Moved files", "Files")
+PANELS += ("Regions and control", "Model", "Machine", "Moved files", "Files", "Server", "Engine", "Limits")
 """The panels of the help, in their order."""
 
 

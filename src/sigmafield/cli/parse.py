@@ -138,14 +138,16 @@ class Readers:
 
 
 READERS = Readers(
-    {"shift": parse_shift, "seed": parse_seed},
+    {"shift": parse_shift, "seed": parse_seed, "model_folder": Path, "input_folder": Path},
     {
         "regions": parse_region, "controls": parse_control, "loras": parse_lora,
         "lora_files": str, "control_images": str, "control_nets": str,
+        "models": str, "devices": str, "allow_host": str, "allow_origin": str,
     },
     {
         "shift": "S|size", "seed": "N|random", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:strength=S]",
-        "loras": "FILE[:STRENGTH[:TEXT]]",
+        "loras": "FILE[:STRENGTH[:TEXT]]", "model_folder": "FOLDER", "input_folder": "FOLDER",
+        "models": "NAME", "devices": "NAME", "allow_host": "NAME", "allow_origin": "URL",
         "controls": "net=PATH,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
     },
 )  # fmt: skip

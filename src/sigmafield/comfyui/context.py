@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from sigmafield.comfyui.graph import Graph
 from sigmafield.core.arrays import Latent
@@ -15,6 +15,7 @@ from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.runs.run import iterate
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft")
 """Endings of the files that a folder of models offers."""
@@ -68,6 +69,17 @@ def _below(root: Path) -> Iterator[Path]:
             yield path
 
 
+class Loading(Protocol):
+    """Calls what loads a model, or gives what an equal call has given."""
+
+    def __call__(self, load: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+
+def each_time(load: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls what loads a model."""
+    return load(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Context:
     """What the executor gives a node that asks for it, with a parameter of this type.
@@ -80,6 +92,7 @@ class Context:
         extra: Further values that are written into images, such as the workflow.
         graph: The nodes of the prompt with those that have come from expansions.
         state: The state that a sampling node goes on from; None: from the start.
+        loading: How models are loaded: each time, or once for all prompts of a server.
     """
 
     folders: Folders = Folders()
@@ -89,6 +102,7 @@ class Context:
     extra: Mapping[str, Any] | None = None
     graph: Graph = Graph({})
     state: State | None = None
+    loading: Loading = each_time
 
 
 @dataclass(frozen=True)
@@ -112,16 +126,7 @@ Stepped = Generator[Progress, None, T]
 """The return type of a node that yields its progress and returns a T."""
 
 
-class Counted(Steps, Protocol):
-    """A run of a known number of steps."""
-
-    @property
-    def n(self) -> int: ...
-
-
-def stepped(
-    run: Counted, start: Latent | State, context: Context, latents: LatentFormat | None = None
-) -> Stepped[State]:
+def stepped(run: Steps, start: Latent | State, context: Context, latents: LatentFormat | None = None) -> Stepped[State]:
     """The last state of a run, with progress after each step: `last = yield from stepped(run, start, context)`.
 
     Args:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sigmafield.comfyui.context import Loading, each_time
 from sigmafield.core.conditioning import Control, ControlNetwork, Window
 from sigmafield.core.recent import Recent
 from sigmafield.models.bundle import Pipeline, Vae
@@ -36,11 +37,13 @@ class ControlNetFile:
         path: The file or directory.
         device: Where it runs.
         kind: Kind of hint, for a net that reads several.
+        loading: How it is read, see `Context`.
     """
 
     path: Path
     device: str
     kind: str | None = None
+    loading: Loading = each_time
     _read: Recent[ControlNetwork] = field(
         default_factory=partial(Recent[ControlNetwork], 2), init=False, repr=False, compare=False
     )
@@ -55,8 +58,14 @@ class ControlNetFile:
         return self._read((model, vae), "", partial(self._loaded, model, vae))
 
     def _loaded(self, model: DiffusionModel, vae: Vae | None) -> ControlNetwork:
-        pipe = None if vae is None else Pipeline(model, NO_TEXT, vae)
-        return load_control(self.path, device=self.device, kind=self.kind, pipe=pipe)
+        if vae is None:
+            return self.loading(load_control, self.path, device=self.device, kind=self.kind)
+        return self.loading(load_with_vae, self.path, self.device, self.kind, model, vae)
+
+
+def load_with_vae(path: Path, device: str, kind: str | None, model: DiffusionModel, vae: Vae) -> ControlNetwork:
+    """A side network that reads latents of a VAE; arguments as for `ControlNetFile`."""
+    return load_control(path, device=device, kind=kind, pipe=Pipeline(model, NO_TEXT, vae))
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,13 +53,22 @@ class Paused:
 
 
 def save_paused(paused: Paused, path: str | Path) -> None:
-    """Write a paused prompt.
-
-    Results that hold more than tensors and plain values, such as models, are left out: their nodes run again.
+    """Write a paused prompt, see `paused_bytes`.
 
     Args:
         paused: The prompt.
         path: The file to write.
+
+    Raises:
+        ValueError: The sampler's state or an earlier call's outcome cannot be saved.
+    """
+    write_whole(Path(path), paused_bytes(paused))
+
+
+def paused_bytes(paused: Paused) -> bytes:
+    """The bytes of a paused prompt's file.
+
+    Results that hold more than tensors and plain values, such as models, are left out: their nodes run again.
 
     Raises:
         ValueError: The sampler's state or an earlier call's outcome cannot be saved.
@@ -86,7 +95,7 @@ def save_paused(paused: Paused, path: str | Path) -> None:
         "state": _packed_state(paused.state, tensors),
     }
     data = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    write_whole(Path(path), save(data, {"format": FORMAT, "workflow": json.dumps(header)}))
+    return save(data, {"format": FORMAT, "workflow": json.dumps(header)})
 
 
 def is_paused(path: str | Path) -> bool:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sigmafield.comfyui.conditioning import Entry, conds_of, with_controls
-from sigmafield.comfyui.context import Context, Counted, Stepped, stepped
+from sigmafield.comfyui.context import Context, Stepped, stepped
 from sigmafield.comfyui.latent import LatentDict
 from sigmafield.comfyui.model import NodeModel
 from sigmafield.core.arrays import Latent
-from sigmafield.core.protocols import Denoiser, State
+from sigmafield.core.protocols import Denoiser, State, Steps
 from sigmafield.core.registry import Spec
 from sigmafield.guidance.guider import Guider
 from sigmafield.noise.sources import generator_of, initial_noise
@@ -121,7 +121,7 @@ class Asked(NamedTuple):
 class Begun(NamedTuple):
     """A run and the state before its first step."""
 
-    run: Counted
+    run: Steps
     start: State
 
 
@@ -160,7 +160,7 @@ class NamedSampler:
 
 def opened(
     guider: GuiderValue, noise: NoiseValue, sampler: SamplerValue, sigmas: Tensor, latent: LatentDict
-) -> Framed[Counted] | None:
+) -> Framed[Steps] | None:
     """The run of a sampling node; None without levels.
 
     Args:

@@ -245,6 +245,8 @@ def _schema(hint: Any, nullable: bool = False) -> dict[str, Any]:
     found = [schema for schema in map(_type_schema, alternatives) if schema is not None]
     bounds = within.schema() if within else {}
     found = [schema | (bounds if schema.get("type") in ("number", "integer") else {}) for schema in found]
+    flat = [each for schema in found for each in schema.get("anyOf", [schema])]
+    found = [each for k, each in enumerate(flat) if each not in flat[:k]]  # a path is text, as JSON has it
     if {} in found or not found:
         return {}
     if nullable or optional(hint):

@@ -148,6 +148,11 @@ Step = Generator[tuple[Latent, Sigma], Pred, tuple[Latent, Memory]]
 class Steps(Protocol):
     """What can be iterated: a `Run`, a run with mixing between its steps, or several runs in phases."""
 
+    @property
+    def n(self) -> int:
+        """Number of steps; of intervals in the schedule for a sampler that chooses its own."""
+        ...
+
     def start(self, x: Latent, /) -> State:
         """The state before the first step."""
         ...

@@ -31,6 +31,42 @@ shape, float32. The module is the model's, or a view of it for a call with patch
 
 
 @dataclass(frozen=True, eq=False)
+class NetworkCall:
+    """One call of a network, for whoever makes it.
+
+    Args:
+        model: Whose network it is.
+        module: What `model.forward` is given: the model's module, or a view with patches.
+        x: Scaled input [rows, C, *space], float32.
+        t: Timestep of each row.
+        cond: The conditioning, of as many rows.
+        alone: Whether the module may only be called for these rows as they are: it has patches, or is locked for this
+            thread.
+    """
+
+    model: DiffusionModel
+    module: Any
+    x: Tensor
+    t: Tensor
+    cond: Cond
+    alone: bool = False
+
+    def __call__(self) -> Tensor:
+        """The network's answer F, of x's shape, float32; made in this thread, in the model's context."""
+        with self.model.running():
+            return self.model.forward(self.module, self.x, self.t, self.cond)
+
+
+Caller = Callable[[NetworkCall], Tensor]
+"""Makes the calls of a network: in place, or together with those of other runs."""
+
+
+def in_place(call: NetworkCall) -> Tensor:
+    """Makes a call at once, in this thread."""
+    return call()
+
+
+@dataclass(frozen=True, eq=False)
 class DiffusionModel:
     """A network with its parameterization: the `Model` that a guider asks.
 
@@ -59,6 +95,7 @@ class DiffusionModel:
         device: Where latents and conditionings must be.
         max_rows: Most rows (samples × prompts) of one network call, to save memory; None: all in one call.
         running: Makes the context in which the network is called.
+        caller: Makes the network's calls.
     """
 
     name: str
@@ -80,6 +117,7 @@ class DiffusionModel:
     device: torch.device = torch.device("cpu")
     max_rows: int | None = None
     running: Running = nullcontext
+    caller: Caller = in_place
     _stacks: Recent[Cond] = field(default_factory=partial(Recent, 2), init=False, repr=False)
     _views: Views = field(default_factory=Views, init=False, repr=False)
 
@@ -105,10 +143,9 @@ class DiffusionModel:
         t = t.flatten().to(xs) if sigma.ndim else xs.new_full(xs.shape[:1], float(t))
         roles = tuple(c.role for c in conds for _ in range(len(x) // k))
         out = []
-        with self.running():
-            for some in shares(len(xs), self.max_rows):
-                with self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx) as network:
-                    out.append(network(xs[some], t[some], rows(cond, some)))
+        for some in shares(len(xs), self.max_rows):
+            with self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx) as network:
+                out.append(network(xs[some], t[some], rows(cond, some)))
         out = out[0] if len(out) == 1 else torch.cat(out)
         return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
 
@@ -121,7 +158,11 @@ class DiffusionModel:
     @property
     def network(self) -> Network:
         """The raw network F on the model's own module."""
-        return partial(self.forward, self.module)
+        return self._network_on(self.module)
+
+    def _network_on(self, module: Any, alone: bool = False) -> Network:
+        """The raw network F on a module, see `NetworkCall`."""
+        return lambda x, t, cond: self.caller(NetworkCall(self, module, x, t, cond, alone))
 
     @contextmanager
     def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Iterator[Network]:
@@ -131,11 +172,14 @@ class DiffusionModel:
         of other threads are not changed.
         """
         if not ctx.patches:
-            with nullcontext() if self.module is None else self._views.shared(self.module):
+            if self.module is None:
                 yield self.network
+                return
+            with self._views.shared(self.module) as locked:
+                yield self._network_on(self.module, locked)
             return
         with self._views.borrowed(self._module()) as module:
-            call, network = Call(module, sigma, roles, ctx), partial(self.forward, module)
+            call, network = Call(module, sigma, roles, ctx), self._network_on(module, alone=True)
             for patch in reversed(ctx.patches):
                 network = patch(network, call)
             yield network

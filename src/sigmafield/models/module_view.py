@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from operator import is_
 from threading import RLock
@@ -148,13 +148,14 @@ class Views:
         self._idle.append(view)  # a view in which a call failed is dropped
 
     @contextmanager
-    def shared(self, module: nn.Module) -> Iterator[nn.Module]:
-        """The module for a call that changes nothing in it; one at a time where it cannot have views."""
-        if self._alone(module):
-            with _ONE_AT_A_TIME:
-                yield module
-        else:
-            yield module
+    def shared(self, module: nn.Module) -> Iterator[bool]:
+        """The context of a call that changes nothing in the module; one at a time where it cannot have views.
+
+        Gives whether the module is locked for this thread meanwhile.
+        """
+        alone = self._alone(module)
+        with _ONE_AT_A_TIME if alone else nullcontext():
+            yield alone
 
     def _alone(self, module: nn.Module) -> bool:
         """Whether the module cannot have views; found once, because a walk through a large network takes a while."""

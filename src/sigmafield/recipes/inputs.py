@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from sigmafield.core.conditioning import Control
+from sigmafield.core.conditioning import Control, ControlNetwork
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import no_controls
 from sigmafield.models.load import load_control
@@ -138,8 +138,19 @@ def _digest_at(path: Path, time: int) -> str:
     return digest(path.read_bytes())
 
 
-def controls_of(entries: Sequence[ControlImage], hints: Sequence[Tensor], pipe: Pipeline) -> tuple[Control, ...]:
+def controls_of(
+    entries: Sequence[ControlImage],
+    hints: Sequence[Tensor],
+    pipe: Pipeline,
+    load: Callable[..., ControlNetwork] = load_control,
+) -> tuple[Control, ...]:
     """The images that steer, with the networks that read them, on the pipeline's device in its network's dtype.
+
+    Args:
+        entries: A recipe's controls.
+        hints: Their images.
+        pipe: The model that they steer.
+        load: `load_control`, or what gives a network that is loaded already.
 
     Raises:
         ValueError: The model takes no controls, or a control's network is not supported.
@@ -149,7 +160,7 @@ def controls_of(entries: Sequence[ControlImage], hints: Sequence[Tensor], pipe: 
     dtype = getattr(pipe.model.module, "dtype", None)
     return tuple(
         Control(
-            load_control(entry.net, device=pipe.device, dtype=dtype, kind=entry.kind, pipe=pipe),
+            load(entry.net, device=pipe.device, dtype=dtype, kind=entry.kind, pipe=pipe),
             hint.to(pipe.device),
             entry.strength,
             (entry.start, entry.end),

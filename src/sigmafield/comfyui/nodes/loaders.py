@@ -14,7 +14,8 @@ from sigmafield.comfyui.model import NodeModel
 from sigmafield.comfyui.sockets import Choices, Input, files
 from sigmafield.comfyui.values import Clip, ControlNet, Model, Vae
 from sigmafield.core.annotations import Range
-from sigmafield.models.bundle import Pipeline
+from sigmafield.models.bundle import Pipeline, TextEncoder
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import INDEX, TINY
 from sigmafield.models.load import load, load_network, load_text, load_vae
 from sigmafield.models.missing import NO_TEXT, NO_VAE
@@ -32,7 +33,9 @@ Checkpoint = Annotated[str, Choices(_checkpoints, files=True)]
 def loaded(path: str | Path, context: Context) -> Pipeline:
     """A model, with the textual inversions of the first folder of embeddings; unknown ones are left out of prompts."""
     words = words_of(context)
-    return load(path, device=context.device, embeddings=words, skip_unknown_embeddings=words is not None)
+    return context.loading(
+        load, path, device=context.device, embeddings=words, skip_unknown_embeddings=words is not None
+    )
 
 
 def words_of(context: Context) -> Path | None:
@@ -82,6 +85,13 @@ def diffusers_loader(
 LoraStrength = Annotated[float, Range(-100, 100), Input(step=0.01)]
 
 
+def with_lora(
+    network: DiffusionModel, text: TextEncoder, path: Path, strength: float, text_strength: float
+) -> Pipeline:
+    """A network and a text encoder with a LoRA in their weights."""
+    return Pipeline(network, text, NO_VAE).with_loras([(path, (strength, text_strength))])
+
+
 @node("LoraLoader", "loaders", title="Load LoRA")
 def lora_loader(
     model: Model,
@@ -101,8 +111,8 @@ def lora_loader(
         strength_clip: Factor of what is added to the text encoder.
         context: Where the folders are.
     """
-    pipe = Pipeline(model.network, clip, NO_VAE)
-    made = pipe.with_loras([(context.folders.path("loras", lora_name), (strength_model, strength_clip))])
+    path = context.folders.path("loras", lora_name)
+    made = context.loading(with_lora, model.network, clip, path, strength_model, strength_clip)
     return replace(model, network=made.model), made.text
 
 
@@ -137,7 +147,7 @@ def text_encoder(names: Sequence[str], kind: str, device: str | None, context: C
         raise ValueError(f"type {kind} is not supported; supported: {', '.join(KINDS)}")
     paths = [context.folders.path("text_encoders", name) for name in names]
     where = "cpu" if device == "cpu" else context.device
-    return load_text(paths, KINDS[kind], device=where, embeddings=words_of(context))
+    return context.loading(load_text, tuple(paths), KINDS[kind], device=where, embeddings=words_of(context))
 
 
 @node("UNETLoader", "advanced/loaders", title="Load Diffusion Model")
@@ -153,7 +163,8 @@ def unet_loader(
         weight_dtype: Ignored: weights are kept as the file has them, or in the dtype that the network runs in.
         context: Where the folders are.
     """
-    return NodeModel(load_network(context.folders.path("diffusion_models", unet_name), device=context.device))
+    path = context.folders.path("diffusion_models", unet_name)
+    return NodeModel(context.loading(load_network, path, device=context.device))
 
 
 @node("CLIPLoader", "advanced/loaders", title="Load CLIP")
@@ -248,7 +259,7 @@ def vae_loader(vae_name: Annotated[str, files("vae")], context: Context = Contex
         vae_name: A file in the folder of VAEs.
         context: Where the folders are.
     """
-    return load_vae(context.folders.path("vae", vae_name), device=context.device)
+    return context.loading(load_vae, context.folders.path("vae", vae_name), device=context.device)
 
 
 @node("ControlNetLoader", "loaders", title="Load ControlNet Model")
@@ -262,4 +273,6 @@ def controlnet_loader(
         context: Where the folders are.
     """
     path = context.folders.path("controlnet", control_net_name)
-    return ControlNetFile(path.parent if (path.parent / "config.json").is_file() else path, context.device)
+    return ControlNetFile(
+        path.parent if (path.parent / "config.json").is_file() else path, context.device, loading=context.loading
+    )

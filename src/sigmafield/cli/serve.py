@@ -1,0 +1,53 @@
+"""`sigmafield serve`: the HTTP server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from sigmafield.cli.flags import Flags, Given, panel, with_flags
+from sigmafield.cli.groups import FILES
+from sigmafield.serve.http.settings import HttpSettings, read_tokens
+from sigmafield.serve.limits import Limits
+from sigmafield.serve.settings import EngineSettings
+
+ENGINE = Flags(EngineSettings, "Engine", {"models": "model", "devices": "device"}, defaults={"models": ("tiny",)})
+HTTP = Flags(HttpSettings, "Server", {"model_folder": "models", "input_folder": "inputs"}, without=("tokens", "limits"))
+LIMITS = Flags(Limits, "Limits")
+
+TOKEN = "SIGMAFIELD_TOKEN"
+"""Environment variable with tokens, in the form of a token file."""
+
+
+@with_flags(engine=(ENGINE,), http=(HTTP,), limits=(LIMITS,))
+def serve(
+    *,
+    engine: Given,
+    http: Given,
+    limits: Given,
+    folder: Annotated[
+        Path, Parameter(help="Folder of jobs, their states and images, and uploads.", group=FILES)
+    ] = Path("sigmafield-jobs"),
+    token_file: Annotated[
+        Path | None,
+        Parameter(
+            help=f"File with a line OWNER TOKEN for each client; the variable {TOKEN} has the same form.",
+            group=panel("Server"),
+        ),
+    ] = None,
+) -> None:
+    """Serve images over HTTP: a queue of jobs that run side by side and survive the process.
+
+    http://127.0.0.1:8188/docs lists the routes.
+    """
+    try:
+        from sigmafield.serve.http.run import serve as run
+    except ImportError as error:
+        raise ImportError(f"the server needs {error.name}: pip install 'sigmafield[server]'") from None
+    text = token_file.read_text("utf-8") if token_file else os.environ.get(TOKEN)
+    tokens = {} if text is None else read_tokens(text)
+    settings = HttpSettings(**http, tokens=tokens, limits=Limits(**limits))
+    run(folder, EngineSettings(**engine), settings, lambda address: print(f"listening at {address}", flush=True))

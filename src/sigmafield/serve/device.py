@@ -1,0 +1,156 @@
+"""A device with the models that are loaded on it, shared by all jobs that run there, and what joins their calls."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from sigmafield.core.conditioning import Control
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.load import choose_device, load, load_control
+from sigmafield.recipes.inputs import Inputs, controls_of
+from sigmafield.recipes.options import MachineOptions
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.settings import OF_THE_MODEL
+from sigmafield.serve.batcher import Batcher, BatchSettings
+from sigmafield.serve.settings import EngineSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Device:
+    """One device: its models are loaded when a job needs them, and the calls of its jobs are joined.
+
+    Args:
+        name: As torch names it; None is the best device there is.
+        settings: How models are loaded, how many are kept, and how calls are joined.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+
+    def __init__(self, name: str | None, settings: EngineSettings):
+        self.name = str(choose_device(name))
+        self.machine = MachineOptions(
+            device=self.name, dtype=settings.dtype, offload=settings.offload, compile=settings.compile,
+            max_rows=settings.max_rows,
+        )  # fmt: skip
+        self.batcher = Batcher(BatchSettings(settings.exact, settings.rows, settings.max_rows, settings.window))
+        self.most = settings.keep_models
+        self._active = settings.active
+        self._loading = threading.Lock()
+        self._lock = threading.Lock()
+        self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
+
+    def has_room(self, runs: int) -> bool:
+        """Whether one run more than `runs` should be started."""
+        return runs < (4 if self._active is None else self._active)
+
+    def pipe(self, recipe: Recipe) -> Pipeline:
+        """The model of a recipe with its LoRAs; errors as for `load`.
+
+        Jobs with the same model and LoRAs get the same value, so that their calls can be joined.
+        """
+        settled = {name: getattr(recipe, name) for name in OF_THE_MODEL}
+        loras = tuple(lora.pair for lora in recipe.loras)
+        if self.machine.compile:  # a compiled network takes no LoRAs afterwards
+            return self.once(load, **settled, loras=loras, lora_partial=recipe.lora_partial)
+        pipe = self.once(load, **settled)
+        return self.once(with_loras, pipe, loras, recipe.lora_partial) if loras else pipe
+
+    def controls(self, recipe: Recipe, inputs: Inputs, pipe: Pipeline) -> tuple[Control, ...]:
+        """The images that steer, with networks that jobs share; errors as for `controls_of`."""
+        return controls_of(recipe.controls, inputs.hints, pipe, partial(self.once, load_control))
+
+    def once(self, load: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Load a model, or give the one that an equal call has loaded.
+
+        Of each kind of call the results that were used last are kept. Loading does not delay jobs whose models are
+        loaded.
+
+        Args:
+            load: The function that loads.
+            args: Its arguments, which are hashable.
+            kwargs: Further ones.
+        """
+        key = (args, tuple(sorted(kwargs.items())))
+        kept = self._kept.setdefault(load.__qualname__, OrderedDict())
+        if (found := self._found(kept, key)) is not None:
+            return found
+        with self._loading:
+            if (found := self._found(kept, key)) is not None:  # loaded by another thread meanwhile
+                return found
+            with self._lock:  # the one that was not used for the longest time makes room first
+                while len(kept) >= self.most:
+                    kept.popitem(last=False)
+            made = self._joined(self._loaded(load, *args, **kwargs))
+            with self._lock:
+                kept[key] = made
+        return made
+
+    def _found(self, kept: OrderedDict[Hashable, Any], key: Hashable) -> Any:
+        with self._lock:
+            if key in kept:
+                kept.move_to_end(key)
+            return kept.get(key)
+
+    def _loaded(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return call(*args, **({**kwargs, **self.machine.load_arguments()} if call is load else kwargs))
+
+    def _joined(self, made: Any) -> Any:
+        if isinstance(made, Pipeline):
+            return replace(made, model=self.batcher.joined(made.model))
+        return self.batcher.joined(made) if isinstance(made, DiffusionModel) else made
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the models that are loaded."""
+        with self._lock:
+            return [pipe.model.name for pipe in self._kept.get(load.__qualname__, {}).values()]
+
+    def close(self) -> None:
+        """End the thread that makes calls."""
+        self.batcher.close()
+
+
+class Stepping:
+    """Says that a thread steps a run, whose calls those of other runs wait for; it leaves whenever it does not.
+
+    Args:
+        batcher: What joins the calls.
+        priority: Calls of higher priority are made first.
+    """
+
+    def __init__(self, batcher: Batcher, priority: int):
+        self._batcher, self._priority = batcher, priority
+        self._inside: ExitStack | None = None
+
+    def enter(self) -> None:
+        """Let other runs wait for the next call of this thread."""
+        if self._inside is None:
+            self._inside = ExitStack()
+            self._inside.enter_context(self._batcher.running(self._priority))
+
+    def leave(self) -> None:
+        """Let no run wait for this thread."""
+        if self._inside is not None:
+            inside, self._inside = self._inside, None
+            inside.close()
+
+    def __enter__(self) -> Stepping:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.leave()
+
+
+def with_loras(pipe: Pipeline, loras: tuple[Any, ...], lora_partial: bool) -> Pipeline:
+    """The model with LoRAs in its weights, see `Pipeline.with_loras`."""
+    return pipe.with_loras(loras, lora_partial)

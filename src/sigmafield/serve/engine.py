@@ -1,0 +1,305 @@
+"""The engine of a server: jobs that wait, run side by side on devices, and survive the process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sigmafield.core.registry import shown
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.serve.figures import DeviceFigures, EngineFigures, memory_of, own_memory
+from sigmafield.serve.files import JobFiles
+from sigmafield.serve.jobs import FINISHED, UNFINISHED, Conflict, Event, JobRecord, Kind, QueueFull, Status, WrongState
+from sigmafield.serve.live import Stop
+from sigmafield.serve.recent import Recent
+from sigmafield.serve.recipe_job import changed, changed_state
+from sigmafield.serve.scheduler import Scheduler
+from sigmafield.serve.settings import EngineSettings
+from sigmafield.serve.store import Store
+from sigmafield.serve.workflow_job import Workflows
+
+
+class Engine:
+    """Keeps jobs in a folder and runs them on devices; any thread may call any method.
+
+        engine = Engine(Path("jobs"), EngineSettings())
+        engine.start()
+        job = engine.submit("recipe", Recipe("a red heart").to_plain())
+
+    Args:
+        folder: Where jobs, states and outputs are; it is made if it does not exist.
+        settings: What jobs run on, how many at a time, and what is kept.
+        workflows: What workflows find: models, input images and node classes.
+
+    Raises:
+        ValueError: Another process uses the folder, it holds the jobs of another version, or there is no such device.
+    """
+
+    def __init__(self, folder: Path, settings: EngineSettings, workflows: Workflows = Workflows()):
+        self.settings, self.workflows = settings, workflows
+        self._root = folder / "jobs"
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._own = FileLock(folder / "lock")
+        try:
+            self._own.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another server uses the jobs in {folder}") from None
+        self._listeners: tuple[Callable[[str], None], ...] = ()
+        self._store = Store(folder / "jobs.sqlite", self._notify)
+        self._recent = Recent()
+        self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, settings, self._notify)
+
+    def start(self) -> None:
+        """Load the models and begin to run jobs; those that ran when the last process ended go on from their states.
+
+        Raises:
+            ValueError: A model is not supported.
+            FileNotFoundError: A model's file is missing.
+        """
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Save the states of all running jobs and end; they go on at the next start."""
+        self._scheduler.stop()
+        self._store.close()
+        self._own.release()
+
+    def submit(
+        self,
+        kind: Kind,
+        request: Mapping[str, Any],
+        *,
+        priority: int = 0,
+        owner: str = "",
+        key: str | None = None,
+        webhook: str | None = None,
+    ) -> JobRecord:
+        """Add a job to the queue.
+
+        Args:
+            kind: What the request is.
+            request: As JSON holds it; see `JobRecord`. A recipe without a model has the first of the settings.
+            priority: Jobs of a higher one run first.
+            owner: Who submits it.
+            key: The same key with the same request, from the same owner, gives the job that there is.
+            webhook: Where to say that it has ended.
+
+        Raises:
+            ValueError: The request is not a recipe, or not a workflow that can run.
+            Conflict: The key was used for another request.
+            QueueFull: There are as many jobs as there may be.
+        """
+        digest = hashlib.sha256(json.dumps([kind, request], sort_keys=True).encode()).hexdigest()
+        record = JobRecord(
+            secrets.token_hex(8), kind, self._settled(kind, request), "queued", priority, owner, time.time(),
+            key=key, webhook=webhook,
+        )  # fmt: skip
+        return self._added(record, digest)
+
+    def _settled(self, kind: Kind, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The request as it is kept: a recipe with its seed drawn. ValueError if it is not valid."""
+        if kind == "recipe":
+            return Recipe.from_plain({"model": self.settings.models[0], **request}).to_plain()
+        if kind == "workflow":
+            self.workflows.checked(request)
+            return dict(request)
+        raise ValueError(f"kind must be recipe or workflow; got {shown(kind)}")
+
+    def _added(self, record: JobRecord, digest: str) -> JobRecord:
+        """A record in the store, or the one there with the same key."""
+        found = self._store.add(record, digest, lambda: self._check_room(record.owner))
+        if found is not None:
+            if self._store.digest(found.id) != digest:
+                raise Conflict(f"key {found.key!r} was used before, for another request: job {found.id}")
+            return self._scheduler.now(found)
+        self._scheduler.wake()
+        return record
+
+    def _check_room(self, owner: str) -> None:
+        counts, most = self._store.counts(), self.settings.queue_length
+        if (waiting := counts["queued"] + counts["paused"]) >= most:
+            raise QueueFull(f"{most} jobs wait already", self._scheduler.seconds(max(1, waiting // 10)))
+        if (each := self.settings.jobs_per_owner) is not None:
+            own = self._store.counts(owner)
+            if sum(n for status, n in own.items() if status not in FINISHED) >= each:
+                raise QueueFull(f"there are {each} unfinished jobs of this owner already", self._scheduler.seconds(1))
+
+    def get(self, id: str) -> JobRecord:
+        """A job as it is now. LookupError if it does not exist."""
+        return self._scheduler.now(self._store.get(id))
+
+    def list(
+        self, *, status: Status | None = None, owner: str | None = None, limit: int = 100, before: str | None = None
+    ) -> list[JobRecord]:
+        """Jobs, the latest first.
+
+        Args:
+            status: Those with it; None is all.
+            owner: Those of it; None is all.
+            limit: How many at most.
+            before: Those that were submitted before this job.
+        """
+        return [self._scheduler.now(record) for record in self._store.list(status, owner, limit, before)]
+
+    def counts(self) -> dict[Status, int]:
+        """Number of jobs by status."""
+        return self._store.counts()
+
+    def pause(self, id: str) -> JobRecord:
+        """Let a job wait until it is resumed; one that runs saves its state and stops after its step.
+
+        A job that takes its last step meanwhile is done nevertheless. A paused job stays so.
+
+        Raises:
+            LookupError: There is no such job.
+            WrongState: It has ended.
+        """
+        return self._stopped(id, "paused", "paused", ["queued", "running"])
+
+    def cancel(self, id: str) -> JobRecord:
+        """End a job for good; one that runs stops after its step, and states are removed. Errors as for `pause`."""
+        return self._stopped(id, "cancelled", "cancelled", UNFINISHED)
+
+    def _stopped(self, id: str, status: Status, stop: Stop, since: Sequence[Status]) -> JobRecord:
+        ended = {"ended": time.time()} if status in FINISHED else {}
+        with self._scheduler.lock:
+            at = self._scheduler.point(id)
+            point = {} if at is None else vars(at)
+            found = self._store.change(id, since, stop, point, status=status, **ended, **point)  # type: ignore[arg-type]
+            if found is None:
+                return self._unchanged(id, status)
+            if not self._scheduler.ask(id, stop) and status == "cancelled":
+                JobFiles(self._root, id).remove()
+        return found
+
+    def _unchanged(self, id: str, *allowed: Status) -> JobRecord:
+        """The job if it has an allowed status; otherwise WrongState."""
+        record = self.get(id)
+        if record.status not in allowed:
+            raise WrongState(f"job {id} is {record.status} already")
+        return record
+
+    def resume(self, id: str) -> JobRecord:
+        """Let a paused job wait for its turn again; one that waits or runs does so. Errors as for `pause`."""
+        found = self._store.change(id, ["paused"], "queued", {}, status="queued")
+        self._scheduler.wake()
+        return self._unchanged(id, "queued", "running") if found is None else found
+
+    def prioritise(self, id: str, priority: int) -> JobRecord:
+        """Give a job another priority. Errors as for `pause`."""
+        found = self._store.change(id, UNFINISHED, "priority", {"priority": priority}, priority=priority)
+        if found is None:
+            return self._unchanged(id)
+        self._scheduler.prioritise(found)
+        return self._scheduler.now(found)
+
+    def clone(self, id: str, *, step: int | None, changes: Mapping[str, Any]) -> JobRecord:
+        """Submit a job again, from its start or from a saved state, with some entries changed.
+
+        Args:
+            id: The job.
+            step: Of the state, one of `saved`; None is the start.
+            changes: Entries of the request; None leaves one out.
+
+        Raises:
+            LookupError: There is no such job.
+            ValueError: There is no such state, or the changed request is not valid.
+            QueueFull: There are as many jobs as there may be.
+        """
+        source = self.get(id)
+        workflow = source.kind == "workflow"
+        data: bytes | None = None
+        if step is not None:
+            if step not in self.saved(id):
+                known = ", ".join(map(str, self.saved(id))) or "none"
+                raise ValueError(f"job {id} has no saved state of step {step}; saved: {known}")
+            if workflow:
+                raise ValueError("a workflow is cloned from its start: leave step out")
+            request, data = changed_state(JobFiles(self._root, id).state(step), changes)
+        elif workflow:
+            request = self._settled("workflow", {**source.request, **changes})
+        else:
+            request = changed(source.request, changes)
+        record = JobRecord(
+            secrets.token_hex(8), source.kind, request, "queued", source.priority, source.owner, time.time(),
+            step=step or 0, cloned_from=id,
+        )  # fmt: skip
+        if data is not None:
+            JobFiles(self._root, record.id).save_state(record.step, data, self.settings.keep_states)
+        return self._added(record, "")
+
+    def saved(self, id: str) -> list[int]:
+        """The steps after which a job's state is saved. LookupError if it does not exist."""
+        self._store.get(id)
+        return list(JobFiles(self._root, id).states())
+
+    def delete(self, id: str) -> None:
+        """Delete a job with its files. LookupError if it does not exist; WrongState while it runs."""
+        if not self._store.delete(id, [*FINISHED, "queued", "paused"]):
+            raise WrongState(f"job {id} is {self.get(id).status}: cancel it first")
+        self._recent.forget(id)
+        if not self._scheduler.ask(id, "cancelled"):
+            JobFiles(self._root, id).remove()
+
+    def events(self, id: str, after: int = 0) -> list[Event]:
+        """What has happened to a job after the event with an id, oldest first. LookupError if there is no such job.
+
+        Steps are known of the jobs that ran last, since the server was started; all else is kept with the job.
+        """
+        found = [*self._store.events(id, after), *self._recent.steps(id, after)]
+        if not found:
+            self._store.get(id)
+        return sorted(found, key=lambda event: event.id)
+
+    def preview(self, id: str) -> bytes | None:
+        """The latest preview of a job, a JPEG; None where there is none. LookupError if there is no such job."""
+        self._store.get(id)
+        return self._recent.preview(id)
+
+    def listen(self, notify: Callable[[str], None]) -> Callable[[], None]:
+        """Call a function after each event.
+
+        Args:
+            notify: Is given the job's id, in the thread that has recorded the event; it must be quick.
+
+        Returns:
+            What ends it.
+        """
+        with self._scheduler.lock:
+            self._listeners = (*self._listeners, notify)
+
+        def end() -> None:
+            with self._scheduler.lock:
+                self._listeners = tuple(each for each in self._listeners if each is not notify)
+
+        return end
+
+    def _notify(self, id: str) -> None:
+        for notify in self._listeners:
+            notify(id)
+
+    def output(self, id: str, n: int) -> Path:
+        """The file of a job's output. LookupError if there is no such job or output."""
+        record = self._store.get(id)
+        if not 0 <= n < len(record.outputs):
+            raise LookupError(f"job {id} has {len(record.outputs)} outputs, numbered from 0; got {n}")
+        return JobFiles(self._root, id).outputs / record.outputs[n].name
+
+    def pipelines(self) -> list[str]:
+        """Names of the loaded models."""
+        return sorted({name for device in self._scheduler.devices for name in device.loaded})
+
+    def figures(self) -> EngineFigures:
+        """What there is to measure."""
+        devices = [
+            DeviceFigures(device.name, load, device.loaded, device.batcher.figures(), memory_of(device.name))
+            for device, load in zip(self._scheduler.devices, self._scheduler.loads())
+        ]
+        return EngineFigures(self.counts(), devices, self._recent.seconds, own_memory())

@@ -1,0 +1,76 @@
+"""Wakes the requests that wait for something to happen to a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sigmafield.serve.engine import Engine
+
+
+class Watch:
+    """What has happened since it was last asked.
+
+    Args:
+        job: The job; None watches all.
+    """
+
+    def __init__(self, job: str | None):
+        self.job = job
+        self._changed: set[str] = set()
+        self._woken = asyncio.Event()
+
+    def wake(self, job: str) -> None:
+        """Note that something has happened to a job; "" ends the wait without one."""
+        if job:
+            self._changed.add(job)
+        self._woken.set()
+
+    async def changed(self, seconds: float) -> set[str]:
+        """The jobs to which something has happened; waits for one, but not longer than this."""
+        try:
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        except asyncio.TimeoutError:
+            return set()
+        self._woken.clear()
+        changed, self._changed = self._changed, set()
+        return changed
+
+
+class Feed:
+    """Passes the engine's notifications, which come from any thread, to the requests that wait for them.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine):
+        self.closing = False
+        self._loop = asyncio.get_running_loop()
+        self._watches: set[Watch] = set()
+        self._end = engine.listen(self._notified)
+
+    @contextmanager
+    def watch(self, job: str | None = None) -> Iterator[Watch]:
+        """Watch a job, or all, from now on."""
+        watch = Watch(job)
+        self._watches.add(watch)
+        try:
+            yield watch
+        finally:
+            self._watches.discard(watch)
+
+    def close(self) -> None:
+        """End all waiting."""
+        self.closing = True
+        self._end()
+        self._wake("")
+
+    def _notified(self, job: str) -> None:
+        self._loop.call_soon_threadsafe(self._wake, job)
+
+    def _wake(self, job: str) -> None:
+        for watch in self._watches:
+            if not job or watch.job in (None, job):
+                watch.wake(job)

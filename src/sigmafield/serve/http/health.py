@@ -1,0 +1,21 @@
+"""Routes that say whether the server runs, and whether it takes jobs."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from sigmafield.serve.http.context import in_thread, server_of
+from sigmafield.serve.http.errors import failed
+
+
+async def alive(request: web.Request) -> web.Response:
+    """The process answers."""
+    return web.json_response({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """The engine takes jobs, and its store can be read."""
+    server = server_of(request)
+    if server.feed.closing:
+        return failed(503, "the server is shutting down", headers={"Retry-After": "10"})
+    return web.json_response({"status": "ok", "jobs": await in_thread(server.engine.counts)})

@@ -1,0 +1,64 @@
+"""Serves an engine until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import web
+
+from sigmafield.serve.engine import Engine
+from sigmafield.serve.http.app import make_app
+from sigmafield.serve.http.settings import HttpSettings
+from sigmafield.serve.settings import EngineSettings
+
+LAST_ANSWERS = 5.0
+"""Seconds that answers which are being sent have at the end."""
+
+
+def serve(folder: Path, engine: EngineSettings, http: HttpSettings, listening: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; the states of running jobs are saved, and they go on at the next start.
+
+    Args:
+        folder: Where jobs, outputs and uploads are kept.
+        engine: What jobs run on.
+        http: Where to listen, and whom to answer.
+        listening: Called with the server's address when it takes requests.
+
+    Raises:
+        ValueError: Another server uses the folder, or a model cannot be loaded.
+        OSError: The address cannot be listened at.
+    """
+    asyncio.run(_serve(folder, engine, http, listening))
+
+
+async def _serve(folder: Path, engine: EngineSettings, http: HttpSettings, listening: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+            asyncio.get_running_loop().add_signal_handler(kind, stop.set)
+    made = Engine(folder, engine)
+    try:
+        app = make_app(made, http, folder)
+        # connections that send nothing, or headers too slowly, are closed
+        runner = web.AppRunner(app, keepalive_timeout=http.request_seconds, access_log=None)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, http.host, http.port, shutdown_timeout=LAST_ANSWERS)
+            await site.start()  # before models are loaded: an address in use is said at once
+            await asyncio.to_thread(made.start)
+            listening(address_of(runner, http))
+            await stop.wait()
+        finally:
+            await runner.cleanup()
+    finally:
+        await asyncio.to_thread(made.stop)
+
+
+def address_of(runner: web.AppRunner, http: HttpSettings) -> str:
+    """Where a server listens, with the port that it got."""
+    host = f"[{http.host}]" if ":" in http.host else http.host
+    return f"http://{host}:{runner.addresses[0][1]}"

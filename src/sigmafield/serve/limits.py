@@ -1,0 +1,83 @@
+"""What one request may ask of a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from sigmafield.core.annotations import Range
+from sigmafield.core.parameters import settle
+from sigmafield.recipes.recipe import Recipe
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may ask for; anything larger is refused before it costs anything.
+
+    Args:
+        max_body: MiB of one request's body.
+        max_pixels: Pixels of an image that is drawn or uploaded; of an animation, of all its frames together.
+        max_frames: Frames of a video or an animation.
+        max_steps: Steps of a run.
+        max_batch: Images of a job.
+        max_text: Characters of all prompts of a recipe together.
+        upload_space: MiB that the uploads of one token take on disk.
+        keep_uploads: Hours that an upload is kept after its last use.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    max_body: Annotated[int, Range(1, 4096)] = 32
+    max_pixels: Annotated[int, Range(1)] = 2**24
+    max_frames: Annotated[int, Range(1)] = 128
+    max_steps: Annotated[int, Range(1)] = 500
+    max_batch: Annotated[int, Range(1)] = 16
+    max_text: Annotated[int, Range(1)] = 20000
+    upload_space: Annotated[int, Range(1)] = 1024
+    keep_uploads: Annotated[float, Range(0, above=True)] = 168.0
+
+    def __post_init__(self) -> None:
+        settle(self, "the limits")
+
+    def check(self, recipe: Recipe, image: tuple[int, int] | None) -> None:
+        """Raise ValueError for a recipe that asks for more than it may; the message begins with the entry.
+
+        Args:
+            recipe: What is asked for.
+            image: (width, height) of the image that it starts from; None without one.
+        """
+        for name, value, most in (
+            ("steps", recipe.steps, self.max_steps),
+            ("batch", recipe.batch, self.max_batch),
+            ("frames", recipe.frames or 1, self.max_frames),
+        ):
+            if value > most:
+                raise ValueError(f"{name} must be at most {most} on this server; got {value}")
+        texts = [recipe.prompt, recipe.negative, *(region.prompt for region in recipe.regions)]
+        if (length := sum(map(len, texts))) > self.max_text:
+            raise ValueError(f"prompts must have at most {self.max_text} characters on this server; got {length}")
+        width, height = drawn_size(recipe, image)
+        if (pixels := width * height * (recipe.frames or 1)) > self.max_pixels:
+            raise ValueError(
+                f"width × height must be at most {self.max_pixels} pixels on this server; got {width}x{height}"
+                + (f" and {recipe.frames} frames" if recipe.frames else "")
+                + f", {pixels} pixels"
+            )
+
+
+def drawn_size(recipe: Recipe, image: tuple[int, int] | None) -> tuple[int, int]:
+    """(width, height) in pixels of what a recipe draws; (1, 1) where that is the model's own size.
+
+    Args:
+        recipe: What is drawn.
+        image: (width, height) of the image that it starts from; None without one.
+    """
+    width, height = (recipe.width, recipe.height) if recipe.width and recipe.height else image or (1, 1)
+    if isinstance(recipe.pad, tuple):
+        left, top, right, bottom = recipe.pad
+        width, height = width + left + right, height + top + bottom
+    scale = recipe.scale * (recipe.demofusion.scale if recipe.demofusion else 1)
+    return round(width * scale), round(height * scale)

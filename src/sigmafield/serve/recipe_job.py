@@ -1,0 +1,140 @@
+"""A job that is a recipe: from its request, or its last saved state, to the files of its images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sigmafield.core.protocols import State
+from sigmafield.recipes.build import Job
+from sigmafield.recipes.execute import execute, open_job
+from sigmafield.recipes.inputs import read_inputs
+from sigmafield.recipes.label import label
+from sigmafield.recipes.output import encoded
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.runs.checkpoint import load_state, state_bytes
+from sigmafield.serve.device import Device, Stepping
+from sigmafield.serve.live import Live, Point, Stopped
+
+META = "recipe"
+"""Name of the string in a state's file that holds the recipe, with the digests of its files."""
+
+OF_THE_NETWORK = (
+    "prompt", "negative", "cfg", "distilled_guidance", "regions", "controls", "control_crop", "loras", "lora_partial",
+    "clip_skip", "allow_nonfinite",
+)  # fmt: skip
+"""Entries of a recipe that may change in the middle of a run: the state's shape and memories do not depend on them."""
+
+
+class Watch:
+    """What happens between the steps of a recipe's run.
+
+    Args:
+        job: What runs.
+        live: Its job.
+        stepping: Is left while nothing is asked of the network, so that other runs do not wait for this one.
+    """
+
+    def __init__(self, job: Job, live: Live, stepping: Stepping):
+        self.job, self.live, self.stepping, self.begun = job, live, stepping, False
+
+    def __call__(self, state: State) -> None:
+        """Note a state; called with the first one and after each step."""
+        point = point_of(self.job, state)
+        if self.begun:
+            self.live.step(point, lambda: self.preview(state))
+        else:
+            self.begun = True
+            self.live.begin(point)
+        if self.live.stop == "cancelled":
+            raise Stopped
+        if self.live.stop is not None:
+            if self.save(state) or self.live.stop != "displaced":
+                raise Stopped
+            self.live.stop = None  # the disk is full: it keeps its place
+        done = self.job.run.done(state)
+        if done:
+            self.stepping.leave()
+            return
+        if self.live.should_save:
+            self.save(state)
+        self.stepping.enter()
+
+    def preview(self, state: State) -> Sequence[Image.Image]:
+        """The images of a preview."""
+        self.stepping.leave()
+        return self.job.preview(state)
+
+    def save(self, state: State) -> bool:
+        """Save a state; False where the disk does not take it."""
+        self.stepping.leave()
+        return self.live.save(state_bytes(state, {META: self.job.recipe.to_json()}))
+
+
+def run_recipe(live: Live, device: Device) -> list[str]:
+    """Run a recipe to its end, from its last saved state if there is one.
+
+    Args:
+        live: The job.
+        device: What it runs on.
+
+    Returns:
+        The names of its outputs, PNG files with the recipe in them, animated for videos.
+
+    Raises:
+        Stopped: It was asked to stop; its state is saved, unless it is cancelled.
+    """
+    recipe, state = start_of(live)
+    pipe = device.pipe(recipe)
+    recipe, inputs = read_inputs(recipe)
+    job = open_job(recipe, pipe, inputs, device.controls(recipe, inputs, pipe))
+    with Stepping(device.batcher, live.record.priority) as stepping:
+        result = execute(job, Watch(job, live, stepping), state)
+    files = {f"{k}.png": encoded(each, ".png", label(job.recipe, k)) for k, each in enumerate(result.images)}
+    live.files.save_outputs(files)
+    return list(files)
+
+
+def start_of(live: Live) -> tuple[Recipe, State | None]:
+    """The recipe and the last state that can be read; None where the run begins."""
+    for path in reversed(live.files.states().values()):
+        try:
+            state, meta = load_state(path)
+            return Recipe.from_json(meta[META]), state
+        except (ValueError, KeyError):  # of another version: from an older state or the start the result is the same
+            continue
+    return Recipe.from_plain(live.record.request), None
+
+
+def point_of(job: Job, state: State) -> Point:
+    """How far a run is."""
+    return Point(state.i, job.run.n, job.run.progress(state), job.run.label(state))
+
+
+def changed(entries: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as JSON holds it with other entries, a None leaving one out; ValueError if it is not valid then."""
+    forgotten = {f"{name}_sha256" for name in changes} - changes.keys()
+    kept = {name: value for name, value in entries.items() if name not in forgotten}
+    given = {name: value for name, value in {**kept, **changes}.items() if value is not None}
+    return Recipe.from_plain(given).to_plain()
+
+
+def changed_state(path: Path, changes: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """(the recipe of a saved state with other entries, the state's file with that recipe).
+
+    Raises:
+        ValueError: The recipe is not valid then, or a change asks for another run than the state is of.
+    """
+    for name in changes:
+        if name not in OF_THE_NETWORK:
+            known = ", ".join(OF_THE_NETWORK)
+            raise ValueError(
+                f"a clone that goes on from a saved state may change what the network is asked, {known}; got {name}"
+            )
+    state, meta = load_state(path)
+    entries = changed(json.loads(meta[META]), changes)
+    return entries, state_bytes(state, {META: json.dumps(entries)})

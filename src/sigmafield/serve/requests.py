@@ -1,0 +1,257 @@
+"""What clients post, as the engine's requests, and the engine's records, as clients may see them.
+
+A client names an image by an upload, a data URL or a path below the folder of inputs, and a model by a name that the
+server gives; nothing else that a recipe or a workflow says can make the server read a file.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from sigmafield.core.registry import shown
+from sigmafield.recipes.options import AUTO
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.serve.jobs import JobRecord
+from sigmafield.serve.limits import Limits
+from sigmafield.serve.names import ModelNames
+from sigmafield.serve.roots import inside
+from sigmafield.serve.uploads import PREFIX, Uploads, check_pixels, header
+
+IMAGES = ("image", "mask", "denoise_map")
+"""Entries of a recipe that name an image."""
+
+FOLDERS = ("parts", "embeddings")
+"""Entries of a recipe that name a folder of models."""
+
+NESTED = {"loras": ("path",), "controls": ("net", "image")}
+"""Entries of a recipe that hold objects which name files, with the names of those."""
+
+
+class BadRequest(ValueError):
+    """What a client posted cannot be done.
+
+    Args:
+        message: What is wrong, in one line.
+        field: The entry that is wrong; None where it is not one.
+    """
+
+    def __init__(self, message: str, field: str | None = None):
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Translates between clients and the engine.
+
+    Args:
+        names: The models that clients may use.
+        uploads: The images that they have uploaded.
+        limits: How much they may ask for.
+        inputs: Folder of images that they may name; None has none.
+    """
+
+    names: ModelNames
+    uploads: Uploads
+    limits: Limits
+    inputs: Path | None = None
+
+    def recipe(self, entries: Mapping[str, Any], owner: str) -> dict[str, Any]:
+        """The engine's request for a recipe that a client posts.
+
+        Args:
+            entries: The recipe, as JSON holds it; without a model it gets the server's default.
+            owner: Who posts it.
+
+        Raises:
+            BadRequest: It is not a recipe, asks for more than the limits, or names a file that it may not.
+        """
+        resolved = self.resolved({"model": self.names.default, **entries}, owner)
+        self._check(read_recipe(resolved))
+        return resolved  # as it was posted, so that the same post again is known to be the same
+
+    def changes(self, record: JobRecord, entries: Mapping[str, Any], owner: str) -> dict[str, Any]:
+        """Other values of some entries of a job's recipe, for a clone of it; errors as for `recipe`."""
+        resolved = self.resolved(entries, owner)
+        forgotten = {f"{name}_sha256": None for name in IMAGES if name in resolved}
+        made = {**forgotten, **resolved}
+        self._check(read_recipe({**record.request, **made}))
+        return made
+
+    def workflow(self, prompt: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The engine's request for a workflow in API form; its nodes find files in the server's folders alone.
+
+        Raises:
+            BadRequest: It is not in API form, or asks for more than the limits.
+        """
+        if not prompt:
+            raise BadRequest("the workflow has no nodes", "workflow")
+        for name, node in prompt.items():
+            if not isinstance(node, Mapping) or not isinstance(node.get("class_type"), str):
+                form = '{"3": {"class_type": "KSampler", "inputs": {…}}, …}'
+                raise BadRequest(f"the workflow must be in API form, {form}; node {shown(name)} is not", "workflow")
+            inputs = node.get("inputs", {})
+            if not isinstance(inputs, Mapping):
+                raise BadRequest(f"the inputs of node {shown(name)} must be an object; got {shown(inputs)}", "workflow")
+            self._check_node(name, inputs)
+        return {"prompt": dict(prompt), "extra": None if extra is None else dict(extra)}
+
+    def _check_node(self, name: str, inputs: Mapping[str, Any]) -> None:
+        most = {"steps": self.limits.max_steps, "batch_size": self.limits.max_batch, "length": self.limits.max_frames}
+        numbers = {key: value for key, value in inputs.items() if isinstance(value, (int, float))}
+        for key, limit in most.items():
+            if numbers.get(key, 0) > limit:
+                raise BadRequest(f"node {name}: {key} must be at most {limit} on this server", "workflow")
+        if numbers.get("width", 0) * numbers.get("height", 0) > self.limits.max_pixels:
+            raise BadRequest(
+                f"node {name}: width × height must be at most {self.limits.max_pixels} pixels on this server",
+                "workflow",
+            )
+
+    def resolved(self, entries: Mapping[str, Any], owner: str) -> dict[str, Any]:
+        """A recipe's entries with files in place of their names; values of another type stay for the recipe's errors.
+
+        Raises:
+            BadRequest: A name is not one that this client may use.
+        """
+        found = dict(entries)
+        for name, value in entries.items():
+            try:
+                found[name] = self._entry(name, value, owner)
+            except ValueError as error:
+                text = str(error)
+                raise BadRequest(text if name in text.split(":")[0] else f"{name}: {text}", name) from None
+        return found
+
+    def _entry(self, name: str, value: Any, owner: str) -> Any:
+        if name in NESTED and isinstance(value, (list, Mapping)):
+            items = cast("list[Any]", value if isinstance(value, list) else [value])
+            return [self._nested(name, item, owner) for item in items]
+        if not isinstance(value, str):
+            return value
+        if name in IMAGES:
+            return value if name == "denoise_map" and value == AUTO else self._image(value, owner)
+        if name == "model":
+            return self.names.model(value)
+        return self.names.file(value, name) if name in FOLDERS else value
+
+    def _nested(self, name: str, item: Any, owner: str) -> Any:
+        if not isinstance(item, Mapping):
+            return item
+        found = dict(item)
+        for key in NESTED[name]:
+            if isinstance(value := found.get(key), str):
+                found[key] = self._image(value, owner) if key == "image" else self.names.file(value, f"{name}.{key}")
+        return found
+
+    def _image(self, value: str, owner: str) -> str:
+        if value.startswith("data:"):
+            value = self.uploads.add(of_data_url(value), owner).image
+        if value.startswith(PREFIX):
+            return str(self.uploads.path(value, owner))
+        if self.inputs is None:
+            raise ValueError(
+                "give an image as upload:ID, from POST /v1/uploads, or as a data URL; "
+                "this server was started without a folder of input images"
+            )
+        path = inside(self.inputs, value, "an image")
+        if not path.is_file():
+            raise ValueError(f"{shown(value)} is a folder, not an image")
+        _, width, height, frames = header(path.read_bytes())
+        check_pixels(width, height, frames, self.limits)
+        return str(path)
+
+    def _check(self, recipe: Recipe) -> None:
+        size = None
+        if isinstance(recipe.image, str):
+            _, width, height, _ = header(Path(recipe.image).read_bytes())
+            size = width, height
+        try:
+            self.limits.check(recipe, size)
+        except ValueError as error:
+            field = str(error).split(" ")[0]
+            raise BadRequest(str(error), "prompt" if field == "prompts" else field) from None
+
+    def public(self, record: JobRecord) -> dict[str, Any]:
+        """A job as clients see it: files by the names that they have for clients, outputs by their addresses."""
+        base = f"/v1/jobs/{record.id}"
+        keys = ("id", "kind", "status", "priority", "created", "started", "ended", "step", "steps", "progress", "label")
+        return {
+            **{key: getattr(record, key) for key in keys},
+            record.kind: self.public_recipe(record.request) if record.kind == "recipe" else record.request["prompt"],
+            "outputs": [{**vars(output), "url": f"{base}/outputs/{n}"} for n, output in enumerate(record.outputs)],
+            "error": None if record.error is None else self.public_text(record.error),
+            "cloned_from": record.cloned_from,
+            "key": record.key,
+        }
+
+    def public_recipe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe of the engine, as it can be posted again."""
+        found = dict(request)
+        for name in (*IMAGES, "model", *FOLDERS):
+            if isinstance(value := found.get(name), str):
+                found[name] = self._public_file(value)
+        for name, keys in NESTED.items():
+            if items := found.get(name):
+                found[name] = [
+                    {**item, **{key: self._public_file(item[key]) for key in keys if key in item}} for item in items
+                ]
+        return found
+
+    def public_text(self, text: str) -> str:
+        """A message without the server's folders."""
+        for folder in self._folders():
+            text = text.replace(f"{folder}/", "")
+        return text
+
+    def _public_file(self, path: str) -> str:
+        if (reference := self.uploads.reference(path)) is not None:
+            return reference
+        named = self.names.public(path)
+        return named if named != path or self.inputs is None else path.removeprefix(f"{self.inputs.resolve()}/")
+
+    def _folders(self) -> Iterator[str]:
+        """The server's folders, and those of models that it was started with, the innermost first."""
+        given = [str(Path(path).parent) for name, path in self.names.given.items() if name != path]
+        for folder in sorted({*given, *map(str, filter(None, (self.inputs, self.names.root)))}, reverse=True):
+            yield str(Path(folder).resolve())
+        yield from (str(path) for path in sorted(self.uploads.folder.glob("*"), reverse=True))
+
+
+def of_data_url(value: str) -> bytes:
+    """The bytes of a data URL of an image in base64. ValueError for another form."""
+    head, comma, body = value.partition(",")
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise ValueError(f"a data URL must be data:image/TYPE;base64,…; got {shown(head)}")
+    try:
+        return b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the data URL is not base64") from None
+
+
+def read_recipe(entries: Mapping[str, Any]) -> Recipe:
+    """The recipe of JSON's entries. BadRequest names the entry that is wrong."""
+    try:
+        return Recipe.from_plain(entries)
+    except ValueError as error:
+        raise BadRequest(" ".join(str(error).split()), _wrong(entries, str(error))) from None
+
+
+def _wrong(entries: Mapping[str, Any], message: str) -> str | None:
+    """The first entry without which the recipe's error is another one, or goes."""
+    if "prompt" not in entries:
+        return "prompt"
+    for name in entries:
+        fewer = {"prompt": "", **{key: value for key, value in entries.items() if key != name}}
+        try:
+            Recipe.from_plain(fewer)
+        except ValueError as error:
+            if str(error) == message:
+                continue
+        return name
+    return None

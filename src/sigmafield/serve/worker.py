@@ -1,0 +1,70 @@
+"""The thread of one job: from queued to done, failed, or back to where it can go on later."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from sigmafield.serve.device import Device
+from sigmafield.serve.jobs import UNFINISHED
+from sigmafield.serve.live import Live, Stopped
+from sigmafield.serve.recipe_job import run_recipe
+from sigmafield.serve.store import Store
+from sigmafield.serve.workflow_job import Workflows, run_workflow
+
+
+class Worker(threading.Thread):
+    """Runs one job on a device; whatever the job raises, its end is noted and the thread ends.
+
+    Args:
+        live: The job.
+        device: What it runs on.
+        workflows: What workflows find.
+        store: Where its end is noted.
+        ended: Called as the last thing.
+    """
+
+    def __init__(self, live: Live, device: Device, workflows: Workflows, store: Store, ended: Callable[[Worker], None]):
+        super().__init__(name=f"job {live.record.id}", daemon=True)
+        self.live, self.device, self.id, self.began = live, device, live.record.id, time.time()
+        self._workflows, self._store, self._ended = workflows, store, ended
+
+    def run(self) -> None:
+        """Run the job."""
+        try:
+            self._work()
+        except BaseException as error:  # a custom node may raise SystemExit; the server goes on
+            self._fail(error)
+        finally:
+            self._ended(self)
+
+    def _work(self) -> None:
+        live = self.live
+        try:
+            recipe = live.record.kind == "recipe"
+            names = run_recipe(live, self.device) if recipe else run_workflow(live, self.device, self._workflows)
+        except Stopped:
+            self._leave()
+            return
+        outputs = live.files.listed(names)  # of a job that is paused while its last step is taken as well
+        self._store.change(
+            self.id, UNFINISHED, "done", {"outputs": len(outputs)},
+            status="done", ended=time.time(), outputs=outputs, **{**vars(live.point), "progress": 1.0},
+        )  # fmt: skip
+
+    def _leave(self) -> None:
+        """Note where the job was stopped; a displaced one waits in the queue again."""
+        point, why = vars(self.live.point), {"why": self.live.stop}
+        if self._store.change(self.id, ["running"], "queued", why, status="queued", **point) is None:
+            self._store.change(self.id, ["paused", "queued"], **point)
+
+    def _fail(self, error: BaseException) -> None:
+        message = " ".join(str(error).split()) or type(error).__name__
+        try:
+            self._store.change(
+                self.id, UNFINISHED, "failed", {"error": message},
+                status="failed", error=message, ended=time.time(), **vars(self.live.point),
+            )  # fmt: skip
+        except Exception:  # the disk is full: the scheduler finds that the job has no thread, and queues it again
+            return

@@ -16,6 +16,7 @@ from sigmafield.models.bundle import Modules, Pipeline, TextEncoder, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import Directory, open_directory, read_json, weights
 from sigmafield.models.scheduler_config import sampling_of
+from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.prompt import Vocabulary, by_space, check_layer, chunks, encode_chunks
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.tiny.clip import CLIPText
@@ -77,10 +78,16 @@ def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embedd
     vectors = embeddings.vectors_of("clip_l", text.config.hidden_size)
     vocabulary = Vocabulary(by_space(words.ids), words.bos, words.eos, words.pad, words.length, vectors)
 
-    def encode(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    def encode(
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
+    ) -> Cond:
         own = modules["text_encoder"]
         check_layer(clip_skip, own.config.num_hidden_layers)
-        rows = [chunks(prompt, vocabulary) for prompt in prompts]
+        rows = [chunks(prompt, replace(vocabulary, bundled=bundled)) for prompt in prompts]
         table = own.embeddings["token_embedding"]
         return Cond(encode_chunks(rows, vocabulary, table, lambda ids: (own(ids, clip_skip or -1).float(), None))[0])
 

@@ -1,7 +1,9 @@
 """`sigmafield run`: workflows run without ComfyUI; `sigmafield nodes`: what their classes take."""
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +57,11 @@ def test_a_workflow_saves_its_images_which_carry_it(flow, tmp_path):
     assert Image.open(out / "heart_00002_.png").tobytes() == image.tobytes()
 
 
+def with_input(node, **inputs):
+    """A node of the workflow with other inputs."""
+    return {node: {**DRAWN[node], "inputs": {**DRAWN[node]["inputs"], **inputs}}}
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -64,6 +71,10 @@ def test_a_workflow_saves_its_images_which_carry_it(flow, tmp_path):
         ),
         ({"8": {"class_type": "VAEDecoded", "inputs": {}}}, "no class VAEDecoded (node 8); did you mean VAEDecode"),
         ({"8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0]}}}, "node 8 (VAEDecode): Required input is"),
+        (with_input("3", cfg=math.nan), "node 3 (KSampler): A FLOAT is a finite number: cfg must be finite; got nan"),
+        (with_input("3", cfg=math.inf), "node 3 (KSampler): Value inf bigger than max"),
+        (with_input("9", filename_prefix="../x"), "filename_prefix must stay in the output folder; got '../x'"),
+        (with_input("9", filename_prefix="/x"), "filename_prefix must stay in the output folder; got '/x'"),
     ],
 )
 def test_a_dry_run_says_what_is_missing(change, message, tmp_path):
@@ -116,10 +127,11 @@ def test_custom_nodes_run_when_they_are_asked_for(tmp_path):
 def test_an_error_in_a_node_is_one_line(tmp_path):
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "../x"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "flow.json/x"}},
     }
     made = run("run", written(prompt, tmp_path / "flow.json"), "-o", tmp_path)
-    assert made.exit_code == 1 and "node 2 (SaveImage): ValueError: filename_prefix must stay" in made.stderr
+    assert made.exit_code == 1
+    assert re.search(r"^error: node 2 \(SaveImage\): (FileExists|NotADirectory)Error: ", made.stderr, re.M)
 
 
 def test_ctrl_c_leaves_a_paused_workflow_which_ends_with_the_same_pixels(flow, tmp_path):

@@ -123,6 +123,12 @@ def test_complete_classes_are_loaded_and_the_others_refused_with_the_reason(load
     }
 
 
+def test_a_file_is_not_a_folder_of_nodes(tmp_path):
+    (tmp_path / "a.py").touch()
+    with pytest.raises(NotADirectoryError, match=f"a.py is a file, and nodes are in a folder: give {tmp_path}$"):
+        load_nodes(tmp_path / "a.py")
+
+
 def test_a_missing_folder_is_one_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of nodes"):
         load_nodes(tmp_path / "none")

@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from sigmafield.comfyui.context import Folders
+from sigmafield.comfyui.context import Context, Folders
 from sigmafield.core.registry import shown
 
 
@@ -58,12 +58,25 @@ def place(prefix: str, root: Path, width: int = 0, height: int = 0) -> Place:
     names |= {name: f"{getattr(now, name):02}" for name in ("month", "day", "hour", "minute", "second")}
     for name, value in names.items():
         prefix = prefix.replace(f"%{name}%", value)
-    path = Path(os.path.normpath(prefix))
+    path = below(prefix, root)
     folder = root / path.parent
-    if not folder.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"filename_prefix must stay in the output folder; got {shown(prefix)}")
     subfolder = "" if path.parent == Path() else str(path.parent)
     return Place(folder, path.name, _next(folder, path.name), subfolder)
+
+
+def below(prefix: str, root: Path) -> Path:
+    """The path of a prefix from a directory; raises ValueError where it leads out of the directory."""
+    path = Path(os.path.normpath(prefix))
+    if not (root / path.parent).resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"filename_prefix must stay in the output folder; got {shown(prefix)}")
+    return path
+
+
+def stays_below(filename_prefix: Any, context: Context) -> bool:
+    """Checks a node's filename_prefix, unless another node gives it, before any node runs; errors as for `place`."""
+    if isinstance(filename_prefix, str):
+        below(filename_prefix, context.folders.output)
+    return True
 
 
 def _next(folder: Path, base: str) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from sigmafield.comfyui.context import Context, Folders, Shown
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.nodes.masks import mask_to_image
-from sigmafield.comfyui.saving import described, located, place, png, png_16, texts_of
+from sigmafield.comfyui.saving import described, located, place, png, png_16, stays_below, texts_of
 from sigmafield.comfyui.sockets import Choices, Dynamic, Input, Socket
 from sigmafield.comfyui.values import ExtraValue, Image, Mask, PromptValue
 from sigmafield.core.annotations import Range
@@ -112,7 +112,7 @@ def load_image_mask(image: File, channel: Literal["alpha", "red", "green", "blue
     return 1 - values if channel == "alpha" else values
 
 
-@node("SaveImage", "image", title="Save Image", outputs=("images",), shows=True)
+@node("SaveImage", "image", title="Save Image", outputs=("images",), shows=True, validate=stays_below)
 def save_image(
     images: Image,
     filename_prefix: str = "ComfyUI",
@@ -143,7 +143,15 @@ class Png:
     input_color_space: Literal["sRGB"] = "sRGB"
 
 
-@node("SaveImageAdvanced", "image", title="Save Image (Advanced)", outputs=("images",), version=3, shows=True)
+@node(
+    "SaveImageAdvanced",
+    "image",
+    title="Save Image (Advanced)",
+    outputs=("images",),
+    version=3,
+    shows=True,
+    validate=stays_below,
+)
 def save_image_advanced(
     images: Image,
     filename_prefix: str = "ComfyUI",

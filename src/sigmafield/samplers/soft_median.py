@@ -54,7 +54,7 @@ def weights(slopes: Sequence[Latent], u: Latent | None = None, *, softmax: bool 
     if softmax:
         return list((n * v).softmax(0))
     most = v.amax(0)
-    v = torch.where(most == 0, torch.ones_like(v), v / torch.where(most == 0, torch.ones_like(most), most)).square()
+    v = torch.where(most == 0, 1.0, v / most).square()
     return list(v / _total(v))
 
 
@@ -192,4 +192,4 @@ def _all(x: Tensor, per_sample: bool) -> tuple[int, ...]:
 
 def _over(x: Tensor, size: Tensor) -> Tensor:
     """x/size, and 0 where size is 0."""
-    return torch.where(size == 0, torch.zeros_like(x), x / torch.where(size == 0, torch.ones_like(size), size))
+    return torch.where(size == 0, 0.0, x / size)

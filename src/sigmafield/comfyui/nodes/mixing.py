@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from scipy import stats
 
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.iterative_mixing import batch_unsample, mixing_ksampler, mixing_ksampler_advanced
@@ -286,8 +285,10 @@ def latent_batch_statistics_plot(batch: Latent) -> Image:
     Args:
         batch: The latents.
     """
+    from scipy.stats import shapiro  # slow to import
+
     flat = batch["samples"].double().flatten(1)
-    p_values = [float(stats.shapiro(row.numpy()).pvalue) for row in flat]
+    p_values = [float(shapiro(row.numpy()).pvalue) for row in flat]
     rows = [
         ("Shapiro-Wilk p", p_values, 0.05),
         ("mean", flat.mean(1).tolist(), None),

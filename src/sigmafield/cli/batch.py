@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from sigmafield.cli.carried import workflow_texts
 from sigmafield.cli.errors import USER_ERRORS, complain
 from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.prompts import Line
@@ -149,10 +150,15 @@ def draw_line(
     say_notes(job, quiet=part > 0 or as_json)
     path = manifest.folder / f"{stem_of(sealed)}.png"
     checkpoint = checkpoint_of(line, manifest)
-    watch = Watch(job, path, display, shared.machine, how, checkpoint, part, again="the same command")
+    watch, texts = (
+        Watch(job, path, display, shared.machine, how, checkpoint, part, "the same command"),
+        workflow_texts(job),
+    )
     result, files = drawn(
         watch,
-        lambda end: write_line(line.number, job.recipe, path, files_of(end.images, ".png", job.recipe), manifest),
+        lambda end: write_line(
+            line.number, job.recipe, path, files_of(end.images, ".png", job.recipe, texts), manifest
+        ),
         state_of(checkpoint.path, job.recipe),
     )
     say_savings(result)

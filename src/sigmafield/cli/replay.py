@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from PIL import Image
 
 from sigmafield import __version__
+from sigmafield.cli.carried import workflow_texts
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import FILES, MACHINE, MOVED, Json, Overwrite
 from sigmafield.cli.moved import with_moved
@@ -50,14 +51,14 @@ def replay(
     options = MachineOptions(**machine)
     job = open_job(recipe, open_pipe(recipe, **options.load_arguments()))
     check_video(job, target.path)
-    watch = Watch(job, target.path, Display(json, [recipe.steps]), options, Watching())
+    watch, texts = Watch(job, target.path, Display(json, [recipe.steps]), options, Watching()), workflow_texts(job)
 
     def chosen(end: Result) -> Sequence[Image.Image]:
         return sheets(end.images) if index is None else end.images[index]
 
     result, [written] = drawn(
         watch,
-        lambda end: target.write({"": encoded(chosen(end), target.path.suffix, label(job.recipe, index))}),
+        lambda end: target.write({"": encoded(chosen(end), target.path.suffix, label(job.recipe, index), texts)}),
     )
     frames = chosen(result)
     known = open_frames(file)

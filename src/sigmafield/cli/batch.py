@@ -10,7 +10,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from sigmafield.cli.carried import workflow_texts
 from sigmafield.cli.errors import USER_ERRORS, complain
 from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.prompts import Line
@@ -20,6 +19,7 @@ from sigmafield.cli.signals import Interrupted
 from sigmafield.cli.single import check_previews, facts_of, say_savings, stem_of, words_of
 from sigmafield.cli.terminal import Display
 from sigmafield.cli.understood import say_notes
+from sigmafield.comfyui.workflow.carried import workflow_texts
 from sigmafield.core.protocols import State
 from sigmafield.recipes.execute import open_job
 from sigmafield.recipes.image_io import digest

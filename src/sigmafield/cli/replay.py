@@ -13,13 +13,13 @@ from cyclopts import Parameter
 from PIL import Image
 
 from sigmafield import __version__
-from sigmafield.cli.carried import workflow_texts
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import FILES, MACHINE, MOVED, Json, Overwrite
 from sigmafield.cli.moved import with_moved
 from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
 from sigmafield.cli.single import Target, check_video
 from sigmafield.cli.terminal import Display
+from sigmafield.comfyui.workflow.carried import workflow_texts
 from sigmafield.recipes.execute import Result, open_job, open_pipe
 from sigmafield.recipes.image_io import open_frames, sheets
 from sigmafield.recipes.label import label, read_label

@@ -11,11 +11,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from sigmafield.cli.carried import workflow_texts
 from sigmafield.cli.errors import complain
 from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
 from sigmafield.cli.terminal import Display, rows_text
 from sigmafield.cli.understood import say_notes
+from sigmafield.comfyui.workflow.carried import workflow_texts
 from sigmafield.core.protocols import State
 from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline

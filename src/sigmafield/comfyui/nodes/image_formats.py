@@ -103,6 +103,6 @@ def _avif(images: Tensor, prefix: str, format: Avif, texts: Mapping[str, Any], c
     where = place(prefix, root, images.shape[2], images.shape[1])
     where.folder.mkdir(parents=True, exist_ok=True)
     name = where.file(0, ".avif")
-    write_whole(where.folder / name, encoded(images, duration=1000 / mode.fps))
+    write_whole(where.folder / name, encoded(images, duration=round(1000 / mode.fps)))
     shown = {"images": [described(where, name, "output")]} | ({"animated": [True]} if len(images) > 1 else {})
     return Shown(images, shown)

@@ -1,4 +1,4 @@
-"""What images of the command line carry for ComfyUI: the workflow that draws what their recipe draws."""
+"""What an image that a recipe drew carries for ComfyUI: the workflow that draws the same."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Texts = Annotated[tuple[str, ...], Parameter(negative=())]
 
 
 def run(
-    file: Annotated[Path, Parameter(help="Workflow, image that carries one, or a paused workflow.")],
+    file: Annotated[Path, Parameter(help="Workflow, image or video that carries one, or a paused workflow.")],
     /,
     *,
     set: Annotated[Texts, Parameter(help='Value of an input: 3.seed=5, "KSampler.steps=10".')] = (),
@@ -51,6 +51,8 @@ def run(
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))
         if is_paused(file):
             paused = load_paused(file, made.context.device)
+            for name, data in paused.files.items():
+                (Path(inputs) / name).write_bytes(data)
             finish(once(made, paused.validated, LastPrompt(), paused, previews))
             return
         cache = LastPrompt()

@@ -39,7 +39,8 @@ def once(
         if last is not None:
             path = made.context.folders.output / f"paused-{time.strftime('%Y%m%d-%H%M%S')}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_paused(last, path)
+            inputs = {each.name: each.read_bytes() for each in made.context.folders.input.iterdir()}
+            save_paused(replace(last, files=inputs), path)
             complain(f"interrupted: finish it with sigmafield run {path}", kind="note")
         return signal.status
     return 0

@@ -9,7 +9,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sigmafield.comfyui.context import Context, Folders
 from sigmafield.core.registry import shown
+from sigmafield.runs.files import write_whole
 
 
 class Place(NamedTuple):
@@ -159,3 +160,26 @@ def _finite(value: Any) -> Any:
 def described(where: Place, name: str, kind: str) -> dict[str, str]:
     """A file as an interface shows it; `kind`: "output", "temp" or "input"."""
     return {"filename": name, "subfolder": where.subfolder, "type": kind}
+
+
+def saved_images(
+    images: Tensor, prefix: str, root: Path, kind: str, encode: Callable[[Tensor], bytes], ending: str = "_.png"
+) -> list[dict[str, str]]:
+    """Write images [B, H, W, C] as files and describe them as an interface shows them.
+
+    Args:
+        images: The images.
+        prefix: A node's filename_prefix.
+        root: The directory that it is below.
+        kind: "output" or "temp".
+        encode: The bytes of a file with an image [H, W, C].
+        ending: What follows the counter.
+    """
+    where = place(prefix, root, images.shape[2], images.shape[1])
+    where.folder.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, str]] = []
+    for k, image in enumerate(images):
+        name = where.file(k, ending)
+        write_whole(where.folder / name, encode(image))
+        found.append(described(where, name, kind))
+    return found

@@ -13,6 +13,7 @@ from sigmafield.comfyui.literals import checked
 from sigmafield.comfyui.loop_pairs import LoopError, loops_of
 from sigmafield.comfyui.object_info import described
 from sigmafield.comfyui.problems import FAILED, Faulty, Problem, Validated
+from sigmafield.comfyui.replacements import replaced
 from sigmafield.comfyui.wire import declared
 from sigmafield.core.registry import near_miss, shown
 
@@ -20,7 +21,7 @@ from sigmafield.core.registry import near_miss, shown
 def validate(
     prompt: Any, nodes: Mapping[str, Definition], folders: Folders = Folders(), targets: Collection[str] | None = None
 ) -> Validated:
-    """Check a prompt and give its values the types of their inputs.
+    """Check a prompt and give its values the types of their inputs; classes that are not here may be replaced.
 
     Args:
         prompt: The prompt in API form.
@@ -28,6 +29,8 @@ def validate(
         folders: Where the files are that its combos offer.
         targets: The output nodes that are wanted; None: all.
     """
+    if isinstance(prompt, Mapping):
+        prompt = replaced(prompt, nodes)
     if (error := _malformed(prompt, nodes)) is not None:
         return Validated(error=error)
     prompt = {name: _known(node, nodes[node["class_type"]]) for name, node in prompt.items()}

@@ -14,8 +14,8 @@ from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.saving import as_json, described, place, stays_below, texts_of, to_pillow
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import ExtraValue, Image, PromptValue
-from sigmafield.comfyui.workflow.files import exif_of
 from sigmafield.core.annotations import Range
+from sigmafield.recipes.image_texts import exif_of
 from sigmafield.runs.files import write_whole
 
 Fps = Annotated[float, Range(0.01, 1000), Input(step=0.01)]

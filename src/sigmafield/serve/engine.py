@@ -103,19 +103,19 @@ class Engine:
         """
         digest = hashlib.sha256(json.dumps([kind, request], sort_keys=True).encode()).hexdigest()
         record = JobRecord(
-            secrets.token_hex(8), kind, self._settled(kind, request), "queued", priority, owner, time.time(),
+            secrets.token_hex(8), kind, self._settled(kind, request, owner), "queued", priority, owner, time.time(),
             key=key, webhook=webhook,
         )  # fmt: skip
         return self._added(record, digest)
 
-    def _settled(self, kind: Kind, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _settled(self, kind: Kind, request: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """The request as it is kept: a recipe with its seed drawn. ValueError if it is not valid."""
         if not isinstance(request, Mapping):
             raise ValueError(f"a job's request must be an object; got {shown(request)}")
         if kind == "recipe":
             return Recipe.from_plain({"model": self.settings.models[0], **request}).to_plain()
         if kind == "workflow":
-            self.workflows.checked(request)
+            self.workflows.of(owner).checked(request)
             return dict(request)
         raise ValueError(f"kind must be recipe or workflow; got {shown(kind)}")
 
@@ -231,7 +231,7 @@ class Engine:
                 raise ValueError("a workflow is cloned from its start: leave step out")
             request, data = changed_state(JobFiles(self._root, id).state(step), changes)
         elif workflow:
-            request = self._settled("workflow", {**source.request, **changes})
+            request = self._settled("workflow", {**source.request, **changes}, source.owner)
         else:
             request = changed(source.request, changes)
         record = JobRecord(

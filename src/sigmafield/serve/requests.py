@@ -20,7 +20,7 @@ from sigmafield.serve.jobs import JobRecord
 from sigmafield.serve.limits import Limits
 from sigmafield.serve.names import ModelNames
 from sigmafield.serve.roots import inside
-from sigmafield.serve.uploads import PREFIX, Uploads, check_pixels, header
+from sigmafield.serve.uploads import DIGEST, PREFIX, Uploads, check_pixels, header
 
 IMAGES = ("image", "mask", "denoise_map")
 """Entries of a recipe that name an image."""
@@ -77,18 +77,22 @@ class Requests:
 
     def changes(self, record: JobRecord, entries: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """Other values of some entries of a job's recipe, for a clone of it; errors as for `recipe`."""
-        resolved = self.resolved(entries, owner)
-        forgotten = {f"{name}_sha256": None for name in IMAGES if name in resolved}
-        made = {**forgotten, **resolved}
-        self._check(read_recipe({**record.request, **made}))
+        made = self.resolved(entries, owner)
+        whole = {**record.request, **{f"{name}_sha256": None for name in made if name in IMAGES}, **made}
+        self._check(read_recipe({name: value for name, value in whole.items() if value is not None}))
         return made
 
-    def workflow(self, prompt: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The engine's request for a workflow in API form; its nodes find files in the server's folders alone.
+    def workflow(self, prompt: Mapping[str, Any], extra: Mapping[str, Any] | None, owner: str) -> dict[str, Any]:
+        """The engine's request for a workflow in API form.
+
+        Its nodes find models in the server's folder and images among the owner's uploads, nothing else. A text that is
+        an upload or a data URL becomes the name of its file there; so does an input `image` that names a file in the
+        folder of inputs.
 
         Raises:
-            BadRequest: It is not in API form, or asks for more than the limits.
+            BadRequest: It is not in API form, asks for more than the limits, or names an image that is not there.
         """
+        made: dict[str, Any] = {}
         if not prompt:
             raise BadRequest("the workflow has no nodes", "workflow")
         for name, node in prompt.items():
@@ -99,7 +103,23 @@ class Requests:
             if not isinstance(inputs, Mapping):
                 raise BadRequest(f"the inputs of node {shown(name)} must be an object; got {shown(inputs)}", "workflow")
             self._check_node(name, inputs)
-        return {"prompt": dict(prompt), "extra": None if extra is None else dict(extra)}
+            try:
+                found = {key: self._node_input(key, value, owner) for key, value in inputs.items()}
+            except ValueError as error:
+                raise BadRequest(f"node {name}: {error}", "workflow") from None
+            made[name] = {**node, "inputs": found}
+        return {"prompt": made, **({} if extra is None else {"extra": dict(extra)})}
+
+    def _node_input(self, key: str, value: Any, owner: str) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.startswith("data:image/"):
+            return self.uploads.add(of_data_url(value), owner).id
+        if value.startswith(PREFIX):
+            return self.uploads.path(value, owner).name
+        if key == "image" and self.inputs is not None and (self.inputs / value).is_file():
+            return self.uploads.add(inside(self.inputs, value, "image").read_bytes(), owner).id
+        return value
 
     def _check_node(self, name: str, inputs: Mapping[str, Any]) -> None:
         most = {"steps": self.limits.max_steps, "batch_size": self.limits.max_batch, "length": self.limits.max_frames}
@@ -183,7 +203,7 @@ class Requests:
         keys = ("id", "kind", "status", "priority", "created", "started", "ended", "step", "steps", "progress", "label")
         return {
             **{key: getattr(record, key) for key in keys},
-            record.kind: self.public_recipe(record.request) if record.kind == "recipe" else record.request["prompt"],
+            record.kind: (self.public_recipe if record.kind == "recipe" else public_workflow)(record.request),
             "outputs": [{**vars(output), "url": f"{base}/outputs/{n}"} for n, output in enumerate(record.outputs)],
             "error": None if record.error is None else self.public_text(record.error),
             "cloned_from": record.cloned_from,
@@ -221,6 +241,18 @@ class Requests:
         for folder in sorted({*given, *map(str, filter(None, (self.inputs, self.names.root)))}, reverse=True):
             yield str(Path(folder).resolve())
         yield from (str(path) for path in sorted(self.uploads.folder.glob("*"), reverse=True))
+
+
+def public_workflow(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A workflow of the engine, as it can be posted again."""
+
+    def shown_input(value: Any) -> Any:
+        return PREFIX + value if isinstance(value, str) and DIGEST.fullmatch(value) else value
+
+    return {
+        name: {**node, "inputs": {key: shown_input(value) for key, value in node.get("inputs", {}).items()}}
+        for name, node in request["prompt"].items()
+    }
 
 
 def of_data_url(value: str) -> bytes:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,11 @@ class Upload:
     height: int
     frames: int
     size: int
+
+
+def owner_folder(root: Path, owner: str) -> Path:
+    """The folder of an owner's uploads below that of all: the latter itself where owners have no names."""
+    return root / hashlib.sha256(owner.encode()).hexdigest()[:32] if owner else root
 
 
 class Uploads:
@@ -107,30 +112,31 @@ class Uploads:
         except (OSError, ValueError):
             raise LookupError(f"no upload {shown(id)}") from None
 
-    def tidy(self, used: Collection[str]) -> None:
+    def tidy(self, used: Callable[[str], bool]) -> None:
         """Delete uploads that were not used for `Limits.keep_uploads` hours.
 
         Args:
-            used: Files that unfinished jobs need, which are kept.
+            used: Whether an unfinished job needs the upload of this id, which is then kept.
         """
         oldest = time.time() - 3600 * self.limits.keep_uploads
-        for path in self.folder.glob("*/*"):
+        for path in self.folder.rglob("*"):
             with self._lock:
-                if str(path) not in used and path.stat().st_mtime < oldest:
+                if path.is_file() and not used(path.name) and path.stat().st_mtime < oldest:
                     path.unlink(missing_ok=True)
 
     def reference(self, path: str) -> str | None:
         """The reference of an upload's file; None for other files."""
         file = Path(path)
-        return PREFIX + file.name if file.parent.parent == self.folder and DIGEST.fullmatch(file.name) else None
+        return PREFIX + file.name if file.is_relative_to(self.folder) and DIGEST.fullmatch(file.name) else None
 
     def _path(self, id: str, owner: str) -> Path:
         if not DIGEST.fullmatch(id):
             raise ValueError(f"an upload is {PREFIX} and 64 hexadecimal digits; got {shown(PREFIX + id)}")
-        return self.folder / hashlib.sha256(owner.encode()).hexdigest()[:32] / id
+        return owner_folder(self.folder, owner) / id
 
     def _make_room(self, owner: str, size: int) -> None:
-        there = sum(path.stat().st_size for path in self._path("0" * 64, owner).parent.glob("*"))
+        folder = owner_folder(self.folder, owner)
+        there = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
         if there + size > self.limits.upload_space * MIB:
             raise ValueError(f"uploads may take {self.limits.upload_space} MiB on this server: delete some first")
 

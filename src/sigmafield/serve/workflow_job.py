@@ -27,6 +27,7 @@ from sigmafield.recipes.image_io import to_images
 from sigmafield.serve.device import Device, Stepping
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.live import Live, Point, Stopped
+from sigmafield.serve.uploads import owner_folder
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Workflows:
 
     folders: Folders = Folders()
     nodes: Mapping[str, Definition] | None = None
+
+    def of(self, owner: str) -> Workflows:
+        """What the workflows of an owner find: its own images alone, in a folder below that of all."""
+        return replace(self, folders=replace(self.folders, input=owner_folder(self.folders.input, owner)))
 
     @property
     def classes(self) -> Mapping[str, Definition]:
@@ -102,7 +107,7 @@ def run_workflow(live: Live, device: Device, workflows: Workflows) -> list[str]:
         Stopped: It was asked to stop; what is needed to go on is saved, unless it is cancelled.
         RuntimeError: A node failed.
     """
-    outputs = live.files.outputs
+    workflows, outputs = workflows.of(live.record.owner), live.files.outputs
     outputs.mkdir(parents=True, exist_ok=True)
     folders = replace(workflows.folders, output=outputs, temp=live.files.folder / "temp")
     steps, paused = start_of(live, device, folders)

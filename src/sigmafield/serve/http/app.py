@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -18,10 +18,10 @@ from sigmafield.serve.http.routes import ROUTES
 from sigmafield.serve.http.security import add_headers, guard
 from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.http.webhooks import Webhooks
-from sigmafield.serve.jobs import FINISHED
+from sigmafield.serve.jobs import UNFINISHED, JobRecord
 from sigmafield.serve.limits import MIB
 from sigmafield.serve.names import ModelNames
-from sigmafield.serve.requests import IMAGES, Requests
+from sigmafield.serve.requests import Requests
 from sigmafield.serve.uploads import Uploads
 
 TIDY = 600.0
@@ -40,10 +40,15 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
         ValueError: Two models have the same name.
     """
     names = ModelNames.of(engine.settings.models, settings.model_folder)
-    requests = Requests(names, Uploads(folder / "uploads", settings.limits), settings.limits, settings.input_folder)
+    requests = Requests(names, Uploads(uploads_in(folder), settings.limits), settings.limits, settings.input_folder)
     registry = metrics.registry_of(engine)
+    times = metrics.job_times(registry)
     app = web.Application(
-        middlewares=[metrics.measured(registry), errors, guard(settings, {route.path for route in ROUTES if route.open})],
+        middlewares=[
+            metrics.measured(registry),
+            errors,
+            guard(settings, {route.path for route in ROUTES if route.open}),
+        ],
         client_max_size=settings.limits.max_body * MIB,
     )
     app[metrics.REGISTRY] = registry
@@ -53,15 +58,18 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
 
     async def beside(app: web.Application) -> AsyncIterator[None]:
         feed = Feed(engine)
-        server = app[SERVER] = Server(engine, settings, requests, feed)
-        sender = Webhooks(engine, feed, lambda record: jobs.public(server, record), settings.private_webhooks)
-        tasks = [asyncio.create_task(sender.run()), asyncio.create_task(tidy(server))]
+        webhooks = Webhooks(
+            folder / "webhooks", engine, lambda record: jobs.public(server, record), settings.private_webhooks
+        )
+        server = app[SERVER] = Server(engine, settings, requests, feed, webhooks)
+        await webhooks.open()
+        tasks = [asyncio.create_task(ended(server, times)), asyncio.create_task(tidy(server))]
         yield
         feed.close()
         for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await webhooks.close()
 
     async def closing(app: web.Application) -> None:
         app[SERVER].feed.close()  # streams and blocking requests end, so that their connections do
@@ -72,6 +80,18 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
     return app
 
 
+def uploads_in(folder: Path) -> Path:
+    """Where a server's uploads are, in its folder."""
+    return folder.resolve() / "uploads"
+
+
+async def ended(server: Server, note: Callable[[JobRecord], None]) -> None:
+    """Note each job that ends, and send its webhook, until the task is cancelled."""
+    async for record in server.feed.ended():
+        note(record)
+        server.webhooks.send(record)
+
+
 async def tidy(server: Server) -> None:
     """Delete old uploads, now and then, until the task is cancelled."""
     while True:
@@ -80,7 +100,6 @@ async def tidy(server: Server) -> None:
 
 
 def _tidied(server: Server) -> None:
-    kept = [job for job in server.engine.list(limit=10**9) if job.status not in FINISHED and job.kind == "recipe"]
-    used = {str(job.request.get(name)) for job in kept for name in IMAGES}
-    used |= {str(control["image"]) for job in kept for control in job.request.get("controls", ())}
-    server.requests.uploads.tidy(used)
+    jobs = (job for status in UNFINISHED for job in server.engine.list(status=status, limit=10**9))
+    texts = [json.dumps(job.request) for job in jobs]
+    server.requests.uploads.tidy(lambda id: any(id in text for text in texts))

@@ -9,24 +9,13 @@ import msgspec
 from aiohttp import web
 
 from sigmafield.serve.http.context import server_of
+from sigmafield.serve.http.webhooks import Webhook
 from sigmafield.serve.limits import MIB
 from sigmafield.serve.requests import BadRequest
 
 T = TypeVar("T")
 
 Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
-
-
-class Webhook(msgspec.Struct, forbid_unknown_fields=True):
-    """Where to say that a job has ended.
-
-    Args:
-        url: An http or https address, to which the job is posted.
-        secret: Key of the signature that the post carries.
-    """
-
-    url: Annotated[str, msgspec.Meta(max_length=2000)]
-    secret: Annotated[str, msgspec.Meta(min_length=8, max_length=200)]
 
 
 class NewJob(msgspec.Struct, forbid_unknown_fields=True):

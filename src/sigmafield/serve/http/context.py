@@ -12,6 +12,7 @@ from aiohttp import web
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.feed import Feed
 from sigmafield.serve.http.settings import HttpSettings
+from sigmafield.serve.http.webhooks import Webhooks
 from sigmafield.serve.jobs import JobRecord
 from sigmafield.serve.requests import Requests
 
@@ -27,12 +28,14 @@ class Server:
         settings: Whom the server answers.
         requests: Translates between clients and the engine.
         feed: Wakes those who wait for events.
+        webhooks: Sends what jobs have to say at their end.
     """
 
     engine: Engine
     settings: HttpSettings
     requests: Requests
     feed: Feed
+    webhooks: Webhooks
 
     def job(self, id: str, owner: str) -> JobRecord:
         """A job of an owner. LookupError if it is another's, as if it did not exist."""

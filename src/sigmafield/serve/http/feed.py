@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from sigmafield.serve.engine import Engine
+from sigmafield.serve.jobs import FINISHED, JobRecord
 
 
 class Watch:
@@ -47,6 +48,7 @@ class Feed:
 
     def __init__(self, engine: Engine):
         self.closing = False
+        self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._watches: set[Watch] = set()
         self._end = engine.listen(self._notified)
@@ -60,6 +62,18 @@ class Feed:
             yield watch
         finally:
             self._watches.discard(watch)
+
+    async def ended(self) -> AsyncIterator[JobRecord]:
+        """The jobs that end from now on, each once."""
+        with self.watch() as watch:
+            while not self.closing:
+                for job in await watch.changed(60.0):
+                    try:
+                        events = await asyncio.to_thread(self._engine.events, job)
+                        if events[-1].kind in FINISHED:
+                            yield await asyncio.to_thread(self._engine.get, job)
+                    except LookupError:  # deleted
+                        continue
 
     def close(self) -> None:
         """End all waiting."""

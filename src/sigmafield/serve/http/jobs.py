@@ -9,10 +9,10 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
-from sigmafield.serve.http.bodies import Clone, NewJob, NewPriority, Webhook, read_json
+from sigmafield.serve.http.bodies import Clone, NewJob, NewPriority, read_json
 from sigmafield.serve.http.context import OWNER, Server, in_thread, job_of, server_of
 from sigmafield.serve.http.outputs import file_answer
-from sigmafield.serve.http.webhooks import check_url
+from sigmafield.serve.http.webhooks import Webhook, check_url
 from sigmafield.serve.jobs import FINISHED, STATUSES, JobRecord, Status
 from sigmafield.serve.requests import BadRequest
 
@@ -40,10 +40,12 @@ async def submitted(request: web.Request, body: NewJob) -> JobRecord:
 
     def submit() -> JobRecord:
         if body.recipe is not None:
-            made = server.requests.recipe(body.recipe, owner)
-            return server.engine.submit("recipe", made, priority=body.priority, owner=owner, key=key, webhook=hook)
-        made = server.requests.workflow(body.workflow or {}, body.extra)
-        return server.engine.submit("workflow", made, priority=body.priority, owner=owner, key=key, webhook=hook)
+            kind, made = "recipe", server.requests.recipe(body.recipe, owner)
+        else:
+            kind, made = "workflow", server.requests.workflow(body.workflow or {}, body.extra, owner)
+        record = server.engine.submit(kind, made, priority=body.priority, owner=owner, key=key, webhook=hook)
+        server.webhooks.expect(record)
+        return record
 
     return await in_thread(submit)
 
@@ -69,8 +71,10 @@ async def index(request: web.Request) -> web.Response:
 
 
 async def show(request: web.Request) -> web.Response:
-    """One job as it is now."""
-    return web.json_response(public(server_of(request), await job_of(request)))
+    """One job as it is now, with the steps of its saved states, from which it can be cloned."""
+    record, server = await job_of(request), server_of(request)
+    saved = await in_thread(server.engine.saved, record.id)
+    return web.json_response({**public(server, record), "saved": saved})
 
 
 async def delete(request: web.Request) -> web.Response:

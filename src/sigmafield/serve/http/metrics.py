@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from sigmafield.serve.engine import Engine
+from sigmafield.serve.figures import DeviceFigures
 from sigmafield.serve.http.context import in_thread
 from sigmafield.serve.http.errors import Handler
+from sigmafield.serve.jobs import JobRecord
 
 REGISTRY = web.AppKey("registry", CollectorRegistry)
+
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+"""Upper bounds of the histogram of rows per call."""
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
@@ -34,14 +40,72 @@ class EngineMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The measurements."""
         figures = self._engine.figures()
-        jobs = GaugeMetricFamily("sigmafield_jobs", "Jobs that are kept, by status", labels=["status"])
-        for status, n in figures.counts.items():
-            jobs.add_metric([status], n)
-        yield jobs
-        running = GaugeMetricFamily("sigmafield_running_jobs", "Jobs that have a thread", labels=["device"])
-        for device, n in figures.running.items():
-            running.add_metric([device], n)
-        yield running
+        yield gauge("sigmafield_jobs", "Jobs that are kept, by status", "status", figures.counts)
+        yield GaugeMetricFamily(
+            "sigmafield_queue_length", "Jobs that wait for their turn", value=figures.counts["queued"]
+        )
+        yield _summary(figures.step_seconds)
+        if figures.memory is not None:
+            yield GaugeMetricFamily("sigmafield_memory_bytes", "Memory of the process", value=figures.memory)
+        yield from of_devices(figures.devices)
+
+
+def of_devices(devices: Sequence[DeviceFigures]) -> Iterator[Metric]:
+    """The measurements of the devices; two pools on one device are told apart by their numbers."""
+    named = {f"{k}:{device.name}": device for k, device in enumerate(devices)}
+    batches = {name: device.batch for name, device in named.items()}
+    running = {name: device.running for name, device in named.items()}
+    yield gauge("sigmafield_running_jobs", "Jobs that are stepped", "device", running)
+    memory = {name: device.memory for name, device in named.items() if device.memory is not None}
+    yield gauge("sigmafield_device_memory_bytes", "Tensors on the device", "device", memory)
+    calls = {name: batch.calls for name, batch in batches.items()}
+    rows = {name: batch.rows for name, batch in batches.items()}
+    yield counter("sigmafield_network_calls", "Network calls", calls)
+    yield counter("sigmafield_network_rows", "Rows of network calls that were asked for", rows)
+    seconds = {name: batch.seconds for name, batch in batches.items()}
+    yield counter("sigmafield_network_seconds", "Seconds in network calls", seconds)
+    waits = {name: batch.waits for name, batch in batches.items()}
+    yield counter("sigmafield_overdue_calls", "Network calls that waited for a run in vain", waits)
+    halvings = {name: batch.halvings for name, batch in batches.items()}
+    yield counter("sigmafield_memory_halvings", "Times that rows were halved because memory did not suffice", halvings)
+    efficiency = {name: rows[name] / calls[name] for name in named if calls[name]}
+    yield gauge("sigmafield_batch_efficiency", "Rows in a network call, on average", "device", efficiency)
+    per_call = HistogramMetricFamily("sigmafield_rows_per_call", "Rows of one network call", labels=["device"])
+    for name, batch in batches.items():
+        per_call.add_metric([name], *_buckets(batch.by_rows))
+    yield per_call
+
+
+def gauge(name: str, about: str, label: str, values: Mapping[Any, float]) -> Metric:
+    """A gauge with a value for each of some things."""
+    made = GaugeMetricFamily(name, about, labels=[label])
+    for key, value in values.items():
+        made.add_metric([key], value)
+    return made
+
+
+def counter(name: str, about: str, values: Mapping[str, float]) -> Metric:
+    """A counter with a value for each device."""
+    made = CounterMetricFamily(name, about, labels=["device"])
+    for key, value in values.items():
+        made.add_metric([key], value)
+    return made
+
+
+def _buckets(by_rows: Mapping[int, int]) -> tuple[list[tuple[str, float]], float]:
+    """(cumulative numbers of calls by their most rows, the sum of all rows)."""
+    bounds = [(str(bound), sum(n for rows, n in by_rows.items() if rows <= bound)) for bound in ROWS]
+    return [*bounds, ("+Inf", sum(by_rows.values()))], sum(rows * n for rows, n in by_rows.items())
+
+
+def _summary(seconds: Sequence[float]) -> Metric:
+    """Quantiles of the seconds of the latest steps."""
+    made = GaugeMetricFamily("sigmafield_step_seconds", "Seconds of the latest steps", labels=["quantile"])
+    ordered = sorted(seconds)
+    for quantile in (0.5, 0.99):
+        if ordered:
+            made.add_metric([str(quantile)], ordered[min(int(quantile * len(ordered)), len(ordered) - 1)])
+    return made
 
 
 def registry_of(engine: Engine) -> CollectorRegistry:
@@ -49,6 +113,23 @@ def registry_of(engine: Engine) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(EngineMetrics(engine))
     return registry
+
+
+def job_times(registry: CollectorRegistry) -> Callable[[JobRecord], None]:
+    """Notes how long a job that has ended has waited and has taken."""
+    buckets = (*SECONDS, 1200, 3600)
+    waited = Histogram("sigmafield_job_wait_seconds", "From submission to start", registry=registry, buckets=buckets)
+    took = Histogram(
+        "sigmafield_job_seconds", "From submission to end", ["kind", "status"], registry=registry, buckets=buckets
+    )
+
+    def note(record: JobRecord) -> None:
+        if record.started is not None:
+            waited.observe(record.started - record.created)
+        if record.ended is not None:
+            took.labels(record.kind, record.status).observe(record.ended - record.created)
+
+    return note
 
 
 def measured(registry: CollectorRegistry) -> Middleware:

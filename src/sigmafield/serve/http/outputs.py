@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from aiohttp import web
 
 from sigmafield.serve.http.context import Server, in_thread, job_of, server_of
 from sigmafield.serve.jobs import JobRecord
+
+SHOWN = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif")
+"""Types of files that a browser shows; others, which a workflow may write, are saved by it."""
 
 
 def file_answer(server: Server, record: JobRecord, n: int, headers: dict[str, str] | None = None) -> web.StreamResponse:
@@ -13,9 +18,15 @@ def file_answer(server: Server, record: JobRecord, n: int, headers: dict[str, st
     path, output = server.engine.output(record.id, n), record.outputs[n]
     if not path.is_file():
         raise LookupError(f"output {n} of job {record.id} is deleted")
-    fixed = {"ETag": f'"{output.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
-    name = f"{record.id}-{output.name}"
-    fixed |= {"Content-Type": output.media_type, "Content-Disposition": f'inline; filename="{name}"'}
+    how = "inline" if output.media_type in SHOWN else "attachment"
+    name = re.sub(r"[^\w.-]+", "_", f"{record.id}-{output.name}", flags=re.ASCII)
+    fixed = {
+        "Content-Type": output.media_type,
+        "Content-Disposition": f'{how}; filename="{name}"',
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "ETag": f'"{output.sha256}"',
+        "Cache-Control": "private, max-age=31536000, immutable",
+    }
     return web.FileResponse(path, headers={**fixed, **(headers or {})})
 
 

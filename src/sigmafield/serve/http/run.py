@@ -10,10 +10,13 @@ from pathlib import Path
 
 from aiohttp import web
 
+from sigmafield.comfyui.context import Folders
+from sigmafield.comfyui.environment import model_folders
 from sigmafield.serve.engine import Engine
-from sigmafield.serve.http.app import make_app
+from sigmafield.serve.http.app import make_app, uploads_in
 from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.settings import EngineSettings
+from sigmafield.serve.workflow_job import Workflows
 
 LAST_ANSWERS = 5.0
 """Seconds that answers which are being sent have at the end."""
@@ -40,7 +43,7 @@ async def _serve(folder: Path, engine: EngineSettings, http: HttpSettings, liste
     for kind in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
             asyncio.get_running_loop().add_signal_handler(kind, stop.set)
-    made = Engine(folder, engine)
+    made = Engine(folder, engine, workflows_of(folder, http))
     try:
         app = make_app(made, http, folder)
         # connections that send nothing, or headers too slowly, are closed
@@ -56,6 +59,12 @@ async def _serve(folder: Path, engine: EngineSettings, http: HttpSettings, liste
             await runner.cleanup()
     finally:
         await asyncio.to_thread(made.stop)
+
+
+def workflows_of(folder: Path, http: HttpSettings) -> Workflows:
+    """What workflows find: models in the folder of models, in ComfyUI's layout, and uploads as input images."""
+    models = model_folders(http.model_folder) if http.model_folder is not None else {}
+    return Workflows(Folders(models, input=uploads_in(folder)))
 
 
 def address_of(runner: web.AppRunner, http: HttpSettings) -> str:

@@ -11,7 +11,8 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -20,8 +21,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from sigmafield.serve.engine import Engine
-from sigmafield.serve.http.bodies import Webhook
-from sigmafield.serve.http.feed import Feed
 from sigmafield.serve.jobs import FINISHED, JobRecord
 from sigmafield.serve.requests import BadRequest
 
@@ -37,6 +36,18 @@ SECONDS = 10.0
 """Seconds that the receiver may take to answer."""
 
 SIGNATURE, STAMP = "X-Sigmafield-Signature", "X-Sigmafield-Timestamp"
+
+
+class Webhook(msgspec.Struct, forbid_unknown_fields=True):
+    """Where to say that a job has ended.
+
+    Args:
+        url: An http or https address, to which the job is posted.
+        secret: Key of the signature that the post carries.
+    """
+
+    url: Annotated[str, msgspec.Meta(max_length=2000)]
+    secret: Annotated[str, msgspec.Meta(min_length=8, max_length=200)]
 
 
 def signature(secret: str, stamp: str, body: bytes) -> str:
@@ -100,60 +111,72 @@ class PublicResolver(AbstractResolver):
 
 
 class Webhooks:
-    """Sends the webhooks of jobs that end while the server runs, and of those that ended while it did not.
+    """Sends the webhooks of jobs; those that a shutdown or a crash prevented are sent at the next start.
 
     Args:
+        folder: Where the jobs are noted that have a webhook to be sent.
         engine: The engine.
-        feed: Says when a job changes.
         public: A job as clients see it.
         private: Whether webhooks may go to private addresses.
     """
 
-    def __init__(self, engine: Engine, feed: Feed, public: Callable[[JobRecord], dict[str, Any]], private: bool):
-        self._engine, self._feed, self._public, self._private = engine, feed, public, private
-        self._sending: dict[str, asyncio.Task[None]] = {}
+    def __init__(self, folder: Path, engine: Engine, public: Callable[[JobRecord], dict[str, Any]], private: bool):
+        self._folder, self._engine, self._public, self._private = folder, engine, public, private
+        self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
 
-    async def run(self) -> None:
-        """Send webhooks until the task is cancelled."""
+    def expect(self, record: JobRecord) -> None:
+        """Note that a webhook is to be sent when this job ends."""
+        if record.webhook is not None and record.status not in FINISHED:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / record.id).touch()
+
+    async def open(self) -> None:
+        """Begin, with the webhooks that were not sent by the last process."""
         resolver = None if self._private else PublicResolver()
         connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS), trust_env=False
-        ) as self._session:
-            with self._feed.watch() as watch:
-                try:
-                    while True:
-                        for job in await watch.changed(60.0):
-                            await self._begin(job)
-                finally:
-                    for task in self._sending.values():
-                        task.cancel()
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS))
+        for path in sorted(self._folder.glob("*")):
+            try:
+                record = await asyncio.to_thread(self._engine.get, path.name)
+            except LookupError:
+                path.unlink(missing_ok=True)
+                continue
+            if record.status in FINISHED:
+                self.send(record)
 
-    async def _begin(self, job: str) -> None:
-        try:
-            record = await asyncio.to_thread(self._engine.get, job)
-        except LookupError:
-            return
-        if record.webhook is not None and record.status in FINISHED and job not in self._sending:
-            task = self._sending[job] = asyncio.create_task(self._send(record))
-            task.add_done_callback(lambda _: self._sending.pop(job, None))
+    async def close(self) -> None:
+        """End; what is not sent yet is sent at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
 
-    async def _send(self, record: JobRecord) -> None:
-        hook = msgspec.json.decode(record.webhook or "", type=Webhook)
+    def send(self, record: JobRecord) -> None:
+        """Send the webhook of a job that has ended, if it has one, again and again until it is accepted."""
+        if record.webhook is not None:
+            task = asyncio.create_task(self._send(record, record.webhook))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, record: JobRecord, webhook: str) -> None:
+        hook = msgspec.json.decode(webhook, type=Webhook)
         body = json.dumps(self._public(record)).encode()
         for k in range(TRIES):
             if k:
                 await asyncio.sleep(FIRST_WAIT * 2 ** (k - 1))
             try:
                 if await self._accepted(hook, body):
-                    return
+                    break
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
                 LOG.info("webhook of job %s, try %d: %s", record.id, k + 1, error or type(error).__name__)
-        LOG.warning("webhook of job %s was not accepted in %d tries", record.id, TRIES)
+        else:
+            LOG.warning("webhook of job %s was not accepted in %d tries", record.id, TRIES)
+        (self._folder / record.id).unlink(missing_ok=True)
 
     async def _accepted(self, hook: Webhook, body: bytes) -> bool:
-        """Whether the receiver takes a webhook: any answer but an error that may pass."""
+        """Whether the receiver takes a webhook: any answer except an error that may pass."""
         assert self._session is not None
         check_url(hook.url, self._private)
         stamp = str(int(time.time()))

@@ -22,6 +22,7 @@ from sigmafield.models.tiny.tokenizer import Tokenizer
 from sigmafield.models.tiny.unet import UNet
 from sigmafield.models.tiny.vae import VAE
 from sigmafield.models.trained import trained_size
+from sigmafield.models.weights.undrawn import Undrawn
 from sigmafield.parameterization.latent_format import LatentFormat, recognised
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -90,7 +91,7 @@ def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: t
     Raises ValueError naming a weight that is missing, unknown or of another shape.
     """
     try:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
+        with torch.device("meta"), Undrawn():
             module = kind(read_json(folder / "config.json"))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None

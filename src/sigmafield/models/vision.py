@@ -67,23 +67,6 @@ class VisionEncoder:
         return Seen(found.last_hidden_state.float(), found.hidden_states[-2].float(), whole.float())
 
 
-def load_vision(path: Path, *, device: str = "cpu") -> VisionEncoder:
-    """Loads a vision encoder in a file in the layout of transformers, in float32.
-
-    Args:
-        path: The file: CLIP's with `vision_model.…` and `visual_projection`, or SigLIP's.
-        device: Where it is put.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: It has another layout.
-        ImportError: transformers is not installed.
-    """
-    from sigmafield.models.diffusers.vision import read_vision
-
-    return read_vision(path, device)
-
-
 @dataclass(frozen=True, eq=False)
 class Redux:
     """Flux Redux: tokens of a prompt from tokens of SigLIP, down(silu(up(x))).

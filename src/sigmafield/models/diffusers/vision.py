@@ -25,7 +25,7 @@ SIGLIP = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Mean and deviation of colours that images are normalised by."""
 
 
-def read_vision(path: Path, device: str) -> VisionEncoder:
+def read_vision(path: Path, device: torch.device) -> VisionEncoder:
     """The encoder in a file; arguments and errors as for `load_vision`."""
     weights = open_weights([path])
     names = [name for name in weights.shapes if name.startswith((WRAP, "visual_projection"))]

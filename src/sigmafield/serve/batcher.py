@@ -69,6 +69,18 @@ class BatchFigures:
     halvings: int = 0
 
 
+class _Here(threading.local):
+    """What a thread steps.
+
+    Args:
+        run: The run, or the last one.
+        inside: Whether it is being stepped.
+    """
+
+    run: Present | None = None
+    inside = False
+
+
 class Batcher:
     """Makes the network calls of many runs on one device, joined where they can be, in one thread of its own.
 
@@ -91,7 +103,8 @@ class Batcher:
         self._device = DeviceCalls(self._costs, self._exact, settings.max_rows, settings.window)
         self._changed = threading.Condition()
         self._waiting: list[Asked] = []
-        self._present: dict[int, Present] = {}
+        self._present: set[Present] = set()
+        self._here = _Here()
         self._closed: Exception | None = None
         self._free_since, self._waits = 0.0, 0
         self._thread = threading.Thread(target=self._work, name="sigmafield network", daemon=True)
@@ -105,20 +118,27 @@ class Batcher:
     def running(self, priority: int = 0) -> Iterator[None]:
         """Says that this thread steps a run meanwhile, whose calls others wait for.
 
+        What is known of the thread's habits is kept from one time to the next.
+
         Args:
             priority: Calls of higher priority are made first.
         """
-        me = threading.get_ident()
-        if me in self._present:
+        here, now = self._here, time.perf_counter()
+        if here.inside:
             yield
             return
+        run = (
+            Present(priority, now) if here.run is None else replace(here.run, priority=priority, since=now, waits=False)
+        )
+        here.run, here.inside = run, True
         with self._changed:
-            self._present[me] = Present(priority, time.perf_counter())
+            self._present.add(run)
         try:
             yield
         finally:
+            here.inside = False
             with self._changed:
-                del self._present[me]
+                self._present.discard(run)
                 self._changed.notify_all()
 
     def pays(self, runs: int) -> bool:
@@ -153,7 +173,7 @@ class Batcher:
             if self._closed is not None:
                 raise self._closed
             now = time.perf_counter()
-            run = self._present.get(threading.get_ident())
+            run = self._here.run if self._here.inside else None
             if run is not None:
                 run.called(key, rows, now)
                 if not call.alone:
@@ -184,7 +204,7 @@ class Batcher:
             self._free_since = time.perf_counter()
             while self._closed is None:
                 now = time.perf_counter()
-                choice = choose(self._waiting, self._present.values(), now, self._free_since, self._device)
+                choice = choose(self._waiting, self._present, now, self._free_since, self._device)
                 if choice.calls:
                     taken = self._taken(choice.calls)
                     self._waiting = [asked for asked in self._waiting if asked not in taken]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
@@ -90,7 +91,8 @@ class Live:
         image: bytes | None = None
         if time - self._shown >= self._settings.preview_every:
             self._shown = time
-            image = jpeg(preview())
+            with suppress(MemoryError, RuntimeError):  # torch's error where memory does not suffice is a RuntimeError
+                image = jpeg(preview())
         data = {**vars(point), "seconds_left": self.left(time), "preview": image is not None}
         self._recent.add(self._store.event(self.record.id, "step", data), image, seconds)
         self._notify(self.record.id)

@@ -8,11 +8,14 @@ from hashlib import sha256
 import pytest
 from engines import digests, finished, kinds, recipe, started, stepped, until, workflow
 
+from sigmafield.comfyui.from_v1 import v1_definition
+from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
 from sigmafield.serve.settings import EngineSettings
+from sigmafield.serve.workflow_job import Workflows
 
 pytestmark = pytest.mark.typed_elsewhere  # test_whole_runs and others make the same calls of the engine's parts
 
@@ -251,6 +254,34 @@ def test_bad_jobs_fail_with_one_line_and_the_others_go_on(tmp_path):
         ):
             with pytest.raises(ValueError, match=message):
                 engine.submit(kind, request)
+
+
+class Exit:
+    """A custom node that ends the program, if it is let."""
+
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE = (), "end", True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",)}}
+
+    def end(self, image):
+        raise SystemExit("good bye")
+
+
+def test_whatever_a_job_raises_and_wherever_the_engine_goes_on(tmp_path):
+    nodes = {**all_nodes(), "Exit": v1_definition("Exit", Exit)}
+    exits = workflow(steps=1)
+    exits["prompt"]["9"] = {"class_type": "Exit", "inputs": {"image": ["8", 0]}}
+    with started(tmp_path, Workflows(nodes=nodes), active=1, save_every=0.0) as engine:
+        first = engine.submit("workflow", exits)
+        second = engine.submit("recipe", recipe())
+        (tmp_path / "jobs" / second.id).write_text("no folder: nothing can be saved")
+        third = engine.submit("recipe", recipe(steps=1))
+        records = finished(engine, first, second, third)
+        assert [record.status for record in records] == ["failed", "failed", "done"]
+        assert records[0].error == "SystemExit: good bye" and "File exists" in records[1].error
+        assert records[1].step == 4
 
 
 def test_several_devices_share_the_jobs(whole, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from PIL import Image
 
 from sigmafield.recipes.image_io import sheet
 from sigmafield.serve.files import JobFiles
-from sigmafield.serve.jobs import JobRecord
+from sigmafield.serve.jobs import UNFINISHED, JobRecord
 from sigmafield.serve.recent import Recent
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
@@ -59,7 +60,8 @@ class Live:
         settings: EngineSettings,
         notify: Callable[[str], None],
     ):
-        self.record, self.files, self.point = record, files, Point(record.step, record.steps, record.progress)
+        self.record, self.files = record, files
+        self.point = Point(record.step, record.steps, record.progress, record.label)
         self.stop: Stop | None = None
         self._store, self._recent, self._settings, self._notify = store, recent, settings, notify
         self._begun: tuple[float, float] | None = None
@@ -114,9 +116,9 @@ class Live:
         self._saved = monotonic()
         try:
             self.files.save_state(self.point.step, data, self._settings.keep_states)
-        except OSError:
+            self._store.change(self.record.id, UNFINISHED, crashes=0, **vars(self.point))
+        except (OSError, sqlite3.Error):
             return False
-        self._store.change(self.record.id, ["running", "paused", "queued"], crashes=0, **vars(self.point))
         return True
 
 

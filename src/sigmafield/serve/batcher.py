@@ -82,7 +82,9 @@ class _Here(threading.local):
 
 
 class Batcher:
-    """Makes the network calls of many runs on one device, joined where they can be, in one thread of its own.
+    """Makes the network calls of many runs on one device, joined where they can be, one at a time.
+
+    A thread of its own makes them; only that of a lone run on the CPU is made where it was asked for.
 
     A run is stepped by a thread of its own, on a model that `joined` gives, within `running`. A call waits until the
     runs that could join it have called as well, or until they are overdue.
@@ -106,7 +108,7 @@ class Batcher:
         self._present: set[Present] = set()
         self._here = _Here()
         self._closed: Exception | None = None
-        self._free_since, self._waits = 0.0, 0
+        self._busy, self._free_since, self._waits = False, 0.0, 0
         self._thread = threading.Thread(target=self._work, name="sigmafield network", daemon=True)
         self._thread.start()
 
@@ -179,8 +181,16 @@ class Batcher:
                 if not call.alone:
                     self._costs.asked(key, rows, run.gap)
             asked = Asked(call, key, run, now, torch.is_grad_enabled())
-            self._waiting.append(asked)
-            self._changed.notify_all()
+            at_once = not (self._busy or self._waiting or self._present - {run}) and call.x.device.type == "cpu"
+            self._busy = self._busy or at_once
+            if not at_once:
+                self._waiting.append(asked)
+                self._changed.notify_all()
+        if at_once:  # nobody to wait for, and no other thread to be woken
+            try:
+                self._make([asked])
+            finally:
+                self._set_free()
         try:
             return asked.answer.result()
         finally:
@@ -194,6 +204,7 @@ class Batcher:
             while (group := self._next()) is not None:
                 self._make(group)
                 self._device.settle()
+                self._set_free()
         except Exception as error:
             self._end(error)
             raise
@@ -201,17 +212,26 @@ class Batcher:
     def _next(self) -> list[Asked] | None:
         """The calls to make next, once there are some; None when the batcher is closed."""
         with self._changed:
-            self._free_since = time.perf_counter()
             while self._closed is None:
+                if self._busy:
+                    self._changed.wait()
+                    continue
                 now = time.perf_counter()
                 choice = choose(self._waiting, self._present, now, self._free_since, self._device)
                 if choice.calls:
                     taken = self._taken(choice.calls)
                     self._waiting = [asked for asked in self._waiting if asked not in taken]
-                    self._waits += choice.late
+                    self._waits, self._busy = self._waits + choice.late, True
                     return taken
                 self._changed.wait(choice.seconds)
             return None
+
+    def _set_free(self) -> None:
+        """Notes that no call is being made now."""
+        with self._changed:
+            self._busy, self._free_since = False, time.perf_counter()
+            if self._waiting:
+                self._changed.notify_all()
 
     def _taken(self, calls: Sequence[Asked]) -> list[Asked]:
         """As many of the calls of a group as one network call has room for."""

@@ -21,7 +21,7 @@ from sigmafield.serve.waiting import Asked, Present
 
 
 class DeviceCalls:
-    """Makes the network calls of one device. One thread makes calls; others may read the figures.
+    """Makes the network calls of one device, one at a time. Any thread may read the figures.
 
     Args:
         costs: Where the seconds of calls are noted.
@@ -80,12 +80,13 @@ class DeviceCalls:
         out: list[Tensor] = []
         done = 0
         while done < len(rows):
-            left = rows.part(slice(done, None))
-            part = left.part(shares(len(left), self.most(first))[0])
+            some = shares(len(rows) - done, self.most(first))[0]
+            part = rows.part(slice(done, done + some.stop))
             if (answer := self._part(first, part)) is not None:
                 out.append(answer)
                 done += len(part)
-        return list((out[0] if len(out) == 1 else torch.cat(out)).split([len(asked.call.x) for asked in group]))
+        answer = out[0] if len(out) == 1 else torch.cat(out)
+        return [answer] if len(group) == 1 else list(answer.split([len(asked.call.x) for asked in group]))
 
     def settle(self) -> None:
         """Waits until the device has made the calls, and notes their seconds."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 import sigmafield as sf
 
-pytestmark = pytest.mark.typed_elsewhere
+pytestmark = [pytest.mark.slow, pytest.mark.typed_elsewhere]
 
 SETTINGS = {"exact": True, "rows": 8, "active": 8, "save_every": 0.0, "keep_states": 1}
 
@@ -57,7 +57,6 @@ time.sleep(600)
 """
 
 
-@pytest.mark.slow
 def test_all_at_once_and_killed_in_the_middle(requests, alone, tmp_path):
     with started(tmp_path, **SETTINGS) as engine:
         jobs = [engine.submit("recipe", each) for each in requests]

@@ -68,7 +68,7 @@ class Worker(threading.Thread):
         message = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, OSError) and error.errno is not None:  # its text has a path of the server
             LOG.error("job %s failed: %s", self.id, error)
-            message = f"the server cannot write the files of this job: {error.strerror}"
+            message = f"the server cannot read or write a file of this job: {error.strerror}"
         elif not isinstance(error, EXPECTED):
             LOG.error("job %s failed", self.id, exc_info=error)
             message = f"{type(error).__name__}: {message}"

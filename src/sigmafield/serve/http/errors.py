@@ -52,8 +52,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return failed(error.status, error.text or error.reason, headers=headers)
     except asyncio.CancelledError:
         raise
-    except ConnectionResetError:  # the client has gone: nobody reads the answer
-        raise
+    except ConnectionResetError:  # the client has gone: nobody reads this answer
+        return web.Response(status=499, reason="Client Closed Request")
     except Exception as error:
         return _answer(request, error)
 

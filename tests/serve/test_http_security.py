@@ -79,7 +79,8 @@ def test_a_workflow_reads_no_file_of_the_server(server):
     [
         "/page/../http/app.py", "/page/%2e%2e%2fhttp%2fapp.py", "/page/..%5capp.py", "/page/%00", "/../../etc/passwd",
         "/v1/jobs/..%2f..%2fjobs.sqlite", "/v1/jobs/{job}/outputs/..%2f..%2f..%2fjobs.sqlite",
-        "/v1/jobs/{job}/outputs/-1", "/v1/jobs/{job}/outputs/1", "/v1/jobs/{job}/outputs/0x0", "/v1/jobs/{job}/outputs/٠", "//etc/passwd",
+        "/v1/jobs/{job}/outputs/-1", "/v1/jobs/{job}/outputs/1", "/v1/jobs/{job}/outputs/0x0",
+        "/v1/jobs/{job}/outputs/٠", "//etc/passwd",
     ],
 )  # fmt: skip
 def test_an_address_leads_to_no_other_file(server, path):

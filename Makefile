@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-types test-slow lint types docs wheel bench constraints clean
+.PHONY: help demo test test-types test-slow test-browser test-ray lint types docs wheel bench constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,17 +28,29 @@ demo: .venv/core ## draw images with the embedded model into out/
 # bytecode is written even if the caller's environment forbids it: compiling is a third of a cold start
 TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
+QUICK = -m "not slow and not browser and not ray"
+
 test: .venv/test ## run the tests
-	$(TEST) -m "not slow"
+	$(TEST) $(QUICK)
 
 # every call is checked against its annotations, shapes included, which doubles the time
 TYPED = --jaxtyping-packages=sigmafield,beartype.beartype
 
 test-types: .venv/test ## run the tests with every call's types checked
-	$(TEST) -m "not slow" $(TYPED)
+	$(TEST) $(QUICK) $(TYPED)
 
 test-slow: .venv/test ## run the slow tests as well
-	$(TEST) $(TYPED) --all-types
+	$(TEST) -m "not browser and not ray" $(TYPED) --all-types
+
+test-browser: .venv/test ## run the tests of the pages, which need Chromium (Debian: apt-get install chromium)
+	$(TEST) -m browser
+
+.venv/ray: .venv/test
+	$(PIP) --editable ".[ray]"
+	@touch $@
+
+test-ray: .venv/ray ## run the tests on a local Ray cluster
+	$(TEST) --numprocesses 1 -m ray
 
 lint: .venv/test ## check style
 	.venv/bin/ruff check .

@@ -18,6 +18,7 @@ import sigmafield as sf
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.text.bundled import NONE
 from sigmafield.parameterization.latent_format import latent_format
 from sigmafield.parameterization.prediction import flow_sampling
 from sigmafield.recipes.build import Job
@@ -108,7 +109,7 @@ def transformer() -> Pipeline | None:
         joint_attention_dim=64, caption_projection_dim=64, pooled_projection_dim=64, pos_embed_max_size=32,
     )  # fmt: skip
 
-    def encode_text(modules, prompts, size, clip_skip=None) -> Cond:
+    def encode_text(modules, prompts, size, clip_skip=None, bundled=NONE) -> Cond:
         return Cond(torch.randn(len(prompts), 16, 64), {"pooled_projections": torch.randn(len(prompts), 64)})
 
     model = DiffusionModel(

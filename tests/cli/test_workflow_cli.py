@@ -11,6 +11,7 @@ from sigmafield.comfyui.workflow.files import read_workflow
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.label import read_label
 from sigmafield.recipes.output import recipe_of
+from sigmafield.recipes.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,33 @@ def test_an_image_of_ours_becomes_a_page_a_prompt_and_its_recipe_again(heart, tm
     own = read_label(recipe_of(heart)).recipe.to_plain()
     of_the_model = {"width": 64, "height": 64, "cfg": 5.0, "schedule": "karras"}
     assert recipe == {**own, **of_the_model}
+    assert json.loads(run("workflow", heart, "--form", "recipe").stdout) == own
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".avif"])
+def test_images_carry_the_workflow_of_their_recipe_which_draws_the_same(ending, tmp_path):
+    """In the texts that ComfyUI reads; the recipe is read as before, and the workflow runs here."""
+    path = tmp_path / f"hearts{ending}"
+    assert run("sample", "a heart", "--steps", 2, "--seed", 3, "--batch", 2, "-o", path).exit_code == 0
+    for name in (path, tmp_path / f"hearts-2{ending}"):
+        found = read_workflow(name)
+        assert found.page["version"] == 0.4 and found.prompt["1"]["inputs"] == {"ckpt_name": "tiny"}
+        assert Recipe.from_plain(json.loads(recipe_of(name))["recipe"]).batch == 2
+    if ending == ".png":
+        assert all(text.isascii() for key, text in Image.open(path).text.items() if key != "sigmafield")
+        size = [f"--set=EmptyLatentImage.{side}=128" for side in ("width", "height")]  # tiny's factor is 4, not 8
+        made = run("run", path, "-o", tmp_path, *size)
+        saved = [np.asarray(Image.open(file)).astype(int) for file in made.stdout.split()]
+        ours = [np.asarray(Image.open(tmp_path / f"hearts-{k}.png")).astype(int) for k in (1, 2)]
+        assert np.abs(np.stack(saved) - np.stack(ours)).max() <= 1  # ComfyUI cuts to 8 bits, and does not round
+
+
+def test_recipes_that_nodes_cannot_say_carry_no_workflow(tmp_path):
+    for name, more in (("tiles.png", ["--noise", "pyramid"]), ("heart.jpg", [])):
+        assert run("sample", "a heart", "--steps", 1, "-o", tmp_path / name, *more).exit_code == 0
+        with pytest.raises(ValueError, match="has no workflow of ComfyUI; it has a recipe" if more else "no workflow"):
+            read_workflow(tmp_path / name)
+        assert read_label(recipe_of(tmp_path / name)).recipe.steps == 1
 
 
 @pytest.mark.parametrize("ending", [".png", ".webp"])
@@ -45,7 +73,7 @@ def test_a_copy_of_an_image_carries_workflow_and_recipe_with_the_same_pixels(hea
     assert np.array_equal(np.asarray(open_image(copy).convert("RGB")), np.asarray(open_image(heart).convert("RGB")))
     if ending == ".png":
         assert recipe_of(copy) == recipe_of(heart)
-    assert json.loads(run("workflow", copy).stdout) == found.prompt
+    assert json.loads(run("workflow", copy, "--form", "api").stdout) == found.prompt
 
 
 def test_files_are_not_replaced_unless_asked(heart, tmp_path):

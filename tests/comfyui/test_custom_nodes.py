@@ -123,6 +123,12 @@ def test_complete_classes_are_loaded_and_the_others_refused_with_the_reason(load
     }
 
 
+def test_a_file_is_not_a_folder_of_nodes(tmp_path):
+    (tmp_path / "a.py").touch()
+    with pytest.raises(NotADirectoryError, match=f"a.py is a file, and nodes are in a folder: give {tmp_path}$"):
+        load_nodes(tmp_path / "a.py")
+
+
 def test_a_missing_folder_is_one_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of nodes"):
         load_nodes(tmp_path / "none")
@@ -304,3 +310,32 @@ def test_the_third_form_runs_with_groups_and_choices(third, tmp_path):
     short = {**prompt, "2": {"class_type": "Mix", "inputs": {**inputs, "images.image1": 3}}}
     [problem] = validate(short, third, Folders(input=tmp_path)).faulty["2"].problems
     assert problem.type == "invalid_input_type" and "comes from a node" in problem.details
+
+
+FAMILY = """
+class Twice:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"n": ("INT", {"default": 1})}, "hidden": {"me": "UNIQUE_ID"}})
+    RETURN_TYPES = ("STRING",)
+    FUNCTION = "run"
+    def run(self, n, me):
+        return {"result": (["asks", 0],), "expand": {"asks": {"class_type": "Asks", "inputs": {}}}}
+
+class Asks:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}, "hidden": {"graph": "DYNPROMPT", "me": "UNIQUE_ID"}})
+    RETURN_TYPES = ("STRING",)
+    FUNCTION = "run"
+    def run(self, graph, me):
+        found = [graph.get_node(me)["class_type"], graph.get_parent_node_id(me), graph.get_real_node_id(me)]
+        found += [graph.get_display_node_id(me), graph.has_node("none"), len(graph.all_node_ids())]
+        return (str([*found, len(graph.get_original_prompt())]),)
+
+NODE_CLASS_MAPPINGS = {"Twice": Twice, "Asks": Asks}
+"""
+
+
+def test_a_class_can_ask_for_the_graph_as_it_is_while_it_runs(tmp_path):
+    (tmp_path / "family.py").write_text(FAMILY)
+    classes = {**all_nodes(), **load_nodes(tmp_path, all_nodes()).nodes}
+    prompt = {"1": {"class_type": "Twice", "inputs": {"n": 1}}, "2": output("1")}
+    found = run(prompt, Context(Folders(temp=tmp_path)), classes=classes)
+    assert shown(found, "2") == {"text": [str(["Asks", "1", "1", "1", False, 3, 2])]}

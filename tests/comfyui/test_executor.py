@@ -290,3 +290,10 @@ def test_a_graph_with_errors_is_refused(context):
 def test_outputs_that_can_be_computed_are_although_others_cannot(context):
     found = run({**A, "3": {"class_type": "Count", "inputs": {}}, "4": output("3")}, context)
     assert isinstance(found[-1], happened.Succeeded) and COUNTS == {"a": 1}
+
+
+def test_nodes_of_an_expansion_say_where_they_come_from(context):
+    prompt = {"1": {"class_type": "Copies", "inputs": {"word": "x", "n": 1}}, "2": output("1")}
+    found = [each for each in run(prompt, context) if isinstance(each, happened.Executing)]
+    where = {each.node: (each.display, each.parent, each.real) for each in found}
+    assert where == {"1": ("1", None, "1"), "1.0.0.0": ("1", "1", "1"), "2": ("2", None, "2")}

@@ -11,7 +11,10 @@ from safetensors import safe_open
 
 from sigmafield.comfyui.context import Context, Folders
 from sigmafield.comfyui.declare import NODES
-from sigmafield.comfyui.nodes import animations, image_files, latent_files, text
+from sigmafield.comfyui.nodes import animations, image_files, image_formats, latent_files, text
+from sigmafield.comfyui.run import run_workflow
+from sigmafield.comfyui.workflow.files import read_workflow
+from sigmafield.recipes.image_io import open_frames, open_image
 
 PROMPT = {"3": {"class_type": "Größe", "inputs": {"x": float("nan")}}}
 WRITTEN = '{"3": {"class_type": "Gr\\u00f6\\u00dfe", "inputs": {"x": null}}}'
@@ -127,8 +130,8 @@ def test_saved_images_are_cut_to_8_bits_and_hold_the_workflow(context):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_pngs_of_16_bits(context, channels):
     values = torch.rand(1, 3, 4, channels, dtype=torch.float64)
-    png = image_files.Png(bit_depth="16-bit")
-    made = image_files.save_image_advanced(values, "deep", format=png, prompt=PROMPT, context=context)
+    png = image_formats.Png(bit_depth="16-bit")
+    made = image_formats.save_image_advanced(values, "deep", format=png, prompt=PROMPT, context=context)
     assert [each["filename"] for each in made.ui["images"]] == ["deep_00001.png"]
     raw = (context.folders.output / "deep_00001.png").read_bytes()
     with Image.open(context.folders.output / "deep_00001.png") as file:
@@ -139,7 +142,7 @@ def test_pngs_of_16_bits(context, channels):
     levels = np.floor(values[0].numpy() * 65535).astype(int)
     expected = levels[..., 0] if channels == 1 else levels >> 8  # Pillow reads the upper byte of colours
     assert np.array_equal(top, expected)
-    again = image_files.save_image_advanced(values, "deep", format=image_files.Png(), context=context)
+    again = image_formats.save_image_advanced(values, "deep", format=image_formats.Png(), context=context)
     assert again.ui["images"][0]["filename"] == "deep_00002.png"
 
 
@@ -219,3 +222,21 @@ def test_painting_lies_over_the_image(context):
     image, mask = image_files.painter("", 64, 128, "#ff8000", context=context).value
     assert image.shape == (1, 128, 64, 3) and image[0, 0, 0].tolist() == pytest.approx([1, 128 / 255, 0])
     assert mask.equal(torch.zeros(1, 128, 64))
+
+
+@pytest.mark.parametrize("mode, files", [("still images", 2), ("animated", 1)])
+def test_avif_files_carry_the_workflow(mode, files, tmp_path):
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 2, "color": 0x4080FF}},
+        "2": {"class_type": "SaveImageAdvanced", "inputs": {
+            "images": ["1", 0], "filename_prefix": "x", "format": "avif", "format.bit_depth": "auto",
+            "format.input_color_space": "sRGB", "format.crf": 10, "format.save_mode": mode, "format.save_mode.fps": 5.0,
+            "format.save_mode.loop_count": 0}},
+    }  # fmt: skip
+    made = run_workflow(prompt, Context(Folders(output=tmp_path)))
+    assert [path.name for path in made.files] == [f"x_0000{k + 1}.avif" for k in range(files)]
+    assert made.shown["2"].get("animated") == ([True] if files == 1 else None)
+    image = open_image(made.files[0])
+    assert np.abs(np.asarray(image.convert("RGB")).astype(int) - [0x40, 0x80, 0xFF]).max() <= 6
+    assert read_workflow(made.files[0]).prompt["1"] == prompt["1"]
+    assert len(open_frames(made.files[0])) == 3 - files

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sigmafield.comfyui.iterative_mixing import mixing_ksampler, mixing_sampler
+from sigmafield.comfyui.mixing_sampler import MixingSampler
 from sigmafield.comfyui.nodes.custom_sampling import cfg_guider, disable_noise, random_noise, sampler_custom_advanced
 from sigmafield.comfyui.nodes.distance_sampler import sampler_distance
 from sigmafield.comfyui.nodes.ksampler import ksampler as ksampler_node
@@ -135,8 +136,8 @@ def test_iterative_mixing_sampler(tiny, latent):
     guiding = cfg_guider(model, *pairs, 3.0)
     out, _ = sampler_custom_advanced(disable_noise(), guiding, sampler, sigmas, latent)
     own = mixing_sampler(
-        guider, network.sampling, network.latent, sigmas, latent["samples"], seed=0, sampler="dpmpp_2m", alpha_1=2.0,
-        blending_function="slerp", rewind=True,
+        guider, network.sampling, network.latent, sigmas, latent["samples"],
+        MixingSampler("dpmpp_2m", alpha_1=2.0, blending_function="slerp", rewind=True), seed=0,
     )  # fmt: skip
     assert out["samples"].equal(own.samples)
 

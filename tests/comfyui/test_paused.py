@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,13 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("x")
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_paused(tmp_path / "text")
+
+
+def test_files_go_along_and_stay_in_their_folder(tmp_path):
+    paused = run(stop_after=1, path=tmp_path)[-1].paused
+    files = {"cat.png": bytes(range(256)), "empty": b""}
+    save_paused(replace(paused, files=files), tmp_path / "cut.safetensors")
+    assert load_paused(tmp_path / "cut.safetensors").files == files
+    save_paused(replace(paused, files={"../cat.png": b"x"}), tmp_path / "cut.safetensors")
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        load_paused(tmp_path / "cut.safetensors")

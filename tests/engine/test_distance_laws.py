@@ -244,6 +244,42 @@ def test_tied_pixels_stay_finite(mean, process):
     assert torch.equal(out[..., :2], x[..., :2])
 
 
+@means
+def test_slopes_of_opposite_direction_are_mixed_linearly(mean):
+    """No great circle joins them: a ratio of sines is 70 at the clamped angle."""
+    a = draw(1, 2, 4, 5)
+    out = combine([a, -0.1 * a, 2 * a], **mean)
+    assert (out.abs() <= 2.01 * a.abs()).all()
+    assert torch.equal(slerped([a, -a], [torch.full_like(a, 0.5)] * 2), 0 * a)
+
+
+@means
+@pytest.mark.parametrize("zeros", [(0,), (1, 2), (0, 1, 2)], ids=str)
+def test_a_slope_of_zero_norm_stays_finite(mean, zeros):
+    slopes = [draw(1, 2, 4, 5, seed=k) * (k not in zeros) for k in range(3)]
+    for u in (None, slopes[0]):
+        assert torch.isfinite(combine(slopes, u, **mean)).all()
+    assert torch.allclose(torch.stack(weights([slopes[zeros[0]]] * 3)), torch.tensor(1 / 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_operators_leave_alone_what_has_no_contrast(per_sample):
+    for level in (0.0, 0.5, 1.0, 30.0):
+        flat = torch.full((2, 3, 4, 5), level)
+        assert torch.equal(smoothed(flat, per_sample=per_sample), flat)
+    nearly = 30 + 1e-4 * draw(2, 3, 4, 5, dtype=torch.float32)
+    assert torch.isfinite(smoothed(nearly, per_sample=per_sample)).all()
+    a, b = draw(2, 2, 3, 4, 5)
+    a[..., 0], b[..., 1] = 0, 0  # positions without a direction change nothing elsewhere
+    sharp = sharpened(a, b, per_sample=per_sample)
+    torch.testing.assert_close(sharp[..., :2], a[..., :2])
+    assert not torch.allclose(sharp[..., 2:], a[..., 2:])
+    zero = torch.zeros_like(a)
+    for operator in (sharpened, perpendicular):
+        assert torch.equal(operator(zero, b), zero)
+        torch.testing.assert_close(operator(a, zero), a)
+
+
 @processes
 @shapes
 @pytest.mark.parametrize("name", ["distance", "distance_n", "distance_fast", "distance_c4"])

@@ -13,6 +13,7 @@ from sigmafield.comfyui.iterative_mixing import (
     mixing_ksampler_advanced,
     mixing_sampler,
 )
+from sigmafield.comfyui.mixing_sampler import MixingSampler
 from sigmafield.core.process import VE, Grid
 from sigmafield.core.protocols import Pred
 from sigmafield.models.analytic import Mixture
@@ -367,13 +368,17 @@ def soft(x, sigma, ctx):
 
 def test_the_nodes_sampler_takes_any_name():
     sigmas = ksampler_sigmas(SD.levels, "euler", "normal", 6)
+
+    def mixed(mask=None, **settings):
+        return mixing_sampler(soft, SD, FORM, sigmas, LATENT, MixingSampler(**settings), seed=3, mask=mask)
+
     for name, nfe in {"euler": 6, "euler_perlin": 11, "heun": 11, "distance": 14, "dpmpp_2m_sde": 6}.items():
-        out = mixing_sampler(soft, SD, FORM, sigmas, LATENT, seed=3, sampler=name)
+        out = mixed(sampler=name)
         assert out.nfe == nfe and torch.isfinite(out.samples).all()
-        assert torch.equal(out.samples, mixing_sampler(soft, SD, FORM, sigmas, LATENT, seed=3, sampler=name).samples)
-    mean = mixing_sampler(soft, SD, FORM, sigmas, LATENT, seed=3, normalize_on_mean=True).samples.mean((2, 3))
+        assert torch.equal(out.samples, mixed(sampler=name).samples)
+    mean = mixed(normalize_on_mean=True).samples.mean((2, 3))
     torch.testing.assert_close(mean, LATENT.mean((2, 3)), rtol=1e-4, atol=1e-4)
-    masked = mixing_sampler(soft, SD, FORM, sigmas, LATENT, seed=3, mask=torch.eye(6)[:, :6].repeat(1, 2)[:, :8])
+    masked = mixed(torch.eye(6)[:, :6].repeat(1, 2)[:, :8])
     assert torch.isfinite(masked.samples).all()
 
 

@@ -342,3 +342,14 @@ def test_a_state_moves_with_its_memories():
     there = moved(State(2, old, {"D_prev": old, "h": number, "t": (0.1,)}, {"mixing": {"source": old}}), "meta")
     assert {t.device.type for t in (there.x, there.mem["D_prev"], there.aux["mixing"]["source"])} == {"meta"}
     assert there.mem["h"] is number and there.mem["t"] == (0.1,) and there.i == 2
+
+
+def test_tensors_keep_the_order_of_their_axes_in_memory(tmp_path):
+    """Networks compute in another way with channels that are innermost, so the last bits depend on the order."""
+    x = torch.randn(2, 4, 3, 5).to(memory_format=torch.channels_last)
+    wide = torch.randn(2, 3, 5, 8).movedim(-1, 1)[:, :4]
+    save_state(State(1, x, {"D": wide}, {"plain": wide.contiguous()}), tmp_path / "cut.safetensors")
+    again, _ = load_state(tmp_path / "cut.safetensors")
+    assert torch.equal(again.x, x) and torch.equal(again.mem["D"], wide) and again.aux["plain"].is_contiguous()
+    assert again.x.is_contiguous(memory_format=torch.channels_last)
+    assert again.mem["D"].is_contiguous(memory_format=torch.channels_last)

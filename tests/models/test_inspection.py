@@ -11,6 +11,8 @@ from typing import Any
 
 import headers
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +82,17 @@ FILES: dict[str, tuple[Mapping[str, tuple[int, ...]], str, dict[str, Any]]] = {
     "umt5": ({"shared.weight": (256384, 4096)}, "text encoder for Wan", {"facts": {"model": "UMT5-XXL"}}),
     "gemma": ({"model.embed_tokens.weight": (256000, 2304)}, "text encoder for Lumina 2", {}),
     "lora": (LORA, "LoRA for Stable Diffusion XL", {"words": ("ink style", "cat"), "missing": ("a model",)}),
+    "half a pair": (
+        {**LORA, "lora_unet_x.lora_down.weight": (8, 4)},
+        "LoRA for Stable Diffusion XL",
+        {"problem": "^1 of 2 layers cannot be used: lora_up is missing in x; --lora-partial loads the rest$"},
+    ),
+    "ranks": (
+        {**LORA, f"{LAYER}.lora_up.weight": (640, 9)},
+        "LoRA for Sta",
+        {"problem": "^1 of 1 layers cannot be used: matrices whose ranks differ in down_blocks_1_"},
+    ),
+    "alpha alone": ({**LORA, "lora_unet_x.alpha": ()}, "LoRA for Sta", {"problem": "alpha without matrices in x"}),
     "control": (control(768), "control net for Stable Diffusion 1", {"facts": {"names": "ldm"}}),
     "control 2": (control(1024, ""), "control net for Stable Diffusion 2", {}),
     "control and model": (SD1 | control(768), "control net for Sta", {"facts": {"also in the file": "the model that"}}),
@@ -177,10 +190,20 @@ def test_gguf(tmp_path: Path) -> None:
     assert found.memory == {"half": 2 * 6400 + bytes_of_q8, "float32": 4 * 6400 + bytes_of_q8}
 
 
+def cut(path: Path, end: int | None, more: bytes = b"") -> None:
+    """Writes the beginning of a file of weights, and more bytes after it."""
+    whole = safetensors.torch.save({"a": torch.ones(3)})
+    path.write_bytes(whole[:end] + more)
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a.ckpt": (lambda path: path.write_bytes(b"\x80\x04."), "a pickle can run any code and is not opened"),
     "a.txt": (lambda path: path.write_text("x"), r"must be \.safetensors"),
     "a.safetensors": (lambda path: path.write_bytes(b"abc"), "is not a safetensors file .*; was it downloaded in full"),
+    "cut.safetensors": (lambda path: cut(path, -1), r"is not a safetensors file .*; was it downloaded in full\?$"),
+    "header.safetensors": (lambda path: cut(path, 20), r"is not a safetensors file .*; was it downloaded in full\?$"),
+    "long.safetensors": (lambda path: cut(path, None, b"x"), r"is not a safetensors file \([^;]*\)$"),
+    "json.safetensors": (lambda path: path.write_bytes(b"\3\0\0\0\0\0\0\0{a}"), r"not a safetensors file \([^;]*\)$"),
     "b.safetensors": (lambda path: None, "No such file"),
     "c.safetensors": (lambda path: path.mkdir(), "is a directory: sigmafield models lists"),
 }
@@ -207,6 +230,20 @@ def test_control_characters_of_a_file_are_escaped(tmp_path: Path) -> None:
     text = run("inspect", headers.write(tmp_path / "x.safetensors", LORA, metadata=metadata)).stdout
     assert r"Ink\nuse  rm\x1b[2J\u202e\x9b ü 墨" in text and r"modelspec.\x1b]0;x\x07: y" in text and r"a\rb" in text
     assert not {"\x1b", "\r", "\x07", "\u202e", "\x9b"} & set(text)
+
+
+def test_control_characters_of_names_are_escaped(tmp_path: Path) -> None:
+    name = "[red]a\x1b[2J\u202e\n墨.safetensors"
+    headers.write(tmp_path / name, LORA)
+    (tmp_path / os.fsdecode(b"b\xff.ckpt")).touch()
+    for columns in (300, 40):
+        table = run("models", tmp_path, columns=columns).stdout
+        assert r"[red]a\x1b[2J\u202e\n墨.safetensors" in table and r"b\udcff.ckpt" in table
+        assert not {"\x1b", "\u202e"} & set(table)
+    listing, one = (run(*words, "--json").stdout for words in (("models", tmp_path), ("inspect", tmp_path / name)))
+    for text in (listing, one):
+        assert not {"\x1b", "\u202e"} & set(text) and "墨" in text and text.count("\n") == 1
+    assert json.loads(listing)[0]["path"] == name and json.loads(one)["path"] == str(tmp_path / name)
 
 
 def described(path: Path) -> sf.Inspected | None:

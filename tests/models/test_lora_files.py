@@ -185,7 +185,7 @@ def test_files_that_are_not_read(tiny: Pipeline, width: int, tmp_path: Path) -> 
 def test_the_rest_of_a_file_if_asked(tiny: Pipeline, width: int, tmp_path: Path) -> None:
     """What cannot be used is listed; the rest is as if it were the whole file."""
     whole = saved(tmp_path / "whole.safetensors", pair(width))
-    foreign = {"bundle_emb.my style.clip_l": ONES(2, 160), "unet.conv_in.magic": ONES(1), **pair(5, "unet.nowhere")}
+    foreign = {"bundle_emb.my style.clip_l": ONES(2, 24), "unet.conv_in.magic": ONES(1), **pair(5, "unet.nowhere")}
     path = saved(tmp_path / "part.safetensors", {**pair(width), **foreign})
     with pytest.raises(
         ValueError, match=r"3 entries cannot be used: .*; lora_partial=True \(--lora-partial\)"
@@ -201,7 +201,7 @@ def test_the_rest_of_a_file_if_asked(tiny: Pipeline, width: int, tmp_path: Path)
     for pipe in (loaded, kept, pickle.loads(pickle.dumps(kept))):
         assert torch.equal(weight_of(pipe), want)
         [note] = pipe.notes
-        assert note.startswith(f"LoRA {path}: 3 entries cannot be used: textual inversions, which are only read")
+        assert note.startswith(f"LoRA {path}: 3 entries cannot be used: vectors of textual inversions of another width")
     assert tiny.with_loras([whole]).notes == () == kept.with_loras(()).notes
     with pytest.raises(ValueError, match="3 entries cannot be used"):  # of a file that was read before
         kept.with_loras({path: 0.5})
@@ -401,7 +401,7 @@ HEADERS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, A
             "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.alpha": (),
             "lora_unet_input_blocks_3_0_op.lora_down.weight": (4, 320, 3, 3),
             "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (8, 768),
-            "bundle_emb.my.style.clip_l": (2, 768),
+            "bundle_emb.my.style 2.clip_l": (2, 768),
         },
         {
             "ss_tag_frequency": json.dumps({"a": {"ink": 3, "hat": 1}, "b": {"hat": 5, " ": 9}}),
@@ -412,8 +412,8 @@ HEADERS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, A
         },
         {
             "trainer": "OneTrainer", "kinds": ["LoRA", "LoCon"], "ranks": {8: 2, 4: 1}, "family": "sdxl",
-            "layers": {"network": 2, "text_encoder": 1}, "embeddings": ["my.style"], "unknown": [],
-            "words": ["ohwx man", "ink", "hat"],
+            "layers": {"network": 2, "text_encoder": 1}, "embeddings": ["my.style_2"], "unknown": [],
+            "words": ["embedding:my.style_2", "ohwx man", "ink", "hat"],
             "training": {"ss_learning_rate": "0.0001", "modelspec.trigger_phrase": "ohwx man, ink"},
         },
     ),

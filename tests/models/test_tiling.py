@@ -137,7 +137,7 @@ def test_without_tiles_no_rows_are_told(pipe, small):
 def test_the_network_is_told_what_it_sees_and_its_limit_is_the_tile(pipe, small):
     seen = []
 
-    def encode_text(modules, prompts, size, clip_skip=None):
+    def encode_text(modules, prompts, size, clip_skip=None, bundled=None):
         seen.append(size)
         return pipe.text.encode(prompts, size, clip_skip)
 

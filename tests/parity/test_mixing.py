@@ -4,6 +4,7 @@ import torch
 from golden_models import Counted
 
 from sigmafield.comfyui.iterative_mixing import mixing_sampler
+from sigmafield.comfyui.mixing_sampler import MixingSampler
 from sigmafield.core.process import VE
 from sigmafield.guidance.guider import Guider
 from sigmafield.recipes.ksampler import ksampler_sigmas
@@ -48,7 +49,7 @@ def run(case, reference):
     guider = Guider(net.model, *(net.cond({"value": value}, case) for value in CONDS), case["cfg"])
     out = mixing_sampler(
         guider, net.sampling, net.format, sigmas, case.tensor(case["latent"]),
-        seed=case["seed"], sampler=case["sampler"], **case["params"],
+        MixingSampler(sampler=case["sampler"], **case["params"]), seed=case["seed"],
     )  # fmt: skip
     assert out.nfe == case["nfe"]
     return out.samples, "samples"

@@ -19,6 +19,7 @@ from sigmafield.cli.signals import Interrupted
 from sigmafield.cli.single import check_previews, facts_of, say_savings, stem_of, words_of
 from sigmafield.cli.terminal import Display
 from sigmafield.cli.understood import say_notes
+from sigmafield.comfyui.workflow.carried import workflow_texts
 from sigmafield.core.protocols import State
 from sigmafield.recipes.execute import open_job
 from sigmafield.recipes.image_io import digest
@@ -149,10 +150,15 @@ def draw_line(
     say_notes(job, quiet=part > 0 or as_json)
     path = manifest.folder / f"{stem_of(sealed)}.png"
     checkpoint = checkpoint_of(line, manifest)
-    watch = Watch(job, path, display, shared.machine, how, checkpoint, part, again="the same command")
+    watch, texts = (
+        Watch(job, path, display, shared.machine, how, checkpoint, part, "the same command"),
+        workflow_texts(job),
+    )
     result, files = drawn(
         watch,
-        lambda end: write_line(line.number, job.recipe, path, files_of(end.images, ".png", job.recipe), manifest),
+        lambda end: write_line(
+            line.number, job.recipe, path, files_of(end.images, ".png", job.recipe, texts), manifest
+        ),
         state_of(checkpoint.path, job.recipe),
     )
     say_savings(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Sequence
 
@@ -19,10 +20,19 @@ def console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
     return Console(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
 
 
+HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Categories of characters that are not shown, or that change how others are: newlines, terminal escapes, …."""
+
+
 def escaped(text: str) -> str:
-    """Text of a file in one line, whose control characters (newlines, terminal escapes, …) are written as in Python."""
-    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) in hidden else c for c in text)
+    """Text of a file in one line, whose control characters are written as in Python."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in HIDDEN else c for c in text)
+
+
+def as_json(value: object) -> str:
+    """JSON in one line, with control characters in texts as \\u escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in HIDDEN else c for c in text)
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str | Text]], note: str = "") -> None:

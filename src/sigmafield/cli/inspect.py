@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from sigmafield.cli.console import console, escaped
+from sigmafield.cli.console import as_json, console, escaped
 from sigmafield.cli.flags import with_flags
 from sigmafield.cli.groups import Json
 from sigmafield.models.inspection.inspect import inspect as inspect_
@@ -30,7 +29,7 @@ def inspect(
     """
     found = inspect_(file)
     if json:
-        print(json_.dumps(found.to_dict(), ensure_ascii=False))
+        print(as_json(found.to_dict()))
         return
     out = console(soft_wrap=True)
     for label, value in lines(found):

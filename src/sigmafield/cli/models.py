@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.text import Text
 
-from sigmafield.cli.console import show_table
+from sigmafield.cli.console import as_json, escaped, show_table
 from sigmafield.cli.flags import with_flags
 from sigmafield.cli.groups import Json
 from sigmafield.cli.inspect import amount
@@ -30,11 +29,14 @@ def models(
     """
     found = list(listed(folder))
     if json:
-        print(json_.dumps([row(entry) for entry in found], ensure_ascii=False))
+        print(as_json([row(entry) for entry in found]))
         return
     if not found:
         raise ValueError(f"{folder} holds no models: no file of weights and no directory of diffusers")
-    cells = [(each.path, about(each), amount(each.size), weights(each), Text(each.note, "dim")) for each in found]
+    cells = [
+        (escaped(each.path), escaped(about(each)), amount(each.size), weights(each), Text(escaped(each.note), "dim"))
+        for each in found
+    ]
     note = f"{len(found)} models, {amount(sum(each.size for each in found))}. sigmafield inspect FILE says more."
     show_table(("file", "is", "size", "weights", "note"), cells, note)
 

@@ -19,6 +19,7 @@ from sigmafield.cli.moved import with_moved
 from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
 from sigmafield.cli.single import Target, check_video
 from sigmafield.cli.terminal import Display
+from sigmafield.comfyui.workflow.carried import workflow_texts
 from sigmafield.recipes.execute import Result, open_job, open_pipe
 from sigmafield.recipes.image_io import open_frames, sheets
 from sigmafield.recipes.label import label, read_label
@@ -50,14 +51,14 @@ def replay(
     options = MachineOptions(**machine)
     job = open_job(recipe, open_pipe(recipe, **options.load_arguments()))
     check_video(job, target.path)
-    watch = Watch(job, target.path, Display(json, [recipe.steps]), options, Watching())
+    watch, texts = Watch(job, target.path, Display(json, [recipe.steps]), options, Watching()), workflow_texts(job)
 
     def chosen(end: Result) -> Sequence[Image.Image]:
         return sheets(end.images) if index is None else end.images[index]
 
     result, [written] = drawn(
         watch,
-        lambda end: target.write({"": encoded(chosen(end), target.path.suffix, label(job.recipe, index))}),
+        lambda end: target.write({"": encoded(chosen(end), target.path.suffix, label(job.recipe, index), texts)}),
     )
     frames = chosen(result)
     known = open_frames(file)

@@ -14,6 +14,7 @@ from sigmafield.cli.workflow_run import changes, finish, once
 from sigmafield.cli.workflow_setup import setup
 from sigmafield.comfyui.cache import LastPrompt
 from sigmafield.comfyui.paused import is_paused, load_paused
+from sigmafield.comfyui.previews import Previews
 from sigmafield.comfyui.problems import Validated
 
 SIGNALS = 128
@@ -23,7 +24,7 @@ Texts = Annotated[tuple[str, ...], Parameter(negative=())]
 
 
 def run(
-    file: Annotated[Path, Parameter(help="Workflow, image that carries one, or a paused workflow.")],
+    file: Annotated[Path, Parameter(help="Workflow, image or video that carries one, or a paused workflow.")],
     /,
     *,
     set: Annotated[Texts, Parameter(help='Value of an input: 3.seed=5, "KSampler.steps=10".')] = (),
@@ -35,6 +36,9 @@ def run(
     substitute: Annotated[Literal["tiny"] | None, Parameter(help="Model for missing checkpoints.")] = None,
     device: Annotated[str | None, Parameter(help="Device, such as cuda:0. [default: the fastest]")] = None,
     dry_run: Annotated[bool, Parameter(help="Only say what is missing.", negative=())] = False,
+    preview_every: Annotated[
+        int | None, Parameter(help="Write previews/NODE.png in the output folder every this many steps.")
+    ] = None,
     watch: Annotated[bool, Parameter(help="Run again whenever the file changes.", negative=())] = False,
 ) -> None:
     """Run a workflow of ComfyUI and print the files that it saves.
@@ -43,16 +47,19 @@ def run(
     """
     with user_errors(), TemporaryDirectory() as inputs:
         check_paused(file, {"set": set, "input": input, "substitute": substitute, "watch": watch, "dry-run": dry_run})
+        previews = None if preview_every is None else Previews(preview_every)
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))
         if is_paused(file):
             paused = load_paused(file, made.context.device)
-            finish(once(made, paused.validated, LastPrompt(), paused))
+            for name, data in paused.files.items():
+                (Path(inputs) / name).write_bytes(data)
+            finish(once(made, paused.validated, LastPrompt(), paused, previews))
             return
         cache = LastPrompt()
         for _ in changes(file) if watch else [None]:
             try:
                 validated = made.read(file, set, input, substitute)
-                status = _said(file, validated) if dry_run else once(made, validated, cache)
+                status = _said(file, validated) if dry_run else once(made, validated, cache, previews=previews)
             except (ValueError, OSError) as error:
                 if not watch:
                     raise

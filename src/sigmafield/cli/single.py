@@ -15,6 +15,7 @@ from sigmafield.cli.errors import complain
 from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
 from sigmafield.cli.terminal import Display, rows_text
 from sigmafield.cli.understood import say_notes
+from sigmafield.comfyui.workflow.carried import workflow_texts
 from sigmafield.core.protocols import State
 from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline
@@ -145,7 +146,8 @@ def draw(
             complain(f"the tiles are in {own}, since {tiles} exists", kind="note")
     watch = Watch(job, target.path, Display(as_json, [sealed.steps]), machine, how, checkpoint)
     began = perf_counter()
-    result, files = drawn(watch, lambda end: target.write(files_of(end.images, target.path.suffix, job.recipe)), state)
+    ending, texts = target.path.suffix, workflow_texts(job)
+    result, files = drawn(watch, lambda end: target.write(files_of(end.images, ending, job.recipe, texts)), state)
     said = facts_of(job.recipe, result, perf_counter() - began, files)
     print(json.dumps(said, ensure_ascii=False) if as_json else words_of(job.recipe, result, said))
     say_savings(result)

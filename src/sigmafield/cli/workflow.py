@@ -13,8 +13,9 @@ from sigmafield.cli.errors import complain
 from sigmafield.cli.flags import with_flags
 from sigmafield.cli.groups import FILES, Overwrite
 from sigmafield.cli.workflow_source import Form, Source, known_and, read_source
+from sigmafield.comfyui.video_files import copied
 from sigmafield.comfyui.workflow.draw import draw as drawn
-from sigmafield.comfyui.workflow.files import Embedded, with_workflow
+from sigmafield.comfyui.workflow.files import VIDEOS, Embedded, metadata_of, with_workflow
 from sigmafield.comfyui.workflow.to_recipe import recipe_of
 from sigmafield.recipes.image_io import open_image
 from sigmafield.runs.files import write_new, write_whole
@@ -22,14 +23,16 @@ from sigmafield.runs.files import write_new, write_whole
 
 @with_flags()
 def workflow(
-    file: Annotated[Path, Parameter(help="JSON of a workflow, a prompt or a recipe, or an image that carries one.")],
+    file: Annotated[
+        Path, Parameter(help="JSON of a workflow, a prompt or a recipe, or an image or video that carries one.")
+    ],
     /,
     *,
     output: Annotated[
         Path | None,
         Parameter(
             name=["--output", "-o"],
-            help="JSON to write; or PNG, WebP or AVIF: a copy of the image that ComfyUI opens as a workflow. "
+            help="JSON to write; or PNG, WebP, AVIF, or a video's format: a copy that ComfyUI opens as a workflow. "
             "[default: print JSON]",
             group=FILES,
         ),
@@ -55,21 +58,30 @@ def workflow(
         drawn(source.page or source.workflow.to_page(), source.workflow.classes).save(buffer, "PNG")
         _write(draw, buffer.getvalue(), overwrite)
     if output is not None and output.suffix.lower() != ".json":
-        image, page = open_image(file), source.page or source.workflow.to_page()
-        arguments = with_workflow(image, Embedded(source.workflow.prompt, page), output.suffix.lower())
-        buffer = io.BytesIO()
-        image.save(buffer, {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF"}[output.suffix.lower()], **arguments)
-        _write(output, buffer.getvalue(), overwrite)
+        page = source.page or source.workflow.to_page()
+        _write(output, _copy(file, Embedded(source.workflow.prompt, page), output.suffix.lower()), overwrite)
     elif output is not None:
         _write(output, (_text(source, form or source.form) + "\n").encode(), overwrite)
     elif draw is None:
         print(_text(source, form or source.form))
 
 
+def _copy(file: Path, found: Embedded, ending: str) -> bytes:
+    """The bytes of a copy of an image or a video that carries a workflow; ValueError for another format."""
+    if file.suffix.lower() in VIDEOS:
+        if ending != file.suffix.lower():
+            raise ValueError(f"a copy of {file} is in its format, {file.suffix}; got {ending!r}")
+        return copied(file, metadata_of(found))
+    image, buffer = open_image(file), io.BytesIO()
+    arguments = with_workflow(image, found, ending)
+    image.save(buffer, {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF"}[ending], **arguments)
+    return buffer.getvalue()
+
+
 def _text(source: Source, form: Form) -> str:
     prompt = source.workflow.prompt
     if form == "recipe":
-        recipe, notes = recipe_of(prompt)
+        recipe, notes = (source.recipe, []) if source.recipe else recipe_of(prompt)
         for note in notes:
             complain(note, kind="note")
         return recipe.to_json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,17 +17,21 @@ from sigmafield.comfyui.cache import Cache
 from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.executor import execute
 from sigmafield.comfyui.paused import Paused, save_paused
+from sigmafield.comfyui.previews import Previews
 from sigmafield.comfyui.problems import Validated
 from sigmafield.comfyui.run import files_of
+from sigmafield.recipes.output import save_image
 
 
-def once(made: Setup, validated: Validated, cache: Cache, paused: Paused | None = None) -> int:
+def once(
+    made: Setup, validated: Validated, cache: Cache, paused: Paused | None = None, previews: Previews | None = None
+) -> int:
     """Run a workflow and print what it saves; the status that the program should end with."""
     context = replace(made.context, extra=paused.extra if paused else None)
     last: Paused | None = None
     try:
         with Signals().raised():
-            for event in execute(validated, made.nodes, context, cache, paused=paused):
+            for event in execute(validated, made.nodes, context, cache, paused=paused, previews=previews):
                 last = event.paused if isinstance(event, happened.Stepped) else last
                 if not _say(event, validated, made.context.folders):
                     return 1
@@ -34,7 +39,8 @@ def once(made: Setup, validated: Validated, cache: Cache, paused: Paused | None 
         if last is not None:
             path = made.context.folders.output / f"paused-{time.strftime('%Y%m%d-%H%M%S')}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_paused(last, path)
+            inputs = {each.name: each.read_bytes() for each in made.context.folders.input.iterdir()}
+            save_paused(replace(last, files=inputs), path)
             complain(f"interrupted: finish it with sigmafield run {path}", kind="note")
         return signal.status
     return 0
@@ -47,6 +53,9 @@ def _say(event: happened.Event, validated: Validated, folders: Folders) -> bool:
     elif isinstance(event, happened.Stepped):
         end = "\r" if sys.stderr.isatty() and event.progress.value < event.progress.max else "\n"
         print(f"{event.node} {event.progress.value}/{event.progress.max}", end=end, file=sys.stderr)
+        if event.preview is not None:
+            folders.temp.mkdir(parents=True, exist_ok=True)
+            save_image(event.preview, folders.temp / (re.sub(r"[^\w.]", "-", event.display) + ".png"))
     elif isinstance(event, happened.Executed):
         for line in _shown(event, folders):
             print(line)

@@ -16,6 +16,7 @@ from sigmafield.comfyui.environment import extra_folders, joined_folders, model_
 from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.comfyui.object_info import object_info
 from sigmafield.comfyui.problems import Validated
+from sigmafield.comfyui.replacements import replaced
 from sigmafield.comfyui.validation import validate
 from sigmafield.comfyui.workflow.classes import known_classes
 from sigmafield.comfyui.workflow.files import read_workflow
@@ -37,7 +38,7 @@ class Setup:
         workflow = Workflow.of(read_workflow(file), infos)
         for text in [*values, *(_linked(each, workflow, folders.input) for each in files)]:
             workflow = _with(workflow, text)
-        prompt = workflow.prompt
+        prompt = replaced(workflow.prompt, self.nodes)
         if unknown := unknown_classes(prompt, self.nodes):
             raise ValueError("; ".join(unknown))
         if substitute:

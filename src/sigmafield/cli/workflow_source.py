@@ -23,11 +23,22 @@ Form = Literal["api", "page", "recipe"]
 
 @dataclass(frozen=True)
 class Source:
-    """What a file holds: a workflow of ComfyUI's page if it has one, the prompt, and the form to give by default."""
+    """What a file holds.
+
+    Args:
+        page: The workflow of ComfyUI's page, if it has one.
+        workflow: The prompt.
+        recipe: The recipe that sigmafield wrote, if it has one.
+    """
 
     page: Mapping[str, Any] | None
     workflow: Workflow
-    form: Form
+    recipe: Recipe | None = None
+
+    @property
+    def form(self) -> Form:
+        """The form to give by default."""
+        return "page" if self.page is None or self.recipe is not None else "api"
 
 
 def read_source(file: Path, classes: Classes) -> Source:
@@ -38,30 +49,31 @@ def read_source(file: Path, classes: Classes) -> Source:
         ValueError: It holds neither a workflow nor a recipe, or one that cannot be converted.
     """
     recipe = _recipe_in(file)
-    if recipe is None:
+    try:
         found = read_workflow(file)
-        return Source(found.page, Workflow.of(found, classes), "api" if found.page else "page")
+    except ValueError:
+        if recipe is None:
+            raise
+    else:
+        return Source(found.page, Workflow.of(found, classes), recipe)
+    whole = recipe
     if None in (recipe.cfg, recipe.schedule) or (recipe.width is None and recipe.image is None):
-        recipe = with_own_values(recipe, open_pipe(recipe).model)
-    prompt, notes = prompt_of(recipe)
+        whole = with_own_values(recipe, open_pipe(recipe).model)
+    prompt, notes = prompt_of(whole)
     for note in notes:
         complain(note, kind="note")
-    return Source(None, Workflow(prompt, classes), "page")
+    return Source(None, Workflow(prompt, classes), recipe)
 
 
 def _recipe_in(file: Path) -> Recipe | None:
-    """The recipe in a file; None if it has none, or a workflow as well."""
+    """The recipe in a file; None if it has none."""
     if file.suffix.lower() == ".json":
         entries = json_object(text_in(file), str(file))
         return Recipe.from_plain(entries) if isinstance(entries.get("prompt"), str) else None
     try:
-        read_workflow(file)
+        return own_recipe(carried(file), file)
     except ValueError:
-        try:
-            return own_recipe(carried(file), file)
-        except ValueError:
-            return None
-    return None
+        return None
 
 
 def known_and(file: Path | None) -> Classes:

@@ -35,7 +35,7 @@ class Keys:
 
     def of(self, name: str, graph: Graph) -> str | None:
         """The key of a node of an acyclic graph."""
-        waiting = [name]
+        waiting = [] if name in self.known else [name]
         while waiting:
             current = waiting[-1]
             links = [link(value) for value in graph.nodes[current].get("inputs", {}).values()]
@@ -190,6 +190,7 @@ class BySize:
         if limit < 0:
             raise ValueError(f"a cache by size needs limit ≥ 0 bytes; got {limit}")
         self.limit = limit
+        self.size = 0
         self.entries: dict[str, _Kept] = {}
 
     def begin(self, wanted: Collection[str]) -> None:
@@ -207,10 +208,15 @@ class BySize:
 
     def put(self, key: str, entry: Entry, owner: str | None) -> None:
         """Keep a result, and drop others until all are below the limit."""
+        self._drop(key)
         self.entries[key] = _Kept(entry, _bytes([*entry.values, entry.ui]))
-        while sum(each.size for each in self.entries.values()) > self.limit:
-            worst = max(self.entries, key=lambda key: self.entries[key].size * GROWTH ** self.entries[key].age)
-            del self.entries[worst]
+        self.size += self.entries[key].size
+        while self.size > self.limit:
+            self._drop(max(self.entries, key=lambda key: self.entries[key].size * GROWTH ** self.entries[key].age))
+
+    def _drop(self, key: str) -> None:
+        if key in self.entries:
+            self.size -= self.entries.pop(key).size
 
 
 def _bytes(value: Any) -> int:

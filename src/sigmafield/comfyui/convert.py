@@ -7,6 +7,7 @@ from datetime import datetime
 from random import Random, SystemRandom
 from typing import Any
 
+from sigmafield.comfyui.graph import Prompt
 from sigmafield.comfyui.workflow.classes import Classes, title_of
 from sigmafield.comfyui.workflow.document import Node, read_document
 from sigmafield.comfyui.workflow.links import VIRTUAL, of_input
@@ -15,14 +16,11 @@ from sigmafield.comfyui.workflow.texts import PREFIXED, dynamic_text, filled_pre
 from sigmafield.comfyui.workflow.widgets import Widget, sent_value
 from sigmafield.core.registry import near_miss, shown
 
-Prompt = dict[str, dict[str, Any]]
-"""A prompt in API form: nodes by id, each with `class_type`, `inputs` and `_meta`."""
-
 
 def to_prompt(
     workflow: Mapping[str, Any], classes: Classes, *, random: Random | None = None, now: datetime | None = None
 ) -> Prompt:
-    """The prompt in API form of a workflow as ComfyUI's page saves it.
+    """The prompt in API form of a workflow as ComfyUI's page saves it, with a `_meta` of each node.
 
     Subgraphs and group nodes are flattened, with ids such as "5:12"; muted and bypassed nodes, reroutes, primitives,
     notes and Set/Get nodes are resolved.
@@ -44,7 +42,7 @@ def to_prompt(
             "that has them gives, as `classes` or --object-info"
         )
     random = random or SystemRandom()
-    prompt: Prompt = {}
+    prompt: dict[str, dict[str, Any]] = {}
     for scope, node in _running(root):
         entry = classes[node.type]
         inputs = {

@@ -48,7 +48,10 @@ def load_nodes(folder: Path, known: Mapping[str, Definition] | None = None) -> L
 
     Raises:
         FileNotFoundError: The folder does not exist.
+        NotADirectoryError: It is a file.
     """
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file, and nodes are in a folder: give {folder.parent}")
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of nodes {folder}")
     install()

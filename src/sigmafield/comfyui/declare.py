@@ -38,6 +38,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_type_hints, over
 
 import docstring_parser
 
+from sigmafield.comfyui.asked import asked
 from sigmafield.comfyui.context import Blocked, Context, Expanded, Outcome, Progress, Shown
 from sigmafield.comfyui.definition import Definition, Hook, Result
 from sigmafield.comfyui.signature import inputs_of, objects_of, outputs_of
@@ -180,8 +181,8 @@ def _caller(
     n = len(outputs_of(hints.get("return"), ()))
 
     def call(inputs: Mapping[str, Any], context: Context) -> Result:
-        asked = {"PROMPT": context.prompt, "EXTRA_PNGINFO": context.extra, "UNIQUE_ID": context.node}
-        given = {**objects_of(hints, inputs), **{key: asked[kind] for key, kind in hidden.items()}}
+        values = asked(context)
+        given = {**objects_of(hints, inputs), **{key: values[kind] for key, kind in hidden.items()}}
         _check(name, known, given)
         made = function(**given, **dict.fromkeys(contexts, context))
         if inspect.isgenerator(made):

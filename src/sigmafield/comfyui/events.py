@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
 from sigmafield.comfyui.context import Progress
 from sigmafield.comfyui.paused import Paused
 
@@ -26,10 +28,19 @@ class Started:
 
 @dataclass(frozen=True)
 class Executing:
-    """A node is about to run; again after it has asked for lazy inputs."""
+    """A node is about to run; again after it has asked for lazy inputs.
+
+    Args:
+        node: Id of the node.
+        display: Id of the node that an interface shows.
+        parent: The node from whose expansion it comes; None for a node of the prompt.
+        real: The node of the prompt that it comes from, which may be itself.
+    """
 
     node: str
     display: str
+    parent: str | None
+    real: str
 
 
 @dataclass(frozen=True)
@@ -41,12 +52,14 @@ class Stepped:
         display: Id of the node that an interface shows.
         progress: The number of steps, and the sampler's state.
         paused: All that is needed to go on from here elsewhere.
+        preview: A small RGB image of the first sample; None for steps without one, see `Previews`.
     """
 
     node: str
     display: str
     progress: Progress
     paused: Paused
+    preview: Image.Image | None = None
 
 
 @dataclass(frozen=True)

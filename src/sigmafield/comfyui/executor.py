@@ -21,14 +21,13 @@ from sigmafield.comfyui.calls import arguments, blocked, calls, joined
 from sigmafield.comfyui.context import Blocked, Context, Outcome, Progress
 from sigmafield.comfyui.definition import Definition
 from sigmafield.comfyui.entries import Entry
+from sigmafield.comfyui.failure import failure
 from sigmafield.comfyui.graph import Graph, Link, link, links, upstream_first
 from sigmafield.comfyui.known import Known
 from sigmafield.comfyui.order import Order
 from sigmafield.comfyui.paused import Paused
+from sigmafield.comfyui.previews import Previews
 from sigmafield.comfyui.problems import Validated
-
-LONGEST = 2000
-"""Characters of an input's text in an error."""
 
 
 def execute(
@@ -39,6 +38,7 @@ def execute(
     *,
     stop: threading.Event | None = None,
     paused: Paused | None = None,
+    previews: Previews | None = None,
 ) -> Iterator[happened.Event]:
     """Compute the outputs of a prompt.
 
@@ -51,13 +51,14 @@ def execute(
         cache: Where results are kept from one prompt to the next; None: nowhere.
         stop: Ends the run before the next call of a node or the next step when it is set, from any thread.
         paused: Where to go on from.
+        previews: Which steps of samplers have a preview; None: no step.
 
     Raises:
         ValueError: No output can be computed.
     """
     if validated.error is not None:
         validated.check()
-    run = _Execution(validated, nodes, context, cache or Forgetful(), stop or threading.Event(), paused)
+    run = _Execution(validated, nodes, context, cache or Forgetful(), stop or threading.Event(), paused, previews)
     return run.events(validated.outputs)
 
 
@@ -79,6 +80,7 @@ class _Execution:
         cache: Cache,
         stop: threading.Event,
         paused: Paused | None,
+        previews: Previews | None,
     ):
         results = dict(paused.done) if paused else {}
         self.known = Known(Graph(validated.prompt), nodes, results)
@@ -87,9 +89,11 @@ class _Execution:
         self.cache = cache
         self.stop = stop
         self.paused = paused
+        self.previews = previews
         self.keys = Keys(nodes, self.context)
         self.order = Order(self.known.sources, self.known.early)
         self.executed: list[str] = []
+        self.made: dict[str, str] = {}
         self.pending: dict[str, list[Outcome | Future[Outcome]]] = {}
         self.background = Background()
 
@@ -118,7 +122,7 @@ class _Execution:
             kind = self.graph.nodes[name]["class_type"] if name else ""
             yield happened.Interrupted(name, self.graph.display(name), kind, tuple(self.executed), end.paused)
         except Exception as error:  # whatever a node raises ends the run, not the program that runs it
-            yield self.failure(name, error)
+            yield failure(self.known, name, error, self.executed)
         finally:
             self.background.close()
 
@@ -150,7 +154,8 @@ class _Execution:
         elif name in self.pending:
             yield from self.end(name, [_outcome(each) for each in self.pending.pop(name)])
         else:
-            yield happened.Executing(name, self.graph.display(name))
+            graph = self.graph
+            yield happened.Executing(name, graph.display(name), graph.parents.get(name), graph.real(name))
             lists = self.known.lists(name)
             needed = self.known.needed(name, lists, self.asking(name))
             if needed:
@@ -160,8 +165,8 @@ class _Execution:
 
     def twin(self, name: str, key: str) -> Entry | None:
         """The result of an equal node of this prompt."""
-        same = (each for each in self.executed if each != name and self.keys.known.get(each) == key)
-        return next((self.known.results[each] for each in same), None)
+        found = self.made.get(key, name)
+        return None if found == name else self.known.results[found]
 
     def asking(self, name: str) -> Context:
         """The context of a node."""
@@ -207,7 +212,8 @@ class _Execution:
             except StopIteration as end:
                 return end.value
             paused = self.pause(name, outcomes, progress)
-            yield happened.Stepped(name, self.graph.display(name), progress, paused)
+            preview = self.previews.of(progress) if self.previews else None
+            yield happened.Stepped(name, self.graph.display(name), progress, paused, preview)
             if self.stop.is_set():
                 made.close()
                 raise _Stopped(paused)
@@ -223,6 +229,7 @@ class _Execution:
         self.executed.append(name)
         key = self.keys.of(name, self.graph)
         if key is not None:
+            self.made.setdefault(key, name)
             self.cache.put(key, entry, self.keys.of(self.graph.real(name), self.graph))
         if entry.ui is not None:
             yield happened.Executed(name, self.graph.display(name), entry.ui)
@@ -236,7 +243,7 @@ class _Execution:
                 yield outcome
                 continue
             self.known.graph, made, values = self.graph.expanded(name, k, outcome.graph, outcome.values)
-            upstream_first(self.graph.nodes, [*made, name])
+            upstream_first(self.graph.nodes, made, self.known.results)  # ValueError for a cycle
             self.order.add([each for each in made if self.known.definition(each).shows])
             results = [link(value) or value for value in values]
             self.order.block(
@@ -276,15 +283,6 @@ class _Execution:
             progress.state if progress and whole else None,
         )
 
-    def failure(self, name: str, error: Exception) -> happened.Failed:
-        """The event of an error."""
-        if not name:
-            return happened.Failed("", "", "", error, {}, tuple(self.executed))
-        lists = self.known.lists(name)
-        texts = {key: [_text(value) for value in values] for key, values in lists.items()}
-        kind = str(self.graph.nodes[name]["class_type"])
-        return happened.Failed(name, self.graph.display(name), kind, error, texts, tuple(self.executed))
-
 
 def _outcome(made: Outcome | Future[Outcome]) -> Outcome:
     return made if isinstance(made, Outcome) else made.result()
@@ -294,7 +292,3 @@ def _links(outcomes: Iterable[Outcome | Future[Outcome]]) -> Iterator[Link]:
     """The links to nodes of an expansion that have not been followed yet."""
     found = (each for each in outcomes if isinstance(each, Outcome))
     return (value for each in found for value in each.values if isinstance(value, Link))
-
-
-def _text(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)[:LONGEST]

@@ -6,12 +6,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
+from sigmafield.comfyui.asked import asked
 from sigmafield.comfyui.context import Blocked, Context, Folders, Outcome
 from sigmafield.comfyui.definition import Definition, Hook, Output, Result, Slot
 from sigmafield.comfyui.sockets import Choices
-
-HIDDEN = ("PROMPT", "EXTRA_PNGINFO", "UNIQUE_ID")
-"""What a class can ask for; it receives None for anything else."""
 
 
 def v1_definition(name: str, cls: type, title: str | None = None, module: str = "nodes") -> Definition:
@@ -95,10 +93,10 @@ def _caller(
     object_of: Callable[[Context], Any], method: str, hidden: Mapping[str, str], n: int, listed: bool
 ) -> Callable[[Mapping[str, Any], Context], Result]:
     def call(inputs: Mapping[str, Any], context: Context) -> Result:
-        values = {"PROMPT": context.prompt, "EXTRA_PNGINFO": context.extra, "UNIQUE_ID": context.node}
-        asked = {key: values[kind] if kind in HIDDEN else None for key, kind in hidden.items()}
-        asked = {key: [value] for key, value in asked.items()} if listed else asked
-        made = getattr(object_of(context), method)(**inputs, **asked)
+        values = asked(context)
+        more = {key: values.get(kind) for key, kind in hidden.items()}
+        more = {key: [value] for key, value in more.items()} if listed else more
+        made = getattr(object_of(context), method)(**inputs, **more)
         return _awaited(made, n) if inspect.isawaitable(made) else v1_outcome(made, n)
 
     return call

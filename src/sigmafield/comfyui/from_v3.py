@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+from sigmafield.comfyui.asked import DynamicPrompt
 from sigmafield.comfyui.context import Blocked, Context, Outcome
 from sigmafield.comfyui.definition import Definition, Hook, Output, Result, Slot
 from sigmafield.comfyui.from_v1 import v1_outcome
@@ -74,8 +75,8 @@ def _output(given: V3Output) -> Output:
 def _caller(cls: Any, n: int) -> Callable[[Mapping[str, Any], Context], Result]:
     def call(inputs: Mapping[str, Any], context: Context) -> Result:
         hidden = SimpleNamespace(
-            unique_id=context.node, prompt=context.prompt, extra_pnginfo=context.extra, dynprompt=None,
-            auth_token_comfy_org=None, api_key_comfy_org=None, context=context,
+            unique_id=context.node, prompt=context.prompt, extra_pnginfo=context.extra,
+            dynprompt=DynamicPrompt(context), auth_token_comfy_org=None, api_key_comfy_org=None, context=context,
         )  # fmt: skip
         made = type(cls.__name__, (cls,), {"hidden": hidden}).execute(**inputs)
         return _awaited(made, n) if inspect.isawaitable(made) else _outcome(made, n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple, cast
@@ -46,8 +46,13 @@ def links(node: Mapping[str, Any]) -> dict[str, Link]:
     return {name: each for name, each in found.items() if each is not None}
 
 
-def upstream_first(prompt: Prompt, roots: Iterable[str]) -> list[str]:
+def upstream_first(prompt: Prompt, roots: Iterable[str], without: Collection[str] = ()) -> list[str]:
     """The nodes that lead to some nodes, and these, each after those that it has links from.
+
+    Args:
+        prompt: The nodes.
+        roots: The nodes where the search starts.
+        without: Nodes that are passed over, with what leads to nothing else.
 
     Raises:
         ValueError: Links form a cycle.
@@ -60,7 +65,8 @@ def upstream_first(prompt: Prompt, roots: Iterable[str]) -> list[str]:
         if name in seen or name not in prompt:
             continue
         seen.add(name)
-        sources = [each.node for each in links(prompt[name]).values() if each.node in prompt]
+        found = (each.node for each in links(prompt[name]).values())
+        sources = [each for each in found if each in prompt and each not in without]
         sorter.add(name, *sources)
         waiting.extend(sources)
     try:
@@ -76,26 +82,26 @@ class Graph:
     Args:
         nodes: All nodes by id.
         parents: Which node was expanded, for nodes that come from an expansion.
-        displays: Which node stands for one in an interface, where a node says so.
+        origins: The node of the prompt that they come from.
+        displays: The node that stands for them in an interface.
     """
 
     nodes: Prompt
     parents: Mapping[str, str] = field(default_factory=dict[str, str])
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
     displays: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def display(self, name: str) -> str:
         """The node that an interface shows in place of one."""
         seen: set[str] = set()
-        while name not in seen:
+        while name in self.displays and name not in seen:
             seen.add(name)
-            name = self.displays.get(name) or self.parents.get(name) or name
+            name = self.displays[name]
         return name
 
     def real(self, name: str) -> str:
         """The node of the prompt that a node comes from."""
-        while name in self.parents:
-            name = self.parents[name]
-        return name
+        return self.origins.get(name, name)
 
     def expanded(
         self, parent: str, call: int, nodes: Prompt, results: Iterable[Any]
@@ -123,13 +129,12 @@ class Graph:
             names[name]: {**node, "inputs": {key: renamed(value) for key, value in node.get("inputs", {}).items()}}
             for name, node in nodes.items()
         }
-        shown = {
-            names[name]: node["override_display_id"] for name, node in nodes.items() if node.get("override_display_id")
-        }
+        shown = {names[name]: self.display(node.get("override_display_id") or parent) for name, node in nodes.items()}
         graph = replace(
             self,
             nodes={**self.nodes, **made},
             parents={**self.parents, **dict.fromkeys(made, parent)},
+            origins={**self.origins, **dict.fromkeys(made, self.real(parent))},
             displays={**self.displays, **shown},
         )
         return graph, list(made), [renamed(each) for each in results]

@@ -8,27 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sigmafield.comfyui.mixing_sampler import MixingSampler
 from sigmafield.core.arrays import Latent
 from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Denoiser
 from sigmafield.core.registry import named
 from sigmafield.noise.policy import default_noise
-from sigmafield.noise.sources import Gaussian, Silent, generator_of, initial_noise, randn
+from sigmafield.noise.sources import Silent, initial_noise, randn
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
 from sigmafield.recipes.ksampler import Framed, Sampled, ksampler_sigmas, sample_custom, source_of, window
 from sigmafield.runs.blends import BLENDS, CURVES, blending_weights
-from sigmafield.runs.level_noise import StreamLevels, noised
-from sigmafield.runs.mixing import Mixing
-from sigmafield.runs.perlin_masks import Perlin
+from sigmafield.runs.level_noise import noised
 from sigmafield.runs.run import Run, finish
 from sigmafield.samplers import SAMPLERS
-from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask, unchanged
+from sigmafield.spatial.inpaint import MaskOf, unchanged
 
 
 def mixing_sampler(
@@ -37,32 +35,13 @@ def mixing_sampler(
     latents: LatentFormat,
     sigmas: Tensor,
     latent: Latent,
+    settings: MixingSampler = MixingSampler(),
     *,
     seed: int,
-    sampler: str = "euler",
-    alpha_1: float = 2.4,
-    blending_schedule: str = "cosine",
-    blending_function: str = "addition",
-    normalize_on_mean: bool = False,
-    start_blending_at_pct: float = 0.0,
-    stop_blending_at_pct: float = 1.0,
-    clamp_blending_at_pct: float = 1.0,
-    blend_min: float = 0.0,
-    blend_max: float = 1.0,
-    perlin_mode: Literal["masks", "latents", "matched_noise"] = "masks",
-    perlin_strength: float = 0.75,
-    perlin_scale: float = 10.0,
-    rewind: bool = False,
-    rewind_min: float = 0.5,
-    rewind_max: float = 0.8,
     mask: Tensor | None = None,
     mask_of: MaskOf = unchanged,
 ) -> Sampled:
-    """IterativeMixingSampler, with the node's names and defaults: redraws a latent by iterative mixing.
-
-    Noise is one stream of `seed`, where the reference draws from the global generator. The reference takes a batch of
-    one; here the samples of a batch follow each other in the stream. Euler's slope is that of the latent with its kept
-    part, unlike the reference's, which makes a difference for soft masks only.
+    """IterativeMixingSampler: redraws a latent by iterative mixing.
 
     Args:
         guider: The guided model.
@@ -70,24 +49,8 @@ def mixing_sampler(
         latents: The model's latent format.
         sigmas: Noise levels [steps + 1].
         latent: Clean latent in the VAE's scale.
+        settings: How it is mixed.
         seed: Seed of all noise and of the Perlin masks.
-        sampler: A sampler that follows the schedule, or "euler_perlin", euler with Perlin masks. lcm is blended before
-            its noise is added.
-        alpha_1: Steepness of the blending schedule.
-        blending_schedule: A curve of `CURVES`.
-        blending_function: A function of `BLENDS`.
-        normalize_on_mean: Whether the result gets the mean and deviation of each channel of the source.
-        start_blending_at_pct: Share of the steps at which the blending schedule starts.
-        stop_blending_at_pct: Share of the steps at which it reaches its end.
-        clamp_blending_at_pct: Share of the steps from which on nothing is blended.
-        blend_min: Lowest weight of the denoised latent.
-        blend_max: Highest weight of the denoised latent.
-        perlin_mode: What Perlin masks do, see `Perlin`.
-        perlin_strength: How strongly they act.
-        perlin_scale: Latent pixels per lattice cell of the masks.
-        rewind: Whether the run starts again with its result as the source.
-        rewind_min: Share of the remaining steps that each pass skips.
-        rewind_max: Share of the steps after which no pass starts.
         mask: 1 = redraw, 0 = keep the clean latent at every step.
         mask_of: Another mask at each σ.
 
@@ -95,75 +58,9 @@ def mixing_sampler(
         ValueError: A name is unknown, or `Mixing` refuses a value.
     """
     source = source_of(latent, latents)
-    run = mixing_run(
-        guider, sampling, sigmas, source, seed=seed, sampler=sampler, alpha_1=alpha_1,
-        blending_schedule=blending_schedule, blending_function=blending_function, normalize_on_mean=normalize_on_mean,
-        start_blending_at_pct=start_blending_at_pct, stop_blending_at_pct=stop_blending_at_pct,
-        clamp_blending_at_pct=clamp_blending_at_pct, blend_min=blend_min, blend_max=blend_max, perlin_mode=perlin_mode,
-        perlin_strength=perlin_strength, perlin_scale=perlin_scale, rewind=rewind, rewind_min=rewind_min,
-        rewind_max=rewind_max, mask=mask, mask_of=mask_of,
-    )  # fmt: skip
+    run = settings.run(guider, sampling, sigmas, source, seed=seed, mask=mask, mask_of=mask_of)
     start = run.start(source)
     return Framed(latents, run, start).sampled(finish(run, start))
-
-
-def mixing_run(
-    guider: Denoiser,
-    sampling: Sampling,
-    sigmas: Tensor,
-    source: Latent,
-    *,
-    seed: int,
-    sampler: str = "euler",
-    alpha_1: float = 2.4,
-    blending_schedule: str = "cosine",
-    blending_function: str = "addition",
-    normalize_on_mean: bool = False,
-    start_blending_at_pct: float = 0.0,
-    stop_blending_at_pct: float = 1.0,
-    clamp_blending_at_pct: float = 1.0,
-    blend_min: float = 0.0,
-    blend_max: float = 1.0,
-    perlin_mode: Literal["masks", "latents", "matched_noise"] = "masks",
-    perlin_strength: float = 0.75,
-    perlin_scale: float = 10.0,
-    rewind: bool = False,
-    rewind_min: float = 0.5,
-    rewind_max: float = 0.8,
-    mask: Tensor | None = None,
-    mask_of: MaskOf = unchanged,
-) -> Mixing:
-    """The run of `mixing_sampler`, from a source in the network's scale; arguments and errors as there."""
-    euler_perlin = sampler == "euler_perlin"
-    row, process = SAMPLERS.lookup("euler" if euler_perlin else sampler), sampling.process
-    keep = None
-    if mask is not None:
-        guider = Inpaint(guider, source, torch.zeros_like(source), fit_mask(mask, source), process, mask_of)
-        keep = guider.kept
-    grid = Grid(sigmas, process, clock=sampling.clock)
-    own = default_noise(row.noise, seed, grid, source)
-    if sampler == "lcm":  # the stream continues after the levels' noise
-        generator = generator_of(seed)
-        randn(generator, (grid.n + 1, *source.shape), source.dtype)
-        own = Gaussian(generator, source.shape, source.dtype)
-    run = Run(guider, row, grid, own)
-    n = run.grid.n
-    c = blending_weights(
-        blending_schedule, n, alpha_1=alpha_1,
-        start=math.floor(start_blending_at_pct * n), stop=math.floor(stop_blending_at_pct * n),
-        clamp=clamp_blending_at_pct, least=blend_min, most=blend_max,
-    )  # fmt: skip
-    settings = {
-        "blend": named(BLENDS, blending_function, "blending function"),
-        "of": "denoised" if sampler == "lcm" else "state",
-        "rewind": (rewind_min, rewind_max) if rewind else None,
-        "match_source": normalize_on_mean,
-        "perlin": Perlin(perlin_mode, perlin_strength, perlin_scale, seed) if euler_perlin else None,
-        "keep": keep,
-    }
-    levels = Mixing(run, StreamLevels(seed, source.shape, []), c, **settings).levels
-    noise = StreamLevels(seed, source.shape, levels, source.dtype, source.device)
-    return Mixing(run, noise, c, **settings)
 
 
 def batch_unsample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sigmafield.comfyui.definition import Slot
@@ -10,6 +11,8 @@ from sigmafield.core.registry import shown
 
 LONG_LIST = 20
 """Choices up to which an error lists them."""
+
+NOT_FINITE = "A FLOAT is a finite number"
 
 SOCKETS = frozenset(
     ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE", "MASK", "CONTROL_NET", "SAMPLER", "SIGMAS", "NOISE",
@@ -45,6 +48,8 @@ def checked(slot: Slot, value: Any, config: Any, own: bool) -> tuple[Any, list[P
         return value, [Problem("value_smaller_than_min", slot.name, about, f"Value {value} smaller than min of {low}")]
     if slot.type in ("INT", "FLOAT") and high is not None and value > high:
         return value, [Problem("value_bigger_than_max", slot.name, about, f"Value {value} bigger than max of {high}")]
+    if slot.type == "FLOAT" and not math.isfinite(value):
+        return value, [Problem("invalid_input_type", f"{slot.name} must be finite; got {value}", about, NOT_FINITE)]
     return value, _chosen(slot, value, config, about) if slot.type == "COMBO" else []
 
 

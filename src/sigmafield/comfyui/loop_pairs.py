@@ -57,17 +57,33 @@ def loops_of(prompt: Prompt, boundary: Callable[[str], str | None], outputs: Col
     ends = [name for name in names if kinds[name] == "end"]
     if not starts and not ends:
         return []
-    above = {name: frozenset(upstream_first(prompt, [name])) - {name} for name in names}
+    sources = {name: [each.node for each in links(prompt[name]).values()] for name in names}
+    users: dict[str, list[str]] = {}
+    for name, nodes in sources.items():
+        for each in nodes:
+            users.setdefault(each, []).append(name)
+    above = {name: _reached(name, sources) for name in {*starts, *ends, *outputs} if name in sources}
+    below = {name: _reached(name, users) for name in starts}
     found: list[Loop] = []
     for end in sorted(ends, key=lambda name: len(above[name] & set(ends))):
         start = _nearest(end, above, [each for each in starts if each not in {loop.start for loop in found}])
-        body = frozenset(name for name in above[end] if start in above[name])
-        found.append(Loop(start, end, body))
+        found.append(Loop(start, end, above[end] & below[start]))
     if alone := [each for each in starts if each not in {loop.start for loop in found}]:
         raise LoopError("loop_start_without_end", f"no end belongs to the beginning of a loop, node {alone[0]}", alone)
     for loop in found:
-        _check(loop, prompt, above, found, outputs)
+        _check(loop, prompt, sources, above, found, outputs)
     return found
+
+
+def _reached(name: str, neighbours: Mapping[str, Collection[str]]) -> frozenset[str]:
+    """The nodes that some steps lead to from a node, without the node."""
+    seen, waiting = {name}, [name]
+    while waiting:
+        for each in neighbours.get(waiting.pop(), ()):
+            if each not in seen:
+                seen.add(each)
+                waiting.append(each)
+    return frozenset(seen - {name})
 
 
 def _nearest(end: str, above: Mapping[str, frozenset[str]], starts: Collection[str]) -> str:
@@ -85,6 +101,7 @@ def _nearest(end: str, above: Mapping[str, frozenset[str]], starts: Collection[s
 def _check(
     loop: Loop,
     prompt: Prompt,
+    sources: Mapping[str, Collection[str]],
     above: Mapping[str, frozenset[str]],
     all_loops: Collection[Loop],
     outputs: Collection[str],
@@ -92,10 +109,10 @@ def _check(
     """Raise LoopError unless what is in a loop is used in it only, or through its end."""
     inside = loop.body | {loop.start}
     leaving = [
-        name for name in above
-        if name not in inside and name != loop.end and any(each.node in inside for each in links(prompt[name]).values())
+        name for name, nodes in sources.items()
+        if name not in inside and name != loop.end and any(each in inside for each in nodes)
     ]  # fmt: skip
-    escaped = [name for name in outputs if name in leaving or (leaving and set(leaving) & above[name])]
+    escaped = [name for name in outputs if name in leaving or set(leaving) & above[name]]
     if leaving:
         text = f"node {leaving[0]} needs a node of the loop that node {loop.end} ends, and comes after none of its ends"
         raise LoopError("loop_escape", text, [loop.start, loop.end], escaped)

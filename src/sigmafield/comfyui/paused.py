@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -17,11 +19,12 @@ from sigmafield.comfyui.entries import Entry
 from sigmafield.comfyui.graph import Prompt
 from sigmafield.comfyui.problems import Validated
 from sigmafield.core.protocols import State
+from sigmafield.core.registry import shown
 from sigmafield.runs.checkpoint import moved
 from sigmafield.runs.files import write_whole
-from sigmafield.runs.packing import packed, unpacked
+from sigmafield.runs.packing import flat, in_order, packed, unpacked
 
-FORMAT = "sigmafield-workflow-1"
+FORMAT = "sigmafield-workflow-2"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Paused:
         node: The node that was running; "" between two nodes.
         earlier: Outcomes of its earlier calls, where it runs once for each of several values.
         state: The sampler's state; None where the node has to start again.
+        files: Bytes of the files of the input folder that do not exist elsewhere, by name.
     """
 
     prompt: Prompt
@@ -45,6 +49,7 @@ class Paused:
     node: str = ""
     earlier: tuple[Outcome, ...] = ()
     state: State | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
 
     @property
     def validated(self) -> Validated:
@@ -85,6 +90,8 @@ def paused_bytes(paused: Paused) -> bytes:
     earlier = [
         packed([list(each.values), _plain(each.ui)], f"earlier/{k}", tensors) for k, each in enumerate(paused.earlier)
     ]
+    state = _packed_state(paused.state, tensors)
+    whole, orders = flat(tensors)
     header = {
         "prompt": paused.prompt,
         "outputs": paused.outputs,
@@ -92,10 +99,13 @@ def paused_bytes(paused: Paused) -> bytes:
         "node": paused.node,
         "done": done,
         "earlier": earlier,
-        "state": _packed_state(paused.state, tensors),
+        "state": state,
+        "files": list(paused.files),
+        "orders": orders,
     }
-    data = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    return save(data, {"format": FORMAT, "workflow": json.dumps(header)})
+    for name, each in paused.files.items():
+        whole[f"files/{name}"] = torch.from_numpy(np.frombuffer(each, np.uint8).copy())
+    return save(whole, {"format": FORMAT, "workflow": json.dumps(header)})
 
 
 def is_paused(path: str | Path) -> bool:
@@ -125,6 +135,9 @@ def load_paused(path: str | Path, device: str = "cpu") -> Paused:
     if meta.get("format") != FORMAT:
         raise ValueError(f"{path} is not a paused workflow of this version: its format is {meta.get('format')}")
     header: dict[str, Any] = json.loads(meta["workflow"])
+    if strange := [name for name in header["files"] if Path(name).name != name]:
+        raise ValueError(f"{path} has a file with the name {shown(strange[0])}, which leads out of its folder")
+    tensors = in_order(tensors, header["orders"])
     done = {name: unpacked(each, tensors) for name, each in header["done"].items()}
     return Paused(
         header["prompt"],
@@ -134,6 +147,7 @@ def load_paused(path: str | Path, device: str = "cpu") -> Paused:
         header["node"],
         tuple(Outcome(tuple(values), ui) for values, ui in (unpacked(each, tensors) for each in header["earlier"])),
         _unpacked_state(header["state"], tensors, device),
+        {name: tensors[f"files/{name}"].numpy().tobytes() for name in header["files"]},
     )
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT, MARGIN = 640, 200, 40
 """Pixels of one plot, and of the margin around it."""
@@ -44,6 +48,15 @@ def matrix(values: Tensor) -> Tensor:
     cell = max(1, WIDTH // max(values.shape))
     grey = ((values.clamp(-1, 1) + 1) / 2 * 255).byte().repeat_interleave(cell, 0).repeat_interleave(cell, 1)
     return as_image(Image.fromarray(grey.numpy()).convert("RGB"))
+
+
+def drawn(figure: Figure) -> Tensor:
+    """A figure of matplotlib as an image [1, H, W, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).float()[None] / 255
 
 
 def as_image(canvas: Image.Image) -> Tensor:

@@ -9,7 +9,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from sigmafield.comfyui.context import Folders
+from sigmafield.comfyui.context import Context, Folders
 from sigmafield.core.registry import shown
+from sigmafield.runs.files import write_whole
 
 
 class Place(NamedTuple):
@@ -58,12 +59,25 @@ def place(prefix: str, root: Path, width: int = 0, height: int = 0) -> Place:
     names |= {name: f"{getattr(now, name):02}" for name in ("month", "day", "hour", "minute", "second")}
     for name, value in names.items():
         prefix = prefix.replace(f"%{name}%", value)
-    path = Path(os.path.normpath(prefix))
+    path = below(prefix, root)
     folder = root / path.parent
-    if not folder.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"filename_prefix must stay in the output folder; got {shown(prefix)}")
     subfolder = "" if path.parent == Path() else str(path.parent)
     return Place(folder, path.name, _next(folder, path.name), subfolder)
+
+
+def below(prefix: str, root: Path) -> Path:
+    """The path of a prefix from a directory; raises ValueError where it leads out of the directory."""
+    path = Path(os.path.normpath(prefix))
+    if not (root / path.parent).resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"filename_prefix must stay in the output folder; got {shown(prefix)}")
+    return path
+
+
+def stays_below(filename_prefix: Any, context: Context) -> bool:
+    """Checks a node's filename_prefix, unless another node gives it, before any node runs; errors as for `place`."""
+    if isinstance(filename_prefix, str):
+        below(filename_prefix, context.folders.output)
+    return True
 
 
 def _next(folder: Path, base: str) -> int:
@@ -146,3 +160,26 @@ def _finite(value: Any) -> Any:
 def described(where: Place, name: str, kind: str) -> dict[str, str]:
     """A file as an interface shows it; `kind`: "output", "temp" or "input"."""
     return {"filename": name, "subfolder": where.subfolder, "type": kind}
+
+
+def saved_images(
+    images: Tensor, prefix: str, root: Path, kind: str, encode: Callable[[Tensor], bytes], ending: str = "_.png"
+) -> list[dict[str, str]]:
+    """Write images [B, H, W, C] as files and describe them as an interface shows them.
+
+    Args:
+        images: The images.
+        prefix: A node's filename_prefix.
+        root: The directory that it is below.
+        kind: "output" or "temp".
+        encode: The bytes of a file with an image [H, W, C].
+        ending: What follows the counter.
+    """
+    where = place(prefix, root, images.shape[2], images.shape[1])
+    where.folder.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, str]] = []
+    for k, image in enumerate(images):
+        name = where.file(k, ending)
+        write_whole(where.folder / name, encode(image))
+        found.append(described(where, name, kind))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from sigmafield.comfyui.literals import checked
 from sigmafield.comfyui.loop_pairs import LoopError, loops_of
 from sigmafield.comfyui.object_info import described
 from sigmafield.comfyui.problems import FAILED, Faulty, Problem, Validated
+from sigmafield.comfyui.replacements import replaced
 from sigmafield.comfyui.wire import declared
 from sigmafield.core.registry import near_miss, shown
 
@@ -20,7 +21,7 @@ from sigmafield.core.registry import near_miss, shown
 def validate(
     prompt: Any, nodes: Mapping[str, Definition], folders: Folders = Folders(), targets: Collection[str] | None = None
 ) -> Validated:
-    """Check a prompt and give its values the types of their inputs.
+    """Check a prompt and give its values the types of their inputs; classes that are not here may be replaced.
 
     Args:
         prompt: The prompt in API form.
@@ -28,6 +29,8 @@ def validate(
         folders: Where the files are that its combos offer.
         targets: The output nodes that are wanted; None: all.
     """
+    if isinstance(prompt, Mapping):
+        prompt = replaced(prompt, nodes)
     if (error := _malformed(prompt, nodes)) is not None:
         return Validated(error=error)
     prompt = {name: _known(node, nodes[node["class_type"]]) for name, node in prompt.items()}
@@ -90,6 +93,25 @@ class _Checks:
     def definition(self, name: str) -> Definition:
         return self.nodes[self.prompt[name]["class_type"]]
 
+    def all_well(self, wanted: Sequence[str]) -> bool:
+        """Check all nodes that lead to some outputs at once; whether there is nothing to say about any of them."""
+        try:
+            order = upstream_first(self.prompt, wanted)
+        except ValueError:
+            return False
+        self.check(order)
+        return not any(self.found[name] for name in order)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Check nodes that have not been checked, each after its sources."""
+        for name in names:
+            if name not in self.found:
+                self.node(name)
+
+    def typed(self) -> dict[str, Mapping[str, Any]]:
+        """The prompt, with the values of checked nodes in the types of their inputs."""
+        return {name: {**node, "inputs": self.values.get(name, node["inputs"])} for name, node in self.prompt.items()}
+
     def node(self, name: str) -> None:
         """Check one node, the sources of which have been checked, and give its literals their types."""
         definition, given = self.definition(name), dict(self.prompt[name].get("inputs", {}))
@@ -148,6 +170,8 @@ class _Checks:
 def _outputs(prompt: Prompt, wanted: Sequence[str], nodes: Mapping[str, Definition], folders: Folders) -> Validated:
     """Check all nodes that lead to each output."""
     checks = _Checks(prompt, nodes, folders)
+    if checks.all_well(wanted):
+        return _with_loops(Validated(checks.typed(), tuple(wanted)), nodes)
     good: list[str] = []
     reasons: list[str] = []
     spoilt: dict[str, list[str]] = {}
@@ -157,18 +181,15 @@ def _outputs(prompt: Prompt, wanted: Sequence[str], nodes: Mapping[str, Definiti
         except ValueError as error:
             reasons.append(str(error))
             continue
-        for name in order:
-            if name not in checks.found:
-                checks.node(name)
+        checks.check(order)
         bad = [name for name in order if checks.found[name]]
         for name in bad:
             spoilt.setdefault(name, []).append(output)
         reasons += [f"node {name}: {each.details}" for name in bad for each in checks.found[name]]
         good += [] if bad else [output]
-    made = {name: {**node, "inputs": checks.values.get(name, node["inputs"])} for name, node in prompt.items()}
     faulty = {name: Faulty(checks.found[name], prompt[name]["class_type"], at) for name, at in spoilt.items()}
     error = None if good else Problem(FAILED, "; ".join(dict.fromkeys(reasons)))
-    return _with_loops(Validated(made, tuple(good), error, faulty), nodes)
+    return _with_loops(Validated(checks.typed(), tuple(good), error, faulty), nodes)
 
 
 def _with_loops(found: Validated, nodes: Mapping[str, Definition]) -> Validated:

@@ -12,6 +12,7 @@ from sigmafield.comfyui.latent import LatentDict
 from sigmafield.comfyui.model import NodeModel
 from sigmafield.comfyui.sampling import GuiderValue, NoiseValue, SamplerValue
 from sigmafield.comfyui.sockets import Hidden, Socket
+from sigmafield.comfyui.video import Sound, VideoValue
 from sigmafield.models.bundle import TextEncoder
 from sigmafield.models.bundle import Vae as VaeValue
 
@@ -31,6 +32,8 @@ Guider = Annotated[GuiderValue, Socket("GUIDER")]
 Sampler = Annotated[SamplerValue, Socket("SAMPLER")]
 Noise = Annotated[NoiseValue, Socket("NOISE")]
 ControlNet = Annotated[ControlNetFile, Socket("CONTROL_NET")]
+Video = Annotated[VideoValue, Socket("VIDEO")]
+Audio = Annotated[Sound, Socket("AUDIO")]
 AnyValue = Annotated[Any, Socket("*")]
 PromptValue = Annotated[Any, Hidden("PROMPT")]
 """The whole prompt, for nodes that write it into files."""

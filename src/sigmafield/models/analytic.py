@@ -34,10 +34,17 @@ class Mixture:
     def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx | None = None) -> Pred:
         s = sigma.to(x.device, x.dtype)
         alpha = self.process.alpha(sigma).to(x.device, x.dtype)
-        var = alpha**2 * self.tau**2 + s**2
-        logits = [math.log(w) - (x - alpha * m) ** 2 / (2 * var) for w, m in zip(self.weights, self.means)]
-        posterior = [m + alpha * self.tau**2 / var * (x - alpha * m) for m in self.means]
-        return Pred((torch.stack(logits).softmax(0) * torch.stack(posterior)).sum(0))
+        var = alpha.square() * self.tau**2 + s.square()
+        m, log_w = self._components(x)
+        away = x - alpha * m  # [components, *x.shape]
+        r = (log_w - away.square() / (2 * var)).softmax(0)
+        return Pred((r * (m + alpha * self.tau**2 / var * away)).sum(0))
+
+    def _components(self, x: Latent) -> tuple[Tensor, Tensor]:
+        """m_k and ln w_k in front of the axes of x."""
+        numbers = torch.tensor([self.means, [math.log(w) for w in self.weights]], dtype=x.dtype, device=x.device)
+        m, log_w = numbers.reshape(2, -1, *[1] * x.ndim)
+        return m, log_w
 
     def exact(self, x: Latent, sigma: Sigma, sigma_next: Sigma) -> Tensor:
         """The ODE's solution at σ' from x at σ, for a single component: x' = α' m + (v'/v)^½ (x − α m)."""

@@ -19,6 +19,7 @@ from sigmafield.models.lora.merge import with_changes
 from sigmafield.models.lora.read import Lora, notes_of, read_lora, usable
 from sigmafield.models.lora.strengths import Loras, Strengths, check_loras, lora_file
 from sigmafield.models.module_view import Views
+from sigmafield.models.text.bundled import NONE, Bundled, together
 from sigmafield.models.vae.tiled import Collected, tiled_decode, tiled_encode
 
 Codec = Callable[[Tensor], Tensor]
@@ -30,10 +31,15 @@ Modules = Mapping[str, Any]
 
 @runtime_checkable
 class EncodeText(Protocol):
-    """(modules, prompts, (height, width) in pixels, CLIP layer) → conditioning with one row per prompt."""
+    """(modules, prompts, (height, width) in pixels, CLIP layer, LoRAs' textual inversions) → one row per prompt."""
 
     def __call__(
-        self, modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        self,
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
     ) -> Cond: ...
 
 
@@ -45,12 +51,14 @@ class TextEncoder:
         positive: Encodes prompts, as a function of the modules.
         negative: Encodes negative prompts, for models that read them in another way; None: as `positive` does.
         modules: The torch modules by diffusers' names: text_encoder, text_encoder_2, ….
+        bundled: Textual inversions that LoRAs hold, by their names in prompts.
         running: Makes the context in which the modules are called.
     """
 
     positive: EncodeText
     negative: EncodeText | None = None
     modules: Modules = field(default_factory=dict, repr=False)
+    bundled: Bundled = field(default_factory=dict, repr=False)
     running: Running = nullcontext
     _views: dict[str, Views] = field(default_factory=dict, init=False, repr=False)
 
@@ -66,12 +74,12 @@ class TextEncoder:
             A conditioning with one row per prompt.
         """
         with self.running(), self._own_modules() as modules:
-            return self.positive(modules, prompts, size, clip_skip)
+            return self.positive(modules, prompts, size, clip_skip, self.bundled)
 
     def encode_negative(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
         """Encodes negative prompts; arguments as for `encode`."""
         with self.running(), self._own_modules() as modules:
-            return (self.negative or self.positive)(modules, prompts, size, clip_skip)
+            return (self.negative or self.positive)(modules, prompts, size, clip_skip, self.bundled)
 
     @contextmanager
     def _own_modules(self) -> Iterator[Modules]:
@@ -189,11 +197,13 @@ class Unmerged(NamedTuple):
 
     Args:
         modules: The modules without LoRAs.
-        merged: The modules with them.
+        bundled: The text encoder's textual inversions without those of the LoRAs.
+        merged: The modules with LoRAs.
         files: What its LoRAs hold, by their paths.
     """
 
     modules: Modules
+    bundled: Bundled
     merged: Modules
     files: Mapping[str, Lora]
 
@@ -246,8 +256,8 @@ class Pipeline:
             heavy = light.with_loras({"ink.safetensors": (1.0, 0.0)})   # not in the text encoders
 
         Layers that a LoRA changes have weights of their own, equal to those that `load(loras=…)` gives; all others are
-        shared. Any number of such pipelines can be used at a time. Files of LoRAs that this pipeline has are not read
-        again.
+        shared. Textual inversions in the files are known to prompts of the new pipeline alone. Any number of such
+        pipelines can be used at a time. Files of LoRAs that this pipeline has are not read again.
 
         Args:
             loras: LoRA files by their paths with their strengths, as for `load`.
@@ -263,31 +273,38 @@ class Pipeline:
             raise ValueError(
                 f"{self.model.name} was loaded with LoRAs in its weights: load it without them, then use with_loras"
             )
-        base, known = self._unmerged()
+        base, words, known = self._unmerged()
         pairs = check_loras(loras, known)
         if not pairs:
-            return self._on(base, (), None, lora_partial)
+            return self._on(base, words, (), None, lora_partial)
         files = {path: known.get(path) or read_lora(lora_file(path), base) for path, _ in pairs}
         for file in files.values():
             usable(file, lora_partial)
         own = with_changes(base, [(files[path], strengths) for path, strengths in pairs])
-        return self._on(own, pairs, Unmerged(base, own, files), lora_partial)
+        all_words = together(words, *(file.bundled for file in files.values()))
+        return self._on(own, all_words, pairs, Unmerged(base, words, own, files), lora_partial)
 
-    def _unmerged(self) -> tuple[Modules, Mapping[str, Lora]]:
-        """The modules without LoRAs, and the LoRAs' files that are known to fit them."""
+    def _unmerged(self) -> tuple[Modules, Bundled, Mapping[str, Lora]]:
+        """The modules and textual inversions without LoRAs, and the LoRAs' files that are known to fit them."""
         own = self.adaptable
         if self.unmerged is None:
-            return own, {}
+            return own, self.text.bundled, {}
         kept = {name for name, module in self.unmerged.merged.items() if own.get(name) is module}
         base = {name: self.unmerged.modules[name] if name in kept else own[name] for name in own}
-        return base, self.unmerged.files if kept == set(own) else {}
+        words = self.unmerged.bundled if kept.issuperset(self.text.modules) else self.text.bundled
+        return base, words, self.unmerged.files if kept == set(own) else {}
 
     def _on(
-        self, modules: Modules, loras: Sequence[tuple[str, Strengths]], unmerged: Unmerged | None, lora_partial: bool
+        self,
+        modules: Modules,
+        bundled: Bundled,
+        loras: Sequence[tuple[str, Strengths]],
+        unmerged: Unmerged | None,
+        lora_partial: bool,
     ) -> Pipeline:
-        """The pipeline on other modules of its network and text encoders."""
+        """The pipeline on other modules of its network and text encoders, and with other textual inversions."""
         model = replace(self.model, module=modules.get(self.model.part))
-        text = replace(self.text, modules={name: modules[name] for name in self.text.modules})
+        text = replace(self.text, modules={name: modules[name] for name in self.text.modules}, bundled=bundled)
         notes = notes_of(unmerged.files.values()) if unmerged else ()
         made = self.arranged(replace(self, model=model, text=text, loras=loras, notes=notes, unmerged=unmerged))
         if self.source is None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sigmafield.models.weights.broken import not_safetensors
+
 INDEX = "model_index.json"
 TINY = "tiny"
 """Name of the model that is shipped."""
@@ -127,7 +129,7 @@ def opened(path: Path) -> Path:
         with safe_open(path, "pt"):
             return path
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}); was it downloaded in full?") from None
+        raise not_safetensors(path, error) from None
 
 
 def needed(path: Path) -> Path:

@@ -23,6 +23,7 @@ from sigmafield.models.lora.merge import merge
 from sigmafield.models.lora.read import notes_of, read_lora, usable
 from sigmafield.models.lora.strengths import Loras, check_loras, lora_file
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
+from sigmafield.models.text.bundled import together
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
@@ -70,7 +71,8 @@ def load(
             ComfyUI; otherwise encoding raises ValueError.
         loras: LoRA files by their paths with their strengths, one number or a pair of the network's and the text
             encoders', added to the weights in that order; any number, 0: none of it. A path without a strength has 1.
-            The weights without them are not kept; `Pipeline.with_loras` keeps them.
+            The weights without them are not kept; `Pipeline.with_loras` keeps them. Textual inversions in a file are
+            for `embedding:name` as well, at any strength.
         lora_partial: Whether a LoRA is loaded of which something cannot be used, which `Pipeline.notes` lists.
 
     Returns:
@@ -104,6 +106,8 @@ def load(
     read = [(usable(read_lora(lora_file(path), pipe.adaptable), lora_partial), strengths) for path, strengths in pairs]
     for part, module in pipe.adaptable.items():
         merge(part, module, read)
+    bundled = together(*(lora.bundled for lora, _ in read))
+    pipe = replace(pipe, text=replace(pipe.text, bundled=bundled))
     if device.type == "cpu":
         pipe = with_threads(pipe)
     pipe = offloaded(pipe) if offload else pipe

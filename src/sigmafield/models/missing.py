@@ -8,9 +8,16 @@ from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, TextEncoder, Vae
+from sigmafield.models.text.bundled import NONE, Bundled
 
 
-def _no_text(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+def _no_text(
+    modules: Modules,
+    prompts: Sequence[str],
+    size: tuple[int, int],
+    clip_skip: int | None = None,
+    bundled: Bundled = NONE,
+) -> Cond:
     raise ValueError("there is no text encoder")
 
 

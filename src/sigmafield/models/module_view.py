@@ -62,10 +62,17 @@ def replaced(module: nn.Module) -> str | None:
 
 def check_eager(module: nn.Module, name: str | None = None) -> None:
     """Raises ValueError for a module that is compiled, as a whole or in parts; name: what the error calls it."""
+    if (path := compiled_part(module)) is not None:
+        what = f"{path} of {name or type(module).__name__}" if path else name or type(module).__name__
+        raise ValueError(f"{what} is compiled, and a compiled network cannot be patched: leave compile out")
+
+
+def compiled_part(module: nn.Module) -> str | None:
+    """Finds a submodule that is compiled; returns its name, "" for the module itself, and None if there is not one."""
     for path, part in module.named_modules():
         if part._compiled_call_impl is not None or "_orig_mod" in part._modules or isinstance(part, jit.ScriptModule):
-            what = f"{path} of {name or type(module).__name__}" if path else name or type(module).__name__
-            raise ValueError(f"{what} is compiled, and a compiled network cannot be patched: leave compile out")
+            return path
+    return None
 
 
 def _copied(module: nn.Module) -> Any:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from sigmafield.core.resize import resize_mask
@@ -78,6 +77,8 @@ def feathered(mask: Tensor, feather: int) -> Tensor:
     edge = mask[0] < 0.5
     if not feather or bool(edge.all()):
         return mask
+    from scipy.ndimage import distance_transform_edt  # slow to import
+
     away = torch.from_numpy(distance_transform_edt(edge.numpy())).to(mask)
     return torch.maximum(mask, (1 - away / (feather + 1)).clamp(min=0)[None])
 

@@ -1,4 +1,4 @@
-"""What other programs write into an image about how it was made: the texts, and their entries by name."""
+"""Texts in an image about how it was made: those of ComfyUI and of other programs, and their entries by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
 
 CODES = {b"UNICODE\0": ("utf-16-be", "utf-16-le"), b"ASCII\0\0\0": ("utf-8", "latin-1")}
 """How a comment begins, and the encodings that it may have then."""
+
+PROMPT_TAG, MAKE_TAG = 0x0110, 0x010F
+"""EXIF tags in which ComfyUI has the prompt, and the first of further texts, which go down from there."""
 
 Node = Mapping[str, Any]
 
@@ -40,6 +43,16 @@ def texts_of(image: Image.Image) -> dict[str, str]:
     if isinstance(comment, (bytes, str)) and "parameters" not in found:
         found["parameters"] = comment if isinstance(comment, str) else _comment(comment)
     return found
+
+
+def exif_of(texts: Mapping[str, str]) -> Image.Exif:
+    """EXIF with texts by name as ComfyUI writes them: the prompt in one tag, the others from the next one downwards."""
+    exif = Image.Exif()
+    if "prompt" in texts:
+        exif[PROMPT_TAG] = f"prompt:{texts['prompt']}"
+    for k, name in enumerate(name for name in texts if name != "prompt"):
+        exif[MAKE_TAG - k] = f"{name}:{texts[name]}"
+    return exif
 
 
 def _comment(data: bytes) -> str:

@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image, ImageSequence, PngImagePlugin, features
 
 from sigmafield.core.registry import near_miss
 from sigmafield.recipes.image_io import open_image, sheet, sheets
+from sigmafield.recipes.image_texts import exif_of
 from sigmafield.recipes.label import label
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.files import write_whole
@@ -70,12 +72,20 @@ class CarryingImage(Image.Image):
         super().save(fp, format, **{**metadata(str(self.info[KEY])), **params})
 
 
-def metadata(text: str) -> dict[str, Any]:
-    """Arguments of Pillow's `save` that write a recipe: a PNG takes the text chunk, other formats take the XMP."""
+def metadata(text: str, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """Arguments of Pillow's `save` that write a recipe: a PNG takes the text chunks, other formats take XMP and EXIF.
+
+    Args:
+        text: The recipe's JSON.
+        more: Further texts in ASCII, by name, as ComfyUI writes them.
+    """
     info = PngImagePlugin.PngInfo()
     info.add_itxt(KEY, text)
+    for name, value in more.items():
+        info.add_text(name, value)
     packet = xmp_of(text)
-    return {"pnginfo": info, **({"xmp": packet} if len(packet) <= XMP_LIMIT else {})}
+    exif = {"exif": exif_of(more).tobytes()} if more else {}
+    return {"pnginfo": info, **exif, **({"xmp": packet} if len(packet) <= XMP_LIMIT else {})}
 
 
 def xmp_of(text: str) -> bytes:
@@ -122,18 +132,24 @@ def check_format(path: Path, moving: bool = False, recipe: Recipe | None = None)
         raise ValueError(f"a JPEG has room for {XMP_LIMIT} bytes of recipe, and this one is longer: give a .png")
 
 
-def encoded(frames: Sequence[Image.Image], ending: str, text: str = "") -> bytes:
+def encoded(
+    frames: Sequence[Image.Image], ending: str, text: str = "", more: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
     """The bytes of an image file, animated for several frames.
 
     Args:
         frames: An image, or the frames of a video.
         ending: One of `FORMATS`.
         text: The recipe's JSON; "" for none.
+        more: Further texts in ASCII, by name, that go with a recipe; a JPEG, in which ComfyUI reads none, has none.
     """
     kind, how = FORMATS[ending.lower()]
+    given = metadata(text, {} if kind == "JPEG" else more) if text else {}
+    if kind == "PNG":
+        given.pop("exif", None)
     moving = {"save_all": True, "append_images": frames[1:], "duration": DURATION} if len(frames) > 1 else {}
     buffer = io.BytesIO()
-    Image.Image.save(frames[0], buffer, kind, **how, **moving, **(metadata(text) if text else {}))
+    Image.Image.save(frames[0], buffer, kind, **how, **moving, **given)
     return buffer.getvalue()
 
 
@@ -143,7 +159,12 @@ def as_read(frames: Sequence[Image.Image], ending: str) -> list[Image.Image]:
         return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
 
 
-def files_of(images: Sequence[Sequence[Image.Image]], ending: str, recipe: Recipe) -> dict[str, bytes]:
+def files_of(
+    images: Sequence[Sequence[Image.Image]],
+    ending: str,
+    recipe: Recipe,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, bytes]:
     """What is written for a batch, by what follows the name: one file, or a sheet of all and one file each.
 
     All carry the recipe. A video also has "-frames", a sheet of all of its frames.
@@ -152,12 +173,13 @@ def files_of(images: Sequence[Sequence[Image.Image]], ending: str, recipe: Recip
         images: For each image of the batch its frames.
         ending: One of `FORMATS`.
         recipe: What drew them.
+        more: Further texts that each file with the recipe carries, see `encoded`.
     """
     several = len(images) > 1
     whole = sheets(images) if several else images[0]
-    files = {"": encoded(whole, ending, label(recipe, None if several else 0))}
+    files = {"": encoded(whole, ending, label(recipe, None if several else 0), more)}
     for k, frames in enumerate(images if several else ()):
-        files[f"-{k + 1}"] = encoded(frames, ending, label(recipe, k))
+        files[f"-{k + 1}"] = encoded(frames, ending, label(recipe, k), more)
     if len(whole) > 1:
         files["-frames"] = encoded([sheet(whole)], ending)
     return files

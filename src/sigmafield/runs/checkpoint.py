@@ -16,7 +16,7 @@ from torch import Tensor
 from sigmafield.core.memory import Memory
 from sigmafield.core.protocols import State
 from sigmafield.runs.files import write_whole
-from sigmafield.runs.packing import packed, unpacked
+from sigmafield.runs.packing import flat, in_order, packed, unpacked
 
 VERSION = 2
 FORMAT = "sigmafield-state-"
@@ -42,9 +42,9 @@ def state_bytes(state: State, meta: Mapping[str, str] | None = None) -> bytes:
     """The bytes of a checkpoint; arguments and errors as for `save_state`."""
     tensors = {"x": state.x} | ({"rng": state.rng} if state.rng is not None else {})
     memories = {part: packed(memory, part, tensors) for part, memory in (("mem", state.mem), ("aux", state.aux))}
-    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    header = {"format": f"{FORMAT}{VERSION}", "i": state.i, "nfe": state.nfe, **memories}
-    return save(tensors, {**(meta or {}), "state": json.dumps(header)})
+    whole, orders = flat(tensors)
+    header = {"format": f"{FORMAT}{VERSION}", "i": state.i, "nfe": state.nfe, "orders": orders, **memories}
+    return save(whole, {**(meta or {}), "state": json.dumps(header)})
 
 
 def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[State, dict[str, str]]:
@@ -64,6 +64,7 @@ def load_state(path: str | Path, device: torch.device | str = "cpu") -> tuple[St
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
     header: dict[str, Any] = json.loads(meta.pop("state", "{}"))
     _check_version(path, str(header.get("format")))
+    tensors = in_order(tensors, header.get("orders", {}))
     mem, aux = (cast(Memory, unpacked(header[part], tensors)) for part in ("mem", "aux"))
     state = State(header["i"], tensors["x"], mem, aux, tensors.get("rng"), header["nfe"])
     return moved(state, device), meta

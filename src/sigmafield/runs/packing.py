@@ -48,3 +48,23 @@ def unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: unpacked(each, tensors) for key, each in content.items()}
     items = [unpacked(each, tensors) for each in content]
     return tuple(items) if kind == "tuple" else items
+
+
+def flat(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """Tensors as a file holds them, and the axes from the outermost to the innermost of those in another order.
+
+    A network computes with latents whose channels are innermost in another way, which changes the last bits: a run that
+    goes on has to have its tensors in the order that they had.
+    """
+    orders = {name: sorted(range(each.ndim), key=lambda k: -each.stride(k)) for name, each in tensors.items()}
+    whole = {name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}
+    return whole, {name: order for name, order in orders.items() if order != sorted(order)}
+
+
+def in_order(tensors: Mapping[str, Tensor], orders: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """The tensors with their axes in memory as they were when `flat` was given them."""
+    found = dict(tensors)
+    for name, order in orders.items():
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        found[name] = tensors[name].permute(order).contiguous().permute(inverse)
+    return found

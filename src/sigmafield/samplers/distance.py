@@ -94,7 +94,8 @@ def distance(
     With distance_step_eta, noise is added to z_r in the same way as to x'. The first and last steps of the three ranges
     are clamped to the steps of the run, and their order does not matter.
     At cfg 1, where U is not evaluated, cfgpp = "doubled" and use_negative have no effect, and cfgpp = "paper" raises
-    ValueError. The reference gives NaN where all slopes agree (at pinned pixels); this implementation does not.
+    ValueError. The reference gives NaN where all slopes agree (at pinned positions), and slopes up to 70 times too long
+    where two of them are opposite (a constant latent); this implementation does neither.
 
     Args:
         resample: Number K of extra evaluations at σ' in each step; -1 takes half the number of levels in the schedule,

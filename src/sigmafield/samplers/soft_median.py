@@ -16,7 +16,7 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.typed import vector_norm
 
 PARALLEL = 1 - 1e-4
-"""Cosines are clamped to ± this value, so that an angle is never 0."""
+"""Slopes whose cosine is beyond ± this value count as parallel or as opposite."""
 
 
 def matrix_norm(x: Tensor) -> Tensor:
@@ -38,8 +38,8 @@ def weights(slopes: Sequence[Latent], u: Latent | None = None, *, softmax: bool 
         δ_j = Σ_i |Y_i − Y_j|,   Y = T/‖T‖,   v_j = max_k δ_k − δ_j (+ |Y_j − u/‖u‖|)
         w_j = v_j²/Σ_k v_k²   or   softmax_j(n v_j)
 
-    Without u the farthest slope has weight 0 (unless softmax). Where all slopes are equal, w = 1/n; the reference
-    divides 0 by 0 there, which makes a whole matrix NaN.
+    Y = 0 where ‖T‖ = 0. Without u the farthest slope has weight 0 (unless softmax). Where all distances δ_j are equal,
+    as they are where all are 0, w = 1/n; the reference divides 0 by 0 there, which makes a whole matrix NaN.
 
     Args:
         slopes: Slopes T_1 … T_n of one shape.
@@ -54,7 +54,7 @@ def weights(slopes: Sequence[Latent], u: Latent | None = None, *, softmax: bool 
     if softmax:
         return list((n * v).softmax(0))
     most = v.amax(0)
-    v = torch.where(most == 0, torch.ones_like(v), v / torch.where(most == 0, torch.ones_like(most), most)).square()
+    v = torch.where(most == 0, 1.0, v / most).square()
     return list(v / _total(v))
 
 
@@ -78,10 +78,12 @@ def weighted(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
 def slerped(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
     """Spherical interpolation over all pairs of n slopes, n ≥ 2.
 
-        Σ_j T_j Σ_{k≠j} sin(w_j ω_jk/(n − 1))/sin ω_jk,   cos ω_jk = ⟨T_j, T_k⟩/(‖T_j‖ ‖T_k‖) within ±(1 − 10⁻⁴)
+        Σ_j T_j Σ_{k≠j} sin(w_j ω_jk/(n − 1))/sin ω_jk,   cos ω_jk = ⟨T_j, T_k⟩/(‖T_j‖ ‖T_k‖) at most 1 − 10⁻⁴
 
     There is one angle per pair of matrices. For slopes that agree the result is close to `weighted`; for unrelated
-    slopes it is shorter, the more so the larger n is.
+    slopes it is shorter, the more so the larger n is. No great circle joins opposite slopes, with a cosine below
+    10⁻⁴ − 1, so that they are interpolated linearly: w_j/(n − 1) takes the place of the ratio of sines. The reference
+    makes them up to 70 times as long.
 
     Args:
         slopes: Slopes T_1 … T_n of one shape.
@@ -91,8 +93,10 @@ def slerped(slopes: Sequence[Latent], w: Sequence[Tensor]) -> Latent:
     out = torch.zeros_like(slopes[0])
     for j, (T, k) in enumerate(zip(slopes, w)):
         others = torch.cat([Y[:j], Y[j + 1 :]])
-        omega = (Y[j] * others).sum(_matrix(T), keepdim=True).clamp(-PARALLEL, PARALLEL).arccos()
-        out = out + T * _total((k * (omega / (n - 1))).sin() / omega.sin())
+        cosine = (Y[j] * others).sum(_matrix(T), keepdim=True)
+        omega = cosine.clamp(-PARALLEL, PARALLEL).arccos()
+        sines = (k * (omega / (n - 1))).sin() / omega.sin()
+        out = out + T * _total(torch.where(cosine < -PARALLEL, k / (n - 1), sines))
     return out
 
 
@@ -116,8 +120,9 @@ def sharpened(a: Latent, b: Latent, strength: float = 1.0, *, per_sample: bool =
 
         a' = â − strength b̂ M,   result a' ‖a‖/‖a'‖,   M = |â − b̂| rescaled to 0 … 1 over the whole batch
 
-    Here ‖·‖ is the norm over the channels of a position. Elements that are not finite are taken from a. The batch
-    shares its smallest and largest difference, so a sample depends on the others.
+    Here ‖·‖ is the norm over the channels of a position; where it is 0, so is the direction. Where |â − b̂| is the
+    same everywhere, the result is a. The batch shares its smallest and largest difference, so a sample depends on the
+    others.
 
     Args:
         a: Slope to change [B, C, *space].
@@ -126,7 +131,7 @@ def sharpened(a: Latent, b: Latent, strength: float = 1.0, *, per_sample: bool =
         per_sample: Whether each sample has its own smallest and largest difference.
     """
     size = vector_norm(a, 1, keepdim=True)
-    a_unit, b_unit = a / size, b / vector_norm(b, 1, keepdim=True)
+    a_unit, b_unit = _over(a, size), _over(b, vector_norm(b, 1, keepdim=True))
     apart = (a_unit - b_unit).abs()
     over = _all(apart, per_sample)
     least = apart.amin(over, keepdim=True)
@@ -158,6 +163,7 @@ def smoothed(D: Latent, *, per_sample: bool = False) -> Latent:
     """D with its contrast evened out: D₁/√std(D₁), D₁ = |D|^p sign D, p = 1/√std(D).
 
     It brightens the image. The standard deviation is taken over the whole batch, so a sample depends on the others.
+    Where it is 0, or so small that the power overflows, D is not changed.
 
     Args:
         D: Clean latent [B, C, *space].
@@ -165,7 +171,8 @@ def smoothed(D: Latent, *, per_sample: bool = False) -> Latent:
     """
     over = _all(D, per_sample)
     bent = D.abs() ** D.std(over, keepdim=True).rsqrt() * D.sign()
-    return bent * bent.std(over, keepdim=True).rsqrt()
+    out = bent * bent.std(over, keepdim=True).rsqrt()
+    return torch.where(out.isfinite(), out, D)
 
 
 def _total(x: Tensor) -> Tensor:
@@ -185,4 +192,4 @@ def _all(x: Tensor, per_sample: bool) -> tuple[int, ...]:
 
 def _over(x: Tensor, size: Tensor) -> Tensor:
     """x/size, and 0 where size is 0."""
-    return torch.where(size == 0, torch.zeros_like(x), x / torch.where(size == 0, torch.ones_like(size), size))
+    return torch.where(size == 0, 0.0, x / size)

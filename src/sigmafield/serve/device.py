@@ -8,12 +8,14 @@ from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 from sigmafield.core.conditioning import Control
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.load import choose_device, load, load_control
+from sigmafield.models.load import choose_device, load_control
+from sigmafield.models.load import load as load_model
 from sigmafield.recipes.inputs import Inputs, controls_of
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.recipe import Recipe
@@ -61,8 +63,8 @@ class Device:
         settled = {name: getattr(recipe, name) for name in OF_THE_MODEL}
         loras = tuple(lora.pair for lora in recipe.loras)
         if self.machine.compile:  # a compiled network takes no LoRAs afterwards
-            return self.once(load, **settled, loras=loras, lora_partial=recipe.lora_partial)
-        pipe = self.once(load, **settled)
+            return self.once(load_model, **settled, loras=loras, lora_partial=recipe.lora_partial)
+        pipe = self.once(load_model, **settled)
         return self.once(with_loras, pipe, loras, recipe.lora_partial) if loras else pipe
 
     def controls(self, recipe: Recipe, inputs: Inputs, pipe: Pipeline) -> tuple[Control, ...]:
@@ -80,6 +82,8 @@ class Device:
             args: Its arguments, which are hashable.
             kwargs: Further ones.
         """
+        if load is load_model:  # however it is called, a model is loaded once, and as the settings say
+            args, kwargs = (), self._as_set(*args, **kwargs)  # type: ignore[assignment]
         key = (args, tuple(sorted(kwargs.items())))
         kept = self._kept.setdefault(load.__qualname__, OrderedDict())
         if (found := self._found(kept, key)) is not None:
@@ -90,7 +94,7 @@ class Device:
             with self._lock:  # the one that was not used for the longest time makes room first
                 while len(kept) >= self.most:
                     kept.popitem(last=False)
-            made = self._joined(self._loaded(load, *args, **kwargs))
+            made = self._joined(load(*args, **kwargs))
             with self._lock:
                 kept[key] = made
         return made
@@ -101,8 +105,11 @@ class Device:
                 kept.move_to_end(key)
             return kept.get(key)
 
-    def _loaded(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return call(*args, **({**kwargs, **self.machine.load_arguments()} if call is load else kwargs))
+    def _as_set(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """All arguments of `load` by name, those about the machine as the settings have them."""
+        call = signature(load_model).bind(*args, **kwargs)
+        call.apply_defaults()
+        return {**call.arguments, **self.machine.load_arguments()}
 
     def _joined(self, made: Any) -> Any:
         if isinstance(made, Pipeline):
@@ -113,7 +120,7 @@ class Device:
     def loaded(self) -> list[str]:
         """Names of the models that are loaded."""
         with self._lock:
-            return [pipe.model.name for pipe in self._kept.get(load.__qualname__, {}).values()]
+            return [pipe.model.name for pipe in self._kept.get(load_model.__qualname__, {}).values()]
 
     def close(self) -> None:
         """End the thread that makes calls."""

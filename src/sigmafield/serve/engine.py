@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,13 @@ class Engine:
         except Timeout:
             raise ValueError(f"another server uses the jobs in {folder}") from None
         self._listeners: tuple[Callable[[str], None], ...] = ()
-        self._store = Store(folder / "jobs.sqlite", self._notify)
         self._recent = Recent()
-        self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, shown, settings, self._notify)
+        with ExitStack() as undo:
+            undo.callback(self._own.release)
+            self._store = Store(folder / "jobs.sqlite", self._notify)
+            undo.callback(self._store.close)
+            self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, shown, settings, self._notify)
+            undo.pop_all()
 
     def start(self) -> None:
         """Load the models and begin to run jobs; those that ran when the last process ended go on from their states.
@@ -112,6 +117,8 @@ class Engine:
 
     def _settled(self, kind: Kind, request: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """The request as it is kept: a recipe with its seed drawn. ValueError if it is not valid."""
+        if not isinstance(request, Mapping):
+            raise ValueError(f"a job's request must be an object; got {shown(request)}")
         if kind == "recipe":
             return Recipe.from_plain({"model": self.settings.models[0], **request}).to_plain()
         if kind == "workflow":

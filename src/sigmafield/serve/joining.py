@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
@@ -44,8 +45,8 @@ class Rows:
         return Rows(self.x[some], self.t[some], rows(self.cond, some))
 
     def padded(self, n: int) -> Rows:
-        """The rows, then copies of the last one until there are n."""
-        return self if len(self) == n else join([self, *[self.part(slice(-1, None))] * (n - len(self))])
+        """The rows, then copies of the last one until there are n; in memory of its own, as some kernels align by."""
+        return _copied([self, *[self.part(slice(-1, None))] * (n - len(self))])
 
 
 def key_of(call: NetworkCall, exact: bool) -> Hashable:
@@ -62,7 +63,8 @@ def key_of(call: NetworkCall, exact: bool) -> Hashable:
     model, cond = call.model, call.cond
     tokens = 0 if not exact and repeats(call) else cond.embeds.shape[1]
     return (
-        id(call.module), id(model.forward), model.max_rows, torch.is_grad_enabled(),
+        None if call.module is None else weakref.ref(call.module), id(model.forward), model.max_rows,
+        torch.is_grad_enabled(),
         _kind(call.x), call.t.dtype, tokens, cond.embeds.shape[2:], cond.embeds.dtype,
         tuple((name, _kind(value)) for name, value in sorted(cond.extra.items())),
         None if cond.concat is None else _kind(cond.concat),
@@ -87,8 +89,10 @@ def fits(call: NetworkCall, others: Sequence[NetworkCall]) -> bool:
 
 def join(parts: Sequence[Rows]) -> Rows:
     """All rows of several questions of one key, in order."""
-    if len(parts) == 1:
-        return parts[0]
+    return parts[0] if len(parts) == 1 else _copied(parts)
+
+
+def _copied(parts: Sequence[Rows]) -> Rows:
     first, conds = parts[0].cond, [part.cond for part in parts]
 
     def joined(get: Callable[[Cond], Tensor]) -> Tensor:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor
 
 from sigmafield.models.diffusion_model import NetworkCall
 
-UNKNOWN = 0.02
+UNKNOWN = 0.05
 """Seconds that a run is waited for before it is known how long it takes between two calls."""
+
+GAPS, SLACK = 4.0, 0.005
+"""A run is overdue after this many of its usual gaps and this many seconds."""
 
 
 @dataclass(eq=False)
@@ -22,6 +26,7 @@ class Present:
         priority: Calls of higher priority are made first.
         since: When it entered, or got its last answer.
         key: What its last call had; None before the first.
+        rows: Rows of its last call.
         gap: Usual seconds between an answer and the next call; None before the second call.
         waits: Whether it has asked and waits for the answer.
     """
@@ -29,18 +34,24 @@ class Present:
     priority: int
     since: float
     key: Hashable = None
+    rows: int = 0
     gap: float | None = None
     waits: bool = False
 
-    def called(self, key: Hashable, now: float) -> None:
+    def called(self, key: Hashable, rows: int, now: float) -> None:
         """Notes a call."""
         if self.key is not None:
             self.gap = now - self.since if self.gap is None else 0.75 * self.gap + 0.25 * (now - self.since)
-        self.key, self.waits = key, True
+        self.key, self.rows, self.waits = key, rows, True
 
     def answered(self, now: float) -> None:
         """Notes the answer."""
         self.since, self.waits = now, False
+
+    @property
+    def due(self) -> float:
+        """When it is overdue."""
+        return self.since + (UNKNOWN if self.gap is None else GAPS * self.gap + SLACK)
 
 
 @dataclass(eq=False)
@@ -84,37 +95,41 @@ class Choice:
     late: bool = False
 
 
-def choose(
-    waiting: Sequence[Asked], present: Iterable[Present], now: float, free_since: float, window: float | None
-) -> Choice:
+class Rules(Protocol):
+    """What a choice depends on, apart from who waits."""
+
+    def most(self, asked: Asked, /) -> int | None:
+        """Most rows of one network call for calls like this one; None: no limit."""
+        ...
+
+    def until(self, calls: Sequence[Asked], run: Present, began: float, /) -> float:
+        """Until when calls wait for a run, which they have done since `began`."""
+        ...
+
+
+def choose(waiting: Sequence[Asked], present: Iterable[Present], now: float, free_since: float, rules: Rules) -> Choice:
     """Chooses the calls to make next.
 
-    A group of calls of one key waits for every run that is present, has not asked, and whose last call had that key,
-    or that has not called yet; each until it is overdue.
+    Calls of one key are a group, the one with the most urgent call first. A group that does not fill a network call
+    waits for every run that has not asked and whose last call had that key, or that has not called yet.
 
     Args:
         waiting: Calls that wait.
         present: Runs that are being stepped.
         now: The time in seconds.
         free_since: Since when no call is being made.
-        window: Most seconds to wait for a run; None: a few of its usual gaps.
+        rules: How many rows a network call has room for, and how long a group waits.
     """
     groups: dict[Hashable, list[Asked]] = {}
     for asked in sorted(waiting, key=lambda asked: asked.order):
-        groups.setdefault(object() if asked.call.alone else asked.key, []).append(asked)
-    absent, soonest = [run for run in present if not run.waits], None
+        groups.setdefault(id(asked) if asked.call.alone else asked.key, []).append(asked)
+    absent, ends = [run for run in present if not run.waits], list[float]()
     for calls in groups.values():
-        key, began = calls[0].key, max(free_since, min(asked.since for asked in calls))
-        expected = [run for run in absent if run.key in (None, key) and not calls[0].call.alone]
-        due = [until(run, began, window) for run in expected]
-        if not any(time > now for time in due):
-            return Choice(calls, late=bool(due))
-        soonest = min(soonest or max(due), max(due))
-    return Choice(seconds=None if soonest is None else max(0.0, soonest - now))
-
-
-def until(run: Present, began: float, window: float | None) -> float:
-    """Until when a run is waited for, by calls that could be made since `began`."""
-    if window is not None:
-        return began + window
-    return max(run.since, began if run.gap is None else 0.0) + (UNKNOWN if run.gap is None else 4 * run.gap + 0.005)
+        first, began = calls[0], max(free_since, min(asked.since for asked in calls))
+        most, rows = rules.most(first), sum(len(asked.call.x) for asked in calls)
+        full = first.call.alone or (most is not None and rows >= most)
+        due = [] if full else [rules.until(calls, run, began) for run in absent if run.key in (None, first.key)]
+        if all(end <= now for end in due):
+            return Choice(calls, late=any(end > began for end in due))
+        ends.append(max(due))
+    return Choice(seconds=min(ends) - now if ends else None)

@@ -16,6 +16,7 @@ from sigmafield.comfyui import events as happened
 from sigmafield.comfyui.context import Context, Folders, Progress
 from sigmafield.comfyui.definition import Definition
 from sigmafield.comfyui.executor import execute
+from sigmafield.comfyui.graph import upstream_first
 from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.comfyui.paused import Paused, load_paused, paused_bytes
 from sigmafield.comfyui.problems import Validated
@@ -113,7 +114,7 @@ def run_workflow(live: Live, device: Device, workflows: Workflows) -> list[str]:
     validated = workflows.checked(live.record.request) if paused is None else paused.validated
     extra = live.record.request.get("extra")
     context = Context(folders, device.name, extra=extra, loading=device.once)
-    course = Course(len(validated.prompt), steps)
+    course = Course(len(validated.prompt), steps, done_before(paused))
     live.begin(course.point())
     stop = threading.Event()
     with Stepping(device.batcher, live.record.priority) as stepping:
@@ -133,6 +134,14 @@ def start_of(live: Live, device: Device, folders: Folders) -> tuple[int, Paused 
             return step, paused
     remove_others(live.files, ())
     return 0, None
+
+
+def done_before(paused: Paused | None) -> set[str]:
+    """The nodes that had run when a prompt was paused."""
+    if paused is None:
+        return set()
+    names = [name for name in (paused.node, *paused.done) if name in paused.prompt]
+    return set(upstream_first(paused.prompt, names)) - {paused.node}
 
 
 def remove_others(files: JobFiles, kept: Sequence[Path]) -> None:

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from sigmafield.comfyui.context import Context, Shown
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.saving import as_json, described, place, texts_of, to_pillow
+from sigmafield.comfyui.saving import as_json, described, place, stays_below, texts_of, to_pillow
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import ExtraValue, Image, PromptValue
-from sigmafield.comfyui.workflow.files import exif_of
 from sigmafield.core.annotations import Range
+from sigmafield.recipes.image_texts import exif_of
 from sigmafield.runs.files import write_whole
 
 Fps = Annotated[float, Range(0.01, 1000), Input(step=0.01)]
 
 
-@node("SaveAnimatedPNG", "image/animation", outputs=("images",), version=3, shows=True)
+@node("SaveAnimatedPNG", "image/animation", outputs=("images",), version=3, shows=True, validate=stays_below)
 def save_animated_png(
     images: Image,
     filename_prefix: str = "ComfyUI",
@@ -50,7 +50,7 @@ def save_animated_png(
     return _saved(images, filename_prefix, "PNG", fps, ways, context)
 
 
-@node("SaveAnimatedWEBP", "image/animation", outputs=("images",), version=3, shows=True)
+@node("SaveAnimatedWEBP", "image/animation", outputs=("images",), version=3, shows=True, validate=stays_below)
 def save_animated_webp(
     images: Image,
     filename_prefix: str = "ComfyUI",

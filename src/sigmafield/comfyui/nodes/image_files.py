@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +16,12 @@ from torch import Tensor
 from sigmafield.comfyui.context import Context, Folders, Shown
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.nodes.masks import mask_to_image
-from sigmafield.comfyui.saving import described, located, place, png, png_16, texts_of
-from sigmafield.comfyui.sockets import Choices, Dynamic, Input, Socket
+from sigmafield.comfyui.saving import located, png, saved_images, stays_below, texts_of
+from sigmafield.comfyui.sockets import Choices, Input, Socket
 from sigmafield.comfyui.values import ExtraValue, Image, Mask, PromptValue
 from sigmafield.core.annotations import Range
 from sigmafield.recipes.bit_depth import grey_levels, is_deep
 from sigmafield.recipes.image_io import digest, open_unconverted, read_bytes, to_rgba
-from sigmafield.runs.files import write_whole
 
 
 def _images(folders: Folders) -> list[str]:
@@ -112,7 +110,7 @@ def load_image_mask(image: File, channel: Literal["alpha", "red", "green", "blue
     return 1 - values if channel == "alpha" else values
 
 
-@node("SaveImage", "image", title="Save Image", outputs=("images",), shows=True)
+@node("SaveImage", "image", title="Save Image", outputs=("images",), shows=True, validate=stays_below)
 def save_image(
     images: Image,
     filename_prefix: str = "ComfyUI",
@@ -131,41 +129,7 @@ def save_image(
         context: Where the folder is.
     """
     texts = texts_of(prompt, extra_pnginfo)
-    saved = _saved(images, filename_prefix, context.folders.output, "output", lambda image: png(image, texts))
-    return Shown(images, {"images": saved})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Png:
-    """A PNG file."""
-
-    bit_depth: Literal["8-bit", "16-bit"] = "8-bit"
-    input_color_space: Literal["sRGB"] = "sRGB"
-
-
-@node("SaveImageAdvanced", "image", title="Save Image (Advanced)", outputs=("images",), version=3, shows=True)
-def save_image_advanced(
-    images: Image,
-    filename_prefix: str = "ComfyUI",
-    *,
-    format: Annotated[Png, Dynamic({"png": Png})],
-    prompt: PromptValue = None,
-    extra_pnginfo: ExtraValue = None,
-    context: Context = Context(),
-) -> Shown[Image]:
-    """Saves images into the output folder, in 8 or 16 bits per channel.
-
-    Args:
-        images: The images, of 1, 3 or 4 channels.
-        filename_prefix: Path of the files below the folder, up to the counter.
-        format: The format of the files and what belongs to it.
-        prompt: The prompt, which is written into the files.
-        extra_pnginfo: What else is written into them.
-        context: Where the folder is.
-    """
-    texts, write = texts_of(prompt, extra_pnginfo), png_16 if format.bit_depth == "16-bit" else png
-    root = context.folders.output
-    saved = _saved(images, filename_prefix, root, "output", lambda image: write(image, texts), ".png")
+    saved = saved_images(images, filename_prefix, context.folders.output, "output", lambda image: png(image, texts))
     return Shown(images, {"images": saved})
 
 
@@ -267,18 +231,4 @@ def _plain(color: str, width: int, height: int) -> Tensor:
 def _previews(images: Tensor, name: str, texts: Mapping[str, Any], context: Context) -> list[dict[str, str]]:
     """Save images into the folder of temporary files under a name of their own."""
     prefix = f"{name}_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))
-    return _saved(images, prefix, context.folders.temp, "temp", lambda image: png(image, texts, 1))
-
-
-def _saved(
-    images: Tensor, prefix: str, root: Path, kind: str, encode: Callable[[Tensor], bytes], ending: str = "_.png"
-) -> list[dict[str, str]]:
-    """Write images [B, H, W, C] as files and describe them as an interface shows them."""
-    where = place(prefix, root, images.shape[2], images.shape[1])
-    where.folder.mkdir(parents=True, exist_ok=True)
-    found: list[dict[str, str]] = []
-    for k, image in enumerate(images):
-        name = where.file(k, ending)
-        write_whole(where.folder / name, encode(image))
-        found.append(described(where, name, kind))
-    return found
+    return saved_images(images, prefix, context.folders.temp, "temp", lambda image: png(image, texts, 1))

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from scipy import ndimage
 from torch import Tensor
 
 from sigmafield.comfyui.declare import node
@@ -231,5 +230,7 @@ def canny(image: Image, low_threshold: Threshold = 0.4, high_threshold: Threshol
 
 def _touching(weak: NDArray[np.bool_], strong: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Those connected parts of one mask in which the other is somewhere true."""
+    from scipy import ndimage  # slow to import
+
     parts, _ = ndimage.label(weak, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
     return weak & np.isin(parts, np.unique(parts[strong]))

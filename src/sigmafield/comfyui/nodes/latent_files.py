@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from sigmafield.comfyui.context import Context, Folders, Shown
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.saving import as_json, described, located, place, texts_of
+from sigmafield.comfyui.saving import as_json, described, located, place, stays_below, texts_of
 from sigmafield.comfyui.sockets import Choices
 from sigmafield.comfyui.values import ExtraValue, Latent, PromptValue
 from sigmafield.recipes.image_io import digest
@@ -54,7 +54,7 @@ def load_latent(latent: Annotated[str, Choices(_latents, files=True)], context: 
     return {"samples": samples if VERSION in found else samples / OLD_SCALE}
 
 
-@node("SaveLatent", "_for_testing", outputs=("samples",), shows=True)
+@node("SaveLatent", "_for_testing", outputs=("samples",), shows=True, validate=stays_below)
 def save_latent(
     samples: Latent,
     filename_prefix: str = "latents/ComfyUI",

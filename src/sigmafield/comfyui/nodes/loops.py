@@ -81,11 +81,20 @@ def start_loop(
     raise ValueError("the beginning of a loop needs an end: link what follows it to an EndLoop node")
 
 
+NONE_YET = {"__value__": []}
+"""The values of no iteration, as an input's literal."""
+
+
 def _end(inputs: Mapping[str, Any], context: Context) -> Outcome:
     """A loop takes the place of its end: a step that makes the first iteration."""
     nodes = context.graph.nodes
     loop, step = loop_at(context.node, context), f"{context.node}.0.0.step"
-    about = {"accumulate": nodes[loop.end]["inputs"].get("accumulate", False), "loop": loop.end, "iteration": 0}
+    about = {
+        "accumulate": nodes[loop.end]["inputs"].get("accumulate", False),
+        "loop": loop.end,
+        "iteration": 0,
+        "made": NONE_YET,
+    }
     made = {"class_type": "LoopStep", "inputs": {**nodes[loop.start]["inputs"], **about}}
     return Outcome(([step, 0],), graph={step: made})
 
@@ -104,19 +113,20 @@ def loop_at(end: str, context: Context) -> Loop:
 def _step(inputs: Mapping[str, Any], context: Context) -> Outcome:
     """The results of a loop, if it has ended; else one iteration, and the step after it."""
     k = inputs["iteration"][0]
-    made = [inputs.get(f"output{j}", []) for j in range(k)]
+    before = inputs["made"][0] if inputs["accumulate"][0] else []
+    made = [*before, *inputs.get("output", [])]
     plan = _plan(inputs["mode"])
     stopped = any(bool(value) for name, values in inputs.items() if name.startswith("stop") for value in values)
     if stopped or k == len(plan):
-        kept = made if inputs["accumulate"][0] else made[-1:]
-        return Outcome(([value for values in kept for value in values],))
-    return _iteration(plan, k, inputs["loop"][0], inputs["cache_iterations"][0], context)
+        return Outcome((made,))
+    return _iteration(plan, k, made, inputs["cache_iterations"][0], context)
 
 
-def _iteration(plan: Sequence[int], k: int, end: str, cached: bool, context: Context) -> Outcome:
+def _iteration(plan: Sequence[int], k: int, made: Sequence[Any], cached: bool, context: Context) -> Outcome:
     """The nodes of an iteration: copies of the body, with values in place of links to the loop's beginning."""
     graph, here = context.graph, f"{context.node}.0.0."
-    mine, loop = graph.nodes[context.node]["inputs"], loop_at(end, context)
+    mine = graph.nodes[context.node]["inputs"]
+    loop, end = loop_at(mine["loop"], context), mine["loop"]
     start, ended = graph.nodes[loop.start]["inputs"], graph.nodes[end]["inputs"]
     item = [f"{here}item", 0] if "mode.list" in start else None
     begun = (plan[k], k == 0, k == len(plan) - 1, item, mine.get("next", start.get("initial_iteration_value")))
@@ -142,8 +152,9 @@ def _iteration(plan: Sequence[int], k: int, end: str, cached: bool, context: Con
             "inputs": {"list": start["mode.list"], "index": k},
             "override_display_id": graph.display(loop.start),
         }
-    rest = {key: each for key, each in mine.items() if not key.startswith("stop")} | {"iteration": k + 1}
-    for key, name in (("output_value", f"output{k}"), ("next_iteration_value", "next")):
+    rest = {key: each for key, each in mine.items() if not key.startswith("stop")}
+    rest |= {"iteration": k + 1, "made": {"__value__": made}}
+    for key, name in (("output_value", "output"), ("next_iteration_value", "next")):
         rest |= {name: copied(ended[key])} if key in ended else {}
     stops = [copied(each) for key, each in ended.items() if key.startswith("terminations.")]
     rest |= {f"stop{j}": each for j, each in enumerate(stops)}

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from sigmafield.comfyui.declare import node
@@ -178,6 +177,8 @@ def grow_mask(
         expand: Pixels by which they are wider; negative: narrower.
         tapered_corners: Whether each pixel is taken from the 4 next to it, which cuts corners, or from 8.
     """
+    from scipy import ndimage  # slow to import
+
     corner = 0 if tapered_corners else 1
     shape = np.array([[corner, 1, corner], [1, 1, 1], [corner, 1, corner]])
     change = ndimage.grey_erosion if expand < 0 else ndimage.grey_dilation

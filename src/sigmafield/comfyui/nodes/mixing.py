@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from scipy import stats
 
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.iterative_mixing import (
-    batch_unsample,
-    mixing_ksampler,
-    mixing_ksampler_advanced,
-    mixing_run,
-)
+from sigmafield.comfyui.iterative_mixing import batch_unsample, mixing_ksampler, mixing_ksampler_advanced
 from sigmafield.comfyui.mixing_sampler import MixingSampler
 from sigmafield.comfyui.names import SamplerName, SchedulerName, our_name
 from sigmafield.comfyui.nodes.schedules import basic_scheduler
@@ -77,15 +70,13 @@ def iterative_mixing_sampler(
         rewind_min: Share of the remaining steps that each pass skips.
         rewind_max: Share of the steps after which no pass starts.
     """
-    settled = partial(
-        mixing_run,
+    return MixingSampler(
         sampler=sampler, alpha_1=alpha_1, blending_schedule=blending_schedule, blending_function=blending_function,
         normalize_on_mean=normalize_on_mean, start_blending_at_pct=start_blending_at_pct,
         stop_blending_at_pct=stop_blending_at_pct, clamp_blending_at_pct=clamp_blending_at_pct, blend_min=blend_min,
         blend_max=blend_max, perlin_mode=perlin_mode, perlin_strength=perlin_strength, perlin_scale=perlin_scale,
         rewind=rewind, rewind_min=rewind_min, rewind_max=rewind_max,
     )  # fmt: skip
-    return MixingSampler(settled)
 
 
 @node("IterativeMixingScheduler", f"{CATEGORY}/schedulers", title="Iterative Mixing Scheduler", module=PACK)
@@ -294,8 +285,10 @@ def latent_batch_statistics_plot(batch: Latent) -> Image:
     Args:
         batch: The latents.
     """
+    from scipy.stats import shapiro  # slow to import
+
     flat = batch["samples"].double().flatten(1)
-    p_values = [float(stats.shapiro(row.numpy()).pvalue) for row in flat]
+    p_values = [float(shapiro(row.numpy()).pvalue) for row in flat]
     rows = [
         ("Shapiro-Wilk p", p_values, 0.05),
         ("mean", flat.mean(1).tolist(), None),

@@ -14,6 +14,7 @@ from sigmafield.comfyui.widgets import Distilled, Pixels, Prompt
 from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import EncodeText, Modules
+from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.prompt import Parts
 
 SYSTEM = {
@@ -28,8 +29,14 @@ SYSTEM = {
 def at_layer(encode: EncodeText, layer: int) -> EncodeText:
     """An encoder that takes hidden states from a layer unless it is given another one."""
 
-    def read(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
-        return encode(modules, prompts, size, layer if clip_skip is None else clip_skip)
+    def read(
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
+    ) -> Cond:
+        return encode(modules, prompts, size, layer if clip_skip is None else clip_skip, bundled)
 
     return read
 

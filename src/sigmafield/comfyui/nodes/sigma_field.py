@@ -11,7 +11,7 @@ from sigmafield.comfyui.context import Context, Shown, Stepped, stepped
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.names import SamplerName, SchedulerName, our_name
 from sigmafield.comfyui.sampling import NamedSampler, Seeded, guided, opened, sampled
-from sigmafield.comfyui.saving import located, place
+from sigmafield.comfyui.saving import located, place, stays_below
 from sigmafield.comfyui.sockets import Input, Socket
 from sigmafield.comfyui.tiles import Quadtree
 from sigmafield.comfyui.values import Conditioning, Guider, Latent, Mask, Model, Noise, Sampler, Sigmas
@@ -134,8 +134,7 @@ def sample_to_step(
         assert progress.state is not None
         yield progress
         state = progress.state
-    shown = state.x if state.pred is None else state.pred.x0
-    return state, {**latent_image, "samples": framed.latents.to_vae(shown.float()).cpu()}
+    return state, {**latent_image, "samples": framed.sampled(state).denoised.cpu()}
 
 
 @node("ResumeSampling", f"{CATEGORY}", title="Resume Sampling", outputs=("output", "denoised_output"), module=PACK)
@@ -164,7 +163,7 @@ def resume_sampling(
     return (yield from sampled(guider, noise, sampler, sigmas, latent_image, going_on))
 
 
-@node("SaveSamplingState", f"{CATEGORY}", title="Save Sampling State", shows=True, module=PACK)
+@node("SaveSamplingState", f"{CATEGORY}", title="Save Sampling State", shows=True, module=PACK, validate=stays_below)
 def save_sampling_state(
     state: StateValue, filename_prefix: str = "states/sigmafield", context: Context = Context()
 ) -> Shown[None]:

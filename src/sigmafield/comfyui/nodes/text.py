@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from sigmafield.comfyui.context import Context, Shown
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.nodes.values import Text
-from sigmafield.comfyui.saving import described, place
+from sigmafield.comfyui.saving import described, place, stays_below
 from sigmafield.comfyui.sockets import Autogrow, Input, Socket
 from sigmafield.core.annotations import Range
 from sigmafield.core.registry import shown
@@ -240,7 +240,7 @@ def json_extract_string(json_string: Text, key: str) -> str:
     return ""
 
 
-@node("SaveText", "utils", title="Save Text", outputs=("text",), version=3, shows=True)
+@node("SaveText", "utils", title="Save Text", outputs=("text",), version=3, shows=True, validate=stays_below)
 def save_text(
     text: Annotated[str, Input(force_input=True)],
     filename_prefix: str = "ComfyUI",

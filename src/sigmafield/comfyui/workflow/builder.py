@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sigmafield.comfyui.convert import Prompt
 from sigmafield.comfyui.graph import is_link
 from sigmafield.comfyui.workflow.classes import check_value, inputs_of, known_classes, title_of
 
@@ -17,7 +16,7 @@ Out = list[Any]
 class Nodes:
     """A prompt that grows node by node."""
 
-    prompt: Prompt = field(default_factory=dict)
+    prompt: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, kind: str, /, **inputs: Any) -> str:
         """Add a node; returns its id."""

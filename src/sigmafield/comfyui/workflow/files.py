@@ -10,21 +10,19 @@ from typing import Any, NamedTuple
 from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError, safe_open
 
+from sigmafield.comfyui.video import texts_in
 from sigmafield.comfyui.workflow.document import is_document, is_prompt
 from sigmafield.core.registry import shown
 from sigmafield.recipes.image_io import decoded, read_bytes
-from sigmafield.recipes.image_texts import texts_of
+from sigmafield.recipes.image_texts import exif_of, texts_of
 from sigmafield.recipes.output import FORMATS
 
 TENSORS = (".safetensors", ".latent", ".sft")
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".flac", ".mp3", ".ogg", ".opus")
-"""Endings of files whose metadata no library of ours reads."""
+"""Endings of videos and sound, whose metadata PyAV reads."""
 
 CARRIERS = (".png", ".webp", ".avif")
 """Endings of images that can carry a workflow."""
-
-PROMPT_TAG, MAKE_TAG = 0x0110, 0x010F
-"""EXIF tags that hold the prompt, and the first of further entries, which go down from there."""
 
 
 class Embedded(NamedTuple):
@@ -35,18 +33,19 @@ class Embedded(NamedTuple):
 
 
 def read_workflow(path: str | Path) -> Embedded:
-    """The workflow in a file: JSON of either form, an image, or a file of tensors.
+    """The workflow in a file: JSON of either form, an image, a video, a sound, or a file of tensors.
 
     Args:
-        path: The file; an image by its content, JSON and tensors by their endings.
+        path: The file; an image by its content, others by their endings.
 
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: It cannot be read, or has no workflow.
+        ImportError: It is a video or a sound, and PyAV is not installed.
     """
     path = Path(path)
     if path.suffix.lower() in VIDEOS:
-        raise ValueError(f"cannot read the metadata of {path}: give an image, JSON, or a file of tensors")
+        return of_texts(texts_in(path), str(path))
     if path.suffix.lower() == ".json":
         return of_json(text_in(path), str(path))
     if path.suffix.lower() in TENSORS:
@@ -131,16 +130,6 @@ def save_arguments(found: Embedded) -> dict[str, Any]:
     for name, text in texts.items():
         info.add_text(name, text)
     return {"pnginfo": info, "exif": exif_of(texts).tobytes()}
-
-
-def exif_of(texts: Mapping[str, str]) -> Image.Exif:
-    """EXIF with texts by name as ComfyUI writes them: the prompt in one tag, the others from the next one downwards."""
-    exif = Image.Exif()
-    if "prompt" in texts:
-        exif[PROMPT_TAG] = f"prompt:{texts['prompt']}"
-    for k, name in enumerate(name for name in texts if name != "prompt"):
-        exif[MAKE_TAG - k] = f"{name}:{texts[name]}"
-    return exif
 
 
 def with_workflow(image: Image.Image, found: Embedded, ending: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import PurePath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from sigmafield.comfyui.convert import Prompt
+from sigmafield.comfyui.graph import Prompt
 from sigmafield.comfyui.workflow import recipe_nodes
 from sigmafield.comfyui.workflow.builder import Nodes, Out
 from sigmafield.comfyui.workflow.recipe_nodes import PLAIN_SCHEDULES, Counterpart

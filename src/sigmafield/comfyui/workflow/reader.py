@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sigmafield.comfyui.convert import Prompt
-from sigmafield.comfyui.graph import is_link
+from sigmafield.comfyui.graph import Prompt, is_link
 from sigmafield.core.registry import shown
 
 PRIMITIVES = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveString", "PrimitiveStringMultiline", "PrimitiveBoolean")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sigmafield.comfyui.convert import Prompt
+from sigmafield.comfyui.graph import Prompt
 from sigmafield.comfyui.workflow import recipe_nodes
 from sigmafield.comfyui.workflow.reader import Found, Reader
 from sigmafield.comfyui.workflow.recipe_nodes import Counterpart

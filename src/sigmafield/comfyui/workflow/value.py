@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from sigmafield.comfyui.convert import Prompt, to_prompt
-from sigmafield.comfyui.graph import is_link
+from sigmafield.comfyui.convert import to_prompt
+from sigmafield.comfyui.graph import Prompt, is_link
 from sigmafield.comfyui.workflow.classes import Classes, check_value, inputs_of
 from sigmafield.comfyui.workflow.files import Embedded, of_image, of_value, read_workflow
 from sigmafield.comfyui.workflow.offered import offered_classes

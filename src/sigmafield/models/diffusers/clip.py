@@ -14,6 +14,7 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, TextEncoder
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
+from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.prompt import (
     Chunk,
     Vocabulary,
@@ -42,9 +43,9 @@ class Clip:
     vocabulary: Vocabulary
     projected: bool = True
 
-    def of(self, modules: Modules) -> Clip:
-        """The encoder on its module among others, which may have a LoRA in its weights."""
-        return replace(self, module=modules[self.part])
+    def of(self, modules: Modules, bundled: Bundled) -> Clip:
+        """The encoder on its module among others, which may have a LoRA in its weights, and with LoRAs' words."""
+        return replace(self, module=modules[self.part], vocabulary=replace(self.vocabulary, bundled=bundled))
 
     @property
     def layers(self) -> int:
@@ -126,10 +127,15 @@ def clip_encoder(source: Source) -> TextEncoder:
     clip = load_clip(source, CLIPTextModel)
 
     def encode_text(
-        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
     ) -> Cond:
         check_layer(clip_skip, clip.layers)
-        text = modules[clip.part]
+        own = clip.of(modules, bundled)
+        text = own.module
         norm = getattr(text, "text_model", text).final_layer_norm  # transformers 4 has them one level deeper
 
         def run(ids: Tensor) -> tuple[Tensor, None]:
@@ -137,7 +143,7 @@ def clip_encoder(source: Source) -> TextEncoder:
                 return text(ids).last_hidden_state.float(), None
             return norm(text(ids, output_hidden_states=True).hidden_states[clip_skip]).float(), None
 
-        return Cond(encode_chunks(clip.rows(prompts), clip.vocabulary, text.get_input_embeddings(), run)[0])
+        return Cond(encode_chunks(own.rows(prompts), own.vocabulary, text.get_input_embeddings(), run)[0])
 
     return TextEncoder(encode_text, modules={"text_encoder": clip.module})
 
@@ -151,9 +157,13 @@ def xl_encoder(source: Source) -> TextEncoder:
     first, second = load_clip(source, CLIPTextModel), load_clip(source, CLIPTextModelWithProjection, 2)
 
     def encode_text(
-        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
     ) -> Cond:
-        embeds, (_, pooled) = joined(first.of(modules), second.of(modules), prompts, clip_skip)
+        embeds, (_, pooled) = joined(first.of(modules, bundled), second.of(modules, bundled), prompts, clip_skip)
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=source.device)
         return Cond(embeds, {"text_embeds": pooled, "time_ids": sizes.repeat(len(prompts), 1)})
 

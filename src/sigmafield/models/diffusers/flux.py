@@ -21,6 +21,7 @@ from sigmafield.models.diffusers.text import no_layers, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
+from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 
@@ -52,10 +53,14 @@ def flux_encoder(source: Source, guided: bool) -> TextEncoder:
     embed, text = t5(source, "text_encoder_2", "tokenizer_2", 512 if guided else 256)
 
     def encode_text(
-        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
     ) -> Cond:
         no_layers(clip_skip)
-        extra = {"pooled_projections": clip.of(modules).pooled(prompts)}
+        extra = {"pooled_projections": clip.of(modules, bundled).pooled(prompts)}
         if guided:
             extra["guidance"] = torch.full((len(prompts),), GUIDANCE, device=source.device)
         return Cond(embed(modules["text_encoder_2"], prompts), extra)

@@ -12,6 +12,7 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import EncodeText, Modules, TextEncoder
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
+from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.prompt import check_layer
 
 SCORE, NEGATIVE_SCORE = 6.0, 2.5
@@ -38,10 +39,15 @@ def refiner_encoder(source: Source, config: Mapping[str, Any]) -> TextEncoder:
 
     def encoder(score: float) -> EncodeText:
         def encode(
-            modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+            modules: Modules,
+            prompts: Sequence[str],
+            size: tuple[int, int],
+            clip_skip: int | None = None,
+            bundled: Bundled = NONE,
         ) -> Cond:
             check_layer(clip_skip, clip.layers)
-            embeds, pooled = clip.of(modules).encode(clip.rows(prompts), -2 if clip_skip is None else clip_skip)
+            own = clip.of(modules, bundled)
+            embeds, pooled = own.encode(own.rows(prompts), -2 if clip_skip is None else clip_skip)
             assert pooled is not None
             ids = torch.tensor([[*size, 0, 0, score]], dtype=torch.float32, device=source.device)
             return Cond(embeds, {"text_embeds": pooled, "time_ids": ids.repeat(len(prompts), 1)})

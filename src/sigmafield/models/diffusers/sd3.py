@@ -22,6 +22,7 @@ from sigmafield.models.diffusers.text import t5
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
+from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 
@@ -66,9 +67,13 @@ def sd3_encoder(source: Source, channels: int) -> TextEncoder:
         embed, modules["text_encoder_3"] = t5(source, "text_encoder_3", "tokenizer_3", LENGTH)
 
     def encode_text(
-        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
     ) -> Cond:
-        clips, pooled = joined(first.of(modules), second.of(modules), prompts, clip_skip)
+        clips, pooled = joined(first.of(modules, bundled), second.of(modules, bundled), prompts, clip_skip)
         short = F.pad(clips, (0, channels - clips.shape[-1]))
         embeds = short if embed is None else torch.cat([short, embed(modules["text_encoder_3"], prompts)], dim=1)
         return Cond(embeds, {"pooled_projections": torch.cat(pooled, dim=-1)})

@@ -15,6 +15,7 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, TextEncoder
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
+from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk, text_for
 
 Embed = Callable[[Any, Sequence[str]], Tensor]
@@ -90,7 +91,11 @@ def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> Text
     embed = weighted(source, "tokenizer", length, masked=True)
 
     def encode_text(
-        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
     ) -> Cond:
         no_layers(clip_skip)
         return Cond(embed(modules["text_encoder"], [clean(prompt) for prompt in prompts]))
@@ -113,7 +118,11 @@ def gemma(source: Source, length: int) -> TextEncoder:
     text = source.module(Gemma2Model, "text_encoder")
 
     def encode_negative(
-        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
     ) -> Cond:
         no_layers(clip_skip)
         batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -122,7 +131,11 @@ def gemma(source: Source, length: int) -> TextEncoder:
         return Cond(states[-2].float(), {"encoder_attention_mask": mask})
 
     def encode_text(
-        modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
     ) -> Cond:
         return encode_negative(modules, [LUMINA_SYSTEM + prompt for prompt in prompts], size, clip_skip)
 

@@ -29,9 +29,7 @@ def lora(shapes: Shapes, metadata: Mapping[str, str]) -> Found | None:
     header = describe(shapes, metadata)
     families = [] if header.family is None else [header.family]
     facts = {"layers": ", ".join(f"{n} of {name}" for name, n in header.layers.items())}
-    if header.embeddings:
-        facts["textual inversions"] = ", ".join(header.embeddings)
-    return Found("LoRA", families, {"changes": ""}, ["a model"], None, facts, header)
+    return Found("LoRA", families, {"changes": ""}, ["a model"], header.problem, facts, header)
 
 
 def control_net(shapes: Shapes) -> Found | None:

@@ -253,7 +253,7 @@ def whole(name: str, values: Mapping[str, Tensor]) -> tuple[Tensor, int | None]:
     left, right = (values[f"{name}_{side}"].float() for side in "ab")
     made = pair(left if core is None else left.transpose(0, 1), right, None if core is None else core.float())
     rows, columns = made.size
-    return made.delta(torch.empty(rows, columns)), made.rank
+    return made.delta(left.new_empty(rows, columns)), made.rank
 
 
 def full(values: Mapping[str, Tensor]) -> Full:

@@ -9,7 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from sigmafield.models.lora.adapters import adapter_of
 from sigmafield.models.lora.keys import (
+    ALPHA,
     BUNDLED,
     BY_OUTPUT,
     BY_SHAPE,
@@ -20,9 +24,12 @@ from sigmafield.models.lora.keys import (
     LOKR,
     MID,
     NETWORK,
+    UP_BIAS,
+    bundled_key,
     parse,
     trainer_of,
 )
+from sigmafield.models.text.bundled import prompt_name
 
 Shape = tuple[int, ...]
 
@@ -55,9 +62,10 @@ class LoraHeader:
         family: The models that it is for: flux, sd3, wan, lumina2, sd1, sd2, sdxl, sdxl_refiner, or "unet" where the
             width of the text does not say which; None: unknown.
         layers: How many layers of the network, and of each text encoder, it changes.
-        embeddings: Names of textual inversions in it.
+        embeddings: Names of textual inversions in it, which prompts may write after "embedding:".
         unknown: Names of tensors that are not of a LoRA.
-        words: Trigger words, the most frequent first.
+        problem: Why layers of it cannot be used with any model; None: nothing in the header says so.
+        words: Trigger words, the most frequent first, after the textual inversions: "embedding:" and their names.
         training: Entries of the metadata about its training, without long tables.
     """
 
@@ -68,6 +76,7 @@ class LoraHeader:
     layers: Mapping[str, int]
     embeddings: Sequence[str]
     unknown: Sequence[str]
+    problem: str | None
     words: Sequence[str]
     training: Mapping[str, str]
 
@@ -90,16 +99,35 @@ def describe(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> LoraHe
     for name, shape in shapes.items():
         if (key := parse(name)) is not None:
             layers.setdefault((key.parts, key.layer), {})[key.role] = shape
-        elif not name.startswith(BUNDLED):
+        elif bundled_key(name) is None:
             unknown.append(name)
-    bundled = (name.removeprefix(BUNDLED).rpartition(".")[0] for name in shapes if name.startswith(BUNDLED))
+    keys = (bundled_key(name) for name in shapes)
+    bundled = list(dict.fromkeys(prompt_name(key.name) for key in keys if key is not None))
     parts = Counter("network" if set(parts) & set(NETWORK) else parts[0] for parts, _ in layers)
     training = {k: v for k, v in metadata.items() if k.startswith(TRAINING) and len(v) <= LONG and k != TAGS}
     return LoraHeader(
         trainer_of(shapes), kinds_of(layers.values()), ranks_of(layers.values()),
         family_of({layer.replace(".", "_"): roles for (_, layer), roles in layers.items()}),
-        dict(parts), list(dict.fromkeys(bundled)), unknown, words_of(metadata), training,
+        dict(parts), bundled, unknown, problem_of(layers),
+        [*(f"embedding:{name}" for name in bundled), *words_of(metadata)], training,
     )  # fmt: skip
+
+
+def problem_of(layers: Mapping[tuple[Sequence[str], str], Mapping[str, Shape]]) -> str | None:
+    """Says which layers have tensors that are not a change of a weight together: how many, and why the first is not."""
+    wrong: dict[str, str] = {}
+    for (_, layer), roles in layers.items():
+        try:
+            adapter = adapter_of({role: torch.empty(shape, device="meta") for role, shape in roles.items()})
+            if adapter is None and not roles.keys() & {DIFF_BIAS, UP_BIAS}:
+                raise ValueError(f"{ALPHA if ALPHA in roles else 'DoRA'} without matrices")
+        except ValueError as error:
+            wrong[layer] = str(error.args[0])
+    if not wrong:
+        return None
+    layer, reason = next(iter(wrong.items()))
+    rest = "; --lora-partial loads the rest" if len(wrong) < len(layers) else ""
+    return f"{len(wrong)} of {len(layers)} layers cannot be used: {reason} in {layer}{rest}"
 
 
 def kinds_of(layers: Iterable[Mapping[str, Shape]]) -> list[str]:

@@ -62,6 +62,9 @@ _END = re.compile(rf"(?P<layer>.+?)\.(?P<end>{'|'.join(sorted(map(re.escape, ROL
 _PROCESSOR = re.compile(r"_lora(?P<number>\d?)\.(?P<end>(down|up)\.weight|alpha)$")
 """Names of attention processors: to_q_lora.down.weight, and XLabs' qkv_lora1.down.weight."""
 
+_BUNDLED = re.compile(re.escape(BUNDLED) + r"(?P<name>.+)\.(?P<vectors>clip_[lg]|emb_params|string_to_param\.\*)", re.S)
+"""A tensor of a textual inversion; files of models with one encoder do not name it."""
+
 
 class Key(NamedTuple):
     """What the name of a tensor says.
@@ -75,6 +78,24 @@ class Key(NamedTuple):
     parts: Sequence[str]
     layer: str
     role: str
+
+
+class BundledKey(NamedTuple):
+    """What the name of a tensor of a textual inversion says.
+
+    Args:
+        name: The textual inversion.
+        encoder: The encoder that it is for: clip_l or clip_g.
+    """
+
+    name: str
+    encoder: str
+
+
+def bundled_key(key: str) -> BundledKey | None:
+    """Reads the name of a tensor of a textual inversion; None for one that is something else."""
+    found = _BUNDLED.fullmatch(key)
+    return found and BundledKey(found["name"], "clip_g" if found["vectors"] == "clip_g" else "clip_l")
 
 
 def parse(key: str) -> Key | None:

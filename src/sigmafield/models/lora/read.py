@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sigmafield.models.directory import opened
 from sigmafield.models.lora.adapters import Adapter, Change, Full, Kronecker, adapter_of
+from sigmafield.models.lora.bundled import bundled_in, widths_of
 from sigmafield.models.lora.keys import (
     ALPHA,
     BUNDLED,
@@ -27,6 +28,7 @@ from sigmafield.models.lora.keys import (
 )
 from sigmafield.models.lora.names import Names, Piece, Shape, names_of, shapes_of
 from sigmafield.models.lora.settings import ANY_PART, Settings, alpha_of_kohya, scale_of, settings_of
+from sigmafield.models.text.bundled import Bundled
 
 ENDINGS = (".safetensors", ".sft")
 
@@ -39,11 +41,13 @@ class Lora:
         path: The file.
         changes: For each part of the model the changes of its parameters, by their names.
         unused: What cannot be used: the reason, and the names in the file.
+        bundled: The textual inversions in it.
     """
 
     path: Path
     changes: Mapping[str, Mapping[str, Sequence[Change]]]
     unused: Mapping[str, Sequence[str]]
+    bundled: Bundled = field(default_factory=dict)
 
     def left_out(self) -> str | None:
         """Says what of the file cannot be used; None where all of it can."""
@@ -80,7 +84,7 @@ def usable(lora: Lora, partial: bool) -> Lora:
         ValueError: If nothing in it can be used, or not all of it and `partial` is false.
     """
     what = lora.left_out()
-    if what is not None and not any(lora.changes.values()):
+    if what is not None and not any(lora.changes.values()) and not lora.bundled:
         raise ValueError(f"{what}; nothing of it is for this model")
     if what is not None and not partial:
         raise ValueError(f"{what}; lora_partial=True (--lora-partial) loads the rest")
@@ -130,10 +134,17 @@ def fitted(
     called: dict[tuple[Sequence[str], str], str] = {}
     twice: dict[tuple[Sequence[str], str], str] = {}
     unused: dict[str, list[str]] = {}
+    parameters = {part: shapes_of(module) for part, module in modules.items()}
+    words = {name: value for name, value in tensors.items() if name.startswith(BUNDLED)}
+    bundled, refused = bundled_in(path, words, widths_of(parameters))
+    for name, reason in refused.items():
+        unused.setdefault(reason, []).append(name)
     for name, value in tensors.items():
         key = parse(name)
+        if name in words:
+            continue
         if key is None or value.is_complex():
-            unused.setdefault(WORDS if name.startswith(BUNDLED) else "unknown names", []).append(name)
+            unused.setdefault("unknown names", []).append(name)
         elif key.role != ALPHA and not value.is_floating_point():
             unused.setdefault(WHOLE, []).append(name)
         else:
@@ -141,7 +152,6 @@ def fitted(
             if not equal(layer.setdefault(key.role, value), value):
                 twice.setdefault((key.parts, key.layer), name)
             called.setdefault((key.parts, key.layer), name)
-    parameters = {part: shapes_of(module) for part, module in modules.items()}
     names = {part: names_of(shapes) for part, shapes in parameters.items()}
     changes: dict[str, dict[str, list[Change]]] = {}
     for name in twice.values():
@@ -163,10 +173,9 @@ def fitted(
                 reason, *details = error.args
                 name = called[parts, layer]
                 unused.setdefault(reason, []).append(f"{name} ({details[0]})" if details else name)
-    return Lora(path, changes, unused)
+    return Lora(path, changes, unused, bundled)
 
 
-WORDS = "textual inversions, which are only read from files of their own"
 WHOLE = "integers, quantised without a scale"
 TWICE = "given twice, with different values or for the same weight"
 

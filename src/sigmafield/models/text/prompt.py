@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmafield.models.network_call import repeated
+from sigmafield.models.text.bundled import Bundled
 
 SPACE = re.compile(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
 """Unicode's white space; `\\s` would take the separators 0x1c to 0x1f as well."""
@@ -85,10 +86,11 @@ class UnknownEmbedding(ValueError):
     """A prompt names a textual inversion that does not exist."""
 
 
-def no_vectors(name: str) -> Tensor:
-    """Vectors of a textual inversion, for a model that was loaded without any. Raises UnknownEmbedding."""
+def no_vectors(name: str, bundled: Bundled) -> Tensor:
+    """Vectors of a textual inversion, for an encoder without any. Raises UnknownEmbedding."""
+    others = f", and its LoRAs have {', '.join(sorted(bundled))}" if bundled else ""
     raise UnknownEmbedding(
-        f"the prompt asks for embedding:{name}, but the model was loaded without a folder of embeddings"
+        f"the prompt asks for embedding:{name}, but the model was loaded without a folder of embeddings{others}"
     )
 
 
@@ -102,7 +104,8 @@ class Vocabulary:
         end: Id at the end of each chunk; None: no such id.
         pad: Id of padding.
         length: Tokens of a chunk.
-        vectors: Name of a textual inversion → [n, width].
+        vectors: (name of a textual inversion, those of LoRAs) → [n, width].
+        bundled: Textual inversions that LoRAs hold.
         left: Whether padding is in front.
     """
 
@@ -111,7 +114,8 @@ class Vocabulary:
     end: int | None
     pad: int
     length: int
-    vectors: Callable[[str], Tensor] = no_vectors
+    vectors: Callable[[str, Bundled], Tensor] = no_vectors
+    bundled: Bundled = field(default_factory=dict)
     left: bool = False
 
     def framed(self, tokens: Sequence[Token]) -> Chunk:
@@ -185,7 +189,7 @@ def tokens(part: Sequence[Piece], vocabulary: Vocabulary) -> list[list[Token]]:
             if i % 2 == 0:
                 out += [[Token(value, weight) for value in word] for word in vocabulary.words(run)]
             elif run:
-                out.append([Token(vector, weight) for vector in vocabulary.vectors(run)])
+                out.append([Token(vector, weight) for vector in vocabulary.vectors(run, vocabulary.bundled)])
             else:
                 raise ValueError(f"embedding: needs a name right after the colon; got {text.strip()!r}")
     return out

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from sigmafield.core.registry import near_miss
 from sigmafield.models.directory import nearby, opened
+from sigmafield.models.text.bundled import Bundled, equal
 from sigmafield.models.text.prompt import UnknownEmbedding, no_vectors
 
+ENDING = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
@@ -42,8 +44,10 @@ class Inversions:
         if self.folder is not None and not self.folder.is_dir():
             raise FileNotFoundError(f"embeddings '{self.folder}': no such directory{nearby(self.folder)}")
 
-    def vectors_of(self, part: str, width: int) -> Callable[[str], Tensor]:
+    def vectors_of(self, part: str, width: int) -> Callable[[str, Bundled], Tensor]:
         """Makes `Vocabulary.vectors`: the function from a textual inversion's name to its vectors [n, width].
+
+        Textual inversions that LoRAs hold need no folder; one that the folder has too must be the same there.
 
         Args:
             part: The encoder's name in files with vectors for several encoders: clip_l or clip_g.
@@ -51,14 +55,28 @@ class Inversions:
         """
         return partial(self._vectors, part, width)
 
-    def _vectors(self, part: str, width: int, name: str) -> Tensor:
+    def _vectors(self, part: str, width: int, name: str, bundled: Bundled) -> Tensor:
+        if name.removesuffix(ENDING) in bundled:
+            return self._bundled(part, width, name.removesuffix(ENDING), bundled)
         try:
-            return no_vectors(name) if self.folder is None else read_vectors(find(self.folder, name), part, width)
+            if self.folder is None:
+                return no_vectors(name, bundled)
+            return read_vectors(find(self.folder, name), part, width)
         except UnknownEmbedding as error:
             if not self.skip_unknown:
                 raise
             warnings.warn(f"{error}; it is left out of the prompt", stacklevel=1)
             return torch.empty(0, width)
+
+    def _bundled(self, part: str, width: int, name: str, bundled: Bundled) -> Tensor:
+        """Vectors that a LoRA holds; raises ValueError if the folder has others by that name."""
+        vectors = bundled[name].of(name, part)
+        path = None if self.folder is None else by_name(self.folder).get(name)
+        if path is not None and not equal(read_vectors(path, part, width), vectors):
+            raise ValueError(
+                f"embedding:{name}: {bundled[name].file} and {path} have different vectors; move or rename the latter"
+            )
+        return vectors
 
 
 def find(folder: Path, name: str) -> Path:
@@ -68,16 +86,10 @@ def find(folder: Path, name: str) -> Path:
         UnknownEmbedding: If the file does not exist.
         ValueError: If the file is a pickle.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    known: dict[str, Path] = {}
-    for path in files:
-        if path.suffix == ".safetensors":
-            known.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-            known.setdefault(path.stem, path)
-    stem = name.removesuffix(".safetensors")
+    known, stem = by_name(folder), name.removesuffix(ENDING)
     if stem in known:
         return known[stem]
-    for path in files:
+    for path in files_in(folder):
         if path.suffix in PICKLES and name in (path.stem, path.name):
             raise ValueError(
                 f"embedding:{name}: {path.name} is a pickle, which can run any code, and is not opened; "
@@ -86,6 +98,21 @@ def find(folder: Path, name: str) -> Path:
     if not known:
         raise UnknownEmbedding(f"embedding:{name}: there is no .safetensors file in {folder}")
     raise UnknownEmbedding(f"unknown embedding {name!r} in {folder}{near_miss(stem, known)}")
+
+
+def by_name(folder: Path) -> dict[str, Path]:
+    """The files in a folder and those below it, by their names without suffix, with and without the folders'."""
+    known: dict[str, Path] = {}
+    for path in files_in(folder):
+        if path.suffix == ENDING:
+            known.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+            known.setdefault(path.stem, path)
+    return known
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files in a folder and those below it."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def read_vectors(path: Path, part: str, width: int) -> Tensor:

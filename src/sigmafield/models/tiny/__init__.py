@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, Pipeline, TextEncoder, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import Directory, open_directory, read_json, weights
 from sigmafield.models.scheduler_config import sampling_of
+from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.prompt import Vocabulary, by_space, check_layer, chunks, encode_chunks
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.tiny.clip import CLIPText
@@ -52,6 +55,8 @@ def load_tiny(
         return module(x.to(dtype), t, cond.embeds.to(dtype)).float()
 
     latent = recognised(LatentFormat(vae.channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0)))
+    if (measured := directory / "latent_rgb.json").is_file():  # `training/fit_preview.py` wrote it
+        latent = replace(latent, **read_json(measured))
     size = trained_size(unet.config.sample_size, latent.factor, 64)
     sampling = sampling_of(where.scheduler())
     model = DiffusionModel(directory.name, forward, sampling, latent, size, unet, schedule="karras", device=device)
@@ -74,14 +79,27 @@ def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embedd
     vectors = embeddings.vectors_of("clip_l", text.config.hidden_size)
     vocabulary = Vocabulary(by_space(words.ids), words.bos, words.eos, words.pad, words.length, vectors)
 
-    def encode(modules: Modules, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
+    def encode(
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
+    ) -> Cond:
         own = modules["text_encoder"]
         check_layer(clip_skip, own.config.num_hidden_layers)
-        rows = [chunks(prompt, vocabulary) for prompt in prompts]
+        rows = [chunks(prompt, replace(vocabulary, bundled=bundled)) for prompt in prompts]
         table = own.embeddings["token_embedding"]
         return Cond(encode_chunks(rows, vocabulary, table, lambda ids: (own(ids, clip_skip or -1).float(), None))[0])
 
     return TextEncoder(encode, modules={"text_encoder": text})
+
+
+class _Undrawn(TorchFunctionMode):
+    """Modules that are built within draw no first weights, which takes longer than to read them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return None if getattr(func, "__module__", "") == "torch.nn.init" else func(*args, **(kwargs or {}))
 
 
 def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: torch.dtype) -> Module:
@@ -90,7 +108,7 @@ def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: t
     Raises ValueError naming a weight that is missing, unknown or of another shape.
     """
     try:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
+        with _Undrawn():
             module = kind(read_json(folder / "config.json"))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sigmafield.models.weights.gguf_header import MAGIC, check_header
+from sigmafield.models.weights.gguf_header import MAGIC, Cut, check_header
 from sigmafield.models.weights.kinds import Entry, Header, Quantisation, ggml_quantisation
 from sigmafield.models.weights.packed import Packed, Value, block_rules
 
@@ -105,20 +105,22 @@ def open_gguf(path: Path) -> GgufFile:
         ValueError: If it is not one.
     """
     try:
-        from gguf import GGUFReader  # an extra
+        from gguf import GGML_QUANT_SIZES, GGUFReader  # an extra
     except ImportError as error:
         raise ImportError(f'{path} needs the package gguf:\npip install "sigmafield[gguf]"') from error
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            check_header(path)
+            check_header(path, {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()})
             reader = GGUFReader(path)
             tensors = {tensor.name: tensor for tensor in reader.tensors}
             header = {name: entry_of(reader, tensor) for name, tensor in tensors.items()}
             metadata = {name: str(field.contents()) for name, field in reader.fields.items() if len(field.data) == 1}
     except Exception as error:  # whatever the package raises on bytes that it does not expect
+        if isinstance(error, Cut):
+            raise ValueError(f"{path} is not a GGUF file ({error}); was it downloaded in full?") from None
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{path} is not a GGUF file ({why}); was it downloaded in full?") from None
+        raise ValueError(f"{path} is not a GGUF file ({why})") from None
     return GgufFile(path, tensors, header, metadata)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,10 @@ LONGEST = 2**24
 MOST_AXES = 8
 
 
+class Cut(ValueError):
+    """A file ends before the end that its header gives."""
+
+
 class _Header:
     """The rest of a header, with what it may still hold."""
 
@@ -32,10 +38,10 @@ class _Header:
         return struct.unpack(form, self.skip(struct.calcsize(form)))[0]
 
     def skip(self, n: int) -> bytes:
-        """Reads bytes; raises ValueError where the file has fewer."""
+        """Reads bytes; raises Cut where the file has fewer."""
         out = self._file.read(n)
         if len(out) != n:
-            raise ValueError("it ends in its header")
+            raise Cut("it ends in its header")
         return out
 
     def count(self, n: int, most: int = MOST) -> int:
@@ -66,8 +72,18 @@ class _Header:
             raise ValueError(f"its header has a value of type {kind}")
 
 
-def check_header(path: Path) -> None:
-    """Raises ValueError for a file whose header is not that of a GGUF file of a version in `VERSIONS`."""
+def check_header(path: Path, sizes: Mapping[int, tuple[int, int]]) -> None:
+    """Checks that a file is a GGUF file with all that its header lists.
+
+    Args:
+        path: The file.
+        sizes: Numbers and bytes of a block by the number of its type.
+
+    Raises:
+        Cut: If the file ends in its header or before the end of its last tensor.
+        ValueError: If the header is not that of a GGUF file of a version in `VERSIONS`.
+    """
+    ends = [0]
     with path.open("rb") as file:
         header = _Header(file)
         if header.skip(len(MAGIC)) != MAGIC:
@@ -80,5 +96,9 @@ def check_header(path: Path) -> None:
             header.value(header.number())
         for _ in range(tensors):
             header.text()
-            header.skip(8 * header.count(header.number(), MOST_AXES))
-            header.skip(4 + 8)  # type and offset
+            numbers = prod(header.number("<Q") for _ in range(header.count(header.number(), MOST_AXES)))
+            kind, offset = header.number(), header.number("<Q")
+            block, length = sizes.get(kind, (1, 0))
+            ends.append(offset + numbers // block * length)
+        if file.tell() + max(ends) > path.stat().st_size:
+            raise Cut("it ends before its last tensor does")

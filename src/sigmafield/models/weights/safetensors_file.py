@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sigmafield.models.weights.broken import not_safetensors
 from sigmafield.models.weights.kinds import (
     Entry,
     Header,
@@ -98,7 +99,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
                 if name.endswith(".comfy_quant"):
                     formats[name.removesuffix(".comfy_quant")] = form_in(file, name, entry)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}); was it downloaded in full?") from None
+        raise not_safetensors(path, error) from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return SafetensorsFile(path, header, metadata, formats)

@@ -1,0 +1,84 @@
+"""Engines for tests: started on a folder, jobs submitted and waited for."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+from sigmafield.serve.engine import Engine
+from sigmafield.serve.jobs import FINISHED
+from sigmafield.serve.settings import EngineSettings
+from sigmafield.serve.workflow_job import Workflows
+
+LONG = 60.0
+"""Seconds after which a job that has not come to what is waited for is given up."""
+
+
+@contextmanager
+def started(folder, workflows=Workflows(), **settings):
+    """An engine that runs; it is stopped at the end."""
+    engine = Engine(
+        folder, EngineSettings(**{"devices": ["cpu"], "exact": True, "rows": 2, "active": 2, **settings}), workflows
+    )
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+
+
+def recipe(prompt="a red heart", **entries):
+    """A recipe's request of few steps."""
+    return {"prompt": prompt, "steps": 4, "cfg": 3.0, **entries}
+
+
+def workflow(prompt="a red heart", seed=1, steps=4, sampler="euler"):
+    """A workflow's request: from a checkpoint to a saved image."""
+    nodes = {
+        "4": ("CheckpointLoaderSimple", {"ckpt_name": "tiny"}),
+        "6": ("CLIPTextEncode", {"text": prompt, "clip": ["4", 1]}),
+        "7": ("CLIPTextEncode", {"text": "", "clip": ["4", 1]}),
+        "5": ("EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
+        "3": ("KSampler", {
+            "seed": seed, "steps": steps, "cfg": 3.0, "sampler_name": sampler, "scheduler": "normal", "denoise": 1.0,
+            "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0],
+        }),
+        "8": ("VAEDecode", {"samples": ["3", 0], "vae": ["4", 2]}),
+        "9": ("SaveImage", {"images": ["8", 0], "filename_prefix": "heart"}),
+    }  # fmt: skip
+    return {"prompt": {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}}
+
+
+def until(engine, condition):
+    """Wait until a condition on the engine holds; it is looked at after each event."""
+    changed = threading.Event()
+    end = engine.listen(lambda id: changed.set())
+    try:
+        late = time.monotonic() + LONG
+        while not condition():
+            assert time.monotonic() < late, "nothing has come of it"
+            changed.wait(0.05)
+            changed.clear()
+    finally:
+        end()
+
+
+def finished(engine, *jobs):
+    """The records of jobs once all have ended."""
+    until(engine, lambda: all(engine.get(job.id).status in FINISHED for job in jobs))
+    return [engine.get(job.id) for job in jobs]
+
+
+def stepped(engine, job, steps=1):
+    """Wait until a job has taken some steps."""
+    until(engine, lambda: engine.get(job.id).step >= steps)
+
+
+def digests(record):
+    """What the outputs of a done job are known by."""
+    assert record.status == "done", record.error
+    return [output.sha256 for output in record.outputs]
+
+
+def kinds(engine, job, but=("step",)):
+    """The kinds of what has happened to a job, in order."""
+    return [event.kind for event in engine.events(job.id) if event.kind not in but]

@@ -1,0 +1,96 @@
+"""`kill -9` at random moments: no job is lost, none is done twice, and every image is that of a run left alone."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from engines import digests, finished, recipe, started, workflow
+
+LAUNCHER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import sigmafield.serve.engine  # a child begins with torch imported, so that most kills hit the work and not the start
+from sigmafield.serve.engine import Engine
+from sigmafield.serve.jobs import FINISHED
+from sigmafield.serve.settings import EngineSettings
+
+folder, kills, longest, seed, settings, requests = sys.argv[1:7]
+kills, longest, moments = int(kills), float(longest), random.Random(int(seed))
+
+def serve():
+    engine = Engine(Path(folder), EngineSettings(**json.loads(settings)))
+    engine.start()
+    for name, (kind, request) in json.loads(requests).items():
+        engine.submit(kind, request, key=name, priority=moments.choice((0, 1)))
+    while sum(n for status, n in engine.counts().items() if status not in FINISHED):
+        time.sleep(0.01)
+    engine.stop()
+
+hits = 0
+for k in range(kills + 1):
+    child = os.fork()
+    if child == 0:
+        serve()
+        os._exit(0)
+    end = time.monotonic() + (moments.uniform(0.05, longest) if k < kills else 600)
+    while not (over := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+        time.sleep(0.002)
+    if over[0]:
+        assert over[1] == 0, over
+        break
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    hits += 1
+print(json.dumps(hits))
+"""
+"""Serves a folder in processes that are killed at random moments, until one of them has no jobs left."""
+
+SETTINGS = {"devices": ["cpu", "cpu"], "exact": True, "rows": 4, "active": 3, "save_every": 0.0}
+
+
+def requests(n):
+    """Jobs of all kinds, by their keys."""
+    each = [
+        lambda k: ("recipe", recipe("a red heart", seed=k, steps=12, sampler="dpmpp_2m_sde")),
+        lambda k: ("recipe", recipe("a green apple", seed=k, steps=20, sampler="dpmpp_2m", batch=1 + k % 2)),
+        lambda k: ("workflow", workflow("a pizza", seed=k, steps=10, sampler="dpmpp_2s_ancestral")),
+        lambda k: ("recipe", recipe("a rocket", seed=k, steps=8, sampler="heun")),
+    ]
+    return {f"job {k}": each[k % len(each)](k) for k in range(n)}
+
+
+@pytest.mark.parametrize("kills, jobs, longest", [(3, 4, 1.0), pytest.param(100, 160, 2.0, marks=pytest.mark.slow)])
+@pytest.mark.typed_elsewhere
+def test_kills_at_random_moments(kills, jobs, longest, tmp_path, capsys):
+    asked, seed = requests(jobs), os.environ.get("KILL_SEED", "0")
+    words = [sys.executable, "-c", LAUNCHER, tmp_path / "killed", kills, longest, seed, json.dumps(SETTINGS)]
+    ran = subprocess.run(
+        [str(word) for word in [*words, json.dumps(asked)]],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    with started(tmp_path / "whole", **SETTINGS) as engine:
+        wanted = {key: engine.submit(kind, request) for key, (kind, request) in asked.items()}
+        wanted = {key: digests(record) for key, record in zip(wanted, finished(engine, *wanted.values()))}
+    with started(tmp_path / "killed", **SETTINGS) as engine:
+        records = {record.key: record for record in engine.list(limit=10 * jobs)}
+        assert records.keys() == asked.keys() and engine.counts()["done"] == jobs
+        for key, record in records.items():
+            assert digests(record) == wanted[key], key
+            for n in range(len(record.outputs)):
+                assert engine.output(record.id, n).stat().st_size == record.outputs[n].size
+            assert [event.kind for event in engine.events(record.id)].count("done") == 1
+            resumed = sum(event.kind == "resumed" for event in engine.events(record.id))
+            assert len(list(engine.output(record.id, 0).parent.iterdir())) == len(record.outputs), resumed
+    with sqlite3.connect(tmp_path / "killed" / "jobs.sqlite") as db:
+        again = db.execute("SELECT count(DISTINCT job), count(*) FROM events WHERE kind = 'resumed'").fetchone()
+        middle = db.execute("SELECT count(*) FROM events WHERE kind = 'resumed' AND data NOT LIKE '%: 0}'").fetchone()
+    with capsys.disabled():
+        print(
+            f"\n{ran.stdout.strip()} kills, {jobs} jobs: 0 lost, 0 done twice, all images equal; {again[0]} jobs were "
+            f"resumed {again[1]} times, {middle[0]} times in the middle",
+            end=" ",
+        )

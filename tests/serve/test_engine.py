@@ -1,0 +1,317 @@
+"""Jobs on an engine: they run, wait, stop, go on and are kept as they should, whatever they are."""
+
+import dataclasses
+import json
+import sqlite3
+from hashlib import sha256
+
+import pytest
+from engines import digests, finished, kinds, recipe, started, stepped, until, workflow
+
+from sigmafield.recipes.image_io import open_image
+from sigmafield.recipes.output import recipe_of
+from sigmafield.serve.engine import Engine
+from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
+from sigmafield.serve.settings import EngineSettings
+
+pytestmark = pytest.mark.typed_elsewhere  # test_whole_runs and others make the same calls of the engine's parts
+
+REQUESTS = {
+    "multistep": ("recipe", recipe(sampler="dpmpp_2m", steps=6)),
+    "sde": ("recipe", recipe(sampler="dpmpp_2m_sde", steps=6, seed=3, batch=2)),
+    "workflow": ("workflow", workflow(steps=6)),
+}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """Digests of the outputs of each request that was left alone."""
+    with started(tmp_path_factory.mktemp("whole")) as engine:
+        jobs = {name: engine.submit(kind, request) for name, (kind, request) in REQUESTS.items()}
+        return {name: digests(finished(engine, job)[0]) for name, job in jobs.items()}
+
+
+def test_a_recipe_becomes_images_that_carry_it(tmp_path):
+    with started(tmp_path) as engine:
+        job = engine.submit("recipe", recipe(batch=2, seed="random"), owner="ann", webhook="http://x")
+        assert (job.status, job.owner, job.webhook, job.step) == ("queued", "ann", "http://x", 0)
+        [record] = finished(engine, job)
+        assert (record.status, record.step, record.steps, record.progress) == ("done", 4, 4, 1.0)
+        assert record.created <= record.started <= record.ended
+        assert isinstance(record.request["seed"], int)
+        for n, output in enumerate(record.outputs):
+            path = engine.output(job.id, n)
+            assert sha256(path.read_bytes()).hexdigest() == output.sha256 and path.stat().st_size == output.size
+            assert open_image(path).size == (output.width, output.height) == (64, 64)
+            assert json.loads(recipe_of(path))["recipe"]["seed"] == record.request["seed"]
+        with pytest.raises(LookupError, match="has 2 outputs"):
+            engine.output(job.id, 2)
+
+
+def test_events_ascend_over_restarts_and_can_be_taken_up(tmp_path):
+    with started(tmp_path, preview_every=0.0) as engine:
+        heard = []
+        end = engine.listen(heard.append)
+        job = engine.submit("recipe", recipe())
+        finished(engine, job)
+        assert kinds(engine, job, ()) == ["queued", "started", "step", "step", "step", "step", "done"]
+        events = engine.events(job.id)
+        assert len(heard) == len(events) and set(heard) == {job.id}
+        assert [event.data["step"] for event in events if event.kind == "step"] == [1, 2, 3, 4]
+        assert all(event.data["preview"] for event in events if event.kind == "step")
+        assert engine.preview(job.id)[:2] == b"\xff\xd8"
+        ids = [event.id for event in events]
+        assert ids == sorted(set(ids))
+        assert [event.id for event in engine.events(job.id, ids[3])] == ids[4:]
+        end()
+        paused = engine.submit("recipe", recipe(steps=200))
+        engine.pause(paused.id)
+        assert len(heard) == len(ids)
+        last = engine.events(paused.id)[-1].id
+    with started(tmp_path) as engine:
+        engine.cancel(paused.id)
+        assert engine.events(paused.id)[-1].id > last
+        assert kinds(engine, job) == ["queued", "started", "done"]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_paused_job_goes_on_in_another_process_as_if_it_had_not_been_stopped(name, whole, tmp_path):
+    kind, request = REQUESTS[name]
+    with started(tmp_path) as engine:
+        job = engine.submit(kind, request)
+        stepped(engine, job, 2)
+        assert engine.pause(job.id).status == "paused"
+        until(engine, lambda: engine.figures().devices[0].running == 0)
+        assert engine.pause(job.id).status == "paused" and engine.saved(job.id) == [engine.get(job.id).step]
+    with started(tmp_path) as engine:
+        assert engine.get(job.id).status == "paused"
+        assert engine.resume(job.id).status == "queued"
+        [record] = finished(engine, job)
+        assert digests(record) == whole[name]
+        assert kinds(engine, job) == ["queued", "started", "paused", "queued", "resumed", "done"]
+
+
+def test_a_job_that_is_paused_and_resumed_at_once_runs_in_one_thread(whole, tmp_path):
+    with started(tmp_path) as engine:
+        job = engine.submit(*REQUESTS["sde"])
+        for step in (1, 2, 3):
+            stepped(engine, job, step)
+            engine.pause(job.id)
+            engine.resume(job.id)
+            engine.resume(job.id)
+        assert digests(finished(engine, job)[0]) == whole["sde"]
+        assert kinds(engine, job).count("done") == 1
+
+
+def test_running_jobs_go_on_after_a_stop(whole, tmp_path):
+    with started(tmp_path, active=3) as engine:
+        jobs = {name: engine.submit(kind, request) for name, (kind, request) in REQUESTS.items()}
+        stepped(engine, jobs["sde"], 2)
+    with started(tmp_path) as engine:
+        for name, job in jobs.items():
+            assert digests(finished(engine, job)[0]) == whole[name]
+
+
+def test_cancelled_jobs_are_over(tmp_path):
+    with started(tmp_path, active=1, save_every=0.0) as engine:
+        first, second = (engine.submit("recipe", recipe(steps=300)) for _ in range(2))
+        stepped(engine, first, 3)
+        for job in (second, first):
+            assert engine.cancel(job.id).status == "cancelled"
+            assert engine.cancel(job.id).ended is not None
+        until(engine, lambda: engine.figures().devices[0].running == 0)
+        assert engine.saved(first.id) == [] and list((tmp_path / "jobs").iterdir()) == []
+        for forbidden in (engine.pause, engine.resume):
+            with pytest.raises(WrongState, match="is cancelled already"):
+                forbidden(first.id)
+        with pytest.raises(WrongState):
+            engine.prioritise(first.id, 3)
+
+
+def test_a_higher_priority_takes_the_place_of_a_lower_one_between_two_steps(whole, tmp_path):
+    with started(tmp_path, active=1) as engine:
+        low = engine.submit(*REQUESTS["sde"])
+        stepped(engine, low)
+        same = engine.submit("recipe", recipe())
+        high = engine.submit("recipe", recipe(), priority=1)
+        records = finished(engine, low, same, high)
+        assert kinds(engine, low) == ["queued", "started", "queued", "resumed", "done"]
+        assert records[2].ended < records[0].ended < records[1].ended
+        assert digests(records[0]) == whole["sde"]
+
+
+def test_priorities_can_change(tmp_path):
+    with started(tmp_path, active=1) as engine:
+        first = engine.submit("recipe", recipe(steps=8))
+        second, third = (engine.submit("recipe", recipe(steps=2)) for _ in range(2))
+        assert engine.prioritise(third.id, 5).priority == 5
+        assert engine.prioritise(first.id, 9).priority == 9
+        records = finished(engine, first, second, third)
+        assert records[0].ended < records[2].ended < records[1].ended
+        assert "priority" in kinds(engine, third)
+
+
+def test_a_key_names_one_request_of_an_owner(tmp_path):
+    with started(tmp_path) as engine:
+        made = [engine.submit("recipe", recipe(seed="random"), key="k") for _ in range(3)]
+        assert len({job.id for job in made}) == 1
+        assert engine.submit("recipe", recipe(seed="random"), key="k", owner="ann").id != made[0].id
+        with pytest.raises(Conflict, match="key 'k' was used before, for another request"):
+            engine.submit("recipe", recipe(seed=1), key="k")
+        finished(engine, made[0])
+        assert engine.submit("recipe", recipe(seed="random"), key="k").status == "done"
+
+
+def test_the_queue_and_each_owner_have_limits(tmp_path):
+    with started(tmp_path, active=1, queue_length=2, jobs_per_owner=2) as engine:
+        running = engine.submit("recipe", recipe(steps=1000), owner="ann")
+        until(engine, lambda: engine.get(running.id).status == "running")
+        waiting = engine.submit("recipe", recipe(), owner="ann")
+        with pytest.raises(QueueFull, match="2 unfinished jobs of this owner") as error:
+            engine.submit("recipe", recipe(), owner="ann")
+        assert error.value.seconds >= 1
+        engine.submit("recipe", recipe(), owner="bob")
+        with pytest.raises(QueueFull, match="2 jobs wait already"):
+            engine.submit("recipe", recipe(), owner="cleo")
+        engine.cancel(waiting.id)
+        engine.submit("recipe", recipe(), owner="cleo")
+        engine.cancel(running.id)
+
+
+def test_a_clone_from_a_saved_step_is_the_same_run(whole, tmp_path):
+    with started(tmp_path, save_every=0.0, keep_states=2) as engine:
+        job = engine.submit(*REQUESTS["sde"])
+        finished(engine, job)
+        assert engine.saved(job.id) == [4, 5]
+        same = engine.clone(job.id, step=4, changes={})
+        other = engine.clone(job.id, step=4, changes={"prompt": "a green apple", "negative": None})
+        again = engine.clone(job.id, step=None, changes={"seed": 3, "steps": 6})
+        records = finished(engine, same, other, again)
+        assert digests(records[0]) == digests(records[2]) == whole["sde"] != digests(records[1])
+        assert {record.cloned_from for record in records} == {job.id} and records[0].step == 6
+        assert [event.data["step"] for event in engine.events(same.id) if event.kind == "step"] == [5, 6]
+        assert records[1].request["prompt"] == "a green apple"
+        for step, changes, message in (
+            (2, {}, "no saved state of step 2; saved: 4, 5"),
+            (4, {"steps": 9}, "may change what the network is asked, prompt, .*; got steps"),
+            (None, {"steps": 0}, "the recipe needs 1 ≤ steps"),
+            (None, {"stepz": 1}, "unknown entry 'stepz'"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                engine.clone(job.id, step=step, changes=changes)
+
+
+def test_finished_jobs_are_kept_as_long_as_the_settings_say(tmp_path):
+    with started(tmp_path, keep_jobs=1, active=1) as engine:
+        jobs = [engine.submit("recipe", recipe(seed=seed, steps=1)) for seed in range(3)]
+        until(engine, lambda: engine.counts()["done"] == 1 and not engine.list(status="queued"))
+        assert [job.id for job in engine.list()] == [jobs[-1].id]
+        assert [path.name for path in (tmp_path / "jobs").iterdir()] == [jobs[-1].id]
+        engine.delete(jobs[-1].id)
+        with pytest.raises(LookupError):
+            engine.get(jobs[-1].id)
+        assert list((tmp_path / "jobs").iterdir()) == []
+    with started(tmp_path, keep_hours=1e-9) as engine:
+        engine.submit("recipe", recipe(steps=1))
+        until(engine, lambda: not engine.list())
+
+
+def failing():
+    """A workflow whose text encoder has fewer layers than it is asked for."""
+    request = workflow()
+    request["prompt"]["1"] = {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -24, "clip": ["4", 1]}}
+    request["prompt"]["6"]["inputs"]["clip"] = ["1", 0]
+    return request
+
+
+BAD = {
+    "a file that is missing": ("recipe", recipe(image="/nowhere.png"), "no image at /nowhere.png"),
+    "a model that is missing": ("recipe", recipe(model="/nowhere"), "no such directory"),
+    "a LoRA that is missing": ("recipe", recipe(loras=[{"path": "/nowhere.safetensors"}]), "/nowhere.safetensors"),
+    "a node that fails": ("workflow", failing(), "node 6 (CLIPTextEncode): "),
+}
+
+
+def test_bad_jobs_fail_with_one_line_and_the_others_go_on(tmp_path):
+    with started(tmp_path) as engine:
+        jobs = [engine.submit(kind, request) for kind, request, _ in BAD.values()]
+        good = engine.submit("recipe", recipe())
+        *records, last = finished(engine, *jobs, good)
+        assert last.status == "done"
+        for record, (_, _, message) in zip(records, BAD.values()):
+            assert record.status == "failed" and message in record.error and "\n" not in record.error
+            assert engine.events(record.id)[-1].data == {"error": record.error}
+        for kind, request, message in (
+            ("recipe", {"prompt": 3}, "prompt must be text"),
+            ("recipe", recipe(steps=0), "1 ≤ steps"),
+            ("recipe", [], "must be an object"),
+            ("workflow", {"prompt": {}}, "outputs"),
+            ("workflow", {"prompt": workflow()["prompt"], "x": 1}, "has prompt and extra; got 'x'"),
+            ("video", {}, "kind must be recipe or workflow; got 'video'"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                engine.submit(kind, request)
+
+
+def test_several_devices_share_the_jobs(whole, tmp_path):
+    with started(tmp_path, devices=["cpu", "cpu"], active=1) as engine:
+        jobs = [engine.submit(*REQUESTS[name]) for name in ("multistep", "sde")]
+        until(engine, lambda: [device.running for device in engine.figures().devices] == [1, 1])
+        assert [digests(record) for record in finished(engine, *jobs)] == [whole["multistep"], whole["sde"]]
+        assert all(device.batch.calls for device in engine.figures().devices)
+
+
+def test_jobs_share_a_model_and_its_calls_whatever_their_kind(tmp_path):
+    with started(tmp_path, exact=False, active=3, window=1.0) as engine:
+        jobs = [
+            engine.submit("recipe", recipe(steps=12)),
+            engine.submit("workflow", workflow(steps=12)),
+            engine.submit("recipe", recipe(steps=6, sampler="heun")),
+        ]
+        finished(engine, *jobs)
+        [device] = engine.figures().devices
+        assert device.models == engine.pipelines() == ["tiny"]
+        assert device.batch.rows == 2 * (12 + 12 + 11) and max(device.batch.by_rows) == 6
+
+
+def test_records_are_listed_latest_first_page_by_page(tmp_path):
+    with started(tmp_path, active=1) as engine:
+        jobs = [engine.submit("recipe", recipe(steps=1), owner=f"{k % 2}") for k in range(5)]
+        finished(engine, *jobs)
+        ids = [job.id for job in reversed(jobs)]
+        assert [job.id for job in engine.list()] == ids
+        assert [job.id for job in engine.list(limit=2)] == ids[:2]
+        assert [job.id for job in engine.list(limit=2, before=ids[1])] == ids[2:4]
+        assert [job.id for job in engine.list(owner="1", status="done")] == [ids[1], ids[3]]
+        assert engine.counts()["done"] == 5 and engine.list(status="failed") == []
+        for call in (engine.get, engine.events, engine.preview, engine.saved, engine.delete, engine.pause):
+            with pytest.raises(LookupError, match="no job 7"):
+                call("7")
+
+
+def test_a_folder_belongs_to_one_process_and_version(tmp_path):
+    with started(tmp_path), pytest.raises(ValueError, match="another server uses the jobs"):
+        Engine(tmp_path, EngineSettings())
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(ValueError, match="is of version 99"):
+        Engine(tmp_path, EngineSettings())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "jobs.sqlite").write_bytes(b"no database " * 100)
+    for wrong, message in (({}, "is not a store of jobs"), ({"devices": ["cpv"]}, "unknown device 'cpv'")):
+        for _ in range(2):  # the first one has left no lock
+            with pytest.raises(ValueError, match=message):
+                Engine(tmp_path / ("new" if wrong else "other"), EngineSettings(**wrong))
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"models": ()}, "models needs at least one model"),
+    ({"rows": 0}, "rows ≥ 1"),
+    ({"save_every": -1.0}, "save_every ≥ 0"),
+    ({"exact": True, "rows": 8, "max_rows": 4}, "rows ≤ max_rows"),
+    ({"queue_length": "9"}, "queue_length to be a whole number"),
+])  # fmt: skip
+def test_settings_are_checked(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        EngineSettings(**wrong)
+    assert dataclasses.is_dataclass(EngineSettings())

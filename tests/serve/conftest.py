@@ -89,7 +89,7 @@ def server(engine: Engine, root: Path) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def guarded(engine: Engine, root: Path) -> Iterator[Client]:
     """A server with two owners of tokens, that waits half a second for a request and knows another name and site."""
-    settings = http(
+    settings = settings_of(
         root, tokens={"alice": ALICE, "bob": BOB}, request_seconds=0.5, allow_host=("images.example",),
         allow_origin=("https://app.example",),
     )  # fmt: skip

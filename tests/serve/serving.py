@@ -20,6 +20,7 @@ from PIL import Image
 
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.app import make_app
+from sigmafield.serve.http.run import runner_of
 from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.limits import Limits
 
@@ -135,10 +136,7 @@ def parsed(stream: bytes) -> list[dict[str, Any]]:
 def serving(engine: Engine, settings: HttpSettings, folder: Path) -> Iterator[Client]:
     """A server of an engine, with a client of it."""
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(
-        make_app(engine, settings, folder), keepalive_timeout=settings.request_seconds, access_log=None,
-        shutdown_timeout=1.0,
-    )  # fmt: skip
+    runner = runner_of(make_app(engine, settings, folder), settings)
 
     async def start() -> str:
         await runner.setup()

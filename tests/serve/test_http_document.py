@@ -76,9 +76,10 @@ def test_the_document_says_when_a_token_is_needed(guarded):
     assert paths["/v1/jobs"]["post"]["security"] == [{"token": []}] and "security" not in paths["/healthz"]["get"]
 
 
-def fuzzed(root: Path, folder: Path, examples: int) -> int:
+def fuzzed(root: Path, folder: Path, examples: int, path: str = "") -> int:
     """Sends requests that follow the document, and such that do not quite; gives their number.
 
+    Of one path, or of all.
     None may give an error of the server, or an answer that the document does not describe. The engine is not started:
     jobs wait in its queue.
     """
@@ -88,7 +89,7 @@ def fuzzed(root: Path, folder: Path, examples: int) -> int:
         job = client.submit()
         schema = schemathesis.openapi.from_url(f"{client.url}/openapi.json")
         for operation in (found.ok() for found in schema.get_all_operations()):
-            if operation.path == "/v1/events":  # it does not end
+            if operation.path == "/v1/events" or path not in ("", operation.path):  # the former does not end
                 continue
             for mode in GenerationMode:
 
@@ -110,10 +111,10 @@ def fuzzed(root: Path, folder: Path, examples: int) -> int:
     return counted
 
 
-def test_requests_like_those_of_the_document_give_no_error_of_the_server(root, tmp_path):
-    assert fuzzed(root, tmp_path, 3) > 80
+def test_requests_that_are_nearly_right_give_no_error_of_the_server(root, tmp_path):
+    assert fuzzed(root, tmp_path, 10, "/v1/jobs/{id}/clone") >= 10
 
 
 @pytest.mark.slow
-def test_many_requests_like_those_of_the_document_give_no_error_of_the_server(root, tmp_path):
-    assert fuzzed(root, tmp_path, 200) > 5000
+def test_requests_like_those_of_the_document_give_no_error_of_the_server(root, tmp_path):
+    assert fuzzed(root, tmp_path, 60) > 2000

@@ -38,11 +38,12 @@ def test_a_recipe_names_no_image_outside_of_the_folder_of_inputs(server, name):
 
 
 def test_an_error_does_not_tell_which_files_exist(server, root):
-    there, missing = str(root / "secret.png"), str(root / "nothing.png")
-    assert refused(server, image=there).replace("secret", "nothing") == refused(server, image=missing)
-    assert refused(server, image="../secret.png").replace("secret", "nothing") == refused(
-        server, image="../nothing.png"
-    )
+    for folder in (f"{root}/", "../", "out/", "more/../../"):
+        there, missing = (
+            server.post("/v1/jobs", {"recipe": {**RECIPE, "image": folder + name}}).error["message"]
+            for name in ("secret.png", "nothing.png")
+        )
+        assert there.replace("secret", "nothing") == missing
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,8 @@ def test_a_workflow_reads_no_file_of_the_server(server):
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "../../../../x"}},
     }
-    job = server.post("/v1/jobs", {"workflow": prefix}).json["id"]
-    assert "output folder" in server.until(job, "failed")["error"]
+    error = server.post("/v1/jobs", {"workflow": prefix}).error
+    assert "output folder" in error["message"] and error["field"] == "workflow"
 
 
 @pytest.mark.parametrize(
@@ -80,17 +81,17 @@ def test_a_workflow_reads_no_file_of_the_server(server):
         "/page/../http/app.py", "/page/%2e%2e%2fhttp%2fapp.py", "/page/..%5capp.py", "/page/%00", "/../../etc/passwd",
         "/v1/jobs/..%2f..%2fjobs.sqlite", "/v1/jobs/{job}/outputs/..%2f..%2f..%2fjobs.sqlite",
         "/v1/jobs/{job}/outputs/-1", "/v1/jobs/{job}/outputs/1", "/v1/jobs/{job}/outputs/0x0",
-        "/v1/jobs/{job}/outputs/٠", "//etc/passwd",
+        "/v1/jobs/{job}/outputs/%D9%A0", "//etc/passwd",
     ],
 )  # fmt: skip
 def test_an_address_leads_to_no_other_file(server, path):
     job = server.submit()
     server.until(job, "done")
     connection = server.connection()
-    connection.putrequest("GET", path.format(job=job).encode().decode("latin-1"), skip_accept_encoding=True)
+    connection.putrequest("GET", path.format(job=job), skip_accept_encoding=True)
     connection.endheaders()
     answer = connection.getresponse()
-    assert answer.status in (400, 404) and b"sqlite" not in answer.read().lower()
+    assert answer.status in (400, 404) and b"SQLite format" not in answer.read()
 
 
 def test_a_body_that_is_too_large_is_refused(server):
@@ -133,8 +134,8 @@ def test_a_slow_reader_holds_nobody_up(server):
     connection = server.connection()
     connection.request("GET", "/v1/events?previews=1")
     connection.getresponse()  # and never reads
-    for _ in range(3):
-        assert server.until(server.submit(steps=6), "done")
+    for _ in range(2):
+        assert server.until(server.submit(steps=2), "done")
     connection.close()
 
 

@@ -18,6 +18,9 @@ from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.workflow_job import Workflows
 
+LINGERING = 1.0
+"""Seconds for which the rest of a refused body is read, so that its sender reads the answer."""
+
 LAST_ANSWERS = 5.0
 """Seconds that answers which are being sent have at the end."""
 
@@ -45,11 +48,7 @@ async def _serve(folder: Path, engine: EngineSettings, http: HttpSettings, liste
             asyncio.get_running_loop().add_signal_handler(kind, stop.set)
     made = make_engine(folder, engine, http)
     try:
-        app = make_app(made, http, folder)
-        # connections that send nothing, or headers too slowly, are closed
-        runner = web.AppRunner(
-            app, keepalive_timeout=http.request_seconds, access_log=None, shutdown_timeout=LAST_ANSWERS
-        )
+        runner = runner_of(make_app(made, http, folder), http)
         await runner.setup()
         try:
             site = web.TCPSite(runner, http.host, http.port)
@@ -72,6 +71,14 @@ def make_engine(folder: Path, engine: EngineSettings, http: HttpSettings) -> Eng
     models = model_folders(http.model_folder) if http.model_folder is not None else {}
     workflows = Workflows(Folders(models, input=uploads_in(folder)))
     return Engine(folder, engine, workflows, requests_of(engine.models, http, folder).shown)
+
+
+def runner_of(app: web.Application, http: HttpSettings) -> web.AppRunner:
+    """What runs an application: connections that send nothing, or headers too slowly, are closed."""
+    return web.AppRunner(
+        app, keepalive_timeout=http.request_seconds, lingering_time=LINGERING, shutdown_timeout=LAST_ANSWERS,
+        access_log=None,
+    )  # fmt: skip
 
 
 def address_of(runner: web.AppRunner, http: HttpSettings) -> str:

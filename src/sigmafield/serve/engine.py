@@ -54,7 +54,7 @@ class Engine:
         self.settings, self.workflows = settings, workflows
         self._root = folder / "jobs"
         self._root.mkdir(parents=True, exist_ok=True)
-        self._own = FileLock(folder / "lock")
+        self._own = FileLock(folder / "lock", thread_local=False)
         try:
             self._own.acquire(timeout=0)
         except Timeout:

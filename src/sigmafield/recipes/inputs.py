@@ -64,7 +64,7 @@ def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
         sealed, hint = _read_control(control)
         controls.append(sealed)
         hints.append(hint)
-    loras = tuple(_sealed(lora) for lora in recipe.loras)
+    loras = tuple(sealed_lora(lora) for lora in recipe.loras)
     return replace(recipe, **changes, controls=tuple(controls), loras=loras), Inputs(frames, mask, levels, hints)
 
 
@@ -126,8 +126,13 @@ def _read_control(control: ControlImage) -> tuple[ControlImage, Tensor]:
     return replace(control, image_sha256=now), to_tensor(_pictures("a control's image", found)[0])
 
 
-def _sealed(lora: Lora) -> Lora:
-    """The LoRA with the digest of its file."""
+def sealed_lora(lora: Lora) -> Lora:
+    """The LoRA with the digest of its file.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is not the one whose digest the LoRA has.
+    """
     path = lora_file(lora.path)
     return replace(lora, sha256=_same(lora.path, lora.sha256, _digest_at(path, path.stat().st_mtime_ns)))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from sigmafield.cli.batch_lines import Outcomes, checkpoint_of, state_of, write_line
-from sigmafield.cli.batch_worker import Drawn, LineWork, News, Order, located
+from sigmafield.cli.batch_worker import Drawn, LineWork, News, Order
 from sigmafield.cli.errors import USER_ERRORS, complain
 from sigmafield.cli.manifest import Manifest
 from sigmafield.cli.prompts import Line
@@ -20,6 +20,7 @@ from sigmafield.cli.terminal_pool import PoolDisplay
 from sigmafield.cluster.joined import check_address, needs_ray
 from sigmafield.cluster.pool import Report, each
 from sigmafield.models.load import absolute
+from sigmafield.recipes.inputs import located
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.files import OwnFile, check_writable

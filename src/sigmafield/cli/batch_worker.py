@@ -15,7 +15,6 @@ from sigmafield.cli.shared import Shared
 from sigmafield.cli.single import check_previews
 from sigmafield.comfyui.workflow.carried import workflow_texts
 from sigmafield.core.protocols import State
-from sigmafield.models.load import absolute
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import Result, execute, open_job
 from sigmafield.recipes.image_io import sheet
@@ -91,18 +90,6 @@ class News:
     notes: Sequence[str] = ()
     preview: bytes | None = None
     drawn: Drawn | None = None
-
-
-def located(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths of what workers read themselves: they run in another folder."""
-    return replace(
-        recipe,
-        model=absolute(recipe.model),
-        parts=absolute(recipe.parts),
-        embeddings=absolute(recipe.embeddings),
-        loras=tuple(replace(lora, path=absolute(lora.path)) for lora in recipe.loras),
-        controls=tuple(replace(control, net=absolute(control.net)) for control in recipe.controls),
-    )
 
 
 class LineWork:

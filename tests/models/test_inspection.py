@@ -188,6 +188,14 @@ def test_gguf(tmp_path: Path) -> None:
     bytes_of_q8 = 64 * 64 // 32 * 34
     assert sum(part.size for part in found.parts) == 2 * 6400 + bytes_of_q8
     assert found.memory == {"half": 2 * 6400 + bytes_of_q8, "float32": 4 * 6400 + bytes_of_q8}
+    whole = (tmp_path / "t5.gguf").read_bytes()
+    for end in (30, len(whole) // 2):
+        (tmp_path / "t5.gguf").write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"is not a GGUF file \(it ends .*\); was it downloaded in full\?$"):
+            sf.inspect(tmp_path / "t5.gguf")
+    (tmp_path / "t5.gguf").write_bytes(whole[:4] + b"\1" + whole[5:])
+    with pytest.raises(ValueError, match=r"is not a GGUF file \(ValueError: it is of version 1\)$"):
+        sf.inspect(tmp_path / "t5.gguf")
 
 
 def cut(path: Path, end: int | None, more: bytes = b"") -> None:

@@ -69,7 +69,7 @@ def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
 
 
 def located(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths of its model and networks, for a process that is given the inputs and has another folder."""
+    """The recipe with absolute paths of its model and networks, for a process with another folder."""
     return replace(
         recipe,
         model=absolute(recipe.model),

@@ -48,12 +48,12 @@ class TwoNodes:
         """End the other node as a power cut does: all of its processes at once."""
         self._kill(self.nodes.pop())
 
-    def workers(self):
-        """Process ids of the workers that have work."""
+    def workers(self, kind="Worker"):
+        """Process ids of the actors of a class."""
         found = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
-                if (entry / "cmdline").read_bytes().startswith(b"ray::Worker") and self._ours(entry):
+                if (entry / "cmdline").read_bytes().startswith(f"ray::{kind}".encode()) and self._ours(entry):
                     found.append(int(entry.name))
         return found
 

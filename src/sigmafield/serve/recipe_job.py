@@ -112,7 +112,7 @@ def draw(live: Live, device: Device, recipe: Recipe, inputs: Inputs, said: Recip
     job = open_job(recipe, pipe, inputs, device.controls(recipe, inputs, pipe))
     with Stepping(device.batcher, live.record.priority) as stepping:
         result = execute(job, Watch(job, live, stepping), state)
-    files = {f"{k}.png": encoded(each, ".png", label(shown(job.recipe), k)) for k, each in enumerate(result.images)}
+    files = {f"{k}.png": encoded(each, ".png", label(said, k)) for k, each in enumerate(result.images)}
     live.files.save_outputs(files)
     return list(files)
 

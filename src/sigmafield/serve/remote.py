@@ -111,8 +111,8 @@ class RemoteDevice:
                 for happened in news.happened:
                     if noted(live, happened):
                         return list(happened.outputs or {})
-        except self._ray.exceptions.RayTaskError:
-            raise
+        except self._ray.exceptions.RayTaskError as error:
+            raise RuntimeError(str(error.cause or error)) from None
         except self._ray.exceptions.RayError:
             self._replace(host)
             raise Lost from None

@@ -47,10 +47,9 @@ def serve(
         ImportError: Ray is not installed.
         OSError: The address cannot be listened at, or there is no cluster.
     """
-    workflows = workflows_of(folder, http)
-    away = nullcontext([]) if cluster is None else remote_devices(cluster, engine, workflows)
+    away = nullcontext([]) if cluster is None else remote_devices(cluster, engine, workflows_of(folder, http))
     with away as devices:  # before signals are handled: Ray sets a handler of its own
-        asyncio.run(_serve(folder, http, make_engine(folder, engine, http, workflows, devices), listening))
+        asyncio.run(_serve(folder, http, make_engine(folder, engine, http, devices), listening))
 
 
 async def _serve(folder: Path, http: HttpSettings, made: Engine, listening: Callable[[str], None]) -> None:
@@ -80,10 +79,28 @@ def workflows_of(folder: Path, http: HttpSettings) -> Workflows:
 
 
 def make_engine(
-    folder: Path, engine: EngineSettings, http: HttpSettings, workflows: Workflows, devices: Sequence[RemoteDevice] = ()
+    folder: Path, engine: EngineSettings, http: HttpSettings, devices: Sequence[RemoteDevice] = ()
 ) -> Engine:
-    """The engine of a server, which is not started yet; the recipes in its images name files as clients do."""
-    return Engine(folder, engine, workflows, requests_of(engine.models, http, folder).shown, devices)
+    """The engine of a server, which is not started yet; the recipes in its images name files as clients do.
+
+    Args:
+        folder: Where jobs, outputs and uploads are kept.
+        engine: What jobs run on.
+        http: Where models are.
+        devices: Those of a cluster; none are devices here.
+
+    Raises:
+        ValueError: Another server uses the folder.
+    """
+    return Engine(folder, engine, workflows_of(folder, http), requests_of(engine.models, http, folder).shown, devices)
+
+
+def runner_of(app: web.Application, http: HttpSettings) -> web.AppRunner:
+    """What runs an application: connections that send nothing, or headers too slowly, are closed."""
+    return web.AppRunner(
+        app, keepalive_timeout=http.request_seconds, lingering_time=LINGERING, shutdown_timeout=LAST_ANSWERS,
+        access_log=None,
+    )  # fmt: skip
 
 
 def address_of(runner: web.AppRunner, http: HttpSettings) -> str:

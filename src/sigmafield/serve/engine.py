@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from sigmafield.core.registry import shown
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.serve.figures import DeviceFigures, EngineFigures, memory_of, own_memory
+from sigmafield.serve.figures import EngineFigures, own_memory
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.jobs import FINISHED, UNFINISHED, Conflict, Event, JobRecord, Kind, QueueFull, Status, WrongState
 from sigmafield.serve.live import Stop
@@ -65,7 +65,9 @@ class Engine:
             undo.callback(self._own.release)
             self._store = Store(folder / "jobs.sqlite", self._notify)
             undo.callback(self._store.close)
-            self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, shown, settings, self._notify)
+            self._scheduler = Scheduler(
+                self._root, self._store, self._recent, workflows, shown, settings, self._notify, devices
+            )
             undo.pop_all()
 
     def start(self) -> None:
@@ -318,8 +320,5 @@ class Engine:
 
     def figures(self) -> EngineFigures:
         """What there is to measure."""
-        devices = [
-            DeviceFigures(device.name, load, device.loaded, device.batcher.figures(), memory_of(device.name))
-            for device, load in zip(self._scheduler.devices, self._scheduler.loads())
-        ]
+        devices = [device.figures(load) for device, load in zip(self._scheduler.devices, self._scheduler.loads())]
         return EngineFigures(self.counts(), devices, self._recent.seconds, own_memory())

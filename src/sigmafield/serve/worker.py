@@ -12,6 +12,7 @@ from sigmafield.serve.device import Device
 from sigmafield.serve.jobs import UNFINISHED
 from sigmafield.serve.live import Live, Stopped
 from sigmafield.serve.recipe_job import run_recipe
+from sigmafield.serve.remote import Lost
 from sigmafield.serve.store import Store
 from sigmafield.serve.workflow_job import Workflows, run_workflow
 
@@ -64,6 +65,8 @@ class Worker(threading.Thread):
                 names = run_workflow(live, self.device, self._workflows)
         except Stopped:
             self._leave()
+            return
+        except Lost:  # the scheduler finds that the job has no thread, and queues it again
             return
         outputs = live.files.listed(names)  # of a job that is paused while its last step is taken as well
         self._store.change(

@@ -27,6 +27,7 @@ from sigmafield.models.text.bundled import together
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
+from sigmafield.models.vision import VisionEncoder
 from sigmafield.models.weights.files import check_ending
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -87,13 +88,13 @@ def load(
     if not isinstance(model, (str, Path)):
         raise ValueError(f"load needs model to be a name or a path; got {shown(model)}")
     options = {
-        "parts": _absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
-        "max_rows": max_rows, "preview": _absolute(preview), "embeddings": _absolute(embeddings),
+        "parts": absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
+        "max_rows": max_rows, "preview": absolute(preview), "embeddings": absolute(embeddings),
         "skip_unknown_embeddings": skip_unknown_embeddings, "lora_partial": lora_partial,
     }  # fmt: skip
     check("load", {name: keywords(load)[name] for name in options}, options)
     pairs = check_loras(loras)
-    again = partial(load, _absolute(model), **options, loras=[(_absolute(path), each) for path, each in pairs])
+    again = partial(load, absolute(model), **options, loras=[(absolute(path), each) for path, each in pairs])
     device = choose_device(device)
     if offload:
         check_offload(device)
@@ -122,7 +123,7 @@ def load(
     return pipe.made_by(again)
 
 
-def _absolute(path: str | Path | None) -> Any:
+def absolute(path: str | Path | None) -> Any:
     """A path that means the same in another process; what is not a path of this machine, such as a hub id, as it is."""
     if not isinstance(path, (str, Path)) or path == TINY or not Path(path).expanduser().exists():
         return path
@@ -224,6 +225,16 @@ def load_vae(path: str | Path, *, device: str | torch.device | None = None) -> V
     from sigmafield.models.diffusers.parts import load_vae_file
 
     return load_vae_file(path, device)
+
+
+def load_vision(path: str | Path, *, device: str | torch.device | None = None) -> VisionEncoder:
+    """Loads a vision encoder, CLIP's or SigLIP's, in a file of transformers' layout, in float32.
+
+    Raises ValueError for another layout, FileNotFoundError, and ImportError without the packages that run it.
+    """
+    from sigmafield.models.diffusers.vision import read_vision
+
+    return read_vision(Path(path).expanduser(), choose_device(device))
 
 
 @checked

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from sigmafield.core.registry import shown
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.serve.figures import DeviceFigures, EngineFigures, memory_of, own_memory
+from sigmafield.serve.figures import EngineFigures, own_memory
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.jobs import FINISHED, UNFINISHED, Conflict, Event, JobRecord, Kind, QueueFull, Status, WrongState
 from sigmafield.serve.live import Stop
@@ -65,7 +65,9 @@ class Engine:
             undo.callback(self._own.release)
             self._store = Store(folder / "jobs.sqlite", self._notify)
             undo.callback(self._store.close)
-            self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, shown, settings, self._notify)
+            self._scheduler = Scheduler(
+                self._root, self._store, self._recent, workflows, shown, settings, self._notify, devices
+            )
             undo.pop_all()
 
     def start(self) -> None:
@@ -133,7 +135,8 @@ class Engine:
 
     def _added(self, record: JobRecord, digest: str) -> JobRecord:
         """A record in the store, or the one there with the same key."""
-        found = self._store.add(record, digest, lambda: self._check_room(record.owner))
+        seconds = self._scheduler.seconds(1)  # not in the transaction: who has the scheduler's lock may wait for it
+        found = self._store.add(record, digest, lambda: self._check_room(record.owner, seconds))
         if found is not None:
             if self._store.digest(found.id) != digest:
                 raise Conflict(f"key {found.key!r} was used before, for another request: job {found.id}")
@@ -141,14 +144,14 @@ class Engine:
         self._scheduler.wake()
         return record
 
-    def _check_room(self, owner: str) -> None:
+    def _check_room(self, owner: str, seconds: float) -> None:
         counts, most = self._store.counts(), self.settings.queue_length
         if (waiting := counts["queued"] + counts["paused"]) >= most:
-            raise QueueFull(f"{most} jobs wait already", self._scheduler.seconds(max(1, waiting // 10)))
+            raise QueueFull(f"{most} jobs wait already", seconds * max(1, waiting // 10))
         if (each := self.settings.jobs_per_owner) is not None:
             own = self._store.counts(owner)
             if sum(n for status, n in own.items() if status not in FINISHED) >= each:
-                raise QueueFull(f"there are {each} unfinished jobs of this owner already", self._scheduler.seconds(1))
+                raise QueueFull(f"there are {each} unfinished jobs of this owner already", seconds)
 
     def get(self, id: str) -> JobRecord:
         """A job as it is now. LookupError if it does not exist."""
@@ -317,8 +320,5 @@ class Engine:
 
     def figures(self) -> EngineFigures:
         """What there is to measure."""
-        devices = [
-            DeviceFigures(device.name, load, device.loaded, device.batcher.figures(), memory_of(device.name))
-            for device, load in zip(self._scheduler.devices, self._scheduler.loads())
-        ]
+        devices = [device.figures(load) for device, load in zip(self._scheduler.devices, self._scheduler.loads())]
         return EngineFigures(self.counts(), devices, self._recent.seconds, own_memory())

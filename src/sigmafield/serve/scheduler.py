@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.device import Device
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.jobs import FINISHED, JobRecord
-from sigmafield.serve.live import Live, Point, Stop
+from sigmafield.serve.live import Point, Stop, StoredLive
 from sigmafield.serve.recent import Recent
+from sigmafield.serve.remote import RemoteDevice
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
 from sigmafield.serve.worker import Worker
@@ -24,6 +24,9 @@ LOST = 10
 
 LOOK = 1.0
 """Seconds between two looks at what changes by itself: the load of devices, and the age of finished jobs."""
+
+SOON = 0.05
+"""Seconds between two looks at whether another run would pay, while jobs wait for it."""
 
 DURATIONS = 50
 """Jobs of which the duration is kept, to say how long the queue takes."""
@@ -43,6 +46,7 @@ class Scheduler:
         shown: A recipe as it is written into its images.
         settings: How many jobs run at a time, on what.
         notify: Called with a job's id after a step of it.
+        devices: Devices in other processes; none are those of the settings, in this one.
 
     Raises:
         ValueError: There is no such device.
@@ -57,8 +61,9 @@ class Scheduler:
         shown: Callable[[Recipe], Recipe],
         settings: EngineSettings,
         notify: Callable[[str], None],
+        devices: Sequence[RemoteDevice] = (),
     ):
-        self.devices = [Device(name, settings) for name in settings.devices or [None]]
+        self.devices = devices or [Device(name, settings) for name in settings.devices or [None]]
         self.lock = threading.RLock()
         self._root, self._store, self._recent, self._workflows = root, store, recent, workflows
         self._shown, self._settings, self._notify = shown, settings, notify
@@ -72,7 +77,7 @@ class Scheduler:
         """Load the models of the settings, and begin; errors as for `load`."""
         for device in self.devices:
             for model in self._settings.models:
-                device.pipe(Recipe("", model=model))
+                device.load(model)
         known = self._store.ids()
         for folder in self._root.iterdir():
             files = JobFiles(self._root, folder.name)
@@ -142,8 +147,8 @@ class Scheduler:
                 if time.monotonic() - looked >= LOOK:
                     looked = time.monotonic()
                     self._look()
-                self._assign()
-                self._wake.wait(LOOK)
+                waits = self._assign()
+                self._wake.wait(SOON if waits and self._settings.active is None else LOOK)
 
     def _look(self) -> None:
         """Queue jobs that have lost their threads, and delete those that are kept no longer."""
@@ -157,23 +162,24 @@ class Scheduler:
                 self._recent.forget(id)
                 JobFiles(self._root, id).remove()
 
-    def _assign(self) -> None:
-        """Start the jobs for which there is room."""
+    def _assign(self) -> bool:
+        """Start the jobs for which there is room; whether others wait for it."""
         while (record := self._store.next_queued(self._workers.keys())) is not None:
             free = [device for device in self.devices if device.has_room(self._load(device))]
             if not free:
                 self._displace(record)
-                return
+                return True
             self._begin(record, min(free, key=self._load))
+        return False
 
-    def _begin(self, record: JobRecord, device: Device) -> None:
+    def _begin(self, record: JobRecord, device: Device | RemoteDevice) -> None:
         kind, started = ("started", time.time()) if record.started is None else ("resumed", record.started)
         to = {"status": "running", "started": started}
         found = self._store.change(record.id, ["queued"], kind, {"step": record.step}, **to)
         if found is None:
             return
         files = JobFiles(self._root, record.id)
-        live = Live(found, files, self._store, self._recent, self._settings, self._notify)
+        live = StoredLive(found, files, self._settings, self._store, self._recent, self._notify)
         worker = self._workers[record.id] = Worker(live, device, self._workflows, self._shown, self._store, self._ended)
         worker.start()
 
@@ -192,7 +198,7 @@ class Scheduler:
                 self._workers[record.id].live.record = record
             self._wake.notify_all()
 
-    def _load(self, device: Device) -> int:
+    def _load(self, device: Device | RemoteDevice) -> int:
         return sum(worker.device is device for worker in self._workers.values())
 
     def _ended(self, worker: Worker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +12,13 @@ from sigmafield.serve.device import Device
 from sigmafield.serve.jobs import UNFINISHED
 from sigmafield.serve.live import Live, Stopped
 from sigmafield.serve.recipe_job import run_recipe
+from sigmafield.serve.remote import Lost
 from sigmafield.serve.store import Store
 from sigmafield.serve.workflow_job import Workflows, run_workflow
+
+LOG = logging.getLogger("sigmafield.serve")
+EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, FloatingPointError, ImportError)
+"""What the parts of the engine raise with a message for users; others are named and logged with their traceback."""
 
 
 class Worker(threading.Thread):
@@ -60,6 +66,8 @@ class Worker(threading.Thread):
         except Stopped:
             self._leave()
             return
+        except Lost:  # the scheduler finds that the job has no thread, and queues it again
+            return
         outputs = live.files.listed(names)  # of a job that is paused while its last step is taken as well
         self._store.change(
             self.id, UNFINISHED, "done", {"outputs": len(outputs)},
@@ -74,6 +82,12 @@ class Worker(threading.Thread):
 
     def _fail(self, error: BaseException) -> None:
         message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.errno is not None:  # its text has a path of the server
+            LOG.error("job %s failed: %s", self.id, error)
+            message = f"the server cannot read or write a file of this job: {error.strerror}"
+        elif not isinstance(error, EXPECTED):
+            LOG.error("job %s failed", self.id, exc_info=error)
+            message = f"{type(error).__name__}: {message}"
         try:
             self._store.change(
                 self.id, UNFINISHED, "failed", {"error": message},

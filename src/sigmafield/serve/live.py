@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
@@ -13,7 +15,7 @@ from PIL import Image
 
 from sigmafield.recipes.image_io import sheet
 from sigmafield.serve.files import JobFiles
-from sigmafield.serve.jobs import JobRecord
+from sigmafield.serve.jobs import UNFINISHED, JobRecord
 from sigmafield.serve.recent import Recent
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
@@ -48,7 +50,8 @@ class Live(ABC):
     """
 
     def __init__(self, record: JobRecord, files: JobFiles, settings: EngineSettings):
-        self.record, self.files, self.point = record, files, Point(record.step, record.steps, record.progress)
+        self.record, self.files = record, files
+        self.point = Point(record.step, record.steps, record.progress, record.label)
         self.stop: Stop | None = None
         self.settings = settings
         self._begun: tuple[float, float] | None = None
@@ -80,7 +83,8 @@ class Live(ABC):
         image: bytes | None = None
         if time - self._shown >= self.settings.preview_every:
             self._shown = time
-            image = jpeg(preview())
+            with suppress(MemoryError, RuntimeError):  # torch's error where memory does not suffice is a RuntimeError
+                image = jpeg(preview())
         self.note(point, image, seconds)
 
     @abstractmethod
@@ -144,9 +148,9 @@ class StoredLive(Live):
         """Write a state into the job's folder; False where the disk does not take it."""
         try:
             self.files.save_state(self.point.step, data, self.settings.keep_states)
-        except OSError:
+            self._store.change(self.record.id, UNFINISHED, crashes=0, **vars(self.point))
+        except (OSError, sqlite3.Error):
             return False
-        self._store.change(self.record.id, ["running", "paused", "queued"], crashes=0, **vars(self.point))
         return True
 
 

@@ -55,7 +55,7 @@ class Watch:
         if self.live.stop is not None:
             if self.save(state) or self.live.stop != "displaced":
                 raise Stopped
-            self.live.stop = None  # the disk is full: it keeps its place
+            self.live.stop = None  # the disk is full: this job is not displaced
         done = self.job.run.done(state)
         if done:
             self.stepping.leave()

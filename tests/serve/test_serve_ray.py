@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from io import BytesIO
 
 import numpy as np
@@ -56,8 +57,17 @@ def alone(**entries):
     return np.asarray(sf.execute(sf.open_job(recipe, sf.load("tiny", device="cpu"))).images[0][0]).astype(int)
 
 
+def until(client, job, condition, seconds=150.0):
+    """The job once a condition on it holds."""
+    end = time.monotonic() + seconds
+    while not condition(found := client.get(f"/v1/jobs/{job}").json):
+        assert time.monotonic() < end and found["status"] not in ("failed", "cancelled"), found
+        time.sleep(0.1)
+    return found
+
+
 def check(client, job, whole):
-    done = client.until(job, "done")
+    done = until(client, job, lambda found: found["status"] == "done")
     assert done["step"] == done["steps"] > 0
     image = np.asarray(image_of(client, job).convert("RGB")).astype(int)
     assert np.abs(image - whole).max() <= 1  # calls of several jobs are joined
@@ -70,11 +80,8 @@ def test_jobs_of_a_killed_worker_go_on_on_another(server, cluster, tmp_path):
     jobs = [client.submit(**{**LONG, "seed": seed}) for seed in (1, 2, 3)]
     upload = client.ask("POST", "/v1/uploads", png(64, 64, "blue"), kind="image/png").json["id"]
     jobs.append(client.submit(**LONG, image=f"upload:{upload}", denoise=0.8))
-    running = [client.until(job, "running") for job in jobs]
-    assert len(running) == 4
     for job in jobs:
-        while client.get(f"/v1/jobs/{job}").json["step"] < 3:
-            pass
+        until(client, job, lambda found: found["step"] >= 3)
     assert client.get(f"/v1/jobs/{jobs[0]}/preview").status in (200, 404)
     paused = client.post(f"/v1/jobs/{jobs[0]}/pause").json
     assert paused["status"] == "paused"

@@ -21,6 +21,7 @@ from sigmafield.serve.jobs import FINISHED, UNFINISHED, Conflict, Event, JobReco
 from sigmafield.serve.live import Stop
 from sigmafield.serve.recent import Recent
 from sigmafield.serve.recipe_job import changed, changed_state
+from sigmafield.serve.remote import RemoteDevice
 from sigmafield.serve.scheduler import Scheduler
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
@@ -39,6 +40,7 @@ class Engine:
         settings: What jobs run on, how many at a time, and what is kept.
         workflows: What workflows find: models, input images and node classes.
         shown: A recipe as it is written into its images, for a server that hides where its files are.
+        devices: Devices in other processes; none are those of the settings, in this one.
 
     Raises:
         ValueError: Another process uses the folder, it holds the jobs of another version, or there is no such device.
@@ -50,6 +52,7 @@ class Engine:
         settings: EngineSettings,
         workflows: Workflows = Workflows(),
         shown: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+        devices: Sequence[RemoteDevice] = (),
     ):
         self.settings, self.workflows = settings, workflows
         self._root = folder / "jobs"

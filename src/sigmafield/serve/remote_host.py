@@ -16,6 +16,7 @@ from sigmafield.recipes.inputs import Inputs, located, sealed_lora
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import load_state
 from sigmafield.serve.device import Device
+from sigmafield.serve.failure import failure_text
 from sigmafield.serve.figures import DeviceFigures
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.jobs import JobRecord
@@ -182,8 +183,7 @@ class Host:
         except Stopped:
             live.queue.put(Happened("stopped", live.point))
         except BaseException as error:  # a custom node may raise SystemExit
-            said = " ".join(str(error).split()) or type(error).__name__
-            live.queue.put(Happened("failed", live.point, error=said))
+            live.queue.put(Happened("failed", live.point, error=failure_text(live.record.id, error)))
 
     def _draw(self, live: SentLive, handed: Handed, recipe: Recipe) -> list[str]:
         for lora in recipe.loras:

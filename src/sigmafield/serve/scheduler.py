@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.device import Device
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.jobs import FINISHED, JobRecord

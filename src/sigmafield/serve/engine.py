@@ -15,12 +15,13 @@ from filelock import FileLock, Timeout
 
 from sigmafield.core.registry import shown
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.serve.figures import DeviceFigures, EngineFigures, memory_of, own_memory
+from sigmafield.serve.figures import EngineFigures, own_memory
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.jobs import FINISHED, UNFINISHED, Conflict, Event, JobRecord, Kind, QueueFull, Status, WrongState
 from sigmafield.serve.live import Stop
 from sigmafield.serve.recent import Recent
 from sigmafield.serve.recipe_job import changed, changed_state
+from sigmafield.serve.remote import RemoteDevice
 from sigmafield.serve.scheduler import Scheduler
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
@@ -39,6 +40,7 @@ class Engine:
         settings: What jobs run on, how many at a time, and what is kept.
         workflows: What workflows find: models, input images and node classes.
         shown: A recipe as it is written into its images, for a server that hides where its files are.
+        devices: Devices in other processes; none are those of the settings, in this one.
 
     Raises:
         ValueError: Another process uses the folder, it holds the jobs of another version, or there is no such device.
@@ -50,11 +52,12 @@ class Engine:
         settings: EngineSettings,
         workflows: Workflows = Workflows(),
         shown: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+        devices: Sequence[RemoteDevice] = (),
     ):
         self.settings, self.workflows = settings, workflows
         self._root = folder / "jobs"
         self._root.mkdir(parents=True, exist_ok=True)
-        self._own = FileLock(folder / "lock")
+        self._own = FileLock(folder / "lock", thread_local=False)
         try:
             self._own.acquire(timeout=0)
         except Timeout:
@@ -65,7 +68,9 @@ class Engine:
             undo.callback(self._own.release)
             self._store = Store(folder / "jobs.sqlite", self._notify)
             undo.callback(self._store.close)
-            self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, shown, settings, self._notify)
+            self._scheduler = Scheduler(
+                self._root, self._store, self._recent, workflows, shown, settings, self._notify, devices
+            )
             undo.pop_all()
 
     def start(self) -> None:
@@ -318,8 +323,5 @@ class Engine:
 
     def figures(self) -> EngineFigures:
         """What there is to measure."""
-        devices = [
-            DeviceFigures(device.name, load, device.loaded, device.batcher.figures(), memory_of(device.name))
-            for device, load in zip(self._scheduler.devices, self._scheduler.loads())
-        ]
+        devices = [device.figures(load) for device, load in zip(self._scheduler.devices, self._scheduler.loads())]
         return EngineFigures(self.counts(), devices, self._recent.seconds, own_memory())

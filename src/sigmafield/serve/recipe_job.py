@@ -12,7 +12,7 @@ from PIL import Image
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import execute, open_job
-from sigmafield.recipes.inputs import read_inputs
+from sigmafield.recipes.inputs import Inputs, read_inputs
 from sigmafield.recipes.label import label
 from sigmafield.recipes.output import encoded
 from sigmafield.recipes.recipe import Recipe
@@ -90,12 +90,29 @@ def run_recipe(live: Live, device: Device, shown: Callable[[Recipe], Recipe]) ->
         Stopped: It was asked to stop; its state is saved, unless it is cancelled.
     """
     recipe, state = start_of(live)
-    recipe, inputs = read_inputs(recipe)
+    sealed, inputs = read_inputs(recipe)
+    return draw(live, device, sealed, inputs, shown(sealed), state)
+
+
+def draw(live: Live, device: Device, recipe: Recipe, inputs: Inputs, said: Recipe, state: State | None) -> list[str]:
+    """Run a recipe to its end: the names of its outputs.
+
+    Args:
+        live: The job.
+        device: What it runs on.
+        recipe: What to draw, with the digests of its files.
+        inputs: What its files hold.
+        said: The recipe as it is written into the images.
+        state: Where it goes on; None is the start.
+
+    Raises:
+        Stopped: It was asked to stop; its state is saved, unless it is cancelled.
+    """
     pipe = device.pipe(recipe)
     job = open_job(recipe, pipe, inputs, device.controls(recipe, inputs, pipe))
     with Stepping(device.batcher, live.record.priority) as stepping:
         result = execute(job, Watch(job, live, stepping), state)
-    files = {f"{k}.png": encoded(each, ".png", label(shown(job.recipe), k)) for k, each in enumerate(result.images)}
+    files = {f"{k}.png": encoded(each, ".png", label(said, k)) for k, each in enumerate(result.images)}
     live.files.save_outputs(files)
     return list(files)
 

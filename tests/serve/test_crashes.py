@@ -67,7 +67,7 @@ def requests(n):
     return {f"job {k}": each[k % len(each)](k) for k in range(n)}
 
 
-@pytest.mark.parametrize("kills, jobs, often", [(2, 2, 1.5), pytest.param(100, 120, 25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, jobs, often", [(2, 2, 1.5), pytest.param(100, 60, 30, marks=pytest.mark.slow)])
 @pytest.mark.typed_elsewhere
 def test_kills_at_random_moments(kills, jobs, often, tmp_path, capsys):
     asked, seed = requests(jobs), os.environ.get("KILL_SEED", "0")

@@ -53,7 +53,15 @@ print(json.dumps(hits))
 """Serves jobs in a process that is left alone, then in processes that are killed at random moments, all on one folder,
 until one of them has no jobs left."""
 
-SETTINGS = {"devices": ["cpu", "cpu"], "exact": True, "rows": 4, "active": 3, "save_every": 0.0, "keep_jobs": None}
+SETTINGS = {
+    "devices": ["cpu", "cpu"],
+    "exact": True,
+    "max_rows": None,
+    "rows": 4,
+    "active": 3,
+    "save_every": 0.0,
+    "keep_jobs": None,
+}
 
 
 def requests(n):

@@ -28,6 +28,8 @@ from sigmafield.cli.groups import (
 )
 from sigmafield.cli.parse import parse_size
 from sigmafield.cli.prompts import DRAWN, read_lines
+from sigmafield.cli.remote import Server
+from sigmafield.cli.remote_draw import draw_there, refuse_here
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood
@@ -62,6 +64,7 @@ def sample(
     checkpoint_every: CheckpointEvery = 60.0,
     size: Size = None,
     ray: RayCluster = None,
+    server: Server = None,
     json: Json = False,
 ) -> None:
     """Draw an image from a prompt, or one for each line of a file.
@@ -74,10 +77,16 @@ def sample(
     whole, how = Recipe(prompt or "", negative, **recipe, **parse_size(size)), Watching(preview_every, checkpoint_every)
     say_understood(recipe, whole, quiet=json)
     options = MachineOptions(**machine)
+    if server:
+        refuse_here({**machine, "ray": ray})
     if prompts is None:
         if ray is not None:
             raise ValueError("--ray draws the lines of a file: give --prompts FILE")
-        draw(target_of(whole, output, out_dir, overwrite), options, how, as_json=json)
+        target = target_of(whole, output, out_dir, overwrite)
+        if server:
+            draw_there(server, target, how, recipe, as_json=json)
+        else:
+            draw(target, options, how, as_json=json)
         return
     if output is not None or overwrite:
         given = "--overwrite" if output is None else f"-o {output}"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from sigmafield.cli.flags import Flags, Given, panel, with_flags
+from sigmafield.cli.flags import Flags, Given, with_flags
 from sigmafield.cli.groups import (
     FILES,
     IMAGE,
@@ -24,6 +24,7 @@ from sigmafield.cli.groups import (
     Size,
 )
 from sigmafield.cli.large import demofusion_recipe, refuse_others, tiles_recipe
+from sigmafield.cli.panels import panel
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood

@@ -1,0 +1,90 @@
+"""The command line with a server: what it writes and prints is what it does without one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command_line import Pressing, heard, run
+from sigmafield.client import Client
+from sigmafield.recipes.label import read_label
+from sigmafield.recipes.output import recipe_of
+
+QUICK = ("--steps", 2, "--sampler", "euler", "--cfg", 1, "--seed", 1)
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.url) as client:
+        yield client
+
+
+def recipe_in(path):
+    return read_label(recipe_of(path)).recipe
+
+
+def same(a, b) -> bool:
+    return bool((np.asarray(Image.open(a)) == np.asarray(Image.open(b))).all())
+
+
+def test_jobs_are_listed_and_steered(server, client, tmp_path):
+    there = ("--server", server.url)
+    job = client.submit("a slow\nheart", steps=400, priority=-3)
+    ran = run("jobs", *there)
+    assert ran.exit_code == 0 and job.id in ran.stdout and "a slow\\nheart" in ran.stdout
+    assert run("jobs", "pause", job.id, *there).exit_code == 0 and job.refresh().status == "paused"
+    [listed] = json.loads(run("jobs", "--status", "paused", "--limit", 1, "--json", *there).stdout)["jobs"]
+    assert listed["id"] == job.id and listed["priority"] == -3
+    assert run("jobs", "priority", 4, job.id, *there).exit_code == 0 and job.refresh().priority == 4
+    made = run("jobs", "clone", job.id, "--set", "steps=2", "--set", "prompt=a cloned heart", "--json", *there)
+    [clone] = json.loads(made.stdout)["jobs"]
+    assert (clone["request"]["steps"], clone["request"]["prompt"]) == (2, "a cloned heart")
+    ran = run("jobs", "fetch", clone["id"], "-o", tmp_path / "heart.webp", *there)
+    assert ran.exit_code == 0 and recipe_in(tmp_path / "heart.webp").prompt == "a cloned heart", ran
+    ran = run("jobs", "fetch", clone["id"], "-o", tmp_path / "all", *there)
+    assert ran.stdout.split() == [str(tmp_path / "all" / f"{clone['id']}-0.png")]
+    assert run("jobs", "resume", job.id, *there).exit_code == 0
+    assert run("jobs", "cancel", job.id, *there).exit_code == 0
+    assert "cancelled" in run("jobs", job.id, "--watch", *there).stdout
+    assert run("jobs", "delete", job.id, *there).exit_code == 0
+    gone = run("jobs", job.id, *there)
+    assert gone.exit_code == 2 and gone.stderr.startswith("error: no job") and gone.stderr.count("\n") == 1
+    assert run("jobs", "pause", *there).exit_code == 2 and run("jobs", "--server", "http://127.0.0.1:9").exit_code == 2
+
+
+def test_sample_writes_what_it_writes_here(server, tmp_path, monkeypatch):
+    here = run("sample", "a red heart", *QUICK, "--batch", 2, "-o", tmp_path / "here.png", "--json")
+    monkeypatch.setenv("SIGMAFIELD_SERVER", server.url)
+    there = run("sample", "a red heart", *QUICK, "--batch", 2, "-o", tmp_path / "there.png", "--json")
+    assert (here.exit_code, there.exit_code) == (0, 0), there
+    ours, theirs = json.loads(here.stdout), json.loads(there.stdout)
+    assert ours["recipe"] == theirs["recipe"] and len(theirs["files"]) == 3
+    for a, b in zip(ours["files"], theirs["files"]):
+        assert same(a, b) and recipe_of(a) == recipe_of(b)
+    again = run(
+        "sample", "a green heart", *QUICK, "--image", tmp_path / "here-1.png", "--denoise", 0.6, "-o",
+        tmp_path / "green.jpg", "--preview-every", 1,
+    )  # fmt: skip
+    assert again.exit_code == 0 and again.stdout.startswith(str(tmp_path / "green.jpg")), again
+    recipe = recipe_in(tmp_path / "green.jpg")
+    assert recipe.image == str(tmp_path / "here-1.png") and recipe.image_sha256
+    ran = run("sample", "a heart", "--device", "cpu")
+    assert ran.exit_code == 2 and "--device is about this machine" in ran.stderr
+    ran = run("sample", "a heart", "--steps", 401)
+    assert ran.exit_code == 2 and ran.stderr == "error: steps must be at most 400 on this server; got 401\n"
+
+
+def test_an_interrupted_command_leaves_the_job_to_the_server(server, client, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    path = tmp_path / "cat.png"
+    with heard():
+        ran = run("sample", "a cat", "--steps", 25, "-o", path, "--server", server.url, stderr=Pressing("%"))
+    assert ran.exit_code == 130 and not path.exists()
+    [job] = client.jobs(limit=1)
+    assert f"sigmafield jobs fetch {job.id} -o {path} --server {server.url}" in " ".join(ran.stderr.split())
+    assert run("jobs", "fetch", job.id, "-o", path, "--server", server.url).exit_code == 0
+    assert recipe_in(path).prompt == "a cat"

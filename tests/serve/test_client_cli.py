@@ -88,3 +88,36 @@ def test_an_interrupted_command_leaves_the_job_to_the_server(server, client, tmp
     assert f"sigmafield jobs fetch {job.id} -o {path} --server {server.url}" in " ".join(ran.stderr.split())
     assert run("jobs", "fetch", job.id, "-o", path, "--server", server.url).exit_code == 0
     assert recipe_in(path).prompt == "a cat"
+
+
+def test_upscale_and_replay_draw_what_they_draw_here(server, tmp_path):
+    run("sample", "a red heart", *QUICK, "--batch", 2, "-o", tmp_path / "heart.png")
+    shape = ("a red heart", "--size", "96x96", "--steps", 4, "--tile", 64, "--seed", 2)
+    for name, more in (("here", ()), ("there", ("--server", server.url))):
+        ran = run("upscale", tmp_path / "heart-1.png", *shape, "-o", tmp_path / f"{name}.png", *more)
+        assert ran.exit_code == 0, ran
+    assert same(tmp_path / "here.png", tmp_path / "there.png")
+    assert recipe_of(tmp_path / "here.png") == recipe_of(tmp_path / "there.png")
+    for file in ("heart-2.png", "heart.png", "there.png"):
+        ran = run("replay", tmp_path / file, "--server", server.url)
+        assert ran.exit_code == 0 and "every pixel is the same" in ran.stdout, ran
+    refused = run("upscale", tmp_path / "heart.png", "x", "--show-tiles", tmp_path / "t.png", "--server", server.url)
+    assert refused.exit_code == 2 and "--show-tiles is about this machine" in refused.stderr
+
+
+def test_a_batch_is_drawn_by_a_server_and_goes_on_with_its_jobs(server, client, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text('a red heart\n{"prompt": "a pizza", "steps": 401}\n{"prompt": "a cat", "seed": 9}\n')
+    words = ("sample", "--prompts", lines, *QUICK, "--json")
+    here = json.loads(run(*words, "--out-dir", tmp_path / "here").stdout)
+    there = run(*words, "--out-dir", tmp_path / "there", "--server", server.url)
+    found = json.loads(there.stdout)
+    assert there.exit_code == 2 and [each["line"] for each in found["failed"]] == [2]
+    assert [each["recipe"] for each in found["images"]] == [here["images"][k]["recipe"] for k in (0, 2)]
+    for each, own in zip(found["images"], (here["images"][0], here["images"][2])):
+        assert same(each["files"][0], own["files"][0])
+    [last] = client.jobs(limit=1)
+    (tmp_path / "there" / "a-cat-9.png").unlink()
+    again = json.loads(run(*words, "--out-dir", tmp_path / "there", "--server", server.url).stdout)
+    assert [each["line"] for each in again["skipped"]] == [1]
+    assert [each["job"] for each in again["images"]] == [last.id] and client.jobs(limit=1)[0].id == last.id

@@ -44,8 +44,8 @@ def jobs(
     `sigmafield jobs` lists the latest, and `sigmafield jobs ID` says all about one.
 
     The first word says what is done with jobs: `pause ID…`, `resume ID…`, `cancel ID…`, `delete ID…`; `priority N ID…`,
-    the highest of which run first; `clone ID…`, with other values by --set; and `fetch ID…`, which waits for their images
-    and writes them. For example:  sigmafield jobs fetch 01KXYZ -o heart.png
+    the highest of which run first; `clone ID…`, with other values by --set; and `fetch ID…`, which waits for images
+    and writes them. For example:  sigmafield jobs fetch 3f2a9c0d41b7e685 -o heart.png
     """
     with user_errors():
         action, ids = (words[0], list(words[1:])) if words and words[0] in ACTIONS else ("", list(words))

@@ -55,7 +55,7 @@ def connected(url: str) -> Iterator[Client]:
 
 
 @contextmanager
-def detaching(command: str) -> Iterator[None]:
+def detaching(command: str) -> Iterator[Signals]:
     """A signal inside of this context leaves the server's jobs alone, and says how to get at them.
 
     Args:
@@ -64,9 +64,10 @@ def detaching(command: str) -> Iterator[None]:
     Raises:
         Interrupted: A signal came.
     """
+    signals = Signals()
     try:
-        with Signals().raised():
-            yield
+        with signals.raised():
+            yield signals
     except Interrupted:
         complain(f"interrupted; the server goes on: fetch the images with {command}", kind="note")
         raise

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from sigmafield.cli.remote import connected, detaching, fetching, followed, picture
+from sigmafield.cli.replay_here import Replayed, chosen
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import Target, written_names
 from sigmafield.cli.terminal import Display
-from sigmafield.recipes.image_io import sheet
-from sigmafield.recipes.label import read_label
+from sigmafield.recipes.image_io import digest, read_bytes, sheet
+from sigmafield.recipes.in_memory import ImageSource
+from sigmafield.recipes.inputs import read_inputs
+from sigmafield.recipes.label import label, read_label
 from sigmafield.recipes.output import FORMATS, KEY, check_format, encoded, files_of
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.files import OwnFile
@@ -38,14 +42,38 @@ def draw_there(url: str, target: Target, how: Watching, given: Mapping[str, Any]
     """
     check_format(target.path, moving=(target.recipe.frames or 1) > 1)
     with connected(url) as client:
-        job = client.submit(entries_of(target.recipe, given))
+        job = client.submit(entries_of(sealed_images(target.recipe), given))
         with detaching(fetching(url, job.id, "-o", target.path)):
             finish(job, target, how, as_json=as_json)
+
+
+def replay_there(url: str, recipe: Recipe, target: Target, index: int | None, *, as_json: bool) -> Replayed:
+    """Have a server draw an image again; arguments and errors as for `draw_there`, and of `replay_here`."""
+    with connected(url) as client:
+        job = client.submit(sealed_images(recipe))
+        with detaching(fetching(url, job.id, "-o", target.path)):
+            watched(job, recipe, Display(as_json, [recipe.steps]), Watching(), target.path)
+            carried, images = drawn_there(job)
+    frames = chosen(images, index)
+    [written] = target.write({"": encoded(frames, target.path.suffix, label(carried, index))})
+    return frames, written
 
 
 def entries_of(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as it is posted: without a model that was not given."""
     return {name: value for name, value in recipe.to_plain().items() if name != "model" or name in given}
+
+
+def sealed_images(recipe: Recipe) -> Recipe:
+    """The recipe with the digests of its images; models are the server's. Errors as for `read_inputs`."""
+    found, _ = read_inputs(replace(recipe, loras=(), controls=()))
+    controls = (replace(each, image_sha256=each.image_sha256 or digest_at(each.image)) for each in recipe.controls)
+    return replace(found, loras=recipe.loras, controls=tuple(controls))
+
+
+def digest_at(image: ImageSource) -> str:
+    """The digest of a file with an image."""
+    return digest(read_bytes(str(image)))
 
 
 def finish(job: Job, target: Target, how: Watching, *, as_json: bool) -> None:

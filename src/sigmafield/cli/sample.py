@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from sigmafield.cli.batch import draw_all
+from sigmafield.cli.batch_server import default_model
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import (
     CANVAS,
@@ -91,5 +93,7 @@ def sample(
     if output is not None or overwrite:
         given = "--overwrite" if output is None else f"-o {output}"
         raise ValueError(f"--prompts draws an image for each line: give --out-dir instead of {given}")
+    if server and "model" not in recipe:
+        whole = replace(whole, model=default_model(server))
     lines = read_lines(prompts, whole, drawn=recipe.get("seed") in DRAWN)
-    draw_all(lines, out_dir or Path(), prompts, options, how, as_json=json, cluster=ray)
+    draw_all(lines, out_dir or Path(), prompts, options, how, as_json=json, cluster=ray, server=server)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from serving import serving, settings_of
 
 import sigmafield as sf
 from sigmafield.client import AsyncClient, Client, Denied, JobFailed, NotThere, Refused, Unavailable
 from sigmafield.recipes.label import read_label
 from sigmafield.recipes.output import recipe_of
+from sigmafield.serve.engine import Engine
+from sigmafield.serve.settings import EngineSettings
 
 QUICK = {"steps": 2, "sampler": "euler", "cfg": 1.0}
 
@@ -141,6 +147,67 @@ def test_the_asynchronous_client_follows_jobs_at_once(server):
     assert same(one + two, sf.generate(sf.load("tiny"), "a heart", seed=[1, 2], **QUICK))
 
 
+class Relay:
+    """Passes bytes to a server, and drops each connection after some bytes of answers, as a bad network does."""
+
+    def __init__(self, url: str, most: int):
+        self.host, self.port, self.most, self.connections = "127.0.0.1", int(url.rpartition(":")[2]), most, 0
+
+    async def __aenter__(self):
+        self.relay = await asyncio.start_server(self.passed, self.host, 0)
+        self.url = f"http://{self.host}:{self.relay.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        self.relay.close()
+
+    async def passed(self, reader, writer):
+        self.connections += 1
+        there, back = await asyncio.open_connection(self.host, self.port)
+
+        async def copy(source, sink, most):
+            while most > 0 and (data := await source.read(min(most, 4096))):
+                sink.write(data)
+                most -= len(data)
+            sink.transport.abort()
+
+        await asyncio.gather(copy(reader, back, 10**9), copy(there, writer, self.most), return_exceptions=True)
+
+
+def test_a_broken_connection_loses_no_event_and_makes_no_second_job(client, server):
+    async def follow():
+        async with Relay(server.url, 1200) as relay, AsyncClient(relay.url) as shaky:
+            await shaky.jobs(limit=1)
+            job = await shaky.submit("a boat", **{**QUICK, "steps": 12})
+            return job.id, [event.id async for event in job.events(previews=False)], relay.connections
+
+    before = {info.id for info in client.jobs()}
+    id, seen, connections = asyncio.run(follow())
+    assert connections > 2 and seen == [event.id for event in client.job(id).events()] and len(seen) == 15
+    assert {info.id for info in client.jobs()} - before == {id}
+
+
+def test_a_full_queue_is_waited_for_as_long_as_patience_lasts(root, tmp_path):
+    engine = Engine(tmp_path, EngineSettings(devices=("cpu",), queue_length=1))  # not started: no job leaves
+    with serving(engine, settings_of(root), tmp_path) as server:
+        with Client(server.url, patience=0.1) as client:
+            job = client.submit("a heart")
+            with pytest.raises(Unavailable, match="wait already"):
+                client.submit("a heart")
+        with Client(server.url) as client:
+            threading.Timer(0.3, client.job(job.id).cancel).start()
+            assert client.submit("a heart").info.status == "queued"
+    engine.stop()
+
+
 def test_importing_the_client_loads_no_torch():
     code = "import sys, sigmafield.client; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_the_python_of_the_page_runs(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "client.md").read_text("utf-8")
+    code = "\n".join(re.findall(r"```py\n(.*?)```", page, re.DOTALL)).replace("http://127.0.0.1:8188", server.url)
+    exec(compile(code.replace("steps=20", "steps=2"), "docs/client.md", "exec"), {"__name__": "__docs__"})
+    assert recipe_of(tmp_path / "heart.png") and list((tmp_path / "images").iterdir())

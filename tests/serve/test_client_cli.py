@@ -107,7 +107,8 @@ def test_upscale_and_replay_draw_what_they_draw_here(server, tmp_path):
 
 def test_a_batch_is_drawn_by_a_server_and_goes_on_with_its_jobs(server, client, tmp_path):
     lines = tmp_path / "lines.txt"
-    lines.write_text('a red heart\n{"prompt": "a pizza", "steps": 401}\n{"prompt": "a cat", "seed": 9}\n')
+    long = json.dumps({"prompt": "a pizza " * 130, "steps": 1})  # more text than the server takes
+    lines.write_text(f'a red heart\n{long}\n{{"prompt": "a cat", "seed": 9}}\n')
     words = ("sample", "--prompts", lines, *QUICK, "--json")
     here = json.loads(run(*words, "--out-dir", tmp_path / "here").stdout)
     there = run(*words, "--out-dir", tmp_path / "there", "--server", server.url)
@@ -121,3 +122,28 @@ def test_a_batch_is_drawn_by_a_server_and_goes_on_with_its_jobs(server, client, 
     again = json.loads(run(*words, "--out-dir", tmp_path / "there", "--server", server.url).stdout)
     assert [each["line"] for each in again["skipped"]] == [1]
     assert [each["job"] for each in again["images"]] == [last.id] and client.jobs(limit=1)[0].id == last.id
+
+
+def test_a_workflow_runs_at_a_server(server, tmp_path):
+    nodes = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "there.png"}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+    (tmp_path / "flow.json").write_text(json.dumps(nodes))
+    Image.new("RGB", (16, 8), "red").save(tmp_path / "red.png")
+    words = (
+        "run",
+        tmp_path / "flow.json",
+        "--set",
+        "3.filename_prefix=inverted",
+        "--input",
+        f"image={tmp_path}/red.png",
+    )
+    ran = run(*words, "-o", tmp_path / "out", "--server", server.url)
+    assert ran.exit_code == 0 and ran.stdout == f"{tmp_path}/out/inverted_00001_.png\n", ran
+    assert Image.open(ran.stdout.strip()).getpixel((0, 0)) == (0, 255, 255)
+    ran = run(*words, "--device", "cpu", "--server", server.url)
+    assert ran.exit_code == 2 and "--device is about this machine" in ran.stderr
+    ran = run("run", tmp_path / "flow.json", "--server", server.url)
+    assert ran.exit_code == 2 and "there.png" in ran.stderr and ran.stderr.count("\n") == 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from PIL import Image
@@ -88,3 +88,15 @@ def followed(job: Job, note: Callable[[Event], None]) -> JobInfo:
 def picture(event: Event) -> list[Image.Image]:
     """What a step sees, where the server shows it."""
     return [Image.open(io.BytesIO(event.preview))] if event.preview else []
+
+
+def refuse_here(here: Mapping[str, Any]) -> None:
+    """Raise ValueError for a flag that says how this machine draws, and that was given.
+
+    Args:
+        here: Values by the flags' names; None or False is not given.
+    """
+    for name, value in here.items():
+        if value is not None and value is not False:
+            flag = name.replace("_", "-")
+            raise ValueError(f'--{flag} is about this machine: leave it out with --server, or give --server ""')

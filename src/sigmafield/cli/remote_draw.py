@@ -143,15 +143,3 @@ def fetched(job: Job, output: Path | None, *, as_json: bool) -> None:
         watched(job, recipe, Display(as_json, [recipe.steps]), Watching(), folder / job.id)
     files = [str(path) for path in job.fetch(folder)]
     print(json.dumps({"job": job.id, "files": files}, ensure_ascii=False) if as_json else "\n".join(files))
-
-
-def refuse_here(here: Mapping[str, Any]) -> None:
-    """Raise ValueError for a flag that says how this machine draws, and that was given.
-
-    Args:
-        here: Values by the flags' names; None or False is not given.
-    """
-    for name, value in here.items():
-        if value is not None and value is not False:
-            flag = name.replace("_", "-")
-            raise ValueError(f'--{flag} is about this machine: leave it out with --server, or give --server ""')

@@ -14,8 +14,8 @@ from sigmafield import __version__
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import FILES, MACHINE, MOVED, Json, Overwrite
 from sigmafield.cli.moved import with_moved
-from sigmafield.cli.remote import Server
-from sigmafield.cli.remote_draw import refuse_here, replay_there
+from sigmafield.cli.remote import Server, refuse_here
+from sigmafield.cli.remote_draw import replay_there
 from sigmafield.cli.replay_here import replay_here
 from sigmafield.cli.runner import enough_memory
 from sigmafield.cli.single import Target

@@ -30,8 +30,8 @@ from sigmafield.cli.groups import (
 )
 from sigmafield.cli.parse import parse_size
 from sigmafield.cli.prompts import DRAWN, read_lines
-from sigmafield.cli.remote import Server
-from sigmafield.cli.remote_draw import draw_there, refuse_here
+from sigmafield.cli.remote import Server, refuse_here
+from sigmafield.cli.remote_draw import draw_there
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood

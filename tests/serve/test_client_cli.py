@@ -82,7 +82,7 @@ def test_an_interrupted_command_leaves_the_job_to_the_server(server, client, tmp
     monkeypatch.setenv("TERM", "xterm")
     path = tmp_path / "cat.png"
     with heard():
-        ran = run("sample", "a cat", "--steps", 25, "-o", path, "--server", server.url, stderr=Pressing("%"))
+        ran = run("sample", "a cat", "--steps", 12, "-o", path, "--server", server.url, stderr=Pressing("%"))
     assert ran.exit_code == 130 and not path.exists()
     [job] = client.jobs(limit=1)
     assert f"sigmafield jobs fetch {job.id} -o {path} --server {server.url}" in " ".join(ran.stderr.split())
@@ -90,6 +90,7 @@ def test_an_interrupted_command_leaves_the_job_to_the_server(server, client, tmp
     assert recipe_in(path).prompt == "a cat"
 
 
+@pytest.mark.slow
 def test_upscale_and_replay_draw_what_they_draw_here(server, tmp_path):
     run("sample", "a red heart", *QUICK, "--batch", 2, "-o", tmp_path / "heart.png")
     shape = ("a red heart", "--size", "96x96", "--steps", 4, "--tile", 64, "--seed", 2)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
@@ -22,12 +19,6 @@ from sigmafield.serve.live import Live, Point, Stopped
 
 META = "recipe"
 """Name of the string in a state's file that holds the recipe, with the digests of its files."""
-
-OF_THE_NETWORK = (
-    "prompt", "negative", "cfg", "distilled_guidance", "regions", "controls", "control_crop", "loras", "lora_partial",
-    "clip_skip", "allow_nonfinite",
-)  # fmt: skip
-"""Entries of a recipe that may change in the middle of a run: the state's shape and memories do not depend on them."""
 
 
 class Watch:
@@ -131,28 +122,3 @@ def start_of(live: Live) -> tuple[Recipe, State | None]:
 def point_of(job: Job, state: State) -> Point:
     """How far a run is."""
     return Point(state.i, job.run.n, job.run.progress(state), job.run.label(state))
-
-
-def changed(entries: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as JSON holds it with other entries, a None leaving one out; ValueError if it is not valid then."""
-    forgotten = {f"{name}_sha256" for name in changes} - changes.keys()
-    kept = {name: value for name, value in entries.items() if name not in forgotten}
-    given = {name: value for name, value in {**kept, **changes}.items() if value is not None}
-    return Recipe.from_plain(given).to_plain()
-
-
-def changed_state(path: Path, changes: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """(the recipe of a saved state with other entries, the state's file with that recipe).
-
-    Raises:
-        ValueError: The recipe is not valid then, or a change asks for another run than the state is of.
-    """
-    for name in changes:
-        if name not in OF_THE_NETWORK:
-            known = ", ".join(OF_THE_NETWORK)
-            raise ValueError(
-                f"a clone that goes on from a saved state may change what the network is asked, {known}; got {name}"
-            )
-    state, meta = load_state(path)
-    entries = changed(json.loads(meta[META]), changes)
-    return entries, state_bytes(state, {META: json.dumps(entries)})

@@ -1,4 +1,4 @@
-"""The embedded model, runs that step at once, one engine, and servers of it for all tests of HTTP."""
+"""The embedded model, runs that step at once, and servers of one engine."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from serving import Client, png, serving
+from serving import ALICE, BOB, Client, png, serving, settings_of
 from torch import Tensor
 
 import sigmafield as sf
-from sigmafield.comfyui.context import Folders
 from sigmafield.recipes.execute import execute
 from sigmafield.serve.batcher import Batcher
 from sigmafield.serve.engine import Engine
-from sigmafield.serve.http.app import uploads_in
-from sigmafield.serve.http.settings import HttpSettings
-from sigmafield.serve.limits import Limits
+from sigmafield.serve.http.run import make_engine
 from sigmafield.serve.settings import EngineSettings
-from sigmafield.serve.workflow_job import Workflows
 
 AtOnce = Callable[..., list[Tensor]]
 """(batcher, model, recipes, priorities) → the last latents."""
-
-LIMITS = Limits(max_body=1, max_pixels=256 * 256, max_steps=400, max_batch=4, max_frames=4, max_text=1000)
-ALICE, BOB = "alice-0123456789abcdef", "bob-fedcba9876543210"
 
 
 @pytest.fixture(scope="session")
@@ -80,28 +73,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engine(root: Path) -> Iterator[Engine]:
     settings = EngineSettings(devices=("cpu",), preview_every=0.0, queue_length=200)
-    engine = Engine(root / "jobs", settings, Workflows(Folders({}, input=uploads_in(root / "jobs"))))
+    engine = make_engine(root / "jobs", settings, settings_of(root))
     engine.start()
     yield engine
     engine.stop()
 
 
-def http(root: Path, **more: object) -> HttpSettings:
-    folders = {"model_folder": root / "models", "input_folder": root / "inputs"}
-    return HttpSettings(port=0, limits=LIMITS, **{**folders, **more})  # type: ignore[arg-type]
-
-
 @pytest.fixture(scope="session")
 def server(engine: Engine, root: Path) -> Iterator[Client]:
     """A server that needs no token."""
-    with serving(engine, http(root, private_webhooks=True), root / "jobs") as client:
+    with serving(engine, settings_of(root, private_webhooks=True), root / "jobs") as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def guarded(engine: Engine, root: Path) -> Iterator[Client]:
     """A server with two owners of tokens, that waits half a second for a request and knows another name and site."""
-    settings = http(
+    settings = settings_of(
         root, tokens={"alice": ALICE, "bob": BOB}, request_seconds=0.5, allow_host=("images.example",),
         allow_origin=("https://app.example",),
     )  # fmt: skip

@@ -20,13 +20,27 @@ from PIL import Image
 
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.app import make_app
+from sigmafield.serve.http.run import runner_of
 from sigmafield.serve.http.settings import HttpSettings
+from sigmafield.serve.limits import Limits
 
 RECIPE = {"prompt": "a red heart", "steps": 2, "sampler": "euler", "seed": 1, "cfg": 1.0}
 """A recipe that is drawn quickly."""
 
 LONG = {**RECIPE, "steps": 400}
 """One that still runs when it is looked at."""
+
+
+ALICE, BOB = "alice-0123456789abcdef", "bob-fedcba9876543210"
+"""Tokens of two owners."""
+
+LIMITS = Limits(max_body=1, max_pixels=256 * 256, max_steps=400, max_batch=4, max_frames=4, max_text=1000)
+
+
+def settings_of(root: Path, **more: Any) -> HttpSettings:
+    """Settings of a server with low limits, and with the folders of the tests."""
+    folders = {"model_folder": root / "models", "input_folder": root / "inputs"}
+    return HttpSettings(port=0, limits=LIMITS, **{**folders, **more})
 
 
 @dataclass(frozen=True)
@@ -122,13 +136,11 @@ def parsed(stream: bytes) -> list[dict[str, Any]]:
 def serving(engine: Engine, settings: HttpSettings, folder: Path) -> Iterator[Client]:
     """A server of an engine, with a client of it."""
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(
-        make_app(engine, settings, folder), keepalive_timeout=settings.request_seconds, access_log=None
-    )
+    runner = runner_of(make_app(engine, settings, folder), settings)
 
     async def start() -> str:
         await runner.setup()
-        await web.TCPSite(runner, settings.host, 0, shutdown_timeout=1.0).start()
+        await web.TCPSite(runner, settings.host, 0).start()
         return f"http://{settings.host}:{runner.addresses[0][1]}"
 
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -9,11 +9,11 @@ import time
 
 import pytest
 from PIL import Image
-from serving import LONG, RECIPE, Client, png
+from serving import LONG, RECIPE, Client, png, serving, settings_of
 
 import sigmafield as sf
-from sigmafield.recipes.output import encoded
 from sigmafield.serve.engine import Engine
+from sigmafield.serve.settings import EngineSettings
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +213,9 @@ def test_what_a_recipe_can_name_is_listed(server):
 def test_the_server_says_how_it_is(server, done):
     assert server.get("/healthz").status == server.get("/readyz").status == 200
     text = server.get("/metrics").body.decode()
-    for name in ("sigmafield_jobs", "sigmafield_queue_length", "sigmafield_rows_per_call_bucket", "sigmafield_step_seconds",
-                 "sigmafield_batch_efficiency", "sigmafield_http_request_seconds_count", "sigmafield_job_seconds_count"):  # fmt: skip
-        assert f"\n{name}" in text
+    names = "jobs queue_length rows_per_call_bucket step_seconds batch_efficiency http_request_seconds_count"
+    for name in names.split():
+        assert f"\nsigmafield_{name}" in text
     assert 'route="/v1/jobs/{id}"' in text and done["id"] not in text
 
 
@@ -232,13 +232,8 @@ def test_events_of_all_jobs_are_one_stream(server):
 
 
 def test_a_full_queue_says_when_to_come_again(root, tmp_path):
-    from conftest import http
-    from serving import serving
-
-    from sigmafield.serve.settings import EngineSettings
-
-    engine = Engine(tmp_path, EngineSettings(devices=("cpu",), queue_length=1))  # not started: nothing leaves the queue
-    with serving(engine, http(root), tmp_path) as client:
+    engine = Engine(tmp_path, EngineSettings(devices=("cpu",), queue_length=1))  # not started: no job leaves
+    with serving(engine, settings_of(root), tmp_path) as client:
         client.submit()
         answer = client.post("/v1/jobs", {"recipe": RECIPE})
         assert answer.status == 429 and int(answer.headers["Retry-After"]) >= 1
@@ -250,4 +245,3 @@ def test_an_image_carries_a_recipe_without_the_folders_of_the_server(server, roo
     job = server.until(server.submit(image="heart.png", denoise=0.5), "done")
     data = server.get(job["outputs"][0]["url"]).body
     assert b"heart.png" in data and str(root).encode() not in data
-    assert encoded  # the writer of the recipe

@@ -38,12 +38,19 @@ class Engine:
         folder: Where jobs, states and outputs are; it is made if it does not exist.
         settings: What jobs run on, how many at a time, and what is kept.
         workflows: What workflows find: models, input images and node classes.
+        shown: A recipe as it is written into its images, for a server that hides where its files are.
 
     Raises:
         ValueError: Another process uses the folder, it holds the jobs of another version, or there is no such device.
     """
 
-    def __init__(self, folder: Path, settings: EngineSettings, workflows: Workflows = Workflows()):
+    def __init__(
+        self,
+        folder: Path,
+        settings: EngineSettings,
+        workflows: Workflows = Workflows(),
+        shown: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+    ):
         self.settings, self.workflows = settings, workflows
         self._root = folder / "jobs"
         self._root.mkdir(parents=True, exist_ok=True)
@@ -58,7 +65,7 @@ class Engine:
             undo.callback(self._own.release)
             self._store = Store(folder / "jobs.sqlite", self._notify)
             undo.callback(self._store.close)
-            self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, settings, self._notify)
+            self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, shown, settings, self._notify)
             undo.pop_all()
 
     def start(self) -> None:

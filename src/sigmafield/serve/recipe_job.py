@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,13 @@ class Watch:
         return self.live.save(state_bytes(state, {META: self.job.recipe.to_json()}))
 
 
-def run_recipe(live: Live, device: Device) -> list[str]:
+def run_recipe(live: Live, device: Device, shown: Callable[[Recipe], Recipe]) -> list[str]:
     """Run a recipe to its end, from its last saved state if there is one.
 
     Args:
         live: The job.
         device: What it runs on.
+        shown: The recipe as it is written into the images.
 
     Returns:
         The names of its outputs, PNG files with the recipe in them, animated for videos.
@@ -94,7 +95,7 @@ def run_recipe(live: Live, device: Device) -> list[str]:
     job = open_job(recipe, pipe, inputs, device.controls(recipe, inputs, pipe))
     with Stepping(device.batcher, live.record.priority) as stepping:
         result = execute(job, Watch(job, live, stepping), state)
-    files = {f"{k}.png": encoded(each, ".png", label(job.recipe, k)) for k, each in enumerate(result.images)}
+    files = {f"{k}.png": encoded(each, ".png", label(shown(job.recipe), k)) for k, each in enumerate(result.images)}
     live.files.save_outputs(files)
     return list(files)
 

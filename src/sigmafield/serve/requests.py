@@ -223,6 +223,10 @@ class Requests:
                 ]
         return found
 
+    def shown(self, recipe: Recipe) -> Recipe:
+        """A recipe of the engine as it is written into images."""
+        return Recipe.from_plain(self.public_recipe(recipe.to_plain()))
+
     def public_text(self, text: str) -> str:
         """A message without the server's folders."""
         for folder in self._folders():

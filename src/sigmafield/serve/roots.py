@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from sigmafield.core.registry import shown
@@ -17,18 +18,16 @@ def inside(root: Path, name: str, what: str) -> Path:
 
     Raises:
         ValueError: The name is absolute, leads out of the root (through a link as well), is hidden, or does not exist.
-            The message is the same for all names outside, so that it does not tell which files exist there.
+            The message is the same for all of them, so that it does not tell which files exist outside.
     """
     parts = name.split("/")
     # a colon is a drive or a stream on Windows, a backslash a separator
     plain = bool(name) and not any(c in name for c in "\\:\0") and all(part not in ("", ".", "..") for part in parts)
     hidden = any(part.startswith(".") for part in parts)
     if plain and not hidden:
-        try:
+        with suppress(OSError, RuntimeError, ValueError):  # missing, a loop of links, too long, not encodable
             top = root.resolve(strict=True)
             path = top.joinpath(*parts).resolve(strict=True)
-        except (OSError, RuntimeError, ValueError):  # missing, a loop of links, too long, not encodable
-            raise ValueError(f"{what}: no file {shown(name)} on this server") from None
-        if path.is_relative_to(top):
-            return path
-    raise ValueError(f"{what}: {shown(name)} is not a name below the folder that this server gives access to")
+            if path.is_relative_to(top):
+                return path
+    raise ValueError(f"{what}: no file {shown(name)} in the folder that this server gives access to")

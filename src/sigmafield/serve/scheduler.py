@@ -40,6 +40,7 @@ class Scheduler:
         store: The jobs.
         recent: Where steps and previews are noted.
         workflows: What workflows find.
+        shown: A recipe as it is written into its images.
         settings: How many jobs run at a time, on what.
         notify: Called with a job's id after a step of it.
 
@@ -53,13 +54,14 @@ class Scheduler:
         store: Store,
         recent: Recent,
         workflows: Workflows,
+        shown: Callable[[Recipe], Recipe],
         settings: EngineSettings,
         notify: Callable[[str], None],
     ):
         self.devices = [Device(name, settings) for name in settings.devices or [None]]
         self.lock = threading.RLock()
         self._root, self._store, self._recent, self._workflows = root, store, recent, workflows
-        self._settings, self._notify = settings, notify
+        self._shown, self._settings, self._notify = shown, settings, notify
         self._wake = threading.Condition(self.lock)
         self._workers: dict[str, Worker] = {}
         self._durations: deque[float] = deque(maxlen=DURATIONS)
@@ -167,7 +169,7 @@ class Scheduler:
             return
         files = JobFiles(self._root, record.id)
         live = Live(found, files, self._store, self._recent, self._settings, self._notify)
-        worker = self._workers[record.id] = Worker(live, device, self._workflows, self._store, self._ended)
+        worker = self._workers[record.id] = Worker(live, device, self._workflows, self._shown, self._store, self._ended)
         worker.start()
 
     def _displace(self, record: JobRecord) -> None:

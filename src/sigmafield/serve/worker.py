@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.device import Device
 from sigmafield.serve.jobs import UNFINISHED
 from sigmafield.serve.live import Live, Stopped
@@ -21,14 +22,23 @@ class Worker(threading.Thread):
         live: The job.
         device: What it runs on.
         workflows: What workflows find.
+        shown: A recipe as it is written into its images.
         store: Where its end is noted.
         ended: Called as the last thing.
     """
 
-    def __init__(self, live: Live, device: Device, workflows: Workflows, store: Store, ended: Callable[[Worker], None]):
+    def __init__(
+        self,
+        live: Live,
+        device: Device,
+        workflows: Workflows,
+        shown: Callable[[Recipe], Recipe],
+        store: Store,
+        ended: Callable[[Worker], None],
+    ):
         super().__init__(name=f"job {live.record.id}", daemon=True)
         self.live, self.device, self.id, self.began = live, device, live.record.id, time.time()
-        self._workflows, self._store, self._ended = workflows, store, ended
+        self._workflows, self._shown, self._store, self._ended = workflows, shown, store, ended
 
     def run(self) -> None:
         """Run the job."""
@@ -43,7 +53,10 @@ class Worker(threading.Thread):
         live = self.live
         try:
             recipe = live.record.kind == "recipe"
-            names = run_recipe(live, self.device) if recipe else run_workflow(live, self.device, self._workflows)
+            if recipe:
+                names = run_recipe(live, self.device, self._shown)
+            else:
+                names = run_workflow(live, self.device, self._workflows)
         except Stopped:
             self._leave()
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -39,8 +39,7 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
     Raises:
         ValueError: Two models have the same name.
     """
-    names = ModelNames.of(engine.settings.models, settings.model_folder)
-    requests = Requests(names, Uploads(uploads_in(folder), settings.limits), settings.limits, settings.input_folder)
+    requests = requests_of(engine.settings.models, settings, folder)
     registry = metrics.registry_of(engine)
     times = metrics.job_times(registry)
     app = web.Application(
@@ -53,7 +52,7 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
     )
     app[metrics.REGISTRY] = registry
     app[page.FILES] = page.page_files()
-    app[openapi.DOCUMENT] = openapi.document(ROUTES, names.default, settings.limits, bool(settings.tokens))
+    app[openapi.DOCUMENT] = openapi.document(ROUTES, requests.names.default, settings.limits, bool(settings.tokens))
     app.on_response_prepare.append(add_headers(settings))
 
     async def beside(app: web.Application) -> AsyncIterator[None]:
@@ -78,6 +77,12 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
     app.on_shutdown.append(closing)
     app.add_routes([web.route(route.method, route.path, route.handle) for route in ROUTES])
     return app
+
+
+def requests_of(models: Sequence[str], settings: HttpSettings, folder: Path) -> Requests:
+    """What translates between the clients of a server and its engine; arguments and errors as for `make_app`."""
+    names = ModelNames.of(models, settings.model_folder)
+    return Requests(names, Uploads(uploads_in(folder), settings.limits), settings.limits, settings.input_folder)
 
 
 def uploads_in(folder: Path) -> Path:

@@ -73,7 +73,6 @@ async def read_body(request: web.Request, types: tuple[str, ...]) -> bytes:
     try:
         return await asyncio.wait_for(request.read(), settings.request_seconds)
     except asyncio.TimeoutError:
-        request.protocol.force_close()
         text = f"the body must arrive within {settings.request_seconds:g} seconds"
         raise web.HTTPRequestTimeout(text=text) from None
     except web.HTTPRequestEntityTooLarge:

@@ -49,11 +49,14 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if error.status < 400:
             raise
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return failed(error.status, error.text or error.reason, headers=headers)
+        answer = failed(error.status, error.text or error.reason, headers=headers)
+        if error.status in (408, 413):  # the rest of the body is not waited for
+            answer.force_close()
+        return answer
     except asyncio.CancelledError:
         raise
-    except ConnectionResetError:  # the client has gone: nobody reads the answer
-        raise
+    except ConnectionResetError:  # the client has gone: nobody reads this answer
+        return web.Response(status=499, reason="Client Closed Request")
     except Exception as error:
         return _answer(request, error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -30,18 +31,17 @@ async def of_job(request: web.Request) -> web.StreamResponse:
             return web.Response(status=204)  # which tells a browser not to connect again
         stream = web.StreamResponse(headers=HEADERS)
         await stream.prepare(request)
-        while True:
-            for text in await in_thread(texts, server, events, previews):
-                await stream.write(text)
-            last = events[-1].id if events else last
-            if server.feed.closing or any(event.kind in FINISHED for event in events):
-                return stream
-            if not await watch.changed(HEARTBEAT):
-                await stream.write(b":\n\n")
-            try:
+        with suppress(ConnectionResetError, LookupError):  # the client has gone, or the job is deleted
+            while True:
+                for text in await in_thread(texts, server, events, previews):
+                    await stream.write(text)
+                last = events[-1].id if events else last
+                if server.feed.closing or any(event.kind in FINISHED for event in events):
+                    break
+                if not await watch.changed(HEARTBEAT):
+                    await stream.write(b":\n\n")
                 events = await in_thread(server.engine.events, record.id, last)
-            except LookupError:  # the job is deleted
-                return stream
+        return stream
 
 
 async def of_all(request: web.Request) -> web.StreamResponse:
@@ -52,15 +52,16 @@ async def of_all(request: web.Request) -> web.StreamResponse:
     with server.feed.watch() as watch:
         stream = web.StreamResponse(headers=HEADERS)
         await stream.prepare(request)
-        await stream.write(b":\n\n")
-        while not server.feed.closing:
-            changed = await watch.changed(HEARTBEAT)
-            if not changed:
-                await stream.write(b":\n\n")
-            for job in sorted(changed):
-                events = await in_thread(new_events, server, job, owner, last)
-                for text in await in_thread(texts, server, events, previews):
-                    await stream.write(text)
+        with suppress(ConnectionResetError):  # the client has gone
+            await stream.write(b":\n\n")
+            while not server.feed.closing:
+                changed = await watch.changed(HEARTBEAT)
+                if not changed:
+                    await stream.write(b":\n\n")
+                for job in sorted(changed):
+                    events = await in_thread(new_events, server, job, owner, last)
+                    for text in await in_thread(texts, server, events, previews):
+                        await stream.write(text)
         return stream
 
 

@@ -13,7 +13,7 @@ from sigmafield.serve.http.bodies import Clone, NewJob, NewPriority, read_json
 from sigmafield.serve.http.context import OWNER, Server, in_thread, job_of, server_of
 from sigmafield.serve.http.outputs import file_answer
 from sigmafield.serve.http.webhooks import Webhook, check_url
-from sigmafield.serve.jobs import FINISHED, STATUSES, JobRecord, Status
+from sigmafield.serve.jobs import FINISHED, STATUSES, Conflict, JobRecord, Status
 from sigmafield.serve.requests import BadRequest
 
 MOST_LISTED = 1000
@@ -43,7 +43,12 @@ async def submitted(request: web.Request, body: NewJob) -> JobRecord:
             kind, made = "recipe", server.requests.recipe(body.recipe, owner)
         else:
             kind, made = "workflow", server.requests.workflow(body.workflow or {}, body.extra, owner)
-        record = server.engine.submit(kind, made, priority=body.priority, owner=owner, key=key, webhook=hook)
+        try:
+            record = server.engine.submit(kind, made, priority=body.priority, owner=owner, key=key, webhook=hook)
+        except Conflict:
+            raise
+        except ValueError as error:
+            raise BadRequest(server.requests.public_text(" ".join(str(error).split())), kind) from None
         server.webhooks.expect(record)
         return record
 

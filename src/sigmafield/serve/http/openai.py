@@ -110,8 +110,11 @@ async def _drawn(request: web.Request, body: Generation, entries: Mapping[str, A
         recipe["model"] = body.model
     record = await finished(request, await submitted(request, NewJob(recipe=recipe)))
     server = server_of(request)
-    if record.status not in FINISHED:
-        return failed(503, f"job {record.id} takes longer than this request may", headers={"Retry-After": "30"})
+    if record.status not in FINISHED:  # nobody could fetch its images: the answer has no place for its address
+        await in_thread(server.engine.cancel, record.id)
+        if server.feed.closing:
+            return failed(503, "the server is shutting down", headers={"Retry-After": "10"})
+        return failed(408, f"the images take longer than the {server.settings.wait_seconds:g} seconds of a request")
     if record.status != "done":
         why = server.requests.public_text(record.error) if record.error else f"the job is {record.status}"
         raise JobFailed(why, record.id)

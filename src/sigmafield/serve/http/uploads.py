@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from sigmafield.serve.http.bodies import check_type, read_body, too_large
 from sigmafield.serve.http.context import OWNER, in_thread, server_of
@@ -53,13 +54,12 @@ async def read_form(request: web.Request, files: dict[str, bool]) -> dict[str, l
     try:
         return await asyncio.wait_for(_parts(request, files), settings.request_seconds)
     except asyncio.TimeoutError:
-        request.protocol.force_close()
         text = f"the body must arrive within {settings.request_seconds:g} seconds"
         raise web.HTTPRequestTimeout(text=text) from None
-    except (ValueError, AssertionError, RuntimeError) as error:
+    except (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError) as error:
         if isinstance(error, BadRequest):
             raise
-        raise BadRequest(f"the body is not a form: {error}") from None
+        raise BadRequest(f"the body is not a form: {' '.join(str(error).split())}") from None
 
 
 async def _parts(request: web.Request, files: dict[str, bool]) -> dict[str, list[bytes]]:

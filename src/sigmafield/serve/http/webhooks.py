@@ -61,6 +61,10 @@ def signature(secret: str, stamp: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret.encode(), stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""Addresses that a translator turns into those of IPv4, private ones included."""
+
+
 def check_url(url: str, private: bool) -> None:
     """Raise BadRequest for an address that is not one of http or https, or is a private one.
 
@@ -85,9 +89,13 @@ def is_private(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return not (mapped or address).is_global or address.is_multicast
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 2130706433, 0x7f000001
+        except OSError:
+            return False
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address.sixtofour or address
+    return not address.is_global or address.is_multicast or (address.version == 6 and address in NAT64)
 
 
 class PublicResolver(AbstractResolver):

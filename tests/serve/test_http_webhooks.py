@@ -1,0 +1,112 @@
+"""Webhooks: sent when a job ends, signed, again until they are accepted, and not into the private network."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from serving import RECIPE, Client, serving, settings_of
+
+from sigmafield.serve.engine import Engine
+from sigmafield.serve.http.run import make_engine
+from sigmafield.serve.http.webhooks import SIGNATURE, STAMP, is_private
+from sigmafield.serve.settings import EngineSettings
+
+SECRET = "a secret of the receiver"
+
+
+class Receiver(HTTPServer):
+    """Takes webhooks, after it has refused some.
+
+    Args:
+        refusals: How many it refuses first.
+    """
+
+    def __init__(self, refusals: int):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.refusals, self.taken, self.seen = refusals, threading.Event(), []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/done"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append((dict(self.headers), body))
+        accepted = len(self.server.seen) > self.server.refusals
+        self.send_response(204 if accepted else 503)
+        self.end_headers()
+        if accepted:
+            self.server.taken.set()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver(1)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def check_signature(headers: dict[str, str], body: bytes) -> None:
+    expected = hmac.new(SECRET.encode(), headers[STAMP].encode() + b"." + body, hashlib.sha256).hexdigest()
+    assert headers[SIGNATURE] == f"sha256={expected}"
+
+
+def test_the_end_of_a_job_is_posted_until_it_is_accepted(server: Client, receiver: Receiver):
+    answer = server.post("/v1/jobs", {"recipe": RECIPE, "webhook": {"url": receiver.url, "secret": SECRET}})
+    assert answer.json["webhook"] == receiver.url and SECRET.encode() not in answer.body
+    assert receiver.taken.wait(30)
+    assert len(receiver.seen) == 2
+    headers, body = receiver.seen[-1]
+    check_signature(headers, body)
+    told = json.loads(body)
+    assert told["id"] == answer.json["id"] and told["status"] == "done" and told["outputs"]
+
+
+def test_a_webhook_that_a_stopped_server_has_not_sent_is_sent_by_the_next(root, tmp_path, receiver: Receiver):
+    receiver.refusals = 0
+    settings = settings_of(root, private_webhooks=True)
+    engine = make_engine(tmp_path, EngineSettings(devices=("cpu",)), settings)
+    with serving(engine, settings, tmp_path) as client:  # the engine has not started: the job waits
+        job = client.post("/v1/jobs", {"recipe": RECIPE, "webhook": {"url": receiver.url, "secret": SECRET}}).json["id"]
+    engine.cancel(job)
+    engine.stop()
+    assert not receiver.seen
+    engine = Engine(tmp_path, EngineSettings(devices=("cpu",)))
+    with serving(engine, settings, tmp_path):
+        assert receiver.taken.wait(30)
+    engine.stop()
+    assert json.loads(receiver.seen[0][1])["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/x", "http://localhost:8188/v1/jobs", "http://[::1]/", "http://10.0.0.1/", "http://192.168.1.1/",
+        "http://169.254.169.254/latest/meta-data", "http://[::ffff:127.0.0.1]/", "http://[fd00::1]/", "http://0.0.0.0/",
+        "http://100.64.0.1/", "http://a.localhost/", "ftp://example.org/", "file:///etc/passwd", "http://u:p@example.org/",
+        "//example.org", "x", "http://example.org:x/", "http://2130706433/", "http://127.1/", "http://0x7f000001/",
+    ],
+)  # fmt: skip
+def test_a_webhook_goes_to_public_addresses_only(alice: Client, url: str):
+    answer = alice.post("/v1/jobs", {"recipe": RECIPE, "webhook": {"url": url, "secret": SECRET}})
+    assert answer.status == 400 and answer.error["field"] == "webhook.url"
+
+
+def test_which_addresses_are_private():
+    assert not any(map(is_private, ("93.184.216.34", "2606:2800:220:1::1", "example.org")))
+    assert all(map(is_private, ("127.0.0.1", "::1", "10.1.2.3", "::ffff:10.0.0.1", "224.0.0.1", "64:ff9b::7f00:1")))

@@ -299,11 +299,13 @@ def test_urgent_calls_are_made_first(pipe: sf.Pipeline) -> None:
 
 
 def test_patched_runs_make_their_own_calls(pipe: sf.Pipeline, at_once: AtOnce) -> None:
-    recipes = [replace(UNLIKE[0], guidance=line, seed=i) for i, line in enumerate(("pag", "freeu", "nag", "easycache"))]
+    """With the bits of a run without a batcher, in both modes."""
+    recipes = [replace(UNLIKE[0], guidance=line, seed=i) for i, line in enumerate(("freeu", "nag", "easycache"))]
     alone = [execute(sf.open_job(recipe, pipe)).state.x for recipe in recipes]
     for settings in ({}, {"exact": True}):
         with batcher_of(**settings) as batcher:
             assert all(torch.equal(a, b) for a, b in zip(alone, at_once(batcher, pipe, recipes)))
+        assert set(batcher.figures().by_rows) == {2}
 
 
 def test_models_of_several_devices_and_weights(pipe: sf.Pipeline) -> None:
@@ -325,7 +327,7 @@ def test_models_of_several_devices_and_weights(pipe: sf.Pipeline) -> None:
 
 
 def test_calls_are_made_in_the_context_of_the_model_without_gradients(pipe: sf.Pipeline) -> None:
-    """One thread makes them: that in which torch's threads are limited, or the module is brought to the device."""
+    """By the thread that makes the call: there torch's threads are limited, or the module is brought to the device."""
     seen: list[tuple[str, str, bool]] = []
     local = threading.local()
 
@@ -339,9 +341,16 @@ def test_calls_are_made_in_the_context_of_the_model_without_gradients(pipe: sf.P
         seen.append((threading.current_thread().name, local.name, torch.is_grad_enabled()))
         return x
 
-    with batcher_of() as batcher, torch.no_grad():
-        ask(batcher.joined(network(pipe, forward, running=running)))
-    assert seen == [("sigmafield network", "inside", False)]
+    def asking() -> None:
+        with torch.no_grad():
+            ask(model)
+
+    with batcher_of() as batcher:
+        model = batcher.joined(network(pipe, forward, running=running))
+        in_threads(batcher, [asking, asking])
+        asking()
+    assert seen[0] == ("sigmafield network", "inside", False)
+    assert seen[-1] == (threading.current_thread().name, "inside", False)
 
 
 def test_closing_ends_the_calls_that_wait(pipe: sf.Pipeline) -> None:

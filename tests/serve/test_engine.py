@@ -8,18 +8,21 @@ from hashlib import sha256
 import pytest
 from engines import digests, finished, kinds, recipe, started, stepped, until, workflow
 
+from sigmafield.comfyui.from_v1 import v1_definition
+from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
 from sigmafield.serve.settings import EngineSettings
+from sigmafield.serve.workflow_job import Workflows
 
 pytestmark = pytest.mark.typed_elsewhere  # test_whole_runs and others make the same calls of the engine's parts
 
 REQUESTS = {
-    "multistep": ("recipe", recipe(sampler="dpmpp_2m", steps=6)),
-    "sde": ("recipe", recipe(sampler="dpmpp_2m_sde", steps=6, seed=3, batch=2)),
-    "workflow": ("workflow", workflow(steps=6)),
+    "multistep": ("recipe", recipe(sampler="dpmpp_2m")),
+    "sde": ("recipe", recipe(sampler="dpmpp_2m_sde", seed=3)),
+    "workflow": ("workflow", workflow()),
 }
 
 
@@ -94,7 +97,7 @@ def test_a_paused_job_goes_on_in_another_process_as_if_it_had_not_been_stopped(n
 def test_a_job_that_is_paused_and_resumed_at_once_runs_in_one_thread(whole, tmp_path):
     with started(tmp_path) as engine:
         job = engine.submit(*REQUESTS["sde"])
-        for step in (1, 2, 3):
+        for step in (1, 2):
             stepped(engine, job, step)
             engine.pause(job.id)
             engine.resume(job.id)
@@ -182,18 +185,18 @@ def test_a_clone_from_a_saved_step_is_the_same_run(whole, tmp_path):
     with started(tmp_path, save_every=0.0, keep_states=2) as engine:
         job = engine.submit(*REQUESTS["sde"])
         finished(engine, job)
-        assert engine.saved(job.id) == [4, 5]
-        same = engine.clone(job.id, step=4, changes={})
-        other = engine.clone(job.id, step=4, changes={"prompt": "a green apple", "negative": None})
-        again = engine.clone(job.id, step=None, changes={"seed": 3, "steps": 6})
+        assert engine.saved(job.id) == [2, 3]
+        same = engine.clone(job.id, step=2, changes={})
+        other = engine.clone(job.id, step=2, changes={"prompt": "a green apple", "negative": None})
+        again = engine.clone(job.id, step=None, changes={"seed": 3, "steps": 4})
         records = finished(engine, same, other, again)
         assert digests(records[0]) == digests(records[2]) == whole["sde"] != digests(records[1])
-        assert {record.cloned_from for record in records} == {job.id} and records[0].step == 6
-        assert [event.data["step"] for event in engine.events(same.id) if event.kind == "step"] == [5, 6]
+        assert {record.cloned_from for record in records} == {job.id} and records[0].step == 4
+        assert [event.data["step"] for event in engine.events(same.id) if event.kind == "step"] == [3, 4]
         assert records[1].request["prompt"] == "a green apple"
         for step, changes, message in (
-            (2, {}, "no saved state of step 2; saved: 4, 5"),
-            (4, {"steps": 9}, "may change what the network is asked, prompt, .*; got steps"),
+            (1, {}, "no saved state of step 1; saved: 2, 3"),
+            (2, {"steps": 9}, "may change what the network is asked, prompt, .*; got steps"),
             (None, {"steps": 0}, "the recipe needs 1 ≤ steps"),
             (None, {"stepz": 1}, "unknown entry 'stepz'"),
         ):
@@ -251,6 +254,34 @@ def test_bad_jobs_fail_with_one_line_and_the_others_go_on(tmp_path):
         ):
             with pytest.raises(ValueError, match=message):
                 engine.submit(kind, request)
+
+
+class Exit:
+    """A custom node that ends the program, if it is let."""
+
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE = (), "end", True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",)}}
+
+    def end(self, image):
+        raise SystemExit("good bye")
+
+
+def test_whatever_a_job_raises_and_wherever_the_engine_goes_on(tmp_path):
+    nodes = {**all_nodes(), "Exit": v1_definition("Exit", Exit)}
+    exits = workflow(steps=1)
+    exits["prompt"]["9"] = {"class_type": "Exit", "inputs": {"image": ["8", 0]}}
+    with started(tmp_path, Workflows(nodes=nodes), active=1, save_every=0.0) as engine:
+        first = engine.submit("workflow", exits)
+        second = engine.submit("recipe", recipe())
+        (tmp_path / "jobs" / second.id).write_text("no folder: nothing can be saved")
+        third = engine.submit("recipe", recipe(steps=1))
+        records = finished(engine, first, second, third)
+        assert [record.status for record in records] == ["failed", "failed", "done"]
+        assert records[0].error == "SystemExit: good bye" and "File exists" in records[1].error
+        assert records[1].step == 4
 
 
 def test_several_devices_share_the_jobs(whole, tmp_path):

@@ -69,8 +69,22 @@ class BatchFigures:
     halvings: int = 0
 
 
+class _Here(threading.local):
+    """What a thread steps.
+
+    Args:
+        run: The run, or the last one.
+        inside: Whether it is being stepped.
+    """
+
+    run: Present | None = None
+    inside = False
+
+
 class Batcher:
-    """Makes the network calls of many runs on one device, joined where they can be, in one thread of its own.
+    """Makes the network calls of many runs on one device, joined where they can be, one at a time.
+
+    A thread of its own makes them; only that of a lone run on the CPU is made where it was asked for.
 
     A run is stepped by a thread of its own, on a model that `joined` gives, within `running`. A call waits until the
     runs that could join it have called as well, or until they are overdue.
@@ -91,9 +105,10 @@ class Batcher:
         self._device = DeviceCalls(self._costs, self._exact, settings.max_rows, settings.window)
         self._changed = threading.Condition()
         self._waiting: list[Asked] = []
-        self._present: dict[int, Present] = {}
+        self._present: set[Present] = set()
+        self._here = _Here()
         self._closed: Exception | None = None
-        self._free_since, self._waits = 0.0, 0
+        self._busy, self._free_since, self._waits = False, 0.0, 0
         self._thread = threading.Thread(target=self._work, name="sigmafield network", daemon=True)
         self._thread.start()
 
@@ -105,20 +120,27 @@ class Batcher:
     def running(self, priority: int = 0) -> Iterator[None]:
         """Says that this thread steps a run meanwhile, whose calls others wait for.
 
+        What is known of the thread's habits is kept from one time to the next.
+
         Args:
             priority: Calls of higher priority are made first.
         """
-        me = threading.get_ident()
-        if me in self._present:
+        here, now = self._here, time.perf_counter()
+        if here.inside:
             yield
             return
+        run = (
+            Present(priority, now) if here.run is None else replace(here.run, priority=priority, since=now, waits=False)
+        )
+        here.run, here.inside = run, True
         with self._changed:
-            self._present[me] = Present(priority, time.perf_counter())
+            self._present.add(run)
         try:
             yield
         finally:
+            here.inside = False
             with self._changed:
-                del self._present[me]
+                self._present.discard(run)
                 self._changed.notify_all()
 
     def pays(self, runs: int) -> bool:
@@ -153,14 +175,22 @@ class Batcher:
             if self._closed is not None:
                 raise self._closed
             now = time.perf_counter()
-            run = self._present.get(threading.get_ident())
+            run = self._here.run if self._here.inside else None
             if run is not None:
                 run.called(key, rows, now)
                 if not call.alone:
                     self._costs.asked(key, rows, run.gap)
             asked = Asked(call, key, run, now, torch.is_grad_enabled())
-            self._waiting.append(asked)
-            self._changed.notify_all()
+            at_once = not (self._busy or self._waiting or self._present - {run}) and call.x.device.type == "cpu"
+            self._busy = self._busy or at_once
+            if not at_once:
+                self._waiting.append(asked)
+                self._changed.notify_all()
+        if at_once:  # nobody to wait for, and no other thread to be woken
+            try:
+                self._make([asked])
+            finally:
+                self._set_free()
         try:
             return asked.answer.result()
         finally:
@@ -174,6 +204,7 @@ class Batcher:
             while (group := self._next()) is not None:
                 self._make(group)
                 self._device.settle()
+                self._set_free()
         except Exception as error:
             self._end(error)
             raise
@@ -181,17 +212,26 @@ class Batcher:
     def _next(self) -> list[Asked] | None:
         """The calls to make next, once there are some; None when the batcher is closed."""
         with self._changed:
-            self._free_since = time.perf_counter()
             while self._closed is None:
+                if self._busy:
+                    self._changed.wait()
+                    continue
                 now = time.perf_counter()
-                choice = choose(self._waiting, self._present.values(), now, self._free_since, self._device)
+                choice = choose(self._waiting, self._present, now, self._free_since, self._device)
                 if choice.calls:
                     taken = self._taken(choice.calls)
                     self._waiting = [asked for asked in self._waiting if asked not in taken]
-                    self._waits += choice.late
+                    self._waits, self._busy = self._waits + choice.late, True
                     return taken
                 self._changed.wait(choice.seconds)
             return None
+
+    def _set_free(self) -> None:
+        """Notes that no call is being made now."""
+        with self._changed:
+            self._busy, self._free_since = False, time.perf_counter()
+            if self._waiting:
+                self._changed.notify_all()
 
     def _taken(self, calls: Sequence[Asked]) -> list[Asked]:
         """As many of the calls of a group as one network call has room for."""

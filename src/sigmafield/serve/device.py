@@ -17,7 +17,7 @@ from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.load import choose_device, load_control
 from sigmafield.models.load import load as load_model
 from sigmafield.recipes.inputs import Inputs, controls_of
-from sigmafield.recipes.options import MachineOptions
+from sigmafield.recipes.options import Lora, MachineOptions
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.settings import OF_THE_MODEL
 from sigmafield.serve.batcher import Batcher, BatchSettings
@@ -52,18 +52,28 @@ class Device:
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
 
     def has_room(self, runs: int) -> bool:
-        """Whether one run more than `runs` should be started."""
-        return runs < (4 if self._active is None else self._active)
+        """Whether one run more than `runs` should be started.
+
+        Without a fixed number of runs it is whether another one adds throughput; before the first network call nothing
+        is known of that, so there is one.
+        """
+        if self._active is not None:
+            return runs < self._active
+        return runs < 1 or (self.batcher.figures().calls > 0 and self.batcher.pays(runs))
 
     def pipe(self, recipe: Recipe) -> Pipeline:
         """The model of a recipe with its LoRAs; errors as for `load`.
 
         Jobs with the same model and LoRAs get the same value, so that their calls can be joined.
+
+        Args:
+            recipe: The recipe, with the digests of its files.
         """
         settled = {name: getattr(recipe, name) for name in OF_THE_MODEL}
-        loras = tuple(lora.pair for lora in recipe.loras)
+        loras = tuple(recipe.loras)
         if self.machine.compile:  # a compiled network takes no LoRAs afterwards
-            return self.once(load_model, **settled, loras=loras, lora_partial=recipe.lora_partial)
+            pairs = tuple(lora.pair for lora in loras)
+            return self.once(load_model, **settled, loras=pairs, lora_partial=recipe.lora_partial)
         pipe = self.once(load_model, **settled)
         return self.once(with_loras, pipe, loras, recipe.lora_partial) if loras else pipe
 
@@ -158,6 +168,6 @@ class Stepping:
         self.leave()
 
 
-def with_loras(pipe: Pipeline, loras: tuple[Any, ...], lora_partial: bool) -> Pipeline:
+def with_loras(pipe: Pipeline, loras: tuple[Lora, ...], lora_partial: bool) -> Pipeline:
     """The model with LoRAs in its weights, see `Pipeline.with_loras`."""
-    return pipe.with_loras(loras, lora_partial)
+    return pipe.with_loras([lora.pair for lora in loras], lora_partial)

@@ -21,7 +21,7 @@ from sigmafield.serve.waiting import Asked, Present
 
 
 class DeviceCalls:
-    """Makes the network calls of one device. One thread makes calls; others may read the figures.
+    """Makes the network calls of one device, one at a time. Any thread may read the figures.
 
     Args:
         costs: Where the seconds of calls are noted.
@@ -77,8 +77,16 @@ class DeviceCalls:
         if first.call.alone:
             self.by_rows[len(rows)] += 1
             return [self._network(first, rows)]
-        out = [self._part(first, rows.part(some)) for some in shares(len(rows), self.most(first))]
-        return list((out[0] if len(out) == 1 else torch.cat(out)).split([len(asked.call.x) for asked in group]))
+        out: list[Tensor] = []
+        done = 0
+        while done < len(rows):
+            some = shares(len(rows) - done, self.most(first))[0]
+            part = rows.part(slice(done, done + some.stop))
+            if (answer := self._part(first, part)) is not None:
+                out.append(answer)
+                done += len(part)
+        answer = out[0] if len(out) == 1 else torch.cat(out)
+        return [answer] if len(group) == 1 else list(answer.split([len(asked.call.x) for asked in group]))
 
     def settle(self) -> None:
         """Waits until the device has made the calls, and notes their seconds."""
@@ -87,26 +95,25 @@ class DeviceCalls:
             ended.synchronize()
             self._note(asked, rows, began.elapsed_time(ended) / 1e3)
 
-    def _part(self, first: Asked, rows: Rows) -> Tensor:
-        """The answer for rows, in one network call or, where memory does not suffice, in halves."""
+    def _part(self, first: Asked, rows: Rows) -> Tensor | None:
+        """The answer for rows, or None where memory does not suffice: from then on, fewer rows make one call."""
         network = partial(self._network, first)
-        if self._exact is not None:
-            module = first.call.module
-            compare = module is None or compiled_part(module) is None  # each size would be compiled
-            out = self._fixed.answer(first.key, network, rows, self._full(first), compare)
-            self.by_rows[len(rows)] += 1
-            return out
         try:
-            out = network(rows)
+            if self._exact is None:
+                out = network(rows)
+            else:
+                module = first.call.module
+                compare = module is None or compiled_part(module) is None  # each size would be compiled
+                out = self._fixed.answer(first.key, network, rows, self._full(first), compare)
             self.by_rows[len(rows)] += 1
             return out
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or len(rows) == 1:
+            if not is_out_of_memory(error) or len(rows) == 1 or self._exact is not None:
                 raise
         release()
         self.halvings += 1
-        half = self._limits[first.key] = len(rows) // 2
-        return torch.cat([self._part(first, rows.part(some)) for some in shares(len(rows), half)])
+        self._limits[first.key] = len(rows) // 2
+        return None
 
     def _network(self, first: Asked, rows: Rows) -> Tensor:
         """One network call."""

@@ -128,7 +128,8 @@ class Engine:
 
     def _added(self, record: JobRecord, digest: str) -> JobRecord:
         """A record in the store, or the one there with the same key."""
-        found = self._store.add(record, digest, lambda: self._check_room(record.owner))
+        seconds = self._scheduler.seconds(1)  # not in the transaction: who has the scheduler's lock may wait for it
+        found = self._store.add(record, digest, lambda: self._check_room(record.owner, seconds))
         if found is not None:
             if self._store.digest(found.id) != digest:
                 raise Conflict(f"key {found.key!r} was used before, for another request: job {found.id}")
@@ -136,14 +137,14 @@ class Engine:
         self._scheduler.wake()
         return record
 
-    def _check_room(self, owner: str) -> None:
+    def _check_room(self, owner: str, seconds: float) -> None:
         counts, most = self._store.counts(), self.settings.queue_length
         if (waiting := counts["queued"] + counts["paused"]) >= most:
-            raise QueueFull(f"{most} jobs wait already", self._scheduler.seconds(max(1, waiting // 10)))
+            raise QueueFull(f"{most} jobs wait already", seconds * max(1, waiting // 10))
         if (each := self.settings.jobs_per_owner) is not None:
             own = self._store.counts(owner)
             if sum(n for status, n in own.items() if status not in FINISHED) >= each:
-                raise QueueFull(f"there are {each} unfinished jobs of this owner already", self._scheduler.seconds(1))
+                raise QueueFull(f"there are {each} unfinished jobs of this owner already", seconds)
 
     def get(self, id: str) -> JobRecord:
         """A job as it is now. LookupError if it does not exist."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
@@ -12,7 +14,7 @@ from PIL import Image
 
 from sigmafield.recipes.image_io import sheet
 from sigmafield.serve.files import JobFiles
-from sigmafield.serve.jobs import JobRecord
+from sigmafield.serve.jobs import UNFINISHED, JobRecord
 from sigmafield.serve.recent import Recent
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
@@ -58,7 +60,8 @@ class Live:
         settings: EngineSettings,
         notify: Callable[[str], None],
     ):
-        self.record, self.files, self.point = record, files, Point(record.step, record.steps, record.progress)
+        self.record, self.files = record, files
+        self.point = Point(record.step, record.steps, record.progress, record.label)
         self.stop: Stop | None = None
         self._store, self._recent, self._settings, self._notify = store, recent, settings, notify
         self._begun: tuple[float, float] | None = None
@@ -90,7 +93,8 @@ class Live:
         image: bytes | None = None
         if time - self._shown >= self._settings.preview_every:
             self._shown = time
-            image = jpeg(preview())
+            with suppress(MemoryError, RuntimeError):  # torch's error where memory does not suffice is a RuntimeError
+                image = jpeg(preview())
         data = {**vars(point), "seconds_left": self.left(time), "preview": image is not None}
         self._recent.add(self._store.event(self.record.id, "step", data), image, seconds)
         self._notify(self.record.id)
@@ -112,9 +116,9 @@ class Live:
         self._saved = monotonic()
         try:
             self.files.save_state(self.point.step, data, self._settings.keep_states)
-        except OSError:
+            self._store.change(self.record.id, UNFINISHED, crashes=0, **vars(self.point))
+        except (OSError, sqlite3.Error):
             return False
-        self._store.change(self.record.id, ["running", "paused", "queued"], crashes=0, **vars(self.point))
         return True
 
 

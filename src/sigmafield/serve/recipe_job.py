@@ -55,7 +55,7 @@ class Watch:
         if self.live.stop is not None:
             if self.save(state) or self.live.stop != "displaced":
                 raise Stopped
-            self.live.stop = None  # the disk is full: it keeps its place
+            self.live.stop = None  # the disk is full: this job is not displaced
         done = self.job.run.done(state)
         if done:
             self.stepping.leave()
@@ -90,8 +90,8 @@ def run_recipe(live: Live, device: Device, shown: Callable[[Recipe], Recipe]) ->
         Stopped: It was asked to stop; its state is saved, unless it is cancelled.
     """
     recipe, state = start_of(live)
-    pipe = device.pipe(recipe)
     recipe, inputs = read_inputs(recipe)
+    pipe = device.pipe(recipe)
     job = open_job(recipe, pipe, inputs, device.controls(recipe, inputs, pipe))
     with Stepping(device.batcher, live.record.priority) as stepping:
         result = execute(job, Watch(job, live, stepping), state)

@@ -25,6 +25,9 @@ LOST = 10
 LOOK = 1.0
 """Seconds between two looks at what changes by itself: the load of devices, and the age of finished jobs."""
 
+SOON = 0.05
+"""Seconds between two looks at whether another run would pay, while jobs wait for it."""
+
 DURATIONS = 50
 """Jobs of which the duration is kept, to say how long the queue takes."""
 
@@ -137,8 +140,8 @@ class Scheduler:
                 if time.monotonic() - looked >= LOOK:
                     looked = time.monotonic()
                     self._look()
-                self._assign()
-                self._wake.wait(LOOK)
+                waits = self._assign()
+                self._wake.wait(SOON if waits and self._settings.active is None else LOOK)
 
     def _look(self) -> None:
         """Queue jobs that have lost their threads, and delete those that are kept no longer."""
@@ -152,14 +155,15 @@ class Scheduler:
                 self._recent.forget(id)
                 JobFiles(self._root, id).remove()
 
-    def _assign(self) -> None:
-        """Start the jobs for which there is room."""
+    def _assign(self) -> bool:
+        """Start the jobs for which there is room; whether others wait for it."""
         while (record := self._store.next_queued(self._workers.keys())) is not None:
             free = [device for device in self.devices if device.has_room(self._load(device))]
             if not free:
                 self._displace(record)
-                return
+                return True
             self._begin(record, min(free, key=self._load))
+        return False
 
     def _begin(self, record: JobRecord, device: Device) -> None:
         kind, started = ("started", time.time()) if record.started is None else ("resumed", record.started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,10 @@ from sigmafield.serve.live import Live, Stopped
 from sigmafield.serve.recipe_job import run_recipe
 from sigmafield.serve.store import Store
 from sigmafield.serve.workflow_job import Workflows, run_workflow
+
+LOG = logging.getLogger("sigmafield.serve")
+EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, FloatingPointError, ImportError)
+"""What the parts of the engine raise with a message for users; others are named and logged with their traceback."""
 
 
 class Worker(threading.Thread):
@@ -74,6 +79,9 @@ class Worker(threading.Thread):
 
     def _fail(self, error: BaseException) -> None:
         message = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, EXPECTED):
+            LOG.error("job %s failed", self.id, exc_info=error)
+            message = f"{type(error).__name__}: {message}"
         try:
             self._store.change(
                 self.id, UNFINISHED, "failed", {"error": message},

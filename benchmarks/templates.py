@@ -25,10 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 
 import original_models
 import original_names
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from sigmafield.comfyui.context import Context, Folders
 from sigmafield.comfyui.convert import to_prompt
@@ -42,9 +44,11 @@ DATA = Path(__file__).parents[1] / "tests" / "data" / "comfyui" / "templates.jso
 MODELS = {
     "ckpt_name": "checkpoints", "unet_name": "diffusion_models", "vae_name": "vae", "clip_name": "text_encoders",
     "clip_name1": "text_encoders", "clip_name2": "text_encoders", "clip_name3": "text_encoders", "lora_name": "loras",
-    "control_net_name": "controlnet",
+    "control_net_name": "controlnet", "style_model_name": "style_models",
 }  # fmt: skip
 """Folders of files by the input that names them."""
+VISION = "clip_vision"
+"""Folder of the files that CLIPVisionLoader names, whose input is called as those of text encoders."""
 SIZE, STEPS = 64, 4
 MAKERS = {"sdxl": "sdxl", "sd3": "sd3", "flux1": "flux"}
 
@@ -163,6 +167,18 @@ def weights(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return original_models.flux(False) if name == "flux schnell" else getattr(original_models, name)()
 
 
+@cache
+def redux() -> dict[str, dict[str, Any]]:
+    """Files of a small vision encoder and of the style model that goes with it and with the small Flux."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 16}
+    vision = SiglipVisionModel(SiglipVisionConfig(**shape, image_size=28, patch_size=14)).state_dict()
+    style = ReduxImageEncoder(
+        redux_dim=32, txt_in_features=weights("flux")[0]["transformer"].config.joint_attention_dim
+    )
+    named = {f"vision_model.{each.removeprefix('vision_model.')}": value for each, value in vision.items()}
+    return {VISION: named, "style_models": style.state_dict()}
+
+
 def model_file(family: str, key: str, name: str) -> dict[str, Any]:
     """The tensors of a file that a template names."""
     maker = MAKERS[family]
@@ -190,15 +206,16 @@ def run(template: Template, folder: Path) -> int:
     for node in template.prompt.values():
         for key, name in node["inputs"].items():
             if key in MODELS:
-                path = folder / MODELS[key] / name
+                kind = VISION if node["class_type"] == "CLIPVisionLoader" else MODELS[key]
+                path = folder / kind / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                tensors = model_file(template.families[0], key, name)
+                tensors = redux()[kind] if kind in redux() else model_file(template.families[0], key, name)
                 save_file({each: value.detach().clone().contiguous() for each, value in tensors.items()}, path)
             elif node["class_type"] == "LoadImage" and key == "image":
                 path = folder / "input" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGBA", (SIZE, SIZE), (200, 60, 40, 128)).save(path)
-    models = {kind: [folder / kind] for kind in MODELS.values()}
+    models = {kind: [folder / kind] for kind in (*MODELS.values(), VISION)}
     folders = Folders(models, folder / "input", folder / "output", folder / "temp")
     return len(run_workflow(smaller(template.prompt), Context(folders)).files)
 

@@ -3,9 +3,16 @@
 import contextlib
 import io
 import os
+import signal
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import pytest
+
 from sigmafield.cli import main
+from sigmafield.cli.terminal import Display
+from sigmafield.core.protocols import State
+from sigmafield.recipes.build import Job
 
 
 @dataclass
@@ -21,9 +28,9 @@ class Ran:
         return self.stdout + self.stderr
 
 
-def run(*arguments, columns=140):
-    """`sigmafield` with these arguments."""
-    out, err, before = io.StringIO(), io.StringIO(), os.environ.get("COLUMNS")
+def run(*arguments, columns=140, stdout=None, stderr=None):
+    """`sigmafield` with these arguments; streams may be given that act on what they are shown."""
+    out, err, before = stdout or io.StringIO(), stderr or io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(columns)
     code = 0
     try:
@@ -34,3 +41,52 @@ def run(*arguments, columns=140):
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+def interrupted(*arguments, when: Callable[[Job, State], bool]):
+    """`sigmafield` with these arguments, which gets a real Ctrl-C after the first step of which `when` is true.
+
+    What it prints is what a terminal shows, its progress bar included.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORCE_COLOR", "1")
+        patch.setenv("TERM", "xterm")
+        patch.delenv("COLORTERM", raising=False)  # which would draw previews
+        update, sent = Display.update, []
+
+        def followed(display, job, state, part=0):
+            update(display, job, state, part)
+            if not sent and when(job, state):
+                sent.append(True)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        patch.setattr(Display, "update", followed)
+        with heard():
+            return run(*arguments, columns=200)
+
+
+class Pressing(io.StringIO):
+    """A terminal in which Ctrl-C is pressed as soon as a text is shown.
+
+    at: Text → what is done as soon as it is shown.
+    """
+
+    def __init__(self, text: str, at: Mapping[str, Callable[[], object]] = {}):
+        super().__init__()
+        self.actions = {**at, text: lambda: os.kill(os.getpid(), signal.SIGINT)}
+
+    def write(self, text: str) -> int:
+        n = super().write(text)
+        for shown in [each for each in self.actions if each in text]:
+            self.actions.pop(shown)()
+        return n
+
+
+@contextlib.contextmanager
+def heard():
+    """Ctrl-C acts as in a terminal: `nohup make test &` ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -8,8 +8,6 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-import pytest
-
 tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli where it is needed
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "sigmafield"
@@ -47,22 +45,60 @@ def table():
     return allowed
 
 
-@cache
-def tree_of(path):
-    return ast.parse(path.read_text("utf-8"))
+class Read(ast.NodeVisitor):
+    """What the laws ask about a file, read once.
+
+    modules: (module, at the top level?) of every import, in functions and under TYPE_CHECKING as well.
+    names: The private names that it defines: functions, classes, variables, fields, attributes that it sets.
+    attributes: The names of all attributes that it reads or sets.
+    """
+
+    def __init__(self, path):
+        self.path, self.modules, self.names, self.attributes = path, [], set(), set()
+        tree = ast.parse(path.read_text("utf-8"))
+        self.top = set(map(id, tree.body))
+        self.visit(tree)
+        self.names = {name for name in self.names if private(name)}
+
+    def visit_Import(self, node):
+        self.modules += [(alias.name, id(node) in self.top) for alias in node.names]
+
+    def visit_ImportFrom(self, node):
+        assert node.level == 0, f"{self.path}: imports are absolute"
+        self.modules += [(f"{node.module}.{alias.name}", id(node) in self.top) for alias in node.names]
+
+    def visit_FunctionDef(self, node):
+        self.names.add(node.name)
+        self.generic_visit(node)
+
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_Name(self, node):
+        if isinstance(node.ctx, ast.Store):
+            self.names.add(node.id)
+
+    def visit_Attribute(self, node):
+        self.attributes.add(node.attr)
+        if isinstance(node.ctx, ast.Store):
+            self.names.add(node.attr)
+        self.generic_visit(node)
+
+    def visit_Constant(self, node):
+        pass
+
+
+read = cache(Read)
+
+
+def names_of(path):
+    return read(path).names
 
 
 def modules(path):
-    """(module, at the top level?) of every import in a file, in functions and under TYPE_CHECKING as well."""
-    tree = tree_of(path)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node in tree.body) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield from ((f"{node.module}.{alias.name}", node in tree.body) for alias in node.names)
+    return read(path).modules
 
 
+@cache
 def file_of(module):
     """The file of ours that a dotted name is in: the longest part of it that is a module or a package."""
     parts = module.split(".")
@@ -111,49 +147,42 @@ def test_every_room_is_in_the_table():
     assert {room_of(path) for path in FILES} <= table().keys()
 
 
-@pytest.mark.parametrize("path", FILES, ids=short)
-def test_a_file_imports_only_what_its_room_may(path):
-    allowed = table()[room_of(path)]
-    wrong = sorted({short(other) for other in graph()[path] if room_of(other) not in allowed})
-    assert not wrong, f"{short(path)} imports {', '.join(wrong)}; {room_of(path)} may import {', '.join(allowed)}"
+def test_a_file_imports_only_what_its_room_may():
+    wrong = {
+        f"{short(path)} imports {short(other)}; {room_of(path)} may import {', '.join(sorted(table()[room_of(path)]))}"
+        for path in FILES
+        for other in graph()[path]
+        if room_of(other) not in table()[room_of(path)]
+    }
+    assert sorted(wrong) == []
 
 
 def test_no_files_import_each_other_in_a_circle():
     assert circles() == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=short)
-def test_private_names_stay_in_their_file(path):
+def test_private_names_stay_in_their_file():
     """An underscored name is neither imported from a file of ours nor read from an object of another file's."""
-    imported = [m for m, _ in modules(path) if file_of(m) and private(m.rpartition(".")[2])]
-    read = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute) and private(node.attr)}
-    elsewhere = set().union(*(names_of(other) for other in FILES if other != path))
-    assert imported == [] and (read & elsewhere) - names_of(path) == set()
+    homes = {}
+    for path in FILES:
+        for name in names_of(path):
+            homes.setdefault(name, set()).add(path)
+    for path in FILES:
+        imported = [m for m, _ in modules(path) if file_of(m) and private(m.rpartition(".")[2])]
+        taken = {name for name in read(path).attributes if private(name) and path not in homes.get(name, {path})}
+        assert (imported, taken) == ([], set()), short(path)
 
 
 def test_tests_touch_no_private_names():
     ours, found = set().union(*map(names_of, FILES)), []
     for path in sorted((ROOT / "tests").rglob("*.py")):
-        read = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
         taken = {module.rpartition(".")[2] for module, _ in modules(path) if module.startswith("sigmafield")}
-        found += [(path.name, name) for name in sorted((read | taken) & ours - names_of(path))]
+        found += [(path.name, name) for name in sorted((read(path).attributes | taken) & ours - names_of(path))]
     assert found == []
 
 
 def private(name):
     return name.startswith("_") and not name.endswith("__") and name not in PUBLIC
-
-
-@cache
-def names_of(path):
-    """The private names that a file defines: functions, classes, variables, fields, attributes that it sets."""
-    names = set()
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            names.add(node.id if isinstance(node, ast.Name) else node.attr)
-    return {name for name in names if private(name)}
 
 
 def packages(requirements):
@@ -167,15 +196,15 @@ EXTRAS = PROJECT["optional-dependencies"].keys() - {"all", "docs", "test"}
 OPTIONAL = packages(line for extra in EXTRAS for line in PROJECT["optional-dependencies"].get(extra, []))
 
 
-@pytest.mark.parametrize("path", FILES, ids=short)
-def test_optional_packages_are_imported_where_they_are_used(path):
-    for module, at_top in modules(path):
-        root = module.partition(".")[0]
-        if root in OPTIONAL:
-            assert not at_top or short(path).startswith(LATE), f"{short(path)} imports {root} at its top"
-        else:
-            known = root == "sigmafield" or root in CORE or root in sys.stdlib_module_names
-            assert known, f"{short(path)} imports {root}, of which pyproject.toml says nothing"
+def test_optional_packages_are_imported_where_they_are_used():
+    for path in FILES:
+        for module, at_top in modules(path):
+            root = module.partition(".")[0]
+            if root in OPTIONAL:
+                assert not at_top or short(path).startswith(LATE), f"{short(path)} imports {root} at its top"
+            else:
+                known = root == "sigmafield" or root in CORE or root in sys.stdlib_module_names
+                assert known, f"{short(path)} imports {root}, of which pyproject.toml says nothing"
 
 
 def test_import_needs_the_core_alone():

@@ -1,10 +1,10 @@
 """Many prompts, folders, previews, budgets and steering images on the command line."""
 
 import hashlib
+import io
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import interrupted
 
-from command_line import run
+from command_line import interrupted, run
 from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.parse import parse_control
 from sigmafield.recipes.image_io import open_image
@@ -103,14 +102,33 @@ def test_lines_may_be_recipes(tmp_path):
     assert "line 1: not JSON" in run("sample", "--prompts", prompts, "--out-dir", out).stderr
 
 
-def test_standard_input_is_a_file_of_prompts(tmp_path):
-    """A real process; the same lines again are skipped."""
-    command = [sys.executable, "-m", "sigmafield", "sample", "--prompts", "-", "--steps", "1"]
-    lines = 'a red heart\n{"prompt": "green apple"}\n'
-    for said in ("2 written; lines are noted in stdin.manifest.jsonl", "0 written, 2 skipped; "):
-        ran = subprocess.run(command, cwd=tmp_path, input=lines, capture_output=True, text=True, timeout=100)
-        assert ran.returncode == 0 and said in ran.stdout, ran.stdout + ran.stderr
+def test_standard_input_is_a_file_of_prompts(tmp_path, monkeypatch):
+    """In a real process and a real terminal, whose bar is for all images; the same lines again are skipped."""
+    terminal, theirs = pty.openpty()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
+    options = ["sample", "--prompts", "-", "--steps", "2", "--cfg", "1"]
+    command = [sys.executable, "-m", "sigmafield", *options]
+    lines = b'a red heart\n{"prompt": "green apple"}\n'
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        assert process.stdin is not None
+        process.stdin.write(lines)
+        process.stdin.close()
+        shown = ""
+        with suppress(OSError):  # how Linux says that the other end has closed
+            while part := os.read(terminal, 4096):
+                shown += part.decode(errors="replace")
+        os.close(terminal)
+    assert process.returncode == 0, shown
+    said = "2 written; lines are noted in stdin.manifest.jsonl"
+    for text in ("1 of 2: a red heart", "2 of 2: green apple", "100 %", "green-apple-0.png: 2 eval", said):
+        assert text in shown
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a-red-heart-0.png", "green-apple-0.png"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert "0 written, 2 skipped; " in run(*options).stdout
 
 
 def test_the_same_command_goes_on(prompts, tmp_path):
@@ -180,11 +198,11 @@ def test_one_process_at_a_time(prompts, tmp_path):
 @pytest.mark.typed_elsewhere
 def test_an_interrupted_batch_goes_on_in_the_middle_of_a_line(prompts, tmp_path):
     """A real Ctrl-C: nothing is drawn twice, and the pixels are those of an uninterrupted batch."""
-    command = ["sample", "--prompts", prompts, "--steps", 16, "--sampler", "dpmpp_2m_sde", "--cfg", 3, "--out-dir"]
-    words = [sys.executable, "-m", "sigmafield", *map(str, command), str(tmp_path / "a")]
-    status, shown = interrupted(signal.SIGINT, words, r"2 of 3: green apple[^\n]* 4\d %")
-    assert status == 130 and "interrupted after " in shown and "the same command" in shown, shown
-    assert "1 written, 2 left; lines are noted in" in shown
+    command = ["sample", "--prompts", prompts, "--steps", 4, "--sampler", "dpmpp_2m_sde", "--cfg", 3, "--out-dir"]
+    ended = interrupted(*command, tmp_path / "a", when=lambda job, state: "green" in job.recipe.prompt and state.i == 2)
+    assert ended.exit_code == 130 and "2 of 3: green apple" in ended.stderr, ended.output
+    assert "interrupted after " in ended.stderr and "the same command" in ended.stderr
+    assert "1 written, 2 left; lines are noted in" in ended.stdout
     checkpoint = tmp_path / "a" / "prompts.txt.line-4.checkpoint.safetensors"
     assert load_state(checkpoint)[0].i > 0
     facts = json.loads(run(*command, tmp_path / "a", "--json").stdout)
@@ -195,25 +213,6 @@ def test_an_interrupted_batch_goes_on_in_the_middle_of_a_line(prompts, tmp_path)
     for name in files[2:]:
         if name.endswith(".png"):
             assert (pixels(tmp_path / "a" / name) == pixels(tmp_path / "b" / name)).all()
-
-
-def test_the_bar_is_for_all_images(prompts, tmp_path):
-    """In a real terminal; prompts keep their numbers, and each file is told."""
-    terminal, theirs = pty.openpty()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "sigmafield", "sample", "--prompts", prompts, "--steps", "6"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        shown = ""
-        with suppress(OSError):  # how Linux says that the other end has closed
-            while part := os.read(terminal, 4096):
-                shown += part.decode(errors="replace")
-        os.close(terminal)
-    assert process.returncode == 0, shown
-    for text in ("1 of 3: a red heart", "2 of 3: green apple", "3 of 3: a red heart", "green-apple-0.png: 6 eval"):
-        assert text in shown
 
 
 def test_previews_are_written_beside_the_output(tmp_path):

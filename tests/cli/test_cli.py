@@ -122,7 +122,7 @@ def interrupted(how, command, when=r"[1-9]\d? %", times=1):
 def test_interrupted_run_resumes_to_the_same_pixels(how, times, tmp_path):
     """A real process in a real terminal, a real signal: the checkpoint finishes to the uninterrupted pixels."""
     out, checkpoint, whole = (tmp_path / name for name in ("i.png", "i.checkpoint.safetensors", "whole.png"))
-    options = ["--steps", "40", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
+    options = ["--steps", "24", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
     command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", out, *options]
     status, shown = interrupted(how, command, times=times)
     assert status == 128 + how, shown
@@ -144,7 +144,7 @@ def test_a_closed_terminal_leaves_a_checkpoint(tmp_path):
         heard()
         os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"})
     shown = b""
-    while not re.search(rb" [1-9]\d? %", shown):
+    while not re.search(rb" [1-9] %", shown):
         shown += os.read(terminal, 4096)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGHUP
@@ -175,21 +175,6 @@ def test_a_signal_during_start_up_leaves_nothing(how, after, tmp_path):
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == -how, shown  # as shells expect of a program that a signal ends
     assert shown == "" and list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.typed_elsewhere
-def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
-    """kill -9 cannot be caught: at most --checkpoint-every is lost, here one step."""
-    out, checkpoint, whole = (tmp_path / name for name in ("i.png", "i.checkpoint.safetensors", "whole.png"))
-    options = ["--steps", "40", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
-    command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", out, *options, "--checkpoint-every", "0"]
-    status, shown = interrupted(signal.SIGKILL, command, when=r"[3-9]\d %")
-    assert status == -signal.SIGKILL and not out.exists(), shown
-    assert sf.load_state(checkpoint)[0].i >= 0.3 * 40 - 1
-    assert run("resume", checkpoint, "--checkpoint-every", 0).exit_code == 0
-    assert run("sample", "rocket", "-o", whole, *options).exit_code == 0
-    assert (pixels(out) == pixels(whole)).all()
-    assert not checkpoint.exists()
 
 
 def test_a_run_is_resumed_where_its_input_has_moved(heart, tmp_path):

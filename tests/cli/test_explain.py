@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -46,9 +44,7 @@ def test_one_method_for_machines():
 
 
 def test_cite_prints_bibtex():
-    out = subprocess.run(
-        [sys.executable, "-m", "sigmafield", "cite", "dpmpp_2m", "karras"], capture_output=True, text=True, check=True
-    ).stdout
+    out = run("cite", "dpmpp_2m", "karras").stdout
     assert out.startswith("@misc{lu2022dpmsolverpp,\n  title = {{DPM-Solver++}: Fast Solver")
     assert out.count("@misc{") == 2 and "eprint = {2206.00364}" in out
     assert run("cite").output.startswith("@software{sigmafield,")

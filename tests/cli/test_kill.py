@@ -1,4 +1,4 @@
-"""`kill -9` at random moments: a batch that is started again until it is finished has every line once."""
+"""`kill -9`: a run goes on from its last checkpoint, and a batch that is started again has every line once."""
 
 import json
 import os
@@ -9,7 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from command_line import run
 from sigmafield.recipes.image_io import open_image
+from sigmafield.runs.checkpoint import load_state
 
 SUBJECTS = ("a red heart", "green apple", "pizza", "rocket", "a red heart")
 OPTIONS = ["--steps", "3", "--sampler", "dpmpp_2m_sde", "--cfg", "3", "--checkpoint-every", "0"]
@@ -19,19 +21,38 @@ import glob, json, os, random, signal, sys, time
 import sigmafield.cli.sample  # a child begins with torch imported, so that most kills hit the work and not the start
 from sigmafield.cli import main
 
-root, kills, seed, command = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+root, kills, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+middle = sys.argv.index("then")
+single, command = sys.argv[4:middle], sys.argv[middle + 1 :]
 moments = random.Random(seed)
 
-def start(folder):
+def begun(words):
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
-            main([*command, folder])
+            main(words)
             os._exit(0)
         except SystemExit as end:
             os._exit(end.code or 0)
     return child
+
+def start(folder):
+    return begun([*command, folder])
+
+def written(path):
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+child, seen, checkpoint = begun(single), {None}, f"{root}/one.checkpoint.safetensors"
+while len(seen) <= 3:  # three checkpoints, one for each step
+    seen.add(written(checkpoint))
+    time.sleep(0.001)
+    assert not os.waitpid(child, os.WNOHANG)[0]
+os.kill(child, signal.SIGKILL)
+assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 def done(folder):
     return len(glob.glob(folder + "/*.png"))
@@ -55,7 +76,8 @@ while killed < kills or os.path.exists(f"{root}/{finished}"):
         killed, hits = killed + 1, hits + (done(folder) > before)
 print(json.dumps([finished, hits]))
 """
-"""Draws a batch whole, then batches that are killed at random moments and started again until they are finished."""
+"""Kills one run in its middle; draws a batch whole, then batches that are killed at random moments and started again
+until they are finished."""
 
 
 def pixels(path):
@@ -83,17 +105,25 @@ def check_finished(folder, whole, lines):
     assert noted == dict.fromkeys(range(1, lines + 1), 1)
 
 
-@pytest.mark.parametrize("kills, lines", [(2, 5), pytest.param(100, 40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, lines", [(2, 3), pytest.param(100, 40, marks=pytest.mark.slow)])
 @pytest.mark.typed_elsewhere
 def test_kills_at_random_moments(kills, lines, tmp_path, capsys):
+    """Kills cannot be caught: a run loses at most --checkpoint-every, here one step, and a batch the line it is at."""
     prompts, seed = tmp_path / "p.txt", int(os.environ.get("KILL_SEED", "0"))
     prompts.write_text("".join(f"{SUBJECTS[k % len(SUBJECTS)]}\n" for k in range(lines)))
     command = ["sample", "--prompts", prompts, *OPTIONS, "--out-dir"]
-    words = [sys.executable, "-c", LAUNCHER, tmp_path, kills, seed, *command]
+    single = ["sample", "rocket", "--steps", 16, *OPTIONS[2:], "-o"]
+    words = [sys.executable, "-c", LAUNCHER, tmp_path, kills, seed, *single, tmp_path / "one.png", "then", *command]
     ran = subprocess.run(
         [str(word) for word in words], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
+    one, whole = tmp_path / "one.png", tmp_path / "whole.png"
+    assert not one.exists() and 3 <= load_state(tmp_path / "one.checkpoint.safetensors")[0].i < 16
+    assert run("resume", tmp_path / "one.checkpoint.safetensors").exit_code == 0
+    assert run(*single, whole).exit_code == 0
+    assert (pixels(one) == pixels(whole)).all()
+    assert not (tmp_path / "one.checkpoint.safetensors").exists()
     finished, hits = json.loads(ran.stdout.splitlines()[-1])
     for k in range(finished):
         check_finished(tmp_path / str(k), tmp_path / "whole", lines)

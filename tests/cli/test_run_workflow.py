@@ -2,18 +2,13 @@
 
 import json
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 import time
 
 import pytest
 from PIL import Image
 
-from command_line import run
+from command_line import Pressing, heard, run
 from sigmafield.comfyui.environment import extra_folders, joined_folders, model_folders
 
 DRAWN = {
@@ -134,27 +129,15 @@ def test_an_error_in_a_node_is_one_line(tmp_path):
     assert re.search(r"^error: node 2 \(SaveImage\): (FileExists|NotADirectory)Error: ", made.stderr, re.M)
 
 
-def interrupted(arguments, at):
-    """What `sigmafield run` says that is interrupted when it prints a line that begins with `at`."""
-    command = [sys.executable, "-m", "sigmafield", "run", *map(str, arguments)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith(at):
-                process.send_signal(signal.SIGINT)
-                break
-        said = process.stderr.read()
-    assert process.returncode == 130
-    return said
-
-
 def test_ctrl_c_leaves_a_paused_workflow_which_ends_with_the_same_pixels(flow, tmp_path):
-    out, steps = tmp_path / "out", ["--set", "KSampler.steps=40"]
-    said = interrupted([flow, "--substitute", "tiny", "-o", out, *steps], "3 3/")
+    out = tmp_path / "out"
+    with heard():
+        ended = run("run", flow, "--substitute", "tiny", "-o", out, stderr=Pressing("3 2/4"))
+    assert ended.exit_code == 130, ended.output
     [paused] = out.glob("paused-*.safetensors")
-    assert f"sigmafield run {paused}" in said and not list(out.glob("*.png"))
+    assert f"sigmafield run {paused}" in ended.stderr and not list(out.glob("*.png"))
     assert run("run", paused, "-o", out).exit_code == 0
-    assert run("run", flow, "--substitute", "tiny", "-o", out, *steps).exit_code == 0
+    assert run("run", flow, "--substitute", "tiny", "-o", out).exit_code == 0
     first, second = (Image.open(out / f"heart_0000{k}_.png").tobytes() for k in (1, 2))
     assert first == second
 
@@ -186,19 +169,14 @@ def test_watching_runs_again_when_the_file_changes(tmp_path):
         return {"1": {"class_type": "PreviewAny", "inputs": {"source": text}}}
 
     file = written(asking("one"), tmp_path / "flow.json")
-    command = [sys.executable, "-m", "sigmafield", "run", str(file), "--watch"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    ) as process:
-        assert process.stdout is not None
-        late = threading.Timer(60, process.kill)  # then the next line is empty
-        late.start()
-        assert process.stdout.readline() == "one\n"
-        time.sleep(0.01)
+
+    def change():
+        time.sleep(0.01)  # file systems may have no finer times
         written(asking("two"), file)
-        assert process.stdout.readline() == "two\n"
-        late.cancel()
-        process.terminate()
+
+    with heard():
+        ended = run("run", file, "--watch", stdout=Pressing("two", at={"one": change}))
+    assert (ended.exit_code, ended.stdout.split()) == (130, ["one", "two"]), ended.stderr
 
 
 def test_folders_of_models_in_comfyuis_form(tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sigmafield.comfyui.context import Context, Folders
-from sigmafield.comfyui.nodes.method_plot import BOX, method_plot
+from sigmafield.comfyui.nodes.method_plot import method_plot
 from sigmafield.comfyui.run import run_workflow
 from sigmafield.comfyui.sampling import NamedSampler
 from sigmafield.core.registry import Spec
@@ -22,7 +22,7 @@ def blue(image):
 def diameter(h):
     """Pixels that the region of Euler's sampler is wide."""
     image = method_plot(NamedSampler(Spec("euler")), "stability", h)
-    assert image.shape[0] == 1 and image.shape[-1] == 3 and 0 <= image.min() and image.max() <= 1
+    assert image.shape[0] == 1 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1
     columns = blue(image).any(0).nonzero()
     return float(columns.max() - columns.min())
 

@@ -155,17 +155,22 @@ def sd3() -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
 
 
-def flux(guided: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Parts of a model like Flux, and the weights of its file with all of them."""
+def flux_network(guided: bool = True) -> Any:
+    """A network like Flux's; guided: dev, else schnell."""
     from diffusers import FluxTransformer2DModel
 
+    return randomise(
+        FluxTransformer2DModel(
+            num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=32, joint_attention_dim=48,
+            pooled_projection_dim=64, guidance_embeds=guided, axes_dims_rope=(4, 14, 14),
+        )
+    )  # fmt: skip
+
+
+def flux(guided: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Parts of a model like Flux, and the weights of its file with all of them."""
     parts = {
-        "transformer": randomise(
-            FluxTransformer2DModel(
-                num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=32, joint_attention_dim=48,
-                pooled_projection_dim=64, guidance_embeds=guided, axes_dims_rope=(4, 14, 14),
-            )
-        ),
+        "transformer": flux_network(guided),
         "vae": vae(**FLOW_VAE, scaling_factor=0.3611, shift_factor=0.1159),
         "text_encoder": text(64, 2, hidden_act="quick_gelu"),
         "text_encoder_2": t5("T5", 32128, 48),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +32,7 @@ DRAW = torch.Generator().manual_seed(0)
 X, HINT = torch.randn(1, 4, 8, 12, generator=DRAW), torch.rand(1, 3, *SIZE, generator=DRAW)
 T = torch.tensor([500.0])
 NETS = ["control", "adapter", "xl adapter"]
+opened, opened_control = cache(load), cache(load_control)  # nothing here changes a network
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +79,11 @@ def test_what_is_loaded_is_what_was_saved(nets: dict[str, tuple[Any, Any]]) -> N
 
 @pytest.fixture
 def pipe(sd1: tuple[Path, Any]) -> Pipeline:
-    return load(sd1[0])
+    return opened(sd1[0])
 
 
 def control(nets: dict[str, tuple[Any, Any]], name: str, **settings: Any) -> Control:
-    return Control(load_control(nets[name][0]), HINT, **settings)
+    return Control(opened_control(nets[name][0]), HINT, **settings)
 
 
 def told(pipe: Pipeline, *controls: Control) -> Cond:
@@ -101,7 +103,7 @@ def answer(pipe: Pipeline, cond: Cond, sigma: float = 2.0, x: Tensor = X) -> Ten
 def test_a_control_net_is_called_as_diffusers_does(
     name: str, model: str, nets: dict[str, tuple[Any, Any]], request: pytest.FixtureRequest
 ) -> None:
-    pipe = load(request.getfixturevalue(model)[0])
+    pipe = opened(request.getfixturevalue(model)[0])
     steered = control(nets, name, strength=0.7)
     side, unet, cond = steered.net.module, pipe.modules["unet"], told(pipe, steered)
     told_too = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": cond.extra, "return_dict": False}
@@ -123,7 +125,7 @@ def test_a_control_net_is_called_as_diffusers_does(
 def test_an_adapter_is_called_as_diffusers_does(
     name: str, model: str, nets: dict[str, tuple[Any, Any]], request: pytest.FixtureRequest
 ) -> None:
-    pipe = load(request.getfixturevalue(model)[0])
+    pipe = opened(request.getfixturevalue(model)[0])
     steered = control(nets, name, strength=0.7)
     side, unet, cond = steered.net.module, pipe.modules["unet"], told(pipe, steered)
     hint = HINT.mean(1, keepdim=True) if name == "grey adapter" else HINT
@@ -173,7 +175,7 @@ def test_strength_0_and_outside_of_the_window_is_no_control(
 def test_half_precision_of_the_network_and_of_its_side(
     name: str, side: str, nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any]
 ) -> None:
-    full, half = load(sd1[0]), load(sd1[0], dtype="bfloat16")
+    full, half = opened(sd1[0]), opened(sd1[0], dtype="bfloat16")
     whole = told(full, control(nets, name))
     low = replace(whole, controls=[Control(load_control(nets[name][0], dtype=side), HINT)])
     assert_close(half.model.network(X, T, low), full.model.network(X, T, whole), atol=0.3, rtol=0)
@@ -278,7 +280,7 @@ def test_whole_runs_are_those_of_diffusers(
     kind: str, name: str, model: str, nets: dict[str, tuple[Any, Any]], request: pytest.FixtureRequest
 ) -> None:
     folder, known = request.getfixturevalue(model)
-    pipe, noise = load(folder), torch.randn(1, 4, 8, 12)
+    pipe, noise = opened(folder), torch.randn(1, 4, 8, 12)
     scale = "adapter_conditioning_scale" if "Adapter" in kind else "controlnet_conditioning_scale"
     diffuser = theirs_of(kind, known, nets[name][1])
     diffuser.set_progress_bar_config(disable=True)
@@ -308,7 +310,7 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
         ValueError, match=r"this T2IAdapter is for networks with down_block_types\[0\] = DownBlock2D; the"
     ):
         pipe.model.check(told(pipe, control(nets, "xl adapter")))
-    tiny = load("tiny")
+    tiny = opened("tiny")
     with pytest.raises(ValueError, match="tiny takes no controls: these are for Stable Diffusion"):
         tiny.model.check(told(tiny, steered))
     with pytest.raises(ValueError, match="unet is a UNet2DConditionModel; supported: ControlNetModel, "):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,10 +27,9 @@ SIZE = (16, 24)
 
 
 @pytest.fixture(params=["sd1", "sd2", "sdxl"])
-def both(request: pytest.FixtureRequest) -> tuple[Pipeline, Any]:
+def both(request: pytest.FixtureRequest, loaded: Callable[[str], Pipeline]) -> tuple[Pipeline, Any]:
     """A model as loaded here, and diffusers' pipeline of it."""
-    folder, pipe = request.getfixturevalue(request.param)
-    return load(folder), pipe
+    return loaded(request.param), request.getfixturevalue(request.param)[1]
 
 
 def theirs(pipe: Any, x: torch.Tensor, t: torch.Tensor, cond: Cond) -> torch.Tensor:

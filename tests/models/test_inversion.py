@@ -25,11 +25,10 @@ def table(pipe: Pipeline, part: str = "text_encoder") -> torch.Tensor:
     return next(value for key, value in state.items() if key.endswith("token_embedding.weight"))
 
 
-@pytest.fixture(params=["sd1", "sdxl", "small tiny"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Pipeline, Path]:
+@pytest.fixture(scope="module", params=["sd1", "sdxl", "small tiny"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, Path]:
     """A model with a folder of one textual inversion, `known`: the vectors of the words "a red"."""
-    words = tmp_path / "words"
-    words.mkdir()
+    words = tmp_path_factory.mktemp("words")
     if request.param == "small tiny":
         path, pipe = request.getfixturevalue("sd1")
         ours = load_tiny(path, CPU, F32, Inversions(words))

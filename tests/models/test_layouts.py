@@ -51,13 +51,12 @@ def test_every_weight_finds_its_place(published: tuple[str, dict[str, torch.Tens
     assert layout.family == family and set(layout.prefixes) == set(layout.parts)
     configs = derived(layout, shapes)
     for part, kind in true_layouts.kinds(family).items():
-        shipped = true_layouts.config(family, part)
-        told, known = (settings(true_layouts.empty(family, part, kind, **c)) for c in (configs[part], {}))
-        assert told == known, part
+        module = true_layouts.shipped(family, part, kind)
+        assert settings(true_layouts.empty(family, part, kind, **configs[part])) == settings(module), part
         prefix = layout.prefixes[part]
         own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        got = converted(kind.__name__, own, shipped, family)
-        want = true_layouts.empty(family, part, kind).state_dict()
+        got = converted(kind.__name__, own, true_layouts.config(family, part), family)
+        want = module.state_dict()
         want.pop("encoder.embed_tokens.weight", None)  # T5's second name of one weight
         bare = {name.removeprefix("text_model."): value.shape for name, value in got.items()}
         assert bare == {name.removeprefix("text_model."): value.shape for name, value in want.items()}, part

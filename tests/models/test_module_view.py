@@ -17,6 +17,7 @@ from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.patches.module_hooks import after, during
 from sigmafield.models.module_view import Views, view_of
+from small_network import small_model
 
 
 class Inner(nn.Module):
@@ -123,7 +124,7 @@ def test_calls_at_a_time_have_a_view_each_and_a_failed_one_is_dropped(outer: Out
 @pytest.mark.parametrize("name", ON_UNETS)
 def test_the_shared_module_is_as_it_was_during_a_patched_call(name: str) -> None:
     """Objects, hooks and forwards, seen from inside of the network while the patch acts."""
-    pipe = sf.load("tiny", device="cpu")
+    pipe = small_model()
     unet, seen = pipe.modules["unet"], list[bool]()
     was, inner = fingerprint(unet), pipe.model.forward
 

@@ -14,6 +14,7 @@ from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches import module_hooks
 from sigmafield.recipes.mods import parse_mods
+from small_network import small_model
 
 WORDS = ["red heart", "dog face", "green apple", "hamburger"]
 
@@ -123,9 +124,9 @@ def work(pipe, line, size):
     return tuple(map(sum, zip(*to_itself)))
 
 
-def test_hypertile_divides_the_pairs_by_the_tiles(pipe):
+def test_hypertile_divides_the_pairs_by_the_tiles():
     for side, tiles in {128: 4, 256: 16}.items():
-        count = partial(work, pipe, size=(side, side))
+        count = partial(work, small_model(), size=(side, side))
         (_, all_), (_, tiled) = count(line=""), count(line="hypertile(tile_size=32, max_depth=2)")
         print(f"\nhypertile: pairs of tokens at {side} by {side}: {all_} -> {tiled}")
         assert tiled * tiles == all_

@@ -1,4 +1,4 @@
-"""Laws of every mod that acts within the network, on the shipped model: it acts, it costs what it says, it is gone."""
+"""Laws of every mod that acts within the network, on a UNet: it acts, it costs what it says, it is gone."""
 
 import hashlib
 from dataclasses import replace
@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 
-import sigmafield as sf
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
@@ -18,6 +17,7 @@ from sigmafield.recipes.execute import open_job
 from sigmafield.recipes.mods import MODS, parse_mods
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish, iterate
+from small_network import small_model
 
 NEUTRAL = {
     "pag": "pag(scale=0)",
@@ -50,9 +50,9 @@ NOT_ON_UNETS = {"slg", "slg_simple"}
 ON_UNETS = [name for name, mod in MODS.items() if mod.fits and name not in NOT_ON_UNETS]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pipe():
-    return sf.load("tiny")
+    return small_model()
 
 
 @pytest.fixture

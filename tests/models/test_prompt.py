@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sigmafield.models.load import load
 from sigmafield.models.text.prompt import Piece, Token, Vocabulary, by_space, chunks, one_chunk, parse
 from sigmafield.models.tiny import load_tiny
 
+opened, opened_tiny = cache(load), cache(load_tiny)  # nothing here changes a module
 SIZE = (16, 16)
 ROOM = 14
 """Tokens of a chunk of the small models, without begin and end."""
@@ -124,10 +126,10 @@ def test_encoders_without_a_limit_get_one_chunk() -> None:
 def pipe(request: pytest.FixtureRequest) -> Pipeline:
     """Every kind of text encoder there is."""
     if request.param == "tiny":
-        return load("tiny", device="cpu")
+        return opened("tiny", device="cpu")
     if request.param == "small tiny":
-        return load_tiny(request.getfixturevalue("sd1")[0], torch.device("cpu"), torch.float32)
-    return load(request.getfixturevalue(request.param)[0])
+        return opened_tiny(request.getfixturevalue("sd1")[0], torch.device("cpu"), torch.float32)
+    return opened(request.getfixturevalue(request.param)[0])
 
 
 def close(a: Cond, b: Cond) -> None:
@@ -198,15 +200,15 @@ def test_clip_skip_cuts_layers_off(skip: int, sd1: tuple[Path, Any], tmp_path: P
     kept = {name: value for name, value in load_file(file).items() if not any(each in name for each in cut)}
     save_file(kept, file, metadata={"format": "pt"})
     want = load(tmp_path / "m").text.encode(["a red heart", "b"], SIZE)
-    pipe = load(sd1[0])
+    pipe = opened(sd1[0])
     close(pipe.text.encode(["a red heart", "b"], SIZE, skip), want)
-    ours = load_tiny(sd1[0], torch.device("cpu"), torch.float32)
+    ours = opened_tiny(sd1[0], torch.device("cpu"), torch.float32)
     close(ours.text.encode(["a red heart", "b"], SIZE, clip_skip=skip), want)
     assert skip == -1 or not torch.allclose(want.embeds, encoded(pipe, "a red heart", "b").embeds, atol=1e-3)
 
 
 def test_clip_skip_of_xl_is_not_normalised(sdxl: tuple[Path, Any]) -> None:
-    pipe = load(sdxl[0])
+    pipe = opened(sdxl[0])
     plain, last = (pipe.text.encode(["a red heart"], SIZE, skip) for skip in (None, -1))
     assert torch.equal(pipe.text.encode(["a red heart"], SIZE, -2).embeds, plain.embeds)
     assert torch.equal(last.extra["text_embeds"], plain.extra["text_embeds"])

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from test_patch_laws import pipe  # noqa: F401
 
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
@@ -12,6 +11,7 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches.module_hooks import during, inside
 from sigmafield.guidance.patches.perturbed_attention import blurred_attention, identity_attention
 from sigmafield.guidance.patches.unet_blocks import middle_attentions
+from sigmafield.models.load import load
 from sigmafield.recipes.execute import open_job
 from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.recipe import Recipe
@@ -21,14 +21,19 @@ WORDS = ["red heart", "dog face", "green apple", "sun"]
 
 
 @pytest.fixture(scope="module")
-def drawn(pipe):  # noqa: F811
+def pipe():
+    return load("tiny")
+
+
+@pytest.fixture(scope="module")
+def drawn(pipe):
     """Latents of images that the model draws of these words."""
     jobs = [open_job(Recipe(words, steps=8, cfg=2.0, seed=i), pipe) for i, words in enumerate(WORDS)]
     return torch.cat([finish(job.run, job.start).x for job in jobs])
 
 
 @pytest.fixture
-def denoised(pipe, drawn):  # noqa: F811
+def denoised(pipe, drawn):
     """(mods, σ, patches) → the prediction at cfg 1, against "cat face", of those images under noise."""
     P, N = (pipe.text.encode(words, pipe.model.size) for words in (WORDS, ["cat face"] * 4))
 
@@ -57,7 +62,7 @@ def test_identity_attention_matters_while_the_image_is_decided(denoised):
     assert shares == sorted(shares) and shares[-1] > 2 * shares[0] > 1e-3
 
 
-def test_blurring_flattens_the_logits_and_moves_the_prediction(pipe, denoised):  # noqa: F811
+def test_blurring_flattens_the_logits_and_moves_the_prediction(pipe, denoised):
     """SEG: the wider the blur, the less attention differs between queries, and the further W is from C."""
     C, spreads, distances = denoised("", 8.0).x0, [], []
     for sigma in (0.0, 0.5, 1.0, 10000.0):

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from command_line import run
 from sigmafield import generate
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load
+from sigmafield.models.load import load, load_network
 from sigmafield.models.scheduler_config import sampling_of
 from sigmafield.parameterization.prediction import PREDICTIONS
 
@@ -141,11 +141,11 @@ def test_inpainting_networks_have_their_channels(made: Any, loaded: Any, tmp_pat
     def widened(weights: dict[str, Tensor]) -> None:
         weights[name] = torch.nn.functional.pad(weights[name], (0, 0, 0, 0, 0, 5))
 
-    plain, wide = loaded("sd1")[0], load(rewritten(made("sd1"), tmp_path / "wide.safetensors", widened))
-    assert (plain.model.concat, wide.model.concat) == (0, 5)
+    plain, wide = loaded("sd1")[0], load_network(rewritten(made("sd1"), tmp_path / "wide.safetensors", widened))
+    assert (plain.model.concat, wide.concat) == (0, 5)
     cond, x, t = plain.text.encode(PROMPTS, SIZE), noise(2, 4, 8, 8), torch.tensor([0.9, 0.3])
     told = replace(cond, concat=noise(2, 5, 8, 8))
-    assert_close(wide.model.network(x, t, told), plain.model.network(x, t, cond), atol=1e-4, rtol=1e-4)
+    assert_close(wide.network(x, t, told), plain.model.network(x, t, cond), atol=1e-4, rtol=1e-4)
 
 
 def without(beginning: str) -> Callable[[dict[str, Tensor]], Any]:
@@ -195,7 +195,7 @@ def test_weights_of_few_bits_are_cast(bits: str, made: Any, tmp_path: Path) -> N
 
     path = rewritten(made("sd1"), tmp_path / "m.safetensors", cast)
     want = made("sd1")[2]["unet"].state_dict()
-    for name, value in load(path).modules["unet"].state_dict().items():
+    for name, value in load_network(path).module.state_dict().items():
         assert value.dtype == torch.float32 and torch.equal(value, want[name].to(BITS[bits]).float())
 
 
@@ -262,8 +262,9 @@ BROKEN = {
 @pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
 def test_files_that_do_not_fit(change: Any, message: str, made: Any, tmp_path: Path) -> None:
     path = rewritten(made("sd1"), tmp_path / "m.safetensors", change)
+    read = load if message.startswith("text_encoder") else load_network
     with pytest.raises(ValueError, match=f"{path}.*{message}") as caught:
-        load(path)
+        read(path)
     assert "\n" not in str(caught.value)
 
 
@@ -294,9 +295,8 @@ def test_command_line_with_a_file_and_parts(made: Any, tmp_path: Path) -> None:
 
 def test_schnell_as_published(made: Any, loaded: Any, tmp_path: Path) -> None:
     """The network alone, without a prefix of its names and without guidance, has levels without a shift."""
-    weights = original_models.flux(guided=False)[1]
-    own = {name.removeprefix(LDM): value.contiguous() for name, value in weights.items() if name.startswith(LDM)}
-    save_file(own, tmp_path / "schnell.safetensors")
+    own = original_models.names.flux(original_models.flux_network(guided=False), "")
+    save_file({name: value.contiguous() for name, value in own.items()}, tmp_path / "schnell.safetensors")
     schnell, dev = load(tmp_path / "schnell.safetensors", parts=made("flux")[1]), loaded("flux")[0]
     assert not schnell.model.module.config.guidance_embeds
     assert (schnell.model.shift_at is None) and dev.model.shift_at is not None

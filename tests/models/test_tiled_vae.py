@@ -10,6 +10,7 @@ import sigmafield as sf
 from sigmafield.core.geometry import Box
 from sigmafield.models.vae.tiled import parts, smaller, tiled_decode, tiled_encode
 from sigmafield.models.vae.walk import alone, decode_walk, encode_walk, recorded
+from small_network import small_model
 
 MODES = ["pooled", "exact", "estimated", "estimated_start"]
 
@@ -35,7 +36,7 @@ class Diffusers:
 def pair(request):
     """(module, something that decodes and encodes whole images, factor)."""
     if request.param == "tiny":
-        vae = sf.load("tiny", device="cpu").modules["vae"]
+        vae = small_model().modules["vae"]
         return vae, vae, vae.factor
     pytest.importorskip("diffusers")
     whole = Diffusers(
@@ -199,7 +200,7 @@ def test_shared_statistics_keep_the_colours():
 
 
 def test_a_pipeline_with_a_tiled_vae():
-    pipe = sf.load("tiny", device="cpu")
+    pipe = small_model()
     z, images = drawn(1, 4, 40, 24), torch.rand(1, 3, 160, 96)
     whole, tiled = replace(pipe, vae=pipe.vae.tiled(64, "pooled")), replace(pipe, vae=pipe.vae.tiled(8))
     torch.testing.assert_close(whole.decode(z), pipe.decode(z), rtol=1e-4, atol=1e-5)
@@ -209,6 +210,6 @@ def test_a_pipeline_with_a_tiled_vae():
 
 
 def test_wrong_use_is_refused():
-    vae = sf.load("tiny", device="cpu").modules["vae"]
+    vae = small_model().modules["vae"]
     with pytest.raises(ValueError, match="tile must be ≥ 1 and pad ≥ 0; got 0 and 11"):
         tiled_decode(vae, drawn(1, 4, 8, 8), 0)

@@ -16,13 +16,14 @@ from sigmafield.recipes.image_io import to_images
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import Detail, Tiling
 from sigmafield.recipes.tiling import WINDOWS
+from small_network import small_model
 
 WAYS = [(sampler, "canvas") for sampler in WINDOWS] + [("mixture", "tile"), ("multidiffusion", "tile")]
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return sf.load("tiny", device="cpu")
+    return small_model()
 
 
 @pytest.fixture(scope="module")

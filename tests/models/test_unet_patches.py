@@ -24,6 +24,7 @@ from sigmafield.guidance.patches.unet_blocks import attentions, inputs, meetings
 from sigmafield.models.load import load
 from sigmafield.parameterization.timesteps import betas, discrete
 from sigmafield.recipes.mods import MODS, parse_mods
+from small_network import small_model
 
 SD_CLOCK = discrete(betas()).sigma_at
 
@@ -53,7 +54,7 @@ def network_of(unet):
 
 def model_of(unet):
     """A diffusion model on a UNet."""
-    return replace(load("tiny").model, forward=lambda module, x, t, cond: network_of(module)(x, t, cond), module=unet)
+    return replace(small_model().model, forward=lambda module, x, t, cond: network_of(module)(x, t, cond), module=unet)
 
 
 def patched(name, unet, x, text, sigma=9.0, cond=None, **params):
@@ -219,9 +220,19 @@ def test_a_hyphen_needs_no_quotes():
     assert parse_specs(format_specs(found), "guidance", "") == found
 
 
-@pytest.mark.parametrize("size", [(16, 24), (15, 18)])
-@pytest.mark.parametrize("factor", [2.0, 1.5, 0.75])
-@pytest.mark.parametrize("block, after_skip", [(1, True), (3, True), (3, False), (4, False), (6, True), (8, True)])
+SHRINKING = [(1, True), (3, True), (3, False), (4, False), (6, True), (8, True)]
+
+
+@pytest.mark.parametrize(  # each block by default, and each factor and size; the other combinations take the same code
+    "block, after_skip, factor, size",
+    [
+        pytest.param(*place, factor, size, marks=[] if usual or place == (3, True) else pytest.mark.slow)
+        for place in SHRINKING
+        for factor in (2.0, 1.5, 0.75)
+        for size in ((16, 24), (15, 18))
+        for usual in [(factor, size) == (1.5, (15, 18))]
+    ],
+)
 def test_deep_shrink_is_its_rule(block, after_skip, factor, size, unet):
     x, text = draw(2, 4, *size, seed=2), draw(2, 5, 32, seed=1)
 
@@ -325,21 +336,38 @@ PATCHES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("line", [*PATCHES, "+".join([*PATCHES[:3], *PATCHES[4:]])])
-def test_no_patch_reads_latents(line, unet):
-    """Reading a latent on the meta device raises; one after the other, and all of them at once."""
-    away = copy.deepcopy(unet).to("meta")
+@pytest.fixture(scope="module")
+def away(unet):
+    """The UNet on the meta device."""
+    return copy.deepcopy(unet).to("meta")
+
+
+@pytest.mark.parametrize(  # a line of all of them by default: a read of any one of them raises there, too
+    "line",
+    [
+        "+".join([*PATCHES[:3], *PATCHES[4:]]),
+        PATCHES[3],
+        *(pytest.param(p, marks=pytest.mark.slow) for p in PATCHES if p != PATCHES[3]),
+    ],
+)
+def test_no_patch_reads_latents(line, away):
+    """Reading a latent on the meta device raises."""
     x, text = torch.zeros(2, 4, 16, 24, device="meta"), torch.zeros(2, 5, 32, device="meta")
     assert in_line(line, away, x, text).shape == x.shape
 
 
+@pytest.fixture(scope="module")
+def short(unet):
+    """The UNet in bfloat16."""
+    return copy.deepcopy(unet).to(torch.bfloat16)
+
+
 @pytest.mark.parametrize("line", PATCHES)
-def test_half_precision_stays_near(line, unet, plain_input):
+def test_half_precision_stays_near(line, unet, short, plain_input):
     """bfloat16 throughout, as networks on devices run."""
     sigma = torch.tensor(9.0, dtype=torch.float64)
     answers = []
-    for dtype in (torch.float32, torch.bfloat16):
-        net = copy.deepcopy(unet).to(dtype)
+    for net, dtype in ((unet, torch.float32), (short, torch.bfloat16)):
         call = Call(net, sigma, ("positive",) * 2, Ctx(Span(sigma, sigma / 2, VE(), clock=SD_CLOCK), {}))
         (patch,) = parse_mods(line).network
         answers.append(patch(network_of(net), call)(plain_input[0].to(dtype), T, Cond(plain_input[1].to(dtype))))
@@ -347,12 +375,18 @@ def test_half_precision_stays_near(line, unet, plain_input):
     assert float((answers[1] - answers[0]).norm() / answers[0].norm()) < 0.1
 
 
-@pytest.mark.parametrize("line", ["", *PATCHES, "hypertile(tile_size=32, max_depth=2)", "tome(max_downsample=4)"])
-def test_the_shipped_unet_is_patched_as_diffusers_own_class_is(line):
-    """The same weights in both."""
+@pytest.fixture(scope="module")
+def shipped():
+    """The shipped UNet here and in diffusers' class, with the same weights."""
     ours = load("tiny").model.module
     theirs = diffusers.UNet2DConditionModel.from_pretrained(files("sigmafield") / "data" / "tiny" / "unet").eval()
     theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("line", ["", *PATCHES, "hypertile(tile_size=32, max_depth=2)", "tome(max_downsample=4)"])
+def test_the_shipped_unet_is_patched_as_diffusers_own_class_is(line, shipped):
+    ours, theirs = shipped
     x, text, sigma = draw(2, 4, 32, 24), draw(2, 5, 160, seed=1), torch.tensor(9.0, dtype=torch.float64)
     answers = []
     for module, network in (

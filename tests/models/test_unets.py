@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ from sigmafield.recipes.output import save_image
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish, sample
 from sigmafield.spatial.inpaint import hidden, inpaint_concat
+from small_network import small_model
 
 pytest.importorskip("diffusers")
 
@@ -35,6 +37,7 @@ X, PICTURE = torch.randn(1, 4, 8, 12, generator=DRAW), torch.rand(1, 3, *SIZE, g
 MASK = torch.zeros(1, *SIZE)
 MASK[:, 4:12, 6:18] = 1
 SIGMA = torch.tensor(2.0, dtype=torch.float64)
+Loaded = Callable[[str], Pipeline]
 
 
 def at(pipe: Pipeline, prompts: list[list[Cond]], x: Tensor = X) -> list[Tensor]:
@@ -52,9 +55,9 @@ def concat_of(pipe: Pipeline) -> Tensor:
     return inpaint_concat(MASK, pipe.encode(hidden(PICTURE, MASK)))
 
 
-def test_the_concat_is_the_mask_and_the_image_outside_of_it(inpainting: tuple[Path, Any]) -> None:
-    folder, theirs = inpainting
-    pipe = load(folder)
+def test_the_concat_is_the_mask_and_the_image_outside_of_it(inpainting: tuple[Path, Any], loaded: Loaded) -> None:
+    _, theirs = inpainting
+    pipe = loaded("inpainting")
     grey = (PICTURE * 2 - 1) * (MASK < 0.5)
     rest = theirs.vae.encode(grey).latent_dist.mean * theirs.vae.config.scaling_factor
     mask = torch.nn.functional.interpolate(MASK[None], (8, 12))
@@ -67,9 +70,9 @@ def test_soft_masks_are_rounded() -> None:
     assert inpaint_concat(soft, torch.zeros(2, 4, 1, 4))[:, 0, 0].tolist() == [[0.0, 0.0, 1.0, 1.0]] * 2
 
 
-def test_whole_runs_of_inpainting_are_those_of_diffusers(inpainting: tuple[Path, Any]) -> None:
-    folder, theirs = inpainting
-    pipe, noise = load(folder), torch.randn(1, 4, 8, 12)
+def test_whole_runs_of_inpainting_are_those_of_diffusers(inpainting: tuple[Path, Any], loaded: Loaded) -> None:
+    _, theirs = inpainting
+    pipe, noise = loaded("inpainting"), torch.randn(1, 4, 8, 12)
     concat = concat_of(pipe)
     theirs.set_progress_bar_config(disable=True)
     want = theirs(
@@ -103,8 +106,8 @@ def test_whole_runs_of_instruct_pix2pix_are_those_of_diffusers(tmp_path: Path, s
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
 
 
-def test_an_area_cuts_the_concat_along_and_other_sizes_are_resized(inpainting: tuple[Path, Any]) -> None:
-    pipe = load(inpainting[0])
+def test_an_area_cuts_the_concat_along_and_other_sizes_are_resized(loaded: Loaded) -> None:
+    pipe = loaded("inpainting")
     whole = replace(pipe.text.encode(["a red heart"], SIZE), concat=torch.randn(1, 5, 8, 12))
     part = replace(whole, concat=whole.concat[..., 2:6, 4:10])
     (box,) = at(pipe, [[replace(whole, area=Area((4, 6), (2, 4)))]])
@@ -113,17 +116,15 @@ def test_an_area_cuts_the_concat_along_and_other_sizes_are_resized(inpainting: t
     assert_close(at(pipe, [[even]]), at(pipe, [[replace(whole, concat=torch.ones(1, 5, 8, 12))]]))
 
 
-def test_networks_say_what_concat_they_take(
-    inpainting: tuple[Path, Any], sd1: tuple[Path, Any], tmp_path: Path, small: ModuleType
-) -> None:
-    pipe, plain = load(inpainting[0]), load(sd1[0])
+def test_networks_say_what_concat_they_take(loaded: Loaded, tmp_path: Path, small: ModuleType) -> None:
+    pipe, plain = loaded("inpainting"), loaded("sd1")
     text = plain.text.encode(["a"], SIZE)
     with pytest.raises(ValueError, match="model takes 5 channels of concat in addition to the latent's 4; got 0"):
         at(pipe, [[text]])
     with pytest.raises(ValueError, match="model takes 0 channels of concat in addition to the latent's 4; got 5"):
         at(plain, [[replace(text, concat=torch.zeros(1, 5, 8, 12))]])
     with pytest.raises(ValueError, match="tiny takes 0 channels of concat"):
-        load("tiny").model.check(replace(text, concat=torch.zeros(1, 5, 8, 12)))
+        small_model().model.check(replace(text, concat=torch.zeros(1, 5, 8, 12)))
     small.save_sd(tmp_path, small.unet(in_channels=5), small.vae(), "epsilon")
     depth = load(tmp_path / "model")
     assert at(depth, [[replace(text, concat=torch.zeros(1, 1, 8, 12))]])[0].shape == X.shape
@@ -131,9 +132,9 @@ def test_networks_say_what_concat_they_take(
         open_job(Recipe("a", steps=2), depth)
 
 
-def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> None:
+def test_recipes_tell_the_mask(loaded: Loaded, tmp_path: Path) -> None:
     """On an inpainting network a recipe's mask is its concat too; without one all is masked, and the latent grey."""
-    pipe = load(inpainting[0])
+    pipe = loaded("inpainting")
     image, mask = tmp_path / "in.png", tmp_path / "mask.png"
     save_image(to_images(PICTURE)[0], image)
     save_image(to_images(MASK.expand(3, *SIZE)[None])[0], mask)
@@ -148,9 +149,9 @@ def test_recipes_tell_the_mask(inpainting: tuple[Path, Any], tmp_path: Path) -> 
     assert job.images(finish(job.run, job.start))[0].size == SIZE[::-1]
 
 
-def test_a_mask_of_another_size_is_resized_to_the_image_first(inpainting: tuple[Path, Any], tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_resized_to_the_image_first(loaded: Loaded, tmp_path: Path) -> None:
     """Bilinear, to the image and then to the latent: for the noise, for the concat, and for what the image hides."""
-    pipe, (image, mask) = load(inpainting[0]), (tmp_path / "in.png", tmp_path / "mask.png")
+    pipe, (image, mask) = loaded("inpainting"), (tmp_path / "in.png", tmp_path / "mask.png")
     small = torch.randint(0, 256, (1, 1, 5, 11), generator=torch.Generator().manual_seed(4)) / 255
     save_image(to_images(PICTURE)[0], image)
     save_image(to_images(small.expand(1, 3, 5, 11))[0], mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import original_names as names
 import torch
 from torch import Tensor
+
+from sigmafield.models.weights.undrawn import Undrawn
 
 CONFIGS = Path(str(files("sigmafield"))) / "data" / "configs"
 
@@ -22,10 +25,16 @@ def config(family: str, part: str) -> dict[str, Any]:
 def empty(family: str, part: str, kind: Any, **changes: Any) -> Any:
     """A part with the shipped config, on the meta device."""
     settings = config(family, part) | changes
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         if kind.__module__.startswith("diffusers"):
             return kind.from_config(settings)
         return kind(kind.config_class.from_dict(settings))
+
+
+@cache
+def shipped(family: str, part: str, kind: Any) -> Any:
+    """As `empty`, with the shipped config alone, made once."""
+    return empty(family, part, kind)
 
 
 def kinds(family: str) -> dict[str, Any]:
@@ -42,9 +51,10 @@ def kinds(family: str) -> dict[str, Any]:
     }
 
 
+@cache
 def weights(family: str) -> dict[str, Tensor]:
     """All weights of a published file, by the names in it."""
-    parts = {part: empty(family, part, kind) for part, kind in kinds(family).items()}
+    parts = {part: shipped(family, part, kind) for part, kind in kinds(family).items()}
     out = names.autoencoder(parts["vae"])
     levels = {
         "sd1": ((1, 1, 1, 0), 1),

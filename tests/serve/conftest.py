@@ -1,4 +1,4 @@
-"""The embedded model, runs that step at once, and servers of one engine."""
+"""The embedded model, runs that step at once, one engine, and servers of it for all tests of HTTP."""
 
 from __future__ import annotations
 

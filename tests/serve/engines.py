@@ -17,7 +17,7 @@ LONG = 60.0
 def started(folder, workflows=Workflows(), **settings):
     """An engine that runs; it is stopped at the end."""
     engine = Engine(
-        folder, EngineSettings(**{"devices": ["cpu"], "exact": True, "rows": 2, "active": 2, **settings}), workflows
+        folder, EngineSettings(**{"devices": ["cpu"], "exact": True, "rows": 1, "active": 2, **settings}), workflows
     )
     try:
         engine.start()
@@ -28,7 +28,7 @@ def started(folder, workflows=Workflows(), **settings):
 
 def recipe(prompt="a red heart", **entries):
     """A recipe's request of few steps."""
-    return {"prompt": prompt, "steps": 4, "cfg": 3.0, **entries}
+    return {"prompt": prompt, "steps": 4, "cfg": 1.0, **entries}
 
 
 def workflow(prompt="a red heart", seed=1, steps=4, sampler="euler"):

@@ -24,14 +24,17 @@ from sigmafield.core.protocols import Ctx
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.recipes.execute import execute
 from sigmafield.serve.batcher import Batcher, BatchSettings
+from sigmafield.serve.exact import CHECKS
 
 AtOnce = Callable[[Batcher, sf.Pipeline, Sequence[sf.Recipe]], list[Tensor]]
 
+SMALL: dict[str, Any] = {"width": 32, "height": 32}
+
 UNLIKE = [
-    sf.Recipe("a red heart", steps=4, cfg=3.0, sampler="euler", seed=1),
-    sf.Recipe("a blue star", steps=6, cfg=5.0, sampler="dpmpp_2m_sde", seed=2),
-    sf.Recipe("a green circle", steps=3, cfg=4.0, sampler="heun", seed=3),
-    sf.Recipe("a red square", steps=5, cfg=7.0, sampler="uni_pc", schedule="normal", seed=4),
+    sf.Recipe("a red heart", steps=4, cfg=3.0, sampler="euler", seed=1, **SMALL),
+    sf.Recipe("a blue star", steps=6, cfg=5.0, sampler="dpmpp_2m_sde", seed=2, **SMALL),
+    sf.Recipe("a green circle", steps=3, cfg=4.0, sampler="heun", seed=3, **SMALL),
+    sf.Recipe("a red square", steps=5, cfg=7.0, sampler="uni_pc", schedule="normal", seed=4, **SMALL),
 ]
 
 
@@ -98,14 +101,14 @@ def test_a_run_alone_has_no_other_company(pipe: sf.Pipeline, at_once: AtOnce, se
     if not settings:
         assert torch.equal(alone[0], execute(sf.open_job(UNLIKE[0], pipe)).state.x)
         return
-    for others in (UNLIKE[1:2], UNLIKE[1:], [replace(UNLIKE[0], batch=3, seed=9)]):
+    for others in (UNLIKE[1:], [replace(UNLIKE[0], batch=3, seed=9)]):
         with batcher_of(**settings) as batcher:
             assert torch.equal(at_once(batcher, pipe, [UNLIKE[0], *others])[0], alone[0])
 
 
-@pytest.mark.parametrize("rows", [4, 8])
+@pytest.mark.parametrize("rows", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_rows_of_every_kind_of_run_at_once(pipe: sf.Pipeline, at_once: AtOnce, tmp_path: Path, rows: int) -> None:
-    """Two σ-fields, an upscale in tiles, DemoFusion, iterative mixing and plain jobs, one of them patched."""
+    """Two σ-fields, an upscale in tiles, DemoFusion, iterative mixing and three plain jobs, one of them patched."""
     recipes = mixed(tmp_path)
     with batcher_of(exact=True, rows=rows) as batcher:
         alone = [at_once(batcher, pipe, [recipe])[0] for recipe in recipes]
@@ -123,13 +126,14 @@ def mixed(folder: Path) -> list[sf.Recipe]:
     grey.save(halves)
     drawn: dict[str, Any] = {"cfg": 3.0, "image": str(image), "denoise": 0.8}
     return [
-        sf.Recipe("a red heart", steps=3, denoise_map=str(halves), seed=1, **drawn),
-        sf.Recipe("a blue star", steps=4, denoise_map=str(halves), map_schedule="own", seed=2, **drawn),
-        sf.Recipe("a blue star", steps=3, scale=1.5, tiling=sf.Tiling(tile=64), seed=3, **drawn),
+        sf.Recipe("a red heart", steps=2, denoise_map=str(halves), seed=1, **drawn),
+        sf.Recipe("a blue star", steps=3, denoise_map=str(halves), map_schedule="own", seed=2, **drawn),
+        sf.Recipe("a blue star", steps=2, scale=1.5, tiling=sf.Tiling(tile=64), seed=3, **drawn),
         sf.Recipe("a red heart", steps=2, demofusion=sf.DemoFusion(2), seed=4),
         sf.Recipe("a red heart", steps=3, cfg=3.0, image=str(image), mixing="cosine+rewind", seed=5),
-        sf.Recipe("a green circle", steps=3, guidance="pag", seed=6),
-        *UNLIKE[1:3],
+        sf.Recipe("a green circle", steps=2, guidance="pag", seed=6),
+        sf.Recipe("a green circle", steps=2, cfg=5.0, sampler="dpmpp_2m_sde", seed=7),
+        sf.Recipe("a blue star", steps=3, cfg=7.0, sampler="uni_pc", schedule="normal", seed=8),
     ]
 
 
@@ -160,9 +164,9 @@ def test_exact_calls_have_as_few_rows_as_give_the_bits_of_a_full_one(pipe: sf.Pi
 
     with batcher_of(exact=True, rows=8) as batcher:
         model = batcher.joined(network(pipe, forward))
-        first = ask(model, 2)
+        first = [ask(model, 2) for _ in range(CHECKS)]
         sizes.clear()
-        assert torch.equal(ask(model, 2), first)
+        assert torch.equal(ask(model, 2), first[0])
     assert sizes == [max(2, least)]
 
 
@@ -171,7 +175,8 @@ def test_a_broken_answer_teaches_nothing(pipe: sf.Pipeline) -> None:
     with batcher_of(exact=True, rows=4) as batcher:
         model = batcher.joined(network(pipe, lambda module, x, t, cond: x * 1.0))
         assert ask(model, 2, float("nan")).isnan().all()
-        ask(model, 2)
+        for _ in range(CHECKS):
+            ask(model, 2)
         before = batcher.figures().computed
         ask(model, 2)
     assert batcher.figures().computed == before + 2

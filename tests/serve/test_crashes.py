@@ -59,10 +59,10 @@ SETTINGS = {"devices": ["cpu", "cpu"], "exact": True, "rows": 4, "active": 3, "s
 def requests(n):
     """Jobs of all kinds, by their keys."""
     each = [
-        lambda k: ("recipe", recipe("a red heart", seed=k, steps=8, sampler="dpmpp_2m_sde")),
+        lambda k: ("recipe", recipe("a red heart", cfg=3.0, seed=k, steps=8, sampler="dpmpp_2m_sde")),
         lambda k: ("workflow", workflow("a pizza", seed=k, steps=6, sampler="dpmpp_2s_ancestral")),
-        lambda k: ("recipe", recipe("a green apple", seed=k, steps=10, sampler="dpmpp_2m", batch=1 + k % 2)),
-        lambda k: ("recipe", recipe("a rocket", seed=k, steps=6, sampler="heun")),
+        lambda k: ("recipe", recipe("a green apple", cfg=3.0, seed=k, steps=10, sampler="dpmpp_2m", batch=1 + k % 2)),
+        lambda k: ("recipe", recipe("a rocket", cfg=3.0, seed=k, steps=6, sampler="heun")),
     ]
     return {f"job {k}": each[k % len(each)](k) for k in range(n)}
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from PIL import Image
-from serving import LONG, RECIPE, Client, png, serving, settings_of
+from serving import ALICE, BOB, LONG, RECIPE, Client, png, serving, settings_of
 
 import sigmafield as sf
 from sigmafield.serve.engine import Engine
@@ -211,7 +211,7 @@ def test_what_a_recipe_can_name_is_listed(server):
 
 
 def test_the_server_says_how_it_is(server, done):
-    assert server.get("/healthz").status == server.get("/readyz").status == 200
+    assert server.get("/healthz").status == server.get("/readyz").status == server.ask("HEAD", "/").status == 200
     text = server.get("/metrics").body.decode()
     names = "jobs queue_length rows_per_call_bucket step_seconds batch_efficiency http_request_seconds_count"
     for name in names.split():
@@ -232,13 +232,19 @@ def test_events_of_all_jobs_are_one_stream(server):
 
 
 def test_a_full_queue_says_when_to_come_again(root, tmp_path):
-    engine = Engine(tmp_path, EngineSettings(devices=("cpu",), queue_length=1))  # not started: no job leaves
-    with serving(engine, settings_of(root), tmp_path) as client:
-        client.submit()
-        answer = client.post("/v1/jobs", {"recipe": RECIPE})
+    limits = EngineSettings(devices=("cpu",), queue_length=2, jobs_per_owner=1)
+    engine = Engine(tmp_path, limits)  # not started: no job leaves
+    with serving(engine, settings_of(root, tokens={"alice": ALICE, "bob": BOB}), tmp_path) as client:
+        alice, bob = (Client(client.url, {"Authorization": f"Bearer {token}"}) for token in (ALICE, BOB))
+        assert client.get("/readyz").status == 503
+        assert alice.submit()
+        full = [alice.post("/v1/jobs", {"recipe": RECIPE})]
+        assert bob.submit()
+        full += [bob.post("/v1/generate", {"recipe": RECIPE}), bob.post("/v1/images/generations", {"prompt": "x"})]
+    engine.stop()
+    for answer in full:
         assert answer.status == 429 and int(answer.headers["Retry-After"]) >= 1
         assert answer.error["type"] == "rate_limit_error"
-    engine.stop()
 
 
 def test_an_image_carries_a_recipe_without_the_folders_of_the_server(server, root):

@@ -27,7 +27,7 @@ def requests(tmp_path_factory):
     sf.generate(sf.load("tiny", device="cpu"), "red heart", steps=3, seed=1, cfg=3.0)[0].save(heart)
     Image.fromarray(np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (64, 1))).save(ramp)
     tiles = {"kind": "mixture", "tile": 64, "overlap": 16}
-    return [
+    drawn = [
         recipe("a green apple", image=heart, denoise_map=ramp, min_denoise=0.2, sampler="dpmpp_2m_sde", steps=5),
         recipe("a blue star", image=heart, denoise_map=ramp, map_schedule="own", sampler="euler", steps=5),
         recipe("a red heart", image=heart, scale=2.0, denoise=0.6, tiling=tiles, steps=5),
@@ -37,6 +37,7 @@ def requests(tmp_path_factory):
         recipe("a green apple", sampler="heun", seed=6, steps=4),
         recipe("a rocket", sampler="dpmpp_3m_sde", seed=7, steps=6, batch=2),
     ]
+    return [{**each, "cfg": 3.0} for each in drawn]
 
 
 @pytest.fixture(scope="module")

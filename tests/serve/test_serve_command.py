@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving import Client
+from serving import Client, serving
 
 from command_line import run
+from sigmafield.serve.http.run import make_engine
+from sigmafield.serve.http.settings import HttpSettings
+from sigmafield.serve.settings import EngineSettings
 
 
 @contextmanager
@@ -32,23 +35,24 @@ def process(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], 
 def test_a_stopped_server_saves_its_jobs_and_the_next_one_finishes_them(tmp_path):
     with process(tmp_path, "--device", "cpu") as (server, client):
         quick = client.until(client.submit(), "done")
-        job = client.submit(steps=100)
+        job = client.submit(steps=40)
         while not client.get(f"/v1/jobs/{job}").json["step"]:
             time.sleep(0.02)
         server.send_signal(signal.SIGTERM)
         rest = server.communicate(timeout=60)[0]
         assert server.returncode == 0, rest
         assert rest == ""
-    with process(tmp_path, "--device", "cpu") as (server, client):
-        found = client.get(f"/v1/jobs/{job}").json
-        assert found["step"] > 0 and found["status"] in ("queued", "running")
+    settings = HttpSettings(port=0)
+    engine = make_engine(tmp_path, EngineSettings(devices=("cpu",)), settings)
+    assert engine.get(job).step > 0 and engine.get(job).status == "queued"
+    engine.start()
+    with serving(engine, settings, tmp_path) as client:
         client.until(job, "done")
         again = client.until(client.submit(), "done")
         assert again["outputs"][0]["sha256"] == quick["outputs"][0]["sha256"]
         events = [each["event"] for each in client.events(job) if each["event"] != "step"]
         assert events == ["queued", "started", "queued", "resumed", "done"]
-        server.send_signal(signal.SIGINT)
-        assert server.wait(60) == 0
+    engine.stop()
 
 
 def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from sigmafield.core.resize import resize
 from sigmafield.core.statistics import moments
 from sigmafield.parameterization.prediction import flow_sampling
 from sigmafield.recipes.output import save_image
+from small_network import small_model
 
 RECIPE = sf.Recipe("red heart", steps=3, cfg=3.0, seed=5)
 
@@ -22,7 +23,7 @@ def opened(recipe, pipe, *how, **parameters):
 
 @pytest.fixture(scope="module")
 def pipe():
-    return sf.load("tiny", device="cpu")
+    return small_model()
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from sigmafield.spatial.field_denoiser import Served
 from sigmafield.spatial.sigma_field import delayed, field_from_tiles, own_schedule
 from sigmafield.spatial.tiled_model import Tiled, grid_cover
 
-N, D = 7, [0.0, 0.3, 0.6, 1.0]
+N, D = 5, [0.0, 0.4, 0.6, 1.0]
 SHAPE = (1, 4, 8, 8)
 TILES = grid_tiles(8, 8, (4, 4))
 QUICK = {("flow", "normal", "delayed"), ("eps", "normal", "own")}

@@ -19,13 +19,9 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "needs a configuration file of Stable Diffusion's first code; CheckpointLoaderSimple needs none": (
         "CheckpointLoader",
     ),
-    "needs a vision encoder or a style model, of which none is read": (
-        "CLIPVisionLoader",
-        "CLIPVisionEncode",
+    "needs a model that is steered by images, a kind that is not supported": (
         "unCLIPCheckpointLoader",
         "unCLIPConditioning",
-        "StyleModelLoader",
-        "StyleModelApply",
         "USOStyleReference",
     ),
     "needs a kind of patch file that is not read": (

@@ -16,7 +16,8 @@ from typing_extensions import TypedDict
 from sigmafield.core.registry import shown
 
 DEEP = 8
-"""Bits per channel above which frames are read with 16."""
+"""Bits per channel above which frames are read with 16. All are converted by one thread: with several, FFmpeg's library
+writes wrong pixels into deep frames whose width is not a multiple of 16."""
 
 
 class Sound(TypedDict):
@@ -177,7 +178,7 @@ def read_video(path: Path, start: float = 0.0, duration: float | None = None) ->
             if time >= end:
                 break
             if time >= start:
-                pixels = frame.to_ndarray(format=form).astype(np.float32)
+                pixels = frame.reformat(format=form, threads=1).to_ndarray().astype(np.float32)
                 frames.append(torch.from_numpy(pixels) / most)
         rate = Fraction(stream.average_rate or 24)
         sounds = bool(file.streams.audio)

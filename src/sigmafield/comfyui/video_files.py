@@ -9,10 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from sigmafield.comfyui.video import Sound, Video, opened, pyav
 from sigmafield.core.registry import shown
@@ -77,24 +73,13 @@ def _video_stream(file: Any, video: Video, codec: Codec, crf: float) -> Any:
 
 def _frames(av: Any, video: Video, stream: Any) -> Iterator[Any]:
     """The packets of all frames."""
+    form, kind, most = ("rgb48le", np.uint16, 65535) if "10" in stream.pix_fmt else ("rgb24", np.uint8, 255)
     for image in video.images:
-        planes = _planes(image[: stream.height, : stream.width], 10 if "10" in stream.pix_fmt else 8)
-        yield from stream.encode(av.VideoFrame.from_ndarray(planes, format=stream.pix_fmt))
+        rgb = image[: stream.height, : stream.width, :3].detach().cpu().float().clamp(0, 1).numpy()
+        pixels = np.broadcast_to((rgb * most).round().astype(kind), (stream.height, stream.width, 3))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=form)
+        yield from stream.encode(frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", threads=1))
     yield from stream.encode()
-
-
-def _planes(image: Tensor, bits: int) -> NDArray[Any]:
-    """An image [H, W, C] as BT.709's Y of every pixel and, below it, Cb and Cr of 2×2 pixels, in limited range.
-
-    FFmpeg's own conversion of deep colours writes wrong pixels for widths that are not multiples of 16.
-    """
-    values = image[..., :3].detach().cpu().float().clamp(0, 1)
-    r, g, b = values.expand(*values.shape[:2], 3).unbind(-1)
-    y = 0.2126 * r + 0.7152 * g + 0.0722 * b
-    halves = [avg_pool2d(c[None], 2)[0] for c in ((b - y) / 1.8556, (r - y) / 1.5748)]
-    unit = 2.0 ** (bits - 8)
-    rows = [(16 + 219 * y) * unit, *((128 + 224 * c).reshape(-1, y.shape[1]) * unit for c in halves)]
-    return torch.cat(rows).round().numpy().astype(np.uint16 if bits > 8 else np.uint8)
 
 
 def _sound_stream(file: Any, sound: Sound, container: str) -> Any:

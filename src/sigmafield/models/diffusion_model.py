@@ -117,7 +117,7 @@ class DiffusionModel:
     device: torch.device = torch.device("cpu")
     max_rows: int | None = None
     running: Running = nullcontext
-    caller: Caller = in_place
+    caller: Caller = field(default=in_place, repr=False)
     _stacks: Recent[Cond] = field(default_factory=partial(Recent, 2), init=False, repr=False)
     _views: Views = field(default_factory=Views, init=False, repr=False)
 

@@ -27,6 +27,7 @@ from sigmafield.models.text.bundled import together
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
+from sigmafield.models.vision import VisionEncoder
 from sigmafield.models.weights.files import check_ending
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -224,6 +225,16 @@ def load_vae(path: str | Path, *, device: str | torch.device | None = None) -> V
     from sigmafield.models.diffusers.parts import load_vae_file
 
     return load_vae_file(path, device)
+
+
+def load_vision(path: str | Path, *, device: str | torch.device | None = None) -> VisionEncoder:
+    """Loads a vision encoder, CLIP's or SigLIP's, in a file of transformers' layout, in float32.
+
+    Raises ValueError for another layout, FileNotFoundError, and ImportError without the packages that run it.
+    """
+    from sigmafield.models.diffusers.vision import read_vision
+
+    return read_vision(Path(path).expanduser(), choose_device(device))
 
 
 @checked

@@ -77,6 +77,11 @@ class Engine:
         """
         self._scheduler.start()
 
+    @property
+    def running(self) -> bool:
+        """Whether models are loaded, and jobs are run."""
+        return self._scheduler.running
+
     def stop(self) -> None:
         """Save the states of all running jobs and end; they go on at the next start."""
         self._scheduler.stop()

@@ -14,17 +14,23 @@ KINDS = 64
 """Kinds of calls that are remembered; when there are more, all are forgotten and found out again."""
 
 
+CHECKS = 3
+"""How often bits are compared before they are taken to be equal always."""
+
+
 @dataclass
 class Found:
     """What was found out about one kind of call.
 
     Args:
-        mixes: Whether position or company of a row change its bits; None: not known yet.
-        enough: Rows asked for → rows to compute for the bits of a full call.
+        mixes: Whether position or company of a row change its bits.
+        unchecked: Calls in which that is still to be checked.
+        sizes: Rows asked for → (rows of a call that gave the bits of a full one, how often it did).
     """
 
-    mixes: bool | None = None
-    enough: dict[int, int] = field(default_factory=dict)
+    mixes: bool = False
+    unchecked: int = CHECKS
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class FixedRows:
@@ -47,7 +53,7 @@ class FixedRows:
     def size(self, key: Hashable, rows: int, full: int) -> int:
         """Rows that are computed where this many are asked for."""
         found = self._of(key)
-        return rows if found.mixes else found.enough.get(rows, full)
+        return rows if found.mixes else found.sizes.get(rows, (full, 0))[0]
 
     def answer(
         self, key: Hashable, network: Callable[[Rows], Tensor], rows: Rows, full: int, compare: bool = True
@@ -62,22 +68,23 @@ class FixedRows:
             compare: Whether calls of other sizes may be made to compare them.
         """
         found, n = self._of(key), len(rows)
-        if found.mixes:
-            return torch.cat([network(rows.part(slice(i, i + 1))) for i in range(n)])
-        if n in found.enough:
-            return network(rows.padded(found.enough[n]))[:n]
-        answer = network(rows.padded(full))
-        if not bool(answer.isfinite().all()):
-            return answer[:n]
-        if found.mixes is None:
-            copies = network(rows.part(slice(0, 1)).padded(full))
-            found.mixes = not all(torch.equal(copy, answer[0]) for copy in copies)
-            if found.mixes:
-                return self.answer(key, network, rows, full)
-        answer, sizes = answer[:n], range(n, full) if compare else ()
-        same = (size for size in sizes if torch.equal(network(rows.padded(size))[:n], answer))
-        found.enough[n] = next(same, full)
-        return answer
+        size, equal = found.sizes.get(n, (n if compare else full, 0))
+        if not found.mixes and not found.unchecked and (size == full or equal == CHECKS):
+            return network(rows.padded(size))[:n]
+        if not found.mixes:
+            answer = network(rows.padded(full))
+            if not bool(answer.isfinite().all()):  # NaN would pass for a difference
+                return answer[:n]
+            if found.unchecked:
+                copies = network(rows.part(slice(0, 1)).padded(full))
+                found.mixes = not all(torch.equal(copy, answer[0]) for copy in copies)
+                found.unchecked -= 1
+            if not found.mixes:
+                answer = answer[:n]
+                same = (each for each in range(size, full) if torch.equal(network(rows.padded(each))[:n], answer))
+                found.sizes[n] = (least := next(same, full)), equal + 1 if least == size else 1
+                return answer
+        return torch.cat([network(rows.part(slice(i, i + 1)).padded(1)) for i in range(n)])
 
     def _of(self, key: Hashable) -> Found:
         if key not in self._found and len(self._found) >= KINDS:

@@ -97,6 +97,11 @@ class Scheduler:
         for device in self.devices:
             device.close()
 
+    @property
+    def running(self) -> bool:
+        """Whether models are loaded, and jobs are started."""
+        return self._thread.is_alive() and not self._stopping
+
     def wake(self) -> None:
         """Look for jobs that can be started, now."""
         with self._wake:

@@ -17,8 +17,8 @@ class EngineSettings:
     Args:
         models: Models that are loaded at the start; the first one is the default of jobs that name none. Others are
             loaded when a job needs them.
-        devices: Devices that jobs run on, such as "cuda:0,cuda:1"; none is the best device there is. A device that is
-            named twice has two pools of jobs.
+        devices: Devices that jobs run on, such as "cuda:0" and "cuda:1"; none is the best device there is. A device
+            that is named twice has two pools of jobs.
         dtype: float32, float16 or bfloat16, of the networks; None is the device's usual one.
         exact: Give every network call the same number of rows, so that an image does not depend on the jobs that run
             at the same time, to the last bit. It costs rows that are computed in vain.

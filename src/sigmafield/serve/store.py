@@ -68,7 +68,7 @@ class Store:
 
     def _open(self, path: Path) -> None:
         self._db.row_factory = sqlite3.Row
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+        for pragma in ("journal_mode=WAL", "busy_timeout=10000"):
             self._db.execute(f"PRAGMA {pragma}")
         found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if found not in (0, VERSION):
@@ -83,11 +83,17 @@ class Store:
             self._db.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, synced: bool = False) -> Iterator[None]:
+        """Changes that are made together or not at all.
+
+        Args:
+            synced: Whether they outlast a power cut once they are made; all outlast the end of the process.
+        """
         with self._lock:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                yield self._db
+                yield
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -119,7 +125,7 @@ class Store:
         Returns:
             The job that has the same owner and key, which is then not added; None if the job was added.
         """
-        with self._transaction():
+        with self._transaction(synced=True):
             if record.key is not None and (found := self._by_key(record.owner, record.key)) is not None:
                 return found
             if allow is not None:

@@ -79,7 +79,10 @@ class Worker(threading.Thread):
 
     def _fail(self, error: BaseException) -> None:
         message = " ".join(str(error).split()) or type(error).__name__
-        if not isinstance(error, EXPECTED):
+        if isinstance(error, OSError) and error.errno is not None:  # its text has a path of the server
+            LOG.error("job %s failed: %s", self.id, error)
+            message = f"the server cannot read or write a file of this job: {error.strerror}"
+        elif not isinstance(error, EXPECTED):
             LOG.error("job %s failed", self.id, exc_info=error)
             message = f"{type(error).__name__}: {message}"
         try:

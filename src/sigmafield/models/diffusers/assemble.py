@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sigmafield.models.weights.layers import KINDS, packed_layer
 from sigmafield.models.weights.packed import Packed, Value, unpacked
+from sigmafield.models.weights.undrawn import Undrawn
 
 WRAP = "text_model."
 """Prefix of a text encoder's weights in transformers 4, which 5 leaves out."""
@@ -38,7 +39,7 @@ def assembled(kind: Any, config: Mapping[str, Any], values: Mapping[str, Value],
     Raises:
         ValueError: If a weight is missing, unknown or of another shape.
     """
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), Undrawn():
         module = made(kind, dict(config))
     given = fitting(module, values, what)
     if kind.__name__ in AUTOENCODERS and not any(name.startswith("encoder.") for name in given):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,12 +18,21 @@ def unpack(kind: str, folder: Path, config: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / config.name).write_bytes(config.read_bytes())
     if kind == "CLIPTokenizer":
-        merges = shipped("clip_merges.txt").decode("utf-8").splitlines()
-        (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", "utf-8")
-        (folder / "vocab.json").write_text(json.dumps(clip_vocabulary(merges)), "utf-8")
+        for name, text in clip_files().items():
+            (folder / name).write_bytes(text)
     else:
         (folder / "tokenizer.json").write_bytes(shipped("t5.json"))
     return folder
+
+
+@cache
+def clip_files() -> dict[str, bytes]:
+    """The contents of the files of CLIP's tokenizer by their names; models have up to two, and runs load several."""
+    merges = shipped("clip_merges.txt").decode("utf-8").splitlines()
+    return {
+        "merges.txt": ("#version: 0.2\n" + "\n".join(merges) + "\n").encode(),
+        "vocab.json": json.dumps(clip_vocabulary(merges)).encode(),
+    }
 
 
 def clip_vocabulary(merges: list[str]) -> dict[str, int]:

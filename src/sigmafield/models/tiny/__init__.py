@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Modules, Pipeline, TextEncoder, Vae
@@ -25,6 +24,7 @@ from sigmafield.models.tiny.tokenizer import Tokenizer
 from sigmafield.models.tiny.unet import UNet
 from sigmafield.models.tiny.vae import VAE
 from sigmafield.models.trained import trained_size
+from sigmafield.models.weights.undrawn import Undrawn
 from sigmafield.parameterization.latent_format import LatentFormat, recognised
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -95,20 +95,13 @@ def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embedd
     return TextEncoder(encode, modules={"text_encoder": text})
 
 
-class _Undrawn(TorchFunctionMode):
-    """Modules that are built within draw no first weights, which takes longer than to read them."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return None if getattr(func, "__module__", "") == "torch.nn.init" else func(*args, **(kwargs or {}))
-
-
 def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: torch.dtype) -> Module:
     """A module built from the config.json of a folder, with the weights there, in `dtype` and without gradients.
 
     Raises ValueError naming a weight that is missing, unknown or of another shape.
     """
     try:
-        with _Undrawn():
+        with torch.device("meta"), Undrawn():
             module = kind(read_json(folder / "config.json"))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None

@@ -75,7 +75,10 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
 
     app.cleanup_ctx.append(beside)
     app.on_shutdown.append(closing)
-    app.add_routes([web.route(route.method, route.path, route.handle) for route in ROUTES])
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, route.handle)
+        if route.open:
+            app.router.add_route("HEAD", route.path, route.handle)
     return app
 
 

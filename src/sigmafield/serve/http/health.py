@@ -14,8 +14,9 @@ async def alive(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """The engine takes jobs, and its store can be read."""
+    """Models are loaded, jobs are run, and their store can be read."""
     server = server_of(request)
-    if server.feed.closing:
-        return failed(503, "the server is shutting down", headers={"Retry-After": "10"})
+    if server.feed.closing or not server.engine.running:
+        why = "is shutting down" if server.feed.closing else "loads its models"
+        return failed(503, f"the server {why}", headers={"Retry-After": "5"})
     return web.json_response({"status": "ok", "jobs": await in_thread(server.engine.counts)})

@@ -23,7 +23,7 @@ function kind(schema) {
   if (schema.anyOf) return schema.anyOf.flatMap((each, k) => [...(k ? [" or "] : []), ...kind(each)]);
   const type = [schema.type ?? "anything"].flat().join(" or ");
   if (schema.items && schema.items !== true) return [`${type} of `, ...kind(schema.items)];
-  if (schema.properties) return [`${type} with ${Object.keys(schema.properties).join(", ")}`];
+  if (schema.properties) return [`${type} {${Object.keys(schema.properties).join(", ")}}`];
   return [type];
 }
 

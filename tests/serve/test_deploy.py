@@ -84,6 +84,12 @@ def test_command_lines_have_flags_that_there_are(compose):
         assert {word for word in words if word.startswith("--")} <= known, where
 
 
+def test_the_page_of_deployment_has_every_setting():
+    told = set(re.findall(r"--[a-z-]+", (ROOT / "docs" / "deploy.md").read_text()))
+    known = set(re.findall(r"--[a-z][a-z-]+", run("serve", "--help").stdout))
+    assert {flag for flag in known if not flag.startswith("--no-")} - {"--help", "--version"} <= told
+
+
 def test_the_compose_file_is_whole(compose):
     """Files that it mounts exist, volumes and secrets are declared, and ports are this machine's."""
     services = compose["services"]

@@ -20,7 +20,7 @@ export function needToken(ask) {
 }
 
 let onMissing = () => Promise.reject(new Error("a token is needed"));
-export function whenTokenIsMissing(ask) { onMissing = () => needToken(ask); }
+export function whenTokenIsMissing(ask) { onMissing = (wrong) => needToken(() => ask(wrong)); }
 
 // The answer to a request; an answer that is an error is raised as Refused
 export async function ask(method, path, body, { signal, type } = {}) {

@@ -120,7 +120,7 @@ def long_job(page: Page, prompt: str) -> Locator:
 
 
 def test_an_image_is_drawn_with_a_preview_and_again_with_another_seed(page, server):
-    draw(page, "a red heart", 40)
+    draw(page, "a red heart", 15)
     running = card(page, "a red heart")
     expect(running.locator("img")).to_have_attribute("src", re.compile("^data:image/jpeg"), timeout=SECONDS)
     expect(running.get_by_label("Progress")).to_be_visible()

@@ -1,15 +1,19 @@
-"""A mixed load on the batcher: jobs arrive at random, whether or not earlier ones are done (an open loop).
+"""A mixed load: jobs arrive at random, whether or not earlier ones are done (an open loop).
 
-The same jobs at the same times are run with joined calls, with every run's calls made apart, and one job after another.
-Latency is the time from a job's arrival to its last step. Images are not decoded.
+The same jobs at the same times are run with joined calls, with every run's calls made apart, and one job after another:
+by the server's engine with the embedded model, or by threads with a network whose call takes the same time for any
+number of rows. Latency is the time from a job's arrival to its end, for the engine with its images.
 """
 
 import heapq
 import random
+import shutil
 import statistics
+import tempfile
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import cyclopts
@@ -21,12 +25,24 @@ from rich.table import Table
 
 import sigmafield as sf
 from sigmafield.runs.run import finish
-from sigmafield.serve.batcher import Batcher, BatchSettings
+from sigmafield.serve.batcher import Batcher, BatchFigures, BatchSettings
+from sigmafield.serve.engine import Engine
+from sigmafield.serve.jobs import FINISHED
+from sigmafield.serve.settings import EngineSettings
+
+MOST = 16
+"""Threads where runs are admitted by measurement."""
 
 SAMPLERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc")
 
+Jobs = list[tuple[float, sf.Recipe]]
+"""Arrivals in seconds, with what arrives."""
 
-def jobs_of(rate: float, seconds: float, seed: int) -> list[tuple[float, sf.Recipe]]:
+Outcome = tuple[float, list[float], BatchFigures]
+"""Seconds until all jobs are done, their latencies, and what the batcher did."""
+
+
+def jobs_of(rate: float, seconds: float, seed: int) -> Jobs:
     """(arrival, recipe) of jobs that arrive at random with a mean rate per second, for some seconds."""
     draw, now, jobs = random.Random(seed), 0.0, []
     while (now := now + draw.expovariate(rate)) < seconds:
@@ -39,23 +55,39 @@ def jobs_of(rate: float, seconds: float, seed: int) -> list[tuple[float, sf.Reci
     return jobs
 
 
-def network(kind: str, call: float) -> sf.Pipeline:
-    """The embedded model, or with a network whose call takes the same time for any number of rows."""
-    pipe = sf.load("tiny", device="cpu")
-    if kind == "embedded":
-        return pipe
+def constant(call: float) -> sf.Pipeline:
+    """The embedded model with a network whose call takes the same time for any number of rows."""
 
     def forward(module, x, t, cond):
         time.sleep(call)
         return 0.1 * x
 
+    pipe = sf.load("tiny", device="cpu")
     return replace(pipe, model=replace(pipe.model, forward=forward, module=None))
 
 
-def drive(
-    pipe: sf.Pipeline, jobs: list[tuple[float, sf.Recipe]], active: int, settings: BatchSettings, by_measurement: bool
-) -> tuple[float, list[float], Batcher]:
-    """Runs jobs as they arrive, at most `active` at a time; (seconds until all are done, latencies, the batcher)."""
+def by_engine(jobs: Jobs, active: int | None, settings: BatchSettings) -> Outcome:
+    """Runs jobs as they arrive, by the server's engine on the CPU."""
+    folder = Path(tempfile.mkdtemp(prefix="sigmafield-load-"))
+    batching = {name: getattr(settings, name) for name in ("exact", "rows", "max_rows", "window")}
+    engine = Engine(folder, EngineSettings(devices=["cpu"], active=active, preview_every=float("inf"), **batching))
+    engine.start()
+    began, ids = time.perf_counter(), []
+    for at, recipe in jobs:
+        time.sleep(max(0.0, at - (time.perf_counter() - began)))
+        ids.append(engine.submit("recipe", recipe.to_plain()).id)
+    while any(engine.get(id).status not in FINISHED for id in ids):
+        time.sleep(0.02)
+    took, records = time.perf_counter() - began, [engine.get(id) for id in ids]
+    figures = engine.figures().devices[0].batch
+    engine.stop()
+    shutil.rmtree(folder)
+    assert all(record.status == "done" for record in records)
+    return took, [(record.ended or 0.0) - record.created for record in records], figures
+
+
+def by_threads(jobs: Jobs, active: int | None, settings: BatchSettings, pipe: sf.Pipeline) -> Outcome:
+    """Runs jobs as they arrive, each in a thread, at most `active` at a time; None: as many as pay."""
     batcher = Batcher(settings)
     pipe = replace(pipe, model=batcher.joined(pipe.model))
     waiting, changed, latencies = [(at, i) for i, (at, _) in enumerate(jobs)], threading.Condition(), []
@@ -70,7 +102,7 @@ def drive(
                     if not waiting:
                         return
                     wait = waiting[0][0] - (time.perf_counter() - began)
-                    room = not by_measurement or batcher.pays(running)
+                    room = active is not None or batcher.pays(running)
                     if wait <= 0 and room:
                         break
                     changed.wait(max(wait, 0.001) if room else 0.01)
@@ -84,13 +116,13 @@ def drive(
                 latencies.append(time.perf_counter() - began - at)
                 changed.notify_all()
 
-    threads = [threading.Thread(target=worker) for _ in range(active)]
+    threads = [threading.Thread(target=worker) for _ in range(active or MOST)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     batcher.close()
-    return time.perf_counter() - began, latencies, batcher
+    return time.perf_counter() - began, latencies, batcher.figures()
 
 
 def main(
@@ -105,7 +137,8 @@ def main(
     """Print throughput, latencies and how well calls were filled.
 
     Args:
-        kind: The network: one whose call takes the same time for any number of rows, or the embedded model.
+        kind: The network: by threads, one whose call takes the same time for any number of rows; or by the engine, the
+            embedded model.
         rate: Jobs that arrive per second.
         seconds: For how long jobs arrive.
         active: Most runs at a time.
@@ -113,19 +146,19 @@ def main(
         seed: Of the jobs and their arrivals.
     """
     torch.set_num_threads(1)
-    pipe, jobs = network(kind, call), jobs_of(rate, seconds, seed)
+    jobs, pipe = jobs_of(rate, seconds, seed), constant(call)
     cases = {
-        "joined, runs by measurement": (active, BatchSettings(), True),
-        f"joined, up to {active} runs": (active, BatchSettings(), False),
-        f"joined, exact, up to {active} runs": (active, BatchSettings(exact=True), False),
-        f"calls apart, up to {active} runs": (active, BatchSettings(max_rows=2, window=0.0), False),
-        "one run at a time": (1, BatchSettings(), False),
+        "joined, runs by measurement": (None, BatchSettings()),
+        f"joined, up to {active} runs": (active, BatchSettings()),
+        f"joined, exact, up to {active} runs": (active, BatchSettings(exact=True)),
+        f"calls apart, up to {active} runs": (active, BatchSettings(max_rows=2, window=0.0)),
+        "one run at a time": (1, BatchSettings()),
     }
     table = Table("engine", "jobs per second", "p50", "p99", "rows per call", "waits",
                   title=f"{len(jobs)} jobs, {rate:g} per second, {kind} network")  # fmt: skip
     for name, how in cases.items():
-        took, latencies, batcher = drive(pipe, jobs, *how)
-        ends, figures = statistics.quantiles(latencies, n=100), batcher.figures()
+        took, latencies, figures = by_engine(jobs, *how) if kind == "embedded" else by_threads(jobs, *how, pipe)
+        ends = statistics.quantiles(latencies, n=100)
         speed, filled = len(jobs) / took, figures.rows / figures.calls
         table.add_row(
             name, f"{speed:.2f}", f"{ends[49]:.2f} s", f"{ends[98]:.2f} s", f"{filled:.2f}", str(figures.waits)

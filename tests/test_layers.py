@@ -71,7 +71,9 @@ class Read(ast.NodeVisitor):
         self.names.add(node.name)
         self.generic_visit(node)
 
-    visit_ClassDef = visit_FunctionDef
+    def visit_ClassDef(self, node):
+        self.names.add(node.name)
+        self.generic_visit(node)
 
     def visit_Name(self, node):
         if isinstance(node.ctx, ast.Store):

@@ -34,6 +34,12 @@ def test_every_version_of_python_that_is_supported_is_tested():
     assert f'pythonVersion = "{least}"' in read("pyproject.toml")
 
 
+def test_files_of_tests_have_names_of_their_own():
+    """Pytest imports them by their names, whichever folder they are in."""
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert sorted(set(names)) == names
+
+
 def test_the_changelog_begins_with_the_version():
     version = found(r'^version = "(\S+)"', "pyproject.toml")
     assert found(r"^## (?:\[)?([\w.]+)", "CHANGELOG.md") in (version, "Unreleased")

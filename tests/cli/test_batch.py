@@ -258,6 +258,9 @@ ERRORS = [
         ["--prompts", "p.txt", "-o", "a.png"],
         "--prompts draws an image for each line: give --out-dir instead of -o a.png",
     ),
+    (["x", "--ray"], "--ray draws the lines of a file: give --prompts FILE"),
+    (["--prompts", "p.txt", "--ray", "atuo"], "a cluster's address is local, auto, HOST:PORT or ray://HOST:PORT; got"),
+    (["--prompts", "p.txt", "--ray", "--device", "cuda:1"], "give --device cpu or cuda; got 'cuda:1'"),
     (["x", "-o", "a.png", "--out-dir", "b"], "give -o or --out-dir, not both; got a.png and b"),
     (["x", "--max-rows", "0"], "the machine needs max_rows ≥ 1; got 0"),
     (["x", "--preview-every", "0"], "preview-every must be ≥ 1; got 0"),
@@ -294,6 +297,12 @@ def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, monkeypa
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert len(list(tmp_path.iterdir())) == 3  # nothing half-written
+
+
+def test_without_ray_a_cluster_is_one_line_about_installing_it(prompts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # how Python marks what cannot be imported
+    result = run("sample", "--prompts", prompts, "--ray")
+    assert result.exit_code == 2 and 'pip install "sigmafield[ray]"' in result.stderr, result.output
 
 
 def test_help_teaches():

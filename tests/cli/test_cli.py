@@ -122,7 +122,7 @@ def interrupted(how, command, when=r"[1-9]\d? %", times=1):
 def test_interrupted_run_resumes_to_the_same_pixels(how, times, tmp_path):
     """A real process in a real terminal, a real signal: the checkpoint finishes to the uninterrupted pixels."""
     out, checkpoint, whole = (tmp_path / name for name in ("i.png", "i.checkpoint.safetensors", "whole.png"))
-    options = ["--steps", "24", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
+    options = ["--steps", "16", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
     command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", out, *options]
     status, shown = interrupted(how, command, times=times)
     assert status == 128 + how, shown
@@ -232,7 +232,7 @@ def test_a_mask_keeps_the_black_part_and_a_region_changes_its_box(heart, tmp_pat
 def test_a_denoise_map_changes_each_place_as_much_as_it_says(heart, tmp_path, way):
     ramp, out = tmp_path / "ramp.png", tmp_path / "out.png"
     Image.fromarray((np.clip(np.linspace(-0.5, 1.5, 64), 0, 1)[None].repeat(64, 0) * 255).astype(np.uint8)).save(ramp)
-    options = ["--denoise-map", ramp, "--map-schedule", way, "--steps", 6, "--cfg", 3, "--seed", 4]
+    options = ["--denoise-map", ramp, "--map-schedule", way, "--steps", 3, "--cfg", 3, "--seed", 4]
     assert run("sample", "green apple", "--image", heart, "-o", out, *options).exit_code == 0
     change = np.abs(pixels(out).astype(int) - pixels(heart)).mean((0, 2))
     assert change[:8].mean() < change[16:].mean() / 2  # not 0: the decoder looks around
@@ -262,7 +262,7 @@ def test_model_with_additions_is_replayed(tmp_path):
     lora, words = lora_file(tmp_path / "a:b.safetensors"), tmp_path / "words"
     words.mkdir()
     save_file({"emb_params": 0.1 * torch.randn(3, 160)}, words / "odd.safetensors")
-    shot = ["--steps", 2, "--seed", 1]
+    shot = ["--steps", 1, "--seed", 1]
     additions = [[], ["--lora", f"{lora}:0.05"], ["--lora", lora], ["--embeddings", words], ["--clip-skip", -2]]
     images = []
     for i, options in enumerate(additions):

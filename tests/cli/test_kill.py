@@ -112,14 +112,14 @@ def test_kills_at_random_moments(kills, lines, tmp_path, capsys):
     prompts, seed = tmp_path / "p.txt", int(os.environ.get("KILL_SEED", "0"))
     prompts.write_text("".join(f"{SUBJECTS[k % len(SUBJECTS)]}\n" for k in range(lines)))
     command = ["sample", "--prompts", prompts, *OPTIONS, "--out-dir"]
-    single = ["sample", "rocket", "--steps", 16, *OPTIONS[2:], "-o"]
+    single = ["sample", "rocket", "--steps", 10, *OPTIONS[2:], "-o"]
     words = [sys.executable, "-c", LAUNCHER, tmp_path, kills, seed, *single, tmp_path / "one.png", "then", *command]
     ran = subprocess.run(
         [str(word) for word in words], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     one, whole = tmp_path / "one.png", tmp_path / "whole.png"
-    assert not one.exists() and 3 <= load_state(tmp_path / "one.checkpoint.safetensors")[0].i < 16
+    assert not one.exists() and 3 <= load_state(tmp_path / "one.checkpoint.safetensors")[0].i < 10
     assert run("resume", tmp_path / "one.checkpoint.safetensors").exit_code == 0
     assert run(*single, whole).exit_code == 0
     assert (pixels(one) == pixels(whole)).all()

@@ -151,11 +151,13 @@ def test_a_paused_workflow_has_the_files_that_were_given(tmp_path):
         "image1": ["8", 0], "image2": ["1", 0], "direction": "right", "match_image_size": True, "spacing_width": 0,
         "spacing_color": "white"}}  # fmt: skip
     saved = {"class_type": "SaveImage", "inputs": {"images": ["10", 0], "filename_prefix": "both"}}
-    sampler = {**DRAWN["3"], "inputs": {**DRAWN["3"]["inputs"], "steps": 40, "denoise": 0.5}}
+    sampler = {**DRAWN["3"], "inputs": {**DRAWN["3"]["inputs"], "steps": 4, "denoise": 0.5}}
     file = written({**DRAWN, **encoded, "3": sampler, "10": joined, "9": saved}, tmp_path / "flow.json")
     given = ["--substitute", "tiny", "--input", f"image={tmp_path / 'cat.png'}"]
     assert run("run", file, *given, "-o", tmp_path / "whole").exit_code == 0
-    interrupted([file, *given, "-o", tmp_path / "out"], "3 3/")
+    with heard():
+        ended = run("run", file, *given, "-o", tmp_path / "out", stderr=Pressing("3 1/"))
+    assert ended.exit_code == 130, ended.output
     (tmp_path / "cat.png").unlink()
     [paused] = (tmp_path / "out").glob("paused-*.safetensors")
     made = run("run", paused, "-o", tmp_path / "out")

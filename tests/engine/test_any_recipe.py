@@ -50,14 +50,14 @@ def refused_in_one_line(read, text):
 
 
 @given(FIELDS)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_any_entries(entries):
     recipe = refused_in_one_line(sf.Recipe.from_json, json.dumps({"prompt": "x", **entries}))
     if recipe is not None:
         assert sf.Recipe.from_json(recipe.to_json()) == recipe
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(ANY_JSON | st.fixed_dictionaries({"recipe": FIELDS, "image": ANY_JSON}))
 def test_any_json(value):
     refused_in_one_line(sf.Recipe.from_json, json.dumps(value))
@@ -65,14 +65,14 @@ def test_any_json(value):
 
 
 @given(st.text() | st.binary())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @pytest.mark.typed_elsewhere
 def test_any_text(text):
     refused_in_one_line(sf.Recipe.from_json, text)
 
 
 @given(SPEC_LIKE)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_any_spec(text):
     specs = refused_in_one_line(lambda text: parse_specs(text, "sampler", "euler"), text)
     assert specs is None or all(isinstance(spec, Spec) for spec in specs)

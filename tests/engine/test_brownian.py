@@ -63,7 +63,7 @@ def questions(draw):
     return torch.tensor([*levels, 0.0], dtype=torch.float64), pairs
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     questions(),
     st.integers(0, 2**64),
@@ -78,7 +78,7 @@ def test_any_questions_in_any_order_are_answered_as_torchsde_does(asked, seed, s
         assert torch.equal(ours(span(a, b)), ask(theirs, a, b))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 18), min_size=1, max_size=12), st.sampled_from([1.0, 0.5, 0.3]))
 def test_steps_in_any_order_are_answered_as_torchsde_does(threads, steps, r):
     """Jumps back and forth along a schedule, with drawing ahead: resumed runs, and runs that share a source."""
@@ -127,13 +127,19 @@ def nodes_of(sigmas, seed, shape, questions, monkeypatch):
     return 1 + len(seeds)  # what it has forgotten and draws again has the same seed
 
 
-@pytest.fixture
-def only_new():
-    """The collector lists what is made from here on only: a search of everything that tests hold takes a second."""
+@pytest.fixture(scope="module")
+def older_kept_apart():
+    """The collector leaves what tests hold so far: a search of all that takes a second."""
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def only_new(older_kept_apart):
+    """The collector lists what is made from here on, and little else."""
+    gc.collect()
 
 
 class Asked(Brownian):
@@ -151,7 +157,7 @@ class Asked(Brownian):
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "dpmpp_3m_sde"])
-@pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (80, 1)], indirect=["threads"])
+@pytest.mark.parametrize("n, threads", [(20, 1), (20, 3), (60, 1)], indirect=["threads"])
 @pytest.mark.typed_elsewhere
 def test_no_node_is_drawn_twice_and_few_are_held(name, n, threads, drawn, monkeypatch, only_new):
     """A whole run draws what torchsde's tree has, once: nothing again, and nothing ahead that is not asked for."""
@@ -270,7 +276,7 @@ def test_an_error_of_the_thread_is_raised_by_the_question(monkeypatch, threads):
     assert torch.equal(broken(g.span(7)), source(g.span(7)))
 
 
-def test_threads_end_with_their_source(threads):
+def test_threads_end_with_their_source(threads, older_kept_apart):
     before = set(threading.enumerate())
     source = Brownian(3, Grid(SIGMAS, VE()), SHAPE)
     source(Grid(SIGMAS, VE()).span(0))

@@ -50,7 +50,7 @@ def mixing(name, process, c, n=8, **settings):
 @pytest.mark.typed_elsewhere
 def test_all_of_the_run_is_the_run(name, process):
     """c = 1: any sampler gives its result without mixing from the noised source, in as few evaluations."""
-    m, s = mixing(name, process, 1.0), source()
+    m, s = mixing(name, process, 1.0, n=5), source()
     start = noised(s, m.run.grid.sigmas[0], m.noise(0, 0), process)
     plain, end = finish(m.run, start), finish(m, s)
     assert torch.equal(end.x, plain.x)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, run_of, sparing
+from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, repeats, run_of, sparing
 from safetensors.torch import save_file
 
 from sigmafield.core.process import VE, Grid
@@ -22,8 +22,8 @@ ALL += [("dpm_adaptive", {"denoise_to_zero": True}), *CORRECTED]
 ALL += [("distance_c3", NOISY), ("distance_fast", {"sharpen": True, "smooth": True, "use_softmax": True})]
 PAPER = {"cfgpp": "paper", "resample": 0, "eta": 0.5}
 ALL += [("distance_c3", PAPER)]
-each = pytest.mark.parametrize("name, params", ALL, ids=str)
 some = pytest.mark.parametrize("name, params", sparing(ALL))
+STEPS = 6  # memories reach back three steps: with six, two steps and the last one have them whole
 processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
 
 
@@ -32,12 +32,12 @@ def start(g, shape=(2, 3, 4, 5), dtype=torch.float32):
     return g.process.start(g.sigmas[0], noise, torch.zeros_like(noise))
 
 
-@each
+@some
 @pytest.mark.parametrize("process", [PROCESSES[0], pytest.param(PROCESSES[1], marks=pytest.mark.slow)], ids=str)
 @pytest.mark.typed_elsewhere
 def test_resume_at_every_cut(name, params, process, tmp_path):
     """Saved, loaded and continued with a new noise source, every state leads to the same next state and end."""
-    g = grid(process)
+    g = grid(process, STEPS)
     x = start(g)
     model = guided(process)
     states = list(iterate(run_of(name, model, g, x, **params), x))
@@ -65,7 +65,7 @@ def same(a, b):
 @pytest.mark.typed_elsewhere
 def test_step_is_pure_and_runs_interleave(name, params, process):
     """Two runs that share a model and a noise source, stepped in turn, end as each does alone."""
-    g = grid(process)
+    g = grid(process, STEPS)
     x, y = start(g), start(g) * 0.9
     run = run_of(name, guided(process), g, x, **params)
     alone = [finish(run, run.start(v)) for v in (x, y)]
@@ -89,12 +89,12 @@ def keyed_run(name, params, denoise, g, x):
     return Run(denoise, SAMPLERS[name], g, Keyed(range(x.shape[0]), x.shape, x.dtype), params)
 
 
-@pytest.mark.parametrize("name, params", FIELD, ids=str)
+@pytest.mark.parametrize("name, params", sparing(FIELD))
 @processes
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.typed_elsewhere
 def test_constant_field_is_the_scalar(name, params, process, dtype):
-    g = grid(process)
+    g = grid(process, STEPS)
     x = start(g, dtype=dtype)
     field = on(g.sigmas.reshape(-1, 1, 1, 1, 1).expand(-1, 2, 1, 4, 5), process)
     model = guided(process)
@@ -114,7 +114,7 @@ ELEMENTWISE = [(name, params) for name, params in FIELD if SAMPLERS[name].linear
 @pytest.mark.typed_elsewhere
 def test_field_of_two_schedules_is_two_runs(name, params, process):
     """Each half of the latent follows its own schedule; the model is elementwise, so halves do not meet."""
-    one, two = grid(process).sigmas, grid(process).sigmas * 0.5
+    one, two = grid(process, STEPS).sigmas, grid(process, STEPS).sigmas * 0.5
     field = one.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
     field[..., 3:] = two.reshape(-1, 1, 1, 1, 1)
     x = start(on(one, process))
@@ -129,7 +129,7 @@ def test_field_of_two_schedules_is_two_runs(name, params, process):
 @processes
 def test_frozen_pixels_stay(name, params, process):
     """Where σ does not change, x does not; where σ reaches 0 early, x is finished and stays."""
-    sigmas = grid(process).sigmas
+    sigmas = grid(process, STEPS).sigmas
     field = sigmas.reshape(-1, 1, 1, 1, 1).repeat(1, 2, 1, 4, 5)
     field[..., 0] = sigmas[3]  # frozen all the time
     field[4:, ..., 1] = 0  # done after step 4
@@ -142,13 +142,16 @@ def test_frozen_pixels_stay(name, params, process):
     assert not torch.equal(states[-1].x[..., 2:], x[..., 2:])
 
 
-@pytest.mark.parametrize("name", [name for name, params in FIELD if not params and SAMPLERS[name].linear])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=repeats(name)) for name, params in FIELD if not params and SAMPLERS[name].linear],
+)
 @processes
-@pytest.mark.parametrize("first", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7))])
+@pytest.mark.parametrize("first", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5))])
 @pytest.mark.typed_elsewhere
 def test_late_places_begin_without_history(name, process, first):
     """A position whose σ is held until a step continues from there like a run over the rest of the schedule."""
-    g = grid(process)
+    g = grid(process, STEPS)
     rest = on(g.sigmas[first:], process)
     x = start(rest)
     model, keyed = guided(process), Keyed(range(2), x.shape)
@@ -169,7 +172,7 @@ def test_late_places_begin_without_history(name, process, first):
 @pytest.mark.typed_elsewhere
 def test_meta_device(name, params, process):
     """No sampler reads a latent on the host: on the meta device, reading raises."""
-    g = grid(process)
+    g = grid(process, 5)  # operations on this device are slow
     x = torch.empty(2, 3, 4, 5, device="meta")
     run = Run(lambda x, sigma, ctx: Pred(x, x, x), SAMPLERS[name], g, same_noise(x), params)
     assert finish(run, x).x.device.type == "meta"
@@ -194,7 +197,7 @@ def same_noise(x):
 @pytest.mark.typed_elsewhere
 def test_declared_needs(name, params, process):
     """Evaluations, noise and the unconditional prediction are as declared in the registry row."""
-    steps = 20 if name == "distance_step_cfg_pp" else 8  # its resamples depend on the schedule's length
+    steps = 20 if name == "distance_step_cfg_pp" else STEPS  # its resamples depend on the schedule's length
     g, sampler, asked, drawn = grid(process, steps), SAMPLERS[name], [], []
     x = start(g)
     model = guided(process)
@@ -228,7 +231,7 @@ def test_declared_needs(name, params, process):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_degenerate_schedules(name, process):
     """Without steps a run ends where it began. One step to 0: the denoised latent, or what the docstrings say."""
-    g = grid(process)
+    g = grid(process, STEPS)
     x = start(g)
     model = guided(process)
     for empty in (g.sigmas[:0], g.sigmas[:1]):

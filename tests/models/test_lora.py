@@ -195,7 +195,9 @@ def test_strength_0_is_the_base(
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_what_diffusers_saves_of_peft(rslora: bool, sd1: tuple[Path, Any], tmp_path: Path) -> None:
+def test_what_diffusers_saves_of_peft(
+    rslora: bool, sd1: tuple[Path, Any], bases: dict[str, Pipeline], tmp_path: Path
+) -> None:
     """The merged network answers as peft's, whose settings are in the file's header alone."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from peft import LoraConfig, get_peft_model_state_dict
@@ -214,11 +216,11 @@ def test_what_diffusers_saves_of_peft(rslora: bool, sd1: tuple[Path, Any], tmp_p
     cond = pipe.text.encode(["a", "b"], (16, 16))
     want = unet(x, t, encoder_hidden_states=cond.embeds).sample
     assert_close(pipe.model.network(x, t, cond), want, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(load(sd1[0]).model.network(x, t, cond), want, atol=1e-2)
+    assert not torch.allclose(bases["sd1"].model.network(x, t, cond), want, atol=1e-2)
 
 
-def test_half_precision(sd1: tuple[Path, Any], tmp_path: Path) -> None:
-    base = load(sd1[0])
+def test_half_precision(sd1: tuple[Path, Any], bases: dict[str, Pipeline], tmp_path: Path) -> None:
+    base = bases["sd1"]
     pairs = matrices(base)
     save_file(kohya(pairs), tmp_path / "a.safetensors")
     pipe = load(sd1[0], dtype="float16", loras={str(tmp_path / "a.safetensors"): 0.1})
@@ -320,9 +322,11 @@ def test_half_precision_is_rounded_once(dtype: str, sd1: tuple[Path, Any], tmp_p
 
 
 @pytest.mark.typed_elsewhere
-def test_pipelines_that_cannot_have_other_loras(sd1: tuple[Path, Any], tmp_path: Path) -> None:
+def test_pipelines_that_cannot_have_other_loras(
+    sd1: tuple[Path, Any], bases: dict[str, Pipeline], tmp_path: Path
+) -> None:
     path = tmp_path / "a.safetensors"
-    save_file(kohya(matrices(load(sd1[0]))), path)
+    save_file(kohya(matrices(bases["sd1"])), path)
     with pytest.raises(ValueError, match="model was loaded with LoRAs in its weights: load it without them, then"):
         load(sd1[0], loras=[path]).with_loras({path: 0.5})
     for loras, message in [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ from sigmafield.comfyui.nodes.samplers import ksampler_select
 from sigmafield.comfyui.nodes.schedules import basic_scheduler
 from sigmafield.core.conditioning import Control
 from sigmafield.guidance.guider import Guider
-from sigmafield.models.load import load
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.module_view import view_of
 from sigmafield.recipes.generate import generate
 from sigmafield.recipes.image_io import to_images
@@ -66,8 +67,9 @@ Family = Callable[[str], tuple[Path, Any]]
 TEXTS = ("a photograph of (the:1.3) horse", "the red heart")
 
 
+@cache
 def opened(family: Family, name: str) -> tuple[Any, Any, Any]:
-    """The three values of a model in a folder of diffusers' models."""
+    """The three values of a model in a folder of diffusers' models, loaded once: nodes leave them as they are."""
     path = family(name)[0]
     return diffusers_loader(path.name, Context(Folders({"diffusers": [path.parent]})))
 
@@ -91,12 +93,12 @@ FEW, MORE = ("sd1", "sdxl", "sd3", "flux dev"), ("sd2", "sd3 without T5", "flux 
 
 
 @pytest.mark.parametrize("name", [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
-def test_text_to_image_is_generate(name: str, family: Family) -> None:
+def test_text_to_image_is_generate(name: str, family: Family, loaded: Callable[[str], Pipeline]) -> None:
     model, clip, vae = opened(family, name)
     positive, negative = (clip_text_encode(text, clip) for text in TEXTS)
     made = to_images(vae.decode(sampled(model, positive, negative, empty(model))))
     own = generate(
-        load(family(name)[0]), TEXTS[0], negative=TEXTS[1], seed=5, steps=2, cfg=3.0, sampler="euler",
+        loaded(name), TEXTS[0], negative=TEXTS[1], seed=5, steps=2, cfg=3.0, sampler="euler",
         schedule="simple", width=16, height=16, frames=1,
     )  # fmt: skip
     assert [image.tobytes() for image in made] == [image.tobytes() for image in own]
@@ -189,7 +191,7 @@ def test_control_nets(sd1: tuple[Path, Any], small: Any, family: Family, tmp_pat
     assert both.equal(in_python(Guider(model.network, *conds, 3.0), model.network, empty(model)))
 
 
-def test_loras_add_up_and_leave_the_model(family: Family, tmp_path: Path) -> None:
+def test_loras_add_up_and_leave_the_model(family: Family, loaded: Callable[[str], Pipeline], tmp_path: Path) -> None:
     model, clip, _ = opened(family, "sd1")
     weights = {}
     generator = torch.Generator().manual_seed(0)
@@ -212,8 +214,7 @@ def test_loras_add_up_and_leave_the_model(family: Family, tmp_path: Path) -> Non
     plain = sampled(model, *pairs, empty(model))
     once, text = lora_loader(model, clip, "a.safetensors", 0.5, 0.25, context)
     twice, _ = lora_loader(once, text, "a.safetensors", 0.25, 0.0, context)
-    pipe = load(family("sd1")[0])
-    own = pipe.with_loras([(tmp_path / "a.safetensors", (0.75, 0.25))])
+    own = loaded("sd1").with_loras([(tmp_path / "a.safetensors", (0.75, 0.25))])
     torch.testing.assert_close(
         sampled(twice, *pairs, empty(model)),
         sampled(replace(model, network=own.model), *pairs, empty(model)), rtol=1e-3, atol=1e-3,

@@ -15,6 +15,7 @@ TOLERANCE_F32 = {"dpm_adaptive": 1e-3}
 # the reference itself works in float32 inside these
 TOLERANCE_F64 = {"deis": 1e-5, "er_sde": 1e-5}
 RENAMED = {"solver_type": "solver"}
+PROCESSES = {False: (VE(14.614642), discrete(betas())), True: (Flow(shift=3.0), shifted_flow(3.0))}
 
 
 def run(case, reference):
@@ -23,13 +24,12 @@ def run(case, reference):
 
     def denoise(x, sigma, ctx):
         sigmas_seen.append(float(sigma))
-        level = sigma.to(x.dtype)
-        c = reference.denoise(x, level, case["cond"], case["flow"])
-        u = reference.denoise(x, level, case["uncond"], case["flow"])
+        conds = torch.cat([torch.as_tensor(case[part], dtype=x.dtype).expand(len(x)) for part in ("cond", "uncond")])
+        c, u = reference.denoise(torch.cat([x, x]), sigma.to(x.dtype), conds, case["flow"]).chunk(2)
         return Pred(u + case["cfg"] * (c - u), c, u)
 
     x = case.tensor(case["x"])
-    process, levels = (Flow(shift=3.0), shifted_flow(3.0)) if case["flow"] else (VE(14.614642), discrete(betas()))
+    process, levels = PROCESSES[case["flow"]]
     grid = Grid(case.tensor(case["sigmas"]), process, clock=levels.sigma_at)
     sampler = SAMPLERS.lookup(case["sampler"])
     params = {RENAMED.get(name, name): value for name, value in case["params"].items()}

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import ALICE, BOB, Client, png, serving, settings_of
@@ -72,7 +73,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(root: Path) -> Iterator[Engine]:
-    settings = EngineSettings(devices=("cpu",), preview_every=0.0, queue_length=200)
+    settings = EngineSettings(devices=("cpu",), preview_every=0.03, queue_length=200)
     engine = make_engine(root / "jobs", settings, settings_of(root))
     engine.start()
     yield engine
@@ -105,3 +106,9 @@ def alice(guarded: Client) -> Client:
 @pytest.fixture(scope="session")
 def bob(guarded: Client) -> Client:
     return Client(guarded.url, {"Authorization": f"Bearer {BOB}"})
+
+
+@pytest.fixture(scope="session")
+def done(server: Client) -> dict[str, Any]:
+    """A job that has ended."""
+    return server.until(server.submit(), "done")

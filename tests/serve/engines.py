@@ -15,10 +15,8 @@ LONG = 60.0
 
 @contextmanager
 def started(folder, workflows=Workflows(), **settings):
-    """An engine that runs; it is stopped at the end."""
-    engine = Engine(
-        folder, EngineSettings(**{"devices": ["cpu"], "exact": True, "rows": 1, "active": 2, **settings}), workflows
-    )
+    """An engine that runs, by default without joined calls, which change last bits; it is stopped at the end."""
+    engine = Engine(folder, EngineSettings(**{"devices": ["cpu"], "max_rows": 1, "active": 2, **settings}), workflows)
     try:
         engine.start()
         yield engine

@@ -53,7 +53,15 @@ print(json.dumps(hits))
 """Serves jobs in a process that is left alone, then in processes that are killed at random moments, all on one folder,
 until one of them has no jobs left."""
 
-SETTINGS = {"devices": ["cpu", "cpu"], "exact": True, "rows": 4, "active": 3, "save_every": 0.0, "keep_jobs": None}
+SETTINGS = {
+    "devices": ["cpu", "cpu"],
+    "exact": True,
+    "max_rows": None,
+    "rows": 4,
+    "active": 3,
+    "save_every": 0.0,
+    "keep_jobs": None,
+}
 
 
 def requests(n):
@@ -67,7 +75,7 @@ def requests(n):
     return {f"job {k}": each[k % len(each)](k) for k in range(n)}
 
 
-@pytest.mark.parametrize("kills, jobs, often", [(2, 2, 1.5), pytest.param(100, 120, 25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, jobs, often", [(2, 2, 1.5), pytest.param(100, 60, 30, marks=pytest.mark.slow)])
 @pytest.mark.typed_elsewhere
 def test_kills_at_random_moments(kills, jobs, often, tmp_path, capsys):
     asked, seed = requests(jobs), os.environ.get("KILL_SEED", "0")

@@ -19,7 +19,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text("utf-8")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_commands_of_the_page_run(server: Client, tmp_path: Path):
     script = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("http://127.0.0.1:8188", server.url)
-    script = re.sub(r"\bcurl -s", "curl --fail-with-body -sS", script)
+    script = re.sub(r"\bcurl -s", "curl --fail-with-body -sS", script).replace('"steps": 8', '"steps": 1')
     environment = {**os.environ, "no_proxy": "*", "NO_PROXY": "*"}
     command = ["bash", "-euo", "pipefail", "-c", script]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import MISSING, fields
-from pathlib import Path
-from unittest import SkipTest
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.errors import Unsatisfiable
-from hypothesis.strategies import booleans
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.errors import SchemathesisError
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
-from serving import Client, serving, settings_of
+from serving import Client
 
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.routes import ROUTES
-from sigmafield.serve.settings import EngineSettings
-
-CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 
 
 @pytest.fixture(scope="module")
@@ -86,48 +67,3 @@ def test_pages_need_nothing_from_elsewhere(server):
 def test_the_document_says_when_a_token_is_needed(guarded):
     paths = guarded.get("/openapi.json").json["paths"]
     assert paths["/v1/jobs"]["post"]["security"] == [{"token": []}] and "security" not in paths["/healthz"]["get"]
-
-
-def fuzzed(root: Path, folder: Path, examples: int, path: str = "") -> int:
-    """Sends requests that follow the document, and such that do not quite; gives their number.
-
-    Of one path, or of all.
-    None may give an error of the server, or an answer that the document does not describe. The engine is not started:
-    jobs wait in its queue.
-    """
-    engine = Engine(folder, EngineSettings(devices=("cpu",), queue_length=10**6))
-    counted = 0
-    with serving(engine, settings_of(root, wait_seconds=0.01), folder) as client:
-        job = client.submit()
-        schema = schemathesis.openapi.from_url(f"{client.url}/openapi.json")
-        for operation in (found.ok() for found in schema.get_all_operations()):
-            # the former does not end, and the latter says that the engine has not started
-            if operation.path in ("/v1/events", "/readyz") or path not in ("", operation.path):
-                continue
-            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-
-                @settings(
-                    max_examples=examples, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
-                    suppress_health_check=list(HealthCheck),
-                )  # fmt: skip
-                @given(case=operation.as_strategy(generation_mode=mode), own=booleans())
-                def check(case: schemathesis.Case, own: bool) -> None:
-                    nonlocal counted
-                    if own and "id" in case.path_parameters and case.path != "/v1/jobs/{id}/events":
-                        case.path_parameters["id"] = job
-                    case.call_and_validate(checks=CHECKS, timeout=20)
-                    counted += 1
-
-                with suppress(SchemathesisError, Unsatisfiable, SkipTest):  # nothing to get wrong
-                    check()
-    engine.stop()
-    return counted
-
-
-def test_requests_that_are_nearly_right_give_no_error_of_the_server(root, tmp_path):
-    assert fuzzed(root, tmp_path, 10, "/v1/jobs/{id}/clone") >= 10
-
-
-@pytest.mark.slow
-def test_requests_like_those_of_the_document_give_no_error_of_the_server(root, tmp_path):
-    assert fuzzed(root, tmp_path, 60) > 2000

@@ -84,11 +84,9 @@ def test_a_workflow_reads_no_file_of_the_server(server):
         "/v1/jobs/{job}/outputs/%D9%A0", "//etc/passwd",
     ],
 )  # fmt: skip
-def test_an_address_leads_to_no_other_file(server, path):
-    job = server.submit()
-    server.until(job, "done")
+def test_an_address_leads_to_no_other_file(server, done, path):
     connection = server.connection()
-    connection.putrequest("GET", path.format(job=job), skip_accept_encoding=True)
+    connection.putrequest("GET", path.format(job=done["id"]), skip_accept_encoding=True)
     connection.endheaders()
     answer = connection.getresponse()
     assert answer.status in (400, 404) and b"SQLite format" not in answer.read()
@@ -286,9 +284,8 @@ def test_a_data_url_is_an_image_in_base64(server, url):
     assert "data URL" in refused(server, image=url)
 
 
-def test_answers_are_not_taken_for_another_type(server):
-    job = server.until(server.submit(), "done")
-    answer = server.get(job["outputs"][0]["url"])
+def test_answers_are_not_taken_for_another_type(server, done):
+    answer = server.get(done["outputs"][0]["url"])
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "sandbox" in answer.headers["Content-Security-Policy"]
     assert "frame-ancestors 'none'" in server.get("/").headers["Content-Security-Policy"]

@@ -16,7 +16,7 @@ import sigmafield as sf
 
 pytestmark = [pytest.mark.slow, pytest.mark.typed_elsewhere]
 
-SETTINGS = {"exact": True, "rows": 8, "active": 8, "save_every": 0.0, "keep_states": 1}
+SETTINGS = {"exact": True, "max_rows": None, "rows": 8, "active": 8, "save_every": 0.0, "keep_states": 1}
 
 
 @pytest.fixture(scope="module")

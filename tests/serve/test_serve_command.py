@@ -2,57 +2,80 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from serving import Client, serving
 
 from command_line import run
-from sigmafield.serve.http.run import make_engine
+from sigmafield.serve.http.run import make_engine, serve
 from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.settings import EngineSettings
 
 
-@contextmanager
-def process(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """A server's process, with a client of it."""
-    command = [sys.executable, "-m", "sigmafield", "serve", "--folder", str(folder), "--port", "0", *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
-        try:
-            assert server.stdout is not None
-            line = server.stdout.readline()
-            assert line.startswith("listening at http://127.0.0.1:"), line + server.stdout.read()
-            yield server, Client(line.split()[-1])
-        finally:
-            server.kill()
-
-
-def test_a_stopped_server_saves_its_jobs_and_the_next_one_finishes_them(tmp_path):
-    with process(tmp_path, "--device", "cpu") as (server, client):
-        quick = client.until(client.submit(), "done")
-        job = client.submit(steps=40)
-        while not client.get(f"/v1/jobs/{job}").json["step"]:
-            time.sleep(0.02)
-        server.send_signal(signal.SIGTERM)
-        rest = server.communicate(timeout=60)[0]
-        assert server.returncode == 0, rest
-        assert rest == ""
+def check_ended(folder: Path, job: str, quick: dict[str, Any]) -> None:
+    """A job that a server has left goes on where it was, and draws as before."""
     settings = HttpSettings(port=0)
-    engine = make_engine(tmp_path, EngineSettings(devices=("cpu",)), settings)
+    engine = make_engine(folder, EngineSettings(devices=("cpu",)), settings)
     assert engine.get(job).step > 0 and engine.get(job).status == "queued"
     engine.start()
-    with serving(engine, settings, tmp_path) as client:
+    with serving(engine, settings, folder) as client:
         client.until(job, "done")
         again = client.until(client.submit(), "done")
         assert again["outputs"][0]["sha256"] == quick["outputs"][0]["sha256"]
         events = [each["event"] for each in client.events(job) if each["event"] != "step"]
         assert events == ["queued", "started", "queued", "resumed", "done"]
     engine.stop()
+
+
+def begun(client: Client) -> tuple[str, dict[str, Any]]:
+    """(a job that has done a step, one that is done)."""
+    quick = client.until(client.submit(), "done")
+    job = client.submit(steps=40)
+    while not client.get(f"/v1/jobs/{job}").json["step"]:
+        time.sleep(0.02)
+    return job, quick
+
+
+def test_a_signal_ends_a_server_which_saves_its_jobs(tmp_path):
+    found: list[Any] = []
+
+    def use(address: str) -> None:
+        def work() -> None:
+            try:
+                found.extend(begun(Client(address)))
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=work).start()
+
+    serve(tmp_path, EngineSettings(devices=("cpu",)), HttpSettings(port=0), use)
+    check_ended(tmp_path, *found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_of_a_server_ends_with_status_0(tmp_path, kind):
+    command = [sys.executable, "-m", "sigmafield", "serve", "--folder", str(tmp_path), "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            assert line.startswith("listening at http://127.0.0.1:"), line + server.stdout.read()
+            found = begun(Client(line.split()[-1]))
+            server.send_signal(kind)
+            rest = server.communicate(timeout=60)[0]
+            assert server.returncode == 0 and rest == ""
+        finally:
+            server.kill()
+    check_ended(tmp_path, *found)
 
 
 def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):

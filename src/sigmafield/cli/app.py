@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 from sigmafield.cli.errors import AS_JSON, fail, warnings_said
 from sigmafield.cli.prose import description_in
 from sigmafield.cli.signals import Interrupted
+from sigmafield.cluster.joined import LOCAL
 
 app = App(
     name="sigmafield",
@@ -35,16 +36,23 @@ for order, (name, file) in enumerate(COMMANDS.items()):
     app.command(f"sigmafield.cli.{file}:{name}", help=about, sort_key=order)
 
 
+def with_addresses(words: Sequence[str]) -> list[str]:
+    """The words with the address that --ray has where none is given: that of a cluster started here."""
+    following = [*words[1:], "--"]
+    return [f"--ray={LOCAL}" if (w == "--ray" and then.startswith("-")) else w for w, then in zip(words, following)]
+
+
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run a command.
 
     Args:
         arguments: Words of the command line; None is the process's own.
     """
-    AS_JSON.set("--json" in (sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    AS_JSON.set("--json" in words)
     try:
         with warnings_said():
-            app(arguments, exit_on_error=False, print_error=False)
+            app(with_addresses(words), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         fail(str(error))
     except Interrupted as end:

@@ -2,71 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from sigmafield.cli.errors import USER_ERRORS, complain
-from sigmafield.cli.manifest import Entry, Manifest
+from sigmafield.cli.batch_cluster import check_workers, draw_on_cluster
+from sigmafield.cli.batch_lines import Outcomes, checkpoint_of, state_of, write_line
+from sigmafield.cli.errors import USER_ERRORS
+from sigmafield.cli.manifest import Manifest
 from sigmafield.cli.prompts import Line
-from sigmafield.cli.runner import ENDING, Watch, Watching, drawn, enough_memory
+from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
 from sigmafield.cli.shared import Shared
 from sigmafield.cli.signals import Interrupted
 from sigmafield.cli.single import check_previews, facts_of, say_savings, stem_of, words_of
 from sigmafield.cli.terminal import Display
 from sigmafield.cli.understood import say_notes
 from sigmafield.comfyui.workflow.carried import workflow_texts
-from sigmafield.core.protocols import State
 from sigmafield.recipes.execute import open_job
-from sigmafield.recipes.image_io import digest
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.output import files_of
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.runs.checkpoint import load_state
-from sigmafield.runs.files import OwnFile, check_writable, free_names, write_at
-
-
-@dataclass
-class Report:
-    """What has become of the lines, as plain values.
-
-    Args:
-        images: Those written by this command.
-        skipped: Those written before.
-        failed: Those that could not be drawn.
-    """
-
-    images: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[dict[str, Any]] = field(default_factory=list)
-
-    def fail(self, line: Line, recipe: Recipe | None, error: Exception, manifest: Manifest) -> None:
-        """Note that a line cannot be drawn, and say why."""
-        complain(f"line {line.number}: {error}")
-        self.failed.append({"line": line.number, "prompt": recipe.prompt if recipe else line.text, "error": str(error)})
-        plain = None if recipe is None else recipe.to_plain()
-        manifest.add(Entry(line.number, "failed", plain, error=str(error)))
-
-    def json(self) -> str:
-        """One line for machines."""
-        whole = {"images": self.images, "skipped": self.skipped, "failed": self.failed}
-        return json.dumps(whole, ensure_ascii=False)
-
-    def text(self, lines: int, manifest: Path) -> str:
-        """One line for people: what has become of all lines."""
-        counts = {"written": len(self.images), "skipped": len(self.skipped), "failed": len(self.failed)}
-        left = lines - sum(counts.values())
-        said = [f"{n} {what}" for what, n in counts.items() if n or what == "written"] + [f"{left} left"] * bool(left)
-        again = "; to draw them again, remove it" if counts["skipped"] else ""
-        return f"{', '.join(said)}; lines are noted in {manifest}{again}"
+from sigmafield.runs.files import check_writable
 
 
 def draw_all(
-    lines: Sequence[Line], folder: Path, prompts: Path, machine: MachineOptions, how: Watching, *, as_json: bool
+    lines: Sequence[Line],
+    folder: Path,
+    prompts: Path,
+    machine: MachineOptions,
+    how: Watching,
+    *,
+    as_json: bool,
+    cluster: str | None = None,
 ) -> None:
     """Draw each line once: those that were written before are skipped, a bad one is named and the others go on.
 
@@ -79,32 +49,53 @@ def draw_all(
         machine: What the models run on.
         how: What is written on the way.
         as_json: Print JSON for machines, and no progress.
+        cluster: Address of the Ray cluster whose workers draw the lines, see `cluster.joined`; None draws them here.
 
     Raises:
-        OSError: The folder cannot be written to, or another process works on this batch.
+        ValueError: It is not the address of a cluster, or its workers cannot have the machine's device.
+        ImportError: Ray is not installed.
+        OSError: The folder cannot be written to, another process works on this batch, or there is no cluster.
     """
-    report, shared, status = Report(), Shared(machine), 0
+    if cluster is not None:
+        check_workers(cluster, machine)
+    outcomes, shared, status = Outcomes(), Shared(machine), 0
     with Manifest(folder, prompts) as manifest:
-        todo = planned(lines, manifest, shared, report)
-        display = Display(as_json, [recipe.steps for _, recipe in todo])
-        for part, (line, recipe) in enumerate(todo):
-            try:
-                facts, words = draw_line(line, recipe, part, manifest, shared, how, display, as_json)
-            except Interrupted as end:
-                status = end.status
-                break
-            except USER_ERRORS as error:
-                report.fail(line, recipe, error, manifest)
-                continue
-            report.images.append(facts)
-            if not as_json:
-                print(words, flush=True)
-        print(report.json() if as_json else report.text(len(lines), manifest.path))
-    if status or report.failed:
+        todo = planned(lines, manifest, shared, outcomes)
+        try:
+            if cluster is None:
+                draw_here(todo, manifest, shared, how, outcomes, as_json=as_json)
+            elif todo:
+                draw_on_cluster(todo, cluster, manifest, shared, how, outcomes, as_json=as_json)
+        except Interrupted as end:
+            status = end.status
+        print(outcomes.json() if as_json else outcomes.text(len(lines), manifest.path))
+    if status or outcomes.failed:
         sys.exit(status or 2)
 
 
-def planned(lines: Sequence[Line], manifest: Manifest, shared: Shared, report: Report) -> list[tuple[Line, Recipe]]:
+def draw_here(
+    todo: Sequence[tuple[Line, Recipe]],
+    manifest: Manifest,
+    shared: Shared,
+    how: Watching,
+    outcomes: Outcomes,
+    *,
+    as_json: bool,
+) -> None:
+    """Draw lines one after another in this process; arguments and errors as for `draw_on_cluster`."""
+    display = Display(as_json, [recipe.steps for _, recipe in todo])
+    for part, (line, recipe) in enumerate(todo):
+        try:
+            facts, words = draw_line(line, recipe, part, manifest, shared, how, display, as_json)
+        except USER_ERRORS as error:
+            outcomes.fail(line, recipe, error, manifest)
+            continue
+        outcomes.images.append(facts)
+        if not as_json:
+            print(words, flush=True)
+
+
+def planned(lines: Sequence[Line], manifest: Manifest, shared: Shared, outcomes: Outcomes) -> list[tuple[Line, Recipe]]:
     """The lines that are to be drawn, with their recipes and the digests of their files; others are reported."""
     todo = []
     for line in lines:
@@ -115,10 +106,10 @@ def planned(lines: Sequence[Line], manifest: Manifest, shared: Shared, report: R
             if line.drawn:
                 sealed = replace(sealed, seed=manifest.seed(line.number, sealed.to_plain()))
         except USER_ERRORS as error:
-            report.fail(line, line.recipe, error, manifest)
+            outcomes.fail(line, line.recipe, error, manifest)
             continue
         if files := manifest.written(line.number, sealed.to_plain()):
-            report.skipped.append({"line": line.number, "files": [str(file) for file in files]})
+            outcomes.skipped.append({"line": line.number, "files": [str(file) for file in files]})
             checkpoint_of(line, manifest).remove()  # a kill may have come between the files and this
         else:
             todo.append((line, sealed))
@@ -161,34 +152,6 @@ def draw_line(
         ),
         state_of(checkpoint.path, job.recipe),
     )
-    say_savings(result)
-    facts = facts_of(job.recipe, result, perf_counter() - began, files)
-    return {**facts, "line": line.number}, words_of(job.recipe, result, facts)
-
-
-def checkpoint_of(line: Line, manifest: Manifest) -> OwnFile:
-    """The file for the state of a line, which no other process writes."""
-    return OwnFile(manifest.folder / f"{manifest.owner}.line-{line.number}{ENDING}", mine=True)
-
-
-def state_of(checkpoint: Path, recipe: Recipe) -> State | None:
-    """The state that a line goes on from; None without a checkpoint of this recipe."""
-    if not checkpoint.is_file():
-        return None
-    try:
-        state, meta = load_state(checkpoint)
-    except ValueError:
-        return None
-    return state if meta.get("recipe") == recipe.to_json() else None
-
-
-def write_line(line: int, recipe: Recipe, path: Path, parts: dict[str, bytes], manifest: Manifest) -> list[Path]:
-    """Write the files of a line under names that are free, so that a kill at any moment leaves it drawn once or not."""
-    plain, digests = recipe.to_plain(), [digest(data) for data in parts.values()]
-    for files in free_names(path, tuple(parts)):
-        names = [file.name for file in files]
-        manifest.add(Entry(line, "writing", plain, names, digests))
-        if write_at(dict(zip(files, parts.values())), manifest.owner):
-            manifest.add(Entry(line, "written", plain, names, digests))
-            return files
-    raise AssertionError("free names never end")
+    say_savings(result.savings)
+    facts = facts_of(job.recipe, result.state.nfe, result.rows, perf_counter() - began, files)
+    return {**facts, "line": line.number}, words_of(facts)

@@ -46,6 +46,15 @@ CheckpointEvery = Annotated[
         group=FILES,
     ),
 ]
+RayCluster = Annotated[
+    str | None,
+    Parameter(
+        name="--ray",
+        help="Draw the lines of --prompts with the workers of a Ray cluster: auto is that of this machine, HOST:PORT "
+        "and ray://HOST:PORT are elsewhere; without an address, one is started for this command.",
+        group=panel("Machine"),
+    ),
+]
 Size = Annotated[
     str | None, Parameter(name="--size", help="Width x height in pixels, such as 512x768.", group=panel("Images"))
 ]

@@ -27,6 +27,7 @@ from sigmafield.recipes.image_io import sheet
 from sigmafield.recipes.memory import is_out_of_memory
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.output import encoded
+from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import state_bytes
 from sigmafield.runs.files import OwnFile, write_new
 
@@ -65,6 +66,15 @@ class Watching:
             raise FileNotFoundError(f"no folder {self.phases} to write the phases in")
 
 
+def meta_of(recipe: Recipe, output: Path, machine: MachineOptions) -> dict[str, str]:
+    """What a checkpoint says next to the state: what to draw, where to write it, and what the model ran on."""
+    return {
+        "recipe": recipe.to_json(),
+        "output": str(output.absolute()),
+        "machine": json.dumps(to_plain(machine)),
+    }
+
+
 class Watch:
     """What the terminal does with each state: progress, previews, checkpoints; it holds the last one.
 
@@ -94,11 +104,7 @@ class Watch:
         self.last = job.start
         self.checkpoint = checkpoint or OwnFile(output.with_name(output.stem + ENDING))
         self._preview = OwnFile(output.with_name(f"{output.stem}-preview.png"))
-        self._meta = {
-            "recipe": job.recipe.to_json(),
-            "output": str(output.absolute()),
-            "machine": json.dumps(to_plain(machine)),
-        }
+        self._meta = meta_of(job.recipe, output, machine)
         self._label, self._begun, self._saved, self._trouble = "", False, monotonic(), False
 
     def __call__(self, state: State) -> None:

@@ -23,6 +23,7 @@ from sigmafield.cli.groups import (
     Output,
     Overwrite,
     PreviewEvery,
+    RayCluster,
     Size,
 )
 from sigmafield.cli.parse import parse_size
@@ -60,6 +61,7 @@ def sample(
     preview_every: PreviewEvery = None,
     checkpoint_every: CheckpointEvery = 60.0,
     size: Size = None,
+    ray: RayCluster = None,
     json: Json = False,
 ) -> None:
     """Draw an image from a prompt, or one for each line of a file.
@@ -73,10 +75,12 @@ def sample(
     say_understood(recipe, whole, quiet=json)
     options = MachineOptions(**machine)
     if prompts is None:
+        if ray is not None:
+            raise ValueError("--ray draws the lines of a file: give --prompts FILE")
         draw(target_of(whole, output, out_dir, overwrite), options, how, as_json=json)
         return
     if output is not None or overwrite:
         given = "--overwrite" if output is None else f"-o {output}"
         raise ValueError(f"--prompts draws an image for each line: give --out-dir instead of {given}")
     lines = read_lines(prompts, whole, drawn=recipe.get("seed") in DRAWN)
-    draw_all(lines, out_dir or Path(), prompts, options, how, as_json=json)
+    draw_all(lines, out_dir or Path(), prompts, options, how, as_json=json, cluster=ray)

@@ -38,6 +38,14 @@ def serve(
             group=panel("Server"),
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        Parameter(
+            help="Run jobs on the devices of a Ray cluster: auto is that of this machine, HOST:PORT and "
+            "ray://HOST:PORT are elsewhere; without an address, one is started with the devices of this machine.",
+            group=panel("Machine"),
+        ),
+    ] = None,
 ) -> None:
     """Serve images over HTTP: a queue of jobs that run side by side and survive the process.
 
@@ -50,4 +58,4 @@ def serve(
     text = token_file.read_text("utf-8") if token_file else os.environ.get(TOKEN)
     tokens = {} if text is None else read_tokens(text)
     settings = HttpSettings(**http, tokens=tokens, limits=Limits(**limits))
-    run(folder, EngineSettings(**engine), settings, lambda address: print(f"listening at {address}", flush=True))
+    run(folder, EngineSettings(**engine), settings, lambda address: print(f"listening at {address}", flush=True), ray)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +20,7 @@ from sigmafield.core.protocols import State
 from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.build import Job
-from sigmafield.recipes.execute import Result, open_job, open_pipe
+from sigmafield.recipes.execute import open_job, open_pipe
 from sigmafield.recipes.inputs import controls_of, read_inputs
 from sigmafield.recipes.options import AUTO, MachineOptions
 from sigmafield.recipes.output import check_format, files_of
@@ -148,9 +148,9 @@ def draw(
     began = perf_counter()
     ending, texts = target.path.suffix, workflow_texts(job)
     result, files = drawn(watch, lambda end: target.write(files_of(end.images, ending, job.recipe, texts)), state)
-    said = facts_of(job.recipe, result, perf_counter() - began, files)
-    print(json.dumps(said, ensure_ascii=False) if as_json else words_of(job.recipe, result, said))
-    say_savings(result)
+    said = facts_of(job.recipe, result.state.nfe, result.rows, perf_counter() - began, files)
+    print(json.dumps(said, ensure_ascii=False) if as_json else words_of(said))
+    say_savings(result.savings)
 
 
 def check_previews(pipe: Pipeline, how: Watching) -> None:
@@ -165,23 +165,31 @@ def check_video(job: Job, path: Path) -> None:
     check_format(path, moving=job.start.x.ndim == 5 and job.start.x.shape[2] > 1)
 
 
-def facts_of(recipe: Recipe, result: Result, seconds: float, files: list[Path]) -> dict[str, Any]:
-    """What was written and what it took, as plain values."""
-    facts = {"nfe": result.state.nfe, "seconds": round(seconds, 3), "recipe": recipe.to_plain()}
+def facts_of(recipe: Recipe, nfe: int, rows: tuple[int, int], seconds: float, files: Sequence[Path]) -> dict[str, Any]:
+    """What was written and what it took, as plain values.
+
+    Args:
+        recipe: What was drawn.
+        nfe: Evaluations of the network.
+        rows: See `Result.rows`.
+        seconds: What it took.
+        files: What was written.
+    """
+    facts = {"nfe": nfe, "seconds": round(seconds, 3), "recipe": recipe.to_plain()}
     if recipe.tiling:
-        facts["rows"], facts["rows_saved"] = result.rows[0], result.rows[1] - result.rows[0]
+        facts["rows"], facts["rows_saved"] = rows[0], rows[1] - rows[0]
     return {"files": [str(file) for file in files], **facts}
 
 
-def words_of(recipe: Recipe, result: Result, facts: dict[str, Any]) -> str:
+def words_of(facts: Mapping[str, Any]) -> str:
     """The same for people."""
     files = [Path(file) for file in facts["files"]]
     names = str(files[0]) if len(files) == 1 else f"{files[0]} (all) and {files[1]} … {files[-1].name}"
-    rows = f"; {rows_text(*result.rows)}" if recipe.tiling else ""
-    return f"{names}: {facts['nfe']} evaluations in {facts['seconds']:.1f} s, seed {recipe.seed}{rows}"
+    rows = f"; {rows_text(facts['rows'], facts['rows'] + facts['rows_saved'])}" if "rows" in facts else ""
+    return f"{names}: {facts['nfe']} evaluations in {facts['seconds']:.1f} s, seed {facts['recipe']['seed']}{rows}"
 
 
-def say_savings(result: Result) -> None:
+def say_savings(savings: Sequence[str]) -> None:
     """Say what was done where memory did not suffice."""
-    if result.savings:
-        complain(f"memory did not suffice for all at once: {' and '.join(result.savings)}", kind="note")
+    if savings:
+        complain(f"memory did not suffice for all at once: {' and '.join(savings)}", kind="note")

@@ -88,13 +88,13 @@ def load(
     if not isinstance(model, (str, Path)):
         raise ValueError(f"load needs model to be a name or a path; got {shown(model)}")
     options = {
-        "parts": _absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
-        "max_rows": max_rows, "preview": _absolute(preview), "embeddings": _absolute(embeddings),
+        "parts": absolute(parts), "device": device, "dtype": dtype, "offload": offload, "compile": compile,
+        "max_rows": max_rows, "preview": absolute(preview), "embeddings": absolute(embeddings),
         "skip_unknown_embeddings": skip_unknown_embeddings, "lora_partial": lora_partial,
     }  # fmt: skip
     check("load", {name: keywords(load)[name] for name in options}, options)
     pairs = check_loras(loras)
-    again = partial(load, _absolute(model), **options, loras=[(_absolute(path), each) for path, each in pairs])
+    again = partial(load, absolute(model), **options, loras=[(absolute(path), each) for path, each in pairs])
     device = choose_device(device)
     if offload:
         check_offload(device)
@@ -123,7 +123,7 @@ def load(
     return pipe.made_by(again)
 
 
-def _absolute(path: str | Path | None) -> Any:
+def absolute(path: str | Path | None) -> Any:
     """A path that means the same in another process; what is not a path of this machine, such as a hub id, as it is."""
     if not isinstance(path, (str, Path)) or path == TINY or not Path(path).expanduser().exists():
         return path

@@ -13,7 +13,7 @@ from torch import Tensor
 from sigmafield.core.conditioning import Control, ControlNetwork
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import no_controls
-from sigmafield.models.load import load_control
+from sigmafield.models.load import absolute, load_control
 from sigmafield.models.lora.strengths import lora_file
 from sigmafield.recipes.image_io import decoded, decoded_frames, digest, read_bytes, to_mask, to_rgb, to_tensor
 from sigmafield.recipes.in_memory import PREFIX, ImageSource, InMemory, pixel_digest
@@ -64,8 +64,20 @@ def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
         sealed, hint = _read_control(control)
         controls.append(sealed)
         hints.append(hint)
-    loras = tuple(_sealed(lora) for lora in recipe.loras)
+    loras = tuple(sealed_lora(lora) for lora in recipe.loras)
     return replace(recipe, **changes, controls=tuple(controls), loras=loras), Inputs(frames, mask, levels, hints)
+
+
+def located(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths of its model and networks, for a process with another folder."""
+    return replace(
+        recipe,
+        model=absolute(recipe.model),
+        parts=absolute(recipe.parts),
+        embeddings=absolute(recipe.embeddings),
+        loras=tuple(replace(lora, path=absolute(lora.path)) for lora in recipe.loras),
+        controls=tuple(replace(control, net=absolute(control.net)) for control in recipe.controls),
+    )
 
 
 def notes_of(inputs: Inputs) -> list[str]:
@@ -126,8 +138,13 @@ def _read_control(control: ControlImage) -> tuple[ControlImage, Tensor]:
     return replace(control, image_sha256=now), to_tensor(_pictures("a control's image", found)[0])
 
 
-def _sealed(lora: Lora) -> Lora:
-    """The LoRA with the digest of its file."""
+def sealed_lora(lora: Lora) -> Lora:
+    """The LoRA with the digest of its file.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is not the one whose digest the LoRA has.
+    """
     path = lora_file(lora.path)
     return replace(lora, sha256=_same(lora.path, lora.sha256, _digest_at(path, path.stat().st_mtime_ns)))
 

@@ -21,6 +21,7 @@ from sigmafield.recipes.options import Lora, MachineOptions
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.settings import OF_THE_MODEL
 from sigmafield.serve.batcher import Batcher, BatchSettings
+from sigmafield.serve.figures import DeviceFigures, memory_of
 from sigmafield.serve.settings import EngineSettings
 
 P = ParamSpec("P")
@@ -131,6 +132,14 @@ class Device:
         """Names of the models that are loaded."""
         with self._lock:
             return [pipe.model.name for pipe in self._kept.get(load_model.__qualname__, {}).values()]
+
+    def load(self, model: str) -> None:
+        """Load a model before a job needs it; errors as for `load`."""
+        self.pipe(Recipe("", model=model))
+
+    def figures(self, running: int) -> DeviceFigures:
+        """What there is to measure, with the number of jobs that run."""
+        return DeviceFigures(self.name, running, self.loaded, self.batcher.figures(), memory_of(self.name))
 
     def close(self) -> None:
         """End the thread that makes calls."""

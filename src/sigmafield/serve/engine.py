@@ -15,12 +15,24 @@ from filelock import FileLock, Timeout
 
 from sigmafield.core.registry import shown
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.serve.figures import DeviceFigures, EngineFigures, memory_of, own_memory
+from sigmafield.serve.cloning import cloned
+from sigmafield.serve.figures import EngineFigures, own_memory
 from sigmafield.serve.files import JobFiles
-from sigmafield.serve.jobs import FINISHED, UNFINISHED, Conflict, Event, JobRecord, Kind, QueueFull, Status, WrongState
+from sigmafield.serve.jobs import (
+    FINISHED,
+    UNFINISHED,
+    Conflict,
+    Event,
+    JobRecord,
+    Kind,
+    QueueFull,
+    Status,
+    WrongState,
+    check_priority,
+)
 from sigmafield.serve.live import Stop
 from sigmafield.serve.recent import Recent
-from sigmafield.serve.recipe_job import changed, changed_state
+from sigmafield.serve.remote import RemoteDevice
 from sigmafield.serve.scheduler import Scheduler
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
@@ -39,6 +51,7 @@ class Engine:
         settings: What jobs run on, how many at a time, and what is kept.
         workflows: What workflows find: models, input images and node classes.
         shown: A recipe as it is written into its images, for a server that hides where its files are.
+        devices: Devices in other processes; none are those of the settings, in this one.
 
     Raises:
         ValueError: Another process uses the folder, it holds the jobs of another version, or there is no such device.
@@ -50,11 +63,12 @@ class Engine:
         settings: EngineSettings,
         workflows: Workflows = Workflows(),
         shown: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+        devices: Sequence[RemoteDevice] = (),
     ):
         self.settings, self.workflows = settings, workflows
         self._root = folder / "jobs"
         self._root.mkdir(parents=True, exist_ok=True)
-        self._own = FileLock(folder / "lock")
+        self._own = FileLock(folder / "lock", thread_local=False)
         try:
             self._own.acquire(timeout=0)
         except Timeout:
@@ -65,7 +79,9 @@ class Engine:
             undo.callback(self._own.release)
             self._store = Store(folder / "jobs.sqlite", self._notify)
             undo.callback(self._store.close)
-            self._scheduler = Scheduler(self._root, self._store, self._recent, workflows, shown, settings, self._notify)
+            self._scheduler = Scheduler(
+                self._root, self._store, self._recent, workflows, shown, settings, self._notify, devices
+            )
             undo.pop_all()
 
     def start(self) -> None:
@@ -109,10 +125,11 @@ class Engine:
             webhook: Where to say that it has ended.
 
         Raises:
-            ValueError: The request is not a recipe, or not a workflow that can run.
+            ValueError: The request is not a recipe, or not a workflow that can run, or the priority is out of range.
             Conflict: The key was used for another request.
             QueueFull: There are as many jobs as there may be.
         """
+        check_priority(priority)
         digest = hashlib.sha256(json.dumps([kind, request], sort_keys=True).encode()).hexdigest()
         record = JobRecord(
             secrets.token_hex(8), kind, self._settled(kind, request, owner), "queued", priority, owner, time.time(),
@@ -213,7 +230,8 @@ class Engine:
         return self._unchanged(id, "queued", "running") if found is None else found
 
     def prioritise(self, id: str, priority: int) -> JobRecord:
-        """Give a job another priority. Errors as for `pause`."""
+        """Give a job another priority. Errors as for `pause`; ValueError for a priority out of range."""
+        check_priority(priority)
         found = self._store.change(id, UNFINISHED, "priority", {"priority": priority}, priority=priority)
         if found is None:
             return self._unchanged(id)
@@ -233,20 +251,8 @@ class Engine:
             ValueError: There is no such state, or the changed request is not valid.
             QueueFull: There are as many jobs as there may be.
         """
-        source = self.get(id)
-        workflow = source.kind == "workflow"
-        data: bytes | None = None
-        if step is not None:
-            if step not in self.saved(id):
-                known = ", ".join(map(str, self.saved(id))) or "none"
-                raise ValueError(f"job {id} has no saved state of step {step}; saved: {known}")
-            if workflow:
-                raise ValueError("a workflow is cloned from its start: leave step out")
-            request, data = changed_state(JobFiles(self._root, id).state(step), changes)
-        elif workflow:
-            request = self._settled("workflow", {**source.request, **changes}, source.owner)
-        else:
-            request = changed(source.request, changes)
+        source, files = self.get(id), JobFiles(self._root, id)
+        request, data = cloned(source, files, step, changes, self.workflows)
         record = JobRecord(
             secrets.token_hex(8), source.kind, request, "queued", source.priority, source.owner, time.time(),
             step=step or 0, cloned_from=id,
@@ -318,8 +324,5 @@ class Engine:
 
     def figures(self) -> EngineFigures:
         """What there is to measure."""
-        devices = [
-            DeviceFigures(device.name, load, device.loaded, device.batcher.figures(), memory_of(device.name))
-            for device, load in zip(self._scheduler.devices, self._scheduler.loads())
-        ]
+        devices = [device.figures(load) for device, load in zip(self._scheduler.devices, self._scheduler.loads())]
         return EngineFigures(self.counts(), devices, self._recent.seconds, own_memory())

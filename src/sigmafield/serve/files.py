@@ -51,7 +51,13 @@ class JobFiles:
         """Write the outputs by their names; those of an earlier attempt are replaced."""
         self.outputs.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
+            (self.outputs / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.outputs / name, data)
+
+    def written(self) -> dict[str, bytes]:
+        """The outputs so far, by their names."""
+        paths = [path for path in self.outputs.rglob("*") if path.is_file()]
+        return {path.relative_to(self.outputs).as_posix(): path.read_bytes() for path in paths}
 
     def listed(self, names: Sequence[str]) -> tuple[Output, ...]:
         """Outputs as a job's record lists them."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from sigmafield.core.registry import shown
+
 Kind = Literal["recipe", "workflow"]
 """What a job's request is: a recipe, or a workflow of ComfyUI in API form."""
 
@@ -15,6 +17,9 @@ Status = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 
 Happening = Literal["queued", "started", "step", "paused", "resumed", "done", "failed", "cancelled", "priority"]
 """What can happen to a job."""
+
+MOST_PRIORITY = 1_000_000
+"""The highest priority, and minus the lowest."""
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 FINISHED: tuple[Status, ...] = ("done", "failed", "cancelled")
@@ -52,7 +57,7 @@ class JobRecord:
         kind: What its request is.
         request: As JSON holds it: a recipe's `to_plain()`, with the seed drawn, or {"prompt": …, "extra": …}.
         status: Where it is.
-        priority: Jobs of a higher one run first, and displace running ones; any whole number.
+        priority: Jobs of a higher one run first, and displace running ones; from -1000000 to 1000000.
         owner: Who submitted it; "" where nobody has a name.
         created: When it was submitted, seconds since 1970.
         started: When it ran first; None before.
@@ -127,3 +132,9 @@ class QueueFull(Exception):
     def __init__(self, message: str, seconds: float):
         super().__init__(message)
         self.seconds = max(1, math.ceil(seconds))
+
+
+def check_priority(priority: int) -> None:
+    """Raise ValueError for a priority that is not a whole number, or is out of range."""
+    if type(priority) is not int or abs(priority) > MOST_PRIORITY:
+        raise ValueError(f"priority must be a whole number, -{MOST_PRIORITY} … {MOST_PRIORITY}; got {shown(priority)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -37,33 +38,22 @@ class Point:
     label: str = ""
 
 
-class Live:
-    """What the thread of a job and the engine share.
+class Live(ABC):
+    """What the thread of a job and those who ask for its end share.
 
-    The thread calls `step` after each step, and the engine asks for `stop`.
+    The thread calls `step` after each step, and others set `stop`.
 
     Args:
         record: The job.
         files: Its folder.
-        store: Where what is saved is noted.
-        recent: Where steps and previews are noted.
         settings: How often states and previews are made.
-        notify: Called with the job's id after a step.
     """
 
-    def __init__(
-        self,
-        record: JobRecord,
-        files: JobFiles,
-        store: Store,
-        recent: Recent,
-        settings: EngineSettings,
-        notify: Callable[[str], None],
-    ):
+    def __init__(self, record: JobRecord, files: JobFiles, settings: EngineSettings):
         self.record, self.files = record, files
         self.point = Point(record.step, record.steps, record.progress, record.label)
         self.stop: Stop | None = None
-        self._store, self._recent, self._settings, self._notify = store, recent, settings, notify
+        self.settings = settings
         self._begun: tuple[float, float] | None = None
         self._last = self._saved = self._shown = monotonic()
 
@@ -89,33 +79,75 @@ class Live:
             preview: Makes the preview's images.
         """
         time = monotonic()
-        seconds, self.point, self._last = time - self._last, point, time
+        seconds, self._last = time - self._last, time
         image: bytes | None = None
-        if time - self._shown >= self._settings.preview_every:
+        if time - self._shown >= self.settings.preview_every:
             self._shown = time
             with suppress(MemoryError, RuntimeError):  # torch's error where memory does not suffice is a RuntimeError
                 image = jpeg(preview())
-        data = {**vars(point), "seconds_left": self.left(time), "preview": image is not None}
-        self._recent.add(self._store.event(self.record.id, "step", data), image, seconds)
-        self._notify(self.record.id)
+        self.note(point, image, seconds)
 
-    def left(self, time: float) -> float | None:
+    @abstractmethod
+    def note(self, point: Point, preview: bytes | None, seconds: float) -> None:
+        """Note a step with its preview, a JPEG, and the seconds that it took."""
+
+    def left(self) -> float | None:
         """Seconds that the rest will take if it goes on as so far; None before the first step."""
         if self._begun is None or self.point.progress <= self._begun[1]:
             return None
         began, progress = self._begun
-        return (1 - self.point.progress) * (time - began) / (self.point.progress - progress)
+        return (1 - self.point.progress) * (monotonic() - began) / (self.point.progress - progress)
 
     @property
     def should_save(self) -> bool:
         """Whether it is time to save a state."""
-        return monotonic() - self._saved >= self._settings.save_every
+        return monotonic() - self._saved >= self.settings.save_every
 
     def save(self, data: bytes) -> bool:
-        """Save the state of this point; False where the disk does not take it, and the job goes on without."""
+        """Save the state of this point; False where that is not possible, and the job goes on without."""
         self._saved = monotonic()
+        return self.keep(data)
+
+    @abstractmethod
+    def keep(self, data: bytes) -> bool:
+        """Write the state of this point; see `save`."""
+
+
+class StoredLive(Live):
+    """A job whose steps and states are noted in the store of this process.
+
+    Args:
+        record: The job.
+        files: Its folder.
+        settings: How often states and previews are made.
+        store: Where what is saved is noted.
+        recent: Where steps and previews are noted.
+        notify: Called with the job's id after a step.
+    """
+
+    def __init__(
+        self,
+        record: JobRecord,
+        files: JobFiles,
+        settings: EngineSettings,
+        store: Store,
+        recent: Recent,
+        notify: Callable[[str], None],
+    ):
+        super().__init__(record, files, settings)
+        self._store, self._recent, self._notify = store, recent, notify
+
+    def note(self, point: Point, preview: bytes | None, seconds: float) -> None:
+        """Note a step where clients see it."""
+        self.point = point
+        data = {**vars(point), "seconds_left": self.left(), "preview": preview is not None}
+        self._recent.add(self._store.event(self.record.id, "step", data), preview, seconds)
+        self._notify(self.record.id)
+
+    def keep(self, data: bytes) -> bool:
+        """Write a state into the job's folder; False where the disk does not take it."""
         try:
-            self.files.save_state(self.point.step, data, self._settings.keep_states)
+            self.files.save_state(self.point.step, data, self.settings.keep_states)
             self._store.change(self.record.id, UNFINISHED, crashes=0, **vars(self.point))
         except (OSError, sqlite3.Error):
             return False

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import execute, open_job
-from sigmafield.recipes.inputs import read_inputs
+from sigmafield.recipes.inputs import Inputs, read_inputs
 from sigmafield.recipes.label import label
 from sigmafield.recipes.output import encoded
 from sigmafield.recipes.recipe import Recipe
@@ -22,12 +19,6 @@ from sigmafield.serve.live import Live, Point, Stopped
 
 META = "recipe"
 """Name of the string in a state's file that holds the recipe, with the digests of its files."""
-
-OF_THE_NETWORK = (
-    "prompt", "negative", "cfg", "distilled_guidance", "regions", "controls", "control_crop", "loras", "lora_partial",
-    "clip_skip", "allow_nonfinite",
-)  # fmt: skip
-"""Entries of a recipe that may change in the middle of a run: the state's shape and memories do not depend on them."""
 
 
 class Watch:
@@ -90,12 +81,29 @@ def run_recipe(live: Live, device: Device, shown: Callable[[Recipe], Recipe]) ->
         Stopped: It was asked to stop; its state is saved, unless it is cancelled.
     """
     recipe, state = start_of(live)
-    recipe, inputs = read_inputs(recipe)
+    sealed, inputs = read_inputs(recipe)
+    return draw(live, device, sealed, inputs, shown(sealed), state)
+
+
+def draw(live: Live, device: Device, recipe: Recipe, inputs: Inputs, said: Recipe, state: State | None) -> list[str]:
+    """Run a recipe to its end: the names of its outputs.
+
+    Args:
+        live: The job.
+        device: What it runs on.
+        recipe: What to draw, with the digests of its files.
+        inputs: What its files hold.
+        said: The recipe as it is written into the images.
+        state: Where it goes on; None is the start.
+
+    Raises:
+        Stopped: It was asked to stop; its state is saved, unless it is cancelled.
+    """
     pipe = device.pipe(recipe)
     job = open_job(recipe, pipe, inputs, device.controls(recipe, inputs, pipe))
     with Stepping(device.batcher, live.record.priority) as stepping:
         result = execute(job, Watch(job, live, stepping), state)
-    files = {f"{k}.png": encoded(each, ".png", label(shown(job.recipe), k)) for k, each in enumerate(result.images)}
+    files = {f"{k}.png": encoded(each, ".png", label(said, k)) for k, each in enumerate(result.images)}
     live.files.save_outputs(files)
     return list(files)
 
@@ -114,28 +122,3 @@ def start_of(live: Live) -> tuple[Recipe, State | None]:
 def point_of(job: Job, state: State) -> Point:
     """How far a run is."""
     return Point(state.i, job.run.n, job.run.progress(state), job.run.label(state))
-
-
-def changed(entries: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as JSON holds it with other entries, a None leaving one out; ValueError if it is not valid then."""
-    forgotten = {f"{name}_sha256" for name in changes} - changes.keys()
-    kept = {name: value for name, value in entries.items() if name not in forgotten}
-    given = {name: value for name, value in {**kept, **changes}.items() if value is not None}
-    return Recipe.from_plain(given).to_plain()
-
-
-def changed_state(path: Path, changes: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """(the recipe of a saved state with other entries, the state's file with that recipe).
-
-    Raises:
-        ValueError: The recipe is not valid then, or a change asks for another run than the state is of.
-    """
-    for name in changes:
-        if name not in OF_THE_NETWORK:
-            known = ", ".join(OF_THE_NETWORK)
-            raise ValueError(
-                f"a clone that goes on from a saved state may change what the network is asked, {known}; got {name}"
-            )
-    state, meta = load_state(path)
-    entries = changed(json.loads(meta[META]), changes)
-    return entries, state_bytes(state, {META: json.dumps(entries)})

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.device import Device
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.jobs import FINISHED, JobRecord
-from sigmafield.serve.live import Live, Point, Stop
+from sigmafield.serve.live import Point, Stop, StoredLive
 from sigmafield.serve.recent import Recent
+from sigmafield.serve.remote import RemoteDevice
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
 from sigmafield.serve.worker import Worker
@@ -46,6 +47,7 @@ class Scheduler:
         shown: A recipe as it is written into its images.
         settings: How many jobs run at a time, on what.
         notify: Called with a job's id after a step of it.
+        devices: Devices in other processes; none are those of the settings, in this one.
 
     Raises:
         ValueError: There is no such device.
@@ -60,8 +62,9 @@ class Scheduler:
         shown: Callable[[Recipe], Recipe],
         settings: EngineSettings,
         notify: Callable[[str], None],
+        devices: Sequence[RemoteDevice] = (),
     ):
-        self.devices = [Device(name, settings) for name in settings.devices or [None]]
+        self.devices = devices or [Device(name, settings) for name in settings.devices or [None]]
         self.lock = threading.RLock()
         self._root, self._store, self._recent, self._workflows = root, store, recent, workflows
         self._shown, self._settings, self._notify = shown, settings, notify
@@ -75,7 +78,7 @@ class Scheduler:
         """Load the models of the settings, and begin; errors as for `load`."""
         for device in self.devices:
             for model in self._settings.models:
-                device.pipe(Recipe("", model=model))
+                device.load(model)
         known = self._store.ids()
         for folder in self._root.iterdir():
             files = JobFiles(self._root, folder.name)
@@ -170,14 +173,14 @@ class Scheduler:
             self._begin(record, min(free, key=self._load))
         return False
 
-    def _begin(self, record: JobRecord, device: Device) -> None:
+    def _begin(self, record: JobRecord, device: Device | RemoteDevice) -> None:
         kind, started = ("started", time.time()) if record.started is None else ("resumed", record.started)
         to = {"status": "running", "started": started}
         found = self._store.change(record.id, ["queued"], kind, {"step": record.step}, **to)
         if found is None:
             return
         files = JobFiles(self._root, record.id)
-        live = Live(found, files, self._store, self._recent, self._settings, self._notify)
+        live = StoredLive(found, files, self._settings, self._store, self._recent, self._notify)
         worker = self._workers[record.id] = Worker(live, device, self._workflows, self._shown, self._store, self._ended)
         worker.start()
 
@@ -196,7 +199,7 @@ class Scheduler:
                 self._workers[record.id].live.record = record
             self._wake.notify_all()
 
-    def _load(self, device: Device) -> int:
+    def _load(self, device: Device | RemoteDevice) -> int:
         return sum(worker.device is device for worker in self._workers.values())
 
     def _ended(self, worker: Worker) -> None:

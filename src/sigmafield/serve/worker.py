@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.device import Device
+from sigmafield.serve.failure import failure_text
 from sigmafield.serve.jobs import UNFINISHED
 from sigmafield.serve.live import Live, Stopped
 from sigmafield.serve.recipe_job import run_recipe
+from sigmafield.serve.remote import Lost, RemoteDevice
 from sigmafield.serve.store import Store
 from sigmafield.serve.workflow_job import Workflows, run_workflow
-
-LOG = logging.getLogger("sigmafield.serve")
-EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, FloatingPointError, ImportError)
-"""What the parts of the engine raise with a message for users; others are named and logged with their traceback."""
 
 
 class Worker(threading.Thread):
@@ -35,7 +32,7 @@ class Worker(threading.Thread):
     def __init__(
         self,
         live: Live,
-        device: Device,
+        device: Device | RemoteDevice,
         workflows: Workflows,
         shown: Callable[[Recipe], Recipe],
         store: Store,
@@ -57,13 +54,16 @@ class Worker(threading.Thread):
     def _work(self) -> None:
         live = self.live
         try:
-            recipe = live.record.kind == "recipe"
-            if recipe:
+            if isinstance(self.device, RemoteDevice):
+                names = self.device.run(live, self._shown)
+            elif live.record.kind == "recipe":
                 names = run_recipe(live, self.device, self._shown)
             else:
                 names = run_workflow(live, self.device, self._workflows)
         except Stopped:
             self._leave()
+            return
+        except Lost:  # the scheduler finds that the job has no thread, and queues it again
             return
         outputs = live.files.listed(names)  # of a job that is paused while its last step is taken as well
         self._store.change(
@@ -78,13 +78,7 @@ class Worker(threading.Thread):
             self._store.change(self.id, ["paused", "queued"], **point)
 
     def _fail(self, error: BaseException) -> None:
-        message = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, OSError) and error.errno is not None:  # its text has a path of the server
-            LOG.error("job %s failed: %s", self.id, error)
-            message = f"the server cannot read or write a file of this job: {error.strerror}"
-        elif not isinstance(error, EXPECTED):
-            LOG.error("job %s failed", self.id, exc_info=error)
-            message = f"{type(error).__name__}: {message}"
+        message = failure_text(self.id, error)
         try:
             self._store.change(
                 self.id, UNFINISHED, "failed", {"error": message},

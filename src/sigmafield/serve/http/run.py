@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -15,6 +15,7 @@ from sigmafield.comfyui.environment import model_folders
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.app import make_app, requests_of, uploads_in
 from sigmafield.serve.http.settings import HttpSettings
+from sigmafield.serve.remote import RemoteDevice, remote_devices
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.workflow_job import Workflows
 
@@ -25,7 +26,13 @@ LAST_ANSWERS = 5.0
 """Seconds that answers which are being sent have at the end."""
 
 
-def serve(folder: Path, engine: EngineSettings, http: HttpSettings, listening: Callable[[str], None]) -> None:
+def serve(
+    folder: Path,
+    engine: EngineSettings,
+    http: HttpSettings,
+    listening: Callable[[str], None],
+    cluster: str | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; the states of running jobs are saved, and they go on at the next start.
 
     Args:
@@ -33,20 +40,23 @@ def serve(folder: Path, engine: EngineSettings, http: HttpSettings, listening: C
         engine: What jobs run on.
         http: Where to listen, and whom to answer.
         listening: Called with the server's address when it takes requests.
+        cluster: Address of the Ray cluster whose devices run the jobs, see `cluster.joined`; None runs them here.
 
     Raises:
         ValueError: Another server uses the folder, or a model cannot be loaded.
-        OSError: The address cannot be listened at.
+        ImportError: Ray is not installed.
+        OSError: The address cannot be listened at, or there is no cluster.
     """
-    asyncio.run(_serve(folder, engine, http, listening))
+    away = nullcontext([]) if cluster is None else remote_devices(cluster, engine, workflows_of(folder, http))
+    with away as devices:  # before signals are handled: Ray sets a handler of its own
+        asyncio.run(_serve(folder, http, make_engine(folder, engine, http, devices), listening))
 
 
-async def _serve(folder: Path, engine: EngineSettings, http: HttpSettings, listening: Callable[[str], None]) -> None:
+async def _serve(folder: Path, http: HttpSettings, made: Engine, listening: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
             asyncio.get_running_loop().add_signal_handler(kind, stop.set)
-    made = make_engine(folder, engine, http)
     try:
         runner = runner_of(make_app(made, http, folder), http)
         await runner.setup()
@@ -62,15 +72,27 @@ async def _serve(folder: Path, engine: EngineSettings, http: HttpSettings, liste
         await asyncio.to_thread(made.stop)
 
 
-def make_engine(folder: Path, engine: EngineSettings, http: HttpSettings) -> Engine:
-    """The engine of a server, which is not started yet.
-
-    Its workflows find models in the folder of models, in ComfyUI's layout, and uploads as input images; the recipes in
-    its images name files as clients do. Arguments and errors as for `serve`.
-    """
+def workflows_of(folder: Path, http: HttpSettings) -> Workflows:
+    """What workflows find: models in the folder of models, in ComfyUI's layout, and uploads as input images."""
     models = model_folders(http.model_folder) if http.model_folder is not None else {}
-    workflows = Workflows(Folders(models, input=uploads_in(folder)))
-    return Engine(folder, engine, workflows, requests_of(engine.models, http, folder).shown)
+    return Workflows(Folders(models, input=uploads_in(folder)))
+
+
+def make_engine(
+    folder: Path, engine: EngineSettings, http: HttpSettings, devices: Sequence[RemoteDevice] = ()
+) -> Engine:
+    """The engine of a server, which is not started yet; the recipes in its images name files as clients do.
+
+    Args:
+        folder: Where jobs, outputs and uploads are kept.
+        engine: What jobs run on.
+        http: Where models are.
+        devices: Those of a cluster; none are devices here.
+
+    Raises:
+        ValueError: Another server uses the folder.
+    """
+    return Engine(folder, engine, workflows_of(folder, http), requests_of(engine.models, http, folder).shown, devices)
 
 
 def runner_of(app: web.Application, http: HttpSettings) -> web.AppRunner:

@@ -152,6 +152,11 @@ def test_priorities_can_change(tmp_path):
         records = finished(engine, first, second, third)
         assert records[0].ended < records[2].ended < records[1].ended
         assert "priority" in kinds(engine, third)
+        for wrong in (10**7, 1.0, True):
+            with pytest.raises(ValueError, match="priority must be a whole number"):
+                engine.submit("recipe", recipe(), priority=wrong)
+            with pytest.raises(ValueError, match="priority must be a whole number"):
+                engine.prioritise(first.id, wrong)
 
 
 def test_a_key_names_one_request_of_an_owner(tmp_path):
@@ -296,16 +301,16 @@ def test_several_devices_share_the_jobs(whole, tmp_path):
 
 
 def test_jobs_share_a_model_and_its_calls_whatever_their_kind(tmp_path):
-    with started(tmp_path, exact=False, active=3, window=1.0) as engine:
+    with started(tmp_path, max_rows=None, active=3, window=1.0) as engine:
         jobs = [
-            engine.submit("recipe", recipe(steps=12)),
-            engine.submit("workflow", workflow(steps=12)),
-            engine.submit("recipe", recipe(steps=6, sampler="heun")),
+            engine.submit("recipe", recipe(steps=6)),
+            engine.submit("workflow", workflow(steps=6)),
+            engine.submit("recipe", recipe(steps=3, sampler="heun")),
         ]
         finished(engine, *jobs)
         [device] = engine.figures().devices
         assert device.models == engine.pipelines() == ["tiny"]
-        assert device.batch.rows == 12 + 24 + 11 and max(device.batch.by_rows) == 4
+        assert device.batch.rows == 6 + 12 + 5 and max(device.batch.by_rows) == 4
 
 
 def test_records_are_listed_latest_first_page_by_page(tmp_path):

@@ -1,0 +1,82 @@
+"""A device in another process, without a cluster: what it sends suffices to go on with a job on another one."""
+
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from engines import recipe, workflow
+from PIL import Image
+
+import sigmafield as sf
+from sigmafield.recipes.inputs import read_inputs
+from sigmafield.recipes.label import read_label
+from sigmafield.recipes.recipe import Recipe
+from sigmafield.serve.jobs import JobRecord
+from sigmafield.serve.remote_host import Handed, Host
+from sigmafield.serve.settings import EngineSettings
+from sigmafield.serve.workflow_job import Workflows
+
+SETTINGS = EngineSettings(save_every=0.0, preview_every=0.0, active=2)
+ENDS = ("done", "stopped", "failed")
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """Two devices; each has its own folder."""
+    made = [Host(SETTINGS, "cpu", Workflows()) for _ in range(2)]
+    yield made
+    for host in made:
+        host.close()
+
+
+def handed(kind, request):
+    """A job as it is handed over at its start."""
+    record = JobRecord("a", kind, request, "running")
+    if kind == "workflow":
+        return Handed(record)
+    sealed, inputs = read_inputs(Recipe.from_plain(request))
+    return Handed(record, sealed, inputs, replace(sealed, prompt="as clients name it"))
+
+
+def happenings(host, job, stop_after=None):
+    """What happens to a job until it ends; it is paused after some steps."""
+    host.begin(job)
+    stop, found = None, []
+    while not found or found[-1].kind not in ENDS:
+        found += host.news("a", stop).happened
+        if stop_after is not None and any(each.point.step >= stop_after for each in found):
+            stop = "paused"
+    return found
+
+
+@pytest.mark.parametrize("kind, request_", [("recipe", recipe(steps=6)), ("workflow", workflow(steps=6))])
+def test_a_job_goes_on_on_another_device(hosts, kind, request_):
+    """From its last state: the pixels are those of a job that was left alone, and each step is taken once."""
+    whole = happenings(hosts[0], handed(kind, request_))
+    first = happenings(hosts[0], handed(kind, request_), stop_after=2)
+    assert first[-1].kind == "stopped"
+    saved = [each for each in first if each.kind == "saved"][-1]
+    second = happenings(
+        hosts[1], replace(handed(kind, request_), state=(saved.point.step, saved.data), outputs=saved.outputs)
+    )
+    steps = [each.point.step for each in (*first, *second) if each.kind == "stepped"]
+    assert steps == [each.point.step for each in whole if each.kind == "stepped"] == list(range(1, 7))
+    assert whole[-1].kind == second[-1].kind == "done"
+    assert list(whole[-1].outputs) == list(second[-1].outputs) != []
+    for name, data in whole[-1].outputs.items():
+        images = [np.asarray(Image.open(BytesIO(each))) for each in (data, second[-1].outputs[name])]
+        assert (images[0] == images[1]).all()
+
+
+def test_images_say_what_clients_named(hosts):
+    ended = happenings(hosts[0], handed("recipe", recipe(steps=1)))[-1]
+    carried = read_label(Image.open(BytesIO(ended.outputs["0.png"])).info["sigmafield"])
+    assert carried.recipe.prompt == "as clients name it"
+    alone = sf.execute(sf.open_job(Recipe.from_plain(recipe(steps=1)), sf.load("tiny", device="cpu"))).images[0][0]
+    assert (np.asarray(Image.open(BytesIO(ended.outputs["0.png"]))) == np.asarray(alone)).all()
+
+
+def test_a_failure_is_one_line(hosts):
+    ended = happenings(hosts[0], handed("recipe", recipe(width=66, height=64)))[-1]
+    assert ended.kind == "failed" and "width must be a multiple of 4" in ended.error and "\n" not in ended.error

@@ -73,6 +73,8 @@ bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/guidance.py
 	.venv/bin/python benchmarks/memory.py
 	.venv/bin/python benchmarks/quantised.py
+	.venv/bin/python benchmarks/serving.py
+	.venv/bin/python benchmarks/load.py
 
 constraints: .venv/test ## choose the pinned versions again
 	.venv/bin/pip install --quiet uv

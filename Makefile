@@ -56,7 +56,7 @@ lint: .venv/test ## check style
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-types: .venv/test .venv/docs ## check types
+types: .venv/test .venv/docs .venv/ray ## check types
 	.venv/bin/pyright
 
 wheel: ## build the wheel, and try it in an empty environment

@@ -56,7 +56,7 @@ lint: .venv/test ## check style
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-types: .venv/test .venv/docs ## check types
+types: .venv/test .venv/docs .venv/ray ## check types
 	.venv/bin/pyright
 
 wheel: ## build the wheel, and try it in an empty environment
@@ -73,6 +73,8 @@ bench: .venv/test ## measure, and print tables
 	.venv/bin/python benchmarks/guidance.py
 	.venv/bin/python benchmarks/memory.py
 	.venv/bin/python benchmarks/quantised.py
+	.venv/bin/python benchmarks/serving.py
+	.venv/bin/python benchmarks/load.py
 
 constraints: .venv/test ## choose the pinned versions again
 	.venv/bin/pip install --quiet uv

@@ -156,8 +156,9 @@ def main(
     }
     table = Table("engine", "jobs per second", "p50", "p99", "rows per call", "waits",
                   title=f"{len(jobs)} jobs, {rate:g} per second, {kind} network")  # fmt: skip
-    for name, how in cases.items():
-        took, latencies, figures = by_engine(jobs, *how) if kind == "embedded" else by_threads(jobs, *how, pipe)
+    for name, (most, settings) in cases.items():
+        how = jobs, most, settings
+        took, latencies, figures = by_engine(*how) if kind == "embedded" else by_threads(*how, pipe)
         ends = statistics.quantiles(latencies, n=100)
         speed, filled = len(jobs) / took, figures.rows / figures.calls
         table.add_row(

@@ -1,4 +1,4 @@
-"""Small models of the published depth, and files of them in the published layout."""
+"""Small models, some of the published depth, and files of them in the published layout."""
 
 from __future__ import annotations
 
@@ -95,16 +95,16 @@ def sdxl() -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Parts of a model like Stable Diffusion XL, and the weights of its file."""
     parts = {
         "unet": unet(
-            (32, 64, 64), (0, 2, 10), 10, cross_attention_dim=192, attention_head_dim=(1, 1, 1), sample_size=128,
+            (32, 64, 64), (0, 2, 3), 3, cross_attention_dim=192, attention_head_dim=(1, 1, 1), sample_size=128,
             use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
             projection_class_embeddings_input_dim=6 * 256 + 96,
         ),
         "vae": vae(scaling_factor=0.13025),
-        "text_encoder": text(64, 12, hidden_act="quick_gelu"),
-        "text_encoder_2": text(128, 32, projection=96),
+        "text_encoder": text(64, 3, hidden_act="quick_gelu"),
+        "text_encoder_2": text(128, 4, projection=96),
     }  # fmt: skip
     return parts, {
-        **names.renamed(parts["unet"], names.unet((0, 2, 10), 10), names.LDM),
+        **names.renamed(parts["unet"], names.unet((0, 2, 3), 3), names.LDM),
         **names.autoencoder(parts["vae"]),
         **names.clip(parts["text_encoder"], "conditioner.embedders.0.transformer."),
         **names.open_clip(parts["text_encoder_2"], "conditioner.embedders.1.model."),
@@ -115,15 +115,15 @@ def sdxl_refiner() -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Parts of a model like Stable Diffusion XL's refiner, and the weights of its file."""
     parts = {
         "unet": unet(
-            (32, 64, 64, 64), (0, 4, 4, 0), 4, cross_attention_dim=128, attention_head_dim=(1, 1, 1, 1),
+            (32, 64, 64, 64), (0, 2, 2, 0), 2, cross_attention_dim=128, attention_head_dim=(1, 1, 1, 1),
             sample_size=128, use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
             projection_class_embeddings_input_dim=5 * 256 + 96,
         ),
         "vae": vae(scaling_factor=0.13025),
-        "text_encoder_2": text(128, 32, projection=96),
+        "text_encoder_2": text(128, 4, projection=96),
     }  # fmt: skip
     return parts, {
-        **names.renamed(parts["unet"], names.unet((0, 4, 4, 0), 4), names.LDM),
+        **names.renamed(parts["unet"], names.unet((0, 2, 2, 0), 2), names.LDM),
         **names.autoencoder(parts["vae"]),
         **names.open_clip(parts["text_encoder_2"], "conditioner.embedders.0.model."),
     }

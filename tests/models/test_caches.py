@@ -166,12 +166,18 @@ def test_threshold_0_is_the_run_without(name, pipe):
     assert torch.equal(x, plain) and len(seen.calls) == len(whole.calls)
 
 
+@pytest.fixture(scope="module")
+def without():
+    """The shipped model, and a run of it without a cache."""
+    pipe = sf.load("tiny")
+    return pipe, *drawn(pipe, steps=20)
+
+
 @pytest.mark.parametrize("name", CACHES)
 @pytest.mark.typed_elsewhere
-def test_what_is_saved_and_what_it_costs(name, capsys):
+def test_what_is_saved_and_what_it_costs(name, without, capsys):
     """The higher the threshold, the fewer calls and the greater the error; the shipped model's figures are printed."""
-    pipe = sf.load("tiny")
-    plain, whole = drawn(pipe, steps=20)
+    pipe, plain, whole = without
     calls, errors = [len(whole.calls)], [0.0]
     for threshold in (0.1, 0.2, 0.5):
         x, seen = drawn(pipe, f"{name}(reuse_threshold={threshold})", steps=20)

@@ -20,7 +20,6 @@ from sigmafield.core.linear import lincomb
 from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Pred
 from sigmafield.diffusers_scheduler import SigmafieldScheduler
-from sigmafield.models.load import load
 from sigmafield.models.scheduler_config import sampling_of
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Gaussian
@@ -305,14 +304,14 @@ def image(pipe: Any, **changes: Any) -> Tensor:
 
 @pytest.mark.parametrize("model", ["sd1", "sd2"])
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "dpmpp_sde"])
-def test_stable_diffusion(name: str, model: str, request: Any, restored: None) -> None:
+def test_stable_diffusion(name: str, model: str, request: Any, restored: None, loaded: Any) -> None:
     """diffusers' pipeline with our scheduler is our own pipeline."""
-    folder, pipe = request.getfixturevalue(model)
+    pipe = request.getfixturevalue(model)[1]
     pipe.scheduler = SigmafieldScheduler.from_config(pipe.scheduler.config, sampler=name, schedule="karras", seed=11)
     latents = Gaussian(11, (1, 4, 8, 8)).draw()
     theirs = pipe("a red heart", latents=latents, **CALL).images  # no generator: noise is ours
     recipe = Recipe("a red heart", sampler=name, schedule="karras", steps=5, cfg=3.0, seed=11)
-    job = open_job(recipe, load(folder, device="cpu"))
+    job = open_job(recipe, loaded(model))
     noise = default_noise(job.run.sampler.noise, 11, job.run.grid, job.start.x)
     end = finish(replace(job.run, noise=noise), job.run.start(job.start.x)).x
     close(theirs, end, tolerance=1e-4)
@@ -332,8 +331,8 @@ def test_ancestral_noise_and_all_is_diffusers(sd1: tuple[Path, Any], restored: N
 
 
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m_sde", "uni_pc"])
-def test_image_to_image(name: str, sd1: tuple[Path, Any], restored: None) -> None:
-    folder, pipe = sd1
+def test_image_to_image(name: str, sd1: tuple[Path, Any], restored: None, loaded: Any) -> None:
+    pipe = sd1[1]
     image = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
     image.scheduler = SigmafieldScheduler.from_config(pipe.scheduler.config, sampler=name, schedule="karras", seed=11)
     clean = Gaussian(12, (1, 4, 8, 8)).draw()
@@ -343,7 +342,7 @@ def test_image_to_image(name: str, sd1: tuple[Path, Any], restored: None) -> Non
     theirs = image("a red heart", clean, 0.5, generator=torch.Generator().manual_seed(13), **settings).images
     count.remove()
 
-    ours_ = load(folder, device="cpu")
+    ours_ = loaded("sd1")
     job = open_job(Recipe("a red heart", sampler=name, cfg=3.0), ours_)
     sigmas = SCHEDULES.lookup("karras")(10, ours_.model.sampling.levels)[5:]
     g = torch.Generator().manual_seed(13)

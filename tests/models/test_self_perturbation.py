@@ -1,7 +1,7 @@
 """Guidance by a disturbed network, on small networks of diffusers: each rule against its terms computed by hand."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -38,9 +38,14 @@ def noisy(pipe, batch=2):
     return torch.randn(pipe.model.latent.shape(batch, size_of(pipe), 5), generator=torch.Generator().manual_seed(0))
 
 
+@cache
+def encoded(text, size, batch):
+    """The positive and the negative prompts, read once."""
+    return text.encode(PROMPTS[:batch], size), text.encode_negative(["1999"] * batch, size)
+
+
 def conds(pipe, batch=2):
-    size = size_of(pipe)
-    return pipe.text.encode(PROMPTS[:batch], size), pipe.text.encode_negative(["1999"] * batch, size)
+    return encoded(pipe.text, size_of(pipe), batch)
 
 
 def ctx_of(pipe, sigma=SIGMA, **rest):

@@ -35,6 +35,18 @@ def test_every_entry_of_a_recipe_has_its_type_default_and_sentence(document):
     assert known["steps"]["maximum"] == 400, "the server's limit"
 
 
+def test_names_to_choose_from_are_listed_by_a_route(server, document):
+    """x-choices is the address of a list in which the entry's default is; forms show it as a choice."""
+    known = document["components"]["schemas"]["Recipe"]["properties"]
+    given = {name: schema["x-choices"] for name, schema in known.items() if "x-choices" in schema}
+    assert {"model", "sampler", "schedule", "guidance"} == given.keys()
+    for name, path in given.items():
+        [rows] = [value for value in server.get(path).json.values() if isinstance(value, list)]
+        names = {row.get("name", row.get("id")) for row in rows}
+        assert names and known[name]["default"] in (None, [], *names), name
+    assert all(known[name]["contentMediaType"] == "image/*" for name in ("image", "mask", "denoise_map"))
+
+
 def test_every_reference_leads_somewhere(document):
     names = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
     assert names <= document["components"]["schemas"].keys()

@@ -15,7 +15,7 @@ from serving import serving, settings_of
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.settings import EngineSettings
 
-EXAMPLES = 40
+EXAMPLES = 12
 """Of each route, right ones and wrong ones each."""
 
 LEFT_OUT = ("/v1/events", "/readyz")
@@ -60,4 +60,4 @@ def test_no_request_gives_an_error_of_the_server_or_an_answer_that_is_not_descri
                 with suppress(SchemathesisError, Unsatisfiable, SkipTest):  # nothing to get wrong
                     check()
     engine.stop()
-    assert counted > 20 * EXAMPLES
+    assert counted > 20 * EXAMPLES, counted

@@ -212,9 +212,10 @@ def test_a_clone_from_a_saved_step_is_the_same_run(whole, tmp_path):
 def test_finished_jobs_are_kept_as_long_as_the_settings_say(tmp_path):
     with started(tmp_path, keep_jobs=1, active=1) as engine:
         jobs = [engine.submit("recipe", recipe(seed=seed, steps=1)) for seed in range(3)]
-        until(engine, lambda: engine.counts()["done"] == 1 and not engine.list(status="queued"))
-        assert [job.id for job in engine.list()] == [jobs[-1].id]
-        assert [path.name for path in (tmp_path / "jobs").iterdir()] == [jobs[-1].id]
+        until(engine, lambda: [job.id for job in engine.list()] == [jobs[-1].id])
+        finished(engine, jobs[-1])
+        until(engine, lambda: [path.name for path in (tmp_path / "jobs").iterdir()] == [jobs[-1].id])
+        until(engine, lambda: engine.figures().devices[0].running == 0)
         engine.delete(jobs[-1].id)
         with pytest.raises(LookupError):
             engine.get(jobs[-1].id)

@@ -167,7 +167,7 @@ LAYOUTS = {
 def test_pointwise_networks_do_not_see_the_layout(mode, kind, name, figure):
     """A6: the result at a place depends on its strength, source and noise alone; `native` is `by_level`."""
     source, noise = drawn(SHAPE, 1), drawn(SHAPE)
-    field = field_from_mask(trajectory(mode, kind, name), torch.linspace(0, 1, 16).expand(1, 16, 16), (16, 16))
+    field = field_from_mask(trajectory(mode, kind, name, n=6), torch.linspace(0, 1, 16).expand(1, 16, 16), (16, 16))
     model = Toy(SAMPLINGS[kind].process, local=False)
     ends = [end_of(Guider(wrap(model), POSITIVE), kind, name, field, source, noise).x for wrap in LAYOUTS.values()]
     assert figure("A6 other layout, pointwise", max((a - ends[0]).abs().max() for a in ends[1:])) <= 5e-6

@@ -1,4 +1,4 @@
-"""The application: its routes, and what runs beside them."""
+"""The application: its routes, and what runs next to them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
     app[openapi.DOCUMENT] = openapi.document(ROUTES, requests.names.default, settings.limits, bool(settings.tokens))
     app.on_response_prepare.append(add_headers(settings))
 
-    async def beside(app: web.Application) -> AsyncIterator[None]:
+    async def alongside(app: web.Application) -> AsyncIterator[None]:
         feed = Feed(engine)
         webhooks = Webhooks(
             folder / "webhooks", engine, lambda record: jobs.public(server, record), settings.private_webhooks
@@ -73,7 +73,7 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
     async def closing(app: web.Application) -> None:
         app[SERVER].feed.close()  # streams and blocking requests end, so that their connections do
 
-    app.cleanup_ctx.append(beside)
+    app.cleanup_ctx.append(alongside)
     app.on_shutdown.append(closing)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handle)

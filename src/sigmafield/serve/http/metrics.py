@@ -51,7 +51,7 @@ class EngineMetrics(Collector):
 
 
 def of_devices(devices: Sequence[DeviceFigures]) -> Iterator[Metric]:
-    """The measurements of the devices; two pools on one device are told apart by their numbers."""
+    """The measurements of the devices; two pools on one device have different numbers."""
     named = {f"{k}:{device.name}": device for k, device in enumerate(devices)}
     batches = {name: device.batch for name, device in named.items()}
     running = {name: device.running for name, device in named.items()}

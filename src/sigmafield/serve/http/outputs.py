@@ -44,5 +44,5 @@ async def preview(request: web.Request) -> web.Response:
     record = await job_of(request)
     image = await in_thread(server_of(request).engine.preview, record.id)
     if image is None:
-        raise LookupError(f"job {record.id} has no preview yet")
+        return web.Response(status=204)
     return web.Response(body=image, content_type="image/jpeg", headers={"Cache-Control": "no-store"})

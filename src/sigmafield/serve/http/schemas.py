@@ -23,6 +23,9 @@ AN_IMAGE = (
 )
 A_MODEL = "A name of GET /v1/models."
 
+CHOICES = {"model": "/v1/models", "sampler": "/v1/samplers", "schedule": "/v1/schedules", "guidance": "/v1/guidance"}
+"""Where the names are listed that an entry of a recipe takes; the document has it as "x-choices", for forms."""
+
 
 def components(default: str, limits: Limits) -> dict[str, Any]:
     """All schemas that routes refer to.
@@ -66,15 +69,22 @@ def recipe_schema(default: str, limits: Limits) -> dict[str, Any]:
     for name in IMAGES:
         about = str(found[name].get("description", "")).replace(": its path or, in Python, an image in memory", "")
         found[name]["description"] = f"{about.replace('; path or image', '')} {AN_IMAGE}"
+        found[name]["contentMediaType"] = "image/*"
     for name in FOLDERS:
         found[name]["description"] = f"{found[name]['description']} {A_MODEL}"
     found["model"] = {"type": "string", "description": f"The model. {A_MODEL}", "default": default}
     for name, keys in NESTED.items():
         inner = found[name]["items"]["properties"]
         for key in keys:
-            inner[key] = {"type": "string", "description": AN_IMAGE if key == "image" else A_MODEL}
+            inner[key] = (
+                {"type": "string", "description": AN_IMAGE, "contentMediaType": "image/*"}
+                if key == "image"
+                else {"type": "string", "description": A_MODEL, "x-choices": "/v1/models"}
+            )
     for name, most in (("steps", limits.max_steps), ("batch", limits.max_batch), ("frames", limits.max_frames)):
         found[name]["maximum"] = most
+    for name, path in CHOICES.items():
+        found[name]["x-choices"] = path
     about = (Recipe.__doc__ or "").partition("\n")[0]
     return {
         "type": "object", "description": about, "properties": found, "required": ["prompt"],

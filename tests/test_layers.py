@@ -71,6 +71,9 @@ class Read(ast.NodeVisitor):
         self.names.add(node.name)
         self.generic_visit(node)
 
+    def visit_AsyncFunctionDef(self, node):
+        self.visit_FunctionDef(node)
+
     def visit_ClassDef(self, node):
         self.names.add(node.name)
         self.generic_visit(node)

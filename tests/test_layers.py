@@ -72,7 +72,8 @@ class Read(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_AsyncFunctionDef(self, node):
-        self.visit_FunctionDef(node)
+        self.names.add(node.name)
+        self.generic_visit(node)
 
     def visit_ClassDef(self, node):
         self.names.add(node.name)

@@ -84,7 +84,9 @@ class JobInfo:
         names = [field.name for field in dataclasses.fields(Output)]
         outputs = tuple(Output(**{name: each[name] for name in names}) for each in entries["outputs"])
         saved = tuple(entries.get("saved", ()))
-        return cls(**{**known, "request": entries[entries["kind"]], "outputs": outputs, "saved": saved})
+        progress = float(entries["progress"])  # JSON may have 0
+        request = entries[entries["kind"]]
+        return cls(**{**known, "progress": progress, "request": request, "outputs": outputs, "saved": saved})
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ ROOMS = {
     "recipes": "from a recipe to images",
     "comfyui": "nodes of ComfyUI as functions",
     "serve": "the HTTP server",
+    "client": "a server's jobs from Python",
     "lab": "coefficients, convergence, stability, plots",
     "cli": "the command line",
 }

@@ -25,7 +25,7 @@ app = App(
 
 COMMANDS = {
     "sample": "sample", "upscale": "upscale", "resume": "resume", "replay": "replay", "recipe": "recipe",
-    "workflow": "workflow", "run": "run", "serve": "serve", "nodes": "nodes", "inspect": "inspect",
+    "workflow": "workflow", "run": "run", "serve": "serve", "jobs": "jobs", "nodes": "nodes", "inspect": "inspect",
     "models": "models",
     "samplers": "listing", "schedules": "listing", "guidance": "listing", "cite": "cite",
 }  # fmt: skip

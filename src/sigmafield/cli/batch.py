@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -11,9 +11,11 @@ from typing import Any
 
 from sigmafield.cli.batch_cluster import check_workers, draw_on_cluster
 from sigmafield.cli.batch_lines import Outcomes, checkpoint_of, state_of, write_line
+from sigmafield.cli.batch_server import draw_on_server
 from sigmafield.cli.errors import USER_ERRORS
 from sigmafield.cli.manifest import Manifest
 from sigmafield.cli.prompts import Line
+from sigmafield.cli.remote_draw import sealed_images
 from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
 from sigmafield.cli.shared import Shared
 from sigmafield.cli.signals import Interrupted
@@ -37,6 +39,7 @@ def draw_all(
     *,
     as_json: bool,
     cluster: str | None = None,
+    server: str | None = None,
 ) -> None:
     """Draw each line once: those that were written before are skipped, a bad one is named and the others go on.
 
@@ -50,6 +53,7 @@ def draw_all(
         how: What is written on the way.
         as_json: Print JSON for machines, and no progress.
         cluster: Address of the Ray cluster whose workers draw the lines, see `cluster.joined`; None draws them here.
+        server: Address of the server that draws them; None draws them here.
 
     Raises:
         ValueError: It is not the address of a cluster, or its workers cannot have the machine's device.
@@ -60,9 +64,12 @@ def draw_all(
         check_workers(cluster, machine)
     outcomes, shared, status = Outcomes(), Shared(machine), 0
     with Manifest(folder, prompts) as manifest:
-        todo = planned(lines, manifest, shared, outcomes)
+        seal = sealed_images if server else lambda recipe: shared.inputs(recipe)[0]
+        todo = planned(lines, manifest, seal, outcomes)
         try:
-            if cluster is None:
+            if server:
+                draw_on_server(todo, server, manifest, how, outcomes, as_json=as_json)
+            elif cluster is None:
                 draw_here(todo, manifest, shared, how, outcomes, as_json=as_json)
             elif todo:
                 draw_on_cluster(todo, cluster, manifest, shared, how, outcomes, as_json=as_json)
@@ -95,14 +102,16 @@ def draw_here(
             print(words, flush=True)
 
 
-def planned(lines: Sequence[Line], manifest: Manifest, shared: Shared, outcomes: Outcomes) -> list[tuple[Line, Recipe]]:
+def planned(
+    lines: Sequence[Line], manifest: Manifest, seal: Callable[[Recipe], Recipe], outcomes: Outcomes
+) -> list[tuple[Line, Recipe]]:
     """The lines that are to be drawn, with their recipes and the digests of their files; others are reported."""
     todo = []
     for line in lines:
         try:
             if line.recipe is None:
                 raise ValueError(line.error)
-            sealed, _ = shared.inputs(line.recipe)
+            sealed = seal(line.recipe)
             if line.drawn:
                 sealed = replace(sealed, seed=manifest.seed(line.number, sealed.to_plain()))
         except USER_ERRORS as error:

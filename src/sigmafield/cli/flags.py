@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Group, Parameter
 
 from sigmafield.cli.errors import user_errors
+from sigmafield.cli.panels import panel
 from sigmafield.cli.parse import READERS
 from sigmafield.cli.prose import description
 from sigmafield.core import parameters
@@ -21,15 +22,6 @@ Given = Mapping[str, Any]
 """Values of the options that were given, by field name."""
 
 R = TypeVar("R")
-
-PANELS = ("Sampling", "Images", "Image to image", "Denoise", "Tiles", "Denoise map auto", "DemoFusion")
-PANELS += ("Regions and control", "Model", "Machine", "Moved files", "Files", "Server", "Engine", "Limits")
-"""The panels of the help, in their order."""
-
-
-def panel(title: str) -> Group:
-    """The panel with a title."""
-    return Group(title, sort_key=PANELS.index(title))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sigmafield.cli.flags import Flags, panel
+from sigmafield.cli.flags import Flags
 from sigmafield.cli.moved import MovedOptions
+from sigmafield.cli.panels import panel
 from sigmafield.recipes.groups import CanvasOptions, ImageOptions, ModelOptions, SamplingOptions, SteeringOptions
 from sigmafield.recipes.options import MachineOptions
 

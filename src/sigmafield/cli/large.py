@@ -6,8 +6,23 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sigmafield.cli.flags import Flags
+from sigmafield.cli.groups import IMAGE, SAMPLING
 from sigmafield.cli.parse import parse_size
 from sigmafield.recipes.options import AUTO, DemoFusion, Detail, Tiling
+
+IMAGE_HERE = Flags(
+    IMAGE.kind, "Denoise", without=("image", "pad", "mixing", "scale"),
+    defaults={"denoise": "", "denoise_map": "auto", "min_denoise": 0.1},
+)  # fmt: skip
+SAMPLING_HERE = Flags(SAMPLING.kind, SAMPLING.panel, without=("start_step", "last_step"), defaults=SAMPLING.defaults)
+TILING = Flags(Tiling, "Tiles", {"kind": "tiling", "batch": "tile_batch"})
+DETAIL = Flags(Detail, "Denoise map auto")
+VAE = ("vae_tile", "vae_mode")
+"""Flags of both methods."""
+DEMOFUSION = Flags(
+    DemoFusion, "DemoFusion", {"sigma": "blur", "batch": "views_batch"}, without=("scale", *VAE)
+)  # fmt: skip
 
 SCALE, MIN_DENOISE, MAX_DENOISE = 2.0, 0.1, 0.4
 

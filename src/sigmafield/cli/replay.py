@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json as json_
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from cyclopts import Parameter
-from PIL import Image
 
 from sigmafield import __version__
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import FILES, MACHINE, MOVED, Json, Overwrite
 from sigmafield.cli.moved import with_moved
-from sigmafield.cli.runner import Watch, Watching, drawn, enough_memory
-from sigmafield.cli.single import Target, check_video
-from sigmafield.cli.terminal import Display
-from sigmafield.comfyui.workflow.carried import workflow_texts
-from sigmafield.recipes.execute import Result, open_job, open_pipe
-from sigmafield.recipes.image_io import open_frames, sheets
-from sigmafield.recipes.label import label, read_label
+from sigmafield.cli.remote import Server, refuse_here
+from sigmafield.cli.remote_draw import replay_there
+from sigmafield.cli.replay_here import replay_here
+from sigmafield.cli.runner import enough_memory
+from sigmafield.cli.single import Target
+from sigmafield.recipes.image_io import open_frames
+from sigmafield.recipes.label import read_label
 from sigmafield.recipes.options import MachineOptions
-from sigmafield.recipes.output import ENDINGS, as_read, encoded, recipe_of
+from sigmafield.recipes.output import ENDINGS, as_read, recipe_of
 
 
 @with_flags(moved=(MOVED,), machine=(MACHINE,))
@@ -39,6 +37,7 @@ def replay(
         Path | None, Parameter(name=["--output", "-o"], help="Default: NAME-replay in its folder.", group=FILES)
     ] = None,
     overwrite: Overwrite = False,
+    server: Server = None,
     json: Json = False,
 ) -> None:
     """Draw an image again from the recipe that it carries, and compare the pixels.
@@ -49,18 +48,11 @@ def replay(
     recipe = with_moved(carried, moved)
     target = Target(output or file.with_name(f"{file.stem}-replay{file.suffix}"), recipe, overwrite)
     options = MachineOptions(**machine)
-    job = open_job(recipe, open_pipe(recipe, **options.load_arguments()))
-    check_video(job, target.path)
-    watch, texts = Watch(job, target.path, Display(json, [recipe.steps]), options, Watching()), workflow_texts(job)
-
-    def chosen(end: Result) -> Sequence[Image.Image]:
-        return sheets(end.images) if index is None else end.images[index]
-
-    result, [written] = drawn(
-        watch,
-        lambda end: target.write({"": encoded(chosen(end), target.path.suffix, label(job.recipe, index), texts)}),
-    )
-    frames = chosen(result)
+    if server:
+        refuse_here(machine)
+        frames, written = replay_there(server, recipe, target, index, as_json=json)
+    else:
+        frames, written = replay_here(recipe, target, index, options, as_json=json)
     known = open_frames(file)
     again = as_read(frames, ENDINGS.get(known[0].format or "", ".png"))
     before, after = (

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from sigmafield.cli.errors import complain, user_errors
+from sigmafield.cli.remote import Server, refuse_here
 from sigmafield.cli.workflow_run import changes, finish, once
+from sigmafield.cli.workflow_server import run_there
 from sigmafield.cli.workflow_setup import setup
 from sigmafield.comfyui.cache import LastPrompt
 from sigmafield.comfyui.paused import is_paused, load_paused
@@ -40,6 +42,7 @@ def run(
         int | None, Parameter(help="Write previews/NODE.png in the output folder every this many steps.")
     ] = None,
     watch: Annotated[bool, Parameter(help="Run again whenever the file changes.", negative=())] = False,
+    server: Server = None,
 ) -> None:
     """Run a workflow of ComfyUI and print the files that it saves.
 
@@ -47,6 +50,12 @@ def run(
     """
     with user_errors(), TemporaryDirectory() as inputs:
         check_paused(file, {"set": set, "input": input, "substitute": substitute, "watch": watch, "dry-run": dry_run})
+        if server:
+            here = {"models": models, "extra_model_paths": extra_model_paths, "nodes": nodes, "substitute": substitute}
+            more = {"device": device, "dry_run": dry_run, "preview_every": preview_every, "watch": watch}
+            refuse_here({**here, **more})
+            run_there(server, file, set, input, output)
+            return
         previews = None if preview_every is None else Previews(preview_every)
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))
         if is_paused(file):

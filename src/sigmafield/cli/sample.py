@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from sigmafield.cli.batch import draw_all
+from sigmafield.cli.batch_server import default_model
 from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import (
     CANVAS,
@@ -28,6 +30,8 @@ from sigmafield.cli.groups import (
 )
 from sigmafield.cli.parse import parse_size
 from sigmafield.cli.prompts import DRAWN, read_lines
+from sigmafield.cli.remote import Server, refuse_here
+from sigmafield.cli.remote_draw import draw_there
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood
@@ -62,6 +66,7 @@ def sample(
     checkpoint_every: CheckpointEvery = 60.0,
     size: Size = None,
     ray: RayCluster = None,
+    server: Server = None,
     json: Json = False,
 ) -> None:
     """Draw an image from a prompt, or one for each line of a file.
@@ -74,13 +79,21 @@ def sample(
     whole, how = Recipe(prompt or "", negative, **recipe, **parse_size(size)), Watching(preview_every, checkpoint_every)
     say_understood(recipe, whole, quiet=json)
     options = MachineOptions(**machine)
+    if server:
+        refuse_here({**machine, "ray": ray})
     if prompts is None:
         if ray is not None:
             raise ValueError("--ray draws the lines of a file: give --prompts FILE")
-        draw(target_of(whole, output, out_dir, overwrite), options, how, as_json=json)
+        target = target_of(whole, output, out_dir, overwrite)
+        if server:
+            draw_there(server, target, how, recipe, as_json=json)
+        else:
+            draw(target, options, how, as_json=json)
         return
     if output is not None or overwrite:
         given = "--overwrite" if output is None else f"-o {output}"
         raise ValueError(f"--prompts draws an image for each line: give --out-dir instead of {given}")
+    if server and "model" not in recipe:
+        whole = replace(whole, model=default_model(server))
     lines = read_lines(prompts, whole, drawn=recipe.get("seed") in DRAWN)
-    draw_all(lines, out_dir or Path(), prompts, options, how, as_json=json, cluster=ray)
+    draw_all(lines, out_dir or Path(), prompts, options, how, as_json=json, cluster=ray, server=server)

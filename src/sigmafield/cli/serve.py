@@ -8,8 +8,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sigmafield.cli.flags import Flags, Given, panel, with_flags
+from sigmafield.cli.flags import Flags, Given, with_flags
 from sigmafield.cli.groups import FILES
+from sigmafield.cli.panels import panel
 from sigmafield.serve.http.settings import HttpSettings, read_tokens
 from sigmafield.serve.limits import Limits
 from sigmafield.serve.settings import EngineSettings

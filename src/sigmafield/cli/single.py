@@ -183,10 +183,14 @@ def facts_of(recipe: Recipe, nfe: int, rows: tuple[int, int], seconds: float, fi
 
 def words_of(facts: Mapping[str, Any]) -> str:
     """The same for people."""
-    files = [Path(file) for file in facts["files"]]
-    names = str(files[0]) if len(files) == 1 else f"{files[0]} (all) and {files[1]} … {files[-1].name}"
     rows = f"; {rows_text(facts['rows'], facts['rows'] + facts['rows_saved'])}" if "rows" in facts else ""
-    return f"{names}: {facts['nfe']} evaluations in {facts['seconds']:.1f} s, seed {facts['recipe']['seed']}{rows}"
+    took = f"{facts['nfe']} evaluations in {facts['seconds']:.1f} s, seed {facts['recipe']['seed']}"
+    return f"{written_names(facts['files'])}: {took}{rows}"
+
+
+def written_names(files: Sequence[str]) -> str:
+    """The files of a batch in words."""
+    return files[0] if len(files) == 1 else f"{files[0]} (all) and {files[1]} … {Path(files[-1]).name}"
 
 
 def say_savings(savings: Sequence[str]) -> None:

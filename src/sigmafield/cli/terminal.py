@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -18,6 +18,7 @@ from sigmafield.cli.console import console
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.image_io import sheet
+from sigmafield.recipes.recipe import Recipe
 
 PREVIEW_EVERY = 0.2
 """Seconds between two previews, so that they cost little of a fast run."""
@@ -71,15 +72,30 @@ class Display:
         """Show how far the run of a part is, and now and then what it sees."""
         if self._quiet:
             return
-        recipe, parts = job.recipe, len(self._steps)
+        note = rows_text(*job.rows(state)) if job.recipe.tiling else ""
+        note = job.run.label(state) or note
+        self.show(job.recipe, job.run.progress(state), note, lambda: job.preview(state), part)
+
+    def show(
+        self, recipe: Recipe, progress: float, note: str, preview: Callable[[], Sequence[Image.Image]], part: int = 0
+    ) -> None:
+        """Show how far a run is that may be elsewhere.
+
+        Args:
+            recipe: What it draws.
+            progress: Share of it that is done, 0 … 1.
+            note: Where it is, in words.
+            preview: What it sees, which is asked for now and then.
+            part: Which of the images it is.
+        """
+        parts = len(self._steps)
         name = (
             f"{part + 1} of {parts}: {recipe.prompt[:40]}" if parts > 1 else f"{recipe.sampler}, {recipe.steps} steps"
         )
-        note = rows_text(*job.rows(state)) if recipe.tiling else ""
-        done = sum(self._steps[:part]) + self._steps[part] * job.run.progress(state)
-        self._bar.update(self._task, completed=done, description=name, note=job.run.label(state) or note)
-        if self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
-            images = job.preview(state)
+        done = sum(self._steps[:part]) + self._steps[part] * progress
+        self._bar.update(self._task, completed=done, description=name, note=note)
+        if not self._quiet and self._live_preview and time.monotonic() - self._last > PREVIEW_EVERY:
+            images = preview()
             if images:
                 self._live.update(Group(blocks(sheet(images, gap=0)), self._bar))
             self._last = time.monotonic()

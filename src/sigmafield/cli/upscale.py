@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from sigmafield.cli.flags import Flags, Given, panel, with_flags
+from sigmafield.cli import large
+from sigmafield.cli.flags import Given, with_flags
 from sigmafield.cli.groups import (
     FILES,
-    IMAGE,
     MACHINE,
     MODEL,
-    SAMPLING,
     STEERING,
     CheckpointEvery,
     Json,
@@ -23,30 +22,19 @@ from sigmafield.cli.groups import (
     PreviewEvery,
     Size,
 )
-from sigmafield.cli.large import demofusion_recipe, refuse_others, tiles_recipe
+from sigmafield.cli.panels import panel
+from sigmafield.cli.remote import Server, refuse_here
+from sigmafield.cli.remote_draw import draw_there
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood
-from sigmafield.recipes.options import DemoFusion, Detail, MachineOptions, Tiling
+from sigmafield.recipes.options import Detail, MachineOptions, Tiling
 from sigmafield.recipes.recipe import Recipe
-
-IMAGE_HERE = Flags(
-    IMAGE.kind, "Denoise", without=("image", "pad", "mixing", "scale"),
-    defaults={"denoise": "", "denoise_map": "auto", "min_denoise": 0.1},
-)  # fmt: skip
-SAMPLING_HERE = Flags(SAMPLING.kind, SAMPLING.panel, without=("start_step", "last_step"), defaults=SAMPLING.defaults)
-TILING = Flags(Tiling, "Tiles", {"kind": "tiling", "batch": "tile_batch"})
-DETAIL = Flags(Detail, "Denoise map auto")
-VAE = ("vae_tile", "vae_mode")
-"""Flags of both methods."""
-DEMOFUSION = Flags(
-    DemoFusion, "DemoFusion", {"sigma": "blur", "batch": "views_batch"}, without=("scale", *VAE)
-)  # fmt: skip
 
 
 @with_flags(
-    recipe=(SAMPLING_HERE, STEERING, MODEL), image=(IMAGE_HERE,), tiling=(TILING,), detail=(DETAIL,),
-    demofusion=(DEMOFUSION,), machine=(MACHINE,),
+    recipe=(large.SAMPLING_HERE, STEERING, MODEL), image=(large.IMAGE_HERE,), tiling=(large.TILING,),
+    detail=(large.DETAIL,), demofusion=(large.DEMOFUSION,), machine=(MACHINE,),
 )  # fmt: skip
 def upscale(
     image_file: Annotated[str, Parameter(name="IMAGE", help="Image to enlarge; DemoFusion can do without.")],
@@ -90,6 +78,7 @@ def upscale(
     overwrite: Overwrite = False,
     preview_every: PreviewEvery = None,
     checkpoint_every: CheckpointEvery = 60.0,
+    server: Server = None,
     json: Json = False,
 ) -> None:
     """Enlarge an image and redraw it in tiles: much where there is much detail, little where there is not.
@@ -103,17 +92,21 @@ def upscale(
     With --method demofusion an image, or a prompt alone, is drawn at its own size, then at 2, 3, … times that, each
     guided by the one before:  sigmafield upscale --method demofusion "red heart" --scale 4
     """
-    vae = {key: value for key, value in tiling.items() if key in VAE}
+    vae = {key: value for key, value in tiling.items() if key in large.VAE}
     tiles = {**image, **tiling, **detail, "max_denoise": max_denoise, "size": size, "show_tiles": show_tiles}
     views = {**demofusion, "first_size": first_size, "phases": phases}
-    refuse_others(method, {"tiles": tiles, "demofusion": views}, both=("denoise", *VAE))
+    large.refuse_others(method, {"tiles": tiles, "demofusion": views}, both=("denoise", *large.VAE))
     if method == "tiles":
-        own = tiles_recipe(image, max_denoise, scale, size, Tiling(**tiling), Detail(**detail))
+        own = large.tiles_recipe(image, max_denoise, scale, size, Tiling(**tiling), Detail(**detail))
         whole = Recipe(prompt or "", negative, image=image_file, **recipe, **own)
     else:
-        source, text, own = demofusion_recipe(image_file, prompt, image, scale, first_size, {**demofusion, **vae})
+        source, text, own = large.demofusion_recipe(image_file, prompt, image, scale, first_size, {**demofusion, **vae})
         whole = Recipe(text, negative, image=source, **recipe, **own)
     say_understood(recipe, whole, quiet=json)
     how = Watching(preview_every, checkpoint_every, phases)
     target = target_of(whole, output, None, overwrite)
-    draw(target, MachineOptions(**machine), how, as_json=json, tiles=show_tiles)
+    if server:
+        refuse_here({**machine, "show_tiles": show_tiles, "phases": phases})
+        draw_there(server, target, how, recipe, as_json=json)
+    else:
+        draw(target, MachineOptions(**machine), how, as_json=json, tiles=show_tiles)

@@ -37,7 +37,7 @@ class Setup:
         infos = {**known_classes(), **{name: object_info(each, folders) for name, each in self.nodes.items()}}
         workflow = Workflow.of(read_workflow(file), infos)
         for text in [*values, *(_linked(each, workflow, folders.input) for each in files)]:
-            workflow = _with(workflow, text)
+            workflow = with_value(workflow, text)
         prompt = replaced(workflow.prompt, self.nodes)
         if unknown := unknown_classes(prompt, self.nodes):
             raise ValueError("; ".join(unknown))
@@ -67,7 +67,7 @@ def setup(
     return Setup(known, Context(folders, str(choose_device(device))))
 
 
-def _with(workflow: Workflow, text: str) -> Workflow:
+def with_value(workflow: Workflow, text: str) -> Workflow:
     """The workflow with the value of "node.input=value": JSON, or else a text."""
     key, equals, value = text.partition("=")
     if not equals:
@@ -87,17 +87,27 @@ def _with(workflow: Workflow, text: str) -> Workflow:
 
 def _linked(text: str, workflow: Workflow, folder: Path) -> str:
     """Put a file into the folder of inputs: "image=cat.png" for the only node with that input, as a value to set."""
-    key, equals, name = text.partition("=")
-    path = Path(name)
-    if not equals or not path.is_file():
-        raise ValueError(f"a file is given as NODE.INPUT=FILE; got {text}" if not equals else f"no file {path}")
+    key, path = input_file(text, workflow)
     put = folder / path.name
     while put.exists():  # another input's file
         put = put.with_stem(f"{put.stem}-2")
     copyfile(path, put)  # not a link, which would lead out of the folder
+    return f"{key}={json.dumps(put.name)}"
+
+
+def input_file(text: str, workflow: Workflow) -> tuple[str, Path]:
+    """("NODE.INPUT", file) of "image=cat.png" for the only node with that input, or of "NODE.image=cat.png".
+
+    Raises:
+        ValueError: The text is not of this form, the file does not exist, or not one node has the input.
+    """
+    key, equals, name = text.partition("=")
+    path = Path(name)
+    if not equals or not path.is_file():
+        raise ValueError(f"a file is given as NODE.INPUT=FILE; got {text}" if not equals else f"no file {path}")
     if "." in key:
-        return f"{key}={json.dumps(put.name)}"
+        return key, path
     nodes = [node.id for node in workflow.nodes if key in node.inputs and isinstance(node.inputs[key], str)]
     if len(nodes) != 1:
         raise ValueError(f"{len(nodes) or 'no'} nodes have a file as input {key}: name one, as NODE.{key}={name}")
-    return f"{nodes[0]}.{key}={json.dumps(put.name)}"
+    return f"{nodes[0]}.{key}", path

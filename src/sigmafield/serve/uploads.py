@@ -29,6 +29,9 @@ TYPES = {
 }  # fmt: skip
 """Pillow's names of the formats that are accepted, with HTTP's."""
 
+READERS = [name for name in TYPES if name != "MPO"]
+"""Pillow's readers of these formats: that of JPEG reads MPO."""
+
 DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -168,7 +171,7 @@ def header(data: bytes, limits: Limits | None = None) -> tuple[str, int, int, in
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are judged by the limits
-            with Image.open(io.BytesIO(data), formats=list(TYPES)) as image:
+            with Image.open(io.BytesIO(data), formats=READERS) as image:
                 kind, (width, height) = str(image.format), image.size
                 if limits is not None:
                     check_pixels(width, height, 1, limits)

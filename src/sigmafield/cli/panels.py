@@ -1,0 +1,14 @@
+"""The panels of the help, in their order."""
+
+from __future__ import annotations
+
+from cyclopts import Group
+
+PANELS = ("Sampling", "Images", "Image to image", "Denoise", "Tiles", "Denoise map auto", "DemoFusion")
+PANELS += ("Regions and control", "Model", "Machine", "Moved files", "Files", "Server", "Engine", "Limits")
+"""The panels of the help, in their order."""
+
+
+def panel(title: str) -> Group:
+    """The panel with a title."""
+    return Group(title, sort_key=PANELS.index(title))

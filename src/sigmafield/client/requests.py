@@ -1,0 +1,97 @@
+"""What is posted for a recipe: its JSON, in which the images of this machine have the names of their uploads."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sigmafield.recipes.recipe import Recipe
+
+IMAGES = ("image", "mask", "denoise_map")
+"""Entries of a recipe that name an image."""
+
+THERE = ("upload:", "data:")
+"""How names of images begin that the server knows."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A recipe as a server is asked for it.
+
+    Args:
+        entries: The recipe, as JSON holds it.
+        files: What the images of this machine hold, by the names that the recipe has for them.
+    """
+
+    entries: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def request_of(what: Recipe | Mapping[str, Any]) -> Request:
+    """The request of a recipe, or of some of its entries.
+
+    Raises:
+        FileNotFoundError: An image is not there.
+        ValueError: An image cannot be read.
+    """
+    entries = dict(what) if isinstance(what, Mapping) else what.to_plain()
+    entries = {name: in_memory(name, value) if name in IMAGES else value for name, value in entries.items()}
+    files = {name: content(name) for name in names_in(entries) if not name.startswith(THERE)}
+    digests = {f"{key}_sha256": known for key in IMAGES if (known := digest_of(entries.get(key)))}
+    return Request({**digests, **entries}, files)
+
+
+def in_memory(name: str, value: Any) -> Any:
+    """The name of an image, which may be in memory."""
+    if value is None or isinstance(value, str):
+        return value
+    from sigmafield.recipes.in_memory import image_source
+
+    return image_source(name, value, mask=name != "image")
+
+
+def names_in(entries: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the images of a recipe."""
+    controls = entries.get("controls") or ()
+    given = [*(entries.get(key) for key in IMAGES), *(each.get("image") for each in controls)]
+    yield from (name for name in given if isinstance(name, str) and name != "auto")
+
+
+def renamed(entries: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A recipe with other names of its images, where these have some."""
+
+    def other(value: Any) -> Any:
+        return names.get(value, value) if isinstance(value, str) else value
+
+    found = {key: other(value) if key in IMAGES else value for key, value in entries.items()}
+    if controls := found.get("controls"):
+        found["controls"] = [{**each, "image": other(each.get("image"))} for each in controls]
+    return found
+
+
+def digest_of(name: Any) -> str | None:
+    """The digest that a server finds as well for an image in memory; None for a file, of which it finds it itself."""
+    frames = getattr(name, "content", None)
+    return name.sha256 if isinstance(frames, tuple) and len(frames) == 1 and frames[0].mode == "RGB" else None
+
+
+def content(name: str) -> bytes:
+    """The bytes of a file with an image that a recipe names; errors as for `request_of`."""
+    from PIL import Image
+
+    from sigmafield.recipes.image_io import read_bytes
+    from sigmafield.recipes.output import encoded
+
+    held = getattr(name, "content", None)
+    if held is None:
+        return read_bytes(name)
+    if isinstance(held, bytes):
+        return held
+    if isinstance(held, tuple):
+        return encoded(held, ".png")
+    buffer = io.BytesIO()
+    Image.fromarray(held[0].numpy()).save(buffer, "TIFF")  # a mask, in floating point
+    return buffer.getvalue()

@@ -39,8 +39,11 @@ longest = (time.monotonic() - began) / float(often)
 hits = 0
 for k in range(kills + 1):
     child = start(root + "/killed")
-    end = time.monotonic() + (moments.uniform(0, longest) if k < kills else 900)
+    first = k == 0 and kills  # in the middle of a job whatever the machine's speed; the others at any moment
+    end = time.monotonic() + (moments.uniform(0, longest) if 0 < k < kills else 900)
     while not (over := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+        if first and any(Path(root, "killed", "jobs").rglob("state-000003.*")):
+            break
         time.sleep(0.002)
     if over[0]:
         assert over[1] == 0, over
@@ -75,7 +78,7 @@ def requests(n):
     return {f"job {k}": each[k % len(each)](k) for k in range(n)}
 
 
-@pytest.mark.parametrize("kills, jobs, often", [(2, 2, 1.5), pytest.param(100, 60, 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, jobs, often", [(1, 2, 1), pytest.param(100, 60, 30, marks=pytest.mark.slow)])
 @pytest.mark.typed_elsewhere
 def test_kills_at_random_moments(kills, jobs, often, tmp_path, capsys):
     asked, seed = requests(jobs), os.environ.get("KILL_SEED", "0")
@@ -84,6 +87,7 @@ def test_kills_at_random_moments(kills, jobs, often, tmp_path, capsys):
         [str(word) for word in words], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
+    assert int(ran.stdout) >= kills / 2
     with started(tmp_path / "whole", **SETTINGS) as engine:
         wanted = {record.key: digests(record) for record in engine.list(limit=10 * jobs)}
     assert wanted.keys() == asked.keys()
@@ -99,6 +103,7 @@ def test_kills_at_random_moments(kills, jobs, often, tmp_path, capsys):
     with sqlite3.connect(tmp_path / "killed" / "jobs.sqlite") as db:
         again = db.execute("SELECT count(DISTINCT job), count(*) FROM events WHERE kind = 'resumed'").fetchone()
         middle = db.execute("SELECT count(*) FROM events WHERE kind = 'resumed' AND data NOT LIKE '%: 0}'").fetchone()
+    assert middle[0] > 0
     with capsys.disabled():
         print(
             f"\n{ran.stdout.strip()} kills, {jobs} jobs: 0 lost, 0 done twice, all images equal; {again[0]} jobs were "

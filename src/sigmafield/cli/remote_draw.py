@@ -113,7 +113,7 @@ def watched(job: Job, recipe: Recipe, display: Display, how: Watching, path: Pat
 
 def drawn_there(job: Job) -> tuple[Recipe, list[list[Image.Image]]]:
     """(the recipe as the images carry it, for each image of the batch its frames)."""
-    from sigmafield.client.asynchronous import frames_of
+    from sigmafield.client.outputs import frames_of
 
     images = [frames_of(job.output(n), job.names) for n in range(len(job.info.outputs))]
     return read_label(images[0][0].info[KEY]).recipe, images

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing_extensions import Unpack
 
 from sigmafield.client.connection import Connection
 from sigmafield.client.errors import JobFailed, Unavailable
+from sigmafield.client.outputs import below, frames_of
 from sigmafield.client.requests import Request, renamed, request_of
 from sigmafield.client.values import FINISHED, Event, JobInfo, Status
 
@@ -301,26 +301,3 @@ def whole_of(
     own: dict[str, Any] = dict(settings)
     entries = Recipe(what, seed=0 if seed is None else seed, **own).to_plain()
     return {**entries, "model": model} if model else {k: v for k, v in entries.items() if k != "model"}
-
-
-def frames_of(data: bytes, names: Mapping[str, str]) -> list[Image.Image]:
-    """The frames of an output, which carry its recipe with the client's own names of images."""
-    from sigmafield.recipes.image_io import decoded_frames
-    from sigmafield.recipes.output import KEY, CarryingImage
-
-    frames = decoded_frames(data, "the output")
-    with Image.open(io.BytesIO(data)) as image:
-        text = image.info.get(KEY)
-    if not isinstance(text, str):  # a workflow's
-        return frames
-    label = json.loads(text)
-    said = json.dumps({**label, "recipe": renamed(label["recipe"], names)}, ensure_ascii=False)
-    return [CarryingImage(frame, said) for frame in frames]
-
-
-def below(folder: Path, name: str) -> Path:
-    """A path in a folder. ValueError for a name that leads out of it."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"an output's name must stay in its folder; got {name!r}")
-    return path

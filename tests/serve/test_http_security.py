@@ -57,7 +57,7 @@ def test_a_recipe_names_no_weights_but_those_of_the_server(server, name):
     refused(server, embeddings=name)
 
 
-def test_a_workflow_reads_no_file_of_the_server(server):
+def test_a_workflow_reads_no_file_of_the_server(server, root):
     def errors(image: str) -> str:
         nodes = {
             "1": {"class_type": "LoadImage", "inputs": {"image": image}},
@@ -67,6 +67,8 @@ def test_a_workflow_reads_no_file_of_the_server(server):
 
     for name in ("../secret.png", "/etc/passwd", "../../inputs/heart.png", "out/secret.png", "x [output]"):
         assert errors(name)
+    for folder in (f"{root}/", "../", "out/"):
+        assert errors(f"{folder}secret.png").replace("secret", "nothing") == errors(f"{folder}nothing.png")
     prefix = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "../../../../x"}},

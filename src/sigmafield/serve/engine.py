@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -279,10 +280,13 @@ class Engine:
 
         Steps are known of the jobs that ran last, since the server was started; all else is kept with the job.
         """
-        found = [*self._store.events(id, after), *self._recent.steps(id, after)]
-        if not found:
+        recorded = self._store.events(id, 0)
+        if not recorded:
             self._store.get(id)
-        return sorted(found, key=lambda event: event.id)
+        # the thread of a cancelled job takes its step to the end
+        ended = next((event.id for event in recorded if event.kind in FINISHED), math.inf)
+        steps = [event for event in self._recent.steps(id, after) if event.id < ended]
+        return sorted([*(event for event in recorded if event.id > after), *steps], key=lambda event: event.id)
 
     def preview(self, id: str) -> bytes | None:
         """The latest preview of a job, a JPEG; None where there is none. LookupError if there is no such job."""

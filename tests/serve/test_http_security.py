@@ -77,6 +77,16 @@ def test_a_workflow_reads_no_file_of_the_server(server, root):
     assert "output folder" in error["message"] and error["field"] == "workflow"
 
 
+def test_an_error_of_a_node_names_no_folder_of_the_server(server, root):
+    upload = server.ask("POST", "/v1/uploads", png(), kind="image/png").json["image"]
+    nodes = {
+        "1": {"class_type": "LoadAudio", "inputs": {"audio": upload}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    message = server.post("/v1/generate", {"workflow": nodes}).error["message"]
+    assert "has no audio" in message and str(root) not in message
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -14,6 +14,7 @@ from sigmafield.comfyui.from_v1 import v1_definition
 from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of
+from sigmafield.serve.device import Device
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
 from sigmafield.serve.settings import EngineSettings
@@ -271,6 +272,25 @@ def test_bad_jobs_fail_with_one_line_and_the_others_go_on(tmp_path):
         ):
             with pytest.raises(ValueError, match=message):
                 engine.submit(kind, request)
+
+
+class Late(Device):
+    """A device that has room only after a while, as one of a cluster whose process is started again."""
+
+    asked = 0
+
+    def has_room(self, runs):
+        self.asked += 1
+        return self.asked > 3 and super().has_room(runs)
+
+
+def test_jobs_wait_for_a_device_that_is_not_ready(tmp_path):
+    settings = EngineSettings(devices=["cpu"])
+    engine = Engine(tmp_path, settings, devices=[Late("cpu", settings)])
+    engine.start()
+    [record] = finished(engine, engine.submit("recipe", recipe(steps=1)))
+    engine.stop()
+    assert record.status == "done"
 
 
 def test_a_full_disk_stops_no_job_for_good(tmp_path):

@@ -193,7 +193,7 @@ class Engine:
     def pause(self, id: str) -> JobRecord:
         """Let a job wait until it is resumed; one that runs saves its state and stops after its step.
 
-        A job that takes its last step meanwhile is done nevertheless. A paused job stays so.
+        A job that decodes its images already is done nevertheless. A paused job stays so.
 
         Raises:
             LookupError: There is no such job.

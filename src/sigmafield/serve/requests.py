@@ -259,6 +259,7 @@ class Requests:
         for folder in sorted({*given, *map(str, filter(None, (self.inputs, self.names.root)))}, reverse=True):
             yield str(Path(folder).resolve())
         yield from (str(path) for path in sorted(self.uploads.folder.glob("*"), reverse=True))
+        yield from (str(self.uploads.folder), str(self.uploads.folder.parent))
 
 
 def public_workflow(request: Mapping[str, Any]) -> dict[str, Any]:

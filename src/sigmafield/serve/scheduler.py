@@ -193,8 +193,8 @@ class Scheduler:
         worker.start()
 
     def _displace(self, record: JobRecord) -> None:
-        """Let a job make place for one of a higher priority, unless one does already."""
-        if any(worker.live.stop for worker in self._workers.values()):
+        """Let a job make place for one of a higher priority, unless one does already, or none runs yet."""
+        if not self._workers or any(worker.live.stop for worker in self._workers.values()):
             return
         last = min(self._workers.values(), key=lambda worker: (worker.live.record.priority, -worker.began))
         if last.live.record.priority < record.priority:

@@ -90,6 +90,8 @@ def test_the_same_key_is_the_same_job_and_another_request_a_conflict(server):
     assert server.post("/v1/jobs", body, Idempotency_Key="key 1").json["id"] == first.json["id"]
     other = server.post("/v1/jobs", {"recipe": RECIPE}, Idempotency_Key="key 1")
     assert other.status == 409 and other.error["type"] == "conflict_error"
+    for key in ("", "x" * 201, "\xe9"):
+        assert server.post("/v1/jobs", body, Idempotency_Key=key).error["field"] == "Idempotency-Key"
 
 
 def test_a_blocking_request_is_answered_with_the_image_or_the_job(server):

@@ -35,8 +35,8 @@ async def submitted(request: web.Request, body: NewJob) -> JobRecord:
         check_url(body.webhook.url, server.settings.private_webhooks)
     hook = None if body.webhook is None else msgspec.json.encode(body.webhook).decode()
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not 0 < len(key) <= 200:
-        raise BadRequest("the header Idempotency-Key must have 1 … 200 characters", "Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 200 and key.isprintable()):  # bytes that are not UTF-8 are not
+        raise BadRequest("the header Idempotency-Key must have 1 … 200 visible characters", "Idempotency-Key")
 
     def submit() -> JobRecord:
         if body.recipe is not None:

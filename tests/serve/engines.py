@@ -1,5 +1,6 @@
 """Engines for tests: started on a folder, jobs submitted and waited for."""
 
+import resource
 import threading
 import time
 from contextlib import contextmanager
@@ -80,3 +81,14 @@ def digests(record):
 def kinds(engine, job, but=("step",)):
     """The kinds of what has happened to a job, in order."""
     return [event.kind for event in engine.events(job.id) if event.kind not in but]
+
+
+@contextmanager
+def full_disk():
+    """While this lasts, the disk takes nothing more: no file of this process can be written to."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

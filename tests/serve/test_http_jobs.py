@@ -8,6 +8,7 @@ import json
 import time
 
 import pytest
+from engines import full_disk
 from PIL import Image
 from serving import ALICE, BOB, LONG, RECIPE, Client, png, serving, settings_of
 
@@ -89,6 +90,8 @@ def test_the_same_key_is_the_same_job_and_another_request_a_conflict(server):
     assert server.post("/v1/jobs", body, Idempotency_Key="key 1").json["id"] == first.json["id"]
     other = server.post("/v1/jobs", {"recipe": RECIPE}, Idempotency_Key="key 1")
     assert other.status == 409 and other.error["type"] == "conflict_error"
+    for key in ("", "x" * 201, "\xe9"):
+        assert server.post("/v1/jobs", body, Idempotency_Key=key).error["field"] == "Idempotency-Key"
 
 
 def test_a_blocking_request_is_answered_with_the_image_or_the_job(server):
@@ -108,6 +111,60 @@ def test_a_job_whose_blocking_client_goes_away_is_cancelled(server, engine: Engi
         time.sleep(0.01)
     connection.close()
     server.until(running[0].id, "cancelled")
+
+
+def test_a_job_with_a_key_goes_on_when_its_blocking_client_goes_away(server):
+    connection, body = server.connection(), {"recipe": {**RECIPE, "steps": 12}}
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "lost"}
+    connection.request("POST", "/v1/generate", json.dumps(body), headers)
+    job = until_key(server, "lost")
+    connection.close()
+    again = server.post("/v1/generate", body, Idempotency_Key="lost")
+    assert again.status == 200 and again.headers["X-Job-Id"] == job
+
+
+def until_key(server, key: str) -> str:
+    """The job with an idempotency key, once it is there."""
+    for _ in range(500):
+        for job in server.get("/v1/jobs?limit=5").json["jobs"]:
+            if job["key"] == key:
+                return job["id"]
+        time.sleep(0.01)
+    raise AssertionError("no such job")
+
+
+def test_nothing_comes_after_the_end_of_a_cancelled_job(server, engine: Engine):
+    job = server.submit(steps=LONG["steps"])
+    server.until(job, "running")
+    while not engine.get(job).step:
+        time.sleep(0.01)
+    server.post(f"/v1/jobs/{job}/cancel")
+    while sum(device.running for device in engine.figures().devices):  # its thread takes a step to the end
+        time.sleep(0.01)
+    last = server.events(job)[-1]
+    assert last["event"] == "cancelled"
+    assert server.get(f"/v1/jobs/{job}/events", Last_Event_ID=str(last["id"])).status == 204
+
+
+def test_a_clone_of_a_job_whose_upload_is_deleted_is_refused(server):
+    upload = server.ask("POST", "/v1/uploads", png(32, 32, "blue"), kind="image/png").json
+    job = server.submit(image=upload["image"], denoise=0.5)
+    server.until(job, "done")
+    assert server.ask("DELETE", f"/v1/uploads/{upload['id']}").status == 204
+    for changes in ({}, {"seed": 2}):
+        error = server.post(f"/v1/jobs/{job}/clone", {"changes": changes}).error
+        assert error["field"] == "image" and upload["image"][:20] in error["message"]
+    assert server.post(f"/v1/jobs/{job}/clone", {"changes": {"image": None, "denoise": None}}).status == 202
+
+
+def test_a_full_disk_is_said_in_one_line(server):
+    with full_disk():
+        for answer in (
+            server.post("/v1/jobs", {"recipe": RECIPE}),
+            server.ask("POST", "/v1/uploads", png(40, 24), kind="image/png"),
+        ):
+            assert answer.status == 503 and answer.error["message"] == "the server cannot write to its disk"
+    server.until(server.submit(), "done")
 
 
 def test_an_upload_is_where_a_recipe_starts(server):

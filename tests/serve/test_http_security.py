@@ -57,7 +57,7 @@ def test_a_recipe_names_no_weights_but_those_of_the_server(server, name):
     refused(server, embeddings=name)
 
 
-def test_a_workflow_reads_no_file_of_the_server(server):
+def test_a_workflow_reads_no_file_of_the_server(server, root):
     def errors(image: str) -> str:
         nodes = {
             "1": {"class_type": "LoadImage", "inputs": {"image": image}},
@@ -67,12 +67,24 @@ def test_a_workflow_reads_no_file_of_the_server(server):
 
     for name in ("../secret.png", "/etc/passwd", "../../inputs/heart.png", "out/secret.png", "x [output]"):
         assert errors(name)
+    for folder in (f"{root}/", "../", "out/"):
+        assert errors(f"{folder}secret.png").replace("secret", "nothing") == errors(f"{folder}nothing.png")
     prefix = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "../../../../x"}},
     }
     error = server.post("/v1/jobs", {"workflow": prefix}).error
     assert "output folder" in error["message"] and error["field"] == "workflow"
+
+
+def test_an_error_of_a_node_names_no_folder_of_the_server(server, root):
+    upload = server.ask("POST", "/v1/uploads", png(), kind="image/png").json["image"]
+    nodes = {
+        "1": {"class_type": "LoadAudio", "inputs": {"audio": upload}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    message = server.post("/v1/generate", {"workflow": nodes}).error["message"]
+    assert "has no audio" in message and str(root) not in message
 
 
 @pytest.mark.parametrize(

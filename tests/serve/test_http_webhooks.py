@@ -6,11 +6,12 @@ import hashlib
 import hmac
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from serving import RECIPE, Client, serving, settings_of
+from serving import LONG, RECIPE, Client, serving, settings_of
 
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.run import make_engine
@@ -75,6 +76,20 @@ def test_the_end_of_a_job_is_posted_until_it_is_accepted(server: Client, receive
     check_signature(headers, body)
     told = json.loads(body)
     assert told["id"] == answer.json["id"] and told["status"] == "done" and told["outputs"]
+
+
+def test_a_job_that_is_cancelled_while_it_runs_is_posted_once(server: Client, engine: Engine, receiver: Receiver):
+    receiver.refusals = 0
+    hook = {"url": receiver.url, "secret": SECRET}
+    job = server.post("/v1/jobs", {"recipe": LONG, "webhook": hook}).json["id"]
+    while not engine.get(job).step:
+        time.sleep(0.01)
+    server.post(f"/v1/jobs/{job}/cancel")
+    assert receiver.taken.wait(30)
+    while sum(device.running for device in engine.figures().devices):  # its thread takes a step to the end
+        time.sleep(0.01)
+    server.until(server.submit(), "done")
+    assert [json.loads(body)["status"] for _, body in receiver.seen] == ["cancelled"]
 
 
 def test_a_webhook_that_a_stopped_server_has_not_sent_is_sent_by_the_next(root, tmp_path, receiver: Receiver):

@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import logging.handlers
+import queue
 import sqlite3
 from hashlib import sha256
 
 import pytest
-from engines import digests, finished, kinds, recipe, started, stepped, until, workflow
+from engines import LONG, digests, finished, full_disk, kinds, recipe, started, stepped, until, workflow
 
 from sigmafield.comfyui.from_v1 import v1_definition
 from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of
+from sigmafield.serve.device import Device
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
 from sigmafield.serve.settings import EngineSettings
@@ -233,7 +236,15 @@ def failing():
     return request
 
 
+def too_long():
+    """A workflow whose image has a name that no disk takes: the error of the system has the server's path in it."""
+    request = workflow(steps=1)
+    request["prompt"]["9"]["inputs"]["filename_prefix"] = "x" * 300
+    return request
+
+
 BAD = {
+    "a name that is too long": ("workflow", too_long(), "node 9 (SaveImage): the server cannot read or write a file"),
     "a file that is missing": ("recipe", recipe(image="/nowhere.png"), "no image at /nowhere.png"),
     "a model that is missing": ("recipe", recipe(model="/nowhere"), "no such directory"),
     "a LoRA that is missing": ("recipe", recipe(loras=[{"path": "/nowhere.safetensors"}]), "/nowhere.safetensors"),
@@ -249,6 +260,7 @@ def test_bad_jobs_fail_with_one_line_and_the_others_go_on(tmp_path):
         assert last.status == "done"
         for record, (_, _, message) in zip(records, BAD.values()):
             assert record.status == "failed" and message in record.error and "\n" not in record.error
+            assert str(tmp_path) not in record.error
             assert engine.events(record.id)[-1].data == {"error": record.error}
         for kind, request, message in (
             ("recipe", {"prompt": 3}, "prompt must be text"),
@@ -260,6 +272,42 @@ def test_bad_jobs_fail_with_one_line_and_the_others_go_on(tmp_path):
         ):
             with pytest.raises(ValueError, match=message):
                 engine.submit(kind, request)
+
+
+class Late(Device):
+    """A device that has room only after a while, as one of a cluster whose process is started again."""
+
+    asked = 0
+
+    def has_room(self, runs):
+        self.asked += 1
+        return self.asked > 3 and super().has_room(runs)
+
+
+def test_jobs_wait_for_a_device_that_is_not_ready(tmp_path):
+    settings = EngineSettings(devices=["cpu"])
+    engine = Engine(tmp_path, settings, devices=[Late("cpu", settings)])
+    engine.start()
+    [record] = finished(engine, engine.submit("recipe", recipe(steps=1)))
+    engine.stop()
+    assert record.status == "done"
+
+
+def test_a_full_disk_stops_no_job_for_good(tmp_path):
+    log, seen = logging.getLogger("sigmafield.serve"), queue.SimpleQueue()
+    noted = logging.handlers.QueueHandler(seen)
+    log.addHandler(noted)
+    with started(tmp_path, active=1) as engine:
+        running, waiting = engine.submit("recipe", recipe(steps=8)), engine.submit("recipe", recipe())
+        stepped(engine, running, 1)
+        with full_disk():
+            while "the store of jobs cannot be written" not in seen.get(timeout=LONG).getMessage():
+                pass
+            assert engine.running
+            with pytest.raises(sqlite3.OperationalError):
+                engine.submit("recipe", recipe())
+        assert [record.status for record in finished(engine, running, waiting)] == ["done", "done"]
+    log.removeHandler(noted)
 
 
 FULL = "the server cannot read or write a file of this job: Not a directory"

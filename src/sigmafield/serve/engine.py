@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -192,7 +193,7 @@ class Engine:
     def pause(self, id: str) -> JobRecord:
         """Let a job wait until it is resumed; one that runs saves its state and stops after its step.
 
-        A job that takes its last step meanwhile is done nevertheless. A paused job stays so.
+        A job that decodes its images already is done nevertheless. A paused job stays so.
 
         Raises:
             LookupError: There is no such job.
@@ -279,10 +280,13 @@ class Engine:
 
         Steps are known of the jobs that ran last, since the server was started; all else is kept with the job.
         """
-        found = [*self._store.events(id, after), *self._recent.steps(id, after)]
-        if not found:
+        recorded = self._store.events(id, 0)
+        if not recorded:
             self._store.get(id)
-        return sorted(found, key=lambda event: event.id)
+        # the thread of a cancelled job takes its step to the end
+        ended = next((event.id for event in recorded if event.kind in FINISHED), math.inf)
+        steps = [event for event in self._recent.steps(id, after) if event.id < ended]
+        return sorted([*(event for event in recorded if event.id > after), *steps], key=lambda event: event.id)
 
     def preview(self, id: str) -> bytes | None:
         """The latest preview of a job, a JPEG; None where there is none. LookupError if there is no such job."""

@@ -12,9 +12,11 @@ EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, FloatingPointError, 
 def failure_text(id: str, error: BaseException) -> str:
     """Why a job has failed, in one line for clients; what they may not see, or is not expected, is logged."""
     message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.errno is not None:  # its text has a path of the server
-        LOG.error("job %s failed: %s", id, error)
-        return f"the server cannot read or write a file of this job: {error.strerror}"
+    for each in (error, error.__cause__):
+        if isinstance(each, OSError) and each.errno is not None:  # its text has a path of the server
+            LOG.error("job %s failed: %s", id, error)
+            said = f"the server cannot read or write a file of this job: {each.strerror}"
+            message = message.replace(" ".join(str(each).split()), said)
     if not isinstance(error, EXPECTED):
         LOG.error("job %s failed", id, exc_info=error)
         return f"{type(error).__name__}: {message}"

@@ -117,9 +117,18 @@ class Requests:
             return self.uploads.add(of_data_url(value), owner).id
         if value.startswith(PREFIX):
             return self.uploads.path(value, owner).name
-        if key == "image" and self.inputs is not None and (self.inputs / value).is_file():
-            return self.uploads.add(inside(self.inputs, value, "image").read_bytes(), owner).id
-        return value
+        found = self._input(value) if key == "image" else None
+        return value if found is None else self.uploads.add(found.read_bytes(), owner).id
+
+    def _input(self, name: str) -> Path | None:
+        """The file of this name below the folder of inputs; None for others, whether they exist elsewhere or not."""
+        if self.inputs is None:
+            return None
+        try:
+            path = inside(self.inputs, name, "image")
+        except ValueError:
+            return None
+        return path if path.is_file() else None
 
     def _check_node(self, name: str, inputs: Mapping[str, Any]) -> None:
         most = {"steps": self.limits.max_steps, "batch_size": self.limits.max_batch, "length": self.limits.max_frames}
@@ -187,6 +196,11 @@ class Requests:
         return str(path)
 
     def _check(self, recipe: Recipe) -> None:
+        named = {name: getattr(recipe, name) for name in IMAGES} | {"controls": [c.image for c in recipe.controls]}
+        for name, value in named.items():
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, str) and path != AUTO and not Path(path).is_file():  # the upload is deleted
+                    raise BadRequest(f"{name}: {shown(self._public_file(path))} is not there any more", name)
         size = None
         if isinstance(recipe.image, str):
             _, width, height, _ = header(Path(recipe.image).read_bytes())
@@ -245,6 +259,7 @@ class Requests:
         for folder in sorted({*given, *map(str, filter(None, (self.inputs, self.names.root)))}, reverse=True):
             yield str(Path(folder).resolve())
         yield from (str(path) for path in sorted(self.uploads.folder.glob("*"), reverse=True))
+        yield from (str(self.uploads.folder), str(self.uploads.folder.parent))
 
 
 def public_workflow(request: Mapping[str, Any]) -> dict[str, Any]:

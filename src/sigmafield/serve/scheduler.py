@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -19,6 +21,8 @@ from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
 from sigmafield.serve.worker import Worker
 from sigmafield.serve.workflow_job import Workflows
+
+LOG = logging.getLogger("sigmafield.serve")
 
 LOST = 10
 """How often a job's process may end while it runs, without a saved state in between, before the job is failed."""
@@ -145,10 +149,14 @@ class Scheduler:
         looked = 0.0
         with self._wake:
             while not self._stopping:
-                if time.monotonic() - looked >= LOOK:
-                    looked = time.monotonic()
-                    self._look()
-                waits = self._assign()
+                waits = False
+                try:
+                    if time.monotonic() - looked >= LOOK:
+                        looked = time.monotonic()
+                        self._look()
+                    waits = self._assign()
+                except sqlite3.Error as error:  # the disk is full, for now
+                    LOG.error("the store of jobs cannot be written: %s", error)
                 self._wake.wait(SOON if waits and self._settings.active is None else LOOK)
 
     def _look(self) -> None:
@@ -185,8 +193,8 @@ class Scheduler:
         worker.start()
 
     def _displace(self, record: JobRecord) -> None:
-        """Let a job make place for one of a higher priority, unless one does already."""
-        if any(worker.live.stop for worker in self._workers.values()):
+        """Let a job make place for one of a higher priority, unless one does already, or none runs yet."""
+        if not self._workers or any(worker.live.stop for worker in self._workers.values()):
             return
         last = min(self._workers.values(), key=lambda worker: (worker.live.record.priority, -worker.began))
         if last.live.record.priority < record.priority:

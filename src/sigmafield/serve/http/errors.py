@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import re
+import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +17,9 @@ from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
 from sigmafield.serve.requests import BadRequest
 
 LOG = logging.getLogger("sigmafield.serve")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of a disk that takes nothing more."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -74,6 +79,9 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
         return failed(404, str(error))
     if isinstance(error, ValueError):
         return failed(400, " ".join(str(error).split()))
+    if isinstance(error, sqlite3.OperationalError) or (isinstance(error, OSError) and error.errno in FULL):
+        LOG.error("%s %s: %s", request.method, request.path, error)
+        return failed(503, "the server cannot write to its disk", headers={"Retry-After": "60"})
     LOG.exception("%s %s failed", request.method, request.path, exc_info=error)
     return failed(500, "the server has failed at this request; its log says why")
 

@@ -17,6 +17,9 @@ HEARTBEAT = 15.0
 """Seconds without an event after which a comment is sent, so that proxies keep the connection and a lost client is
 noticed."""
 
+REMEMBERED = 4096
+"""Jobs of which a stream of all jobs knows the last event, those that it has told of last."""
+
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -74,9 +77,10 @@ def new_events(server: Server, job: str, owner: str, last: dict[str, int]) -> li
         return []
     events = events if job in last else events[-1:]
     if events:
+        last.pop(job, None)
         last[job] = events[-1].id
-    if events and events[-1].kind in FINISHED:
-        last.pop(job)
+    while len(last) > REMEMBERED:
+        del last[next(iter(last))]
     return events
 
 

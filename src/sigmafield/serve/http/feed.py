@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import FINISHED, JobRecord
+
+REMEMBERED = 1000
+"""Jobs of which it is remembered that they have ended: a notification may come after that of the end."""
 
 
 class Watch:
@@ -65,12 +69,14 @@ class Feed:
 
     async def ended(self) -> AsyncIterator[JobRecord]:
         """The jobs that end from now on, each once."""
+        told: deque[str] = deque(maxlen=REMEMBERED)
         with self.watch() as watch:
             while not self.closing:
                 for job in await watch.changed(60.0):
                     try:
                         events = await asyncio.to_thread(self._engine.events, job)
-                        if events[-1].kind in FINISHED:
+                        if events[-1].kind in FINISHED and job not in told:
+                            told.append(job)
                             yield await asyncio.to_thread(self._engine.get, job)
                     except LookupError:  # deleted
                         continue

@@ -35,8 +35,8 @@ async def submitted(request: web.Request, body: NewJob) -> JobRecord:
         check_url(body.webhook.url, server.settings.private_webhooks)
     hook = None if body.webhook is None else msgspec.json.encode(body.webhook).decode()
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not 0 < len(key) <= 200:
-        raise BadRequest("the header Idempotency-Key must have 1 … 200 characters", "Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 200 and key.isprintable()):  # bytes that are not UTF-8 are not
+        raise BadRequest("the header Idempotency-Key must have 1 … 200 visible characters", "Idempotency-Key")
 
     def submit() -> JobRecord:
         if body.recipe is not None:
@@ -124,7 +124,7 @@ async def clone(request: web.Request) -> web.Response:
         raise BadRequest("a workflow is cloned as it is: post the changed one as a new job", "changes")
 
     def cloned() -> JobRecord:
-        changes = server.requests.changes(record, body.changes, owner) if body.changes else {}
+        changes = server.requests.changes(record, body.changes, owner) if record.kind == "recipe" else {}
         return server.engine.clone(record.id, step=body.step, changes=changes)
 
     made = await in_thread(cloned)
@@ -134,7 +134,7 @@ async def clone(request: web.Request) -> web.Response:
 async def finished(request: web.Request, record: JobRecord) -> JobRecord:
     """The job once it has ended, or as it is after `HttpSettings.wait_seconds`.
 
-    A job whose client goes away meanwhile is cancelled.
+    A job whose client goes away meanwhile is cancelled, unless it has an idempotency key: its client can ask again.
     """
     server = server_of(request)
     end = time.monotonic() + server.settings.wait_seconds
@@ -145,7 +145,8 @@ async def finished(request: web.Request, record: JobRecord) -> JobRecord:
             if record.status in FINISHED or left <= 0 or server.feed.closing:
                 return record
             if request.transport is None or request.transport.is_closing():
-                await in_thread(server.engine.cancel, record.id)
+                if record.key is None:
+                    await in_thread(server.engine.cancel, record.id)
                 raise ConnectionResetError
             await watch.changed(min(left, 1.0))
 
@@ -159,7 +160,8 @@ async def generate(request: web.Request) -> web.StreamResponse:
     if record.status not in FINISHED:  # it goes on, and the client can ask for it
         return web.json_response(public(server, record), status=202, headers={**headers, "Retry-After": "5"})
     if record.status != "done" or not record.outputs:
-        why = server.requests.public_text(record.error) if record.error else f"the job is {record.status}"
+        said = f"the job is {record.status}, without outputs"
+        why = server.requests.public_text(record.error) if record.error else said
         raise JobFailed(why, record.id)
     if "application/json" in request.headers.get("Accept", ""):
         return web.json_response(public(server, record), headers=headers)

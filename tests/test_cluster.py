@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -23,6 +24,9 @@ def count(item, saved):
 
 @pytest.fixture(scope="module")
 def reports():
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import what pytest has imported
     nodes = TwoNodes()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in nodes.environment.items():

@@ -24,13 +24,13 @@ def count(item, saved):
 
 @pytest.fixture(scope="module")
 def reports():
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import what pytest has imported
     nodes = TwoNodes()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in nodes.environment.items():
             patch.setenv(name, value)
+        from ray import cloudpickle  # reads the environment
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import what pytest has imported
         yield list(each(count, ["a", "fails", "dies once", "deadly", "b"], nodes.address))
     nodes.stop()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from sigmafield.comfyui.graph import Graph
 from sigmafield.core.arrays import Latent
@@ -69,6 +69,7 @@ def _below(root: Path) -> Iterator[Path]:
             yield path
 
 
+@runtime_checkable
 class Loading(Protocol):
     """Calls what loads a model, or gives what an equal call has given."""
 

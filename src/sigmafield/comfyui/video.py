@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Sound(TypedDict):
     sample_rate: int
 
 
+@runtime_checkable
 class VideoValue(Protocol):
     """What nodes ask a video for; methods have ComfyUI's names, so that custom nodes can call them."""
 

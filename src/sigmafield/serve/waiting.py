@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -95,6 +95,7 @@ class Choice:
     late: bool = False
 
 
+@runtime_checkable
 class Rules(Protocol):
     """What a choice depends on, apart from who waits."""
 

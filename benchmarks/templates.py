@@ -170,7 +170,12 @@ def weights(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 @cache
 def redux() -> dict[str, dict[str, Any]]:
     """Files of a small vision encoder and of the style model that goes with it and with the small Flux."""
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 16}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 16,
+    }
     vision = SiglipVisionModel(SiglipVisionConfig(**shape, image_size=28, patch_size=14)).state_dict()
     style = ReduxImageEncoder(
         redux_dim=32, txt_in_features=weights("flux")[0]["transformer"].config.joint_attention_dim

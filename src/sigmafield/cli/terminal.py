@@ -9,7 +9,7 @@ from types import TracebackType
 
 import numpy as np
 from PIL import Image
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -41,17 +41,7 @@ class Display:
     def __init__(self, quiet: bool, steps: Sequence[int]):
         out = console(stderr=True)
         self._live_preview = out.is_terminal and out.color_system == "truecolor"
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),  # prompts are text
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=out,
-            speed_estimate_period=SPEED_PERIOD,
-        )
+        self._bar = progress_bar(out)
         self._steps = tuple(steps)
         self._task = self._bar.add_task("", total=sum(steps), note="")
         self._live = Live(self._bar, console=out, refresh_per_second=8, transient=True)
@@ -99,6 +89,21 @@ class Display:
             if images:
                 self._live.update(Group(blocks(sheet(images, gap=0)), self._bar))
             self._last = time.monotonic()
+
+
+def progress_bar(out: Console) -> Progress:
+    """Makes an empty progress bar on a console; its tasks have a field `note`."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),  # prompts are text
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=out,
+        speed_estimate_period=SPEED_PERIOD,
+    )
 
 
 def rows_text(spent: int, plain: int) -> str:

@@ -7,10 +7,10 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
 from sigmafield.cli.console import console
-from sigmafield.cli.terminal import SPEED_PERIOD
+from sigmafield.cli.terminal import progress_bar
 
 
 class PoolDisplay:
@@ -23,17 +23,7 @@ class PoolDisplay:
 
     def __init__(self, quiet: bool, steps: Mapping[int, int]):
         out = console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),  # prompts are text
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=out,
-            speed_estimate_period=SPEED_PERIOD,
-        )
+        self._bar = progress_bar(out)
         self._steps, self._done = steps, dict.fromkeys(steps, 0.0)
         self._all = self._bar.add_task(f"0 of {len(steps)}", total=sum(steps.values()), note="")
         self._tasks: dict[int, TaskID] = {}

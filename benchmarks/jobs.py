@@ -61,7 +61,7 @@ def ended(engine: Engine, id: str) -> list[Event]:
 
 @app.command
 def latency(rounds: Count = 40) -> None:
-    """Print the time from submitting a job to its first step, and from its last step to its image, beside `execute`'s.
+    """Print the time from submit to the first step, and from the last step to the image, next to those of `execute`.
 
     The image is written as a PNG file on both sides. Times are the shortest of several rounds, so that other programs
     disturb less.

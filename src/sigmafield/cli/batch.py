@@ -58,7 +58,7 @@ def draw_all(
     Raises:
         ValueError: It is not the address of a cluster, or its workers cannot have the machine's device.
         ImportError: Ray is not installed.
-        OSError: The folder cannot be written to, another process works on this batch, or there is no cluster.
+        OSError: The folder cannot be written to, another process works on this batch, or no cluster answers.
     """
     if cluster is not None:
         check_workers(cluster, machine)

@@ -40,7 +40,7 @@ class Order:
         recipe: Its recipe, with the digests of its files.
         inputs: What its files hold.
         here: The recipe with absolute paths of the model, the LoRAs and the controls' networks.
-        meta: What a checkpoint says beside the state.
+        meta: Strings that a checkpoint holds in addition to the state.
         state: A checkpoint to begin from; None is the start.
     """
 

@@ -145,7 +145,7 @@ class AsyncClient:
         return [image for job in jobs for image in await job.images()]
 
     async def job(self, id: str) -> AsyncJob:
-        """A job that there is. NotThere if there is not."""
+        """A job by its id. NotThere if it does not exist."""
         return AsyncJob(self, JobInfo.of(json.loads(await self.server.ask("GET", job_path(id)))), {})
 
     async def jobs(self, *, status: Status | None = None, limit: int = 100, before: str | None = None) -> list[JobInfo]:
@@ -228,9 +228,9 @@ class AsyncJob:
             raise Unavailable(f"output {n} of job {self.id} is damaged: its SHA-256 differs")
         return data
 
-    async def preview(self) -> bytes:
-        """A JPEG of what it saw last. NotThere before its first preview."""
-        return await self._ask("GET", "/preview")
+    async def preview(self) -> bytes | None:
+        """A JPEG of what it saw last; None before its first preview."""
+        return await self._ask("GET", "/preview") or None
 
     async def fetch(self, folder: Path | str) -> list[Path]:
         """Write its outputs into a folder once it is done, under names that are free; a recipe's begin with its id."""
@@ -268,7 +268,7 @@ class AsyncJob:
             changes: Other values of entries of the recipe.
         """
         request = request_of(changes or {})
-        names = {str(name): await self.client.upload(data) for name, data in request.files.items()}
+        names = await self.client._uploaded(request)
         body = {"step": step, "changes": renamed(request.entries, names)}
         info = JobInfo.of(json.loads(await self._ask("POST", "/clone", body=body, repeat=False)))
         return AsyncJob(self.client, info, {**self.names, **{there: here for here, there in names.items()}})

@@ -15,7 +15,7 @@ from sigmafield.client.errors import Unavailable, refusal
 from sigmafield.client.values import Event
 
 BROKEN = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
-"""What aiohttp raises where there is no answer, or not all of it."""
+"""Errors of aiohttp for an answer that is missing or incomplete."""
 
 SILENCE = 60.0
 """Seconds without a byte after which a connection counts as broken; the server's streams say something every 15."""
@@ -81,7 +81,7 @@ class Connection:
         Raises:
             Refused: The request is wrong.
             Denied: A token is needed.
-            Unavailable: There was no answer, or only that the server is busy, for as long as patience lasts.
+            Unavailable: The server did not answer, or answered that it is busy, for as long as patience lasts.
         """
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -113,7 +113,7 @@ class Connection:
             query: Of the address.
 
         Raises:
-            NotThere: There is no such job.
+            NotThere: The job does not exist.
             Denied: A token is needed.
             Unavailable: The server is not there for as long as patience lasts.
         """

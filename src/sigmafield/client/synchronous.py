@@ -133,7 +133,7 @@ class Client:
         return self._loop.run(self._client.generate(prompt, seed=seed, model=model, **settings))
 
     def job(self, id: str) -> Job:
-        """A job that there is. NotThere if there is not."""
+        """A job by its id. NotThere if it does not exist."""
         return Job(self._loop, self._loop.run(self._client.job(id)))
 
     def jobs(self, *, status: Status | None = None, limit: int = 100, before: str | None = None) -> list[JobInfo]:
@@ -191,8 +191,8 @@ class Job:
         """The bytes of an output, as the server has written it."""
         return self._loop.run(self._job.output(n))
 
-    def preview(self) -> bytes:
-        """A JPEG of what it saw last. NotThere before its first preview."""
+    def preview(self) -> bytes | None:
+        """A JPEG of what it saw last; None before its first preview."""
         return self._loop.run(self._job.preview())
 
     def fetch(self, folder: Path | str) -> list[Path]:

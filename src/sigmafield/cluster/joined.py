@@ -72,7 +72,7 @@ def joined(address: str = LOCAL) -> Iterator[ModuleType]:
     Raises:
         ValueError: It is not an address.
         ImportError: Ray is not installed.
-        ConnectionError: There is no cluster at the address.
+        ConnectionError: No cluster answers at the address.
     """
     check_address(address)
     for name, value in QUIET.items():

@@ -65,7 +65,7 @@ def each(
 
     Raises:
         ImportError: Ray is not installed.
-        ConnectionError: There is no cluster at the address.
+        ConnectionError: No cluster answers at the address.
         OSError: Workers cannot be started, or have another version of sigmafield.
     """
     with joined(address) as ray:

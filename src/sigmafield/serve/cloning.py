@@ -34,7 +34,7 @@ def cloned(
         workflows: What workflows find.
 
     Raises:
-        ValueError: There is no such state, or the changed request is not valid.
+        ValueError: The state does not exist, or the changed request is not valid.
     """
     if source.kind == "workflow":
         if step is not None:

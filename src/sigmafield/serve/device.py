@@ -36,7 +36,7 @@ class Device:
         settings: How models are loaded, how many are kept, and how calls are joined.
 
     Raises:
-        ValueError: There is no such device.
+        ValueError: The device does not exist.
     """
 
     def __init__(self, name: str | None, settings: EngineSettings):

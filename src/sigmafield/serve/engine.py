@@ -55,7 +55,7 @@ class Engine:
         devices: Devices in other processes; none are those of the settings, in this one.
 
     Raises:
-        ValueError: Another process uses the folder, it holds the jobs of another version, or there is no such device.
+        ValueError: Another process uses the folder, it holds the jobs of another version, or a device does not exist.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Engine:
             request: As JSON holds it; see `JobRecord`. A recipe without a model has the first of the settings.
             priority: Jobs of a higher one run first.
             owner: Who submits it.
-            key: The same key with the same request, from the same owner, gives the job that there is.
+            key: The same key with the same request, from the same owner, gives the job that was made first.
             webhook: Where to say that it has ended.
 
         Raises:
@@ -196,7 +196,7 @@ class Engine:
         A job that decodes its images already is done nevertheless. A paused job stays so.
 
         Raises:
-            LookupError: There is no such job.
+            LookupError: The job does not exist.
             WrongState: It has ended.
         """
         return self._stopped(id, "paused", "paused", ["queued", "running"])
@@ -248,8 +248,8 @@ class Engine:
             changes: Entries of the request; None leaves one out.
 
         Raises:
-            LookupError: There is no such job.
-            ValueError: There is no such state, or the changed request is not valid.
+            LookupError: The job does not exist.
+            ValueError: The state does not exist, or the changed request is not valid.
             QueueFull: There are as many jobs as there may be.
         """
         source, files = self.get(id), JobFiles(self._root, id)
@@ -276,7 +276,7 @@ class Engine:
             JobFiles(self._root, id).remove()
 
     def events(self, id: str, after: int = 0) -> list[Event]:
-        """What has happened to a job after the event with an id, oldest first. LookupError if there is no such job.
+        """What has happened to a job after the event with an id, oldest first. LookupError if the job does not exist.
 
         Steps are known of the jobs that ran last, since the server was started; all else is kept with the job.
         """
@@ -289,7 +289,7 @@ class Engine:
         return sorted([*(event for event in recorded if event.id > after), *steps], key=lambda event: event.id)
 
     def preview(self, id: str) -> bytes | None:
-        """The latest preview of a job, a JPEG; None where there is none. LookupError if there is no such job."""
+        """The latest preview of a job, a JPEG; None before the first one. LookupError if the job does not exist."""
         self._store.get(id)
         return self._recent.preview(id)
 
@@ -316,7 +316,7 @@ class Engine:
             notify(id)
 
     def output(self, id: str, n: int) -> Path:
-        """The file of a job's output. LookupError if there is no such job or output."""
+        """The file of a job's output. LookupError if the job or the output does not exist."""
         record = self._store.get(id)
         if not 0 <= n < len(record.outputs):
             raise LookupError(f"job {id} has {len(record.outputs)} outputs, numbered from 0; got {n}")

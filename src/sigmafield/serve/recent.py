@@ -52,7 +52,7 @@ class Recent:
             return [] if shown is None else [event for event in shown.steps if event.id > after]
 
     def preview(self, job: str) -> bytes | None:
-        """The latest preview of a job, a JPEG; None where there is none."""
+        """The latest preview of a job, a JPEG; None before the first one."""
         with self._lock:
             shown = self._jobs.get(job)
             return None if shown is None else shown.preview

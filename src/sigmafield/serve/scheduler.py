@@ -54,7 +54,7 @@ class Scheduler:
         devices: Devices in other processes; none are those of the settings, in this one.
 
     Raises:
-        ValueError: There is no such device.
+        ValueError: The device does not exist.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ ROUTES = [
     Route("GET", "/v1/jobs/{id}/outputs/{n}", outputs.output, {200: Answer("The file.", IMAGE)}),
     Route(
         "GET", "/v1/jobs/{id}/preview", outputs.preview,
-        {200: Answer("A JPEG.", "image/jpeg"), 204: Answer("There is none yet.", None)},
+        {200: Answer("A JPEG.", "image/jpeg"), 204: Answer("No preview yet.", None)},
     ),
     Route("GET", "/v1/events", events.of_all, {200: Answer("Events of all jobs.", EVENTS)}, query=PREVIEWS),
     Route(

@@ -45,7 +45,7 @@ def serve(
     Raises:
         ValueError: Another server uses the folder, or a model cannot be loaded.
         ImportError: Ray is not installed.
-        OSError: The address cannot be listened at, or there is no cluster.
+        OSError: The address cannot be listened at, or no cluster answers.
     """
     away = nullcontext([]) if cluster is None else remote_devices(cluster, engine, workflows_of(folder, http))
     with away as devices:  # before signals are handled: Ray sets a handler of its own

@@ -5,7 +5,17 @@ from __future__ import annotations
 from cyclopts import Group
 
 PANELS = ("Sampling", "Images", "Image to image", "Denoise", "Tiles", "Denoise map auto", "DemoFusion")
-PANELS += ("Regions and control", "Model", "Machine", "Moved files", "Files", "Server", "Engine", "Limits")
+PANELS += (
+    "Regions and control",
+    "Experiment",
+    "Model",
+    "Machine",
+    "Moved files",
+    "Files",
+    "Server",
+    "Engine",
+    "Limits",
+)
 """The panels of the help, in their order."""
 
 

@@ -1,4 +1,4 @@
-"""Train the small flow transformer on the latents, with the trained text encoder as it is: squared error of the velocity.
+"""Train the small flow transformer on the latents: squared error of the velocity. The text encoder stays as it is.
 
     x = (1 − t) latent + t noise,   target = noise − latent
 

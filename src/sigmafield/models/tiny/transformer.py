@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, attention to the text, feed-forward; the first and the last are shifted, scaled and gated by t."""
+    """Self-attention, attention to the text, feed-forward; t shifts, scales and gates the first and the last."""
 
     def __init__(self, c: TransformerConfig, dim: int) -> None:
         super().__init__()
@@ -162,9 +162,12 @@ class WanTransformer3DModel(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 2, dim))
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """x [B, in_channels, H, W], timesteps t [B] or [B, tokens], text [B, words, text_dim] → [B, out_channels, H, W].
+        """Gives the velocity [B, out_channels, H, W].
 
-        Tokens are counted along the rows of patches.
+        Args:
+            x: Noisy latents [B, in_channels, H, W].
+            t: Timesteps, 1000 t, [B] or [B, tokens]; tokens are counted along the rows of patches.
+            text: States of the text encoder [B, words, text_dim].
         """
         _, high, wide = self.config.patch_size
         rows, columns = x.shape[2] // high, x.shape[3] // wide

@@ -79,10 +79,16 @@ class Scheduler:
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
 
     def start(self) -> None:
-        """Load the models of the settings, and begin; errors as for `load`."""
+        """Load the models of the settings, and begin, unless `stop` is called meanwhile; errors as for `load`."""
         for device in self.devices:
             for model in self._settings.models:
-                device.load(model)
+                if not self._stopping:
+                    device.load(model)
+        with self.lock:
+            if not self._stopping:
+                self._begin_work()
+
+    def _begin_work(self) -> None:
         known = self._store.ids()
         for folder in self._root.iterdir():
             files = JobFiles(self._root, folder.name)
@@ -213,7 +219,7 @@ class Scheduler:
     def _ended(self, worker: Worker) -> None:
         with self._wake:
             del self._workers[worker.id]
-            self._durations.append(time.time() - worker.began)
+            self._durations.append(time.monotonic() - worker.began)
             if worker.live.stop == "cancelled":
                 worker.live.files.remove()
             self._wake.notify_all()

@@ -143,9 +143,7 @@ class Span:
             raise IndexError(f"step {self.i} of {self.n} has no interval {k:+d}")
         return replace(self, sigma=self.sigmas[self.i + k], sigma_next=self.sigmas[self.i + k + 1], i=self.i + k)
 
-    def of_run(
-        self, make: Callable[Concatenate[Span, P], Sequence[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def of_run(self, make: Callable[Concatenate[Span, P], Sequence[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """This step's part of what a function computes for all steps of a schedule with one σ per step.
 
         It is computed once: a function of tensors costs as much for all steps as for one.

@@ -16,6 +16,17 @@ from serving import ALICE, RECIPE, Client, png
 
 from sigmafield.serve.http.settings import HttpSettings, read_tokens
 
+
+def test_bytes_that_are_not_http_leave_no_trace_in_the_log(server: Client, caplog: pytest.LogCaptureFixture):
+    host, port = urlsplit(server.url).netloc.split(":")
+    for junk in (b"\x16\x03\x01\x02\x00\x01\x00\xff\xff", b"GET / HTTP/9.x", b"GET /\0 HTTP/1.1\r\nA\0: b"):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(junk + b"\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+    assert server.get("/healthz").status == 200
+    assert caplog.text == ""
+
+
 OUTSIDE = ["../secret.png", "more/../../secret.png", "/etc/passwd", "./heart.png", "out/secret.png", "link.png", "..",
            "", ".", "heart.png/", "//heart.png", "C:\\secret.png", "..\\secret.png", "heart.png\0", "file:///etc/passwd",
            "~/secret.png", "http://127.0.0.1/x.png", "memory:00", "a" * 5000]  # fmt: skip

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from sigmafield.serve.comfyui import frontend, history, jobs, objects, prompts, system
+from sigmafield.serve.comfyui import (
+    frontend,
+    history,
+    internal,
+    jobs,
+    models,
+    objects,
+    preferences,
+    prompts,
+    system,
+    uploads,
+    userdata,
+    users,
+    view,
+)
 from sigmafield.serve.comfyui.context import COMFYUI, ComfyUI, comfyui_of
 from sigmafield.serve.comfyui.folders import FILES
 from sigmafield.serve.http.context import OWNER, in_thread
 from sigmafield.serve.jobs import UNFINISHED
 
-TABLES = (prompts, history, jobs, objects, system, frontend)
+TABLES = (
+    prompts, history, jobs, objects, system, frontend, view, uploads, models, userdata, users, preferences, internal,
+)  # fmt: skip
 """Modules that have routes."""
 
 PREFIX = "/api"
@@ -48,6 +65,7 @@ def add_comfyui(app: web.Application, here: ComfyUI) -> None:
     """
     app[COMFYUI] = here
     app[FILES] = here.directories
+    log = app[internal.LOG] = internal.Log(here.clients.log)
     app.router.add_routes(all_routes())
     if here.frontend is not None:
         app.router.add_routes([web.get("/", frontend.index), *frontend.static_routes()])
@@ -55,7 +73,9 @@ def add_comfyui(app: web.Application, here: ComfyUI) -> None:
     async def alongside(app: web.Application) -> AsyncIterator[None]:
         here.clients.open()
         here.prompts.listen(here.clients.receive)
+        logging.getLogger("sigmafield").addHandler(log)
         yield
+        logging.getLogger("sigmafield").removeHandler(log)
         here.prompts.listen(None)
 
     async def closing(app: web.Application) -> None:

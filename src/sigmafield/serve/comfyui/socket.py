@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec
 
 from aiohttp import WSMsgType, web
 
 from sigmafield.comfyui.saving import as_json
 from sigmafield.serve.comfyui.messages import Message, Preview
 from sigmafield.serve.comfyui.prompt_runs import Sent, status_message
+
+P = ParamSpec("P")
 
 MOST = 4096
 """Messages that wait for a slow client; then its socket is closed, and it can connect again."""
@@ -58,7 +62,7 @@ class Client:
 
 
 class Clients:
-    """The clients that are connected; only the thread of the event loop calls its methods, except `receive`."""
+    """The clients that are connected; only the thread of the event loop calls its methods, except `receive` and `log`."""
 
     def __init__(self) -> None:
         self._clients: dict[tuple[str, str], Client] = {}
@@ -77,12 +81,24 @@ class Clients:
 
     def receive(self, sent: Sent) -> None:
         """Pass a message on, from any thread."""
+        self._soon(self._deliver, sent)
+
+    def log(self, ids: Collection[str], entries: Sequence[Mapping[str, str]]) -> None:
+        """Send lines of the server's log to the clients with some ids, from any thread."""
+        self._soon(self._deliver_log, ids, Message("logs", {"entries": entries, "size": {"cols": 80, "rows": 24}}))
+
+    def _soon(self, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         loop = self._loop
         if loop is not None:
             with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self.deliver, sent)
+                loop.call_soon_threadsafe(partial(call, *args, **kwargs))
 
-    def deliver(self, sent: Sent) -> None:
+    def _deliver_log(self, ids: Collection[str], message: Message) -> None:
+        for client in self._clients.values():
+            if client.id in ids:
+                client.put(encoded(message))
+
+    def _deliver(self, sent: Sent) -> None:
         """Put a message into the queues of those that it is for."""
         if sent.client is None:
             clients = [each for each in self._clients.values() if each.owner == sent.owner]

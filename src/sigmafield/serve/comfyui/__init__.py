@@ -1,1 +1,1 @@
-"""ComfyUI's protocol, so that its page and its clients work with this server."""
+"""ComfyUI's protocol: its routes, its socket and its page, on the engine of the server."""

@@ -6,19 +6,16 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 from aiohttp import web
 
 from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.environment import DIRECTORIES, Models, extra_folders, joined_folders, model_folders
-from sigmafield.core.annotations import Range
-from sigmafield.core.parameters import settle
 from sigmafield.core.registry import near_miss, shown
+from sigmafield.serve.comfyui.file_settings import FileSettings
 from sigmafield.serve.http.context import OWNER
 from sigmafield.serve.uploads import owner_folder
 
@@ -36,42 +33,6 @@ KEPT_PREVIEWS = 24 * 3600.0
 
 DEFAULT_USER = "default"
 """The user where users have no names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileSettings:
-    """Where the files of ComfyUI's protocol are.
-
-    Args:
-        base_directory: Folder of the directories models, input, output, temp and user; None is the folder of jobs.
-        input_directory: Folder of images that workflows load; None is input in the base directory.
-        output_directory: Folder of what workflows save; None is output in the base directory.
-        temp_directory: Folder in which a folder temp has previews; None is the base directory.
-        user_directory: Folder of settings and saved workflows; None is user in the base directory.
-        extra_model_paths_config: Files in the form of extra_model_paths.yaml, which name further folders of models.
-        max_upload_size: MB of an uploaded file.
-        multi_user: Whether the page asks who uses it, and each user has settings and workflows of their own.
-
-    Raises:
-        ValueError: A value is out of range.
-    """
-
-    base_directory: Path | None = None
-    input_directory: Path | None = None
-    output_directory: Path | None = None
-    temp_directory: Path | None = None
-    user_directory: Path | None = None
-    extra_model_paths_config: Sequence[Path] = ()
-    max_upload_size: Annotated[float, Range(0, above=True)] = 100.0
-    multi_user: bool = False
-
-    def __post_init__(self) -> None:
-        settle(self, "ComfyUI's files")
-
-    @property
-    def max_upload(self) -> int:
-        """Bytes of an uploaded file."""
-        return round(self.max_upload_size * 2**20)
 
 
 @dataclass(frozen=True)

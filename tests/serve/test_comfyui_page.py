@@ -1,6 +1,6 @@
 """ComfyUI's real page in a real browser, served by us: what a user does with it, and what its console says.
 
-The page is not part of sigmafield. Its folders come from SIGMAFIELD_FRONTENDS, with the system's separator between them,
+The page is not part of sigmafield. Its folders come from SIGMAFIELD_FRONTENDS, with the separator of PATH between them,
 or from the installed package comfyui-frontend-package.
 """
 

@@ -7,6 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 PREFIX = "blake3:"
 """What a digest begins with."""
 
@@ -16,8 +18,6 @@ LARGEST_HEADER = 100 * 2**20
 
 def digest(path: Path) -> str:
     """The digest of a file: "blake3:" and 64 hexadecimal digits."""
-    from blake3 import blake3
-
     made = blake3()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

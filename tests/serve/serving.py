@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from PIL import Image
 
+from sigmafield.serve.comfyui.settings import ComfyUISettings
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.app import make_app
 from sigmafield.serve.http.run import runner_of
@@ -133,10 +134,12 @@ def parsed(stream: bytes) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def serving(engine: Engine, settings: HttpSettings, folder: Path) -> Iterator[Client]:
+def serving(
+    engine: Engine, settings: HttpSettings, folder: Path, comfyui: ComfyUISettings | None = None
+) -> Iterator[Client]:
     """A server of an engine, with a client of it."""
     loop = asyncio.new_event_loop()
-    runner = runner_of(make_app(engine, settings, folder), settings)
+    runner = runner_of(make_app(engine, settings, folder, comfyui), settings)
 
     async def start() -> str:
         await runner.setup()

@@ -15,6 +15,7 @@ PANELS += (
     "Server",
     "Engine",
     "Limits",
+    "ComfyUI",
 )
 """The panels of the help, in their order."""
 

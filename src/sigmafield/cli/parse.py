@@ -138,16 +138,24 @@ class Readers:
 
 
 READERS = Readers(
-    {"shift": parse_shift, "seed": parse_seed, "model_folder": Path, "input_folder": Path},
+    {
+        "shift": parse_shift, "seed": parse_seed, "model_folder": Path, "input_folder": Path, "base_directory": Path,
+        "input_directory": Path, "output_directory": Path, "temp_directory": Path, "user_directory": Path,
+        "front_end_root": Path,
+    },
     {
         "regions": parse_region, "controls": parse_control, "loras": parse_lora,
         "lora_files": str, "control_images": str, "control_nets": str,
         "models": str, "devices": str, "allow_host": str, "allow_origin": str,
+        "extra_model_paths_config": Path,
     },
     {
         "shift": "S|size", "seed": "N|random", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:strength=S]",
         "loras": "FILE[:STRENGTH[:TEXT]]", "model_folder": "FOLDER", "input_folder": "FOLDER",
         "models": "NAME", "devices": "NAME", "allow_host": "NAME", "allow_origin": "URL",
+        "base_directory": "FOLDER", "input_directory": "FOLDER", "output_directory": "FOLDER",
+        "temp_directory": "FOLDER", "user_directory": "FOLDER", "front_end_root": "FOLDER",
+        "extra_model_paths_config": "FILE",
         "controls": "net=PATH,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
     },
 )  # fmt: skip

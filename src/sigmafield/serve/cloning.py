@@ -40,7 +40,7 @@ def cloned(
         if step is not None:
             raise ValueError("a workflow is cloned from its start: leave step out")
         request = {name: value for name, value in {**source.request, **changes}.items() if value is not None}
-        workflows.checked(request)
+        workflows.of(source.owner, source.client).checked(request)
         return request, None
     if step is None:
         return changed(source.request, changes), None

@@ -137,6 +137,12 @@ class Device:
         """Load a model before a job needs it; errors as for `load`."""
         self.pipe(Recipe("", model=model))
 
+    def unload(self) -> None:
+        """Drop all that is loaded; runs that use it keep it until they end."""
+        with self._lock:
+            for kept in self._kept.values():
+                kept.clear()
+
     def figures(self, running: int) -> DeviceFigures:
         """What there is to measure, with the number of jobs that run."""
         return DeviceFigures(self.name, running, self.loaded, self.batcher.figures(), memory_of(self.name))

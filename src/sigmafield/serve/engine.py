@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from sigmafield.core.registry import shown
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.cloning import cloned
+from sigmafield.serve.device import Device
 from sigmafield.serve.figures import EngineFigures, own_memory
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.jobs import (
@@ -115,6 +116,9 @@ class Engine:
         owner: str = "",
         key: str | None = None,
         webhook: str | None = None,
+        id: str | None = None,
+        place: float | None = None,
+        client: str | None = None,
     ) -> JobRecord:
         """Add a job to the queue.
 
@@ -125,28 +129,32 @@ class Engine:
             owner: Who submits it.
             key: The same key with the same request, from the same owner, gives the job that was made first.
             webhook: Where to say that it has ended.
+            id: What it is called; None draws one.
+            place: As `JobRecord` has it; -inf is before all that wait now.
+            client: As `JobRecord` has it.
 
         Raises:
-            ValueError: The request is not a recipe, or not a workflow that can run, or the priority is out of range.
+            ValueError: The request is not a recipe, or not a workflow that can run, the priority is out of range, or
+                there is a job with this id.
             Conflict: The key was used for another request.
             QueueFull: There are as many jobs as there may be.
         """
         check_priority(priority)
         digest = hashlib.sha256(json.dumps([kind, request], sort_keys=True).encode()).hexdigest()
         record = JobRecord(
-            secrets.token_hex(8), kind, self._settled(kind, request, owner), "queued", priority, owner, time.time(),
-            key=key, webhook=webhook,
+            id or secrets.token_hex(8), kind, self._settled(kind, request, owner, client), "queued", priority, owner,
+            time.time(), key=key, webhook=webhook, place=place, client=client,
         )  # fmt: skip
         return self._added(record, digest)
 
-    def _settled(self, kind: Kind, request: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    def _settled(self, kind: Kind, request: Mapping[str, Any], owner: str, client: str | None) -> dict[str, Any]:
         """The request as it is kept: a recipe with its seed drawn. ValueError if it is not valid."""
         if not isinstance(request, Mapping):
             raise ValueError(f"a job's request must be an object; got {shown(request)}")
         if kind == "recipe":
             return Recipe.from_plain({"model": self.settings.models[0], **request}).to_plain()
         if kind == "workflow":
-            self.workflows.of(owner).checked(request)
+            self.workflows.of(owner, client).checked(request)
             return dict(request)
         raise ValueError(f"kind must be recipe or workflow; got {shown(kind)}")
 
@@ -191,6 +199,31 @@ class Engine:
         if before is not None:
             self._store.get(before)
         return [self._scheduler.now(record) for record in self._store.list(status, owner, limit, before)]
+
+    def posted(
+        self, owner: str, statuses: Sequence[Status], *, limit: int = -1, offset: int = 0, latest: bool = False
+    ) -> list[JobRecord]:
+        """The prompts of ComfyUI's protocol that wait, run, or have a place in its history.
+
+        Args:
+            owner: Whose.
+            statuses: Those with one of these.
+            limit: How many at most; -1 is all.
+            offset: How many are skipped.
+            latest: Whether the latest is first, else the oldest.
+        """
+        found = self._store.posted(owner, statuses, limit, offset, latest)
+        return [self._scheduler.now(record) for record in found]
+
+    def count_posted(self, owner: str, statuses: Sequence[Status]) -> int:
+        """Number of the prompts that `posted` gives."""
+        return self._store.count_posted(owner, statuses)
+
+    def unload(self) -> None:
+        """Drop the loaded models; runs that use them keep them until they end."""
+        for device in self._scheduler.devices:
+            if isinstance(device, Device):
+                device.unload()
 
     def counts(self) -> dict[Status, int]:
         """Number of jobs by status."""
@@ -262,7 +295,7 @@ class Engine:
         request, data = cloned(source, files, step, changes, self.workflows)
         record = JobRecord(
             secrets.token_hex(8), source.kind, request, "queued", source.priority, source.owner, time.time(),
-            step=step or 0, cloned_from=id,
+            step=step or 0, cloned_from=id, client=source.client,
         )  # fmt: skip
         if data is not None:
             JobFiles(self._root, record.id).save_state(record.step, data, self.settings.keep_states)

@@ -43,6 +43,10 @@ class JobRecord:
         cloned_from: The job that it was cloned from.
         key: Its idempotency key.
         webhook: Where to say that it has ended.
+        place: Of the waiting jobs of one priority, the one with the smallest is next; by default jobs are counted from
+            1. None before it is in the store.
+        client: The client of ComfyUI's protocol that posted it, "" for one without a name; None for other jobs.
+        shown: What ComfyUI's history says of a prompt that has ended, see `comfyui.messages`; None otherwise.
     """
 
     id: str
@@ -63,6 +67,9 @@ class JobRecord:
     cloned_from: str | None = None
     key: str | None = None
     webhook: str | None = None
+    place: float | None = None
+    client: str | None = None
+    shown: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

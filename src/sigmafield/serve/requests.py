@@ -102,7 +102,7 @@ class Requests:
             inputs = node.get("inputs", {})
             if not isinstance(inputs, Mapping):
                 raise BadRequest(f"the inputs of node {shown(name)} must be an object; got {shown(inputs)}", "workflow")
-            self._check_node(name, inputs)
+            self.check_node(name, inputs)
             try:
                 found = {key: self._node_input(key, value, owner) for key, value in inputs.items()}
             except ValueError as error:
@@ -130,7 +130,13 @@ class Requests:
             return None
         return path if path.is_file() else None
 
-    def _check_node(self, name: str, inputs: Mapping[str, Any]) -> None:
+    def check_node(self, name: str, inputs: Mapping[str, Any]) -> None:
+        """Raise BadRequest if a node of a workflow asks for more than the limits.
+
+        Args:
+            name: Its id.
+            inputs: Its inputs.
+        """
         most = {"steps": self.limits.max_steps, "batch_size": self.limits.max_batch, "length": self.limits.max_frames}
         numbers = {key: value for key, value in inputs.items() if isinstance(value, (int, float))}
         for key, limit in most.items():

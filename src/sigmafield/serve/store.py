@@ -7,6 +7,7 @@ other learns that it came too late. An event is in the transaction of the change
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import threading
 import time
@@ -24,11 +25,13 @@ CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, request TEXT NOT NULL,
     status TEXT NOT NULL, priority INTEGER NOT NULL, owner TEXT NOT NULL, created REAL NOT NULL, started REAL,
     ended REAL, step INTEGER NOT NULL, steps INTEGER NOT NULL, progress REAL NOT NULL, label TEXT NOT NULL,
-    outputs TEXT NOT NULL, error TEXT, cloned_from TEXT, key TEXT, webhook TEXT, digest TEXT NOT NULL,
+    outputs TEXT NOT NULL, error TEXT, cloned_from TEXT, key TEXT, webhook TEXT, place REAL, client TEXT, shown TEXT,
+    digest TEXT NOT NULL,
     crashes INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX IF NOT EXISTS keys ON jobs (owner, key) WHERE key IS NOT NULL;
-CREATE INDEX IF NOT EXISTS waiting ON jobs (status, priority DESC, number);
+CREATE INDEX IF NOT EXISTS waiting ON jobs (status, priority DESC, place, number);
+CREATE INDEX IF NOT EXISTS posted ON jobs (client, number) WHERE client IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
     job TEXT NOT NULL, id INTEGER NOT NULL, kind TEXT NOT NULL, time REAL NOT NULL, data TEXT NOT NULL,
     PRIMARY KEY (job, id)
@@ -37,11 +40,11 @@ CREATE TABLE IF NOT EXISTS openings (number INTEGER PRIMARY KEY AUTOINCREMENT);
 """
 
 COLUMNS = ", ".join(field.name for field in fields(JobRecord))
-AS_JSON = ("request", "outputs")
+AS_JSON = ("request", "outputs", "shown")
 PER_OPENING = 10**9
 """Event ids that one opening of the store has: the next one's are larger."""
 
-VERSION = 1
+VERSION = 2
 """Of the tables; a file of another version is refused."""
 
 
@@ -123,18 +126,27 @@ class Store:
             digest: Of its request as it was submitted, which tells a repeated submission from another one.
             allow: Called in the transaction; what it raises prevents the job.
 
+        Raises:
+            ValueError: There is a job with its id.
+
         Returns:
             The job that has the same owner and key, which is then not added; None if the job was added.
         """
         with self._transaction(synced=True):
             if record.key is not None and (found := self._by_key(record.owner, record.key)) is not None:
                 return found
+            if self._rows("SELECT id FROM jobs WHERE id = ?", (record.id,)):
+                raise ValueError(f"there is a job {record.id} already")
             if allow is not None:
                 allow()
             row = {field.name: column(field.name, getattr(record, field.name)) for field in fields(record)}
             row["digest"] = digest
             query = f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks(row)})"
-            self._db.execute(query, tuple(row.values()))
+            number = self._db.execute(query, tuple(row.values())).lastrowid
+            front = record.place is not None and record.place == -math.inf
+            if record.place is None or front:
+                place = -cast(int, number) if front else number
+                self._db.execute("UPDATE jobs SET place = ? WHERE number = ?", (place, number))
             self._record(record.id, "queued", {})
         self._notify(record.id)
         return None
@@ -167,6 +179,25 @@ class Store:
         query = f"SELECT {COLUMNS} FROM jobs WHERE {' AND '.join(where)} ORDER BY number DESC LIMIT ?"
         return [_job(row) for row in self._rows(query, [*values, limit])]
 
+    def posted(
+        self, owner: str, statuses: Collection[Status], limit: int, offset: int, latest: bool
+    ) -> list[JobRecord]:
+        """Jobs that came over ComfyUI's protocol; those without a place in its history are left out.
+
+        Args:
+            owner: Whose.
+            statuses: Those with one of these.
+            limit: How many at most; -1 is all.
+            offset: How many are skipped.
+            latest: Whether the latest is first, else the oldest.
+        """
+        query = f"SELECT {COLUMNS} FROM jobs WHERE {_posted(statuses)} ORDER BY number {'DESC' if latest else 'ASC'}"
+        return [_job(row) for row in self._rows(f"{query} LIMIT ? OFFSET ?", [owner, *statuses, limit, offset])]
+
+    def count_posted(self, owner: str, statuses: Collection[Status]) -> int:
+        """Number of jobs that `posted` gives."""
+        return int(self._rows(f"SELECT count(*) AS n FROM jobs WHERE {_posted(statuses)}", [owner, *statuses])[0]["n"])
+
     def counts(self, owner: str | None = None) -> dict[Status, int]:
         """Number of jobs by status, of one owner or of all."""
         where, values = ("", ()) if owner is None else (" WHERE owner = ?", (owner,))
@@ -174,9 +205,9 @@ class Store:
         return {status: int(found.get(status, 0)) for status in STATUSES}
 
     def next_queued(self, but: Collection[str]) -> JobRecord | None:
-        """The job that should run next, other than some: that of the highest priority, of these the oldest."""
+        """The job that should run next, other than some: that of the highest priority, of these the first by place."""
         query = f"SELECT {COLUMNS} FROM jobs WHERE status = 'queued' AND id NOT IN ({marks(but)})"
-        rows = self._rows(f"{query} ORDER BY priority DESC, number LIMIT 1", tuple(but))
+        rows = self._rows(f"{query} ORDER BY priority DESC, place, number LIMIT 1", tuple(but))
         return _job(rows[0]) if rows else None
 
     def change(
@@ -251,6 +282,13 @@ class Store:
         return bool(rows)
 
 
+def _posted(statuses: Collection[Status]) -> str:
+    return (
+        f"client IS NOT NULL AND owner = ? AND status IN ({marks(statuses)}) "
+        "AND (status != 'cancelled' OR shown IS NOT NULL)"  # one that was taken out of the queue has no history
+    )
+
+
 def marks(values: Collection[Any]) -> str:
     """As many question marks as there are values, for a query."""
     return ", ".join("?" * len(values))
@@ -258,10 +296,11 @@ def marks(values: Collection[Any]) -> str:
 
 def column(name: str, value: Any) -> Any:
     """A field of a job as its column holds it."""
-    return json.dumps(to_plain(value)) if name in AS_JSON else value
+    return json.dumps(to_plain(value)) if name in AS_JSON and value is not None else value
 
 
 def _job(row: sqlite3.Row) -> JobRecord:
     values = dict(row)
     outputs = tuple(Output(**each) for each in json.loads(values["outputs"]))
-    return JobRecord(**{**values, "request": json.loads(values["request"]), "outputs": outputs})
+    read = {name: value if value is None else json.loads(value) for name, value in values.items() if name in AS_JSON}
+    return JobRecord(**{**values, **read, "outputs": outputs})

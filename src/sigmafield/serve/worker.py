@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.serve.comfyui.prompt_runs import PromptRun
 from sigmafield.serve.device import Device
 from sigmafield.serve.failure import failure_text
 from sigmafield.serve.jobs import UNFINISHED
@@ -45,13 +49,34 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Run the job."""
         try:
-            self._work()
-        except BaseException as error:  # a custom node may raise SystemExit; the server goes on
-            self._fail(error)
+            self._run()
         finally:
             self._ended(self)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
+        prompts, record = self._workflows.prompts, self.live.record
+        run = prompts.begin(record, self._remaining()) if prompts and record.client is not None else None
+        try:
+            self._work(run)
+        except BaseException as error:  # a custom node may raise SystemExit; the server goes on
+            if run is not None:
+                run.fail(error)
+            self._fail(error, run)
+        finally:
+            if prompts is not None and run is not None:
+                self._note(run)
+                prompts.end(run, self._remaining())
+
+    def _note(self, run: PromptRun) -> None:
+        """Note the history of a prompt that was cancelled while it ran."""
+        with suppress(sqlite3.Error):  # the disk is full: the history says that it is cancelled, without its outputs
+            self._store.change(self.id, ["cancelled"], **_shown(run))
+
+    def _remaining(self) -> int:
+        """Prompts of the owner, of ComfyUI's protocol, that wait or run."""
+        return self._store.count_posted(self.live.record.owner, UNFINISHED)
+
+    def _work(self, run: PromptRun | None) -> None:
         live = self.live
         try:
             if isinstance(self.device, RemoteDevice):
@@ -59,7 +84,7 @@ class Worker(threading.Thread):
             elif live.record.kind == "recipe":
                 names = run_recipe(live, self.device, self._shown)
             else:
-                names = run_workflow(live, self.device, self._workflows)
+                names = run_workflow(live, self.device, self._workflows, run)
         except Stopped:
             self._leave()
             return
@@ -68,7 +93,7 @@ class Worker(threading.Thread):
         outputs = live.files.listed(names)  # of a job that is paused while its last step is taken as well
         self._store.change(
             self.id, UNFINISHED, "done", {"outputs": len(outputs)},
-            status="done", ended=time.time(), outputs=outputs, **{**vars(live.point), "progress": 1.0},
+            status="done", ended=time.time(), outputs=outputs, **{**vars(live.point), **_shown(run), "progress": 1.0},
         )  # fmt: skip
 
     def _leave(self) -> None:
@@ -77,12 +102,17 @@ class Worker(threading.Thread):
         if self._store.change(self.id, ["running"], "queued", why, status="queued", **point) is None:
             self._store.change(self.id, ["paused", "queued"], **point)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, run: PromptRun | None) -> None:
         message = failure_text(self.id, error)
         try:
             self._store.change(
                 self.id, UNFINISHED, "failed", {"error": message},
-                status="failed", error=message, ended=time.time(), **vars(self.live.point),
+                status="failed", error=message, ended=time.time(), **vars(self.live.point), **_shown(run),
             )  # fmt: skip
         except Exception:  # the disk is full: the scheduler finds that the job has no thread, and queues it again
             return
+
+
+def _shown(run: PromptRun | None) -> dict[str, Any]:
+    """The field of the record that has the history of a prompt of ComfyUI's protocol."""
+    return {} if run is None else {"shown": run.course.shown()}

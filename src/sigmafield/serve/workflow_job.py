@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +26,7 @@ from sigmafield.comfyui.run import files_of
 from sigmafield.comfyui.validation import validate
 from sigmafield.core.registry import shown
 from sigmafield.recipes.image_io import to_images
+from sigmafield.serve.comfyui.prompt_runs import PromptRun, Prompts
 from sigmafield.serve.device import Device, Stepping
 from sigmafield.serve.files import JobFiles
 from sigmafield.serve.live import Live, Point, Stopped
@@ -37,13 +40,22 @@ class Workflows:
     Args:
         folders: Where models and input images are; outputs are in the folder of the job.
         nodes: The classes by class type; None is all that there are.
+        prompts: Those of ComfyUI's protocol, whose files are in folders that they share; None without the protocol.
     """
 
     folders: Folders = Folders()
     nodes: Mapping[str, Definition] | None = None
+    prompts: Prompts | None = None
 
-    def of(self, owner: str) -> Workflows:
-        """What the workflows of an owner find: its own images alone, in a folder below that of all."""
+    def of(self, owner: str, client: str | None = None) -> Workflows:
+        """What the workflows of an owner find: its own images alone, in a folder below that of all.
+
+        Args:
+            owner: The owner.
+            client: As `JobRecord` has it.
+        """
+        if client is not None and self.prompts is not None:
+            return replace(self, folders=self.prompts.folders(owner))
         return replace(self, folders=replace(self.folders, input=owner_folder(self.folders.input, owner)))
 
     @property
@@ -52,17 +64,19 @@ class Workflows:
         return all_nodes() if self.nodes is None else self.nodes
 
     def checked(self, request: Mapping[str, Any]) -> Validated:
-        """The prompt of a request, {"prompt": …, "extra": …}.
+        """The prompt of a request, {"prompt": …, "extra": …, "targets": …, "extra_data": …}.
+
+        Without targets, all outputs of the prompt are wanted; `extra_data` is what ComfyUI's clients sent along.
 
         Raises:
             ValueError: It cannot run; the message says all that is missing.
         """
         for name in request:
-            if name not in ("prompt", "extra"):
-                raise ValueError(f"a workflow's request has prompt and extra; got {shown(name)}")
+            if name not in ("prompt", "extra", "targets", "extra_data"):
+                raise ValueError(f"a workflow's request has prompt, extra, targets and extra_data; got {shown(name)}")
         if not isinstance(request.get("extra", {}), Mapping | None):
             raise ValueError(f"extra must be an object; got {shown(request['extra'])}")
-        validated = validate(request.get("prompt"), self.classes, self.folders)
+        validated = validate(request.get("prompt"), self.classes, self.folders, request.get("targets"))
         validated.check()
         return validated
 
@@ -92,13 +106,14 @@ class Course:
         return Point(self.steps, self.steps + most - value if now else self.steps, min(share, 1.0), label)
 
 
-def run_workflow(live: Live, device: Device, workflows: Workflows) -> list[str]:
+def run_workflow(live: Live, device: Device, workflows: Workflows, run: PromptRun | None = None) -> list[str]:
     """Run a workflow to its end, from where it was saved if it was.
 
     Args:
         live: The job.
         device: What it runs on.
         workflows: What it finds.
+        run: Says what happens to the clients of ComfyUI's protocol, if one of them posted it.
 
     Returns:
         The names of the files that it has saved.
@@ -107,9 +122,10 @@ def run_workflow(live: Live, device: Device, workflows: Workflows) -> list[str]:
         Stopped: It was asked to stop; what is needed to go on is saved, unless it is cancelled.
         RuntimeError: A node failed.
     """
-    workflows, outputs = workflows.of(live.record.owner), live.files.outputs
+    workflows, outputs = workflows.of(live.record.owner, live.record.client), live.files.outputs
     outputs.mkdir(parents=True, exist_ok=True)
-    folders = replace(workflows.folders, output=outputs, temp=live.files.folder / "temp")
+    own = replace(workflows.folders, output=outputs, temp=live.files.folder / "temp")
+    folders = own if run is None else run.folders
     steps, paused = start_of(live, device, folders)
     validated = workflows.checked(live.record.request) if paused is None else paused.validated
     extra = live.record.request.get("extra")
@@ -119,10 +135,27 @@ def run_workflow(live: Live, device: Device, workflows: Workflows) -> list[str]:
     stop = threading.Event()
     with Stepping(device.batcher, live.record.priority) as stepping:
         watch = Watch(live, course, folders, stop, stepping)
-        for event in execute(validated, workflows.classes, context, stop=stop, paused=paused):
+        cache, previews = (None, None) if run is None else (run.cache, run.previews)
+        for event in execute(validated, workflows.classes, context, cache, stop=stop, paused=paused, previews=previews):
+            if run is not None and not (isinstance(event, happened.Interrupted) and live.stop != "cancelled"):
+                run.tell(event)
             watch(event)
-    names = dict.fromkeys(path.relative_to(outputs).as_posix() for paths in course.files.values() for path in paths)
-    return [name for name in names if (outputs / name).is_file()]
+    paths = [path for paths in course.files.values() for path in paths if path.is_file()]
+    names = dict.fromkeys(path.relative_to(folders.output).as_posix() for path in paths)
+    if run is not None:
+        for name in names:
+            linked(folders.output / name, outputs / name)
+    return list(names)
+
+
+def linked(file: Path, to: Path) -> None:
+    """Give a file another name as well; it is copied where the names are on different disks."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.unlink(missing_ok=True)
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)
 
 
 def start_of(live: Live, device: Device, folders: Folders) -> tuple[int, Paused | None]:

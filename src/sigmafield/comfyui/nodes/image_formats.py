@@ -14,12 +14,11 @@ from sigmafield.comfyui.context import Context, Shown
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.exr import ColorSpace as ExrSpace
 from sigmafield.comfyui.exr import exr, openexr
-from sigmafield.comfyui.saving import as_json, described, place, png, png_16, saved_images, stays_below, texts_of
+from sigmafield.comfyui.saving import as_json, place, png, png_16, saved_images, stays_below, texts_of
 from sigmafield.comfyui.sockets import Dynamic, Input
 from sigmafield.comfyui.values import ExtraValue, Image, PromptValue
 from sigmafield.comfyui.video import pyav
 from sigmafield.core.annotations import Range
-from sigmafield.runs.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +123,8 @@ def save_image_advanced(
     if isinstance(format.save_mode, Still):
         return each(lambda image: _avif(image[None], format, said), ".avif")
     where = place(filename_prefix, context.folders.output, images.shape[2], images.shape[1])
-    where.folder.mkdir(parents=True, exist_ok=True)
-    name = where.file(0, ".avif")
-    write_whole(where.folder / name, _avif(images, format, said))
-    shown = {"images": [described(where, name, "output")]} | ({"animated": [True]} if len(images) > 1 else {})
+    file = where.save(0, ".avif", _avif(images, format, said))
+    shown = {"images": [file]} | ({"animated": [True]} if len(images) > 1 else {})
     return Shown(images, shown)
 
 

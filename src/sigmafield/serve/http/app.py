@@ -9,6 +9,12 @@ from pathlib import Path
 
 from aiohttp import web
 
+from sigmafield.serve.comfyui.app import add_comfyui
+from sigmafield.serve.comfyui.context import ComfyUI
+from sigmafield.serve.comfyui.folders import make_directories
+from sigmafield.serve.comfyui.frontend_files import find_frontend
+from sigmafield.serve.comfyui.settings import ComfyUISettings
+from sigmafield.serve.comfyui.socket import Clients
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http import jobs, metrics, openapi, page
 from sigmafield.serve.http.context import SERVER, Server
@@ -24,17 +30,23 @@ from sigmafield.serve.names import ModelNames
 from sigmafield.serve.requests import Requests
 from sigmafield.serve.uploads import Uploads
 
+OWN_PAGE = "/sigmafield/"
+"""Where our page is as well where ComfyUI's protocol is served."""
+
 TIDY = 600.0
 """Seconds between two looks for old uploads."""
 
 
-def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Application:
+def make_app(
+    engine: Engine, settings: HttpSettings, folder: Path, comfyui: ComfyUISettings | None = None
+) -> web.Application:
     """The HTTP interface of an engine, which has to be started and is not stopped.
 
     Args:
         engine: Runs the jobs.
         settings: Whom the server answers, and how much a request may ask for.
         folder: Where uploads are kept; the engine's is fine.
+        comfyui: How ComfyUI's protocol is served, by an engine that was made for it; None does not serve it.
 
     Raises:
         ValueError: Two models have the same name.
@@ -75,11 +87,27 @@ def make_app(engine: Engine, settings: HttpSettings, folder: Path) -> web.Applic
 
     app.cleanup_ctx.append(alongside)
     app.on_shutdown.append(closing)
+    here = None if comfyui is None else comfyui_here(engine, settings, folder, comfyui)
     for route in ROUTES:
+        if route.path == "/" and here is not None and here.frontend is not None:
+            continue
         app.router.add_route(route.method, route.path, route.handle)
         if route.open:
             app.router.add_route("HEAD", route.path, route.handle)
+    if here is not None:
+        app.router.add_get(OWN_PAGE, page.index)
+        add_comfyui(app, here)
     return app
+
+
+def comfyui_here(engine: Engine, settings: HttpSettings, folder: Path, comfyui: ComfyUISettings) -> ComfyUI:
+    """What the handlers of ComfyUI's routes share; ValueError for an engine that was made without them."""
+    prompts = engine.workflows.prompts
+    if prompts is None:
+        raise ValueError("ComfyUI's protocol needs an engine that was made for it, see make_engine")
+    directories = make_directories(comfyui.files, folder, settings.model_folder)
+    page_files = find_frontend(comfyui.front_end_root)
+    return ComfyUI(engine, prompts, Clients(), directories, comfyui, page_files, settings.limits.max_body)
 
 
 def requests_of(models: Sequence[str], settings: HttpSettings, folder: Path) -> Requests:

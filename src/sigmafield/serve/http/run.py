@@ -15,6 +15,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.environment import model_folders
+from sigmafield.serve.comfyui.folders import Directories, make_directories
+from sigmafield.serve.comfyui.prompt_runs import Prompts
+from sigmafield.serve.comfyui.settings import ComfyUISettings
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.app import make_app, requests_of, uploads_in
 from sigmafield.serve.http.settings import HttpSettings
@@ -39,6 +42,7 @@ def serve(
     http: HttpSettings,
     listening: Callable[[str], None],
     cluster: str | None = None,
+    comfyui: ComfyUISettings | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; the states of running jobs are saved, and they go on at the next start.
 
@@ -48,24 +52,31 @@ def serve(
         http: Where to listen, and whom to answer.
         listening: Called with the server's address when it takes requests.
         cluster: Address of the Ray cluster whose devices run the jobs, see `cluster.joined`; None runs them here.
+        comfyui: How ComfyUI's protocol is served; None does not serve it.
 
     Raises:
-        ValueError: Another server uses the folder, or a model cannot be loaded.
+        ValueError: Another server uses the folder, a model cannot be loaded, or ComfyUI's protocol should be served
+            from a cluster.
         ImportError: Ray is not installed.
         OSError: The address cannot be listened at, or no cluster answers.
     """
+    if cluster is not None and comfyui is not None:
+        raise ValueError("ComfyUI's protocol needs the devices of this machine: leave --ray or --comfyui out")
     away = nullcontext([]) if cluster is None else remote_devices(cluster, engine, workflows_of(folder, http))
     with away as devices:  # before signals are handled: Ray sets a handler of its own
-        asyncio.run(_serve(folder, http, make_engine(folder, engine, http, devices), listening))
+        made = make_engine(folder, engine, http, devices, comfyui)
+        asyncio.run(_serve(folder, http, made, listening, comfyui))
 
 
-async def _serve(folder: Path, http: HttpSettings, made: Engine, listening: Callable[[str], None]) -> None:
+async def _serve(
+    folder: Path, http: HttpSettings, made: Engine, listening: Callable[[str], None], comfyui: ComfyUISettings | None
+) -> None:
     stop = asyncio.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
             asyncio.get_running_loop().add_signal_handler(kind, stop.set)
     try:
-        runner = runner_of(make_app(made, http, folder), http)
+        runner = runner_of(make_app(made, http, folder, comfyui), http)
         await runner.setup()
         try:
             site = web.TCPSite(runner, http.host, http.port)
@@ -106,14 +117,30 @@ async def started(engine: Engine, stop: asyncio.Event) -> bool:
     return done.is_set()
 
 
-def workflows_of(folder: Path, http: HttpSettings) -> Workflows:
+def workflows_of(folder: Path, http: HttpSettings, comfyui: ComfyUISettings | None = None) -> Workflows:
     """What workflows find: models in the folder of models, in ComfyUI's layout, and uploads as input images."""
+    prompts = (
+        None if comfyui is None else prompts_of(comfyui, make_directories(comfyui.files, folder, http.model_folder))
+    )
     models = model_folders(http.model_folder) if http.model_folder is not None else {}
-    return Workflows(Folders(models, input=uploads_in(folder)))
+    return Workflows(Folders(models, input=uploads_in(folder)), prompts=prompts)
+
+
+def prompts_of(settings: ComfyUISettings, directories: Directories) -> Prompts:
+    """The prompts of a server, of which none runs yet."""
+
+    def folders(owner: str) -> Folders:
+        return directories.of(owner).folders
+
+    return Prompts(folders, settings.cache, settings.preview_method, settings.preview_size)
 
 
 def make_engine(
-    folder: Path, engine: EngineSettings, http: HttpSettings, devices: Sequence[RemoteDevice] = ()
+    folder: Path,
+    engine: EngineSettings,
+    http: HttpSettings,
+    devices: Sequence[RemoteDevice] = (),
+    comfyui: ComfyUISettings | None = None,
 ) -> Engine:
     """The engine of a server, which is not started yet; the recipes in its images name files as clients do.
 
@@ -122,11 +149,13 @@ def make_engine(
         engine: What jobs run on.
         http: Where models are.
         devices: Those of a cluster; none are devices here.
+        comfyui: How ComfyUI's protocol is served; None does not serve it.
 
     Raises:
         ValueError: Another server uses the folder.
     """
-    return Engine(folder, engine, workflows_of(folder, http), requests_of(engine.models, http, folder).shown, devices)
+    workflows = workflows_of(folder, http, comfyui)
+    return Engine(folder, engine, workflows, requests_of(engine.models, http, folder).shown, devices)
 
 
 def runner_of(app: web.Application, http: HttpSettings) -> web.AppRunner:

@@ -18,6 +18,9 @@ from sigmafield.serve.limits import Limits
 from sigmafield.serve.requests import FOLDERS, IMAGES, NESTED
 from sigmafield.serve.uploads import Upload
 
+HIDDEN = ("request", "owner", "place", "client", "shown")
+"""Fields of a job's record that its clients do not see."""
+
 AN_IMAGE = (
     "Given as upload:ID, see POST /v1/uploads; as data:image/png;base64,…; or by its name in the server's folder."
 )
@@ -94,7 +97,7 @@ def recipe_schema(default: str, limits: Limits) -> dict[str, Any]:
 
 def _job(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a job as clients see it, from that of its record."""
-    known = {name: each for name, each in record["properties"].items() if name not in ("request", "owner")}
+    known = {name: each for name, each in record["properties"].items() if name not in HIDDEN}
     required = [field.name for field in fields(JobRecord) if field.name in known]
     known["recipe"] = {**recipe, "description": "Of a job that draws a recipe."}
     known["workflow"] = {"type": "object", "description": "Of a job that runs a workflow: its nodes by id."}

@@ -1,0 +1,79 @@
+"""Short answers, bodies that clients send with any type or none, and files that arrive a piece at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from sigmafield.comfyui.saving import as_json
+
+
+def plain(value: Any, status: int = 200) -> web.Response:
+    """An answer in JSON, with null in place of numbers that are not finite."""
+    return web.Response(text=as_json(value), status=status, content_type="application/json")
+
+
+def refused(message: str, status: int = 400) -> web.Response:
+    """An answer that says what is wrong."""
+    return plain({"error": message}, status)
+
+
+async def body_of(request: web.Request) -> Any:
+    """The JSON of a body, whatever its type is said to be; None for an empty one.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    text = await request.read()
+    if not text.strip():
+        return None
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("the body is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"the body is not JSON: {error}") from None
+
+
+def flag(request: web.Request, name: str, default: str = "false") -> bool:
+    """Whether a query says yes."""
+    return request.query.get(name, default).lower() in ("true", "1")
+
+
+async def received(folder: Path, read: Callable[[], Awaitable[bytes]], most: int) -> Path:
+    """A new file with what arrives, under a temporary name; the caller renames or removes it.
+
+    Args:
+        folder: Where it is made.
+        read: Gives the next piece, an empty one at the end.
+        most: Bytes that may arrive.
+
+    Raises:
+        web.HTTPRequestEntityTooLarge: More arrive.
+    """
+    fd, name = tempfile.mkstemp(dir=folder, prefix=".upload.", suffix=".tmp")
+    size = 0
+    try:
+        with os.fdopen(fd, "wb") as file:
+            while chunk := await read():
+                size += len(chunk)
+                if size > most:
+                    text = f"a file may have {most / 2**20:g} MiB on this server"
+                    raise web.HTTPRequestEntityTooLarge(most, text=text)
+                await asyncio.to_thread(file.write, chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)

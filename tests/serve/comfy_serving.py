@@ -18,7 +18,12 @@ from sigmafield.serve.settings import EngineSettings
 
 @contextmanager
 def comfy_engine(
-    base: Path, http: Mapping[str, Any] = {}, files: Mapping[str, Any] = {}, start: bool = True, **more: Any
+    base: Path,
+    http: Mapping[str, Any] = {},
+    files: Mapping[str, Any] = {},
+    protocol: Mapping[str, Any] = {},
+    start: bool = True,
+    **more: Any,
 ) -> Iterator[tuple[Client, Engine]]:
     """A server with its engine.
 
@@ -26,11 +31,12 @@ def comfy_engine(
         base: The base directory.
         http: Settings of the server.
         files: Settings of directories.
+        protocol: Further settings of the protocol.
         start: Whether jobs run.
         more: Settings of the engine.
     """
     settings = settings_of(base, model_folder=None, input_folder=None, **http)
-    comfyui = ComfyUISettings(files=FileSettings(**files))
+    comfyui = ComfyUISettings(**protocol, files=FileSettings(**files))
     engine = make_engine(
         base, EngineSettings(**{"devices": ("cpu",), "preview_every": 0.03, **more}), settings, comfyui=comfyui
     )

@@ -267,7 +267,11 @@ def test_bad_jobs_fail_with_one_line_and_the_others_go_on(tmp_path):
             ("recipe", recipe(steps=0), "1 ≤ steps"),
             ("recipe", [], "must be an object"),
             ("workflow", {"prompt": {}}, "outputs"),
-            ("workflow", {"prompt": workflow()["prompt"], "x": 1}, "has prompt and extra; got 'x'"),
+            (
+                "workflow",
+                {"prompt": workflow()["prompt"], "x": 1},
+                "has prompt, extra, targets and extra_data; got 'x'",
+            ),
             ("video", {}, "kind must be recipe or workflow; got 'video'"),
         ):
             with pytest.raises(ValueError, match=message):

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from sigmafield.comfyui.context import Context, Folders
 from sigmafield.core.registry import shown
-from sigmafield.runs.files import write_whole
+from sigmafield.runs.files import write_at
 
 
 class Place(NamedTuple):
@@ -36,9 +37,22 @@ class Place(NamedTuple):
     counter: int
     subfolder: str
 
-    def file(self, k: int, ending: str) -> str:
-        """The name of the k-th file; `ending` is "_.png" for images."""
-        return f"{self.base.replace('%batch_num%', str(k))}_{self.counter + k:05}{ending}"
+    def save(self, k: int, ending: str, data: bytes, kind: str = "output") -> dict[str, str]:
+        """Write the k-th file, and describe it as an interface shows it.
+
+        Where another run has taken its number in the meantime, it gets the next free one.
+
+        Args:
+            k: Its number among the files of the node.
+            ending: What follows the counter: "_.png" for images.
+            data: Its bytes.
+            kind: "output" or "temp".
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        base = self.base.replace("%batch_num%", str(k))
+        names = (f"{base}_{number:05}{ending}" for number in count(self.counter + k))
+        name = next(name for name in names if write_at({self.folder / name: data}))
+        return {"filename": name, "subfolder": self.subfolder, "type": kind}
 
 
 def place(prefix: str, root: Path, width: int = 0, height: int = 0) -> Place:
@@ -157,11 +171,6 @@ def _finite(value: Any) -> Any:
     return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def described(where: Place, name: str, kind: str) -> dict[str, str]:
-    """A file as an interface shows it; `kind`: "output", "temp" or "input"."""
-    return {"filename": name, "subfolder": where.subfolder, "type": kind}
-
-
 def saved_images(
     images: Tensor, prefix: str, root: Path, kind: str, encode: Callable[[Tensor], bytes], ending: str = "_.png"
 ) -> list[dict[str, str]]:
@@ -176,10 +185,4 @@ def saved_images(
         ending: What follows the counter.
     """
     where = place(prefix, root, images.shape[2], images.shape[1])
-    where.folder.mkdir(parents=True, exist_ok=True)
-    found: list[dict[str, str]] = []
-    for k, image in enumerate(images):
-        name = where.file(k, ending)
-        write_whole(where.folder / name, encode(image))
-        found.append(described(where, name, kind))
-    return found
+    return [where.save(k, ending, encode(image), kind) for k, image in enumerate(images)]

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from sigmafield.comfyui.context import Context, Shown
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.saving import as_json, described, place, stays_below, texts_of, to_pillow
+from sigmafield.comfyui.saving import as_json, place, stays_below, texts_of, to_pillow
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import ExtraValue, Image, PromptValue
 from sigmafield.core.annotations import Range
 from sigmafield.recipes.image_texts import exif_of
-from sigmafield.runs.files import write_whole
 
 Fps = Annotated[float, Range(0.01, 1000), Input(step=0.01)]
 
@@ -87,9 +86,8 @@ def _saved(
 ) -> Shown[Tensor]:
     """Write images [B, H, W, C] as the frames of a file; `ways` are Pillow's options of its format."""
     where = place(prefix, context.folders.output, images.shape[2], images.shape[1])
-    where.folder.mkdir(parents=True, exist_ok=True)
-    name, file = where.file(0, f"_.{kind.lower()}"), io.BytesIO()
+    file = io.BytesIO()
     first, *others = map(to_pillow, images)
     first.save(file, kind, save_all=True, append_images=others, duration=int(1000 / fps), **ways)
-    write_whole(where.folder / name, file.getvalue())
-    return Shown(images, {"images": [described(where, name, "output")], "animated": [True]})
+    made = where.save(0, f"_.{kind.lower()}", file.getvalue())
+    return Shown(images, {"images": [made], "animated": [True]})

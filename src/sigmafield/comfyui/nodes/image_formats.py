@@ -13,7 +13,6 @@ from sigmafield.comfyui.context import Context, Shown
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.saving import (
     as_json,
-    described,
     place,
     png,
     png_16,
@@ -26,7 +25,6 @@ from sigmafield.comfyui.sockets import Dynamic, Input
 from sigmafield.comfyui.values import ExtraValue, Image, PromptValue
 from sigmafield.core.annotations import Range
 from sigmafield.recipes.image_texts import exif_of
-from sigmafield.runs.files import write_whole
 
 LEVELS = 63
 """The largest CRF, which is the smallest quality."""
@@ -119,8 +117,6 @@ def _avif(images: Tensor, prefix: str, format: Avif, texts: Mapping[str, Any], c
     if mode.loop_count:
         raise ValueError(f"AVIF files are written that repeat without end, loop_count 0; got {mode.loop_count}")
     where = place(prefix, root, images.shape[2], images.shape[1])
-    where.folder.mkdir(parents=True, exist_ok=True)
-    name = where.file(0, ".avif")
-    write_whole(where.folder / name, encoded(images, duration=round(1000 / mode.fps)))
-    shown = {"images": [described(where, name, "output")]} | ({"animated": [True]} if len(images) > 1 else {})
+    file = where.save(0, ".avif", encoded(images, duration=round(1000 / mode.fps)))
+    shown = {"images": [file]} | ({"animated": [True]} if len(images) > 1 else {})
     return Shown(images, shown)

@@ -10,11 +10,10 @@ from safetensors import SafetensorError
 
 from sigmafield.comfyui.context import Context, Folders, Shown
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.saving import as_json, described, located, place, stays_below, texts_of
+from sigmafield.comfyui.saving import as_json, located, place, stays_below, texts_of
 from sigmafield.comfyui.sockets import Choices
 from sigmafield.comfyui.values import ExtraValue, Latent, PromptValue
 from sigmafield.recipes.image_io import digest
-from sigmafield.runs.files import write_whole
 
 TENSOR, VERSION = "latent_tensor", "latent_format_version_0"
 """Names in a file: of the latents, and of an empty tensor that says that they are in the VAE's scale."""
@@ -73,9 +72,6 @@ def save_latent(
         context: Where the folder is.
     """
     where = place(filename_prefix, context.folders.output)
-    where.folder.mkdir(parents=True, exist_ok=True)
-    name = where.file(0, "_.latent")
     texts = {key: as_json(value) for key, value in texts_of(prompt, extra_pnginfo).items()}
     tensors = {TENSOR: samples["samples"].contiguous().cpu(), VERSION: torch.tensor([])}
-    write_whole(where.folder / name, safetensors.torch.save(tensors, texts))
-    return Shown(samples, {"latents": [described(where, name, "output")]})
+    return Shown(samples, {"latents": [where.save(0, "_.latent", safetensors.torch.save(tensors, texts))]})

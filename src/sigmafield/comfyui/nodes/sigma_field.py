@@ -19,7 +19,7 @@ from sigmafield.comfyui.widgets import Cfg, Drawn, Share, StepCount, StepIndex
 from sigmafield.core.protocols import State
 from sigmafield.core.registry import Spec
 from sigmafield.recipes.ksampler import ksampler_sigmas
-from sigmafield.runs.checkpoint import load_state, moved, save_state
+from sigmafield.runs.checkpoint import load_state, moved
 from sigmafield.spatial.sigma_field import by_steps, by_timestep, delayed, field_from_mask
 
 PACK = "custom_nodes.sigmafield"
@@ -175,10 +175,7 @@ def save_sampling_state(
         context: Where the folder is.
     """
     where = place(filename_prefix, context.folders.output)
-    where.folder.mkdir(parents=True, exist_ok=True)
-    name = where.file(0, "_.safetensors")
-    save_state(state, where.folder / name)
-    return Shown(None, {"states": [{"filename": name, "subfolder": where.subfolder, "type": "output"}]})
+    return Shown(None, {"states": [where.save(0, "_.safetensors", state_bytes(state))]})
 
 
 @node("LoadSamplingState", f"{CATEGORY}", title="Load Sampling State", module=PACK)

@@ -8,14 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from sigmafield.comfyui.context import Context, Folders, Shown
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.saving import as_json, described, located, place, stays_below, texts_of
+from sigmafield.comfyui.saving import as_json, located, place, stays_below, texts_of
 from sigmafield.comfyui.sockets import Choices, Dynamic, Input, Socket
 from sigmafield.comfyui.values import Audio, ExtraValue, PromptValue
 from sigmafield.comfyui.video import read_sound
 from sigmafield.comfyui.video_files import encoded_sound, trimmed
 from sigmafield.core.annotations import Range
 from sigmafield.recipes.image_io import digest
-from sigmafield.runs.files import write_whole
 
 
 def _sounds(folders: Folders) -> list[str]:
@@ -131,11 +130,6 @@ def save_audio_advanced(
         context: Where the folder is.
     """
     where = place(filename_prefix, context.folders.output)
-    where.folder.mkdir(parents=True, exist_ok=True)
     texts = {key: as_json(value) for key, value in texts_of(prompt, extra_pnginfo).items()}
-    saved: list[dict[str, str]] = []
-    for k in range(len(audio["waveform"])):
-        name = where.file(k, f"_.{format.ending}")
-        write_whole(where.folder / name, encoded_sound(audio, k, format.ending, format.quality, texts))
-        saved.append(described(where, name, "output"))
-    return Shown(audio, {"audio": saved})
+    files = (encoded_sound(audio, k, format.ending, format.quality, texts) for k in range(len(audio["waveform"])))
+    return Shown(audio, {"audio": [where.save(k, f"_.{format.ending}", data) for k, data in enumerate(files)]})

@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal
 from sigmafield.comfyui.context import Context, Shown
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.nodes.values import Text
-from sigmafield.comfyui.saving import described, place, stays_below
+from sigmafield.comfyui.saving import place, stays_below
 from sigmafield.comfyui.sockets import Autogrow, Input, Socket
 from sigmafield.core.annotations import Range
 from sigmafield.core.registry import shown
-from sigmafield.runs.files import write_whole
 
 LETTERS = tuple(string.ascii_lowercase)
 
@@ -257,10 +256,8 @@ def save_text(
         context: Where the folder is.
     """
     where = place(filename_prefix, context.folders.output)
-    where.folder.mkdir(parents=True, exist_ok=True)
-    name = where.file(0, f".{format}")
-    write_whole(where.folder / name, _as_json(text).encode() if format == "json" else text.encode())
-    return Shown(text, {"text": [text], "files": [described(where, name, "output")]})
+    file = where.save(0, f".{format}", _as_json(text).encode() if format == "json" else text.encode())
+    return Shown(text, {"text": [text], "files": [file]})
 
 
 def _as_json(text: str) -> str:

@@ -9,14 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from sigmafield.comfyui.context import Context, Folders, Shown
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.saving import as_json, described, located, place, stays_below, texts_of
+from sigmafield.comfyui.saving import as_json, located, place, stays_below, texts_of
 from sigmafield.comfyui.sockets import Choices, Dynamic, Input, Socket
 from sigmafield.comfyui.values import Audio, ExtraValue, Image, PromptValue
 from sigmafield.comfyui.values import Video as VideoSocket
 from sigmafield.comfyui.video import Video, VideoFile
 from sigmafield.comfyui.video_files import Codec, Container, encoded_video
 from sigmafield.core.annotations import Range
-from sigmafield.runs.files import write_whole
 
 LOSS = {"h264": 23.0, "av1": 30.0, "vp9": 32.0}
 """CRF of each codec where a workflow does not say it."""
@@ -273,7 +272,5 @@ def _saved(
     """Write a video as a file and describe it as an interface shows it."""
     width, height = video.get_dimensions()
     where = place(prefix, context.folders.output, width, height)
-    where.folder.mkdir(parents=True, exist_ok=True)
-    name = where.file(0, f"_.{container}")
-    write_whole(where.folder / name, encoded_video(video, container, codec, crf, texts))
-    return Shown(value, {"images": [described(where, name, "output")], "animated": [True]})
+    file = where.save(0, f"_.{container}", encoded_video(video, container, codec, crf, texts))
+    return Shown(value, {"images": [file], "animated": [True]})

@@ -31,7 +31,7 @@ from sigmafield.serve.http.context import OWNER, in_thread
 from sigmafield.serve.jobs import UNFINISHED
 
 TABLES = (
-    prompts, history, jobs, objects, system, frontend, view, uploads, models, userdata, users, preferences, internal,
+    frontend, prompts, history, jobs, objects, system, view, uploads, models, userdata, users, preferences, internal,
 )  # fmt: skip
 """Modules that have routes."""
 

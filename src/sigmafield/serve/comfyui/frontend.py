@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from sigmafield.serve.comfyui import userdata
 from sigmafield.serve.comfyui.answers import plain
 from sigmafield.serve.comfyui.context import comfyui_of
 from sigmafield.serve.comfyui.folders import inside
@@ -93,9 +94,26 @@ async def extensions(request: web.Request) -> web.Response:
     return plain([f"/{path.relative_to(root).as_posix()}" for path in found])
 
 
+async def style(request: web.Request) -> web.StreamResponse:
+    """The user's style sheet; an empty one if there is none, so that the page has nothing to complain of."""
+    answer = await userdata.show(request)
+    return web.Response(content_type="text/css", charset="utf-8") if answer.status == 404 else answer
+
+
+async def node_templates(request: web.Request) -> web.StreamResponse:
+    """The user's templates of nodes; an empty list if there are none."""
+    answer = await userdata.show(request)
+    return plain([]) if answer.status == 404 else answer
+
+
 def routes() -> list[web.RouteDef]:
     """The routes that have a form with /api."""
-    return [web.get("/extensions", extensions)]
+    return [
+        web.get("/extensions", extensions),
+        web.get("/user.css", style),
+        web.get(r"/userdata/{file:user\.css}", style),
+        web.get(r"/userdata/{file:comfy\.templates\.json}", node_templates),
+    ]
 
 
 def static_routes() -> list[web.RouteDef]:

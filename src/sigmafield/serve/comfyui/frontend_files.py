@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 
 PACKAGE = "comfyui-frontend-package"
 TEMPLATES = "comfyui-workflow-templates"
@@ -70,10 +71,8 @@ def package_folder(package: str, name: str) -> Path | None:
 
 def template_files() -> dict[str, Path]:
     """The files of the installed packages of templates, by name."""
-    packages = ("core", "media_api", "media_image", "media_video", "media_other", "json")
-    modules = ["comfyui_workflow_templates", *(f"comfyui_workflow_templates_{each}" for each in packages)]
     found: dict[str, Path] = {}
-    for module in modules:
+    for module in sorted(each.name for each in iter_modules() if each.name.startswith("comfyui_workflow_templates")):
         folder = package_folder(module, "templates")
         for path in sorted(folder.rglob("*")) if folder is not None else ():
             if path.is_file():

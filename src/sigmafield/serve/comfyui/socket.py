@@ -62,7 +62,7 @@ class Client:
 
 
 class Clients:
-    """The clients that are connected; only the thread of the event loop calls its methods, except `receive` and `log`."""
+    """The clients that are connected; all methods are for the event loop except `receive` and `log`."""
 
     def __init__(self) -> None:
         self._clients: dict[tuple[str, str], Client] = {}

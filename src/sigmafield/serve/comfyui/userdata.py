@@ -30,6 +30,10 @@ class Refused(Exception):
         self.answer = web.Response(status=status, text=text or None)
 
 
+PAGE_FOLDERS = ("workflows", "subgraphs")
+"""Folders that the page saves into."""
+
+
 def own(request: web.Request, name: str) -> Path:
     """The path of a name in the folder of a request's user; Refused if it leads out of it."""
     folder = user_folder(request)
@@ -51,7 +55,8 @@ async def listing(request: web.Request) -> web.Response:
     except Refused:
         return web.Response(status=403, text="Invalid directory")
     if not folder.is_dir():
-        return web.Response(status=404, text="Directory not found")
+        known = name.strip("/") in PAGE_FOLDERS  # the page asks for them before it has saved anything
+        return plain([]) if known else web.Response(status=404, text="Directory not found")
     paths = await in_thread(lambda: list(below(folder, flag(request, "recurse"))))
     if flag(request, "full_info"):
         return plain([info(path, folder) for path in paths])

@@ -70,6 +70,11 @@ class Course:
         self._cached: tuple[str, ...] = ()
 
     @property
+    def finished(self) -> int:
+        """Number of nodes that have their results."""
+        return sum(node["state"] == "finished" for node in list(self._nodes.values()))
+
+    @property
     def ended(self) -> bool:
         """Whether the last message has been given."""
         return bool(self._messages) and self._messages[-1][0] in ENDS
@@ -162,10 +167,11 @@ class Course:
         status = "success" if self._messages and self._messages[-1][0] == "execution_success" else "error"
         names = {"node_id": "node_id", "display_node": "display_node_id", "parent_node": "parent_node_id"}
         names["real_node_id"] = "real_node_id"
+        outputs = dict(self._outputs)  # others may read it while the prompt runs
         return {
-            "outputs": self._outputs,
-            "status": {"status_str": status, "completed": status == "success", "messages": self._messages},
-            "meta": {node: {to: self._nodes[node][name] for to, name in names.items()} for node in self._outputs},
+            "outputs": outputs,
+            "status": {"status_str": status, "completed": status == "success", "messages": list(self._messages)},
+            "meta": {node: {to: self._nodes[node][name] for to, name in names.items()} for node in outputs},
         }
 
     def end(self) -> Message:

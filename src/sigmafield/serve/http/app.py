@@ -9,12 +9,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sigmafield.serve.comfyui.app import add_comfyui
+from sigmafield.serve.comfyui.app import OPEN, add_comfyui
 from sigmafield.serve.comfyui.context import ComfyUI
 from sigmafield.serve.comfyui.folders import make_directories
 from sigmafield.serve.comfyui.frontend_files import find_frontend
+from sigmafield.serve.comfyui.guard import browsers
 from sigmafield.serve.comfyui.settings import ComfyUISettings
 from sigmafield.serve.comfyui.socket import Clients
+from sigmafield.serve.comfyui.v2.errors import v2_errors
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http import jobs, metrics, openapi, page
 from sigmafield.serve.http.context import SERVER, Server
@@ -57,8 +59,10 @@ def make_app(
     app = web.Application(
         middlewares=[
             metrics.measured(registry),
+            browsers(comfyui is not None),
             errors,
-            guard(settings, {route.path for route in ROUTES if route.open}),
+            v2_errors,
+            guard(settings, {route.path for route in ROUTES if route.open} | ({*OPEN} if comfyui else set())),
         ],
         client_max_size=settings.limits.max_body * MIB,
     )

@@ -191,7 +191,7 @@ def private(name):
     return name.startswith("_") and not name.endswith("__") and name not in PUBLIC
 
 
-MODULES = {"markdown_it_py": "markdown_it", "pillow": "PIL", "pot": "ot", "pyyaml": "yaml"}
+MODULES = {"markdown_it_py": "markdown_it", "openexr": "OpenEXR", "pillow": "PIL", "pot": "ot", "pyyaml": "yaml"}
 """Modules whose packages have other names."""
 
 

@@ -6,14 +6,25 @@ goes on where it was when it is given again.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cyclopts import App
+
+from sigmafield.cli.prose import description_in
 
 lab = App(name="lab", help_format="plaintext")
 
 STUDIES = {
     "solvers": "What is the integrator's own error, and how fast does it fall with more calls of the model?",
+    "schedules": "What does the spacing of σ do, and in which intervals does the error of a run arise?",
+    "noise": "What does noise buy: how do diversity and fidelity change with eta and s_noise?",
+    "guidance": "Where does guidance blow up, and which mod holds the norms?",
 }
 """The experiments in the order of the help, with their questions."""
 
 for order, (name, question) in enumerate(STUDIES.items()):
     lab.command(f"sigmafield.cli.lab_studies:{name}", name=name, help=question, sort_key=order)
+
+for name, file in {"sweep": "lab_sweep", "compare": "lab_compare"}.items():
+    about = description_in(Path(__file__).with_name(f"{file}.py"), name)
+    lab.command(f"sigmafield.cli.{file}:{name}", name=name, help=about, sort_key=len(STUDIES))

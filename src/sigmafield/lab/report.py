@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from sigmafield.lab.experiment import Experiment
 from sigmafield.lab.rows import Row, frame, write_tables
 from sigmafield.lab.statistics import LEVEL
@@ -86,7 +88,7 @@ def _cell(value: Any) -> str:
 
 
 def _design(experiment: Experiment, table: DataFrame, command: str) -> list[str]:
-    varied = [name for name in experiment.arms[0].labels]
+    varied = list(experiment.arms[0].labels)
     lists = {name: ", ".join(_cell(v) for v in table[name].unique(maintain_order=True).to_list()) for name in varied}
     nfe = f", {int(table['nfe'].sum())} evaluations of the model" if "nfe" in table.columns else ""
     seeds = list(experiment.seeds)
@@ -101,9 +103,12 @@ def _design(experiment: Experiment, table: DataFrame, command: str) -> list[str]
     ]
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure | Image.Image) -> bytes:
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=DPI)
+    if isinstance(figure, Image.Image):
+        figure.save(data, "PNG")
+    else:
+        figure.savefig(data, format="png", dpi=DPI)
     return data.getvalue()
 
 

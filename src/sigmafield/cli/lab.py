@@ -19,6 +19,10 @@ STUDIES = {
     "schedules": "What does the spacing of σ do, and in which intervals does the error of a run arise?",
     "noise": "What does noise buy: how do diversity and fidelity change with eta and s_noise?",
     "guidance": "Where does guidance blow up, and which mod holds the norms?",
+    "adaptive": "Does adaptivity pay: is the error at equal cost smaller than that of fixed steps?",
+    "marginals": "Do particles follow the Fokker–Planck marginals: is their distribution at every σ the exact one?",
+    "transport": "How far is the way of a sampler from optimal transport between its two ends?",
+    "inpaint": "What does the projection of a mask cost: in the square, outside of it, and at the border?",
 }
 """The experiments in the order of the help, with their questions."""
 

@@ -10,11 +10,15 @@ from sigmafield.cli.flags import Flags, Given, with_flags
 from sigmafield.cli.groups import Json
 from sigmafield.cli.lab import STUDIES
 from sigmafield.cli.lab_run import Cluster, Folder, Quick, conduct
+from sigmafield.lab.studies.adaptive import ADAPTIVE_STUDY
 from sigmafield.lab.studies.guidance import GUIDANCE
+from sigmafield.lab.studies.inpaint import INPAINT
+from sigmafield.lab.studies.marginals import MARGINALS
 from sigmafield.lab.studies.noise import NOISE
 from sigmafield.lab.studies.schedules import SCHEDULES_STUDY
 from sigmafield.lab.studies.solvers import SOLVERS
 from sigmafield.lab.studies.study import Study
+from sigmafield.lab.studies.transport import TRANSPORT
 from sigmafield.lab.subject import SubjectOptions
 
 
@@ -51,3 +55,7 @@ solvers = command(SOLVERS)
 schedules = command(SCHEDULES_STUDY)
 guidance = command(GUIDANCE)
 noise = command(NOISE)
+adaptive = command(ADAPTIVE_STUDY)
+marginals = command(MARGINALS)
+transport = command(TRANSPORT)
+inpaint = command(INPAINT)

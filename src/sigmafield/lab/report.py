@@ -31,6 +31,9 @@ code { background: #8882; padding: 0 .2rem; overflow-wrap: anywhere; }
 """
 """The style sheet of report.html."""
 
+FEW = 8
+"""Number of seeds below which a bootstrap interval holds the truth clearly less often than it says."""
+
 DPI = 130
 """Pixels per inch of figures."""
 
@@ -62,6 +65,8 @@ def write_report(experiment: Experiment, rows: Iterable[Row], folder: Path, comm
     parts += ["## What it shows", ""]
     parts += [f"- {finding}" for finding in reading.findings]
     share = f"Intervals are {LEVEL:.0%} bootstrap intervals of the mean over seeds; seeds are paired across arms."
+    if len(experiment.seeds) < FEW:
+        share += f" With fewer than {FEW} seeds such intervals are too narrow: take more seeds before you believe them."
     parts += ["", share, ""]
     for name, shown in reading.figures.items():
         parts += [f"![{name}]({name}.png)", "", shown.caption, ""]

@@ -57,6 +57,8 @@ def run(
             here = {"models": models, "extra_model_paths": extra_model_paths, "nodes": nodes, "substitute": substitute}
             shown = {"preview_method": preview_method, "preview_every": preview_every}
             refuse_here({**here, **shown, "device": device, "dry_run": dry_run, "watch": watch})
+            if is_paused(file):
+                raise ValueError(f"{file} is paused, and a server runs workflows from their start: leave --server out")
             run_there(server, file, set, input, output)
             return
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))

@@ -22,7 +22,9 @@ NODE = pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node and np
 
 
 def test_a_script_that_polls(url: str, files: Path) -> None:
-    printed = python("sockets", url, "websocket-client==1.9.2").run("python", SCRIPTS / "basic.py", url, files / "api.json")
+    printed = python("sockets", url, "websocket-client==1.9.2").run(
+        "python", SCRIPTS / "basic.py", url, files / "api.json"
+    )
     assert re.fullmatch(r"queued \d+ \{\}\nstatus success outputs \['9'\]\n", printed)
 
 

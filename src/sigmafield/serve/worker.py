@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sigmafield.recipes.recipe import Recipe
@@ -46,6 +48,12 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Run the job."""
+        try:
+            self._run()
+        finally:
+            self._ended(self)
+
+    def _run(self) -> None:
         prompts, record = self._workflows.prompts, self.live.record
         run = prompts.begin(record, self._remaining()) if prompts and record.client is not None else None
         try:
@@ -56,8 +64,13 @@ class Worker(threading.Thread):
             self._fail(error, run)
         finally:
             if prompts is not None and run is not None:
+                self._note(run)
                 prompts.end(run, self._remaining())
-            self._ended(self)
+
+    def _note(self, run: PromptRun) -> None:
+        """Note the history of a prompt that was cancelled while it ran."""
+        with suppress(sqlite3.Error):  # the disk is full: the history says that it is cancelled, without its outputs
+            self._store.change(self.id, ["cancelled"], **_shown(run))
 
     def _remaining(self) -> int:
         """Prompts of the owner, of ComfyUI's protocol, that wait or run."""
@@ -73,7 +86,7 @@ class Worker(threading.Thread):
             else:
                 names = run_workflow(live, self.device, self._workflows, run)
         except Stopped:
-            self._leave(run)
+            self._leave()
             return
         except Lost:  # the scheduler finds that the job has no thread, and queues it again
             return
@@ -83,13 +96,11 @@ class Worker(threading.Thread):
             status="done", ended=time.time(), outputs=outputs, **{**vars(live.point), **_shown(run), "progress": 1.0},
         )  # fmt: skip
 
-    def _leave(self, run: PromptRun | None) -> None:
+    def _leave(self) -> None:
         """Note where the job was stopped; a displaced one waits in the queue again."""
         point, why = vars(self.live.point), {"why": self.live.stop}
         if self._store.change(self.id, ["running"], "queued", why, status="queued", **point) is None:
             self._store.change(self.id, ["paused", "queued"], **point)
-            if run is not None:
-                self._store.change(self.id, ["cancelled"], **_shown(run))
 
     def _fail(self, error: BaseException, run: PromptRun | None) -> None:
         message = failure_text(self.id, error)

@@ -90,8 +90,8 @@ def previewable(outputs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def preview_of(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What stands for a prompt; None for nothing."""
-    return next(iter(previewable(outputs)), None)
+    """The file that stands for a prompt; None without one. A text does not: pages before 1.40 refuse a list with one."""
+    return next((each for each in previewable(outputs) if "filename" in each), None)
 
 
 async def index(request: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from sigmafield.serve.comfyui import (
     frontend,
+    guard,
     history,
     internal,
     jobs,
@@ -24,6 +25,8 @@ from sigmafield.serve.comfyui import (
 )
 from sigmafield.serve.comfyui.context import COMFYUI, ComfyUI, comfyui_of
 from sigmafield.serve.comfyui.folders import FILES
+from sigmafield.serve.comfyui.v2.errors import BASE
+from sigmafield.serve.comfyui.v2.protocol import add_v2
 from sigmafield.serve.http.context import OWNER, in_thread
 from sigmafield.serve.jobs import UNFINISHED
 
@@ -33,6 +36,9 @@ TABLES = (
 """Modules that have routes."""
 
 PREFIX = "/api"
+
+OPEN = (guard.SIGN_IN, "/sign-out", f"{BASE}/health")
+"""Addresses that need no token."""
 
 
 async def socket(request: web.Request) -> web.WebSocketResponse:
@@ -66,7 +72,8 @@ def add_comfyui(app: web.Application, here: ComfyUI) -> None:
     app[COMFYUI] = here
     app[FILES] = here.directories
     log = app[internal.LOG] = internal.Log(here.clients.log)
-    app.router.add_routes(all_routes())
+    app.router.add_routes([*all_routes(), *guard.routes()])
+    add_v2(app, here.directories)
     if here.frontend is not None:
         app.router.add_routes([web.get("/", frontend.index), *frontend.static_routes()])
 

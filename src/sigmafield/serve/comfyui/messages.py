@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sigmafield.comfyui import events as happened
-from sigmafield.serve.comfyui.frames import image_frame, image_frame_about, jpeg
+from sigmafield.serve.comfyui.frames import image_frame, image_frame_about, jpeg, png
 
 TO_ALL = ("progress", "progress_state", "execution_interrupted")
 """Messages about a prompt without a client that go to all clients; others go to none."""
@@ -70,6 +70,11 @@ class Course:
         self._cached: tuple[str, ...] = ()
 
     @property
+    def finished(self) -> int:
+        """Number of nodes that have their results."""
+        return sum(node["state"] == "finished" for node in list(self._nodes.values()))
+
+    @property
     def ended(self) -> bool:
         """Whether the last message has been given."""
         return bool(self._messages) and self._messages[-1][0] in ENDS
@@ -108,12 +113,12 @@ class Course:
         yield self._state()
         names = ("node_id", "prompt_id", "display_node_id", "parent_node_id", "real_node_id")
         about = {name: found[name] for name in names}
-        image = None if event.preview is None else jpeg(event.preview)
+        image = _sent(event)
         if image is not None:
-            yield Preview(image_frame_about(image, about), late=False)
+            yield Preview(image_frame_about(*image, about), late=False)
         yield self._message("progress", value=value, max=most, node=event.node)
         if image is not None:
-            yield Preview(image_frame(image), late=True)
+            yield Preview(image_frame(*image), late=True)
 
     def _stopped(self, event: happened.Refused | happened.Failed | happened.Interrupted) -> Iterator[Message]:
         executed = [] if isinstance(event, happened.Refused) else list(event.executed)
@@ -162,10 +167,11 @@ class Course:
         status = "success" if self._messages and self._messages[-1][0] == "execution_success" else "error"
         names = {"node_id": "node_id", "display_node": "display_node_id", "parent_node": "parent_node_id"}
         names["real_node_id"] = "real_node_id"
+        outputs = dict(self._outputs)  # others may read it while the prompt runs
         return {
-            "outputs": self._outputs,
-            "status": {"status_str": status, "completed": status == "success", "messages": self._messages},
-            "meta": {node: {to: self._nodes[node][name] for to, name in names.items()} for node in self._outputs},
+            "outputs": outputs,
+            "status": {"status_str": status, "completed": status == "success", "messages": list(self._messages)},
+            "meta": {node: {to: self._nodes[node][name] for to, name in names.items()} for node in outputs},
         }
 
     def end(self) -> Message:
@@ -189,6 +195,13 @@ class Course:
         made = Message(type, {**data, "prompt_id": self.id, "timestamp": now()})
         self._messages.append((type, made.data))
         return made
+
+
+def _sent(event: happened.Stepped) -> tuple[bytes, str] | None:
+    """(bytes, type) of the image of a step: a preview, or one that a node sends."""
+    if event.progress.image is not None:
+        return png(event.progress.image), "image/png"
+    return None if event.preview is None else (jpeg(event.preview), "image/jpeg")
 
 
 def _failure(node: str, class_type: str, executed: Sequence[str]) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sigmafield.serve.comfyui.app import add_comfyui
+from sigmafield.serve.comfyui.app import OPEN, add_comfyui
 from sigmafield.serve.comfyui.context import ComfyUI
 from sigmafield.serve.comfyui.folders import make_directories
 from sigmafield.serve.comfyui.frontend_files import find_frontend
+from sigmafield.serve.comfyui.guard import browsers
 from sigmafield.serve.comfyui.settings import ComfyUISettings
 from sigmafield.serve.comfyui.socket import Clients
+from sigmafield.serve.comfyui.v2.errors import v2_errors
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http import jobs, metrics, openapi, page
 from sigmafield.serve.http.context import SERVER, Server
@@ -54,11 +56,16 @@ def make_app(
     requests = requests_of(engine.settings.models, settings, folder)
     registry = metrics.registry_of(engine)
     times = metrics.job_times(registry)
+    here = None if comfyui is None else comfyui_here(engine, settings, folder, comfyui)
+    page_is_ours = here is None or here.frontend is None
+    free = {route.path for route in ROUTES if route.open and (route.path != "/" or page_is_ours)}
     app = web.Application(
         middlewares=[
             metrics.measured(registry),
+            browsers(here is not None),
             errors,
-            guard(settings, {route.path for route in ROUTES if route.open}),
+            v2_errors,
+            guard(settings, free | {OWN_PAGE, *OPEN} if here else free),
         ],
         client_max_size=settings.limits.max_body * MIB,
     )
@@ -87,9 +94,8 @@ def make_app(
 
     app.cleanup_ctx.append(alongside)
     app.on_shutdown.append(closing)
-    here = None if comfyui is None else comfyui_here(engine, settings, folder, comfyui)
     for route in ROUTES:
-        if route.path == "/" and here is not None and here.frontend is not None:
+        if route.path == "/" and not page_is_ours:
             continue
         app.router.add_route(route.method, route.path, route.handle)
         if route.open:

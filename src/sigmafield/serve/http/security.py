@@ -25,6 +25,9 @@ HEADERS = {
 }
 """Headers of every answer."""
 
+COOKIE = "sigmafield_token"
+"""The cookie with the token of a browser that has signed in."""
+
 
 def guard(settings: HttpSettings, free: Collection[str]) -> Middleware:
     """The middleware that refuses requests which are not for this server, or not from its clients.
@@ -56,16 +59,23 @@ def guard(settings: HttpSettings, free: Collection[str]) -> Middleware:
 
 
 def owner_of(request: web.Request, settings: HttpSettings) -> str | None:
-    """Whose token a request has; "" where none is needed, None for a wrong one.
+    """Whose token a request has, in its header or else in its cookie; "" where none is needed, None for a wrong one."""
+    if not settings.tokens:
+        return ""
+    if hdrs.AUTHORIZATION not in request.headers:
+        return owner_with(request.cookies.get(COOKIE, ""), settings)
+    kind, _, given = request.headers[hdrs.AUTHORIZATION].partition(" ")
+    return owner_with(given.strip() if kind.lower() == "bearer" else "", settings)
+
+
+def owner_with(given: str, settings: HttpSettings) -> str | None:
+    """Whose token this is; None for a wrong one.
 
     Every token is compared, in a time that does not depend on where they differ.
     """
-    if not settings.tokens:
-        return ""
-    kind, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     found = None
     for owner, token in settings.tokens.items():
-        if hmac.compare_digest(_digest(token), _digest(given.strip() if kind.lower() == "bearer" else "")):
+        if hmac.compare_digest(_digest(token), _digest(given)):
             found = owner
     return found
 
@@ -115,9 +125,10 @@ def add_headers(settings: HttpSettings) -> Callable[[web.Request, web.StreamResp
         if origin is not None and origin in settings.allow_origin:
             response.headers.update({
                 "Access-Control-Allow-Origin": origin,
-                "Access-Control-Allow-Methods": "GET, POST, DELETE",
+                "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
                 "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
-                "Access-Control-Expose-Headers": "Location, Retry-After, X-Job-Id",
+                "Access-Control-Expose-Headers": "Location, Retry-After, X-Job-Id, Content-Range, Accept-Ranges",
+                "Access-Control-Max-Age": "600",
                 "Cross-Origin-Resource-Policy": "cross-origin",
                 "Vary": "Origin",
             })  # fmt: skip

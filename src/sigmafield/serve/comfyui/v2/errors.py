@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from aiohttp import web
 from sigmafield.serve.comfyui.answers import plain
 from sigmafield.serve.http.errors import Handler
 from sigmafield.serve.jobs import QueueFull
+
+LOG = logging.getLogger("sigmafield.serve")
 
 BASE = "/api/v2"
 """What the addresses of all routes begin with."""
@@ -65,6 +68,13 @@ async def v2_errors(request: web.Request, handler: Handler) -> web.StreamRespons
         if error.status in (408, 413):  # the rest of the body is not waited for
             made.force_close()
         return made
+    except ConnectionResetError:  # the client has gone
+        raise
+    except ValueError as error:
+        return failed(400, "invalid_request", " ".join(str(error).split()))
+    except Exception as error:
+        LOG.exception("%s %s failed", request.method, request.path, exc_info=error)
+        return failed(500, "upstream_error", "The server has failed at this request; its log says why.")
     return _translated(answer)
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-types test-slow test-browser test-ray lint types docs wheel bench constraints clean
+.PHONY: help demo test test-types test-slow test-browser test-ray test-clients lint types docs wheel bench constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,7 +28,7 @@ demo: .venv/core ## draw images with the embedded model into out/
 # bytecode is written even if the caller's environment forbids it: compiling is a third of a cold start
 TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
-QUICK = -m "not slow and not browser and not ray"
+QUICK = -m "not slow and not browser and not ray and not clients"
 
 test: .venv/test ## run the tests
 	$(TEST) $(QUICK)
@@ -40,7 +40,7 @@ test-types: .venv/test ## run the tests with every call's types checked
 	$(TEST) $(QUICK) $(TYPED)
 
 test-slow: .venv/test ## run the slow tests as well
-	$(TEST) -m "not browser and not ray" $(TYPED) --all-types
+	$(TEST) -m "not browser and not ray and not clients" $(TYPED) --all-types
 
 test-browser: .venv/test ## run the tests of the pages, which need Chromium (Debian: apt-get install chromium)
 	$(TEST) -m browser
@@ -51,6 +51,9 @@ test-browser: .venv/test ## run the tests of the pages, which need Chromium (Deb
 
 test-ray: .venv/ray ## run the tests on a local Ray cluster
 	$(TEST) --numprocesses 1 -m ray
+
+test-clients: .venv/test ## run other programs' clients of ComfyUI against the server, each installed in its own environment
+	$(TEST) --numprocesses 1 -m clients
 
 lint: .venv/test ## check style
 	.venv/bin/ruff check .

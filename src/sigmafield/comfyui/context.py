@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, runtime_checkable
 
+from PIL import Image as PIL
+
 from sigmafield.comfyui.graph import Graph
 from sigmafield.core.arrays import Latent
 from sigmafield.core.protocols import State, Steps
@@ -115,12 +117,14 @@ class Progress:
         max: Number of all steps.
         state: The sampler's state, from which the node can go on elsewhere.
         latents: What turns the state's denoised latent into a preview.
+        image: An image that is sent to whoever runs the prompt, as it is.
     """
 
     value: int
     max: int
     state: State | None = None
     latents: LatentFormat | None = None
+    image: PIL.Image | None = None
 
 
 Stepped = Generator[Progress, None, T]

@@ -13,7 +13,6 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "needs a language model": ("TextGenerate",),
     "needs a model of layered images, a kind that is not supported": ("EmptyQwenImageLayeredLatentImage",),
     "saves vector graphics, which only paid services make": ("SaveSVGNode",),
-    "sends images to the page that asked for them, which the server does": ("SaveImageWebsocket",),
     "what it computes is not documented": ("CreateBoundingBoxes", "ColorTransfer"),
     "needs a family with four text encoders, which is not supported": ("QuadrupleCLIPLoader",),
     "needs a configuration file of Stable Diffusion's first code; CheckpointLoaderSimple needs none": (

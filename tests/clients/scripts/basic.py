@@ -4,9 +4,10 @@ import json
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 url, workflow = sys.argv[1:3]
-prompt = json.load(open(workflow))
+prompt = json.loads(Path(workflow).read_text())
 sent = urllib.request.Request(f"{url}/prompt", data=json.dumps({"prompt": prompt}).encode())  # as a form, says urllib
 answer = json.load(urllib.request.urlopen(sent))
 print("queued", answer["number"], answer["node_errors"])

@@ -5,6 +5,7 @@ import sys
 import urllib.parse
 import urllib.request
 import uuid
+from pathlib import Path
 
 import websocket
 
@@ -12,7 +13,7 @@ url, workflow = sys.argv[1:3]
 client, id = str(uuid.uuid4()), str(uuid.uuid4())
 socket = websocket.WebSocket()
 socket.connect(f"{url.replace('http', 'ws')}/ws?clientId={client}")
-body = {"prompt": json.load(open(workflow)), "client_id": client, "prompt_id": id}
+body = {"prompt": json.loads(Path(workflow).read_text()), "client_id": client, "prompt_id": id}
 urllib.request.urlopen(urllib.request.Request(f"{url}/prompt", data=json.dumps(body).encode()))
 kinds = []
 while True:

@@ -14,4 +14,4 @@ for name, data in api.queue_and_wait_images(wf, "Save Image").items():
     print("image", name, data[:4])
     Path(folder, "again.png").write_bytes(data)
 print("uploaded", api.upload_image(str(Path(folder, "again.png"))))
-print("queue", api.get_queue_size())
+print("queue", api.get_queue())

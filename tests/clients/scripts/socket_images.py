@@ -4,12 +4,13 @@ import json
 import sys
 import urllib.request
 import uuid
+from pathlib import Path
 
 import websocket
 
 url, workflow = sys.argv[1:3]
 client = str(uuid.uuid4())
-prompt = json.load(open(workflow))
+prompt = json.loads(Path(workflow).read_text())
 [saving] = [name for name, node in prompt.items() if node["class_type"] == "SaveImage"]
 prompt[saving] = {"class_type": "SaveImageWebsocket", "inputs": {"images": prompt[saving]["inputs"]["images"]}}
 socket = websocket.WebSocket()

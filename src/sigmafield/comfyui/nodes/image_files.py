@@ -7,16 +7,17 @@ import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from sigmafield.comfyui.context import Context, Folders, Shown
+from sigmafield.comfyui.context import Context, Folders, Progress, Shown, Stepped
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.nodes.masks import mask_to_image
-from sigmafield.comfyui.saving import located, png, saved_images, stays_below, texts_of
+from sigmafield.comfyui.saving import located, png, saved_images, stays_below, texts_of, to_pillow
 from sigmafield.comfyui.sockets import Choices, Input, Socket
 from sigmafield.comfyui.values import ExtraValue, Image, Mask, PromptValue
 from sigmafield.core.annotations import Range
@@ -146,6 +147,17 @@ def preview_image(
         context: Where the folder is.
     """
     return Shown(None, {"images": _previews(images, "ComfyUI", texts_of(prompt, extra_pnginfo), context)})
+
+
+@node("SaveImageWebsocket", "api/image", shows=True, fingerprint=lambda: uuid4().hex)
+def save_image_websocket(images: Image) -> Stepped[None]:
+    """Sends images to the client that has posted the prompt, as PNG files through its socket; each time it runs.
+
+    Args:
+        images: The images.
+    """
+    for k, image in enumerate(images):
+        yield Progress(k, len(images), image=to_pillow(image))
 
 
 @node("MaskPreview", "mask", title="Preview Mask", outputs=("mask",), version=3, shows=True)

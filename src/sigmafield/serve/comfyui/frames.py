@@ -13,18 +13,25 @@ from PIL import Image
 PREVIEW, PREVIEW_ABOUT = 1, 4
 """Kinds of frames: an image alone, and an image with what it is of."""
 
-JPEG_FORMAT = 1
+FORMATS = {"image/jpeg": 1, "image/png": 2}
+"""Numbers of the formats of images."""
+
 QUALITY = 95
 
 
-def image_frame(data: bytes) -> bytes:
-    """A JPEG for clients that do not know what it is of."""
-    return struct.pack(">II", PREVIEW, JPEG_FORMAT) + data
+def image_frame(data: bytes, kind: str) -> bytes:
+    """An image for clients that do not know what it is of.
+
+    Args:
+        data: Its bytes.
+        kind: Their type, "image/jpeg" or "image/png".
+    """
+    return struct.pack(">II", PREVIEW, FORMATS[kind]) + data
 
 
-def image_frame_about(data: bytes, about: Mapping[str, Any]) -> bytes:
-    """A JPEG with its node and prompt."""
-    header = json.dumps({**about, "image_type": "image/jpeg"}).encode()
+def image_frame_about(data: bytes, kind: str, about: Mapping[str, Any]) -> bytes:
+    """An image with its node and prompt; arguments as for `image_frame`."""
+    header = json.dumps({**about, "image_type": kind}).encode()
     return struct.pack(">II", PREVIEW_ABOUT, len(header)) + header + data
 
 
@@ -32,4 +39,11 @@ def jpeg(image: Image.Image) -> bytes:
     """The bytes of a JPEG."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of a PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -157,11 +157,23 @@ def five(record: JobRecord) -> list[Any]:
 
 async def show(request: web.Request) -> web.Response:
     """The prompts that run, and those that wait, in the order in which they will run."""
-    engine, owner = comfyui_of(request).engine, request[OWNER]
-    running = await in_thread(engine.posted, owner, ["running"])
-    waiting = await in_thread(engine.posted, owner, WAITING)
+    here, owner = comfyui_of(request), request[OWNER]
+    running = await in_thread(in_the_works, here, owner)
+    waiting = await in_thread(here.engine.posted, owner, WAITING)
     ordered = sorted(waiting, key=lambda record: (-record.priority, record.place or 0.0))
     return plain({"queue_running": [five(each) for each in running], "queue_pending": [five(each) for each in ordered]})
+
+
+def in_the_works(here: ComfyUI, owner: str) -> list[JobRecord]:
+    """The prompts that run; one that is interrupted is among them until the history has it."""
+    found = {record.id: record for record in here.engine.posted(owner, ["running"])}
+    for id, run in list(here.prompts.running.items()):
+        if id not in found and run.record.owner == owner:
+            with suppress(LookupError):
+                record = here.engine.get(id)
+                if record.status == "cancelled" and record.shown is None:
+                    found[id] = record
+    return list(found.values())
 
 
 async def change(request: web.Request) -> web.Response:

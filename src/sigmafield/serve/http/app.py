@@ -56,13 +56,16 @@ def make_app(
     requests = requests_of(engine.settings.models, settings, folder)
     registry = metrics.registry_of(engine)
     times = metrics.job_times(registry)
+    here = None if comfyui is None else comfyui_here(engine, settings, folder, comfyui)
+    page_is_ours = here is None or here.frontend is None
+    free = {route.path for route in ROUTES if route.open and (route.path != "/" or page_is_ours)}
     app = web.Application(
         middlewares=[
             metrics.measured(registry),
-            browsers(comfyui is not None),
+            browsers(here is not None),
             errors,
             v2_errors,
-            guard(settings, {route.path for route in ROUTES if route.open} | ({*OPEN} if comfyui else set())),
+            guard(settings, free | {OWN_PAGE, *OPEN} if here else free),
         ],
         client_max_size=settings.limits.max_body * MIB,
     )
@@ -91,9 +94,8 @@ def make_app(
 
     app.cleanup_ctx.append(alongside)
     app.on_shutdown.append(closing)
-    here = None if comfyui is None else comfyui_here(engine, settings, folder, comfyui)
     for route in ROUTES:
-        if route.path == "/" and here is not None and here.frontend is not None:
+        if route.path == "/" and not page_is_ours:
             continue
         app.router.add_route(route.method, route.path, route.handle)
         if route.open:

@@ -1,0 +1,32 @@
+// @saintno/comfyui-sdk: a prompt with named inputs and outputs, its progress, and an error.
+import { createRequire } from "node:module"
+const [url, file, folder] = process.argv.slice(2)
+const load = createRequire(`${folder}/package.json`)
+const { ComfyApi, CallWrapper, PromptBuilder } = load("@saintno/comfyui-sdk")
+const prompt = load(file)
+const api = await new ComfyApi(url).init().waitForReady()
+console.log("connected", api.osType)
+const built = new PromptBuilder(prompt, ["seed", "text"], ["images"])
+  .setInputNode("seed", "3.inputs.seed")
+  .setInputNode("text", "6.inputs.text")
+  .setOutputNode("images", "9")
+  .input("seed", 21)
+  .input("text", "a rocket")
+let steps = 0
+const run = (builder) =>
+  new CallWrapper(api, builder)
+    .onProgress(() => steps++)
+    .onFinished((data) => console.log("finished", data.images.images.map((image) => image.type).join(" ")))
+    .onFailed((error) => console.log("failed", error.message))
+    .run()
+await run(built)
+console.log("steps", steps > 0)
+const wrong = structuredClone(prompt)
+wrong["3"].inputs.sampler_name = "nope"
+await run(new PromptBuilder(wrong, [], ["images"]).setOutputNode("images", "9"))
+console.log("samplers", (await api.getSamplerInfo()).sampler[0].includes("euler"))
+const uploaded = await api.uploadImage(Buffer.from("not an image"), "note.txt")
+console.log("uploaded", JSON.stringify(uploaded.info))
+console.log("queue", JSON.stringify(await api.getQueue()))
+api.destroy?.()
+process.exit(0)

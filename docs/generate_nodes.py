@@ -12,10 +12,13 @@ from page_parts import block, grid
 from sigmafield.comfyui.definition import Definition, Slot
 from sigmafield.comfyui.left_out import reasons
 from sigmafield.comfyui.nodes import all_nodes
+from sigmafield.comfyui.pack.classes import offered
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put the tables where the page has their marks."""
+    """Put the tables where the pages have their marks."""
+    if page.file.src_uri == "comfyui-pack.md":
+        return markdown.replace("<!-- pack -->", pack())
     if page.file.src_uri != "nodes.md":
         return markdown
     return markdown.replace("<!-- classes -->", classes()).replace("<!-- left out -->", left_out())
@@ -29,6 +32,12 @@ def classes() -> str:
         rows = [(f"`{each.name}`", each.doc, _inputs(each), _outputs(each)) for each in group]
         parts += [f"### {category.strip('_')}", block(grid(("class", "what it does", "inputs", "outputs"), rows))]
     return "\n\n".join(parts)
+
+
+def pack() -> str:
+    """A table of the node classes that ComfyUI gets."""
+    rows = [(f"**{each.title}**<br>`{each.name}`", each.doc, _inputs(each), _outputs(each)) for each in offered()]
+    return block(grid(("node", "what it does", "inputs", "outputs"), rows))
 
 
 def _inputs(node: Definition) -> str:

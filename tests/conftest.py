@@ -1,5 +1,6 @@
 """Options and data that every test folder shares."""
 
+import gc
 from pathlib import Path
 
 import jaxtyping
@@ -11,6 +12,17 @@ DATA = Path(__file__).parent / "data"
 def pytest_addoption(parser):
     parser.addoption("--golden", type=Path, default=DATA / "golden", help="directory of golden vectors to compare with")
     parser.addoption("--all-types", action="store_true", help="check types in tests marked typed_elsewhere too")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Libraries and tests are for good: the collector need not look through their million objects again and again."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
+    gc.enable()
+    return result
 
 
 @pytest.fixture(autouse=True)

@@ -191,10 +191,14 @@ def private(name):
     return name.startswith("_") and not name.endswith("__") and name not in PUBLIC
 
 
+MODULES = {"markdown_it_py": "markdown_it", "openexr": "OpenEXR", "pillow": "PIL", "pot": "ot", "pyyaml": "yaml"}
+"""Modules whose packages have other names."""
+
+
 def packages(requirements):
-    """The modules of requirements; a package's module has its name, Pillow and PyYAML excepted."""
+    """The modules of requirements."""
     names = (re.split(r"[\[<>=!~; ]", line)[0].lower().replace("-", "_") for line in requirements)
-    return {{"pillow": "PIL", "pyyaml": "yaml"}.get(name, name) for name in names} - {"sigmafield"}
+    return {MODULES.get(name, name) for name in names} - {"sigmafield"}
 
 
 CORE = packages(PROJECT["dependencies"])

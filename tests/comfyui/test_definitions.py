@@ -171,7 +171,7 @@ def test_version_1_runs_the_node(tmp_path):
     assert shown["ui"]["images"][0]["filename"] == "x_00001_.png" and shown["result"] == (images,)
     loader = v1_class(NODES["LoadImage"], lambda: folders)
     assert loader.INPUT_TYPES()["required"]["image"][0] == ["x_00001_.png"]
-    assert inspect.getfullargspec(loader.VALIDATE_INPUTS).kwonlyargs == ["image"]
+    assert inspect.getfullargspec(loader.VALIDATE_INPUTS).args == ["cls", "image"]
     assert loader.VALIDATE_INPUTS(image="x_00001_.png") is True
     assert loader.VALIDATE_INPUTS(image="y.png") == "Invalid image file: y.png"
     assert len(loader.IS_CHANGED(image="x_00001_.png")) == 64

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import sigmafield as sf
 from command_line import run
@@ -13,7 +14,7 @@ from sigmafield.comfyui import events as happened
 from sigmafield.comfyui.context import Context, Folders, Progress
 from sigmafield.comfyui.executor import execute
 from sigmafield.comfyui.nodes import all_nodes
-from sigmafield.comfyui.previews import Previews
+from sigmafield.comfyui.previews import Previews, SmallDecoders, linear, previews_by
 from sigmafield.comfyui.validation import validate
 from sigmafield.core.protocols import Pred, State
 from sigmafield.parameterization.latent_format import formats
@@ -74,6 +75,56 @@ def test_only_the_steps_that_are_asked_for_have_one(previews, steps, tmp_path):
     assert len(stepped) == 5
 
 
+@pytest.fixture
+def small_decoder(tmp_path):
+    """A decoder with random weights, in a folder as ComfyUI has it."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    torch.manual_seed(0)
+    made = diffusers.AutoencoderTiny(num_encoder_blocks=(1, 3, 3, 3), latent_channels=4).eval()
+    file = tmp_path / "models" / "vae_approx" / "taesd_decoder.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in made.decoder.state_dict().items()}, file)
+    return made, file.parent
+
+
+def test_small_decoders_are_found_by_comfyuis_names(small_decoder, tmp_path):
+    made, folder = small_decoder
+    x0 = torch.randn(1, 4, 3, 5)
+    image = Previews(size=40, decoder=SmallDecoders([tmp_path / "other", folder])).of(progress(x0, "SD15"))
+    with torch.no_grad():
+        values = ((made.decode(x0).sample[0] / 2 + 0.5).clamp(0, 1) * 255).movedim(0, -1).numpy()
+    near = np.abs(values - np.round(values)) < 1e-2
+    assert image.size == (40, 24)
+    assert np.all(np.abs(np.asarray(image) - np.floor(values)) <= near)
+    with pytest.raises(ValueError, match=r"needs taef1_decoder\.safetensors in .*vae_approx"):
+        SmallDecoders([folder])(formats()["Flux"])
+    with pytest.raises(ValueError, match="not those of a TAESD decoder"):
+        save_file({"1.weight": torch.zeros(3, 3)}, folder / "taesdxl_decoder.safetensors")
+        SmallDecoders([folder])(formats()["SDXL"])
+
+
+def test_formats_without_a_small_decoder_have_their_linear_map(tmp_path):
+    assert formats()["Flux2"].taesd == "" and SmallDecoders([tmp_path])(formats()["Flux2"]) == linear(
+        formats()["Flux2"]
+    )
+    assert SmallDecoders([])(formats()["StableAudio1"]) is None
+
+
+def test_a_pipelines_decoder_makes_previews():
+    x0 = torch.rand(1, 4, 3, 6)
+    image = Previews(size=6, decoder=lambda latents: lambda x: x[:, :3]).of(progress(x0, "SD15"))
+    assert np.array_equal(np.asarray(image), np.floor(x0[0, :3].movedim(0, -1).numpy() * 255))
+
+
+def test_methods_have_comfyuis_names():
+    assert previews_by(None, None, [], "cpu") is None and previews_by("none", None, [], "cpu") is None
+    assert previews_by("auto", 3, [], "cpu") == previews_by(None, 3, [], "cpu") == Previews(3)
+    assert previews_by("latent2rgb", None, [], "cpu") == Previews()
+    assert previews_by("taesd", 2, [], "cpu") == Previews(2, decoder=SmallDecoders([]))
+    with pytest.raises(ValueError, match="none makes no previews"):
+        previews_by("none", 3, [], "cpu")
+
+
 def test_the_command_line_writes_them(tmp_path):
     file = tmp_path / "flow.json"
     file.write_text(json.dumps(DRAWN))
@@ -83,6 +134,8 @@ def test_the_command_line_writes_them(tmp_path):
     pairs = np.stack([np.asarray(each.convert("L").resize((16, 8))).ravel() for each in (preview, drawn)])
     assert preview.size == (512, 256) and np.corrcoef(pairs)[0, 1] > 0.8
     assert run("run", file, "--preview-every", 0).exit_code == 2
+    assert run("run", file, "--preview-every", 2, "--preview-method", "none").exit_code == 2
+    assert run("run", file, "--preview-method", "best").exit_code == 2
 
 
 def test_the_shipped_model_knows_what_its_latents_look_like():

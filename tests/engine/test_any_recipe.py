@@ -85,6 +85,8 @@ def test_any_spec(text):
         ('{"prompt": "x", "steps": ' + "9" * 5000 + "}", "the recipe is not JSON: "),
         ('{"prompt": "x", "steps": ' + "9" * 400 + "}", "the recipe needs 1 ≤ steps ≤ 10000; got 999"),
         ('{"prompt": "x", "cfg": ' + "9" * 400 + "}", "the recipe needs cfg to be finite; got inf"),
+        ('{"prompt": "x", "cfg": 1e308}', "the recipe needs cfg within ±3.40282e+38, what float32 holds; got 1e+308"),
+        ('{"prompt": "x", "image": []}', "the recipe: image must be text; got []"),
         ('{"prompt": "x", "version": 2.0}', "the recipe is of version 2.0; this sigmafield reads version 2"),
         ('{"prompt": "\\ud800"}', "the recipe needs prompt to be Unicode text, which UTF-8 can hold; got '\\ud800'"),
         ('{"prompt": "x", "sampler": "' + "(" * 500 + '"}', "sampler must be names with parameters"),

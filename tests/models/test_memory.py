@@ -22,8 +22,6 @@ def nothing_older():
     """Every attempt that fails is followed by a collection of garbage: what was there before need not be looked at."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

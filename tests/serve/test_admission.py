@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,17 +12,18 @@ import torch
 import sigmafield as sf
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusion_model import NetworkCall
-from sigmafield.serve.admission import Costs
+from sigmafield.serve.admission import ENOUGH, Costs
 from sigmafield.serve.batcher import BatchSettings
 from sigmafield.serve.waiting import GAPS, SLACK, UNKNOWN, Asked, Present, choose
 
 
-def costs(each: int = 2, gap: float = 0.0, **seconds: float) -> Costs:
-    """Measurements: rows2=0.1 is a call of 2 rows in 0.1 s, by runs that ask for `each` rows."""
+def costs(each: int = 2, gap: float = 0.0, times: int = ENOUGH, **seconds: float) -> Costs:
+    """Measurements: rows2=0.1 are calls of 2 rows in 0.1 s, by runs that ask for `each` rows."""
     made = Costs()
     made.asked("kind", each, gap)
     for name, value in seconds.items():
-        made.add("kind", int(name.removeprefix("rows")), value)
+        for _ in range(times):
+            made.add("kind", int(name.removeprefix("rows")), value)
     return made
 
 
@@ -36,6 +38,7 @@ def costs(each: int = 2, gap: float = 0.0, **seconds: float) -> Costs:
         (costs(rows2=0.1, rows4=0.1), 2, True),
         (costs(rows2=0.1, rows4=0.1), 1, True),
         (costs(rows2=0.1, rows4=0.2), 1, False),  # twice the rows in twice the time
+        (costs(rows2=0.1, rows4=0.2, times=ENOUGH - 1), 1, True),  # too few calls to say so
         (costs(rows2=0.1, rows4=0.19), 1, True),
         (costs(rows2=0.1, rows4=0.12, rows6=0.2), 2, False),
         (costs(rows2=0.1, rows4=0.19, gap=1.0), 1, False),  # the runs' own work takes most of the time
@@ -51,11 +54,27 @@ def test_a_run_for_which_a_call_has_no_room_does_not_pay() -> None:
     assert made.pays(2, 6) and not made.pays(2, 5) and not made.pays(3, 6)
 
 
-def test_one_slow_call_decides_nothing() -> None:
-    made = costs(rows2=0.1, rows4=0.11)
-    made.add("kind", 4, 0.1)
-    made.add("kind", 4, 30.0)
-    assert made.pays(1, None)
+def runs_admitted(fixed: float, each_row: float, noise: float, seed: int) -> float:
+    """Mean runs at a time of a server with jobs that wait, where calls take fixed + each_row · rows or longer."""
+    draw, made, runs, seen = random.Random(seed), Costs(), 1, list[int]()
+    for _ in range(700):
+        while runs < 16 and made.pays(runs, None):
+            runs += 1
+        made.asked("kind", 2, 0.002 * (1 + noise * draw.expovariate(1)))
+        made.add("kind", 2 * runs, (fixed + each_row * 2 * runs) * (1 + noise * draw.expovariate(1)))
+        seen.append(runs)
+        if draw.random() < 0.1:  # one ends
+            runs = max(1, runs - 1)
+    return sum(seen[300:]) / len(seen[300:])
+
+
+@pytest.mark.parametrize("fixed, each_row", [(0.02, 0.0), (0.02, 0.002), (0.02, 0.01), (0.0, 0.02)])
+def test_what_else_the_machine_does_hardly_changes_how_many_runs_are_admitted(fixed: float, each_row: float) -> None:
+    """The quiet machine admits as many as pay; a loaded one has calls of twice the time and more."""
+    quiet = runs_admitted(fixed, each_row, 0.0, 0)
+    assert (quiet > 15) == (each_row == 0.0) and (quiet < 2.1) == (fixed == 0.0)
+    noisy = [runs_admitted(fixed, each_row, 0.5, seed) for seed in range(4)]
+    assert max(noisy) <= 1.5 * quiet + 2 and min(noisy) >= 0.5 * quiet, noisy
 
 
 def test_the_kind_of_call_that_takes_the_time_decides() -> None:

@@ -358,6 +358,28 @@ def test_calls_are_made_in_the_context_of_the_model_without_gradients(pipe: sf.P
     assert seen[-1] == (threading.current_thread().name, "inside", False)
 
 
+def test_runs_take_turns_between_their_calls(pipe: sf.Pipeline) -> None:
+    """Threads that compute at the same time hand Python's lock to one another at every operation."""
+    inside, most = 0, 0
+
+    def step(model: DiffusionModel) -> None:
+        nonlocal inside, most
+        ask(model)
+        for _ in range(20):
+            inside += 1
+            most = max(most, inside)
+            torch.zeros(100).sum()
+            time.sleep(0)  # another thread goes on here, if it may
+            inside -= 1
+            ask(model)
+
+    with batcher_of() as batcher:
+        model = batcher.joined(network(pipe, lambda module, x, t, cond: x))
+        assert in_threads(batcher, [lambda: step(model)] * 4) == [None] * 4
+        assert batcher.figures().calls < 4 * 21
+    assert most == 1
+
+
 def test_closing_ends_the_calls_that_wait(pipe: sf.Pipeline) -> None:
     batcher = Batcher(BatchSettings(window=30.0))
     model = batcher.joined(network(pipe, lambda module, x, t, cond: x))
@@ -386,7 +408,7 @@ def test_runs_that_come_leave_and_fail_block_nobody(pipe: sf.Pipeline, settings:
 
     def runs(seed: int) -> int:
         draw, right = random.Random(seed), 0
-        for _ in range(20):
+        for _ in range(10):
             with batcher.running(draw.randrange(3)):
                 for _ in range(draw.randrange(5)):
                     rows, side, fill = draw.randrange(1, 4), draw.choice((4, 8)), draw.random()
@@ -412,4 +434,4 @@ def test_runs_that_come_leave_and_fail_block_nobody(pipe: sf.Pipeline, settings:
 
         out = in_threads(batcher, [lambda seed=seed: runs(seed) for seed in range(8)])
     assert not [error for error in out if isinstance(error, Exception)]
-    assert batcher.figures().rows >= sum(out) > 100
+    assert batcher.figures().rows >= sum(out) > 50

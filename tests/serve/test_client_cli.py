@@ -64,6 +64,7 @@ def test_sample_writes_what_it_writes_here(server, tmp_path, monkeypatch):
     assert ours["recipe"] == theirs["recipe"] and len(theirs["files"]) == 3
     for a, b in zip(ours["files"], theirs["files"]):
         assert same(a, b) and recipe_of(a) == recipe_of(b)
+        assert Image.open(a).info == Image.open(b).info and "workflow" in Image.open(b).info
     again = run(
         "sample", "a green heart", *QUICK, "--image", tmp_path / "here-1.png", "--denoise", 0.6, "-o",
         tmp_path / "green.jpg", "--preview-every", 1,

@@ -68,12 +68,13 @@ SETTINGS = {
 
 
 def requests(n):
-    """Jobs of all kinds, by their keys."""
+    """Jobs of all kinds, by their keys; small ones, so that many are in the middle of their steps at any moment."""
+    side = {"width": 32, "height": 32, "cfg": 3.0}
     each = [
-        lambda k: ("recipe", recipe("a red heart", cfg=3.0, seed=k, steps=8, sampler="dpmpp_2m_sde")),
-        lambda k: ("workflow", workflow("a pizza", seed=k, steps=6, sampler="dpmpp_2s_ancestral")),
-        lambda k: ("recipe", recipe("a green apple", cfg=3.0, seed=k, steps=10, sampler="dpmpp_2m", batch=1 + k % 2)),
-        lambda k: ("recipe", recipe("a rocket", cfg=3.0, seed=k, steps=6, sampler="heun")),
+        lambda k: ("recipe", recipe("a red heart", seed=k, sampler="dpmpp_2m_sde", steps=8, **side)),
+        lambda k: ("workflow", workflow("a pizza", seed=k, steps=6, sampler="dpmpp_2s_ancestral", side=32)),
+        lambda k: ("recipe", recipe("a green apple", seed=k, sampler="dpmpp_2m", steps=10, batch=1 + k % 2, **side)),
+        lambda k: ("recipe", recipe("a rocket", seed=k, sampler="heun", steps=6, **side)),
     ]
     return {f"job {k}": each[k % len(each)](k) for k in range(n)}
 

@@ -80,6 +80,7 @@ def test_jobs_are_listed_the_latest_first_in_pages(server, done):
     jobs = server.get("/v1/jobs?limit=2").json["jobs"]
     assert [job["id"] for job in jobs] == [second, first]
     assert server.get(f"/v1/jobs?limit=1&before={second}").json["jobs"][0]["id"] == first
+    assert server.get("/v1/jobs?before=unknown").error["message"] == "no job unknown"
     server.until(second, "done")
     assert all(job["status"] == "done" for job in server.get("/v1/jobs?status=done").json["jobs"])
 
@@ -99,6 +100,13 @@ def test_a_blocking_request_is_answered_with_the_image_or_the_job(server):
     assert answer.status == 200 and Image.open(io.BytesIO(answer.body)).size == (64, 64)
     job = server.post("/v1/generate", {"recipe": RECIPE}, Accept="application/json").json
     assert job["status"] == "done" and len(job["outputs"]) == 1
+
+
+def test_a_blocking_request_of_a_workflow_that_saves_nothing_is_answered_with_the_job(server):
+    image = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+    workflow = {"1": image, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
+    answer = server.post("/v1/generate", {"workflow": workflow})
+    assert answer.status == 200 and answer.json["status"] == "done" and answer.json["outputs"] == []
 
 
 def test_a_job_whose_blocking_client_goes_away_is_cancelled(server, engine: Engine):

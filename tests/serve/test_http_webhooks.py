@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from serving import LONG, RECIPE, Client, serving, settings_of
 
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.run import make_engine
-from sigmafield.serve.http.webhooks import SIGNATURE, STAMP, is_private
+from sigmafield.serve.http.webhooks import AT_ONCE, SIGNATURE, STAMP, is_private
 from sigmafield.serve.settings import EngineSettings
 
 SECRET = "a secret of the receiver"
@@ -106,6 +107,38 @@ def test_a_webhook_that_a_stopped_server_has_not_sent_is_sent_by_the_next(root, 
         assert receiver.taken.wait(30)
     engine.stop()
     assert json.loads(receiver.seen[0][1])["status"] == "cancelled"
+
+
+class Silent(socketserver.ThreadingTCPServer):
+    """Takes connections and never answers."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.open, self.release = [], threading.Event()
+
+    def finish_request(self, request, client_address) -> None:
+        self.open.append(client_address)
+        self.release.wait(60)
+
+
+def test_a_receiver_that_does_not_answer_leaves_room_for_others(root, tmp_path, receiver: Receiver):
+    receiver.refusals = 0
+    settings = settings_of(root, private_webhooks=True)
+    engine = make_engine(tmp_path, EngineSettings(devices=("cpu",)), settings)
+    with Silent() as silent, serving(engine, settings, tmp_path) as client:  # the engine has not started: jobs wait
+        threading.Thread(target=silent.serve_forever, daemon=True).start()
+        urls = [*[f"http://127.0.0.1:{silent.server_address[1]}/"] * 3 * AT_ONCE, receiver.url]
+        for url in urls:
+            hook = {"url": url, "secret": SECRET}
+            job = client.post("/v1/jobs", {"recipe": RECIPE, "webhook": hook}).json["id"]
+            client.post(f"/v1/jobs/{job}/cancel")
+        assert receiver.taken.wait(30)
+        assert len(silent.open) == AT_ONCE
+        silent.release.set()
+        silent.shutdown()
+    engine.stop()
 
 
 @pytest.mark.parametrize(

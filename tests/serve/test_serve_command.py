@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import pytest
 from serving import Client, serving
 
 from command_line import run
-from sigmafield.serve.http.run import make_engine, serve
+from sigmafield.serve.device import Device
+from sigmafield.serve.engine import Engine
+from sigmafield.serve.http.run import make_engine, serve, started
 from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.settings import EngineSettings
 
@@ -58,6 +61,36 @@ def test_a_signal_ends_a_server_which_saves_its_jobs(tmp_path):
 
     serve(tmp_path, EngineSettings(devices=("cpu",)), HttpSettings(port=0), use)
     check_ended(tmp_path, *found)
+
+
+class Loading(Device):
+    """A device that loads its model for as long as the test lasts."""
+
+    begun, end = threading.Event(), threading.Event()
+
+    def load(self, model: str) -> None:
+        self.begun.set()
+        self.end.wait(60)
+
+
+def test_a_model_that_is_being_loaded_does_not_delay_the_end(tmp_path):
+    settings = EngineSettings(devices=("cpu",))
+    engine = Engine(tmp_path, settings, devices=[Loading("cpu", settings)])
+
+    async def stopped() -> bool:
+        stop = asyncio.Event()
+        starting = asyncio.create_task(started(engine, stop))
+        await asyncio.to_thread(Loading.begun.wait, 60)
+        stop.set()
+        return await starting
+
+    assert not asyncio.run(stopped())
+    engine.stop()
+    Loading.end.set()
+    for thread in threading.enumerate():
+        if thread.name == "start":
+            thread.join(60)
+    assert not engine.running
 
 
 @pytest.mark.slow

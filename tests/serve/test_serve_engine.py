@@ -17,6 +17,7 @@ from sigmafield.recipes.output import recipe_of
 from sigmafield.serve.device import Device
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
+from sigmafield.serve.scheduler import SUSPECT
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.workflow_job import Workflows
 
@@ -314,6 +315,35 @@ def test_a_full_disk_stops_no_job_for_good(tmp_path):
     log.removeHandler(noted)
 
 
+def test_a_job_on_a_full_disk_can_be_deleted_for_the_room_of_its_files(tmp_path):
+    with started(tmp_path, active=1) as engine:
+        [record] = finished(engine, engine.submit("recipe", recipe(steps=1)))
+        until(engine, lambda: engine.figures().devices[0].running == 0)
+        files = engine.output(record.id, 0).parent
+        with full_disk(), pytest.raises(sqlite3.OperationalError):
+            engine.delete(record.id)  # no file can be written here, whatever is removed
+        assert not files.exists()
+        engine.delete(record.id)
+        assert engine.list() == []
+
+
+def test_jobs_that_ran_when_the_process_ended_more_than_once_run_alone(tmp_path):
+    engine = Engine(tmp_path, EngineSettings(devices=["cpu"]))
+    jobs = [engine.submit("recipe", recipe(steps=3)).id for _ in range(5)]
+    suspects = jobs[1:3]
+    engine.stop()
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as db:
+        db.execute(f"UPDATE jobs SET crashes = {SUSPECT} WHERE id IN (?, ?)", suspects)
+    with started(tmp_path, active=4, save_every=100.0) as engine:
+        records = finished(engine, *map(engine.get, jobs))
+        assert [record.status for record in records] == ["done"] * 5
+        times = {id: [event.id for event in engine.events(id) if event.kind in ("started", "done")] for id in jobs}
+    for id in suspects:
+        begun, ended = times.pop(id)
+        assert not any(begun < other < ended for pair in times.values() for other in pair)
+    assert times[jobs[3]][0] < times[jobs[4]][0] < times[jobs[3]][1]  # the others run side by side
+
+
 FULL = "the server cannot read or write a file of this job: Not a directory"
 
 
@@ -376,6 +406,8 @@ def test_records_are_listed_latest_first_page_by_page(tmp_path):
         assert [job.id for job in engine.list(limit=2, before=ids[1])] == ids[2:4]
         assert [job.id for job in engine.list(owner="1", status="done")] == [ids[1], ids[3]]
         assert engine.counts()["done"] == 5 and engine.list(status="failed") == []
+        with pytest.raises(LookupError, match="no job 7"):
+            engine.list(before="7")
         for call in (engine.get, engine.events, engine.preview, engine.saved, engine.delete, engine.pause):
             with pytest.raises(LookupError, match="no job 7"):
                 call("7")

@@ -26,7 +26,7 @@ app = App(
 COMMANDS = {
     "sample": "sample", "upscale": "upscale", "resume": "resume", "replay": "replay", "recipe": "recipe",
     "workflow": "workflow", "run": "run", "serve": "serve", "jobs": "jobs", "nodes": "nodes", "inspect": "inspect",
-    "models": "models",
+    "models": "models", "lab": "lab",
     "samplers": "listing", "schedules": "listing", "guidance": "listing", "cite": "cite",
 }  # fmt: skip
 """The commands in the order of the help, and the files that they are in, which are imported when one is used."""

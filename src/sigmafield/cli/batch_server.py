@@ -61,14 +61,15 @@ def draw_on_server(
             path = manifest.folder / f"{stem_of(recipe)}.png"
             try:
                 info = watched(job, recipe, display, how, path, part)
-                carried, images = drawn_there(job)
+                drawn = drawn_there(job)
+                made = files_of(drawn.images, ".png", drawn.recipe, drawn.texts)
                 with signals.held():
-                    files = write_line(line.number, recipe, path, files_of(images, ".png", carried), manifest)
+                    files = write_line(line.number, recipe, path, made, manifest)
                     checkpoint_of(line, manifest).remove()
             except USER_ERRORS as error:
                 fail(outcomes, line, recipe, error, manifest)
                 continue
-            facts = facts_there(info, carried, files)
+            facts = facts_there(info, drawn.recipe, files)
             outcomes.images.append({**facts, "line": line.number})
             if not as_json:
                 print(words_there(facts), flush=True)

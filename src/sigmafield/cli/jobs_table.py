@@ -72,7 +72,7 @@ def show_job(info: JobInfo) -> None:
 
 def watch(ask: Callable[[], Sequence[JobInfo]]) -> Sequence[JobInfo]:
     """Show jobs as they change until all have ended; the jobs then."""
-    from sigmafield.client.values import FINISHED
+    from sigmafield.recipes.jobs import FINISHED
 
     with Live(console=console(), refresh_per_second=4, transient=True) as live:
         while True:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from cyclopts import Group
 
 PANELS = ("Sampling", "Images", "Image to image", "Denoise", "Tiles", "Denoise map auto", "DemoFusion")
-PANELS += ("Regions and control", "Model", "Machine", "Moved files", "Files", "Server", "Engine", "Limits", "ComfyUI")
+PANELS += (
+    "Regions and control",
+    "Experiment",
+    "Model",
+    "Machine",
+    "Moved files",
+    "Files",
+    "Server",
+    "Engine",
+    "Limits",
+    "ComfyUI",
+)
 """The panels of the help, in their order."""
 
 

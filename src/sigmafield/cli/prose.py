@@ -18,9 +18,16 @@ def description(docstring: str | None) -> str:
     return "\n\n".join(p if p.startswith(" ") else " ".join(p.split()) for p in paragraphs)
 
 
-def description_in(file: Path, function: str) -> str:
-    """The description of a function in a file, which is not imported: that would take longer than reading it."""
-    for node in ast.parse(file.read_text("utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
+def description_in(file: Path, name: str) -> str:
+    """The description of a command in a file, which is not imported: that would take longer than reading it.
+
+    It is the docstring of the function of that name; of a group of commands, which is a variable, that of the file.
+    """
+    tree = ast.parse(file.read_text("utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
             return description(ast.get_docstring(node))
-    raise ValueError(f"{file} has no function {function}")
+        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
+            text = description(ast.get_docstring(tree)).partition(": ")[2]
+            return text[:1].upper() + text[1:]
+    raise ValueError(f"{file} has no command {name}")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
@@ -53,9 +53,9 @@ def replay_there(url: str, recipe: Recipe, target: Target, index: int | None, *,
         job = client.submit(sealed_images(recipe))
         with detaching(fetching(url, job.id, "-o", target.path)):
             watched(job, recipe, Display(as_json, [recipe.steps]), Watching(), target.path)
-            carried, images = drawn_there(job)
-    frames = chosen(images, index)
-    [written] = target.write({"": encoded(frames, target.path.suffix, label(carried, index))})
+            drawn = drawn_there(job)
+    frames = chosen(drawn.images, index)
+    [written] = target.write({"": encoded(frames, target.path.suffix, label(drawn.recipe, index), drawn.texts)})
     return frames, written
 
 
@@ -79,9 +79,9 @@ def digest_at(image: ImageSource) -> str:
 def finish(job: Job, target: Target, how: Watching, *, as_json: bool) -> None:
     """Follow a job, write its files and say what they are; arguments as for `draw_there`."""
     info = watched(job, target.recipe, Display(as_json, [target.recipe.steps]), how, target.path)
-    recipe, images = drawn_there(job)
-    files = target.write(files_of(images, target.path.suffix, recipe))
-    facts = facts_there(info, recipe, files)
+    drawn = drawn_there(job)
+    files = target.write(files_of(drawn.images, target.path.suffix, drawn.recipe, drawn.texts))
+    facts = facts_there(info, drawn.recipe, files)
     print(json.dumps(facts, ensure_ascii=False) if as_json else words_there(facts))
 
 
@@ -111,12 +111,27 @@ def watched(job: Job, recipe: Recipe, display: Display, how: Watching, path: Pat
         return followed(job, note)
 
 
-def drawn_there(job: Job) -> tuple[Recipe, list[list[Image.Image]]]:
-    """(the recipe as the images carry it, for each image of the batch its frames)."""
-    from sigmafield.client.outputs import frames_of
+class Drawn(NamedTuple):
+    """What a job has drawn.
 
-    images = [frames_of(job.output(n), job.names) for n in range(len(job.info.outputs))]
-    return read_label(images[0][0].info[KEY]).recipe, images
+    Args:
+        recipe: The recipe as the images carry it.
+        images: For each image of the batch its frames.
+        texts: ComfyUI's workflow, as the images carry it.
+    """
+
+    recipe: Recipe
+    images: list[list[Image.Image]]
+    texts: Mapping[str, str]
+
+
+def drawn_there(job: Job) -> Drawn:
+    """What a job has drawn, with this machine's names of images."""
+    from sigmafield.client.outputs import frames_of, workflow_in
+
+    files = [job.output(n) for n in range(len(job.info.outputs))]
+    images = [frames_of(data, job.names) for data in files]
+    return Drawn(read_label(images[0][0].info[KEY]).recipe, images, workflow_in(files[0], job.names))
 
 
 def facts_there(info: JobInfo, recipe: Recipe, files: Sequence[Path]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sigmafield.cli.workflow_server import run_there
 from sigmafield.cli.workflow_setup import setup
 from sigmafield.comfyui.cache import LastPrompt
 from sigmafield.comfyui.paused import is_paused, load_paused
-from sigmafield.comfyui.previews import Previews
+from sigmafield.comfyui.previews import Method, previews_by
 from sigmafield.comfyui.problems import Validated
 
 SIGNALS = 128
@@ -38,6 +38,9 @@ def run(
     substitute: Annotated[Literal["tiny"] | None, Parameter(help="Model for missing checkpoints.")] = None,
     device: Annotated[str | None, Parameter(help="Device, such as cuda:0. [default: the fastest]")] = None,
     dry_run: Annotated[bool, Parameter(help="Only say what is missing.", negative=())] = False,
+    preview_method: Annotated[
+        Method | None, Parameter(help="How previews are made; auto is latent2rgb, taesd reads models/vae_approx.")
+    ] = None,
     preview_every: Annotated[
         int | None, Parameter(help="Write previews/NODE.png in the output folder every this many steps.")
     ] = None,
@@ -52,12 +55,13 @@ def run(
         check_paused(file, {"set": set, "input": input, "substitute": substitute, "watch": watch, "dry-run": dry_run})
         if server:
             here = {"models": models, "extra_model_paths": extra_model_paths, "nodes": nodes, "substitute": substitute}
-            more = {"device": device, "dry_run": dry_run, "preview_every": preview_every, "watch": watch}
-            refuse_here({**here, **more})
+            shown = {"preview_method": preview_method, "preview_every": preview_every}
+            refuse_here({**here, **shown, "device": device, "dry_run": dry_run, "watch": watch})
             run_there(server, file, set, input, output)
             return
-        previews = None if preview_every is None else Previews(preview_every)
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))
+        small = made.context.folders.models.get("vae_approx", ())
+        previews = previews_by(preview_method, preview_every, small, made.context.device)
         if is_paused(file):
             paused = load_paused(file, made.context.device)
             for name, data in paused.files.items():

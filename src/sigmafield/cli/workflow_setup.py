@@ -35,12 +35,13 @@ class Setup:
         """The workflow of a file with other values, checked; ValueError says all that is missing."""
         folders = self.context.folders
         infos = {**known_classes(), **{name: object_info(each, folders) for name, each in self.nodes.items()}}
-        workflow = Workflow.of(read_workflow(file), infos)
+        found = read_workflow(file)
+        if unknown := unknown_classes(found, infos, self.nodes):
+            raise ValueError("; ".join(unknown))
+        workflow = Workflow.of(found, infos)
         for text in [*values, *(_linked(each, workflow, folders.input) for each in files)]:
             workflow = with_value(workflow, text)
         prompt = replaced(workflow.prompt, self.nodes)
-        if unknown := unknown_classes(prompt, self.nodes):
-            raise ValueError("; ".join(unknown))
         if substitute:
             prompt, notes = with_tiny(prompt, folders.names("checkpoints"))
             for note in notes:

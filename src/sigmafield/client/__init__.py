@@ -3,7 +3,8 @@
 from sigmafield.client.asynchronous import AsyncClient, AsyncJob
 from sigmafield.client.errors import Denied, JobFailed, NotThere, Refused, Unavailable
 from sigmafield.client.synchronous import Client, Job
-from sigmafield.client.values import Event, JobInfo, Output
+from sigmafield.client.values import Event, JobInfo
+from sigmafield.recipes.jobs import Output
 
 __all__ = [
     "AsyncClient",

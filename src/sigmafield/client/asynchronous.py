@@ -17,7 +17,8 @@ from sigmafield.client.connection import Connection
 from sigmafield.client.errors import JobFailed, Unavailable
 from sigmafield.client.outputs import below, frames_of
 from sigmafield.client.requests import Request, renamed, request_of
-from sigmafield.client.values import FINISHED, Event, JobInfo, Status
+from sigmafield.client.values import Event, JobInfo
+from sigmafield.recipes.jobs import FINISHED, Status
 
 if TYPE_CHECKING:
     from sigmafield.recipes.recipe import Recipe
@@ -257,7 +258,7 @@ class AsyncJob:
         return await self._changed("POST", "/cancel", repeat=False)
 
     async def prioritise(self, priority: int) -> JobInfo:
-        """Give it another priority, -1000 … 1000."""
+        """Give it another priority, -1000000 … 1000000."""
         return await self._changed("POST", "/priority", body={"priority": priority})
 
     async def clone(self, *, step: int | None = None, changes: Mapping[str, Any] | None = None) -> AsyncJob:

@@ -27,6 +27,15 @@ def frames_of(data: bytes, names: Mapping[str, str]) -> list[Image.Image]:
     return [CarryingImage(frame, said) for frame in frames]
 
 
+def workflow_in(data: bytes, names: Mapping[str, str]) -> dict[str, str]:
+    """The texts in which ComfyUI finds the workflow of an output, with the client's own names of images."""
+    with Image.open(io.BytesIO(data)) as image:
+        texts = {key: image.info[key] for key in ("prompt", "workflow") if isinstance(image.info.get(key), str)}
+    for there, here in names.items():
+        texts = {key: text.replace(json.dumps(there), json.dumps(Path(here).name)) for key, text in texts.items()}
+    return texts
+
+
 def below(folder: Path, name: str) -> Path:
     """A path in a folder. ValueError for a name that leads out of it."""
     path = (folder / name).resolve()

@@ -12,7 +12,8 @@ from PIL import Image
 from typing_extensions import Unpack
 
 from sigmafield.client.asynchronous import AsyncClient, AsyncJob
-from sigmafield.client.values import Event, JobInfo, Status
+from sigmafield.client.values import Event, JobInfo
+from sigmafield.recipes.jobs import Status
 
 if TYPE_CHECKING:
     from sigmafield.recipes.recipe import Recipe
@@ -212,7 +213,7 @@ class Job:
         return self._loop.run(self._job.cancel())
 
     def prioritise(self, priority: int) -> JobInfo:
-        """Give it another priority, -1000 … 1000."""
+        """Give it another priority, -1000000 … 1000000."""
         return self._loop.run(self._job.prioritise(priority))
 
     def clone(self, *, step: int | None = None, changes: Mapping[str, Any] | None = None) -> Job:

@@ -7,34 +7,9 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Status = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
-"""Where a job is."""
-
-FINISHED = ("done", "failed", "cancelled")
-"""Statuses of jobs that never run again, and the kinds of their last events."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """A file that a job has made.
-
-    Args:
-        name: Its name; with "/" where a workflow saves it in a folder.
-        media_type: "image/png" or another type of HTTP.
-        width: Width in pixels; 0 for what is not an image.
-        height: Height in pixels.
-        size: Bytes.
-        sha256: Digest of the bytes.
-    """
-
-    name: str
-    media_type: str
-    width: int
-    height: int
-    size: int
-    sha256: str
+from sigmafield.recipes.jobs import FINISHED, Kind, Output, Status
 
 
 @dataclass(frozen=True)
@@ -61,7 +36,7 @@ class JobInfo:
     """
 
     id: str
-    kind: Literal["recipe", "workflow"]
+    kind: Kind
     status: Status
     priority: int
     created: float

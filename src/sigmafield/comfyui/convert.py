@@ -8,6 +8,7 @@ from random import Random, SystemRandom
 from typing import Any
 
 from sigmafield.comfyui.graph import Prompt
+from sigmafield.comfyui.replacements import replaced, with_former
 from sigmafield.comfyui.workflow.classes import Classes, title_of
 from sigmafield.comfyui.workflow.document import Node, read_document
 from sigmafield.comfyui.workflow.links import VIRTUAL, of_input
@@ -23,7 +24,8 @@ def to_prompt(
     """The prompt in API form of a workflow as ComfyUI's page saves it, with a `_meta` of each node.
 
     Subgraphs and group nodes are flattened, with ids such as "5:12"; muted and bypassed nodes, reroutes, primitives,
-    notes and Set/Get nodes are resolved.
+    notes and Set/Get nodes are resolved. Nodes of a class that is not known and that another one has taken the place of
+    become nodes of that one.
 
     Args:
         workflow: The JSON object of the file, version 0.4 or 1.
@@ -34,6 +36,7 @@ def to_prompt(
     Raises:
         ValueError: It is not a workflow, or has nodes of unknown classes; the message lists these.
     """
+    installed, classes = classes, with_former(classes)
     root = Scope(read_document(workflow), classes, now)
     if unknown := _missing(root):
         listed = ", ".join(_unknown(name, nodes, classes) for name, nodes in unknown.items())
@@ -54,7 +57,7 @@ def to_prompt(
                 inputs[slot.name] = found.value
         title = node.title or title_of(node.type, entry)
         prompt[scope.id(node.id)] = {"inputs": inputs, "class_type": node.type, "_meta": {"title": title}}
-    return prompt
+    return replaced(prompt, installed)
 
 
 def missing_classes(workflow: Mapping[str, Any], classes: Classes) -> dict[str, list[str]]:
@@ -67,7 +70,7 @@ def missing_classes(workflow: Mapping[str, Any], classes: Classes) -> dict[str, 
     Raises:
         ValueError: It is not a workflow.
     """
-    return _missing(Scope(read_document(workflow), classes))
+    return _missing(Scope(read_document(workflow), with_former(classes)))
 
 
 def _missing(root: Scope) -> dict[str, list[str]]:

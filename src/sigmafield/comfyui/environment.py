@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sigmafield.comfyui.convert import missing_classes
 from sigmafield.comfyui.definition import Definition
 from sigmafield.comfyui.graph import Prompt, link
+from sigmafield.comfyui.left_out import reasons
+from sigmafield.comfyui.replacements import replaced
+from sigmafield.comfyui.workflow.classes import Classes
+from sigmafield.comfyui.workflow.files import Embedded
 from sigmafield.core.registry import near_miss, shown
 
 DIRECTORIES: Mapping[str, tuple[str, ...]] = {
@@ -101,17 +106,33 @@ def joined_folders(first: Models, second: Models) -> Models:
     return {kind: [*first.get(kind, ()), *second.get(kind, ())] for kind in {**first, **second}}
 
 
-def unknown_classes(prompt: Prompt, nodes: Mapping[str, Definition]) -> list[str]:
-    """A sentence about each class of a prompt that is not offered, with its nodes and the nearest names."""
-    found: dict[str, list[str]] = {}
-    for name, node in prompt.items():
-        if node.get("class_type") not in nodes:
-            found.setdefault(str(node.get("class_type")), []).append(name)
-    lines: list[str] = []
-    for kind, names in found.items():
-        close = near_miss(kind, nodes)
-        lines.append(f"no class {kind} (node {', '.join(names)}){close if close.startswith('; did') else ''}")
-    return lines
+def unknown_classes(found: Embedded, classes: Classes, nodes: Mapping[str, Definition]) -> list[str]:
+    """A sentence about each class of a workflow that is not offered: its nodes, and the nearest names or the reason.
+
+    Args:
+        found: What a file says.
+        classes: What is known of classes, offered or not.
+        nodes: The classes that are offered.
+    """
+    kinds: dict[str, list[str]] = {}
+    if found.prompt is None:
+        kinds = missing_classes(found.page or {}, {name: classes[name] for name in nodes})
+    else:
+        for name, node in replaced(found.prompt, nodes).items():
+            if isinstance(node, Mapping) and "class_type" in node and node["class_type"] not in nodes:
+                kinds.setdefault(str(node["class_type"]), []).append(name)
+    why = reasons()
+    return [
+        f"no class {kind} (node {', '.join(names)}): it {why[kind]}" if kind in why
+        else f"no class {kind} (node {', '.join(names)}){_close(kind, nodes)}"
+        for kind, names in kinds.items()
+    ]  # fmt: skip
+
+
+def _close(kind: str, nodes: Mapping[str, Definition]) -> str:
+    """The nearest names of a class, as the end of a sentence; "" where none is near."""
+    close = near_miss(kind, nodes)
+    return close if close.startswith("; did") else ""
 
 
 def with_tiny(prompt: Prompt, offered: Sequence[str]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:

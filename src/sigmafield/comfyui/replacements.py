@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sigmafield.comfyui.graph import link
+from sigmafield.comfyui.workflow.classes import DYNAMIC_COMBO, Classes, Input, inputs_of, outputs_of
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Replacement:
 
     Args:
         new: The class.
-        inputs: Its inputs by name, each with the name of the old class's input that it has the value or link of.
+        inputs: Its inputs by name, each with the name of the old class's input that it has the value or link of, in the
+            order that the old class has them.
         values: Further inputs, with their values.
         outputs: Numbers of its outputs by the numbers of the old class's, where they differ.
     """
@@ -42,7 +44,7 @@ RULES: Mapping[str, Sequence[Replacement]] = {
     "ImageScaleBy": (
         Replacement(
             "ResizeImageMaskNode",
-            {"input": "image", "resize_type.multiplier": "scale_by", "scale_method": "upscale_method"},
+            {"input": "image", "scale_method": "upscale_method", "resize_type.multiplier": "scale_by"},
             {"resize_type": "scale by multiplier"},
         ),
     ),
@@ -77,9 +79,9 @@ def replaced(
 
 
 def _rule_for(kind: Any, installed: Collection[str], rules: Mapping[str, Sequence[Replacement]]) -> Replacement | None:
-    if not isinstance(kind, str) or kind in installed:
+    if not isinstance(kind, str) or kind not in rules or kind in installed:
         return None
-    return next((rule for rule in rules.get(kind, ()) if rule.new in installed), None)
+    return next((rule for rule in rules[kind] if rule.new in installed), None)
 
 
 def _rewritten(node: Mapping[str, Any], rule: Replacement) -> dict[str, Any]:
@@ -98,6 +100,55 @@ def _relinked(node: Any, moved: Mapping[str, Mapping[int, int]]) -> Any:
         if found is not None and found.node in moved:
             inputs[name] = [found.node, moved[found.node].get(found.slot, found.slot)]
     return {**node, "inputs": inputs}
+
+
+def with_former(classes: Classes, rules: Mapping[str, Sequence[Replacement]] = RULES) -> Classes:
+    """Classes together with those that rules replace, so that workflows of ComfyUI's page which have them can be read.
+
+    Args:
+        classes: Entries of `/object_info`.
+        rules: Rules by the old class. An old input has the type of the new one.
+    """
+    return _WithFormer(classes, rules)
+
+
+@dataclass(frozen=True)
+class _WithFormer(Mapping[str, Mapping[str, Any]]):
+    """Old classes are looked at one by one: which of the others there are may be slow to say."""
+
+    classes: Classes
+    rules: Mapping[str, Sequence[Replacement]]
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        rule = _rule_for(name, self.classes, self.rules)
+        return self.classes[name] if rule is None else _former(name, rule, self.classes[rule.new])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.classes
+        yield from (name for name in self.rules if _rule_for(name, self.classes, self.rules) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _former(name: str, rule: Replacement, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of an old class, from that of the new one."""
+    inputs = {old: _spec_of(new, rule, inputs_of(entry)) for new, old in rule.inputs.items()}
+    kinds = [kind for _, kind in outputs_of(entry)]
+    numbers = {k: k for k in range(len(kinds))} | dict(rule.outputs)
+    outputs = [kinds[numbers[k]] for k in range(len(kinds))]
+    return {"input": {"required": inputs}, "output": outputs, "display_name": name}
+
+
+def _spec_of(name: str, rule: Replacement, inputs: Sequence[Input]) -> list[Any]:
+    """What a class says about an input, which may be one of those that a choice brings, or one of a group's sockets."""
+    known = {each.name: each for each in inputs}
+    if name not in known:
+        group = known.get(name.rpartition(".")[0])
+        if group is None or group.type != DYNAMIC_COMBO:
+            return ["*", {}]
+        known = {each.name: each for each in group.below(rule.values[group.name])}
+    return [known[name].type, dict(known[name].options)]
 
 
 def described(rules: Mapping[str, Sequence[Replacement]] = RULES) -> dict[str, list[dict[str, Any]]]:

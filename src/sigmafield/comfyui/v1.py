@@ -134,7 +134,8 @@ def _validated(hook: Hook, folders: Callable[[], Folders]) -> Callable[..., Any]
 def _signed(function: Callable[..., Any], hook: Hook, owner: str) -> Callable[..., Any]:
     """The function with the hook's parameters, which ComfyUI reads to see what it takes."""
     kinds = [inspect.Parameter(owner, inspect.Parameter.POSITIONAL_ONLY)]
-    kinds += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(hook.names - {"context"})]
+    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD  # keyword-only parameters are not among getfullargspec's args
+    kinds += [inspect.Parameter(name, plain) for name in sorted(hook.names - {"context"})]
     every = [inspect.Parameter("given", inspect.Parameter.VAR_KEYWORD)] if hook.every else []
     function.__signature__ = inspect.Signature([*kinds, *every])  # pyright: ignore[reportFunctionMemberAccess]
     return function

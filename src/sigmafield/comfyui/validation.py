@@ -14,7 +14,7 @@ from sigmafield.comfyui.loop_pairs import LoopError, loops_of
 from sigmafield.comfyui.object_info import described
 from sigmafield.comfyui.problems import FAILED, Faulty, Problem, Validated
 from sigmafield.comfyui.replacements import replaced
-from sigmafield.comfyui.wire import declared
+from sigmafield.comfyui.wire import DYNAMIC, declared, nested
 from sigmafield.core.registry import near_miss, shown
 
 
@@ -208,8 +208,10 @@ def _with_loops(found: Validated, nodes: Mapping[str, Definition]) -> Validated:
 
 
 def _checks_itself(definition: Definition, name: str) -> bool:
-    """Whether a class's own check is about an input, which then is not checked otherwise."""
-    hook = definition.validate
+    """Whether a class's own check is about an input, which then is not checked otherwise; what a choice is, always."""
+    hook, slot = definition.validate, definition.slot(name)
+    if slot is not None and slot.type == DYNAMIC:
+        return False
     return hook is not None and (name in hook.names or (hook.every and name != "input_types"))
 
 
@@ -228,11 +230,12 @@ def _custom(
         return []
     values = {key: None if link(value) else literal(value) for key, value in given.items()}
     asked = [key for key in values if hook.every or key in hook.names]
+    inputs = nested(definition.inputs, values)
     try:
         answer = hook.ask(
-            {**values, "input_types": dict(received)} if "input_types" in hook.names else values, Context(folders)
+            {**inputs, "input_types": dict(received)} if "input_types" in hook.names else inputs, Context(folders)
         )
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         answer = str(error)
     if answer is None or answer is True:
         return []

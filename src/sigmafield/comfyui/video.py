@@ -132,7 +132,9 @@ def pyav() -> Any:
     try:
         import av
     except ImportError:
-        raise ImportError("videos and sound need PyAV: pip install 'sigmafield[video]'") from None
+        raise ImportError(
+            "videos, sound and AVIF files of 10 bits or HDR need PyAV: pip install 'sigmafield[video]'"
+        ) from None
     return av
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
+import numpy as np
 from torch import Tensor
 
 from sigmafield.core.annotations import WORDS, Range, convert, describe, fits, optional, split
@@ -28,6 +29,9 @@ V = TypeVar("V")
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character: what is left of bytes that are not UTF-8, and of half an escape in JSON."""
+
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number that a latent can be multiplied with."""
 
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
@@ -99,6 +103,8 @@ class Parameter:
             raise ValueError(f"{owner} needs {self.range.text(self.name)}; got {_number(value)}{others}")
         if self.range is None and not abs(value) < math.inf:
             raise ValueError(f"{owner} needs {self.name} to be finite; got {_number(value)}")
+        if self.kind is float and LARGEST < abs(value) < math.inf:
+            raise ValueError(f"{owner} needs {self.name} within ±{LARGEST:g}, what float32 holds; got {_number(value)}")
 
     def schema(self) -> dict[str, Any]:
         """A JSON schema of the values, with the default and the documentation."""

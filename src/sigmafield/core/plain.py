@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
-from sigmafield.core.annotations import convert, describe, fits, hints_of, is_sequence, optional, split
+from sigmafield.core.annotations import WORDS, convert, describe, fits, hints_of, is_sequence, optional, split
 from sigmafield.core.parameters import fields_of
 from sigmafield.core.registry import Spec, format_specs, near_miss, parse_specs, shown
 
@@ -79,5 +79,12 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         if is_sequence(kind) and Spec in get_args(kind) and isinstance(value, str):
             return parse_specs(value, path, "name(parameter=0.5)+name")
     if not fits(value, hint):
-        raise ValueError(f"{path} must be {describe(hint)}; got {shown(cast('object', value))}")
+        in_json = [describe(kind) for kind in alternatives if _is_plain(kind)]
+        rule = " or ".join(in_json) or describe(hint)
+        raise ValueError(f"{path} must be {rule}; got {shown(cast('object', value))}")
     return convert(value, hint)
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether JSON has values of a type, in a form of their own."""
+    return kind in WORDS or get_origin(kind) is Literal or is_sequence(kind) or dataclasses.is_dataclass(kind)

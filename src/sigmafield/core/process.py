@@ -5,9 +5,10 @@ Everything here is float64 on the CPU. A noise level is a number or a field [B, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -16,6 +17,9 @@ from torch import Tensor
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import lincomb
 from sigmafield.core.typed import numbers
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 LAM_MAX = 80.0
 """|λ| is clamped to this (σ ≈ 2e-35), so that σ = 0 gives no infinities; `Span.last` marks the end of a run."""
@@ -124,6 +128,8 @@ class Span:
     sigmas: Float64[Tensor, "levels *field"] | None = field(default=None, repr=False)
     asked: int = 1
     clock: Clock | None = field(default=None, repr=False)
+    kept: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], repr=False, compare=False)
+    """What `of_run` has computed; all intervals of a schedule have the same."""
 
     def sigma_at(self, percent: float) -> float:
         """σ at a share of the way through sampling, 0 … 1; ValueError if the network's clock is not known."""
@@ -136,6 +142,23 @@ class Span:
         if self.sigmas is None or not 0 <= self.i + k < self.n:
             raise IndexError(f"step {self.i} of {self.n} has no interval {k:+d}")
         return replace(self, sigma=self.sigmas[self.i + k], sigma_next=self.sigmas[self.i + k + 1], i=self.i + k)
+
+    def of_run(self, make: Callable[Concatenate[Span, P], Sequence[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """This step's part of what a function computes for all steps of a schedule with one σ per step.
+
+        It is computed once: a function of tensors costs as much for all steps as for one.
+
+        Args:
+            make: Is given one `Span` of all intervals, of shape [n], and gives a part for each step.
+            args: Further arguments, which are hashable.
+            kwargs: Further arguments by name.
+        """
+        key = (make, self.process, args, *kwargs.items())
+        if key not in self.kept:
+            assert self.sigmas is not None
+            every = replace(self, sigma=self.sigmas[:-1], sigma_next=self.sigmas[1:], i=0)
+            self.kept[key] = make(every, *args, **kwargs)
+        return self.kept[key][self.i]
 
     @cached_property
     def lam(self) -> Sigma:
@@ -178,12 +201,8 @@ class Span:
 
         A multistep sampler may use this many earlier steps: a position that joins late starts without history.
         """
-        unbroken = torch.ones_like(self.sigma, dtype=torch.bool)
-        count = torch.zeros_like(self.sigma, dtype=torch.int64)
-        for k in range(1, min(self.i, most) + 1):
-            unbroken = unbroken & ~self.at(-k).frozen
-            count = count + unbroken
-        return count
+        spans = [self.at(-k) for k in range(min(self.i, most), 0, -1)]
+        return unbroken(torch.stack([*(span.frozen for span in spans), self.frozen]), most)[-1]
 
     @cached_property
     def ve(self) -> Span:
@@ -259,6 +278,8 @@ class Grid:
     process: Process
     asked: int | None = None
     clock: Clock | None = field(default=None, repr=False)
+    kept: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], init=False, repr=False, compare=False)
+    """What `Span.of_run` has computed."""
 
     def __post_init__(self) -> None:
         sigmas = torch.as_tensor(self.sigmas).detach().to("cpu", torch.float64)
@@ -285,8 +306,23 @@ class Grid:
     def span(self, i: int) -> Span:
         """Interval i, 0 ≤ i < n."""
         return Span(
-            self.sigmas[i], self.sigmas[i + 1], self.process, i, self.n, self.sigmas, self.asked or self.n, self.clock
-        )
+            self.sigmas[i], self.sigmas[i + 1], self.process, i, self.n, self.sigmas, self.asked or self.n, self.clock,
+            self.kept,
+        )  # fmt: skip
+
+
+def unbroken(frozen: Bool[Tensor, "n *field"], most: int) -> Int[Tensor, "n *field"]:
+    """Number of intervals directly before each one without a frozen one among them, at most `most`.
+
+    Args:
+        frozen: Which of consecutive intervals are frozen.
+        most: The largest answer.
+    """
+    all_open, count = torch.ones_like(frozen), torch.zeros_like(frozen, dtype=torch.int64)
+    for k in range(1, min(len(frozen) - 1, most) + 1):
+        all_open = all_open & torch.cat([torch.zeros_like(frozen[:k]), ~frozen[:-k]])
+        count = count + all_open
+    return count
 
 
 def per_sample(sigma: Sigma) -> Float64[Tensor, "batch"] | None:

@@ -53,3 +53,105 @@ class Mixture:
         (m,), alpha, alpha_next = self.means, self.process.alpha(sigma), self.process.alpha(sigma_next)
         v, v_next = alpha**2 * self.tau**2 + sigma**2, alpha_next**2 * self.tau**2 + sigma_next**2
         return alpha_next * m + (v_next / v).sqrt() * (x - alpha * m)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """E[x0 | x] for x0 drawn, as a whole sample, from Σ_k w_k N(Q m_k, Q diag(τ_k²) Qᵀ); x = α x0 + σ ξ.
+
+        z = Qᵀ x,   v_k = α² τ_k² + σ²
+        D = Q Σ_k r_k (m_k + α τ_k²/v_k (z − α m_k)),   r = softmax(ln w_k − ½ Σ ln v_k − ½ Σ (z − α m_k)²/v_k)
+
+    The marginals at every σ are Gaussian mixtures as well, so that they can be drawn from exactly.
+
+    Args:
+        means: m_k, [components, d], float64.
+        deviations: τ_k, [components, d], above 0.
+        weights: w_k, [components], above 0; their sum is 1.
+        shape: Shape (C, *space) of a sample, with d numbers.
+        process: Process that adds noise.
+        basis: Q, orthonormal, [d, d]; None is the identity.
+
+    Raises:
+        ValueError: Shapes do not fit, or a number is out of range.
+    """
+
+    means: Tensor
+    deviations: Tensor
+    weights: Tensor
+    shape: tuple[int, ...]
+    process: Process = VE()
+    basis: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        k, d = self.means.shape
+        if self.deviations.shape != (k, d) or self.weights.shape != (k,) or math.prod(self.shape) != d:
+            raise ValueError(
+                f"means [{k}, {d}] need deviations of the same shape, {k} weights and a shape of {d} numbers; got "
+                f"{tuple(self.deviations.shape)}, {tuple(self.weights.shape)} and {self.shape}"
+            )
+        if not (self.deviations > 0).all() or not (self.weights > 0).all():
+            raise ValueError("deviations and weights must be above 0")
+        if not math.isclose(float(self.weights.sum()), 1.0, rel_tol=1e-9):
+            raise ValueError(f"weights must add up to 1; got {float(self.weights.sum()):g}")
+
+    def __call__(self, x: Latent, sigma: Sigma, ctx: Ctx | None = None) -> Pred:
+        return Pred(self.denoised(x, sigma))
+
+    def denoised(self, x: Latent, sigma: Sigma, weights: Tensor | None = None) -> Latent:
+        """D at x.
+
+        Args:
+            x: Noisy samples [B, C, *space].
+            sigma: Their level, a number or one per sample [B, 1, …].
+            weights: Other weights of the components, [components] or [B, components]; 0 leaves a component out.
+        """
+        alpha, var = self._scales(sigma, x)
+        m, tau2 = self.means.to(x), self.deviations.to(x).square()
+        away = self._rotated(x)[:, None] - alpha * m  # [B, components, d]
+        log_w = (self.weights if weights is None else weights).to(x).log()
+        r = (log_w - 0.5 * (var.log() + away.square() / var).sum(-1)).softmax(-1)
+        return self._back((r[..., None] * (m + alpha * tau2 / var * away)).sum(1))
+
+    def drawn(self, n: int, sigma: float, generator: torch.Generator) -> Latent:
+        """n exact samples of the marginal at σ, [n, C, *space], float64; those of the data at σ = 0."""
+        picks = torch.multinomial(self.weights.double(), n, replacement=True, generator=generator)
+        level = torch.tensor(sigma, dtype=torch.float64)
+        (alpha,), (var,) = self._scales(level, self.means)
+        unit = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        return self._back(alpha * self.means[picks] + var[picks].sqrt() * unit)
+
+    def moments(self, sigma: float) -> tuple[Tensor, Tensor]:
+        """(mean [d], covariance [d, d]) of the marginal at σ, in the coordinates of x."""
+        (alpha,), (var,) = self._scales(torch.tensor(sigma, dtype=torch.float64), self.means)
+        m, w = alpha * self.means, self.weights
+        mean = w @ m
+        around = m - mean
+        covariance = torch.einsum("k,ki,kj->ij", w, around, around) + torch.diag(w @ var)
+        if self.basis is None:
+            return mean, covariance
+        return self.basis @ mean, self.basis @ covariance @ self.basis.T
+
+    def exact(self, x: Latent, sigma: Sigma, sigma_next: Sigma) -> Latent:
+        """The ODE's solution at σ' from x at σ, for a single component: z' = α' m + (v'/v)^½ (z − α m).
+
+        Raises:
+            ValueError: There are several components.
+        """
+        if len(self.means) != 1:
+            raise ValueError(f"only one Gaussian has an exact solution; got {len(self.means)} components")
+        (alpha, var), (then, v_next) = self._scales(sigma, x), self._scales(sigma_next, x)
+        z = then * self.means + (v_next / var).sqrt() * (self._rotated(x)[:, None] - alpha * self.means)
+        return self._back(z[:, 0])
+
+    def _scales(self, sigma: Sigma, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(α, v_k) for x, as [B or 1, 1, 1] and [B or 1, components, d]."""
+        s, alpha = (level.to(x).reshape(-1, 1, 1) for level in (sigma, self.process.alpha(sigma)))
+        return alpha, alpha.square() * self.deviations.to(x).square() + s.square()
+
+    def _rotated(self, x: Latent) -> Tensor:
+        flat = x.flatten(1)
+        return flat if self.basis is None else flat @ self.basis.to(x)
+
+    def _back(self, z: Tensor) -> Latent:
+        return (z if self.basis is None else z @ self.basis.to(z).T).reshape(-1, *self.shape)

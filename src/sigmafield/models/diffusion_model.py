@@ -119,6 +119,7 @@ class DiffusionModel:
     running: Running = nullcontext
     caller: Caller = field(default=in_place, repr=False)
     _stacks: Recent[Cond] = field(default_factory=partial(Recent, 2), init=False, repr=False)
+    _known: Recent[list[float]] = field(default_factory=partial(Recent, 256), init=False, repr=False)
     _views: Views = field(default_factory=Views, init=False, repr=False)
 
     def __call__(self, x: Latent, sigma: Sigma, conds: Sequence[Cond], ctx: Ctx) -> list[Tensor]:
@@ -135,19 +136,27 @@ class DiffusionModel:
         """
         for cond in conds:
             self.check(cond)
-        k = len(conds)
-        cond = self.stacked([acting(sigma, cond, self.sampling.clock) for cond in conds], len(x) // k)
-        sigma = by_row(sigma, len(x) // k, self.name).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
-        pre, t = self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)
-        xs = lincomb(pre.c_in, x).float()
-        t = t.flatten().to(xs) if sigma.ndim else xs.new_full(xs.shape[:1], float(t))
-        roles = tuple(c.role for c in conds for _ in range(len(x) // k))
+        n, k = x.shape[0], len(conds)
+        cond = self.stacked([acting(sigma, cond, self.sampling.clock) for cond in conds], n // k)
+        sigma = by_row(sigma, n // k, self.name).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
+        c_in, c_skip, c_out, t = self._coefficients(sigma)
+        xs = lincomb(c_in, x).float()
+        t = t.flatten().to(xs) if isinstance(t, Tensor) else xs.new_full((n,), t)
+        roles = tuple(c.role for c in conds for _ in range(n // k))
         out = []
-        for some in shares(len(xs), self.max_rows):
+        for some in shares(n, self.max_rows):
             with self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx) as network:
                 out.append(network(xs[some], t[some], rows(cond, some)))
         out = out[0] if len(out) == 1 else torch.cat(out)
-        return list(lincomb(pre.c_skip, x, pre.c_out, out.to(x.dtype)).chunk(k))
+        return list(lincomb(c_skip, x, c_out, out.to(x.dtype)).chunk(k))
+
+    def _coefficients(self, sigma: Sigma) -> Sequence[Tensor] | Sequence[float]:
+        """(c_in, c_skip, c_out, t) at σ; those of the latest levels are kept where σ is one number."""
+
+        def make() -> list[Tensor]:
+            return [*self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)]
+
+        return make() if sigma.ndim else self._known((), float(sigma), lambda: [float(each) for each in make()])
 
     def stacked(self, conds: Sequence[Cond], each: int) -> Cond:
         """Several conditionings as one, see `stack`; those without spatial inputs are kept for the next call."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sigmafield.core.arrays import Latent
 from sigmafield.core.process import Grid, Span
+from sigmafield.core.typed import numbers
 from sigmafield.noise.brownian_sums import Split, add_up
 from sigmafield.noise.sources import Device, seed_word
 
@@ -32,6 +33,13 @@ class Node(NamedTuple):
     start: float
     end: float
     w: Tensor
+
+
+def rest(every: Span) -> list[tuple[float, float]]:
+    """(smallest, largest) level of each step and all later ones."""
+    assert every.sigmas is not None
+    back = every.sigmas.flip(0)
+    return list(zip(*(numbers(ends.flip(0)) for ends in (back.cummin(0).values, back.cummax(0).values))))
 
 
 class Brownian:
@@ -98,6 +106,7 @@ class Brownian:
         # torchsde takes the root's variance from the unrounded ends, and rounds all times it cuts at
         low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.0, 1.0)
         self._range, self._root_std = (round(low, 6), round(high, 6)), math.sqrt(high - low)
+        self._known: dict[float, float] = {}  # σ → time
         self._levels = sorted({self._time(float(sigma)) for sigma in grid.sigmas})
         self._nodes: dict[int, Node] = {}  # by number: the root is 1, the halves of n are 2 n and 2 n + 1
         self._spare: list[Tensor] = []
@@ -156,8 +165,8 @@ class Brownian:
         low, high = sorted((self._time(float(span.sigma)), self._time(float(span.sigma_next))))
         if span.sigmas is None or span.i >= span.n:
             return (low, high), self._range
-        rest = span.sigmas[span.i :]
-        return (low, high), (self._time(float(rest.min())), self._time(float(rest.max())))
+        lowest, highest = span.of_run(rest)
+        return (low, high), (self._time(lowest), self._time(highest))
 
     def _following(self, span: Span) -> Span | None:
         """The interval that is expected next, None if the schedule does not determine it.
@@ -179,8 +188,12 @@ class Brownian:
         return span.at(1).split(self._stage[1])[0]
 
     def _time(self, sigma: float) -> float:
-        low, high = self._range
-        return min(max(round(torch.tensor(sigma, dtype=self._times).item(), 6), low), high)
+        found = self._known.get(sigma)
+        if found is None:
+            low, high = self._range
+            found = min(max(round(torch.tensor(sigma, dtype=self._times).item(), 6), low), high)
+            self._known[sigma] = found
+        return found
 
     def _increment(self, asked: Interval, to_come: Interval) -> Tensor:
         """W(high) − W(low): the sum, left to right, of the largest nodes that cover the interval.

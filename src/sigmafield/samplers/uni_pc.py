@@ -15,9 +15,9 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.linear import by_order, lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import Range
-from sigmafield.core.process import FROZEN, LAM_MAX, Grid, Span
+from sigmafield.core.process import FROZEN, LAM_MAX, Grid, Span, unbroken
 from sigmafield.core.protocols import Noise, Step
-from sigmafield.core.typed import solve
+from sigmafield.core.typed import numbers, solve
 from sigmafield.samplers.registry import preset, sampler
 
 
@@ -98,6 +98,45 @@ def unipc_scale(levels: Sequence[tuple[Sigma, Sigma, Sigma]]) -> Sigma:
     return torch.where((lam_next - lam).abs() < FROZEN, 1.0, s_next / s * a / a_next)
 
 
+def coefficients(
+    sigmas: Tensor, i: Tensor, have: Tensor, variant: str, precise: bool, solve_one_step: bool
+) -> tuple[list[Sigma], list[Sigma]]:
+    """([a, w_t, w_0, w_1, …] of the corrector, [a, w_0, w_1, …] of the predictor) of a step, or of several at once.
+
+    Args:
+        sigmas: The whole schedule [n + 1, *field].
+        i: Numbers of the steps, 0-d or [steps].
+        have: Earlier steps that each may use, up to 3, see `Span.history`; [*field] or [steps, *field].
+        variant: As for `uni_pc`.
+        precise: As for `uni_pc`.
+        solve_one_step: As for `uni_pc`.
+    """
+    left = (len(sigmas) - 1 - i).reshape(*i.shape, *[1] * (have.ndim - i.ndim))
+    top = (have + left - 1).clamp(max=3)
+    alone = (top == 0) & (not solve_one_step)
+
+    def order(k: Tensor, most: Tensor) -> Tensor:
+        return torch.where(k < top, k, torch.minimum(top, most)).clamp(min=1)
+
+    some = torch.stack([sigmas[(i + j).clamp(min=0)] for j in (1, 0, -1, -2, -3)])
+    levels = list(zip(*(part.unbind() for part in vp(some, precise))))
+    correct = by_order(order(have, left + 1), lambda k: unipc_weights(levels[1:], k, True, variant))
+    predict = by_order(order(have + 1, left), lambda k: unipc_weights(levels, k, False, variant))[1:]
+    scale = torch.where(alone, levels[1][0] / levels[0][0], unipc_scale(levels))
+    return [unipc_scale(levels[1:]), *correct], [scale, *(torch.where(alone, 0.0, w) for w in predict)]
+
+
+def of_all_steps(
+    every: Span, variant: str, precise: bool, solve_one_step: bool
+) -> Sequence[tuple[list[float], list[float]]]:
+    """`coefficients` of each step of a schedule with one σ per step."""
+    assert every.sigmas is not None
+    steps, have = torch.arange(every.n), unbroken(every.frozen, 3)
+    both = coefficients(every.sigmas, steps, have, variant, precise, solve_one_step)
+    correct, predict = (list(zip(*map(numbers, terms))) for terms in both)
+    return [(list(one), list(other)) for one, other in zip(correct, predict)]
+
+
 @sampler("uni_pc", order=2, evals=1, grid=end_above_zero, paper="arXiv:2302.04867")
 def uni_pc(
     x: Latent,
@@ -125,23 +164,17 @@ def uni_pc(
         solve_one_step: With a single step, make a step of first order; ComfyUI only scales x then.
     """
     D = (yield x, s.sigma).x0
-    have, left = s.history(3), s.n - s.i
-    top = (have + left - 1).clamp(max=3)
-    alone = (top == 0) & (not solve_one_step)
-
-    def order(k: Tensor, most: int) -> Tensor:
-        return torch.where(k < top, k, top.clamp(max=most)).clamp(min=1)
-
+    if s.sigma.ndim:
+        assert s.sigmas is not None
+        i, have = torch.tensor(s.i), s.history(3)
+        correct, predict = coefficients(s.sigmas, i, have, variant, precise, solve_one_step)
+    else:
+        correct, predict = s.of_run(of_all_steps, variant, precise, solve_one_step)
     history = [D, *(mem[f"D{j}"] for j in range(1, 4) if f"D{j}" in mem)]
-    sigmas = torch.stack([s.sigma_next, *(s.at(-j).sigma for j in range(min(s.i + 1, 4)))])
-    levels = list(zip(*(part.unbind() for part in vp(sigmas, precise))))
     if s.i:
-        w = by_order(order(have, left + 1), lambda k: unipc_weights(levels[1:], k, True, variant))
-        x = lincomb(unipc_scale(levels[1:]), mem["x"], *(v for pair in zip(w, history) for v in pair))
-    w = by_order(order(have + 1, left), lambda k: unipc_weights(levels, k, False, variant))
-    scaled = torch.where(alone, levels[1][0] / levels[0][0], unipc_scale(levels))
-    terms = [v for k, latent in zip(w[1:], history) for v in (torch.where(alone, 0.0, k), latent)]
-    return lincomb(scaled, x, *terms), {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
+        x = lincomb(correct[0], mem["x"], *(v for pair in zip(correct[1:], history) for v in pair))
+    terms = [v for pair in zip(predict[1:], history) for v in pair]
+    return lincomb(predict[0], x, *terms), {"x": x} | {f"D{j + 1}": v for j, v in enumerate(history[:3])}
 
 
 preset("uni_pc_bh2", of="uni_pc", variant="bh2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -75,16 +75,20 @@ class _Here(threading.local):
     Args:
         run: The run, or the last one.
         inside: Whether it is being stepped.
+        turn: When its turn began; None while it does not have it.
     """
 
     run: Present | None = None
     inside = False
+    turn: float | None = None
 
 
 class Batcher:
     """Makes the network calls of many runs on one device, joined where they can be, one at a time.
 
-    A thread of its own makes them; only that of a lone run on the CPU is made where it was asked for.
+    A thread of its own makes them; only that of a lone run on the CPU is made where it was asked for. Between their
+    calls the runs take turns: threads that compute small tensors at the same time hand Python's lock to one another at
+    every operation, which takes longer than the operations.
 
     A run is stepped by a thread of its own, on a model that `joined` gives, within `running`. A call waits until the
     runs that could join it have called as well, or until they are overdue.
@@ -107,6 +111,7 @@ class Batcher:
         self._waiting: list[Asked] = []
         self._present: set[Present] = set()
         self._here = _Here()
+        self._turn = threading.Lock()
         self._closed: Exception | None = None
         self._busy, self._free_since, self._waits = False, 0.0, 0
         self._thread = threading.Thread(target=self._work, name="sigmafield network", daemon=True)
@@ -138,6 +143,7 @@ class Batcher:
         try:
             yield
         finally:
+            self._end_turn()
             here.inside = False
             with self._changed:
                 self._present.discard(run)
@@ -146,7 +152,9 @@ class Batcher:
     def pays(self, runs: int) -> bool:
         """Whether one run more than `runs` would add throughput, by what network calls cost so far."""
         limits = (limit for limit in (self.settings.max_rows, self._exact) if limit is not None)
-        return self._costs.pays(runs, min(limits, default=None))
+        with self._changed:
+            keys = [run.key for run in self._present]
+        return self._costs.pays(runs, min(limits, default=None), keys)
 
     def figures(self) -> BatchFigures:
         """What was done so far."""
@@ -169,17 +177,35 @@ class Batcher:
             asked.answer.set_exception(error)
 
     def _call(self, call: NetworkCall) -> Tensor:
-        """Hands a call over and waits for its answer."""
-        key, rows = key_of(call, self.settings.exact), len(call.x)
+        """Hands a call over and waits for its answer; other runs take their turns meanwhile."""
+        here, key = self._here, key_of(call, self.settings.exact)
+        if not here.inside or here.run is None:
+            return self._answer(call, key, None)
+        gap = self._end_turn()
+        if not call.alone:
+            self._costs.asked(key, len(call.x), gap)
+        try:
+            return self._answer(call, key, here.run)
+        finally:
+            self._turn.acquire()
+            here.turn = time.perf_counter()
+
+    def _end_turn(self) -> float | None:
+        """Lets another run have its turn; how many seconds it took, None where this thread did not have it."""
+        began, self._here.turn = self._here.turn, None
+        if began is None:
+            return None
+        self._turn.release()
+        return time.perf_counter() - began
+
+    def _answer(self, call: NetworkCall, key: Hashable, run: Present | None) -> Tensor:
+        """The answer to a call of a run, or of a thread that is not known to step one."""
         with self._changed:
             if self._closed is not None:
                 raise self._closed
             now = time.perf_counter()
-            run = self._here.run if self._here.inside else None
             if run is not None:
-                run.called(key, rows, now)
-                if not call.alone:
-                    self._costs.asked(key, rows, run.gap)
+                run.called(key, len(call.x), now)
             asked = Asked(call, key, run, now, torch.is_grad_enabled())
             at_once = not (self._busy or self._waiting or self._present - {run}) and call.x.device.type == "cpu"
             self._busy = self._busy or at_once

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -191,7 +192,12 @@ class Engine:
             owner: Those of it; None is all.
             limit: How many at most.
             before: Those that were submitted before this job.
+
+        Raises:
+            LookupError: The job `before` does not exist.
         """
+        if before is not None:
+            self._store.get(before)
         return [self._scheduler.now(record) for record in self._store.list(status, owner, limit, before)]
 
     def posted(
@@ -302,7 +308,15 @@ class Engine:
 
     def delete(self, id: str) -> None:
         """Delete a job with its files. LookupError if it does not exist; WrongState while it runs."""
-        if not self._store.delete(id, [*FINISHED, "queued", "paused"]):
+        since: list[Status] = [*FINISHED, "queued", "paused"]
+        try:
+            gone = self._store.delete(id, since)
+        except sqlite3.OperationalError:  # the disk is full: the job's files make room
+            if self._store.get(id).status not in FINISHED:
+                raise
+            JobFiles(self._root, id).remove()
+            gone = self._store.delete(id, since)
+        if not gone:
             raise WrongState(f"job {id} is {self.get(id).status}: cancel it first")
         self._recent.forget(id)
         if not self._scheduler.ask(id, "cancelled"):

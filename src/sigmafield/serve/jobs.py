@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from sigmafield.core.registry import shown
-
-Kind = Literal["recipe", "workflow"]
-"""What a job's request is: a recipe, or a workflow of ComfyUI in API form."""
-
-Status = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
-"""Where a job is. "running" is the only status that a job is given while a thread works on it."""
+from sigmafield.recipes.jobs import FINISHED, Kind, Output, Status
 
 Happening = Literal["queued", "started", "step", "paused", "resumed", "done", "failed", "cancelled", "priority"]
 """What can happen to a job."""
@@ -22,30 +17,7 @@ MOST_PRIORITY = 1_000_000
 """The highest priority, and minus the lowest."""
 
 STATUSES: tuple[Status, ...] = get_args(Status)
-FINISHED: tuple[Status, ...] = ("done", "failed", "cancelled")
-"""A job that has one of these never runs again."""
-UNFINISHED: tuple[Status, ...] = ("queued", "running", "paused")
-
-
-@dataclass(frozen=True)
-class Output:
-    """A file that a job has made.
-
-    Args:
-        name: Its name; with "/" where a workflow saves it in a folder.
-        media_type: "image/png" or another type of HTTP.
-        width: Width in pixels; 0 for what is not an image.
-        height: Height in pixels.
-        size: Bytes.
-        sha256: Digest of the bytes.
-    """
-
-    name: str
-    media_type: str
-    width: int
-    height: int
-    size: int
-    sha256: str
+UNFINISHED: tuple[Status, ...] = tuple(status for status in STATUSES if status not in FINISHED)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from PIL import Image
 
+from sigmafield.comfyui.workflow.carried import workflow_texts
 from sigmafield.core.protocols import State
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import execute, open_job
@@ -75,7 +77,7 @@ def run_recipe(live: Live, device: Device, shown: Callable[[Recipe], Recipe]) ->
         shown: The recipe as it is written into the images.
 
     Returns:
-        The names of its outputs, PNG files with the recipe in them, animated for videos.
+        The names of its outputs, PNG files with the recipe and ComfyUI's workflow in them, animated for videos.
 
     Raises:
         Stopped: It was asked to stop; its state is saved, unless it is cancelled.
@@ -103,7 +105,8 @@ def draw(live: Live, device: Device, recipe: Recipe, inputs: Inputs, said: Recip
     job = open_job(recipe, pipe, inputs, device.controls(recipe, inputs, pipe))
     with Stepping(device.batcher, live.record.priority) as stepping:
         result = execute(job, Watch(job, live, stepping), state)
-    files = {f"{k}.png": encoded(each, ".png", label(said, k)) for k, each in enumerate(result.images)}
+    texts = workflow_texts(replace(job, recipe=said))
+    files = {f"{k}.png": encoded(each, ".png", label(said, k), texts) for k, each in enumerate(result.images)}
     live.files.save_outputs(files)
     return list(files)
 

@@ -27,6 +27,9 @@ LOG = logging.getLogger("sigmafield.serve")
 LOST = 10
 """How often a job's process may end while it runs, without a saved state in between, before the job is failed."""
 
+SUSPECT = 2
+"""How often that may happen before the job runs alone, so that what happens next is not blamed on others."""
+
 LOOK = 1.0
 """Seconds between two looks at what changes by itself: the load of devices, and the age of finished jobs."""
 
@@ -41,7 +44,8 @@ class Scheduler:
     """Starts jobs in threads while there is room, and stops them.
 
     The job of the highest priority is next, of these the oldest; it goes to the device with the fewest jobs. Where no
-    device has room, it takes the place of the job of the lowest priority below its own, at that one's next step.
+    device has room, it takes the place of the job of the lowest priority below its own, at that one's next step. A job
+    during which the process has ended more than once runs alone until a state of it is saved.
 
     Args:
         root: Folder of the jobs' files.
@@ -76,13 +80,20 @@ class Scheduler:
         self._workers: dict[str, Worker] = {}
         self._durations: deque[float] = deque(maxlen=DURATIONS)
         self._stopping = False
+        self._alone = ""
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
 
     def start(self) -> None:
-        """Load the models of the settings, and begin; errors as for `load`."""
+        """Load the models of the settings, and begin, unless `stop` is called meanwhile; errors as for `load`."""
         for device in self.devices:
             for model in self._settings.models:
-                device.load(model)
+                if not self._stopping:
+                    device.load(model)
+        with self.lock:
+            if not self._stopping:
+                self._begin_work()
+
+    def _begin_work(self) -> None:
         known = self._store.ids()
         for folder in self._root.iterdir():
             files = JobFiles(self._root, folder.name)
@@ -174,12 +185,20 @@ class Scheduler:
     def _assign(self) -> bool:
         """Start the jobs for which there is room; whether others wait for it."""
         while (record := self._store.next_queued(self._workers.keys())) is not None:
+            suspect = self._store.crashes(record.id) >= SUSPECT
+            if self._is_alone() or (suspect and self._workers):
+                return True
+            self._alone = record.id if suspect else ""
             free = [device for device in self.devices if device.has_room(self._load(device))]
             if not free:
                 self._displace(record)
                 return True
             self._begin(record, min(free, key=self._load))
         return False
+
+    def _is_alone(self) -> bool:
+        """Whether a job runs that no other one may run next to."""
+        return self._alone in self._workers and self._store.crashes(self._alone) >= SUSPECT
 
     def _begin(self, record: JobRecord, device: Device | RemoteDevice) -> None:
         kind, started = ("started", time.time()) if record.started is None else ("resumed", record.started)
@@ -213,7 +232,7 @@ class Scheduler:
     def _ended(self, worker: Worker) -> None:
         with self._wake:
             del self._workers[worker.id]
-            self._durations.append(time.time() - worker.began)
+            self._durations.append(time.monotonic() - worker.began)
             if worker.live.stop == "cancelled":
                 worker.live.files.remove()
             self._wake.notify_all()

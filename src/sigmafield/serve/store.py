@@ -252,6 +252,10 @@ class Store:
             rows = self._rows("SELECT id FROM jobs WHERE status = 'queued' AND crashes > ?", (most,))
         return [str(row["id"]) for row in rows]
 
+    def crashes(self, id: str) -> int:
+        """How often the process or the thread has ended while a job ran, since its last saved state."""
+        return sum(int(row["crashes"]) for row in self._rows("SELECT crashes FROM jobs WHERE id = ?", (id,)))
+
     def events(self, job: str, after: int) -> list[Event]:
         """The events of a job that are recorded, those after an id."""
         rows = self._rows("SELECT * FROM events WHERE job = ? AND id > ? ORDER BY id", (job, after))

@@ -43,7 +43,7 @@ class Worker(threading.Thread):
         ended: Callable[[Worker], None],
     ):
         super().__init__(name=f"job {live.record.id}", daemon=True)
-        self.live, self.device, self.id, self.began = live, device, live.record.id, time.time()
+        self.live, self.device, self.id, self.began = live, device, live.record.id, time.monotonic()
         self._workflows, self._shown, self._store, self._ended = workflows, shown, store, ended
 
     def run(self) -> None:

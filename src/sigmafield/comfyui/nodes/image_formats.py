@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
+from sigmafield.comfyui.avif import LEVELS, avif, deep_avif
+from sigmafield.comfyui.avif import ColorSpace as AvifSpace
 from sigmafield.comfyui.context import Context, Shown
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.saving import (
-    as_json,
-    place,
-    png,
-    png_16,
-    saved_images,
-    stays_below,
-    texts_of,
-    to_pillow,
-)
+from sigmafield.comfyui.exr import ColorSpace as ExrSpace
+from sigmafield.comfyui.exr import exr, openexr
+from sigmafield.comfyui.saving import as_json, place, png, png_16, saved_images, stays_below, texts_of
 from sigmafield.comfyui.sockets import Dynamic, Input
 from sigmafield.comfyui.values import ExtraValue, Image, PromptValue
+from sigmafield.comfyui.video import pyav
 from sigmafield.core.annotations import Range
-from sigmafield.recipes.image_texts import exif_of
-
-LEVELS = 63
-"""The largest CRF, which is the smallest quality."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +43,39 @@ class Animated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exr:
+    """An EXR file."""
+
+    bit_depth: Literal["16-bit float", "32-bit float"] = "16-bit float"
+    input_color_space: ExrSpace = "sRGB"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Avif:
     """An AVIF file."""
 
-    bit_depth: Literal["auto", "8-bit YUV420"] = "auto"
-    input_color_space: Literal["sRGB"] = "sRGB"
+    bit_depth: Literal["auto", "8-bit YUV420", "10-bit YUV420"] = "auto"
+    input_color_space: AvifSpace = "sRGB"
     crf: Annotated[int, Range(1, LEVELS)] = 18
     save_mode: Annotated[Still | Animated, Dynamic({"still images": Still, "animated": Animated})]
+
+
+def _can_save(filename_prefix: Any, format: Any, context: Context) -> bool:
+    """Checks the path, and that what writes the format is installed, before any node runs."""
+    chosen = format.get("format") if isinstance(format, Mapping) else None
+    if chosen == "exr":
+        openexr()
+    if chosen == "avif" and _deep(format):
+        pyav()
+    return stays_below(filename_prefix, context)
+
+
+def _deep(values: Mapping[str, Any]) -> bool:
+    """Whether an AVIF file of these values is one that Pillow does not write."""
+    mode = values.get("save_mode")
+    loops = mode.get("loop_count") if isinstance(mode, Mapping) else None
+    plain = values.get("bit_depth") != "10-bit YUV420" and values.get("input_color_space", "sRGB") == "sRGB"
+    return not plain or bool(loops)
 
 
 @node(
@@ -68,18 +85,18 @@ class Avif:
     outputs=("images",),
     version=3,
     shows=True,
-    validate=stays_below,
+    validate=_can_save,
 )
 def save_image_advanced(
     images: Image,
     filename_prefix: str = "ComfyUI",
     *,
-    format: Annotated[Png | Avif, Dynamic({"png": Png, "avif": Avif})],
+    format: Annotated[Png | Exr | Avif, Dynamic({"png": Png, "exr": Exr, "avif": Avif})],
     prompt: PromptValue = None,
     extra_pnginfo: ExtraValue = None,
     context: Context = Context(),
 ) -> Shown[Image]:
-    """Saves images into the output folder, as PNG of 8 or 16 bits per channel or as AVIF.
+    """Saves images into the output folder: PNG of 8 or 16 bits, EXR of 16 or 32, or AVIF of 8 or 10 bits per channel.
 
     Args:
         images: The images, of 1, 3 or 4 channels; AVIF leaves alpha out.
@@ -89,34 +106,33 @@ def save_image_advanced(
         extra_pnginfo: What else is written into them.
         context: Where the folder is.
     """
-    texts, root = texts_of(prompt, extra_pnginfo), context.folders.output
-    if isinstance(format, Avif):
-        return _avif(images, filename_prefix, format, texts, context)
-    write = png_16 if format.bit_depth == "16-bit" else png
-    saved = saved_images(images, filename_prefix, root, "output", lambda image: write(image, texts), ".png")
-    return Shown(images, {"images": saved})
+    texts = texts_of(prompt, extra_pnginfo)
+    said = {name: as_json(value) for name, value in texts.items()}
 
-
-def _avif(images: Tensor, prefix: str, format: Avif, texts: Mapping[str, Any], context: Context) -> Shown[Tensor]:
-    """Save AVIF files; quality is what libavif makes of the CRF: 100 (1 − crf/63)."""
-    exif = exif_of({key: as_json(value) for key, value in texts.items()})
-    ways = {"quality": round(100 * (1 - format.crf / LEVELS)), "subsampling": "4:2:0", "exif": exif.tobytes()}
-
-    def encoded(frames: Tensor, **more: Any) -> bytes:
-        file = io.BytesIO()
-        first, *others = (to_pillow(each[..., :3]).convert("RGB") for each in frames)
-        first.save(file, "AVIF", save_all=bool(others), append_images=others, **ways, **more)
-        return file.getvalue()
-
-    root, mode = context.folders.output, format.save_mode
-    if isinstance(mode, Still):
+    def each(encode: Callable[[Tensor], bytes], ending: str) -> Shown[Image]:
         return Shown(
-            images,
-            {"images": saved_images(images, prefix, root, "output", lambda image: encoded(image[None]), ".avif")},
+            images, {"images": saved_images(images, filename_prefix, context.folders.output, "output", encode, ending)}
         )
-    if mode.loop_count:
-        raise ValueError(f"AVIF files are written that repeat without end, loop_count 0; got {mode.loop_count}")
-    where = place(prefix, root, images.shape[2], images.shape[1])
-    file = where.save(0, ".avif", encoded(images, duration=round(1000 / mode.fps)))
+
+    if isinstance(format, Png):
+        write = png_16 if format.bit_depth == "16-bit" else png
+        return each(lambda image: write(image, texts), ".png")
+    if isinstance(format, Exr):
+        deep = format.bit_depth == "32-bit float"
+        return each(lambda image: exr(image, deep, format.input_color_space, said), ".exr")
+    if isinstance(format.save_mode, Still):
+        return each(lambda image: _avif(image[None], format, said), ".avif")
+    where = place(filename_prefix, context.folders.output, images.shape[2], images.shape[1])
+    file = where.save(0, ".avif", _avif(images, format, said))
     shown = {"images": [file]} | ({"animated": [True]} if len(images) > 1 else {})
     return Shown(images, shown)
+
+
+def _avif(frames: Tensor, format: Avif, texts: Mapping[str, str]) -> bytes:
+    """The bytes of an AVIF file; `auto` is 10 bits for HDR, else 8."""
+    mode, space = format.save_mode, format.input_color_space
+    fps, loops = (1.0, 0) if isinstance(mode, Still) else (mode.fps, mode.loop_count)
+    bits = 10 if format.bit_depth == "10-bit YUV420" or (format.bit_depth == "auto" and space != "sRGB") else 8
+    if bits == 8 and space == "sRGB" and not loops:
+        return avif(frames, format.crf, texts, fps)
+    return deep_avif(frames, format.crf, texts, bits, space, fps, loops)

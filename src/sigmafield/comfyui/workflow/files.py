@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError, safe_open
 
+from sigmafield.comfyui.exr import texts_in_exr
 from sigmafield.comfyui.video import texts_in
 from sigmafield.comfyui.workflow.document import is_document, is_prompt
 from sigmafield.core.registry import shown
@@ -41,9 +42,11 @@ def read_workflow(path: str | Path) -> Embedded:
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: It cannot be read, or has no workflow.
-        ImportError: It is a video or a sound, and PyAV is not installed.
+        ImportError: It is a video or a sound, and PyAV is not installed; or an EXR file, and OpenEXR is not.
     """
     path = Path(path)
+    if path.suffix.lower() == ".exr":
+        return of_texts(texts_in_exr(path), str(path))
     if path.suffix.lower() in VIDEOS:
         return of_texts(texts_in(path), str(path))
     if path.suffix.lower() == ".json":

@@ -10,12 +10,13 @@ from aiohttp import web
 
 from sigmafield.serve.http.context import server_of
 from sigmafield.serve.http.webhooks import Webhook
+from sigmafield.serve.jobs import MOST_PRIORITY
 from sigmafield.serve.limits import MIB
 from sigmafield.serve.requests import BadRequest
 
 T = TypeVar("T")
 
-Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
+Priority = Annotated[int, msgspec.Meta(ge=-MOST_PRIORITY, le=MOST_PRIORITY)]
 
 
 class NewJob(msgspec.Struct, forbid_unknown_fields=True):

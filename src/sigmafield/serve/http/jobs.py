@@ -69,8 +69,11 @@ async def index(request: web.Request) -> web.Response:
     if status is not None and status not in STATUSES:
         raise BadRequest(f"status must be one of {', '.join(STATUSES)}; got {status[:100]!r}", "status")
     limit = whole(query.get("limit", "100"), "limit", 1, MOST_LISTED)
+    before = query.get("before")
+    if before is not None:
+        await in_thread(server.job, before, owner)  # the job of another owner does not exist for this one
     found = await in_thread(
-        server.engine.list, status=cast("Status | None", status), owner=owner, limit=limit, before=query.get("before")
+        server.engine.list, status=cast("Status | None", status), owner=owner, limit=limit, before=before
     )
     return web.json_response({"jobs": [public(server, record) for record in found]})
 
@@ -152,18 +155,17 @@ async def finished(request: web.Request, record: JobRecord) -> JobRecord:
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
-    """Run a job and answer with its first image, or with the job where JSON is asked for."""
+    """Run a job and answer with its first image, or with the job where JSON is asked for or nothing was saved."""
     record = await submitted(request, await read_json(request, NewJob))
     record = await finished(request, record)
     server = server_of(request)
     headers = {"X-Job-Id": record.id, "Location": f"/v1/jobs/{record.id}"}
     if record.status not in FINISHED:  # it goes on, and the client can ask for it
         return web.json_response(public(server, record), status=202, headers={**headers, "Retry-After": "5"})
-    if record.status != "done" or not record.outputs:
-        said = f"the job is {record.status}, without outputs"
-        why = server.requests.public_text(record.error) if record.error else said
+    if record.status != "done":
+        why = server.requests.public_text(record.error) if record.error else f"the job is {record.status}"
         raise JobFailed(why, record.id)
-    if "application/json" in request.headers.get("Accept", ""):
+    if not record.outputs or "application/json" in request.headers.get("Accept", ""):  # a workflow may save nothing
         return web.json_response(public(server, record), headers=headers)
     return file_answer(server, record, 0, headers)
 

@@ -123,11 +123,11 @@ def job_times(registry: CollectorRegistry) -> Callable[[JobRecord], None]:
         "sigmafield_job_seconds", "From submission to end", ["kind", "status"], registry=registry, buckets=buckets
     )
 
-    def note(record: JobRecord) -> None:
+    def note(record: JobRecord) -> None:  # a clock that is set back meanwhile gives no seconds below 0
         if record.started is not None:
-            waited.observe(record.started - record.created)
+            waited.observe(max(0.0, record.started - record.created))
         if record.ended is not None:
-            took.labels(record.kind, record.status).observe(record.ended - record.created)
+            took.labels(record.kind, record.status).observe(max(0.0, record.ended - record.created))
 
     return note
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.environment import model_folders
@@ -21,6 +24,10 @@ from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.remote import RemoteDevice, remote_devices
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.workflow_job import Workflows
+
+CONNECTIONS = logging.getLogger("sigmafield.serve.http")
+"""What goes wrong below the routes; bytes that are not HTTP are answered with 400, and leave no trace in the log."""
+CONNECTIONS.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 LINGERING = 1.0
 """Seconds for which the rest of a refused body is read, so that its sender reads the answer."""
@@ -74,13 +81,40 @@ async def _serve(
         try:
             site = web.TCPSite(runner, http.host, http.port)
             await site.start()  # before models are loaded: an address in use is said at once
-            await asyncio.to_thread(made.start)
-            listening(address_of(runner, http))
-            await stop.wait()
+            if await started(made, stop):
+                listening(address_of(runner, http))
+                await stop.wait()
         finally:
             await runner.cleanup()
     finally:
         await asyncio.to_thread(made.stop)
+
+
+async def started(engine: Engine, stop: asyncio.Event) -> bool:
+    """Start an engine; False if it is to stop meanwhile: then a model that is being loaded is not waited for.
+
+    Raises:
+        Exception: What `Engine.start` raises.
+    """
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            engine.start()
+        except BaseException as error:
+            errors.append(error)
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=start, name="start", daemon=True).start()  # the process does not wait for this thread
+    ends = [asyncio.create_task(each.wait()) for each in (done, stop)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in ends:
+        task.cancel()
+    if errors:
+        raise errors[0]
+    return done.is_set()
 
 
 def workflows_of(folder: Path, http: HttpSettings, comfyui: ComfyUISettings | None = None) -> Workflows:
@@ -128,7 +162,7 @@ def runner_of(app: web.Application, http: HttpSettings) -> web.AppRunner:
     """What runs an application: connections that send nothing, or headers too slowly, are closed."""
     return web.AppRunner(
         app, keepalive_timeout=http.request_seconds, lingering_time=LINGERING, shutdown_timeout=LAST_ANSWERS,
-        access_log=None,
+        access_log=None, logger=CONNECTIONS,
     )  # fmt: skip
 
 

@@ -35,6 +35,9 @@ FIRST_WAIT = 1.0
 SECONDS = 10.0
 """Seconds that the receiver may take to answer."""
 
+AT_ONCE = 4
+"""Connections to one receiver at a time: one that does not answer leaves room for the others."""
+
 SIGNATURE, STAMP = "X-Sigmafield-Signature", "X-Sigmafield-Timestamp"
 
 
@@ -142,7 +145,7 @@ class Webhooks:
     async def open(self) -> None:
         """Begin, with the webhooks that were not sent by the last process."""
         resolver = None if self._private else PublicResolver()
-        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False)
+        connector = aiohttp.TCPConnector(limit_per_host=AT_ONCE, resolver=resolver, use_dns_cache=False)
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS))
         for path in sorted(self._folder.glob("*")):
             try:

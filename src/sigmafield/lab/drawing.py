@@ -1,0 +1,76 @@
+"""Columns of an experiment's table by arm, and their means with intervals, as numbers and as lines of a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sigmafield.lab.statistics import Interval, interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from polars import DataFrame
+
+MARKERS = "os^Dvp*XhP<>d"
+"""Markers of lines, so that figures can be read without colours."""
+
+
+def values(table: DataFrame, column: str, **labels: Any) -> np.ndarray:
+    """A column of the rows with these labels, in the order of their seeds."""
+    rows = rows_of(table, **labels).sort("seed")
+    return rows[column].to_numpy()
+
+
+def rows_of(table: DataFrame, **labels: Any) -> DataFrame:
+    """The rows with these labels."""
+    import polars
+
+    for name, value in labels.items():
+        table = table.filter(polars.col(name) == value)
+    return table
+
+
+def distinct(table: DataFrame, column: str) -> list[Any]:
+    """The values of a column, in the order of their first row."""
+    return table[column].unique(maintain_order=True).to_list()
+
+
+def mean(table: DataFrame, column: str, **labels: Any) -> Interval:
+    """Mean of a column over the seeds of an arm, with its interval."""
+    return interval(values(table, column, **labels))
+
+
+def summary(table: DataFrame, by: Sequence[str], columns: Sequence[str]) -> DataFrame:
+    """A table for a report: one row per arm, and each column as "mean [low, high]"."""
+    import polars
+
+    arms = table.select(by).unique(maintain_order=True).to_dicts()
+    return polars.DataFrame([{**arm, **{name: str(mean(table, name, **arm)) for name in columns}} for arm in arms])
+
+
+def lines(
+    axes: Axes,
+    table: DataFrame,
+    x: str,
+    y: str,
+    by: str,
+    name: Callable[[Any], str] = str,
+) -> None:
+    """One line per value of the column `by`: means of y over the seeds against means of x, with intervals as bars."""
+    for k, label in enumerate(distinct(table, by)):
+        own = rows_of(table, **{by: label})
+        others = [column for column in own.columns if column == x]
+        points: list[tuple[float, Interval]] = []
+        for value in sorted(set(own[x].to_list())) if others else []:
+            points.append((float(value), mean(own, y, **{x: value})))
+        at, found = [p for p, _ in points], [i for _, i in points]
+        below = [max(i.value - i.low, 0) if i.low == i.low else 0 for i in found]
+        above = [max(i.high - i.value, 0) if i.high == i.high else 0 for i in found]
+        axes.errorbar(
+            at, [i.value for i in found], [below, above], marker=MARKERS[k % len(MARKERS)], markersize=4,
+            color=f"C{k % 10}", linestyle="-" if k < 10 else "--", linewidth=1, capsize=2, label=name(label),
+        )  # fmt: skip
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)

@@ -1,0 +1,171 @@
+"""An experiment as a value: what varies, what is held, what is measured, and with which seeds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sigmafield.cluster.pool import each
+from sigmafield.lab.bench import Bench
+from sigmafield.lab.rows import Key, Row, RowFile
+from sigmafield.recipes.recipe import Recipe, with_entries
+from sigmafield.runs.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from polars import DataFrame
+
+Value = float | int | str | bool | list[float]
+"""What a column of the table holds."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting of what varies.
+
+    Args:
+        labels: Its columns of the table, which identify it.
+        recipe: What is run; its seed is replaced by those of the experiment.
+    """
+
+    labels: Mapping[str, str | int | float]
+    recipe: Recipe
+
+
+Measure = Callable[[Bench, Arm], Mapping[str, Value]]
+"""What is done for a row: it opens the recipe of an arm on a bench, runs it, and gives the measured columns. An
+importable function, or a value of an importable class, so that it can be sent to workers."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure with what it shows.
+
+    Args:
+        caption: One or two sentences.
+        figure: The figure.
+    """
+
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a table shows.
+
+    Args:
+        findings: Sentences, each with its interval.
+        figures: Figures by the name of their file.
+        tables: Tables for the report by their titles.
+    """
+
+    findings: Sequence[str]
+    figures: Mapping[str, Shown]
+    tables: Mapping[str, DataFrame]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question with the runs that answer it.
+
+    Args:
+        name: Its name, as on the command line.
+        question: What is asked.
+        settings: What is held, and the lists that vary, as JSON holds them: they identify the experiment.
+        arms: What varies.
+        seeds: Seeds of each arm: the same in all, so that arms are compared in pairs.
+        measure: What is done for a row.
+        measured: What the measured columns are, with units.
+        read: Findings and figures of the whole table.
+        cannot: What the experiment cannot show.
+    """
+
+    name: str
+    question: str
+    settings: Mapping[str, Any]
+    arms: Sequence[Arm]
+    seeds: Sequence[int]
+    measure: Measure
+    measured: Mapping[str, str]
+    read: Callable[[DataFrame], Reading]
+    cannot: Sequence[str]
+
+    def __post_init__(self) -> None:
+        keys = [json.dumps(dict(arm.labels), sort_keys=True) for arm in self.arms]
+        if not keys or len(set(keys)) != len(keys):
+            twice = next((key for key in keys if keys.count(key) > 1), "none")
+            raise ValueError(f"an experiment needs arms that differ in their labels; got {len(keys)}, twice: {twice}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"an experiment needs different seeds; got {list(self.seeds)}")
+
+    def cells(self) -> Iterator[tuple[Key, Arm]]:
+        """The rows that are to be measured, seed by seed, so that every prefix of the table is paired."""
+        for seed in self.seeds:
+            for k, arm in enumerate(self.arms):
+                yield (k, seed), Arm(arm.labels, with_entries(arm.recipe, seed=seed))
+
+    def row(self, bench: Bench, key: Key, arm: Arm) -> Row:
+        """Measure one row."""
+        began = time.perf_counter()
+        values = self.measure(bench, arm)
+        return Row(key, dict(arm.labels), arm.recipe.to_plain(), dict(values), time.perf_counter() - began)
+
+    def run(self, folder: Path, on: str | None = None) -> Generator[Row, None, None]:
+        """Measure the rows that a folder does not have yet, each of which is written as soon as it is there.
+
+        The iterator may be closed at any row; the next run in the same folder goes on from there.
+
+        Args:
+            folder: Where `experiment.json` and `rows.jsonl` are; it is made if it does not exist.
+            on: Address of a Ray cluster whose workers measure, see `cluster.joined`; None measures here.
+
+        Raises:
+            ValueError: The folder has another experiment.
+            OSError: The folder cannot be written to, or a row has taken several workers with it.
+        """
+        self.claim(folder)
+        with RowFile(folder / "rows.jsonl") as rows:
+            todo = [(key, arm) for key, arm in self.cells() if key not in rows.known]
+            yield from rows.known.values()
+            if on is None:
+                bench = Bench()
+                for key, arm in todo:
+                    yield rows.add(self.row(bench, key, arm))
+                return
+            with closing(each(_Worker(self), todo, on)) as reports:
+                for report in reports:
+                    if report.error is not None:
+                        raise report.error
+                    if report.ended and report.value is not None:
+                        yield rows.add(report.value)
+
+    def claim(self, folder: Path) -> None:
+        """Write what the experiment is into a folder; ValueError if it has another one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path, text = folder / "experiment.json", json.dumps({"name": self.name, **self.settings}, ensure_ascii=False)
+        if not path.exists():
+            write_whole(path, (text + "\n").encode())
+        elif json.loads(path.read_text("utf-8")) != json.loads(text):
+            raise ValueError(f"{folder} has another experiment, or this one with other settings: give another folder")
+
+
+class _Worker:
+    """What a worker of a cluster does: it measures rows, and keeps its bench from one to the next."""
+
+    def __init__(self, experiment: Experiment):
+        self._measure = experiment.measure
+        self._bench: Bench | None = None
+
+    def __call__(self, item: tuple[Key, Arm], saved: bytes | None) -> Iterator[tuple[Row, bytes | None]]:
+        """Measure a row; nothing is saved on the way, so that a dead worker's row is measured again."""
+        self._bench = self._bench or Bench()
+        key, arm = item
+        began = time.perf_counter()
+        values = self._measure(self._bench, arm)
+        yield Row(key, dict(arm.labels), arm.recipe.to_plain(), dict(values), time.perf_counter() - began), None

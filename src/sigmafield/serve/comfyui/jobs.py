@@ -90,7 +90,7 @@ def previewable(outputs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def preview_of(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The file that stands for a prompt; None without one. A text does not: pages before 1.40 refuse a list with one."""
+    """The file that stands for a prompt; None without one. A text does not: the page 1.38 refuses a list with one."""
     return next((each for each in previewable(outputs) if "filename" in each), None)
 
 

@@ -36,17 +36,19 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Preview:
-    """What a sampler sees.
+class SentImage:
+    """An image: what a sampler sees, or a result that a node sends.
 
     Args:
         frame: The bytes of its message.
         late: Whether it is for clients that do not read what a preview is of: they get it after the step's progress,
             others before.
+        result: Whether it is a result, which no client may miss.
     """
 
     frame: bytes
     late: bool
+    result: bool = False
 
 
 def now() -> int:
@@ -79,7 +81,7 @@ class Course:
         """Whether the last message has been given."""
         return bool(self._messages) and self._messages[-1][0] in ENDS
 
-    def of(self, event: happened.Event) -> Iterator[Message | Preview]:
+    def of(self, event: happened.Event) -> Iterator[Message | SentImage]:
         """The messages of an event."""
         if isinstance(event, happened.Started):
             self._cached = event.cached
@@ -106,19 +108,19 @@ class Course:
         else:
             yield from self._stopped(event)
 
-    def _stepped(self, event: happened.Stepped) -> Iterator[Message | Preview]:
+    def _stepped(self, event: happened.Stepped) -> Iterator[Message | SentImage]:
         value, most = event.progress.value, max(event.progress.max, 1)
         found = self._nodes[event.node]
         found |= {"value": value, "max": most}
         yield self._state()
         names = ("node_id", "prompt_id", "display_node_id", "parent_node_id", "real_node_id")
         about = {name: found[name] for name in names}
-        image = _sent(event)
+        image, result = _sent(event), event.progress.image is not None
         if image is not None:
-            yield Preview(image_frame_about(*image, about), late=False)
+            yield SentImage(image_frame_about(*image, about), late=False, result=result)
         yield self._message("progress", value=value, max=most, node=event.node)
         if image is not None:
-            yield Preview(image_frame(*image), late=True)
+            yield SentImage(image_frame(*image), late=True, result=result)
 
     def _stopped(self, event: happened.Refused | happened.Failed | happened.Interrupted) -> Iterator[Message]:
         executed = [] if isinstance(event, happened.Refused) else list(event.executed)

@@ -12,7 +12,7 @@ from sigmafield.comfyui.cache import Cache
 from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.entries import Entry
 from sigmafield.comfyui.previews import Previews
-from sigmafield.serve.comfyui.messages import TO_ALL, Course, Message, Preview
+from sigmafield.serve.comfyui.messages import TO_ALL, Course, Message, SentImage
 from sigmafield.serve.jobs import JobRecord
 
 METHODS = ("none", "auto", "latent2rgb", "taesd")
@@ -31,7 +31,7 @@ class Sent:
 
     owner: str
     client: str | None
-    message: Message | Preview
+    message: Message | SentImage
 
 
 class Shared:
@@ -93,7 +93,7 @@ class PromptRun:
         if not self.course.ended:
             self.send(self.course.failed(error))
 
-    def send(self, message: Message | Preview) -> None:
+    def send(self, message: Message | SentImage) -> None:
         """Send a message to the client of the prompt."""
         if self.record.client:
             self._send(Sent(self.record.owner, self.record.client, message))

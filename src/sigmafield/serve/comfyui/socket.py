@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 from aiohttp import WSMsgType, web
 
 from sigmafield.comfyui.saving import as_json
-from sigmafield.serve.comfyui.messages import Message, Preview
+from sigmafield.serve.comfyui.messages import Message, SentImage
 from sigmafield.serve.comfyui.prompt_runs import Sent, status_message
 
 P = ParamSpec("P")
@@ -47,11 +47,11 @@ class Client:
     previews: bool = False
     queue: asyncio.Queue[str | bytes | None] = field(default_factory=asyncio.Queue)
 
-    def put(self, data: str | bytes) -> None:
-        """Send a text or bytes after those that wait."""
+    def put(self, data: str | bytes, needed: bool = True) -> None:
+        """Send a text or bytes after those that wait; what is not needed is left out where many wait."""
         if self.queue.qsize() >= MOST:
             self.end()
-        elif isinstance(data, str) or self.queue.qsize() < MOST_PREVIEWS:
+        elif needed or self.queue.qsize() < MOST_PREVIEWS:
             self.queue.put_nowait(data)
 
     def end(self) -> None:
@@ -104,12 +104,13 @@ class Clients:
             clients = [each for each in self._clients.values() if each.owner == sent.owner]
         else:
             clients = [each for each in (self._clients.get((sent.owner, sent.client)),) if each is not None]
-        if isinstance(sent.message, Preview):
+        if isinstance(sent.message, SentImage):
             clients = [each for each in clients if each.previews != sent.message.late]
+        needed = isinstance(sent.message, Message) or sent.message.result
         if clients:
             data = encoded(sent.message)
             for client in clients:
-                client.put(data)
+                client.put(data, needed)
 
     async def serve(
         self, request: web.Request, owner: str, remaining: int, node: str | None, features: dict[str, Any]
@@ -167,8 +168,8 @@ async def heard(client: Client, features: dict[str, Any]) -> None:
                     client.put(encoded(Message("feature_flags", features)))
 
 
-def encoded(message: Message | Preview) -> str | bytes:
+def encoded(message: Message | SentImage) -> str | bytes:
     """A message as it is sent."""
-    if isinstance(message, Preview):
+    if isinstance(message, SentImage):
         return message.frame
     return as_json({"type": message.type, "data": message.data})

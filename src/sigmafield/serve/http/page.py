@@ -8,6 +8,14 @@ from importlib.resources import files
 
 from aiohttp import web
 
+from sigmafield.serve.comfyui.context import COMFYUI
+
+NO_FRONTEND = (
+    '<p class="hint">ComfyUI\'s page would be here, and this one at <a href="/sigmafield/">/sigmafield/</a>: '
+    "<code>pip install comfyui-frontend-package</code> and start the server again.</p>"
+)
+"""What the page says where ComfyUI's protocol is served and its page is not installed."""
+
 FILES = web.AppKey("files", Mapping[str, bytes])
 
 
@@ -18,8 +26,12 @@ def page_files() -> dict[str, bytes]:
 
 
 async def index(request: web.Request) -> web.Response:
-    """The page of the queue and its images."""
-    return _file(request, "index.html")
+    """The page of the queue and its images; it says how to get ComfyUI's page where that is wanted and not there."""
+    answer = _file(request, "index.html")
+    here = request.app.get(COMFYUI)
+    if here is not None and here.frontend is None and answer.text is not None:
+        answer.text = answer.text.replace("<main>", f"{NO_FRONTEND}<main>", 1)
+    return answer
 
 
 async def docs(request: web.Request) -> web.Response:

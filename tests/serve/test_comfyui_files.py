@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -282,6 +283,8 @@ def test_the_page_s_own_routes(comfy: Client, base: Path) -> None:
     assert comfy.get("/internal/files/bogus").json == {"error": "Invalid directory type"}
     raw = comfy.get("/internal/logs/raw").json
     assert set(raw) == {"entries", "size"} and set(raw["size"]) == {"cols", "rows"}
+    logging.getLogger("sigmafield.serve").warning("a line")
+    assert comfy.get("/internal/logs/raw").json["entries"][-1]["m"] == "[WARNING] a line\n"
     assert isinstance(comfy.get("/api/internal/logs").json, str)
     assert comfy.ask("PATCH", "/internal/logs/subscribe", {"clientId": "x", "enabled": True}).status == 200
     assert comfy.ask("PATCH", "/internal/logs/subscribe", {}).status == 400
@@ -299,6 +302,9 @@ def test_owners_of_tokens_do_not_meet(tmp_path: Path) -> None:
         alice.ask("POST", "/userdata/w.json", b"{}")
         assert bob.get("/settings").json == {} and bob.get("/userdata/w.json").status == 404
         assert bob.get(f"/userdata/{quote('../owner-alice/w.json', safe='')}").status == 403
+        logging.getLogger("sigmafield.serve").warning("a line")
+        assert alice.get("/internal/logs/raw").json["entries"] == []
+        assert str(tmp_path) not in alice.get("/internal/folder_paths").body.decode()
 
 
 def test_directories_are_where_the_flags_say(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from aiohttp import web
 from sigmafield.serve.comfyui.answers import body_of, plain, refused
 from sigmafield.serve.comfyui.folders import KINDS, directories
 from sigmafield.serve.comfyui.models import paths
+from sigmafield.serve.comfyui.users import sees_all
 from sigmafield.serve.http.context import in_thread
 
 KEPT_LINES = 300
@@ -66,14 +67,19 @@ def size() -> dict[str, int]:
     return {"cols": columns, "rows": rows}
 
 
+def lines(request: web.Request) -> list[dict[str, str]]:
+    """The lines of the log that a client may see."""
+    return request.app[LOG].entries() if sees_all(request) else []
+
+
 async def text(request: web.Request) -> web.Response:
     """The log as a text."""
-    return plain("".join(f"{entry['t']} - {entry['m']}" for entry in request.app[LOG].entries()))
+    return plain("".join(f"{entry['t']} - {entry['m']}" for entry in lines(request)))
 
 
 async def raw(request: web.Request) -> web.Response:
     """The lines of the log."""
-    return plain({"entries": request.app[LOG].entries(), "size": size()})
+    return plain({"entries": lines(request), "size": size()})
 
 
 async def subscribe(request: web.Request) -> web.Response:
@@ -81,7 +87,7 @@ async def subscribe(request: web.Request) -> web.Response:
     body = await body_of(request)
     if not isinstance(body, dict) or not isinstance(client := body.get("clientId"), str):
         return refused("the body must have clientId and enabled")
-    request.app[LOG].subscribe(client, bool(body.get("enabled")))
+    request.app[LOG].subscribe(client, bool(body.get("enabled")) and sees_all(request))
     return web.Response()
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from sigmafield.comfyui.context import SUFFIXES
 from sigmafield.serve.comfyui.answers import plain
 from sigmafield.serve.comfyui.folders import Directories, directories, inside
+from sigmafield.serve.comfyui.users import sees_all
 from sigmafield.serve.comfyui.view import header_texts
 from sigmafield.serve.http.context import in_thread
-from sigmafield.serve.http.settings import is_loopback
 
 LISTED_APART = ("configs", "custom_nodes")
 """Kinds that the library of models does not show."""
@@ -51,9 +51,9 @@ async def library(request: web.Request) -> web.Response:
 
 
 def paths(request: web.Request, here: Directories, kind: str) -> list[str]:
-    """The directories of a kind: whole paths on this machine alone, others see them from the base directory on."""
+    """The directories of a kind: whole paths for those who may see them, or else from the base directory on."""
     found = here.kind_of(kind)
-    if is_loopback(request.remote or ""):
+    if sees_all(request):
         return [str(path) for path in found]
     return [str(path.relative_to(here.base)) if path.is_relative_to(here.base) else path.name for path in found]
 

@@ -14,13 +14,19 @@ from aiohttp import web
 from sigmafield.runs.files import write_whole
 from sigmafield.serve.comfyui.answers import body_of, plain, refused
 from sigmafield.serve.comfyui.folders import Directories, all_directories, inside, user_name
-from sigmafield.serve.http.context import OWNER, in_thread
+from sigmafield.serve.http.context import OWNER, in_thread, server_of
+from sigmafield.serve.http.settings import is_loopback
 
 LONGEST_NAME = 100
 """Characters of a user's name."""
 
 CHANGING = threading.RLock()
 """Held while a file of users or settings is read and written again."""
+
+
+def sees_all(request: web.Request) -> bool:
+    """Whether a client may see the log and where folders are: one on this machine, where there are no tokens."""
+    return is_loopback(request.remote or "") and not server_of(request).settings.tokens
 
 
 def user_folder(request: web.Request) -> Path:

@@ -1,0 +1,167 @@
+"""How other programs convert the workflows of ComfyUI's templates to prompts, compared with sigmafield.
+
+    python benchmarks/client_conversions.py                # all templates
+    python benchmarks/client_conversions.py --first 50     # the first ones, for a look
+
+comfy-cli and comfyui-autograph are installed in environments of their own, as `make test-clients` does. Both ask the
+server for its classes, so they run against `sigmafield serve --comfyui`; comfy-cli prints the prompt that it would
+post. Two prompts are equal if they have the same nodes with the same inputs; titles are not compared.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "clients"))
+
+from environments import Environment, python
+from rich.console import Console
+from rich.table import Table
+
+from sigmafield.comfyui.convert import to_prompt
+from sigmafield.comfyui.workflow.offered import offered_classes
+
+CLI = """
+import contextlib, io, json, sys
+from comfy_cli.__main__ import main
+url, folder, out = sys.argv[1:4]
+names, made = sys.argv[4:], {}
+host, port = url.removeprefix("http://").split(":")
+for name in names:
+    printed = io.StringIO()
+    sys.argv = ["comfy", "--skip-prompt", "--no-json", "--where", "local", "run", "--workflow",
+                f"{folder}/{name}.json", "--print-prompt", "--host", host, "--port", port]
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main()
+        except (SystemExit, Exception):
+            pass
+    text = printed.getvalue()
+    try:
+        made[name] = json.loads(text[text.index("{"):])
+    except ValueError:
+        made[name] = None
+json.dump(made, open(out, "w"))
+"""
+"""What runs in comfy-cli's environment: one process for all workflows, since it takes a second to start."""
+
+AUTOGRAPH = """
+import json, sys
+from autograph import Flow, NodeInfo
+url, folder, out = sys.argv[1:4]
+known, made = NodeInfo("fetch", server_url=url), {}
+for name in sys.argv[4:]:
+    try:
+        prompt = Flow(f"{folder}/{name}.json", node_info=known).convert()
+        made[name] = {id: dict(node) for id, node in dict(prompt).items()}
+    except Exception:
+        made[name] = None
+json.dump(made, open(out, "w"), default=dict)
+"""
+
+Prompts = Mapping[str, Any]
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """A server's address."""
+    words = [sys.executable, "-m", "sigmafield", "serve", "--comfyui", "--folder", str(folder), "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().removeprefix("listening at ").strip()
+        finally:
+            process.terminate()
+
+
+def ours(folder: Path, names: list[str]) -> Prompts:
+    """Our prompts; None of a workflow with classes that are not known."""
+    classes, made = offered_classes(), dict[str, Any]()
+    for name in names:
+        try:
+            made[name] = to_prompt(json.loads((folder / f"{name}.json").read_text("utf-8")), classes)
+        except ValueError:
+            made[name] = None
+    return made
+
+
+def theirs(here: Environment, script: str, folder: Path, names: list[str]) -> Prompts:
+    """The prompts that a script in an environment makes, some workflows at a time."""
+    made: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        program, out = Path(work) / "convert.py", Path(work) / "made.json"
+        program.write_text(script)
+        for k in range(0, len(names), 40):
+            here.run("python", program, here.url, folder, out, *names[k : k + 40])
+            made |= json.loads(out.read_text())
+    return made
+
+
+def plain(prompt: Any) -> dict[str, Any]:
+    """A prompt's nodes without titles."""
+    return {id: {"class_type": node["class_type"], "inputs": node.get("inputs", {})} for id, node in prompt.items()}
+
+
+def difference(mine: Any, other: Any) -> str:
+    """How another prompt differs from ours, in a word; "" for an equal one."""
+    left, right = plain(mine), plain(other)
+    if left == right:
+        return ""
+    if set(left) != set(right):
+        return "other nodes"
+    if any(left[id]["class_type"] != right[id]["class_type"] for id in left):
+        return "other classes"
+    changed = [id for id in left if left[id] != right[id]]
+    keys = [set(left[id]["inputs"]) ^ set(right[id]["inputs"]) for id in changed]
+    if any(keys):
+        fewer = any(set(left[id]["inputs"]) - set(right[id]["inputs"]) for id in changed)
+        return "fewer inputs" if fewer else "more inputs"
+    return "other values"
+
+
+def table(mine: Prompts, others: Mapping[str, Prompts]) -> Table:
+    """How many workflows each program converts, and how many prompts are equal to ours."""
+    made = Table("", "sigmafield", *others, title=f"{len(mine)} templates")
+    converted = {name for name, prompt in mine.items() if prompt is not None}
+    found = {who: {name for name, prompt in made.items() if prompt} for who, made in others.items()}
+    made.add_row("converted to a prompt", str(len(converted)), *(str(len(each)) for each in found.values()))
+    both = {who: converted & names for who, names in found.items()}
+    made.add_row("of those that sigmafield converts", str(len(converted)), *(str(len(each)) for each in both.values()))
+    kinds = {who: Counter(difference(mine[name], others[who][name]) for name in names) for who, names in both.items()}
+    made.add_row("equal to sigmafield's", "", *(str(each[""]) for each in kinds.values()))
+    for kind in sorted({kind for each in kinds.values() for kind in each} - {""}):
+        made.add_row(f"differ: {kind}", "", *(str(each[kind]) for each in kinds.values()))
+    return made
+
+
+def main(words: list[str]) -> None:
+    """Convert, compare and print."""
+    folder = Path(str(files("comfyui_workflow_templates_json") / "templates"))
+    names = sorted(path.stem for path in folder.glob("*.json") if not path.stem.startswith("index"))
+    names = names[: int(words[1])] if words[:1] == ["--first"] else names
+    mine = ours(folder, names)
+    with tempfile.TemporaryDirectory() as work, server(Path(work)) as url:
+        others = {
+            "comfy-cli 1.23.0": theirs(python("comfy-cli", url, "comfy-cli==1.23.0"), CLI, folder, names),
+            "autograph 2.3.0": theirs(
+                python("comfyui-autograph", url, "comfyui-autograph==2.3.0"), AUTOGRAPH, folder, names
+            ),
+        }
+    Console(width=110).print(table(mine, others))
+    for who, made in others.items():
+        for name in names:
+            if mine[name] is not None and made.get(name) and (kind := difference(mine[name], made[name])):
+                print(f"{who}: {name}: {kind}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -62,7 +62,7 @@ def with_input(node, **inputs):
     [
         (
             {"4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}}},
-            "not in ['tiny']",
+            "not in ['tiny', 'tiny-flow']",
         ),
         ({"8": {"class_type": "VAEDecoded", "inputs": {}}}, "no class VAEDecoded (node 8); did you mean VAEDecode"),
         ({"8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0]}}}, "node 8 (VAEDecode): Required input is"),

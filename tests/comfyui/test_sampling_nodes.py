@@ -280,6 +280,6 @@ def test_lcm_upscale_grows_the_latent(tiny):
 def test_files_named_tiny_come_first(tmp_path):
     (tmp_path / "tiny").mkdir()
     choices = NODES["CheckpointLoaderSimple"].slot("ckpt_name").choices
-    assert list(choices.of(Folders())) == ["tiny"]
+    assert list(choices.of(Folders())) == ["tiny", "tiny-flow"]
     with pytest.raises(ValueError, match="unknown file 'tinny' in checkpoints"):
         checkpoint_loader_simple("tinny")

@@ -63,7 +63,7 @@ def run(
             return
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))
         small = made.context.folders.models.get("vae_approx", ())
-        previews = previews_by(preview_method, preview_every, small, made.context.device)
+        previews = previews_by(preview_method, preview_every, small)
         if is_paused(file):
             paused = load_paused(file, made.context.device)
             for name, data in paused.files.items():

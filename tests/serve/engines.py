@@ -30,13 +30,13 @@ def recipe(prompt="a red heart", **entries):
     return {"prompt": prompt, "steps": 4, "cfg": 1.0, **entries}
 
 
-def workflow(prompt="a red heart", seed=1, steps=4, sampler="euler"):
+def workflow(prompt="a red heart", seed=1, steps=4, sampler="euler", side=128):
     """A workflow's request: from a checkpoint to a saved image."""
     nodes = {
         "4": ("CheckpointLoaderSimple", {"ckpt_name": "tiny"}),
         "6": ("CLIPTextEncode", {"text": prompt, "clip": ["4", 1]}),
         "7": ("CLIPTextEncode", {"text": "", "clip": ["4", 1]}),
-        "5": ("EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
+        "5": ("EmptyLatentImage", {"width": side, "height": side, "batch_size": 1}),
         "3": ("KSampler", {
             "seed": seed, "steps": steps, "cfg": 3.0, "sampler_name": sampler, "scheduler": "normal", "denoise": 1.0,
             "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0],

@@ -69,11 +69,12 @@ SETTINGS = {
 
 def requests(n):
     """Jobs of all kinds, by their keys."""
+    small = {"cfg": 3.0, "width": 32, "height": 32}
     each = [
-        lambda k: ("recipe", recipe("a red heart", cfg=3.0, seed=k, steps=8, sampler="dpmpp_2m_sde")),
-        lambda k: ("workflow", workflow("a pizza", seed=k, steps=6, sampler="dpmpp_2s_ancestral")),
-        lambda k: ("recipe", recipe("a green apple", cfg=3.0, seed=k, steps=10, sampler="dpmpp_2m", batch=1 + k % 2)),
-        lambda k: ("recipe", recipe("a rocket", cfg=3.0, seed=k, steps=6, sampler="heun")),
+        lambda k: ("recipe", recipe("a red heart", **small, seed=k, steps=8, sampler="dpmpp_2m_sde")),
+        lambda k: ("workflow", workflow("a pizza", seed=k, steps=6, sampler="dpmpp_2s_ancestral", side=64)),
+        lambda k: ("recipe", recipe("a green apple", **small, seed=k, steps=10, sampler="dpmpp_2m", batch=1 + k % 2)),
+        lambda k: ("recipe", recipe("a rocket", **small, seed=k, steps=6, sampler="heun")),
     ]
     return {f"job {k}": each[k % len(each)](k) for k in range(n)}
 

@@ -11,6 +11,8 @@ from PIL import Image
 from command_line import Pressing, heard, run
 from sigmafield.comfyui.environment import extra_folders, joined_folders, model_folders
 
+pytestmark = pytest.mark.usefixtures("few_channels")
+
 DRAWN = {
     "3": {"class_type": "KSampler", "inputs": {
         "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0], "seed": 3, "steps": 4,

@@ -40,13 +40,15 @@ from sigmafield.runs.mixing_spec import parse_mixing
 from sigmafield.runs.run import finish
 from sigmafield.schedules import SCHEDULES
 from sigmafield.spatial.tiled_model import Spot, Tiled, grid_cover, spot_shifts
+from small_network import few_channels
 
 pytestmark = pytest.mark.typed_elsewhere
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    model, clip, vae = checkpoint_loader_simple("tiny")
+    with few_channels():
+        model, clip, vae = checkpoint_loader_simple("tiny")
     texts = ("a red heart", "green")
     conds = [clip.encode([text], (64, 64)) for text in texts]
     return model, vae, [clip_text_encode(text, clip) for text in texts], Guider(model.network, *conds, 3.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,16 +36,10 @@ class Mixture:
         s = sigma.to(x.device, x.dtype)
         alpha = self.process.alpha(sigma).to(x.device, x.dtype)
         var = alpha.square() * self.tau**2 + s.square()
-        m, log_w = self._components(x)
+        m, log_w = _components(tuple(self.means), tuple(self.weights), x.dtype, x.device, x.ndim)
         away = x - alpha * m  # [components, *x.shape]
         r = (log_w - away.square() / (2 * var)).softmax(0)
         return Pred((r * (m + alpha * self.tau**2 / var * away)).sum(0))
-
-    def _components(self, x: Latent) -> tuple[Tensor, Tensor]:
-        """m_k and ln w_k in front of the axes of x."""
-        numbers = torch.tensor([self.means, [math.log(w) for w in self.weights]], dtype=x.dtype, device=x.device)
-        m, log_w = numbers.reshape(2, -1, *[1] * x.ndim)
-        return m, log_w
 
     def exact(self, x: Latent, sigma: Sigma, sigma_next: Sigma) -> Tensor:
         """The ODE's solution at σ' from x at σ, for a single component: x' = α' m + (v'/v)^½ (x − α m)."""
@@ -53,6 +48,17 @@ class Mixture:
         (m,), alpha, alpha_next = self.means, self.process.alpha(sigma), self.process.alpha(sigma_next)
         v, v_next = alpha**2 * self.tau**2 + sigma**2, alpha_next**2 * self.tau**2 + sigma_next**2
         return alpha_next * m + (v_next / v).sqrt() * (x - alpha * m)
+
+
+@lru_cache(64)
+def _components(
+    means: tuple[float, ...], weights: tuple[float, ...], dtype: torch.dtype, device: torch.device, axes: int
+) -> tuple[Tensor, Tensor]:
+    """m_k and ln w_k in front of the axes of x."""
+    with torch.inference_mode(False):  # or the tensors that are kept could not be used for gradients later
+        numbers = torch.tensor([means, [math.log(w) for w in weights]], dtype=dtype, device=device)
+        m, log_w = numbers.reshape(2, -1, *[1] * axes)
+    return m, log_w
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -143,6 +144,9 @@ class Experiment:
                 for report in reports:
                     if report.error is not None:
                         raise report.error
+                    if report.died:
+                        key, arm = report.item
+                        warnings.warn(f"a worker died: {_named(arm)}, seed {key[1]}, is measured again", stacklevel=2)
                     if report.ended and report.value is not None:
                         yield rows.add(_filed(report.value, folder))
 
@@ -154,6 +158,10 @@ class Experiment:
             write_whole(path, (text + "\n").encode())
         elif json.loads(path.read_text("utf-8")) != json.loads(text):
             raise ValueError(f"{folder} has another experiment, or this one with other settings: give another folder")
+
+
+def _named(arm: Arm) -> str:
+    return ", ".join(f"{name} {value}" for name, value in arm.labels.items())
 
 
 def _filed(row: Row, folder: Path) -> Row:

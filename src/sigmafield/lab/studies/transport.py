@@ -79,22 +79,23 @@ class Measured:
         run, start = opened.run(sigmas)
         states = [start, *iterate(run, start)]
         points = torch.stack([state.x.flatten(1).double() for state in states])
-        cost = squared(points[0], points[-1])
-        found: dict[str, Value] = {
-            "nfe": states[-1].nfe,
-            **way(points),
-            "w2": optimal(points[0], points[-1]),
-            "coupling": float(cost.diagonal().mean()),
-        }
-        found["over"] = float(found["energy"]) / float(found["w2"])  # type: ignore[arg-type]
-        found["map_over"] = float(found["coupling"]) / float(found["w2"])  # type: ignore[arg-type]
-        found["straightness"] = float(found["coupling"]) / float(found["energy"])  # type: ignore[arg-type]
+        cost, along = squared(points[0], points[-1]), way(points)
+        w2, coupling = optimal(points[0], points[-1]), float(cost.diagonal().mean())
         variance = float(sigmas[0] ** 2 - sigmas[-1] ** 2)
         noisy = self.entropic and float(arm.labels["eta"]) > 0
-        return {**found, "entropic": entropic_cost(cost, 2 * variance) if noisy else float("nan")}
+        return {
+            "nfe": states[-1].nfe,
+            **along,
+            "w2": w2,
+            "coupling": coupling,
+            "over": along["energy"] / w2,
+            "map_over": coupling / w2,
+            "straightness": coupling / along["energy"],
+            "entropic": entropic_cost(cost, 2 * variance) if noisy else float("nan"),
+        }
 
 
-def way(points: Tensor) -> dict[str, Value]:
+def way(points: Tensor) -> dict[str, float]:
     """Kinetic energy and length of the ways of particles, [steps + 1, particles, d].
 
         energy = (Σ_i √(mean ‖x_{i+1} − x_i‖²))²,   length = mean Σ_i ‖x_{i+1} − x_i‖

@@ -14,7 +14,14 @@ SOURCE = ROOT / "src" / "sigmafield"
 FILES = sorted(SOURCE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # these modules are imported only when they are asked for, and may import optional packages at their top
-LATE = ("models/diffusers/", "models/single_file/convert.py", "diffusers_scheduler.py", "serve/http/", "client/")
+LATE = (
+    "models/diffusers/",
+    "models/single_file/convert.py",
+    "diffusers_scheduler.py",
+    "serve/http/",
+    "serve/comfyui/",
+    "client/",
+)
 PUBLIC = {"_replace", "_asdict", "_fields", "_make"}  # a named tuple's, public by its documentation
 
 

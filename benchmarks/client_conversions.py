@@ -61,11 +61,11 @@ url, folder, out = sys.argv[1:4]
 known, made = NodeInfo("fetch", server_url=url), {}
 for name in sys.argv[4:]:
     try:
-        prompt = Flow(f"{folder}/{name}.json", node_info=known).convert()
-        made[name] = {id: dict(node) for id, node in dict(prompt).items()}
+        Flow(f"{folder}/{name}.json", node_info=known).convert().save(f"{out}.one")
+        made[name] = json.load(open(f"{out}.one"))
     except Exception:
         made[name] = None
-json.dump(made, open(out, "w"), default=dict)
+json.dump(made, open(out, "w"))
 """
 
 Prompts = Mapping[str, Any]

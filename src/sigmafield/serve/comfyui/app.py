@@ -24,7 +24,7 @@ from sigmafield.serve.comfyui import (
     view,
 )
 from sigmafield.serve.comfyui.context import COMFYUI, ComfyUI, comfyui_of
-from sigmafield.serve.comfyui.folders import FILES
+from sigmafield.serve.comfyui.owned import FILES
 from sigmafield.serve.comfyui.v2.errors import BASE
 from sigmafield.serve.comfyui.v2.protocol import add_v2
 from sigmafield.serve.http.context import OWNER, in_thread

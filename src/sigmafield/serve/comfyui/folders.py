@@ -10,13 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aiohttp import web
-
 from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.environment import DIRECTORIES, Models, extra_folders, joined_folders, model_folders
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.serve.comfyui.file_settings import FileSettings
-from sigmafield.serve.http.context import OWNER
 from sigmafield.serve.uploads import owner_folder
 
 KINDS = ("input", "output", "temp")
@@ -149,16 +146,3 @@ def user_name(owner: str) -> str:
         return DEFAULT_USER
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", owner) and os.path.normcase(owner) == owner
     return f"owner-{owner if plain else hashlib.sha256(owner.encode()).hexdigest()[:32]}"
-
-
-FILES = web.AppKey("comfyui files", Directories)
-
-
-def all_directories(request: web.Request) -> Directories:
-    """The directories of the server."""
-    return request.app[FILES]
-
-
-def directories(request: web.Request) -> Directories:
-    """The directories of the owner of a request."""
-    return request.app[FILES].of(request[OWNER])

@@ -13,8 +13,9 @@ from pathlib import Path
 from aiohttp import web
 
 from sigmafield.serve.comfyui.answers import body_of, plain, refused
-from sigmafield.serve.comfyui.folders import KINDS, directories
+from sigmafield.serve.comfyui.folders import KINDS
 from sigmafield.serve.comfyui.models import paths
+from sigmafield.serve.comfyui.owned import directories
 from sigmafield.serve.comfyui.users import sees_all
 from sigmafield.serve.http.context import in_thread
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from sigmafield.comfyui.context import SUFFIXES
 from sigmafield.serve.comfyui.answers import plain
-from sigmafield.serve.comfyui.folders import Directories, directories, inside
+from sigmafield.serve.comfyui.folders import Directories, inside
+from sigmafield.serve.comfyui.owned import directories
 from sigmafield.serve.comfyui.users import sees_all
 from sigmafield.serve.comfyui.view import header_texts
 from sigmafield.serve.http.context import in_thread

@@ -8,7 +8,7 @@ from sigmafield.comfyui.object_info import object_info
 from sigmafield.comfyui.replacements import described
 from sigmafield.serve.comfyui.answers import plain
 from sigmafield.serve.comfyui.context import comfyui_of
-from sigmafield.serve.comfyui.folders import directories
+from sigmafield.serve.comfyui.owned import directories
 from sigmafield.serve.http.context import OWNER, in_thread
 from sigmafield.serve.workflow_job import Workflows
 

@@ -17,7 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sigmafield.serve.comfyui.answers import plain, received, refused
-from sigmafield.serve.comfyui.folders import Directories, annotated, directories, inside
+from sigmafield.serve.comfyui.folders import Directories, annotated, inside
+from sigmafield.serve.comfyui.owned import directories
 from sigmafield.serve.http.context import in_thread
 
 LONGEST_FIELD = 2**20

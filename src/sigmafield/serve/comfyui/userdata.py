@@ -11,7 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from sigmafield.serve.comfyui.answers import flag, plain, received
-from sigmafield.serve.comfyui.folders import all_directories, inside
+from sigmafield.serve.comfyui.folders import inside
+from sigmafield.serve.comfyui.owned import all_directories
 from sigmafield.serve.comfyui.users import user_folder
 from sigmafield.serve.comfyui.view import media_type
 from sigmafield.serve.http.context import in_thread

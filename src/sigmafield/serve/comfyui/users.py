@@ -13,7 +13,8 @@ from aiohttp import web
 
 from sigmafield.runs.files import write_whole
 from sigmafield.serve.comfyui.answers import body_of, plain, refused
-from sigmafield.serve.comfyui.folders import Directories, all_directories, inside, user_name
+from sigmafield.serve.comfyui.folders import Directories, inside, user_name
+from sigmafield.serve.comfyui.owned import all_directories
 from sigmafield.serve.http.context import OWNER, in_thread, server_of
 from sigmafield.serve.http.settings import is_loopback
 

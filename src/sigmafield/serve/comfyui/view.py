@@ -14,7 +14,8 @@ from aiohttp import web
 from PIL import Image, ImageOps
 
 from sigmafield.serve.comfyui.answers import plain
-from sigmafield.serve.comfyui.folders import annotated, directories, inside
+from sigmafield.serve.comfyui.folders import annotated, inside
+from sigmafield.serve.comfyui.owned import directories
 from sigmafield.serve.http.context import in_thread
 
 ACTIVE = re.compile(r"text/(html|css|javascript|xml)|application/(xhtml\+xml|javascript|x-javascript|xml)|.*\+xml")

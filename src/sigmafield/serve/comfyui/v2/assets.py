@@ -11,7 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from sigmafield.serve.comfyui.answers import body_of, plain
-from sigmafield.serve.comfyui.folders import Directories, directories
+from sigmafield.serve.comfyui.folders import Directories
+from sigmafield.serve.comfyui.owned import directories
 from sigmafield.serve.comfyui.uploads import read_form
 from sigmafield.serve.comfyui.v2.errors import BASE, Refused
 from sigmafield.serve.comfyui.v2.records import Asset, Records

@@ -11,7 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from sigmafield.comfyui.graph import upstream_first
-from sigmafield.serve.comfyui.folders import Directories, directories
+from sigmafield.serve.comfyui.folders import Directories
+from sigmafield.serve.comfyui.owned import directories
 from sigmafield.serve.comfyui.prompt_runs import PromptRun
 from sigmafield.serve.comfyui.v2.assets import RECORDS, when
 from sigmafield.serve.comfyui.v2.errors import BASE

@@ -100,8 +100,8 @@ def theirs(here: Environment, script: str, folder: Path, names: list[str]) -> Pr
     with tempfile.TemporaryDirectory() as work:
         program, out = Path(work) / "convert.py", Path(work) / "made.json"
         program.write_text(script)
-        for k in range(0, len(names), 40):
-            here.run("python", program, here.url, folder, out, *names[k : k + 40])
+        for k in range(0, len(names), 20):
+            here.run("python", program, here.url, folder, out, *names[k : k + 20])
             made |= json.loads(out.read_text())
     return made
 

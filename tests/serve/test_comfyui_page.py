@@ -54,13 +54,13 @@ class Tab:
         page: The tab.
         faults: Errors of its console, and answers with statuses from 400.
         messages: Types of the messages of its socket; "frame N" for binary ones.
-        views: Addresses of images that it has shown.
+        answers: Addresses of what it was answered.
     """
 
     page: Page
     faults: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
-    views: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
 
     def listen(self) -> None:
         """Begin to note."""
@@ -74,8 +74,8 @@ class Tab:
             self.faults.append(f"console: {message.text}")
 
     def _answered(self, response: Response) -> None:
-        if "/view?" in response.url and response.status == 200:
-            self.views.append(response.url)
+        if response.status == 200:
+            self.answers.append(response.url)
         if response.status >= 400:
             self.faults.append(f"{response.status} {response.request.method} {response.url}")
 
@@ -206,7 +206,9 @@ def test_a_workflow_is_loaded_edited_and_drawn_with_previews_and_its_result(serv
             "() => Object.values(window.app.nodeOutputs).flatMap(each => each.images ?? []).map(each => each.filename)"
         )
         [name] = tab.until(lambda: tab.page.evaluate(shown), "the result in its node")
-        tab.until(lambda: any(f"filename={name}" in each for each in tab.views), "the image in the page")
+        tab.until(lambda: any(f"/view?filename={name}" in each for each in tab.answers), "the image in the page")
+        history = ("/api/jobs?status=completed", "/api/history?")
+        tab.until(lambda: any(part in each for each in tab.answers for part in history), "the history in the page")
         tab.shot(f"comfyui-{page.version}")
         [entry] = client.get("/history?max_items=1").json.values()
         prompt, extra = entry["prompt"][2], entry["prompt"][3]
@@ -214,6 +216,23 @@ def test_a_workflow_is_loaded_edited_and_drawn_with_previews_and_its_result(serv
         assert "a green apple" in [node["inputs"].get("text") for node in prompt.values()]
         assert extra["extra_pnginfo"]["workflow"]["nodes"]
         assert tab.faults == []
+
+
+def test_a_template_is_loaded(server, context):
+    client, page = server
+    if not page.templates:
+        pytest.skip("comfyui-workflow-templates is not installed")
+    with tab_of(context, client.url) as tab:
+        tab.command("Comfy.NewBlankWorkflow")
+        tab.until(lambda: not tab.nodes(), "an empty workflow")
+        tab.command("Comfy.BrowseTemplates")
+        card = tab.page.locator('[data-testid^="template-workflow-"]').first
+        card.wait_for()
+        tab.shot(f"comfyui-templates-{page.version}")
+        card.click()
+        tab.until(tab.nodes, "the template")
+        assert any("/templates/" in each and each.endswith(".json") for each in tab.answers)
+        assert not any(re.match("5[0-9][0-9] ", fault) for fault in tab.faults)
 
 
 def test_an_image_that_is_dropped_opens_its_workflow(server, context, tmp_path):

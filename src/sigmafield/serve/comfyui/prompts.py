@@ -94,7 +94,7 @@ def posted(body: Any, source: str | None) -> dict[str, Any]:
     kept |= ({} if client is None else {"client_id": client}) | {"create_time": round(time.time() * 1000)}
     return {
         "prompt": body["prompt"], "id": id or str(uuid.uuid4()), "client": "" if client is None else str(client),
-        "extra_data": kept, "targets": targets, "place": -math.inf if body.get("front") else place,
+        "extra_data": kept, "targets": targets, "place": -math.inf if body.get("front") else place, "priority": 0,
     }  # fmt: skip
 
 
@@ -128,8 +128,9 @@ def queued(here: ComfyUI, server: Server, body: Mapping[str, Any], owner: str) -
     with here.prompts.queueing:  # its first message comes before those of its run
         _make_free(here, body["id"], owner)
         record = here.engine.submit(
-            "workflow", request, owner=owner, id=body["id"], place=body["place"], client=body["client"]
-        )
+            "workflow", request, priority=body["priority"], owner=owner, id=body["id"], place=body["place"],
+            client=body["client"],
+        )  # fmt: skip
         told(here, owner)
     return here.engine.get(record.id), found
 

@@ -38,8 +38,8 @@ UNLIKE = [
     sf.Recipe("a green circle", steps=15, cfg=4.0, sampler="heun", seed=3),
     sf.Recipe("a yellow square", steps=25, cfg=7.0, sampler="uni_pc", schedule="normal", seed=4),
 ]
-AS_LONG = [replace(recipe, steps=steps) for recipe, steps in zip(UNLIKE, (30, 30, 15, 29))]
-"""The same with 29 or 30 evaluations each, to be compared with a batch in which no run ends early."""
+AS_LONG = [replace(recipe, steps=steps) for recipe, steps in zip(UNLIKE, (29, 29, 15, 29))]
+"""The same with 29 evaluations each, to be compared with a batch in which no run ends early."""
 
 UNIFORM = [replace(recipe, batch=4) for recipe in AS_LONG]
 """Batches of four images that are alike, of each kind; their mean is compared with the four unlike runs at once."""

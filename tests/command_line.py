@@ -1,4 +1,7 @@
-"""The command line run in this process, with what it printed."""
+"""The command line run in this process, with what it printed.
+
+The shipped model, where nothing is added to it, is loaded once for all commands, as a value that none of them changes.
+"""
 
 import contextlib
 import io
@@ -6,13 +9,26 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from unittest import mock
 
 import pytest
 
 from sigmafield.cli import main
 from sigmafield.cli.terminal import Display
 from sigmafield.core.protocols import State
+from sigmafield.models import tiny
+from sigmafield.models.directory import TINY
+from sigmafield.models.load import load
+from sigmafield.recipes import execute
 from sigmafield.recipes.build import Job
+
+
+@cache
+def loaded(read: Any, options: frozenset[tuple[str, Any]]) -> Any:
+    """The shipped model, whose modules a function reads."""
+    return load(TINY, **dict(options))
 
 
 @dataclass
@@ -28,13 +44,21 @@ class Ran:
         return self.stdout + self.stderr
 
 
+def load_once(model: Any, **options: Any) -> Any:
+    """`load`, which reads the shipped model once for each way of running it."""
+    if model != TINY or options.get("loras") or options.get("embeddings") is not None:
+        return load(model, **options)
+    return loaded(tiny.read_module, frozenset((name, value) for name, value in options.items() if name != "loras"))
+
+
 def run(*arguments, columns=140, stdout=None, stderr=None):
     """`sigmafield` with these arguments; streams may be given that act on what they are shown."""
     out, err, before = stdout or io.StringIO(), stderr or io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(columns)
     code = 0
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        shared = mock.patch.object(execute, "load", load_once)
+        with shared, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main([str(argument) for argument in arguments])
     except SystemExit as end:
         code = int(end.code or 0)

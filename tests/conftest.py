@@ -25,6 +25,15 @@ def pytest_collection():
     return result
 
 
+@pytest.fixture
+def few_channels():
+    """The shipped model has a small network and VAE of random weights, which draw noise in less time."""
+    from small_network import few_channels  # which imports torch
+
+    with few_channels():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def types_checked(request):
     """Calls are checked against their annotations, not so in tests marked typed_elsewhere."""

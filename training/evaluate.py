@@ -7,6 +7,7 @@ Spread: mean distance between the seeds of a prompt / mean distance between prom
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from PIL import Image, ImageDraw
 
 import sigmafield as sf
+from sigmafield.models.tiny.flow import load_tiny_flow
+from sigmafield.parameterization.prediction import shifted
 
 SHEET = """red heart, cat face, rainbow, pizza, rocket, whale, grinning face, dog face, sun, green apple, strawberry,
 hamburger, car, airplane, house, christmas tree, soccer ball, guitar, crown, key, ghost, octopus, fire, penguin"""
@@ -23,13 +26,25 @@ COLOURED = ["a blue pizza", "a green dog face", "a purple car", "a red whale", "
             "a green heart", "a yellow rocket"]  # fmt: skip
 
 
+def loaded(model):
+    """A shipped model, or that of a folder; a transformer gets the text encoder and the VAE of the shipped one."""
+    if not (Path(model) / "transformer").is_dir():
+        return sf.load(model)
+    shipped = Path(sf.__file__).parent / "data" / "tiny"
+    return load_tiny_flow(Path(model), shipped, torch.device("cpu"), torch.float32)
+
+
 class Sampler:
     """Draws latents and images; every row has a prompt and a seed of its own."""
 
-    def __init__(self, model, sampler, schedule, steps, cfg):
-        self.pipe = sf.load(model)
+    def __init__(self, model, sampler, schedule, steps, cfg, shift):
+        self.pipe = loaded(model)
         self.sampler, self.cfg = sf.SAMPLERS[sampler], cfg
-        sigmas = sf.SCHEDULES[schedule](steps, self.pipe.model.sampling.levels)
+        if shift is not None:
+            sampling = shifted(self.pipe.model.sampling, shift)
+            self.pipe = replace(self.pipe, model=replace(self.pipe.model, sampling=sampling))
+        self.schedule = schedule or self.pipe.model.schedule
+        sigmas = sf.SCHEDULES[self.schedule](steps, self.pipe.model.sampling.levels)
         self.grid = sf.Grid(sigmas, self.pipe.model.sampling.process)
 
     def latents(self, prompts, seeds):
@@ -82,19 +97,20 @@ def off_diagonal(d):
 def main():
     """Command line."""
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", default="tiny", help='"tiny" is the model inside the package; or a folder')
+    ap.add_argument("--model", default="tiny", help='"tiny" or "tiny-flow", the models in the package; or a folder')
     ap.add_argument("--data", type=Path, default=Path("data"), help="the output of prepare.py and encode_pool.py")
     ap.add_argument("--out", type=Path, default=Path("sheets"))
     ap.add_argument("--sampler", default="dpmpp_2m")
-    ap.add_argument("--schedule", default="karras")
+    ap.add_argument("--schedule", help="that of the model, if not given")
+    ap.add_argument("--shift", type=float, help="time shift of a flow; that of the model, if not given")
     ap.add_argument("--steps", type=int, default=20)
     ap.add_argument("--cfg", type=float, default=3.0)
     ap.add_argument("--captions", type=int, default=200, help="captions of the retrieval, evenly over the list")
     ap.add_argument("--seed", type=int, default=0, help="the first seed")
     args = ap.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    sampler = Sampler(args.model, args.sampler, args.schedule, args.steps, args.cfg)
-    print(f"{args.sampler}, {args.schedule}, {args.steps} steps, guidance {args.cfg}")
+    sampler = Sampler(args.model, args.sampler, args.schedule, args.steps, args.cfg, args.shift)
+    print(f"{args.sampler}, {sampler.schedule}, {args.steps} steps, guidance {args.cfg}")
 
     sheet(args.out / "prompts.png", sampler.images(sampler.latents(SHEET, [args.seed] * len(SHEET))), 8, SHEET)
     coloured = [p for p in COLOURED for _ in range(4)]

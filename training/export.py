@@ -16,7 +16,7 @@ INDEX = {
     "image_encoder": [None, None],
     "requires_safety_checker": False,
     "safety_checker": [None, None],
-    "schedule": ["diffusers", "EulerDiscreteScheduler"],
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
@@ -53,7 +53,7 @@ def main():
         prediction_type="v_prediction",
         timestep_spacing="trailing",
         steps_offset=1,
-    ).save_pretrained(args.out / "schedule")
+    ).save_pretrained(args.out / "scheduler")
     for part in ("vae", "unet"):
         drop_path(args.out / part / "config.json")
     (args.out / "tokenizer").mkdir(exist_ok=True)

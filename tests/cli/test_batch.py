@@ -22,6 +22,8 @@ from sigmafield.recipes.inputs import ControlImage
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import load_state
 
+pytestmark = pytest.mark.usefixtures("few_channels")
+
 PROMPTS = "a red heart\n\n# not this one\n  green apple  \na red heart\n"
 FEW = ["--steps", 2, "--cfg", 1]
 

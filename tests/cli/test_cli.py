@@ -24,6 +24,8 @@ from sigmafield.cli.parse import parse_lora
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of, save_image
 
+few_channels = pytest.mark.usefixtures("few_channels")
+
 
 def pixels(path):
     return np.asarray(open_image(path))
@@ -61,6 +63,7 @@ def test_replay_says_when_pixels_differ(heart, tmp_path):
     assert "differs" in result.output
 
 
+@few_channels
 def test_batch_writes_a_sheet_and_each_image(tmp_path):
     result = run("sample", "pizza", "-o", tmp_path / "p.png", "--steps", 3, "--batch", 3, "--json")
     assert result.exit_code == 0, result.output
@@ -177,6 +180,7 @@ def test_a_signal_during_start_up_leaves_nothing(how, after, tmp_path):
     assert shown == "" and list(tmp_path.iterdir()) == []
 
 
+@few_channels
 def test_a_run_is_resumed_where_its_input_has_moved(heart, tmp_path):
     """The same bytes under another name are taken, other bytes are not, and the machine is that of the checkpoint."""
     source, mask, other = (tmp_path / name for name in ("in.png", "mask.png", "other.png"))
@@ -240,6 +244,7 @@ def test_a_denoise_map_changes_each_place_as_much_as_it_says(heart, tmp_path, wa
     assert again.exit_code == 0, again.output
 
 
+@few_channels
 def test_a_run_of_some_steps_stops_there(tmp_path):
     assert (
         "6 evaluations" in run("sample", "x", "-o", tmp_path / "a.png", "--start", 2, "--end", 8, "--steps", 10).output
@@ -256,6 +261,7 @@ def lora_file(path, strength=1.0):
     return path
 
 
+@few_channels
 def test_model_with_additions_is_replayed(tmp_path):
     """LoRA, textual inversion and clip skip change the image, and a replay has them again."""
     pytest.importorskip("diffusers")
@@ -278,6 +284,7 @@ def test_model_with_additions_is_replayed(tmp_path):
     assert "a:b.safetensors has changed since this recipe was made" in result.stderr
 
 
+@few_channels
 def test_unknown_embeddings_can_be_left_out(tmp_path):
     """With the flag a note, once, instead of an error; the recipe carries the flag."""
     a, b = tmp_path / "a.png", tmp_path / "b.png"
@@ -289,6 +296,7 @@ def test_unknown_embeddings_can_be_left_out(tmp_path):
     assert (pixels(a) == pixels(b)).all()
 
 
+@few_channels
 def test_a_recipe_has_its_loras_on_any_pipeline_whose_weights_are_kept(tmp_path):
     pytest.importorskip("diffusers")
     recipe = sf.Recipe("x", loras=(sf.Lora(str(lora_file(tmp_path / "a.safetensors"))),), steps=1)
@@ -359,6 +367,7 @@ ERRORS = [
 ]
 
 
+@few_channels
 @pytest.mark.parametrize("options, message", ERRORS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

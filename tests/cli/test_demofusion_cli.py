@@ -11,6 +11,8 @@ from command_line import interrupted, run
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of
 
+pytestmark = pytest.mark.usefixtures("few_channels")
+
 QUICK = ["--scale", 2, "--steps", 2, "--cfg", 3]
 
 

@@ -11,6 +11,8 @@ from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.output import recipe_of
 
+pytestmark = pytest.mark.usefixtures("few_channels")
+
 
 def test_all_mods_are_listed():
     text = run("guidance").output

@@ -10,6 +10,8 @@ from PIL import Image
 from command_line import run
 from sigmafield.recipes.image_io import open_image
 
+pytestmark = pytest.mark.usefixtures("few_channels")
+
 SHOT = ["--steps", 3, "--cfg", 3, "--seed", 3]
 
 

@@ -14,7 +14,7 @@ from sigmafield.recipes.image_io import open_image
 from sigmafield.runs.checkpoint import load_state
 
 SUBJECTS = ("a red heart", "green apple", "pizza", "rocket", "a red heart")
-OPTIONS = ["--steps", "3", "--sampler", "dpmpp_2m_sde", "--cfg", "3", "--checkpoint-every", "0"]
+OPTIONS = ["--steps", "3", "--sampler", "dpmpp_2m_sde", "--cfg", "3", "--checkpoint-every", "0", "--size", "32x32"]
 
 LAUNCHER = """
 import glob, json, os, random, signal, sys, time

@@ -17,6 +17,9 @@ from command_line import run
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import check_format, recipe_of, save_image
 from sigmafield.runs.files import OwnFile, write_new, write_whole
+from small_network import few_channels
+
+pytestmark = pytest.mark.usefixtures("few_channels")
 
 FEW = ["--steps", 1, "--cfg", 1]
 FORMATS = ["png", "jpg", "webp", "avif"]
@@ -32,7 +35,8 @@ def names(folder):
 
 @pytest.fixture(scope="module")
 def pipe():
-    return sf.load("tiny", device="cpu")
+    with few_channels():
+        return sf.load("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.options import Lora, Region
 from sigmafield.recipes.output import recipe_of, save_image
 
+pytestmark = pytest.mark.usefixtures("few_channels")
+
 CLI = Path(__file__).parents[2] / "src" / "sigmafield" / "cli"
 
 

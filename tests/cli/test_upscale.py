@@ -15,6 +15,8 @@ from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.options import Tiling
 from sigmafield.recipes.output import recipe_of
 
+few_channels = pytest.mark.usefixtures("few_channels")
+
 QUICK = ["--steps", 2, "--cfg", 3]
 
 
@@ -26,6 +28,8 @@ def heart(tmp_path_factory):
     return path
 
 
+@few_channels
+@few_channels
 @pytest.mark.parametrize(
     "options",
     [
@@ -47,6 +51,7 @@ def test_a_image_is_enlarged_and_replayed(heart, tmp_path, options):
     assert again.exit_code == 0, again.output
 
 
+@few_channels
 def test_it_is_a_recipe(heart, tmp_path):
     """What the command draws is what Python draws with those settings; told rows are the job's."""
     out = tmp_path / "large.png"
@@ -65,6 +70,7 @@ def test_it_is_a_recipe(heart, tmp_path):
     assert f"{facts['rows']} network rows, {facts['rows_saved']} fewer than plain tiling" in told
 
 
+@few_channels
 def test_tiles_are_drawn_over_the_enlarged_image(heart, tmp_path):
     """Boxes of the quadtree, or of the grid for one strength; strengths are those asked for."""
     out, svg, png = (tmp_path / name for name in ("o.png", "t.svg", "t.PNG"))
@@ -107,6 +113,7 @@ def test_a_map_changes_each_place_as_much_as_it_says(heart, tmp_path):
     assert run("replay", out).exit_code == 0
 
 
+@few_channels
 @pytest.mark.slow
 def test_interrupted_upscale_resumes_to_the_same_pixels(heart, tmp_path):
     """A real Ctrl-C; the bar tells rows."""
@@ -162,6 +169,7 @@ ERRORS = [
 ]
 
 
+@few_channels
 @pytest.mark.parametrize("options, message", ERRORS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_bad_input_is_one_line_and_status_2(heart, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

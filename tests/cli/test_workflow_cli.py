@@ -13,6 +13,8 @@ from sigmafield.recipes.label import read_label
 from sigmafield.recipes.output import recipe_of
 from sigmafield.recipes.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("few_channels")
+
 
 @pytest.fixture(scope="module")
 def heart(tmp_path_factory):

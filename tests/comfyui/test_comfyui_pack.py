@@ -267,6 +267,27 @@ def test_videos(nodes):
     torch.testing.assert_close(out[:, :, 0], latent["samples"][:, :, 0], rtol=0, atol=1e-4)
 
 
+def test_video_models_see_what_a_mask_keeps_without_noise(nodes):
+    class HunyuanVideo(comfyui.SD15):
+        pass
+
+    seen = []
+
+    def watched(x, level, prompt):
+        seen.append(x)
+        return network(x, level, prompt)
+
+    model = comfyui.Patcher(comfyui.InnerModel(comfyui.Const(7.0), HunyuanVideo(), watched))
+    latent = latent_of(shape=(4, 3, 6, 8))
+    latent["noise_mask"] = torch.ones(3, 6, 8)
+    latent["noise_mask"][0] = 0
+    sigmas = sigmas_of(nodes, model, "simple")
+    out = advanced(guider_of(model), sampler_of(nodes, "euler"), sigmas, latent)
+    first = latent["samples"][:, :, 0] * comfyui.SD15.scale
+    assert all(x[:, :, 0].equal(first) and not x[:, :, 1].equal(latent["samples"][:, :, 1]) for x in seen)
+    torch.testing.assert_close(out[:, :, 0], latent["samples"][:, :, 0], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_the_unconditional_prediction_of_cfg_pp(nodes, cfg):
     model, latent, name = model_of("eps"), latent_of(), "euler_cfg_pp"

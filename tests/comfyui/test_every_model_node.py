@@ -11,6 +11,7 @@ from sigmafield.comfyui.nodes.ksampler import ksampler
 from sigmafield.comfyui.nodes.loaders import checkpoint_loader_simple
 from sigmafield.comfyui.nodes.prompts import clip_text_encode
 from sigmafield.comfyui.nodes.schedules import basic_scheduler
+from small_network import few_channels
 
 pytestmark = pytest.mark.typed_elsewhere
 
@@ -41,7 +42,8 @@ def made_from(kind):
 
 @pytest.fixture(scope="module")
 def tiny():
-    model, clip, _ = checkpoint_loader_simple("tiny")
+    with few_channels():
+        model, clip, _ = checkpoint_loader_simple("tiny")
     return model, clip_text_encode("a red heart", clip), clip_text_encode("", clip)
 
 

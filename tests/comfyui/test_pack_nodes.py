@@ -7,6 +7,7 @@ import torch
 
 from sigmafield.comfyui.iterative_mixing import mixing_ksampler, mixing_sampler
 from sigmafield.comfyui.mixing_sampler import MixingSampler
+from sigmafield.comfyui.nodes.any_sampler import any_sampler, any_schedule, mixed_sampler, sigma_field_sampler
 from sigmafield.comfyui.nodes.custom_sampling import cfg_guider, disable_noise, random_noise, sampler_custom_advanced
 from sigmafield.comfyui.nodes.distance_sampler import sampler_distance
 from sigmafield.comfyui.nodes.ksampler import ksampler as ksampler_node
@@ -34,15 +35,20 @@ from sigmafield.comfyui.nodes.tiled_diffusion import (
 )
 from sigmafield.core.geometry import mixture_gaussian, uniform
 from sigmafield.guidance.guider import Guider
-from sigmafield.recipes.ksampler import ksampler
+from sigmafield.recipes.ksampler import ksampler, open_run
+from sigmafield.runs.mixing_spec import parse_mixing
+from sigmafield.runs.run import finish
+from sigmafield.schedules import SCHEDULES
 from sigmafield.spatial.tiled_model import Spot, Tiled, grid_cover, spot_shifts
+from small_network import few_channels
 
 pytestmark = pytest.mark.typed_elsewhere
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    model, clip, vae = checkpoint_loader_simple("tiny")
+    with few_channels():
+        model, clip, vae = checkpoint_loader_simple("tiny")
     texts = ("a red heart", "green")
     conds = [clip.encode([text], (64, 64)) for text in texts]
     return model, vae, [clip_text_encode(text, clip) for text in texts], Guider(model.network, *conds, 3.0)
@@ -127,6 +133,23 @@ def test_sigma_fields(tiny, latent):
     guider = cfg_guider(model, *pairs, 3.0)
     out, _ = sampler_custom_advanced(random_noise(5), guider, ksampler_select("euler"), field, latent)
     assert out["samples"].equal(kept)
+    sampler = sigma_field_sampler(any_sampler("euler"), half)
+    out, _ = sampler_custom_advanced(random_noise(5), guider, sampler, any_schedule(model, "karras", 2), latent)
+    assert out["samples"].equal(kept)
+
+
+def test_any_run_is_mixed(tiny, latent):
+    model, _, pairs, guider = tiny
+    network, text = model.network, "cosine(alpha_1=0.3, align=next)"
+    sampler = mixed_sampler(any_sampler("heun", "s_noise=1"), text)
+    out, _ = sampler_custom_advanced(
+        random_noise(5), cfg_guider(model, *pairs, 3.0), sampler, any_schedule(model, "karras", 2, "rho=5"), latent
+    )
+    sigmas = SCHEDULES["karras"](2, network.sampling.levels, rho=5.0)
+    source = network.latent.to_network(latent["samples"])
+    run = open_run(guider, network.sampling, "heun", sigmas, source, torch.zeros_like(source), 5).run
+    mixing = parse_mixing(text).mixing(run, source, 5)
+    assert out["samples"].equal(network.latent.to_vae(mixing.result(finish(mixing, mixing.start(source)))))
 
 
 def test_iterative_mixing_sampler(tiny, latent):

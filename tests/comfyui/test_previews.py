@@ -19,6 +19,7 @@ from sigmafield.comfyui.validation import validate
 from sigmafield.core.protocols import Pred, State
 from sigmafield.parameterization.latent_format import formats
 from sigmafield.recipes.image_io import to_tensor
+from sigmafield.serve.comfyui.prompt_runs import small_or_linear
 
 DRAWN = {
     "3": {"class_type": "KSampler", "inputs": {
@@ -100,7 +101,14 @@ def test_small_decoders_are_found_by_comfyuis_names(small_decoder, tmp_path):
         SmallDecoders([folder])(formats()["Flux"])
     with pytest.raises(ValueError, match="not those of a TAESD decoder"):
         save_file({"1.weight": torch.zeros(3, 3)}, folder / "taesdxl_decoder.safetensors")
-        SmallDecoders([folder])(formats()["SDXL"])
+        SmallDecoders([folder])(formats()["SDXL"])(x0)
+
+
+def test_a_server_takes_the_linear_map_where_the_file_is_missing(small_decoder):
+    _, folder = small_decoder
+    decoder, x0 = small_or_linear([folder]), torch.randn(1, 4, 2, 2)
+    assert torch.equal(decoder(formats()["SD15"])(x0), SmallDecoders([folder])(formats()["SD15"])(x0))
+    assert decoder(formats()["Flux"]) == linear(formats()["Flux"])
 
 
 def test_formats_without_a_small_decoder_have_their_linear_map(tmp_path):
@@ -117,12 +125,12 @@ def test_a_pipelines_decoder_makes_previews():
 
 
 def test_methods_have_comfyuis_names():
-    assert previews_by(None, None, [], "cpu") is None and previews_by("none", None, [], "cpu") is None
-    assert previews_by("auto", 3, [], "cpu") == previews_by(None, 3, [], "cpu") == Previews(3)
-    assert previews_by("latent2rgb", None, [], "cpu") == Previews()
-    assert previews_by("taesd", 2, [], "cpu") == Previews(2, decoder=SmallDecoders([]))
+    assert previews_by(None, None, []) is None and previews_by("none", None, []) is None
+    assert previews_by("auto", 3, []) == previews_by(None, 3, []) == Previews(3)
+    assert previews_by("latent2rgb", None, []) == Previews()
+    assert previews_by("taesd", 2, []) == Previews(2, decoder=SmallDecoders([]))
     with pytest.raises(ValueError, match="none makes no previews"):
-        previews_by("none", 3, [], "cpu")
+        previews_by("none", 3, [])
 
 
 def test_the_command_line_writes_them(tmp_path):

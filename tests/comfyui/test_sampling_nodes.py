@@ -44,6 +44,7 @@ from sigmafield.models import overrides
 from sigmafield.recipes.ksampler import ksampler
 from sigmafield.recipes.mods import parse_mods
 from sigmafield.spatial.inpaint import differential
+from small_network import few_channels
 
 pytestmark = pytest.mark.typed_elsewhere
 
@@ -53,7 +54,8 @@ TEXTS = ("a red heart", "green", "")
 @pytest.fixture(scope="module")
 def tiny():
     """The shipped model's three values, its prompts as pairs, and the same as conditionings."""
-    model, clip, vae = checkpoint_loader_simple("tiny")
+    with few_channels():
+        model, clip, vae = checkpoint_loader_simple("tiny")
     return model, clip, vae, [clip_text_encode(text, clip) for text in TEXTS], [
         clip.encode([text], (64, 64)) for text in TEXTS
     ]  # fmt: skip
@@ -280,6 +282,6 @@ def test_lcm_upscale_grows_the_latent(tiny):
 def test_files_named_tiny_come_first(tmp_path):
     (tmp_path / "tiny").mkdir()
     choices = NODES["CheckpointLoaderSimple"].slot("ckpt_name").choices
-    assert list(choices.of(Folders())) == ["tiny"]
+    assert list(choices.of(Folders())) == ["tiny", "tiny-flow"]
     with pytest.raises(ValueError, match="unknown file 'tinny' in checkpoints"):
         checkpoint_loader_simple("tinny")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 RUN = {
-    "flux_dev_full_text_to_image", "flux_fill_inpaint_example", "flux_schnell", "image_sdxl_simple",
-    "sd3.5_simple_example", "sdxl_simple_example", "sdxlturbo_example",
+    "flux_dev_full_text_to_image", "flux_fill_inpaint_example", "flux_redux_model_example", "flux_schnell",
+    "image_sdxl_simple", "sd3.5_simple_example", "sdxl_simple_example", "sdxlturbo_example",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import sigmafield as sf
 from sigmafield.comfyui.nodes import vae as nodes
+from sigmafield.comfyui.nodes.image_conditioning import instruct_pix_to_pix_conditioning
 from sigmafield.models.bundle import Vae
 
 
@@ -53,6 +54,16 @@ def test_images_are_the_frames_of_a_video_to_a_vae_of_videos():
     for encode in (nodes.vae_encode, nodes.vae_encode_tiled):
         out = encode(x, video)["samples"]  # frames 0 and 4 of the first 5; the last two are left out
         assert out.equal((x[[0, 4], ::2, ::2] * 2 - 1).permute(3, 0, 1, 2)[None])
+
+
+def test_instructions_are_given_with_the_image(vae):
+    """Sides are cut to multiples of 8, half of the rest at the upper left; the latent is empty."""
+    x, texts = image(1, 8 * 4 + 5, 8 * 2 + 2, 4), [(torch.ones(1, 2, 3), {"strength": 0.5})]
+    positive, negative, latent = instruct_pix_to_pix_conditioning(texts, [*texts, *texts], vae, x)
+    shown = vae.encode(x[:, 2 : 2 + 32, 1 : 1 + 16, :3].permute(0, 3, 1, 2))
+    assert len(positive) == 1 and len(negative) == 2 and latent["samples"].equal(torch.zeros_like(shown))
+    for embeds, extra in [*positive, *negative]:
+        assert extra["concat_latent_image"].equal(shown) and extra["strength"] == 0.5 and embeds is texts[0][0]
 
 
 @pytest.mark.parametrize("grow", [0, 1, 2, 5, 6])

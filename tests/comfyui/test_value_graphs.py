@@ -55,6 +55,24 @@ def test_a_formula_gives_the_size_of_an_image(context):
     assert (context.folders.output / "t_00001.txt").read_text("utf-8") == "b 13.0"
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_text_is_generated_only_where_a_switch_asks_for_it(on, context):
+    """The class is there, so that workflows in which it is switched off run."""
+    prompt = prompt_of(
+        ("CheckpointLoaderSimple", {"ckpt_name": "tiny"}),
+        ("TextGenerate", {"clip": ["1", 1], "prompt": "a heart", "max_length": 9, "sampling_mode": "off"}),
+        ("PrimitiveString", {"value": "a red heart"}),
+        ("ComfySwitchNode", {"switch": on, "on_false": ["3", 0], "on_true": ["2", 0]}),
+        ("PreviewAny", {"source": ["4", 0]}),
+    )
+    if not on:
+        assert shown(prompt, context) == {"5": {"text": ["a red heart"]}}
+        return
+    *_, last = execute(validate(prompt, all_nodes(), context.folders), all_nodes(), context)
+    assert isinstance(last, events.Failed) and last.node == "2"
+    assert "language model's head" in str(last.error) and "CLIPText" in str(last.error)
+
+
 def test_only_the_chosen_side_of_a_switch_runs(context):
     prompt = prompt_of(
         ("PrimitiveString", {"value": "on"}),

@@ -20,8 +20,8 @@ CASES, TEMPLATES, MISSING = (workflows()[key] for key in ("cases", "templates", 
 OLDER, NEWER = "api_1.35.9", "api_1.58.1"
 # where the two versions differ in more than the ids inside subgraphs, the one that is followed
 NEWER_HOLDS = {"muted_upstream_of_widget", "subgraph_bypassed", "subgraph_muted", "widget_values_dict"}
-REFUSED = {"missing_node_type"}
-BEYOND = {"subgraph_passthrough"}  # the page raises an error
+REFUSED = {"missing_node_type"}  # the page sends the node of an unknown class, which no server runs; an error here
+BEYOND = {"subgraph_passthrough"}  # the page raises an error, and no prompt was recorded; here it is converted
 
 
 def convert(workflow, **options):

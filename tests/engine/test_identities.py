@@ -97,7 +97,6 @@ TO_THE_END += [("dpm_adaptive", {"denoise_to_zero": True})]
 STOPS_BEFORE = {"uni_pc", "uni_pc_bh2", "dpm_fast", "dpm_adaptive"}
 
 
-@pytest.mark.parametrize("steps", [1, 2, 8])
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize(
     "name, params",
@@ -109,12 +108,13 @@ STOPS_BEFORE = {"uni_pc", "uni_pc_bh2", "dpm_fast", "dpm_adaptive"}
     ],
 )
 @pytest.mark.typed_elsewhere
-def test_a_run_to_zero_ends_at_the_prediction(name, params, process, steps):
-    """If the network always predicts c, a run whose schedule ends at 0 gives c."""
-    g, c = grid(process, steps), torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64)
+def test_a_run_to_zero_ends_at_the_prediction(name, params, process):
+    """If the network always predicts c, a run whose schedule ends at 0 gives c, however few its steps."""
+    c = torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64)
     x = torch.linspace(-5, 5, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
-    end = finish(run_of(name, lambda x, sigma, ctx: Pred(c, c, c), g, x, **params), x)
-    torch.testing.assert_close(end.x, c, rtol=1e-12, atol=0)
+    for steps in (5, 1, 2):
+        end = finish(run_of(name, lambda x, sigma, ctx: Pred(c, c, c), grid(process, steps), x, **params), x)
+        torch.testing.assert_close(end.x, c, rtol=1e-12, atol=0)
 
 
 class Axes:

@@ -29,7 +29,8 @@ def samplers():
             yield pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=str)
+# coefficients of flows are compared with the reference's numbers by tests/parity
+@pytest.mark.parametrize("process", [PROCESSES[0], pytest.param(PROCESSES[1], marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("kind", ["mixture", pytest.param("gaussian", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(samplers()))
 @pytest.mark.typed_elsewhere

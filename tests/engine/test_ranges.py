@@ -18,12 +18,11 @@ from sigmafield.schedules import SCHEDULES
 NETWORKS = {"ve": family("SD15").sampling().levels, "flow": family("SD3").sampling().levels}
 OWNERS = [*SAMPLERS.values(), *SCHEDULES.values()]
 SETTINGS = [(owner, parameter) for owner in OWNERS for parameter in owner.parameters.values()]
-names = pytest.mark.parametrize("owner, parameter", SETTINGS, ids=lambda value: value.name)
 
 
-@names
-def test_every_parameter_has_a_kind_or_is_a_function(owner, parameter):
-    assert parameter.kind in (float, int, bool, str) or callable(parameter.default)
+def test_every_parameter_has_a_kind_or_is_a_function():
+    for owner, parameter in SETTINGS:
+        assert parameter.kind in (float, int, bool, str) or callable(parameter.default), (owner.name, parameter.name)
 
 
 def refused(parameter, defaults):

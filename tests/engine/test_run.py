@@ -25,6 +25,10 @@ ALL += [("distance_c3", PAPER)]
 some = pytest.mark.parametrize("name, params", sparing(ALL))
 STEPS = 6  # memories reach back three steps: with six, two steps and the last one have them whole
 processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
+# of laws of what a run keeps between its steps, which is the same for flows
+process_of_memories = pytest.mark.parametrize(
+    "process", [PROCESSES[0], pytest.param(PROCESSES[1], marks=pytest.mark.slow)], ids=str
+)
 
 
 def start(g, shape=(2, 3, 4, 5), dtype=torch.float32):
@@ -33,7 +37,7 @@ def start(g, shape=(2, 3, 4, 5), dtype=torch.float32):
 
 
 @some
-@pytest.mark.parametrize("process", [PROCESSES[0], pytest.param(PROCESSES[1], marks=pytest.mark.slow)], ids=str)
+@process_of_memories
 @pytest.mark.typed_elsewhere
 def test_resume_at_every_cut(name, params, process, tmp_path):
     """Saved, loaded and continued with a new noise source, every state leads to the same next state and end."""
@@ -61,7 +65,7 @@ def same(a, b):
 
 
 @some
-@processes
+@process_of_memories
 @pytest.mark.typed_elsewhere
 def test_step_is_pure_and_runs_interleave(name, params, process):
     """Two runs that share a model and a noise source, stepped in turn, end as each does alone."""
@@ -110,7 +114,7 @@ ELEMENTWISE = [(name, params) for name, params in FIELD if SAMPLERS[name].linear
 
 
 @pytest.mark.parametrize("name, params", sparing(ELEMENTWISE))
-@processes
+@process_of_memories
 @pytest.mark.typed_elsewhere
 def test_field_of_two_schedules_is_two_runs(name, params, process):
     """Each half of the latent follows its own schedule; the model is elementwise, so halves do not meet."""

@@ -19,6 +19,8 @@ from sigmafield.comfyui.nodes.loaders import lora_loader
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.lora.strengths import Loras
 
+pytestmark = pytest.mark.usefixtures("few_channels")
+
 SIZE = (16, 16)
 PROMPT = "red (embedding:my_style:1.2) heart"
 

@@ -136,6 +136,8 @@ def check(pipe: Pipeline, base: Pipeline, *added: tuple[Matrices, float]) -> Non
 KINDS = ["sd1", "sdxl", "tiny"]
 """Small models; the last one is run by the modules of this package."""
 
+FEW = [pytest.param("sd1", marks=pytest.mark.slow), "sdxl", "tiny"]  # the first is like a part of the second
+
 
 @pytest.fixture(scope="module")
 def bases(sd1: tuple[Path, Any], sdxl: tuple[Path, Any]) -> dict[str, Pipeline]:
@@ -170,7 +172,7 @@ def test_merged_weights(
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEW)
 def test_two_loras_add(kind: str, bases: dict[str, Pipeline], merged: Callable[..., Pipeline], tmp_path: Path) -> None:
     base = bases[kind]
     one, two = matrices(base, 1), matrices(base, 2)
@@ -182,7 +184,7 @@ def test_two_loras_add(kind: str, bases: dict[str, Pipeline], merged: Callable[.
     assert list(pipe.loras) == [(str(path), (strength, strength)) for path, strength in files]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEW)
 def test_strength_0_is_the_base(
     kind: str, bases: dict[str, Pipeline], merged: Callable[..., Pipeline], tmp_path: Path
 ) -> None:
@@ -256,7 +258,7 @@ def equal(a: Pipeline, b: Pipeline) -> bool:
     return all(torch.equal(value, states[1][part][key]) for part in states[0] for key, value in states[0][part].items())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEW)
 def test_sets_of_loras_share_all_other_weights(
     kind: str, bases: dict[str, Pipeline], merged: Callable[..., Pipeline], tmp_path: Path
 ) -> None:

@@ -149,7 +149,7 @@ import sigmafield as sf
 torch.set_num_threads(1)
 pipe = sf.load("tiny", device="cpu")
 sf.generate(pipe, "x", steps=1)
-job = sf.open_job(sf.Recipe("a red heart", steps=1, batch=32, cfg=3.0, seed=1, sampler="euler"), pipe)
+job = sf.open_job(sf.Recipe("a red heart", steps=1, batch=32, cfg=1.0, seed=1, sampler="euler"), pipe)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
 result = sf.execute(job)
@@ -173,7 +173,7 @@ from sigmafield.cli import main
 sf.generate(sf.load("tiny", device="cpu"), "x", steps=1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20,) * 2)
-main(["sample", "x", "-o", sys.argv[1], "--size", "1024x1024", "--steps", "1"])
+main(["sample", "x", "-o", sys.argv[1], "--size", "1024x1024", "--steps", "1", "--cfg", "1"])
 """
 
 

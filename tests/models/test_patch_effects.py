@@ -55,7 +55,7 @@ def clean(pipe):
     return pipe.encode(torch.tensor(images, dtype=torch.float32).movedim(3, 1))
 
 
-@pytest.mark.parametrize("sigma", [4.0, 1.0])
+@pytest.mark.parametrize("sigma", [4.0, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["freeu", "freeu_v2"])
 def test_freeu_s_backbone_takes_high_frequencies_from_images(name, sigma, pipe, clean):
     """Fig. 5 of the paper: the larger b, the fewer; beyond a quarter of the highest frequency."""

@@ -86,7 +86,7 @@ def differing(function: Callable[[T], Tensor], cases: Sequence[T]) -> list[T]:
 @pytest.mark.parametrize("runs", [MIXED[::3], pytest.param(MIXED, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_samplers_and_mods_on_the_embedded_model(runs: list[Run]) -> None:
     pipe = small_model()
-    assert differing(lambda run: latent(pipe, run, seed=3), runs) == []
+    assert differing(lambda run: latent(pipe, run, seed=3, width=32, height=32), runs) == []
 
 
 @pytest.mark.parametrize("runs", [MIXED[1::5], pytest.param(MIXED, marks=pytest.mark.slow)], ids=["some", "all"])
@@ -108,7 +108,7 @@ def test_prompts_with_vectors_and_without(name: str, family: Callable[[str], tup
     for i in range(3):
         save_file({"clip_l": torch.randn(2, width), "emb_params": torch.randn(2, width)}, tmp_path / f"{i}.safetensors")
     special = "embedding:{}, heart" if name in ("tiny", "sd1") else "word {}, heart"
-    prompts = [f"(a red:1.{i}) " + special.format(i % 3) * (i % 2) + "x" * (i // 4) for i in range(16)]
+    prompts = [f"(a red:1.{i}) " + special.format(i % 3) * (i % 2) + "x" * (i // 4) for i in range(10)]
     assert differing(lambda prompt: pipe.text.encode([prompt], (64, 64)).embeds, prompts) == []
 
 
@@ -116,9 +116,9 @@ def test_videos_are_decoded_and_encoded(family: Callable[[str], tuple[Path, Any]
     """The VAE of videos keeps features between the chunks of a call."""
     pipe = sf.load(family("wan")[0], device="cpu")
     generator = torch.Generator().manual_seed(0)
-    latents = [torch.randn(pipe.model.latent.shape(1, (16, 16), 9), generator=generator) for _ in range(16)]
+    latents = [torch.randn(pipe.model.latent.shape(1, (16, 16), 9), generator=generator) for _ in range(8)]
     assert differing(pipe.decode, latents) == []
-    images = [torch.rand(1, 3, 5, 16, 16, generator=generator) for _ in range(16)]
+    images = [torch.rand(1, 3, 5, 16, 16, generator=generator) for _ in range(8)]
     assert differing(pipe.encode, images) == []
 
 

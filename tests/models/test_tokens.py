@@ -8,9 +8,11 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
-from sigmafield.models.token_levels import TokenModel, tokens
+from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.network_call import of_tokens
 from sigmafield.noise.sources import Keyed
 from sigmafield.parameterization.families import family
+from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.runs.run import Run, finish
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
@@ -37,10 +39,11 @@ def wan():
 
 @pytest.fixture(scope="module")
 def model(wan):
-    def network(x, t, cond):
-        return wan(x, t, cond.embeds, return_dict=False)[0]
+    def forward(module, x, t, cond):
+        return module(x, t, cond.embeds, return_dict=False)[0]
 
-    return TokenModel(network, SAMPLING, (1, 2, 2))
+    latents = LatentFormat(channels=4, axes=3)
+    return DiffusionModel("wan", forward, SAMPLING, latents, (32, 48), wan, part="transformer", tokens=(1, 2, 2))
 
 
 def drawn(seed):
@@ -73,7 +76,7 @@ def test_tokens_are_numbered_as_the_network_does(wan, model):
     handle.remove()
     t = seen[0].reshape(2, 18)
     assert (t[:, 9] == 250).all() and (t[:, [k for k in range(18) if k != 9]] == 500).all()
-    assert tokens(field, (1, 2, 2)).shape == (1, 18)
+    assert of_tokens(field, (1, 2, 2)).shape == (1, 18)
 
 
 def test_a_run_on_a_field_is_one_evaluation_a_step(wan, model):
@@ -93,7 +96,7 @@ def test_a_run_on_a_field_is_one_evaluation_a_step(wan, model):
 
 
 def test_tokens_must_fill_the_latent(model):
-    x, sigma = torch.zeros(1, 4, 3, 5, 6), torch.tensor(0.5, dtype=torch.float64)
+    x, sigma = torch.zeros(1, 4, 3, 5, 6), torch.linspace(0.5, 1, 6, dtype=torch.float64).expand(1, 1, 3, 5, 6)
     ctx = Ctx(Grid(torch.tensor([0.5, 0.0]), SAMPLING.process).span(0), {})
     with pytest.raises(ValueError, match=r"tokens of \(1, 2, 2\) positions do not fill a latent of \(3, 5, 6\)"):
         model(x, sigma, [cond(1)], ctx)

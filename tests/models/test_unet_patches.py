@@ -131,7 +131,11 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("names", [*permutations(MEETING, 2), *permutations(MEETING)], ids="+".join)
+@pytest.mark.parametrize(  # the orders of all three begin with those of two
+    "names",
+    [*(pytest.param(two, marks=pytest.mark.slow) for two in permutations(MEETING, 2)), *permutations(MEETING)],
+    ids="+".join,
+)
 def test_where_h_meets_a_skip_the_mods_of_a_line_act_in_its_order(names, unet, plain_input):
     """The first is given what the network has there, the next one what it makes of it: deep_shrink's growth too."""
 

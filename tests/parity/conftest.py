@@ -46,10 +46,22 @@ def cases(config, file, quick):
     return [pytest.param(case, id=name, marks=() if quick(case) else pytest.mark.slow) for case, name in found]
 
 
+def grouped(config):
+    """The cases of schedules, of which there are many quick ones, by what they are of: {name: cases}."""
+    found = {}
+    for parameter in cases(config, "schedules", lambda case: True):
+        [case] = parameter.values
+        found.setdefault(case.row.get("scheduler") or case.row.get("node") or case["kind"], []).append(case)
+    return found
+
+
 def pytest_generate_tests(metafunc):
+    if "schedules_cases" in metafunc.fixturenames:
+        groups = grouped(metafunc.config)
+        metafunc.parametrize("schedules_cases", groups.values(), ids=groups)
     mark = metafunc.definition.get_closest_marker("quick")
     quick = mark.kwargs["which"] if mark else lambda case: True
-    for file in ("samplers", "samplers_f64", "schedules", "engine", "guidance", "distance", "mixing", "tiled"):
+    for file in ("samplers", "samplers_f64", "engine", "guidance", "distance", "mixing", "tiled"):
         if f"{file}_case" in metafunc.fixturenames:
             metafunc.parametrize(f"{file}_case", cases(metafunc.config, file, quick))
 

@@ -48,9 +48,12 @@ def close(ours, expected):
     torch.testing.assert_close(torch.as_tensor(ours).float(), expected.float(), rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
-def test_schedules(schedules_case):
-    case = schedules_case
-    {"node": node, "scheduler": named, "parameterization": parameterization}[case["kind"]](case)
+def test_schedules(schedules_cases):
+    for case in schedules_cases:
+        try:
+            {"node": node, "scheduler": named, "parameterization": parameterization}[case["kind"]](case)
+        except Exception as error:
+            raise AssertionError(f"{case['id']}: {error}") from error
 
 
 def named(case):

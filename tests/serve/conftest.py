@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from serving import ALICE, BOB, Client, png, serving, settings_of
 from torch import Tensor
 
 import sigmafield as sf
+from sigmafield.models import tiny
 from sigmafield.recipes.execute import execute
 from sigmafield.serve.batcher import Batcher
 from sigmafield.serve.engine import Engine
@@ -21,6 +24,16 @@ from sigmafield.serve.settings import EngineSettings
 
 AtOnce = Callable[..., list[Tensor]]
 """(batcher, model, recipes, priorities) → the last latents."""
+
+
+READ_ONCE = cache(tiny.read_module)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """The embedded model's modules, which no engine changes, are read once for all engines."""
+    with mock.patch.object(tiny, "read_module", READ_ONCE):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusion_model import NetworkCall
 from sigmafield.serve.admission import ENOUGH, Costs
 from sigmafield.serve.batcher import BatchSettings
+from sigmafield.serve.device_calls import DeviceCalls
 from sigmafield.serve.waiting import GAPS, SLACK, UNKNOWN, Asked, Present, choose
 
 
@@ -160,6 +161,16 @@ def test_a_run_is_overdue_by_its_own_habits() -> None:
     run.called("a", 2, 2.1)
     run.answered(3.0)
     assert run.due == pytest.approx(3.0 + GAPS * 0.1 + SLACK)
+
+
+def test_a_run_is_waited_for_as_long_as_that_is_little_against_what_it_saves() -> None:
+    """And not again and again: once it is overdue it stays so until it calls."""
+    late = Present(0, 1.0, "a", 2, gap=0.001)
+    one = asked(Present(0, 0.0), 1.0, "kind")
+    for seconds, until in ((4.0, 2.0), (0.01, late.due)):
+        calls = DeviceCalls(costs(rows2=seconds, rows4=seconds), None, None, None)
+        assert calls.until([one], late, 1.0) == pytest.approx(min(until, 1.0 + seconds))
+        assert calls.until([one], late, 9.0) == pytest.approx(until)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import urllib.request
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 import numpy as np
-import openai
 import pytest
 from PIL import Image
 from serving import ALICE, Client, png
@@ -16,7 +18,13 @@ FEW = {"steps": 2, "sampler": "euler", "seed": 1}
 
 
 @pytest.fixture(scope="module")
-def client(server: Client) -> openai.OpenAI:
+def openai() -> ModuleType:
+    """The package, whose import takes a second."""
+    return import_module("openai")
+
+
+@pytest.fixture(scope="module")
+def client(openai: ModuleType, server: Client) -> Any:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
@@ -73,13 +81,13 @@ def test_models_are_listed(client):
         ({"extra_body": {"recipe": {"sampler": "eulr"}}}, "sampler"),
     ],
 )
-def test_errors_are_those_of_openai(client, arguments, param):
+def test_errors_are_those_of_openai(openai, client, arguments, param):
     with pytest.raises(openai.BadRequestError) as caught:
         client.images.generate(prompt="x", **arguments)
     assert caught.value.param == param and caught.value.type == "invalid_request_error"
 
 
-def test_the_key_is_the_token(guarded):
+def test_the_key_is_the_token(openai, guarded):
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="wrong", max_retries=0).models.list()
     assert openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=ALICE).models.list().data

@@ -8,17 +8,46 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.live import Live
 
 from sigmafield.cli.console import console
 from sigmafield.cli.errors import complain
+from sigmafield.cli.groups import FILES
+from sigmafield.cli.panels import panel
 from sigmafield.cli.signals import Interrupted, Signals
 from sigmafield.cli.terminal import progress_bar
 from sigmafield.cluster.joined import check_address, needs_ray
 from sigmafield.lab.experiment import Experiment
 from sigmafield.lab.report import write_report
 from sigmafield.lab.rows import Row
+
+Folder = Annotated[
+    Path | None,
+    Parameter(
+        name=["--output", "-o"],
+        help="Folder for the table, the figures and the report; what it has already is not measured again. "
+        "[default: lab-NAME]",
+        group=FILES,
+    ),
+]
+Quick = Annotated[
+    bool,
+    Parameter(
+        name="--quick", negative="", show_default=False, group=panel("Experiment"),
+        help="A smaller design, which takes less than a minute on two cores.",
+    ),
+]  # fmt: skip
+Cluster = Annotated[
+    str | None,
+    Parameter(
+        name="--ray", group=panel("Machine"),
+        help="Measure with the workers of a Ray cluster: auto is that of this machine, HOST:PORT and ray://HOST:PORT "
+        "are elsewhere; without an address, one is started for this command.",
+    ),
+]  # fmt: skip
 
 
 def conduct(

@@ -4,43 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from sigmafield.cli.flags import Flags, Given, with_flags
-from sigmafield.cli.groups import FILES, Json
+from sigmafield.cli.groups import Json
 from sigmafield.cli.lab import STUDIES
-from sigmafield.cli.lab_run import conduct
-from sigmafield.cli.panels import panel
+from sigmafield.cli.lab_run import Cluster, Folder, Quick, conduct
+from sigmafield.lab.studies.adaptive import ADAPTIVE_STUDY
+from sigmafield.lab.studies.guidance import GUIDANCE
+from sigmafield.lab.studies.inpaint import INPAINT
+from sigmafield.lab.studies.marginals import MARGINALS
+from sigmafield.lab.studies.noise import NOISE
+from sigmafield.lab.studies.schedules import SCHEDULES_STUDY
 from sigmafield.lab.studies.solvers import SOLVERS
 from sigmafield.lab.studies.study import Study
+from sigmafield.lab.studies.transport import TRANSPORT
 from sigmafield.lab.subject import SubjectOptions
-
-Folder = Annotated[
-    Path | None,
-    Parameter(
-        name=["--output", "-o"],
-        help="Folder for the table, the figures and the report; what it has already is not measured again. "
-        "[default: lab-NAME]",
-        group=FILES,
-    ),
-]
-Quick = Annotated[
-    bool,
-    Parameter(
-        name="--quick", negative="", show_default=False, group=panel("Experiment"),
-        help="A smaller design, which takes less than a minute on two cores.",
-    ),
-]  # fmt: skip
-Cluster = Annotated[
-    str | None,
-    Parameter(
-        name="--ray", group=panel("Machine"),
-        help="Measure with the workers of a Ray cluster: auto is that of this machine, HOST:PORT and ray://HOST:PORT "
-        "are elsewhere; without an address, one is started for this command.",
-    ),
-]  # fmt: skip
 
 
 def command(study: Study[Any]) -> Callable[..., None]:
@@ -73,3 +52,10 @@ def _words(flags: Flags, given: Given) -> list[str]:
 
 
 solvers = command(SOLVERS)
+schedules = command(SCHEDULES_STUDY)
+guidance = command(GUIDANCE)
+noise = command(NOISE)
+adaptive = command(ADAPTIVE_STUDY)
+marginals = command(MARGINALS)
+transport = command(TRANSPORT)
+inpaint = command(INPAINT)

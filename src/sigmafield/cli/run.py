@@ -57,11 +57,13 @@ def run(
             here = {"models": models, "extra_model_paths": extra_model_paths, "nodes": nodes, "substitute": substitute}
             shown = {"preview_method": preview_method, "preview_every": preview_every}
             refuse_here({**here, **shown, "device": device, "dry_run": dry_run, "watch": watch})
+            if is_paused(file):
+                raise ValueError(f"{file} is paused, and a server runs workflows from their start: leave --server out")
             run_there(server, file, set, input, output)
             return
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))
         small = made.context.folders.models.get("vae_approx", ())
-        previews = previews_by(preview_method, preview_every, small, made.context.device)
+        previews = previews_by(preview_method, preview_every, small)
         if is_paused(file):
             paused = load_paused(file, made.context.device)
             for name, data in paused.files.items():

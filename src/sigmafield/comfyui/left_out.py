@@ -10,7 +10,6 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
         "UpscaleModelLoader",
         "SD_4XUpscale_Conditioning",
     ),
-    "needs a language model": ("TextGenerate",),
     "needs a model of layered images, a kind that is not supported": ("EmptyQwenImageLayeredLatentImage",),
     "saves vector graphics, which only paid services make": ("SaveSVGNode",),
     "what it computes is not documented": ("CreateBoundingBoxes", "ColorTransfer"),
@@ -27,9 +26,9 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
         "HypernetworkLoader",
         "GLIGENLoader",
         "GLIGENTextBoxApply",
-        "ModelPatchLoader",
         "DiffControlNetLoader",
     ),
+    "reads patches of Qwen-Image, Z-Image and Flux's USO, which are not supported": ("ModelPatchLoader",),
     "needs a family that is not supported": (
         "ImageOnlyCheckpointLoader",
         "ImageOnlyCheckpointSave",

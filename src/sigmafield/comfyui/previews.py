@@ -30,40 +30,47 @@ def linear(latents: LatentFormat) -> Decoder | None:
 
 @dataclass(frozen=True)
 class SmallDecoders:
-    """TAESD and its relatives, which are loaded when they are first needed: a function from formats to decoders.
+    """TAESD and its relatives: a function from formats to decoders, which are loaded when they are first used.
 
-    Formats for which there is no such decoder at all have their linear map.
+    A decoder runs where the latents are. Formats for which there is no such decoder at all have their linear map.
 
     Args:
         folders: Where the files are, with ComfyUI's names, such as taesd_decoder.safetensors.
-        device: Where decoders run.
     """
 
     folders: Sequence[Path]
-    device: str = "cpu"
-    _loaded: dict[str, Decoder] = field(default_factory=dict[str, Decoder], init=False, repr=False, compare=False)
+    _loaded: dict[tuple[str, torch.device], Decoder] = field(
+        default_factory=dict[tuple[str, torch.device], Decoder], init=False, repr=False, compare=False
+    )
 
     def __call__(self, latents: LatentFormat) -> Decoder | None:
         """The decoder of a format.
 
         Raises:
-            ValueError: The file is missing, or is not such a decoder.
-            ImportError: The packages that run it are not installed.
+            ValueError: The file is missing; when it is used: it is not such a decoder.
+            ImportError: When it is used: the packages that run it are not installed.
         """
         if not latents.taesd:
             return linear(latents)
-        if latents.taesd not in self._loaded:
-            self._loaded[latents.taesd] = self._load(latents)
-        return self._loaded[latents.taesd]
-
-    def _load(self, latents: LatentFormat) -> Decoder:
-        there = [each for each in self.folders if any(each.glob(f"{latents.taesd}*.safetensors"))]
-        if not there:
+        folder = self.folder(latents)
+        if folder is None:
             looked = ", ".join(map(str, self.folders)) or "any folder: give one with --models"
             raise ValueError(f"a preview by taesd needs {latents.taesd}.safetensors in {looked}")
-        from sigmafield.models.diffusers.preview import load_preview
 
-        return load_preview(there[0], latents, torch.device(self.device))
+        def decode(x: Tensor) -> Tensor:
+            key = latents.taesd, x.device
+            if key not in self._loaded:
+                from sigmafield.models.diffusers.preview import load_preview
+
+                self._loaded[key] = load_preview(folder, latents, x.device)
+            return self._loaded[key](x)
+
+        return decode
+
+    def folder(self, latents: LatentFormat) -> Path | None:
+        """The folder with the file of a format; None without one."""
+        name = f"{latents.taesd}*.safetensors"
+        return next((each for each in self.folders if latents.taesd and any(each.glob(name))), None)
 
 
 @dataclass(frozen=True)
@@ -107,14 +114,13 @@ class Previews:
         return image.resize(size, Image.Resampling.BILINEAR)
 
 
-def previews_by(method: Method | None, every: int | None, folders: Sequence[Path], device: str) -> Previews | None:
+def previews_by(method: Method | None, every: int | None, folders: Sequence[Path]) -> Previews | None:
     """Previews by ComfyUI's name of the method; None where none are asked for.
 
     Args:
         method: The method; None: auto where `every` is given, else none.
         every: Steps from one preview to the next; None: 1.
         folders: Where small decoders are, ComfyUI's `vae_approx`.
-        device: Where they run.
 
     Raises:
         ValueError: `every` is not positive, or is given although the method is none.
@@ -123,6 +129,4 @@ def previews_by(method: Method | None, every: int | None, folders: Sequence[Path
         raise ValueError(f"preview-method none makes no previews: leave preview-every out; got {shown(every)}")
     if method in (None, "none") and every is None:
         return None
-    return Previews(
-        1 if every is None else every, decoder=SmallDecoders(folders, device) if method == "taesd" else linear
-    )
+    return Previews(1 if every is None else every, decoder=SmallDecoders(folders) if method == "taesd" else linear)

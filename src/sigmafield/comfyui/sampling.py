@@ -20,7 +20,9 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.parameterization.prediction import Sampling
 from sigmafield.recipes.ksampler import Framed, open_run, repaired, source_of
+from sigmafield.recipes.tiling import rule_of
 from sigmafield.samplers import SAMPLERS
+from sigmafield.spatial.field_denoiser import Rule, by_level
 from sigmafield.spatial.inpaint import MaskOf
 
 
@@ -105,7 +107,7 @@ class Asked(NamedTuple):
 
     guider: the guided model. sampling, sigmas: the model's, and the levels. source: the latent in the network's scale.
     noise: the initial noise. stream: the generator that drew it, with the seed of the sampler's own noise.
-    mask, mask_of: as for `open_run`.
+    mask, mask_of, rule: as for `open_run`.
     """
 
     guider: Denoiser
@@ -116,6 +118,7 @@ class Asked(NamedTuple):
     stream: torch.Generator
     mask: Tensor | None
     mask_of: MaskOf
+    rule: Rule
 
 
 class Begun(NamedTuple):
@@ -153,7 +156,8 @@ class NamedSampler:
     def open(self, asked: Asked) -> Begun:
         opened = open_run(
             asked.guider, asked.sampling, self.spec.name, asked.sigmas, asked.source, asked.noise, asked.stream,
-            mask=asked.mask, mask_of=asked.mask_of, random_inpaint=self.random_inpaint, **self.spec.params,
+            mask=asked.mask, mask_of=asked.mask_of, random_inpaint=self.random_inpaint, rule=asked.rule,
+            **self.spec.params,
         )  # fmt: skip
         return Begun(opened.run, opened.start)
 
@@ -180,9 +184,10 @@ def opened(
     source = source_of(given["samples"].to(device), model.latent)
     mask = latent.get("noise_mask")
     mask = None if mask is None else mask.to(device)
+    rule = by_level if guider.model.tiles is not None else rule_of(None, model, source.shape[2:])
     asked = Asked(
         guider.denoiser(source, mask, noise.seed), model.sampling, sigmas, source, drawn.to(device), stream, mask,
-        guider.model.mask_of(sigmas),
+        guider.model.mask_of(sigmas), rule,
     )  # fmt: skip
     begun = sampler.open(asked)
     return Framed(model.latent, begun.run, begun.start)

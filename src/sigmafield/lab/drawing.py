@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sigmafield.lab.statistics import Interval, interval
+from sigmafield.lab.statistics import Interval, interval, ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +40,27 @@ def distinct(table: DataFrame, column: str) -> list[Any]:
 def mean(table: DataFrame, column: str, **labels: Any) -> Interval:
     """Mean of a column over the seeds of an arm, with its interval."""
     return interval(values(table, column, **labels))
+
+
+def least(table: DataFrame, column: str, by: str, where: str) -> list[str]:
+    """A sentence that says which value of the column `by` has the least mean, and by which factor the second has more.
+
+    Args:
+        table: Rows in which each value of `by` is one arm.
+        column: What is compared; numbers above 0.
+        by: Column of what is compared.
+        where: What all of the rows share, as the beginning of a sentence.
+    """
+    found = sorted((mean(table, column, **{by: name}).value, name) for name in distinct(table, by))
+    if len(found) < 2:
+        return []
+    (_, best), (_, second) = found[:2]
+    factor = ratio(values(table, column, **{by: second}), values(table, column, **{by: best}))
+    sure = "" if factor.excludes(1.0) else ", so that the two cannot be told apart"
+    return [
+        f"{where} {best} has the least {column}, {mean(table, column, **{by: best})}; "
+        f"{second} has {factor} times as much{sure}."
+    ]
 
 
 def summary(table: DataFrame, by: Sequence[str], columns: Sequence[str]) -> DataFrame:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ from sigmafield.runs.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
     from polars import DataFrame
 
-Value = float | int | str | bool | list[float]
-"""What a column of the table holds."""
+Value = float | int | str | bool | list[float] | bytes
+"""What a column of the table holds; bytes are those of a PNG, whose name the column has then."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Shown:
     """
 
     caption: str
-    figure: Figure
+    figure: Figure | Image
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,17 @@ class Experiment:
             if on is None:
                 bench = Bench()
                 for key, arm in todo:
-                    yield rows.add(self.row(bench, key, arm))
+                    yield rows.add(_filed(self.row(bench, key, arm), folder))
                 return
             with closing(each(_Worker(self), todo, on)) as reports:
                 for report in reports:
                     if report.error is not None:
                         raise report.error
+                    if report.died:
+                        key, arm = report.item
+                        warnings.warn(f"a worker died: {_named(arm)}, seed {key[1]}, is measured again", stacklevel=2)
                     if report.ended and report.value is not None:
-                        yield rows.add(report.value)
+                        yield rows.add(_filed(report.value, folder))
 
     def claim(self, folder: Path) -> None:
         """Write what the experiment is into a folder; ValueError if it has another one."""
@@ -153,6 +158,22 @@ class Experiment:
             write_whole(path, (text + "\n").encode())
         elif json.loads(path.read_text("utf-8")) != json.loads(text):
             raise ValueError(f"{folder} has another experiment, or this one with other settings: give another folder")
+
+
+def _named(arm: Arm) -> str:
+    return ", ".join(f"{name} {value}" for name, value in arm.labels.items())
+
+
+def _filed(row: Row, folder: Path) -> Row:
+    """The row with its images written into files, and their names in place of them."""
+    values = dict(row.values)
+    for name, value in row.values.items():
+        if isinstance(value, bytes):
+            path = folder / "images" / f"{row.key[0]:04}-{row.key[1]}-{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, value)
+            values[name] = path.relative_to(folder).as_posix()
+    return replace(row, values=values)
 
 
 class _Worker:

@@ -1,4 +1,4 @@
-"""The solution of a model's ODE that runs are compared with: in closed form, or by many steps of a fourth-order method."""
+"""The solution of a model's ODE that runs are compared with: in closed form, or by a fourth-order method."""
 
 from __future__ import annotations
 
@@ -45,31 +45,59 @@ def _identity(recipe: Recipe) -> str:
 
 @torch.no_grad()
 def _solved(opened: Opened, sigmas: Tensor) -> list[Latent]:
-    process, law = opened.process, opened.law
-    x = process.start(sigmas[0], opened.noise, opened.source)
+    law, x = opened.law, opened.process.start(sigmas[0], opened.noise, opened.source)
     if law is not None and len(law.means) == 1 and (opened.recipe.cfg or 1.0) == 1.0:
         return [law.exact(x, sigmas[0], sigma) for sigma in sigmas[1:]]
-    start = sigmas[0].clamp(max=process.first) if isinstance(process, Flow) else sigmas[0]
-    lams = process.lam(torch.cat([start.reshape(1), sigmas[1:]]))
-    steps, total = STEPS[law is not None], float(lams[-1] - lams[0])
-    ctx = Ctx(Grid(sigmas, process, clock=opened.sampling.clock).span(0), {})
+    found: list[Latent] = []
+    whole, steps = _length(opened, sigmas[0], sigmas[-1]), STEPS[law is not None]
+    for begin, end in itertools.pairwise(sigmas):
+        n = max(1, round(steps * _length(opened, begin, end) / whole))
+        x = carried(opened, x, begin, end, n)
+        found.append(x)
+    return found
+
+
+@torch.no_grad()
+def carried(opened: Opened, x: Latent, begin: Tensor, end: Tensor, steps: int) -> Latent:
+    """x at a level, carried along the ODE to a lower one above 0 by the fourth-order Runge–Kutta method.
+
+    Args:
+        opened: The model.
+        x: Noisy latent at `begin`.
+        begin: Level that it is at.
+        end: Level that is wanted.
+        steps: Steps of the method, four evaluations each.
+    """
+    process = opened.process
+    start = begin.clamp(max=process.first) if isinstance(process, Flow) else begin
+    ctx = Ctx(Grid(torch.stack([begin, end]), process, clock=opened.sampling.clock).span(0), {})
 
     def slope(y: Tensor, lam: Tensor) -> Tensor:
         sigma = process.sigma(lam)
-        D = opened.denoise((y * sigma).to(x), sigma, ctx).x0
-        return lam.exp() * D.double()
+        return lam.exp() * opened.denoise((y * sigma).to(x), sigma, ctx).x0.double()
 
-    y, found = x.double() / sigmas[0], []
-    for begin, end in itertools.pairwise(lams):
-        n = max(1, round(steps * float(end - begin) / total))
-        for t, u in itertools.pairwise(torch.linspace(float(begin), float(end), n + 1, dtype=torch.float64)):
-            h = u - t
-            k1 = slope(y, t)
-            k2 = slope(y + h / 2 * k1, t + h / 2)
-            k3 = slope(y + h / 2 * k2, t + h / 2)
-            y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + h * k3, u))
-        found.append((y * process.sigma(end)).to(x))
-    return found
+    y = x.double() / begin
+    lams = torch.linspace(float(process.lam(start)), float(process.lam(end)), steps + 1, dtype=torch.float64)
+    for t, u in itertools.pairwise(lams):
+        h = u - t
+        k1 = slope(y, t)
+        k2 = slope(y + h / 2 * k1, t + h / 2)
+        k3 = slope(y + h / 2 * k2, t + h / 2)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + h * k3, u))
+    return (y * end).to(x)
+
+
+@torch.no_grad()
+def cleaned(opened: Opened, x: Latent, sigma: Tensor) -> Latent:
+    """The prediction of the clean latent at a level, which is what a run's last step to 0 gives."""
+    span = Grid(torch.stack([sigma, torch.zeros_like(sigma)]), opened.process, clock=opened.sampling.clock).span(0)
+    return opened.denoise(x, sigma, Ctx(span, {})).x0
+
+
+def _length(opened: Opened, begin: Tensor, end: Tensor) -> float:
+    """Length in λ between two levels."""
+    first = begin.clamp(max=opened.process.first) if isinstance(opened.process, Flow) else begin
+    return float(opened.process.lam(end) - opened.process.lam(first))
 
 
 def rms(difference: Tensor) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from sigmafield.lab.experiment import Experiment
 from sigmafield.lab.rows import Row, frame, write_tables
 from sigmafield.lab.statistics import LEVEL
@@ -28,6 +30,9 @@ code { background: #8882; padding: 0 .2rem; overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #1a1a1a; } th, td { border-color: #555; } }
 """
 """The style sheet of report.html."""
+
+FEW = 8
+"""Number of seeds below which a bootstrap interval holds the truth clearly less often than it says."""
 
 DPI = 130
 """Pixels per inch of figures."""
@@ -60,6 +65,8 @@ def write_report(experiment: Experiment, rows: Iterable[Row], folder: Path, comm
     parts += ["## What it shows", ""]
     parts += [f"- {finding}" for finding in reading.findings]
     share = f"Intervals are {LEVEL:.0%} bootstrap intervals of the mean over seeds; seeds are paired across arms."
+    if len(experiment.seeds) < FEW:
+        share += f" With fewer than {FEW} seeds such intervals are too narrow: take more seeds before you believe them."
     parts += ["", share, ""]
     for name, shown in reading.figures.items():
         parts += [f"![{name}]({name}.png)", "", shown.caption, ""]
@@ -86,7 +93,7 @@ def _cell(value: Any) -> str:
 
 
 def _design(experiment: Experiment, table: DataFrame, command: str) -> list[str]:
-    varied = [name for name in experiment.arms[0].labels]
+    varied = list(experiment.arms[0].labels)
     lists = {name: ", ".join(_cell(v) for v in table[name].unique(maintain_order=True).to_list()) for name in varied}
     nfe = f", {int(table['nfe'].sum())} evaluations of the model" if "nfe" in table.columns else ""
     seeds = list(experiment.seeds)
@@ -101,9 +108,12 @@ def _design(experiment: Experiment, table: DataFrame, command: str) -> list[str]
     ]
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure | Image.Image) -> bytes:
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=DPI)
+    if isinstance(figure, Image.Image):
+        figure.save(data, "PNG")
+    else:
+        figure.savefig(data, format="png", dpi=DPI)
     return data.getvalue()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,16 +36,10 @@ class Mixture:
         s = sigma.to(x.device, x.dtype)
         alpha = self.process.alpha(sigma).to(x.device, x.dtype)
         var = alpha.square() * self.tau**2 + s.square()
-        m, log_w = self._components(x)
+        m, log_w = _components(tuple(self.means), tuple(self.weights), x.dtype, x.device, x.ndim)
         away = x - alpha * m  # [components, *x.shape]
         r = (log_w - away.square() / (2 * var)).softmax(0)
         return Pred((r * (m + alpha * self.tau**2 / var * away)).sum(0))
-
-    def _components(self, x: Latent) -> tuple[Tensor, Tensor]:
-        """m_k and ln w_k in front of the axes of x."""
-        numbers = torch.tensor([self.means, [math.log(w) for w in self.weights]], dtype=x.dtype, device=x.device)
-        m, log_w = numbers.reshape(2, -1, *[1] * x.ndim)
-        return m, log_w
 
     def exact(self, x: Latent, sigma: Sigma, sigma_next: Sigma) -> Tensor:
         """The ODE's solution at σ' from x at σ, for a single component: x' = α' m + (v'/v)^½ (x − α m)."""
@@ -53,6 +48,17 @@ class Mixture:
         (m,), alpha, alpha_next = self.means, self.process.alpha(sigma), self.process.alpha(sigma_next)
         v, v_next = alpha**2 * self.tau**2 + sigma**2, alpha_next**2 * self.tau**2 + sigma_next**2
         return alpha_next * m + (v_next / v).sqrt() * (x - alpha * m)
+
+
+@lru_cache(64)
+def _components(
+    means: tuple[float, ...], weights: tuple[float, ...], dtype: torch.dtype, device: torch.device, axes: int
+) -> tuple[Tensor, Tensor]:
+    """m_k and ln w_k in front of the axes of x."""
+    with torch.inference_mode(False):  # or the tensors that are kept could not be used for gradients later
+        numbers = torch.tensor([means, [math.log(w) for w in weights]], dtype=dtype, device=device)
+        m, log_w = numbers.reshape(2, -1, *[1] * axes)
+    return m, log_w
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +109,65 @@ class GaussianMixture:
 
         Args:
             x: Noisy samples [B, C, *space].
-            sigma: Their level, a number or one per sample [B, 1, …].
+            sigma: Their level, a number or one per sample [B, 1, …]; of VE also a field [B, 1, *space] that is the
+                same for all samples, 0 where x is known: then D is the mean given what is known.
             weights: Other weights of the components, [components] or [B, components]; 0 leaves a component out.
         """
+        if sigma.ndim and sigma[0].numel() > 1:
+            return self._under_field(x, sigma)
         alpha, var = self._scales(sigma, x)
         m, tau2 = self.means.to(x), self.deviations.to(x).square()
         away = self._rotated(x)[:, None] - alpha * m  # [B, components, d]
         log_w = (self.weights if weights is None else weights).to(x).log()
         r = (log_w - 0.5 * (var.log() + away.square() / var).sum(-1)).softmax(-1)
         return self._back((r[..., None] * (m + alpha * tau2 / var * away)).sum(1))
+
+    def _under_field(self, x: Latent, sigma: Sigma) -> Latent:
+        """D where each position has a level of its own: Σ_k r_k (μ_k + C_k (C_k + diag σ²)⁻¹ (x − μ_k))."""
+        if not isinstance(self.process, VE) or not (sigma == sigma[:1]).all():
+            raise ValueError("an exact prediction under a field needs VE, and one field for all samples")
+        var = sigma[0].to(x).expand(self.shape).flatten().square()
+        mu, covariance = self.components()
+        factor = torch.linalg.cholesky(covariance + torch.diag(var))
+        away = x.flatten(1)[:, None] - mu  # [B, components, d]
+        solved = torch.cholesky_solve(away.permute(1, 2, 0), factor).permute(2, 0, 1)
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        r = (self.weights.to(x).log() - 0.5 * (log_det + (away * solved).sum(-1))).softmax(-1)
+        parts = mu + torch.einsum("kij,bkj->bki", covariance, solved)
+        return (r[..., None] * parts).sum(1).reshape(x.shape)
+
+    def components(self) -> tuple[Tensor, Tensor]:
+        """(means [components, d], covariances [components, d, d]) in the coordinates of x."""
+        Q = torch.eye(self.means.shape[1], dtype=self.means.dtype) if self.basis is None else self.basis
+        return self.means @ Q.T, torch.einsum("ij,kj,lj->kil", Q, self.deviations.square(), Q)
+
+    def given(self, known: Latent, hidden: Tensor, n: int, generator: torch.Generator) -> Latent:
+        """n exact samples of the data given a part of one of them, [n, C, *space].
+
+        Args:
+            known: The sample [C, *space] whose part outside of `hidden` is known.
+            hidden: Where it is not, true or false, [C, *space].
+            n: Number of samples.
+            generator: Source of the random numbers.
+        """
+        mu, covariance = self.components()
+        inside, outside = hidden.flatten(), ~hidden.flatten()
+        value = known.flatten()[outside]
+        away = value - mu[:, outside]
+        own = covariance[:, outside][:, :, outside]
+        across = covariance[:, inside][:, :, outside]
+        factor = torch.linalg.cholesky(own)
+        gain = torch.cholesky_solve(across.transpose(1, 2), factor).transpose(1, 2)
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        distance = (away * torch.cholesky_solve(away[..., None], factor)[..., 0]).sum(-1)
+        r = (self.weights.log() - 0.5 * (log_det + distance)).softmax(0)
+        mean = mu[:, inside] + (gain @ away[..., None])[..., 0]
+        left = torch.linalg.cholesky(covariance[:, inside][:, :, inside] - gain @ across.transpose(1, 2))
+        picks = torch.multinomial(r, n, replacement=True, generator=generator)
+        unit = torch.randn(n, int(inside.sum()), generator=generator, dtype=torch.float64)
+        out = known.flatten().repeat(n, 1)
+        out[:, inside] = mean[picks] + (left[picks] @ unit[..., None])[..., 0]
+        return out.reshape(n, *self.shape)
 
     def drawn(self, n: int, sigma: float, generator: torch.Generator) -> Latent:
         """n exact samples of the marginal at σ, [n, C, *space], float64; those of the data at σ = 0."""

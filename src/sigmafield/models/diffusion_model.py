@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.conditioning import Cond, ControlNetwork
-from sigmafield.core.linear import lincomb
+from sigmafield.core.linear import filled, lincomb
+from sigmafield.core.process import per_sample
 from sigmafield.core.protocols import Call, Ctx, Network
 from sigmafield.core.recent import Recent
 from sigmafield.models.module_view import Views, check_eager
-from sigmafield.models.network_call import acting, by_row, rows, shares, stack
+from sigmafield.models.network_call import acting, by_row, of_tokens, rows, shares, stack
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
@@ -27,7 +28,8 @@ Running = Callable[[], AbstractContextManager[Any]]
 
 Forward = Callable[[Any, Tensor, Tensor, Cond], Tensor]
 """A network as a function of its module: (module, x [B, C, *space] float32, t [B], conditioning of B rows) → F of x's
-shape, float32. The module is the model's, or a view of it for a call with patches; None where there is not one."""
+shape, float32. Where the network has `tokens`, t may be [B, tokens]. The module is the model's, or a view of it for a
+call with patches; None where there is not one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class NetworkCall:
         model: Whose network it is.
         module: What `model.forward` is given: the model's module, or a view with patches.
         x: Scaled input [rows, C, *space], float32.
-        t: Timestep of each row.
+        t: Timestep of each row [rows], or of each of its tokens [rows, tokens].
         cond: The conditioning, of as many rows.
         alone: Whether the module may only be called for these rows as they are: it has patches, or is locked for this
             thread.
@@ -93,6 +95,8 @@ class DiffusionModel:
         concat: Channels that a conditioning's `concat` must have; 5 for an inpainting network's mask and image.
         controls: Raises ValueError for a control made for another network; None: the network takes no controls.
         device: Where latents and conditionings must be.
+        tokens: Size of a token in latent positions along each axis, of a network that takes a timestep for each token;
+            None: it takes one for each sample.
         max_rows: Most rows (samples × prompts) of one network call, to save memory; None: all in one call.
         running: Makes the context in which the network is called.
         caller: Makes the network's calls.
@@ -115,6 +119,7 @@ class DiffusionModel:
     concat: int = 0
     controls: Callable[[ControlNetwork], None] | None = None
     device: torch.device = torch.device("cpu")
+    tokens: tuple[int, ...] | None = None
     max_rows: int | None = None
     running: Running = nullcontext
     caller: Caller = field(default=in_place, repr=False)
@@ -127,7 +132,8 @@ class DiffusionModel:
 
         Args:
             x: Noisy latents [len(conds) · B, C, *space]: the rows of the first conditioning, then of the second, ….
-            sigma: One level, or a field with one level per sample.
+            sigma: One level, or a field: with one level per sample, or of any kind where the network has `tokens`. A
+                token's level is the mean over its positions.
             conds: Conditionings with the same controls; controls outside their windows are left out.
             ctx: The step; its patches change the network for this call.
 
@@ -138,10 +144,10 @@ class DiffusionModel:
             self.check(cond)
         n, k = x.shape[0], len(conds)
         cond = self.stacked([acting(sigma, cond, self.sampling.clock) for cond in conds], n // k)
-        sigma = by_row(sigma, n // k, self.name).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
+        sigma = self._by_row(sigma, n // k, x.shape[2:]).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
         c_in, c_skip, c_out, t = self._coefficients(sigma)
         xs = lincomb(c_in, x).float()
-        t = t.flatten().to(xs) if isinstance(t, Tensor) else xs.new_full((n,), t)
+        t = t.to(xs) if isinstance(t, Tensor) else xs.new_full((n,), t)
         roles = tuple(c.role for c in conds for _ in range(n // k))
         out = []
         for some in shares(n, self.max_rows):
@@ -151,12 +157,26 @@ class DiffusionModel:
         return list(lincomb(c_skip, x, c_out, out.to(x.dtype)).chunk(k))
 
     def _coefficients(self, sigma: Sigma) -> Sequence[Tensor] | Sequence[float]:
-        """(c_in, c_skip, c_out, t) at σ; those of the latest levels are kept where σ is one number."""
+        """(c_in, c_skip, c_out, t) at σ; those of the latest levels are kept where σ is one number.
+
+        t of a field is [rows], or [rows, tokens] where its levels vary within a row.
+        """
 
         def make() -> list[Tensor]:
-            return [*self.sampling.prediction(sigma), self.sampling.levels.timestep(sigma)]
+            at = sigma.flatten() if sigma.ndim else sigma
+            if self.tokens is not None and sigma.ndim and sigma[0].numel() > 1:
+                at = of_tokens(sigma, self.tokens)
+            return [*self.sampling.prediction(sigma), self.sampling.levels.timestep(at)]
 
         return make() if sigma.ndim else self._known((), float(sigma), lambda: [float(each) for each in make()])
+
+    def _by_row(self, sigma: Sigma, n: int, space: Sequence[int]) -> Tensor:
+        """The levels of each of n samples: [n, 1, …] with one per sample, or [n, 1, *space] that vary within it."""
+        if self.tokens is None or per_sample(sigma) is not None:
+            return by_row(sigma, n, self.name)
+        if any(side % patch for side, patch in zip(space, self.tokens)):
+            raise ValueError(f"tokens of {self.tokens} positions do not fill a latent of {tuple(space)}")
+        return filled(sigma.expand(-1, 1, *space), n, axis=0)
 
     def stacked(self, conds: Sequence[Cond], each: int) -> Cond:
         """Several conditionings as one, see `stack`; those without spatial inputs are kept for the next call."""

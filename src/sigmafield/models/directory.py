@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from sigmafield.models.weights.broken import not_safetensors
 
 INDEX = "model_index.json"
-TINY = "tiny"
-"""Name of the model that is shipped."""
+TINY, TINY_FLOW = SHIPPED = ("tiny", "tiny-flow")
+"""Names of the models that are shipped; the first is the default."""
 
 WEIGHTS = ("diffusion_pytorch_model", "model")
 NETWORKS = ("unet", "transformer", "prior", "decoder")
@@ -155,5 +155,5 @@ def nearby(path: Path) -> str:
     if not path.parent.is_dir():
         return f"; {path.parent} does not exist either"
     names = [p.name for p in path.parent.iterdir() if p.is_dir()]
-    close = difflib.get_close_matches(path.name, [*names, TINY], n=3)
+    close = difflib.get_close_matches(path.name, [*names, *SHIPPED], n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -18,7 +18,7 @@ from sigmafield.core.parameters import check, checked, keywords
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.directory import TINY, nearby
+from sigmafield.models.directory import SHIPPED, TINY, TINY_FLOW, nearby
 from sigmafield.models.lora.merge import merge
 from sigmafield.models.lora.read import notes_of, read_lora, usable
 from sigmafield.models.lora.strengths import Loras, check_loras, lora_file
@@ -27,6 +27,7 @@ from sigmafield.models.text.bundled import together
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny
+from sigmafield.models.tiny.flow import load_tiny_flow
 from sigmafield.models.vision import VisionEncoder
 from sigmafield.models.weights.files import check_ending
 
@@ -55,13 +56,13 @@ def load(
     """Loads a model.
 
     Args:
-        model: "tiny" (shipped, 64×64 pixels), a directory in diffusers' layout, a single file (.safetensors,
-            .sft or .gguf) in the layout that the model was published in, or a hub id such as "org/name". Quantised
-            weights stay so in memory, and the layers compute in `dtype`.
+        model: "tiny" or "tiny-flow" (shipped, 64×64 pixels), a directory in diffusers' layout, a single file
+            (.safetensors, .sft or .gguf) in the layout that the model was published in, or a hub id such as
+            "org/name". Quantised weights stay so in memory, and the layers compute in `dtype`.
         parts: Directory in diffusers' layout with the parts that a single file lacks: VAE, text encoders.
         device: cpu, cuda, cuda:1 or mps; None: the first that is available of cuda, mps, cpu.
-        dtype: float32, float16 or bfloat16; None: float32 for "tiny" and on the CPU, otherwise float16 for UNets and
-            bfloat16 for transformers.
+        dtype: float32, float16 or bfloat16; None: float32 for shipped models and on the CPU, otherwise float16 for
+            UNets and bfloat16 for transformers.
         offload: Whether text encoders, network and VAE wait on the CPU and are on the device one at a time.
         compile: Whether torch compiles the network at its first call: faster afterwards, with small differences.
         max_rows: Most rows (samples × prompts) of one network call, to save memory; None: all in one call.
@@ -125,7 +126,7 @@ def load(
 
 def absolute(path: str | Path | None) -> Any:
     """A path that means the same in another process; what is not a path of this machine, such as a hub id, as it is."""
-    if not isinstance(path, (str, Path)) or path == TINY or not Path(path).expanduser().exists():
+    if not isinstance(path, (str, Path)) or path in SHIPPED or not Path(path).expanduser().exists():
         return path
     return str(Path(path).expanduser().absolute())
 
@@ -142,9 +143,11 @@ def load_plain(
     path = Path(model).expanduser()
     if parts is not None and not path.is_file():
         raise ValueError(f"parts belongs to a single file, and model {str(model)!r} is not one")
-    if model == TINY:
-        shipped = Path(str(files("sigmafield"))) / "data" / TINY
-        return load_tiny(shipped, device, choose_dtype(dtype, torch.float32), embeddings)
+    if model in SHIPPED:
+        data, chosen = Path(str(files("sigmafield"))) / "data", choose_dtype(dtype, torch.float32)
+        if model == TINY_FLOW:
+            return load_tiny_flow(data / TINY_FLOW, data / TINY, device, chosen, embeddings)
+        return load_tiny(data / TINY, device, chosen, embeddings)
     asked = None if dtype is None else choose_dtype(dtype, torch.float32)
     if path.is_file():
         check_ending(path)

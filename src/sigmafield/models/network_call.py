@@ -94,6 +94,18 @@ def by_row(sigma: Sigma, n: int, name: str) -> Tensor:
     return filled(levels, n, axis=0).reshape(-1, *[1] * (sigma.ndim - 1))
 
 
+def of_tokens(sigma: Sigma, patch: Sequence[int]) -> Tensor:
+    """Averages a field [B, 1, *space] over each token's positions: [B, tokens], the last axis fastest.
+
+    Args:
+        sigma: The field.
+        patch: Positions of a token along each axis of space.
+    """
+    for axis, p in enumerate(patch, start=2):
+        sigma = sigma.unflatten(axis, (-1, p)).mean(axis + 1)
+    return sigma.flatten(1)
+
+
 def acting(sigma: Sigma, cond: Cond, clock: Clock) -> Cond:
     """Keeps only the controls that act at σ.
 

@@ -208,7 +208,7 @@ class ModelOptions:
     """The model, and what is added to it or said about it.
 
     Args:
-        model: "tiny" (embedded), a diffusers directory, a .safetensors checkpoint, or a hub id.
+        model: "tiny" or "tiny-flow" (embedded), a diffusers directory, a .safetensors checkpoint, or a hub id.
         parts: Diffusers directory for what a checkpoint lacks: VAE, text encoders.
         loras: LoRA files, merged in this order.
         lora_partial: Load what can be used of a LoRA file; without it, a file with anything else is refused.

@@ -18,7 +18,7 @@ from sigmafield.models.bundle import Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.recipes.image_io import to_tensor
 from sigmafield.recipes.options import DemoFusion, Detail, Tiling
-from sigmafield.spatial.field_denoiser import Rule, by_level, by_tile
+from sigmafield.spatial.field_denoiser import Rule, by_level, by_tile, native
 from sigmafield.spatial.quadtree import CONTENTS, leaf_denoise, quadtree
 from sigmafield.spatial.tiled_guidance import PerTile, seen_in
 from sigmafield.spatial.tiled_model import Counted, Cover, Spot, Tiled, grid_cover, spot_shifts
@@ -142,7 +142,9 @@ def tiled_guider(tiling: Tiling | None, model: DiffusionModel, guider: Guider, s
 
 
 def rule_of(tiling: Tiling | None, model: DiffusionModel, space: Sequence[int]) -> Rule:
-    """How a σ-field is evaluated: at every level exactly, or each tile at the level of its core."""
+    """How a σ-field is evaluated: as it is where the network takes it, at every level, or each tile at its core's."""
+    if tiling is None and model.tokens is not None:
+        return native
     if tiling is None or tiling.levels == "exact":
         return by_level
     return by_tile(cover_of(tiling, model)(*space[-2:]))

@@ -19,6 +19,9 @@ from sigmafield.serve.exact import FixedRows
 from sigmafield.serve.joining import Rows, join
 from sigmafield.serve.waiting import Asked, Present
 
+PATIENCE = 0.25
+"""Share of the seconds to be saved within which a run is never overdue."""
+
 
 class DeviceCalls:
     """Makes the network calls of one device, one at a time. Any thread may read the figures.
@@ -48,14 +51,15 @@ class DeviceCalls:
     def until(self, calls: Sequence[Asked], run: Present, began: float) -> float:
         """Until when calls wait for a run, which they have done since `began`.
 
-        By measurement: while the run is not overdue, and while waiting costs less than one call for all would save.
+        By measurement: while the run is not overdue, and while waiting costs less than one call for all would save. A
+        run that takes less than a part of that is not overdue, whatever its habits: the machine may be busy.
         """
         if self._window is not None:
             return began + self._window
         first, rows = calls[0], sum(len(asked.call.x) for asked in calls)
         more = run.rows or len(first.call.x)
         worth = self._costs.worth(first.key, *(self._size(first, n) for n in (rows, more, rows + more)))
-        return run.due if worth is None else min(run.due, began + worth)
+        return run.due if worth is None else min(max(run.due, run.since + PATIENCE * worth), began + worth)
 
     def _size(self, asked: Asked, rows: int) -> int:
         """Rows that are computed where this many are asked for."""

@@ -24,7 +24,7 @@ class Rows:
 
     Args:
         x: Scaled input [rows, C, *space].
-        t: Timestep of each row.
+        t: Timestep of each row, or of each of its tokens.
         cond: The conditioning, of as many rows.
     """
 
@@ -67,7 +67,7 @@ def key_of(call: NetworkCall, exact: bool) -> Hashable:
     return (
         None if call.module is None else weakref.ref(call.module), id(model.forward), model.max_rows,
         torch.is_grad_enabled(),
-        _kind(call.x), call.t.dtype, tokens, cond.embeds.shape[2:], cond.embeds.dtype,
+        _kind(call.x), _kind(call.t), tokens, cond.embeds.shape[2:], cond.embeds.dtype,
         tuple((name, _kind(value)) for name, value in sorted(cond.extra.items())),
         None if cond.concat is None else _kind(cond.concat),
         tuple((id(c.net), c.strength, _kind(c.hint)) for c in cond.controls),

@@ -16,15 +16,15 @@ from sigmafield.comfyui.values import Clip, ControlNet, Model, Vae
 from sigmafield.core.annotations import Range
 from sigmafield.models.bundle import Pipeline, TextEncoder
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.directory import INDEX, TINY
+from sigmafield.models.directory import INDEX, SHIPPED
 from sigmafield.models.load import load, load_network, load_text, load_vae
 from sigmafield.models.missing import NO_TEXT, NO_VAE
 
 
 def _checkpoints(folders: Folders) -> list[str]:
-    """The checkpoints, and the shipped model where no file has its name."""
+    """The checkpoints, and the shipped models where no file has their name."""
     found = folders.names("checkpoints")
-    return found if TINY in found else [*found, TINY]
+    return [*found, *(name for name in SHIPPED if name not in found)]
 
 
 Checkpoint = Annotated[str, Choices(_checkpoints, files=True)]
@@ -53,11 +53,11 @@ def checkpoint_loader_simple(ckpt_name: Checkpoint, context: Context = Context()
     """Loads a checkpoint: network, text encoder and VAE.
 
     Args:
-        ckpt_name: A file in the folder of checkpoints, or "tiny", the shipped model.
+        ckpt_name: A file in the folder of checkpoints, or "tiny" or "tiny-flow", the shipped models.
         context: Where the folders are.
     """
-    shipped = ckpt_name == TINY and TINY not in context.folders.names("checkpoints")
-    return parts(loaded(TINY if shipped else context.folders.path("checkpoints", ckpt_name), context))
+    shipped = ckpt_name in SHIPPED and ckpt_name not in context.folders.names("checkpoints")
+    return parts(loaded(ckpt_name if shipped else context.folders.path("checkpoints", ckpt_name), context))
 
 
 def _directories(folders: Folders) -> Sequence[str]:

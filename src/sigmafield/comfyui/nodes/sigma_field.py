@@ -19,7 +19,7 @@ from sigmafield.comfyui.widgets import Cfg, Drawn, Share, StepCount, StepIndex
 from sigmafield.core.protocols import State
 from sigmafield.core.registry import Spec
 from sigmafield.recipes.ksampler import ksampler_sigmas
-from sigmafield.runs.checkpoint import load_state, moved
+from sigmafield.runs.checkpoint import load_state, moved, state_bytes
 from sigmafield.spatial.sigma_field import by_steps, by_timestep, delayed, field_from_mask
 
 PACK = "custom_nodes.sigmafield"

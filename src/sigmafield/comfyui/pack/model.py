@@ -14,6 +14,7 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.process import VE, Flow, Process, per_sample
 from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.parameterization.families import families
 from sigmafield.parameterization.latent_format import LatentFormat, formats
 from sigmafield.parameterization.prediction import Preconditioning, Sampling
 from sigmafield.parameterization.timesteps import Levels
@@ -36,6 +37,16 @@ def node_model(model: Any) -> NodeModel:
 def known_format(latent_format: Any) -> LatentFormat | None:
     """The latent format of the class's name; None for one that we do not know."""
     return formats().get(type(latent_format).__name__)
+
+
+def keeps_clean(latent_format: Any) -> bool:
+    """Whether networks of this format are shown what a mask keeps without noise: LTX-Video, Hunyuan Video, Wan 2.2 5B.
+
+    Args:
+        latent_format: ComfyUI's latent format.
+    """
+    name = type(latent_format).__name__
+    return name in {each.latent_format for each in families().values() if each.inpaint_source == "latent"}
 
 
 def sampling_of(model_sampling: Any) -> Sampling:

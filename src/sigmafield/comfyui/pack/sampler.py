@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from sigmafield.comfyui.pack.host import Callback
-from sigmafield.comfyui.pack.model import Guided, rows, sampling_of
+from sigmafield.comfyui.pack.model import Guided, keeps_clean, rows, sampling_of
 from sigmafield.comfyui.sampling import Asked, Begun, SamplerValue
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.protocols import State
+from sigmafield.core.process import VE
+from sigmafield.core.protocols import Denoiser, State
 from sigmafield.noise.sources import generator_of, randn
 from sigmafield.runs.run import iterate
-from sigmafield.spatial.inpaint import MaskOf, unchanged
+from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask, unchanged
 
 CLOSE = 1e-5
 """Relative distance from the largest level at which a run starts from pure noise."""
@@ -83,17 +84,23 @@ def begin(
 ) -> Begun:
     """A run of a sampler in ComfyUI, and its start; arguments as for `HostSampler.sample`."""
     noise = noise if noise.dtype in (torch.float32, torch.float64) else noise.float()
-    options = {key: given for key, given in extra_args.items() if key != "denoise_mask"}
+    source = torch.zeros_like(noise) if latent_image is None else latent_image.to(noise)
+    guider: Denoiser = Guided(model_wrap, {key: given for key, given in extra_args.items() if key != "denoise_mask"})
+    changes = mask_of(extra_args, model_wrap, sigmas)
+    if denoise_mask is not None and keeps_clean(model_wrap.inner_model.latent_format):
+        nothing = torch.zeros_like(source)  # source + σ · 0 is what is shown
+        guider = Inpaint(guider, source, nothing, fit_mask(denoise_mask, source), VE(), changes)
+        denoise_mask = None
     return value.open(
         Asked(
-            guider=Guided(model_wrap, options),
+            guider=guider,
             sampling=sampling_of(model_wrap.inner_model.model_sampling),
             sigmas=sigmas.detach().cpu(),
-            source=torch.zeros_like(noise) if latent_image is None else latent_image.to(noise),
+            source=source,
             noise=noise,
             stream=stream(int(extra_args.get("seed") or 0), noise),
             mask=denoise_mask,
-            mask_of=mask_of(extra_args, model_wrap, sigmas),
+            mask_of=changes,
         )
     )
 

@@ -10,7 +10,7 @@ from sigmafield.comfyui.workflow import recipe_nodes
 from sigmafield.comfyui.workflow.reader import Found, Reader
 from sigmafield.comfyui.workflow.recipe_nodes import Counterpart
 from sigmafield.core.registry import Spec, shown
-from sigmafield.models.load import TINY
+from sigmafield.models.directory import SHIPPED, TINY
 from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.options import ControlImage, Lora, Region
 from sigmafield.recipes.recipe import Recipe
@@ -63,7 +63,7 @@ def recipe_of(prompt: Prompt) -> Read:
     loader = reader.at(decoded, "vae", "CheckpointLoaderSimple")
     if loader.inputs.get("ckpt_name") != fields["model"]:
         raise ValueError(f"node {loader.id} ({loader.kind}): a recipe has one checkpoint")
-    named = [name for name in ("model", "image", "mask") if fields.get(name, TINY) != TINY]
+    named = [name for name in ("model", "image", "mask") if fields.get(name, TINY) not in SHIPPED]
     notes = [f"{name} is named {fields[name]!r}: give its path" for name in named]
     notes += [
         f"node {name} ({prompt[name]['class_type']}) is not a part of what is saved"

@@ -149,7 +149,8 @@ class ImageTokens:
         fold = math.isqrt(config.in_channels // self.x.shape[1])
         size = config.patch_size
         sizes = [size] * (self.x.ndim - 2) if isinstance(size, int) else size
-        return tuple(side // (patch * fold) for side, patch in zip(self.x.shape[2:], sizes))
+        sides = self.x.shape[2:]  # of images, for a network of videos too, the last two
+        return tuple(side // (patch * fold) for side, patch in zip(sides, sizes[-len(sides) :]))
 
 
 def nearest_grid(n: int, sides: Sequence[int]) -> tuple[int, int]:

@@ -12,11 +12,11 @@ from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.lab.bench import Bench
 from sigmafield.lab.convergence import without_noise
-from sigmafield.lab.drawing import distinct, lines, mean, rows_of, summary, values
+from sigmafield.lab.drawing import distinct, least, lines, mean, rows_of, summary, values
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import end_of, rms
-from sigmafield.lab.statistics import Interval, interval, ratio
+from sigmafield.lab.statistics import Interval, interval
 from sigmafield.lab.studies.study import Study
 from sigmafield.lab.subject import SubjectOptions, counts_in, names_in
 from sigmafield.runs.run import finish
@@ -151,16 +151,7 @@ def at_budget(table: DataFrame, budget: int) -> list[str]:
     rows = rows_of(table, nfe=budget)
     if rows.select("sampler", "steps").unique().height != len(distinct(rows, "sampler")):
         return []
-    found = sorted((mean(rows, "error", sampler=name).value, name) for name in distinct(rows, "sampler"))
-    if len(found) < 2:
-        return []
-    (_, best), (_, second) = found[:2]
-    factor = ratio(values(rows, "error", sampler=second), values(rows, "error", sampler=best))
-    sure = "" if factor.excludes(1.0) else ", so that the two cannot be told apart"
-    return [
-        f"With {budget} evaluations {best} has the least error, {mean(rows, 'error', sampler=best)}; "
-        f"{second} has {factor} times as much{sure}."
-    ]
+    return least(rows, "error", "sampler", f"With {budget} evaluations")
 
 
 def front_of(table: DataFrame) -> list[tuple[float, float, str]]:

@@ -54,13 +54,19 @@ def load_tiny(
     def forward(module: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return module(x.to(dtype), t, cond.embeds.to(dtype)).float()
 
-    latent = recognised(LatentFormat(vae.channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0)))
-    if (measured := directory / "latent_rgb.json").is_file():  # `training/fit_preview.py` wrote it
-        latent = replace(latent, **read_json(measured))
+    latent = latent_of(directory, vae, c)
     size = trained_size(unet.config.sample_size, latent.factor, 64)
     sampling = sampling_of(where.scheduler())
     model = DiffusionModel(directory.name, forward, sampling, latent, size, unet, schedule="karras", device=device)
     return Pipeline(model, text, vae)
+
+
+def latent_of(directory: Path, vae: Vae, config: Any) -> LatentFormat:
+    """The format of the latents of a directory's VAE, from its config."""
+    c = config
+    latent = recognised(LatentFormat(vae.channels, vae.factor, float(c.scaling_factor), float(c.shift_factor or 0)))
+    measured = directory / "latent_rgb.json"  # `training/fit_preview.py` writes it
+    return replace(latent, **read_json(measured)) if measured.is_file() else latent
 
 
 def load_vae(where: Directory, device: torch.device, dtype: torch.dtype) -> tuple[Vae, Any]:

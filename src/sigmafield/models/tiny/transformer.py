@@ -35,7 +35,7 @@ class TransformerConfig:
     num_layers: int = 8
     eps: float = 1e-6
     rope_max_seq_len: int = 1024
-    patch_size: tuple[int, ...] = (1, 2, 2)
+    patch_size: tuple[int, int, int] = (1, 2, 2)
 
 
 ONLY: dict[str, Any] = {

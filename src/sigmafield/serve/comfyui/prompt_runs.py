@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sigmafield.comfyui import events as happened
 from sigmafield.comfyui.cache import Cache
 from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.entries import Entry
-from sigmafield.comfyui.previews import Previews
+from sigmafield.comfyui.previews import Decoder, Previews, SmallDecoders, linear
+from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.serve.comfyui.messages import TO_ALL, Course, Message, SentImage
 from sigmafield.serve.jobs import JobRecord
 
 METHODS = ("none", "auto", "latent2rgb", "taesd")
-"""Ways to make previews, by ComfyUI's names; taesd needs a network that is not here, and is as latent2rgb."""
+"""Ways to make previews, by ComfyUI's names; taesd is as latent2rgb where the small decoder's file is missing."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ class PromptRun:
             self._send(Sent(self.record.owner, None, message))
 
 
+def small_or_linear(folders: Sequence[Path]) -> Callable[[LatentFormat], Decoder | None]:
+    """What makes previews of a format's latents: its small decoder, or the linear map where it is not there."""
+    small = SmallDecoders(folders)
+    return lambda latents: linear(latents) if small.folder(latents) is None else small(latents)
+
+
 class Prompts:
     """The prompts of ComfyUI's protocol that run now; any thread may call any method.
 
@@ -142,11 +150,13 @@ class Prompts:
         extra: Mapping[str, Any] = record.request.get("extra_data") or {}
         method = extra.get("preview_method")
         method = method if method in METHODS else self._method
-        previews = None if method == "none" else Previews(size=self._size)
+        folders = self.folders(record.owner)
+        decoder = small_or_linear(folders.models.get("vae_approx", ())) if method == "taesd" else linear
+        previews = None if method == "none" else Previews(size=self._size, decoder=decoder)
         with self.queueing:  # after the message that it waits
             if record.owner not in self._caches:
                 self._caches[record.owner] = Shared(self._cache())
-            run = PromptRun(record, self.folders(record.owner), self._caches[record.owner], previews, self.send)
+            run = PromptRun(record, folders, self._caches[record.owner], previews, self.send)
             self.running[record.id] = run
             self.status(record.owner, remaining)
         return run

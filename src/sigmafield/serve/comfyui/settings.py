@@ -20,7 +20,7 @@ class ComfyUISettings:
 
     Args:
         preview_method: Whether samplers send previews for prompts that do not say it themselves: none, auto, latent2rgb
-            or taesd; all but none are linear maps of the latent.
+            or taesd; auto is latent2rgb, and so is taesd without the decoder's file in vae_approx.
         preview_size: Pixels of the square that a preview fits.
         cache_classic: Keep the results of the last prompt, as far as the next one needs them; this is the default.
         cache_lru: Keep the results of this many nodes, those used last.

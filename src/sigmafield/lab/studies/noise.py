@@ -1,0 +1,260 @@
+"""What does noise buy? Diversity against fidelity over η and s_noise of samplers that draw noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sigmafield.core.annotations import Range
+from sigmafield.core.parameters import settle
+from sigmafield.core.plain import to_plain
+from sigmafield.core.registry import Spec
+from sigmafield.lab.bench import Bench
+from sigmafield.lab.distances import energy_distance, gaussian_distance, mean_pairwise, sliced_wasserstein
+from sigmafield.lab.drawing import distinct, lines, rows_of, summary, values
+from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
+from sigmafield.lab.plot import figure
+from sigmafield.lab.statistics import Interval, difference, interval, ratio
+from sigmafield.lab.studies.study import Study
+from sigmafield.lab.subject import SubjectOptions, names_in, numbers_in
+from sigmafield.noise.sources import seed_word
+from sigmafield.runs.run import finish
+from sigmafield.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from polars import DataFrame
+
+SIDE = 8
+"""Side that a network's latent is reduced to for its features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseOptions:
+    """Samplers, their noise, and the runs.
+
+    Args:
+        samplers: Samplers that draw noise, with commas between them.
+        etas: Values of eta, with commas between them; 0 is the ODE.
+        s_noises: Values of s_noise, with commas between them.
+        schedule: Schedule of all runs.
+        steps: Number of steps of all runs.
+        cfg: Guidance scale of all runs.
+        prompts: For a network: several prompts, with semicolons between them, so that it can be measured whether an
+            image is nearest to others of its prompt; None is that of the model options alone.
+    """
+
+    samplers: str | Sequence[str] = "euler_ancestral,dpmpp_2m_sde,dpmpp_sde"
+    etas: str | Sequence[float] = "0,0.25,0.5,1"
+    s_noises: str | Sequence[float] = "0.95,1,1.05"
+    schedule: str = "karras"
+    steps: Annotated[int, Range(1, 1000)] = 20
+    cfg: Annotated[float, Range(0, 100)] = 1.0
+    prompts: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samplers", names_in("samplers", self.samplers))
+        object.__setattr__(self, "etas", numbers_in("etas", self.etas))
+        object.__setattr__(self, "s_noises", numbers_in("s_noises", self.s_noises))
+        settle(self, "lab noise")
+        for name in self.samplers:
+            missing = [each for each in ("eta", "s_noise") if each not in SAMPLERS.lookup(name).parameters]
+            if missing:
+                raise ValueError(f"{name} has no parameter {missing[0]}: `lab noise` compares samplers with both")
+
+
+def measured(bench: Bench, arm: Arm) -> Mapping[str, Value]:
+    """Runs an arm; of an analytic model its particles against exact ones, of a network the features of its latent."""
+    opened = bench.open(arm.recipe)
+    run, start = opened.run()
+    state = finish(run, start)
+    x = state.x
+    if opened.law is not None:
+        generator = torch.Generator().manual_seed(seed_word(int(arm.recipe.seed), (2,)) % 2**63)
+        exact = opened.law.drawn(len(x), 0.0, generator)
+        flat = x.flatten(1)
+        return {
+            "nfe": state.nfe,
+            "diversity": mean_pairwise(x) / mean_pairwise(exact),
+            "sliced": sliced_wasserstein(x, exact),
+            "energy": energy_distance(x, exact),
+            "frechet": gaussian_distance((flat.mean(0), flat.T.cov()), opened.law.moments(0.0)),
+        }
+    small = F.adaptive_avg_pool2d(x[:, :, -1] if x.ndim == 5 else x, SIDE)
+    return {"nfe": state.nfe, "features": [round(value, 4) for value in small.flatten().tolist()]}
+
+
+def noise(subject: SubjectOptions, options: NoiseOptions) -> Experiment:
+    """The experiment with these options."""
+    prompts = [each.strip() for each in options.prompts.split(";")] if options.prompts else [None]
+    if subject.is_analytic and options.prompts:
+        raise ValueError("prompts are for networks: give the components of an analytic model with prompt")
+    arms: list[Arm] = []
+    for name in options.samplers:
+        for eta in options.etas:
+            for s_noise in options.s_noises if eta else [1.0]:
+                spec = Spec(name, {"eta": float(eta), "s_noise": float(s_noise)})
+                shared = {"sampler": spec, "schedule": options.schedule, "steps": options.steps, "cfg": options.cfg}
+                labels = {"sampler": name, "eta": float(eta), "s_noise": float(s_noise)}
+                for prompt in prompts:
+                    recipe = subject.recipe(**shared)
+                    if prompt is None:
+                        arms.append(Arm(labels, recipe))
+                    else:
+                        own = subject.recipe(**shared).to_plain() | {"prompt": prompt}
+                        arms.append(Arm({**labels, "prompt": prompt}, type(recipe).from_plain(own)))
+    columns = {
+        "diversity": "mean distance between particles, as a share of that of exact samples",
+        "sliced": "sliced Wasserstein distance to as many exact samples",
+        "energy": "energy distance to as many exact samples, without bias",
+        "frechet": "Wasserstein-2 distance, squared, of Gaussians with the moments of the particles and of the law",
+    }
+    if not subject.is_analytic:
+        columns = {"features": f"the final latent, reduced to {SIDE} x {SIDE}"}
+    return Experiment(
+        "noise",
+        "What does noise buy: how do diversity and fidelity change with eta and s_noise?",
+        {**to_plain(subject), **to_plain(options)},
+        arms,
+        subject.seed_list,
+        measured,
+        columns,
+        read if subject.is_analytic else read_network,
+        [
+            "Whether people prefer the images.",
+            *(
+                []
+                if subject.is_analytic
+                else [
+                    "Distances to the data that the network was trained on, which are not here: left out.",
+                    "Features are those of the network's own latent; features of another network, such as CLIP's, are "
+                    "left out, since no weights of it were given.",
+                ]
+            ),
+            "Errors of the network: samplers are compared on the network as it is.",
+        ],
+    )
+
+
+def read(table: DataFrame) -> Reading:
+    """Each arm with noise against the ODE of the same sampler, seed by seed."""
+    findings: list[str] = []
+    for sampler in distinct(table, "sampler"):
+        rows = rows_of(table, sampler=sampler)
+        etas = sorted(distinct(rows, "eta"))
+        for eta in [e for e in etas if e > 0] if 0.0 in etas else []:
+            own = rows_of(rows, eta=eta)
+            s = 1.0 if 1.0 in distinct(own, "s_noise") else distinct(own, "s_noise")[0]
+            ode, sde = rows_of(rows, eta=0.0), rows_of(own, s_noise=s)
+            spread = difference(values(sde, "diversity"), values(ode, "diversity"))
+            away = ratio(values(sde, "sliced"), values(ode, "sliced"))
+            findings.append(
+                f"{sampler}, eta = {eta:g}, s_noise = {s:g}, against eta = 0: diversity changes by {spread}"
+                f"{_unsure(spread, 0)}, the sliced distance to the data by a factor of {away}{_unsure(away, 1)}."
+            )
+        findings += [_s_noise(rows_of(rows, eta=eta), sampler, eta) for eta in etas[-1:] if eta > 0]
+    out, axes = figure(2, size=(5.4, 4.0))
+    plain = table.filter(table["s_noise"] == 1.0) if 1.0 in distinct(table, "s_noise") else table
+    for one, column in zip(axes, ("diversity", "sliced")):
+        lines(one, plain, "eta", column, "sampler")
+    axes[0].axhline(1.0, color="0.5", linestyle=":")
+    axes[0].legend(fontsize=8)
+    shown = Shown("Diversity, 1 being that of exact samples, and distance to the data, at s_noise = 1.", out)
+    tables = {"All arms": summary(table, ["sampler", "eta", "s_noise"], ["diversity", "sliced", "energy", "frechet"])}
+    return Reading([f for f in findings if f], {"noise": shown}, tables)
+
+
+def _unsure(found: Interval, neutral: float) -> str:
+    return "" if found.excludes(neutral) else " (no difference can be told)"
+
+
+def _s_noise(rows: DataFrame, sampler: str, eta: float) -> str:
+    """A sentence about the largest s_noise against 1; "" where there is only one."""
+    found = sorted(distinct(rows, "s_noise"))
+    if len(found) < 2 or 1.0 not in found:
+        return ""
+    other = found[-1] if found[-1] != 1.0 else found[0]
+    spread = difference(values(rows, "diversity", s_noise=other), values(rows, "diversity", s_noise=1.0))
+    away = ratio(values(rows, "sliced", s_noise=other), values(rows, "sliced", s_noise=1.0))
+    return (
+        f"{sampler}, eta = {eta:g}: s_noise = {other:g} against 1 changes diversity by {spread}{_unsure(spread, 0)} "
+        f"and the sliced distance by a factor of {away}{_unsure(away, 1)}."
+    )
+
+
+def read_network(table: DataFrame) -> Reading:
+    """Spread over seeds and retrieval, from the features of all rows of an arm."""
+    import polars
+
+    by = ["sampler", "eta", "s_noise"]
+    records: list[dict[str, Any]] = []
+    spreads: dict[tuple[Any, ...], np.ndarray] = {}
+    for arm in table.select(by).unique(maintain_order=True).to_dicts():
+        rows = rows_of(table, **arm).sort("seed")
+        spreads[tuple(arm.values())] = each = spread_of(rows)
+        retrieval = retrieval_of(rows)
+        text = {"spread over seeds": str(interval(each))}
+        if retrieval is not None:
+            text["retrieval"] = str(interval(retrieval))
+        records.append({**arm, **text})
+    findings: list[str] = []
+    for (sampler, eta, s_noise), each in spreads.items():
+        still = spreads.get((sampler, 0.0, 1.0))
+        if still is not None and eta > 0:
+            factor = ratio(each, still)
+            findings.append(
+                f"{sampler}, eta = {eta:g}, s_noise = {s_noise:g}: the spread over seeds is {factor} times that of "
+                f"eta = 0{_unsure(factor, 1)}."
+            )
+    points = polars.DataFrame(
+        [
+            {"name": f"{key[0]}, s_noise {key[2]:g}", "eta": key[1], "seed": k, "spread": float(value)}
+            for key, each in spreads.items()
+            for k, value in enumerate(each)
+        ]
+    )
+    out, (axes,) = figure(size=(6.0, 4.2))
+    lines(axes, points, "eta", "spread", "name")
+    axes.legend(fontsize=8)
+    shown = Shown("Mean distance of a seed's latent to those of the other seeds of its prompt, with intervals.", out)
+    return Reading(findings, {"spread": shown}, {"All arms": polars.DataFrame(records)})
+
+
+def _groups(rows: DataFrame) -> list[DataFrame]:
+    return [rows_of(rows, prompt=p) for p in distinct(rows, "prompt")] if "prompt" in rows.columns else [rows]
+
+
+def spread_of(rows: DataFrame) -> np.ndarray:
+    """For each seed: mean distance to the other seeds of the same prompt, over prompts."""
+    found = []
+    for group in _groups(rows):
+        points = np.array(group.sort("seed")["features"].to_list())
+        away = np.sqrt(np.square(points[:, None] - points[None]).mean(-1))
+        found.append(away.sum(1) / max(len(points) - 1, 1))
+    return np.mean(found, axis=0)
+
+
+def retrieval_of(rows: DataFrame) -> np.ndarray | None:
+    """For each seed: share of the prompts whose image is nearest to one of its own prompt and another seed."""
+    groups = _groups(rows)
+    if len(groups) < 2:
+        return None
+    points = np.array([np.array(group.sort("seed")["features"].to_list()) for group in groups])  # [prompts, seeds, d]
+    hits = []
+    for k in range(points.shape[1]):
+        others = np.delete(points, k, axis=1)
+        away = np.square(points[:, k, None, None] - others[None]).mean(-1).min(-1)  # [prompts, prompts]
+        hits.append(float((away.argmin(1) == np.arange(len(points))).mean()))
+    return np.array(hits)
+
+
+NOISE = Study(
+    "noise", NoiseOptions, noise,
+    quick={"samplers": "euler_ancestral,dpmpp_2m_sde", "etas": "0,0.5,1", "s_noises": "1,1.05"},
+    subject={"particles": 1000}, quick_subject={"seeds": 4, "particles": 500},
+)  # fmt: skip
+"""`sigmafield lab noise`."""

@@ -1,0 +1,75 @@
+"""`sigmafield lab` from the shell: reports, stopping and going on, sweeps, comparisons, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import polars
+import pytest
+
+from command_line import run
+
+SMALL = ["--model", "gaussian", "--seeds", "3", "--particles", "8", "--samplers", "euler,heun", "--steps", "4,8"]
+
+
+def test_a_study_writes_its_report_and_says_what_it_found(tmp_path):
+    ran = run("lab", "solvers", *SMALL, "-o", tmp_path / "s", "--json")
+    assert ran.exit_code == 0, ran.output
+    said = json.loads(ran.stdout)
+    assert said["rows"] == 12 and any("Observed orders" in finding for finding in said["findings"])
+    text = (tmp_path / "s" / "report.md").read_text()
+    assert "sigmafield lab solvers --model gaussian --seeds 3" in text
+    assert polars.read_parquet(said["table.parquet"]).height == 12
+
+
+def test_ctrl_c_and_go_on(tmp_path):
+    """A command that is stopped keeps its rows, says how to go on, and the table is that of an undisturbed one."""
+    options = ["lab", "solvers", "--seeds", "3", "--samplers", "heun,euler", "--steps", "4,8,80,82", "-o", "s"]
+    command = [sys.executable, "-m", "sigmafield", *options, "--model", "mixture", "--particles", "16"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    rows = tmp_path / "s" / "rows.jsonl"
+    end = time.monotonic() + 120
+    while not (rows.exists() and rows.read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "go on with: sigmafield lab solvers" in said, said
+    kept = rows.read_text().splitlines()
+    assert 2 <= len(kept) < 24
+    again = run(*[each if each != "s" else tmp_path / "s" for each in command[3:]])
+    assert again.exit_code == 0, again.output
+    assert rows.read_text().splitlines()[: len(kept)] == kept and polars.read_csv(tmp_path / "s/table.csv").height == 24
+
+
+def test_sweep_and_compare(tmp_path):
+    drawn = run("lab", "sweep", "a red heart", "--vary", "cfg=1,4", "--steps", 2, "--size", "32x32", "--seeds", 1,
+                "-o", tmp_path / "w")  # fmt: skip
+    assert drawn.exit_code == 0, drawn.output
+    a, b = sorted((tmp_path / "w" / "images").iterdir())
+    assert (tmp_path / "w" / "sheet-1.png").exists()
+    said = run("lab", "compare", a, b, "--no-way", "--json")
+    assert said.exit_code == 0 and json.loads(said.stdout)["recipe"] == {"cfg": [1.0, 4.0]}
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["solvers", "--samplers", "eulr"], "unknown sampler 'eulr'; did you mean euler"),
+        (["solvers", "--steps", "8,4"], "steps must be ascending numbers"),
+        (["solvers", "--samplers", "lcm"], "lcm has no parameter that turns its noise off"),
+        (["marginals", "--model", "tiny"], "marginals need a model whose marginals are known"),
+        (["inpaint", "--model", "ring"], "inpainting needs images"),
+        (["noise", "--samplers", "euler"], "euler has no parameter eta"),
+        (["sweep"], "a sweep needs something that varies"),
+        (["sweep", "--vary", "cfg=1,2", "--metrics", "x"], "unknown metric 'x'"),
+        (["solvers", "--ray", "somewhere"], "a cluster's address is local, auto, HOST:PORT"),
+    ],
+)
+def test_refusals_are_one_line(words, message, tmp_path):
+    ran = run("lab", *words, "-o", tmp_path / "r")
+    assert ran.exit_code == 2 and message in " ".join(ran.stderr.split()), ran.output
+    assert len(ran.stderr.strip().splitlines()) == 1

@@ -1,7 +1,7 @@
 """How other programs convert the workflows of ComfyUI's templates to prompts, compared with sigmafield.
 
-    python benchmarks/client_conversions.py                # all templates
-    python benchmarks/client_conversions.py --first 50     # the first ones, for a look
+    python benchmarks/client_conversions.py                # all templates whose classes sigmafield knows
+    python benchmarks/client_conversions.py --first 50     # the first of them, for a look
 
 comfy-cli and comfyui-autograph are installed in environments of their own, as `make test-clients` does. Both ask the
 server for its classes, so they run against `sigmafield serve --comfyui`; comfy-cli prints the prompt that it would
@@ -100,8 +100,8 @@ def theirs(here: Environment, script: str, folder: Path, names: list[str]) -> Pr
     with tempfile.TemporaryDirectory() as work:
         program, out = Path(work) / "convert.py", Path(work) / "made.json"
         program.write_text(script)
-        for k in range(0, len(names), 40):
-            here.run("python", program, here.url, folder, out, *names[k : k + 40])
+        for k in range(0, len(names), 20):
+            here.run("python", program, here.url, folder, out, *names[k : k + 20])
             made |= json.loads(out.read_text())
     return made
 
@@ -128,14 +128,11 @@ def difference(mine: Any, other: Any) -> str:
     return "other values"
 
 
-def table(mine: Prompts, others: Mapping[str, Prompts]) -> Table:
+def table(mine: Prompts, others: Mapping[str, Prompts], total: int) -> Table:
     """How many workflows each program converts, and how many prompts are equal to ours."""
-    made = Table("", "sigmafield", *others, title=f"{len(mine)} templates")
-    converted = {name for name, prompt in mine.items() if prompt is not None}
-    found = {who: {name for name, prompt in made.items() if prompt} for who, made in others.items()}
-    made.add_row("converted to a prompt", str(len(converted)), *(str(len(each)) for each in found.values()))
-    both = {who: converted & names for who, names in found.items()}
-    made.add_row("of those that sigmafield converts", str(len(converted)), *(str(len(each)) for each in both.values()))
+    made = Table("", "sigmafield", *others, title=f"{len(mine)} of {total} templates")
+    both = {who: {name for name, prompt in found.items() if prompt} for who, found in others.items()}
+    made.add_row("converted to a prompt", str(len(mine)), *(str(len(each)) for each in both.values()))
     kinds = {who: Counter(difference(mine[name], others[who][name]) for name in names) for who, names in both.items()}
     made.add_row("equal to sigmafield's", "", *(str(each[""]) for each in kinds.values()))
     for kind in sorted({kind for each in kinds.values() for kind in each} - {""}):
@@ -147,8 +144,10 @@ def main(words: list[str]) -> None:
     """Convert, compare and print."""
     folder = Path(str(files("comfyui_workflow_templates_json") / "templates"))
     names = sorted(path.stem for path in folder.glob("*.json") if not path.stem.startswith("index"))
+    total, mine = len(names), ours(folder, names)
+    names = [name for name in names if mine[name] is not None]
     names = names[: int(words[1])] if words[:1] == ["--first"] else names
-    mine = ours(folder, names)
+    mine = {name: mine[name] for name in names}
     with tempfile.TemporaryDirectory() as work, server(Path(work)) as url:
         others = {
             "comfy-cli 1.23.0": theirs(python("comfy-cli", url, "comfy-cli==1.23.0"), CLI, folder, names),
@@ -156,10 +155,10 @@ def main(words: list[str]) -> None:
                 python("comfyui-autograph", url, "comfyui-autograph==2.3.0"), AUTOGRAPH, folder, names
             ),
         }
-    Console(width=110).print(table(mine, others))
+    Console(width=110).print(table(mine, others, total))
     for who, made in others.items():
         for name in names:
-            if mine[name] is not None and made.get(name) and (kind := difference(mine[name], made[name])):
+            if made.get(name) and (kind := difference(mine[name], made[name])):
                 print(f"{who}: {name}: {kind}")
 
 

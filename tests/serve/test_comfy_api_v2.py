@@ -303,6 +303,8 @@ def test_jobs_that_are_refused(client: Client) -> None:
     page = submit(client, {"nodes": [], "links": [], "last_node_id": 0})
     assert (page.status, page.error["code"]) == (422, "workflow_format_ui")
     as_recorded("bad extra_data", client.post(f"{BASE}/jobs", {"workflow": {"1": {}}, "extra_data": {"foo": "x"}}))
+    large = submit(client, nodes(steps=401))  # the server's limit is 400
+    assert (large.status, large.error["code"]) == (422, "invalid_workflow") and "steps" in large.error["message"]
     for more, status, code in (
         ({"metadata": 3}, 422, "invalid_request"), ({"metadata": {"a": 1}}, 422, "metadata_invalid"),
         ({"metadata": {str(k): "" for k in range(17)}}, 422, "metadata_invalid"),

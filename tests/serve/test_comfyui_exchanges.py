@@ -349,3 +349,30 @@ def test_a_client_that_connects_again_learns_which_node_runs_and_gets_the_rest(c
 
     seen = run(talk)
     assert seen[1]["data"] == {"node": "2"} and seen[-1]["data"]["node"] is None
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+def test_images_are_sent_through_the_socket_each_time(comfy, metadata):
+    """As whole PNG files, by SaveImageWebsocket, in the place of previews; also when nothing has changed."""
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 4, "batch_size": 2, "color": 255}},
+        "2": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},
+    }
+
+    async def talk() -> list[Any]:
+        async with talking(comfy.url, metadata=metadata) as client:
+            for _ in range(2):
+                await client.ended([await client.post(prompt)])
+            return client.seen
+
+    seen = run(talk)
+    frames = [message for message in seen if "frame" in message]
+    assert [message["frame"] for message in frames] == [4 if metadata else 1] * 4
+    for message in frames:
+        image = Image.open(io.BytesIO(message["image"]))
+        assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (8, 4), (0, 0, 255))
+    if metadata:
+        assert all(message["about"]["image_type"] == "image/png" for message in frames)
+        assert all(message["about"]["node_id"] == "2" for message in frames)
+    steps = [message["data"]["value"] for message in seen if message.get("type") == "progress"]
+    assert steps == [0, 1, 0, 1]

@@ -41,7 +41,8 @@ except exceptions.NotFound as error:
 long = client.submit(client.workflows.from_file(slow))
 while long.refresh().status == "queued":
     time.sleep(0.05)
-print("cancelled", long.cancel().status in ("canceling", "canceled"))
+status = long.cancel().status
+print("cancelled", status in ("canceling", "canceled") or status)
 long.wait()
 print("ended", long.status)
 if labels:

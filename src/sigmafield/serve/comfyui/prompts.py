@@ -23,6 +23,12 @@ from sigmafield.serve.requests import BadRequest
 SECRET = ("auth_token_comfy_org", "api_key_comfy_org")
 """Entries of extra_data that are not kept."""
 
+LINGERING = 1.0
+"""Seconds for which prompts of comfy-api-proxy stay in the queue after their end."""
+
+MOST_LINGERING = 100
+"""Prompts that are looked at for that."""
+
 WAITING: tuple[Status, ...] = ("queued", "paused")
 
 
@@ -88,7 +94,7 @@ def posted(body: Any, source: str | None) -> dict[str, Any]:
     kept |= ({} if client is None else {"client_id": client}) | {"create_time": round(time.time() * 1000)}
     return {
         "prompt": body["prompt"], "id": id or str(uuid.uuid4()), "client": "" if client is None else str(client),
-        "extra_data": kept, "targets": targets, "place": -math.inf if body.get("front") else place,
+        "extra_data": kept, "targets": targets, "place": -math.inf if body.get("front") else place, "priority": 0,
     }  # fmt: skip
 
 
@@ -122,8 +128,9 @@ def queued(here: ComfyUI, server: Server, body: Mapping[str, Any], owner: str) -
     with here.prompts.queueing:  # its first message comes before those of its run
         _make_free(here, body["id"], owner)
         record = here.engine.submit(
-            "workflow", request, owner=owner, id=body["id"], place=body["place"], client=body["client"]
-        )
+            "workflow", request, priority=body["priority"], owner=owner, id=body["id"], place=body["place"],
+            client=body["client"],
+        )  # fmt: skip
         told(here, owner)
     return here.engine.get(record.id), found
 
@@ -165,7 +172,11 @@ async def show(request: web.Request) -> web.Response:
 
 
 def in_the_works(here: ComfyUI, owner: str) -> list[JobRecord]:
-    """The prompts that run; one that is interrupted is among them until the history has it."""
+    """The prompts that run; one that is interrupted is among them until the history has it.
+
+    Those of comfy-api-proxy, which have one id as prompts and as clients, stay a moment longer: the proxy asks for the
+    history first and for the queue after that, and takes a prompt that ends in between for one that is lost.
+    """
     found = {record.id: record for record in here.engine.posted(owner, ["running"])}
     for id, run in list(here.prompts.running.items()):
         if id not in found and run.record.owner == owner:
@@ -173,6 +184,10 @@ def in_the_works(here: ComfyUI, owner: str) -> list[JobRecord]:
                 record = here.engine.get(id)
                 if record.status == "cancelled" and record.shown is None:
                     found[id] = record
+    since = time.time() - LINGERING
+    for record in here.engine.posted(owner, FINISHED, limit=MOST_LINGERING, latest=True):
+        if record.client == record.id and (record.ended or 0.0) > since:
+            found[record.id] = record
     return list(found.values())
 
 

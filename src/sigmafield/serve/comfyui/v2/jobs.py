@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from sigmafield.comfyui.problems import Validated
-from sigmafield.comfyui.validation import validate
+from sigmafield.serve.comfyui import prompts
 from sigmafield.serve.comfyui.answers import plain
+from sigmafield.serve.comfyui.context import ComfyUI, comfyui_of
+from sigmafield.serve.comfyui.prompts import queued, told
 from sigmafield.serve.comfyui.v2.assets import fields, name_of
 from sigmafield.serve.comfyui.v2.errors import BASE, Refused
 from sigmafield.serve.comfyui.v2.events import events
 from sigmafield.serve.comfyui.v2.job_view import ALL, View, view_of
 from sigmafield.serve.comfyui.v2.references import resolved
 from sigmafield.serve.comfyui.v2.uploaded import named_in_workflow
-from sigmafield.serve.http.context import OWNER, in_thread, server_of
+from sigmafield.serve.http.context import OWNER, Server, in_thread, server_of
 from sigmafield.serve.jobs import FINISHED, MOST_PRIORITY, JobRecord, WrongState
 
 CANONICAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -50,7 +54,8 @@ async def create(request: web.Request) -> web.Response:
     if key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
         raise Refused(400, "invalid_request", "Idempotency-Key must have 1 to 255 printable ASCII characters.")
     view = view_of(request)
-    record = await in_thread(submitted, view, workflow, labels, priority, key)
+    add = Adding(comfyui_of(request), server_of(request), priority)
+    record = await in_thread(submitted, view, workflow, labels, key, add)
     return plain(await in_thread(view.job, record, request), 201)
 
 
@@ -102,7 +107,34 @@ def check_extra(extra: Any) -> None:
         raise Refused(400, "invalid_request", "'api_key_comfy_org' must be a string.")
 
 
-def submitted(view: View, workflow: Mapping[str, Any], labels: Any, priority: int, key: str | None) -> JobRecord:
+@dataclass(frozen=True)
+class Adding:
+    """Adds a prompt to the queue.
+
+    Args:
+        here: What ComfyUI's routes share.
+        server: What all routes share.
+        priority: The prompt's.
+    """
+
+    here: ComfyUI
+    server: Server
+    priority: int
+
+    def __call__(self, prompt: Mapping[str, Any], owner: str) -> JobRecord:
+        """The job of a prompt. Refused if it cannot run, or asks for too much."""
+        id = str(uuid.uuid4())
+        body = {
+            "prompt": prompt, "id": id, "client": id, "targets": None, "place": None, "priority": self.priority,
+            "extra_data": {"client_id": id, "create_time": round(time.time() * 1000)},
+        }  # fmt: skip
+        try:
+            return queued(self.here, self.server, body, owner)[0]
+        except prompts.Refused as error:
+            raise invalid(error.found) from None
+
+
+def submitted(view: View, workflow: Mapping[str, Any], labels: Any, key: str | None, add: Adding) -> JobRecord:
     """A new job. Refused where its assets or nodes are wrong, or its key was used."""
 
     def name(id: str | None, hash: str | None) -> str | None:
@@ -114,23 +146,13 @@ def submitted(view: View, workflow: Mapping[str, Any], labels: Any, priority: in
         said = "This Idempotency-Key was used already. Keys are used once: look at your jobs instead."
         raise Refused(422, "idempotency_key_reuse", said)
     try:
-        return _queued(view, prompt, labels, priority)
+        record = add(prompt, view.owner)
     except BaseException:
         if key is not None:
             view.records.release(view.owner, key)
         raise
-
-
-def _queued(view: View, prompt: Mapping[str, Any], labels: Any, priority: int) -> JobRecord:
-    id = str(uuid.uuid4())
-    workflows = view.engine.workflows.of(view.owner, id)
-    found = validate(prompt, workflows.classes, workflows.folders)
-    if found.error is not None:
-        raise invalid(found)
-    request = {"prompt": found.prompt, "targets": list(found.outputs)}
-    record = view.engine.submit("workflow", request, priority=priority, owner=view.owner, id=id, client=id)
     if labels is not None:
-        view.records.label(id, labels)
+        view.records.label(record.id, labels)
     return record
 
 
@@ -179,6 +201,7 @@ async def cancel(request: web.Request) -> web.Response:
         if record.status not in FINISHED:
             try:
                 record = view.engine.cancel(record.id)
+                told(comfyui_of(request), view.owner)
             except WrongState:  # it has ended meanwhile
                 record = view.engine.get(record.id)
         return view.job(record, request)

@@ -4,13 +4,16 @@
     python benchmarks/client_conversions.py --first 50     # the first of them, for a look
 
 comfy-cli and comfyui-autograph are installed in environments of their own, as `make test-clients` does. Both ask the
-server for its classes, so they run against `sigmafield serve --comfyui`; comfy-cli prints the prompt that it would
-post. Two prompts are equal if they have the same nodes with the same inputs; titles are not compared.
+server for its classes, so they run against `sigmafield serve --comfyui`, in whose folders there is an empty file for
+each model and image that a template names; comfy-cli prints the prompt that it would post. Two prompts are equal if they
+have the same nodes with the same inputs; titles and ids are not compared.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sigmafield.comfyui.convert import to_prompt
+from sigmafield.comfyui.environment import DIRECTORIES
+from sigmafield.comfyui.graph import link
+from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.comfyui.workflow.offered import offered_classes
 
 CLI = """
@@ -68,6 +74,11 @@ for name in sys.argv[4:]:
 json.dump(made, open(out, "w"))
 """
 
+CLI_NAME, GRAPH_NAME = "comfy-cli==1.23.0", "comfyui-autograph==2.3.0"
+
+HIDDEN = ("SaveVideo", "codec")
+"""An input that the page sends and that is not in /object_info."""
+
 Prompts = Mapping[str, Any]
 
 
@@ -106,26 +117,41 @@ def theirs(here: Environment, script: str, folder: Path, names: list[str]) -> Pr
     return made
 
 
-def plain(prompt: Any) -> dict[str, Any]:
-    """A prompt's nodes without titles."""
-    return {id: {"class_type": node["class_type"], "inputs": node.get("inputs", {})} for id, node in prompt.items()}
+def forms(prompt: Any, lenient: bool = False) -> Counter[str]:
+    """A prompt without ids: what each node is, with what it is linked to in place of links.
+
+    Args:
+        prompt: The prompt.
+        lenient: Whether values of classes that the server does not offer, and SaveVideo's hidden input, are left out.
+    """
+    offered, made = all_nodes(), dict[str, str]()
+
+    def form(id: str) -> str:
+        if id not in made:
+            node, inputs = prompt[id], dict[str, Any]()
+            made[id] = ""  # a cycle ends here
+            for name, value in sorted(node.get("inputs", {}).items()):
+                source = link(value)
+                if source is not None and source.node in prompt:
+                    inputs[name] = [form(source.node), source.slot]
+                elif not (lenient and (node["class_type"] not in offered or (node["class_type"], name) == HIDDEN)):
+                    inputs[name] = value
+            text = json.dumps([node["class_type"], inputs])
+            made[id] = hashlib.sha256(text.encode()).hexdigest()
+        return made[id]
+
+    return Counter(map(form, prompt))
 
 
 def difference(mine: Any, other: Any) -> str:
-    """How another prompt differs from ours, in a word; "" for an equal one."""
-    left, right = plain(mine), plain(other)
-    if left == right:
+    """How another prompt differs from ours, in a few words; "" for an equal one."""
+    if forms(mine) == forms(other):
         return ""
-    if set(left) != set(right):
-        return "other nodes"
-    if any(left[id]["class_type"] != right[id]["class_type"] for id in left):
-        return "other classes"
-    changed = [id for id in left if left[id] != right[id]]
-    keys = [set(left[id]["inputs"]) ^ set(right[id]["inputs"]) for id in changed]
-    if any(keys):
-        fewer = any(set(left[id]["inputs"]) - set(right[id]["inputs"]) for id in changed)
-        return "fewer inputs" if fewer else "more inputs"
-    return "other values"
+    if forms(mine, lenient=True) == forms(other, lenient=True):
+        return "in values that the server says nothing about"
+    if Counter(each["class_type"] for each in mine.values()) != Counter(each["class_type"] for each in other.values()):
+        return "in nodes"
+    return "in values or links"
 
 
 def table(mine: Prompts, others: Mapping[str, Prompts], total: int) -> Table:
@@ -136,8 +162,24 @@ def table(mine: Prompts, others: Mapping[str, Prompts], total: int) -> Table:
     kinds = {who: Counter(difference(mine[name], others[who][name]) for name in names) for who, names in both.items()}
     made.add_row("equal to sigmafield's", "", *(str(each[""]) for each in kinds.values()))
     for kind in sorted({kind for each in kinds.values() for kind in each} - {""}):
-        made.add_row(f"differ: {kind}", "", *(str(each[kind]) for each in kinds.values()))
+        made.add_row(f"differ {kind}", "", *(str(each[kind]) for each in kinds.values()))
     return made
+
+
+def stand_ins(folder: Path, prompts: Prompts) -> None:
+    """Make an empty file for each model and image that prompts name, in all folders where it may be."""
+    names = {
+        value
+        for prompt in prompts.values()
+        for node in prompt.values()
+        for value in node["inputs"].values()
+        if isinstance(value, str) and re.fullmatch(r"[^\n\\:]{1,150}\.(safetensors|ckpt|pth|png|jpe?g|webp|mp4)", value)
+    }
+    for kind in (*DIRECTORIES, "input"):
+        for name in names:
+            path = folder / ("input" if kind == "input" else f"models/{DIRECTORIES[kind][0]}") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
 
 
 def main(words: list[str]) -> None:
@@ -148,13 +190,11 @@ def main(words: list[str]) -> None:
     names = [name for name in names if mine[name] is not None]
     names = names[: int(words[1])] if words[:1] == ["--first"] else names
     mine = {name: mine[name] for name in names}
-    with tempfile.TemporaryDirectory() as work, server(Path(work)) as url:
-        others = {
-            "comfy-cli 1.23.0": theirs(python("comfy-cli", url, "comfy-cli==1.23.0"), CLI, folder, names),
-            "autograph 2.3.0": theirs(
-                python("comfyui-autograph", url, "comfyui-autograph==2.3.0"), AUTOGRAPH, folder, names
-            ),
-        }
+    with tempfile.TemporaryDirectory() as work:
+        stand_ins(Path(work), mine)
+        with server(Path(work)) as url:
+            cli, graph = python("comfy-cli", url, CLI_NAME), python("comfyui-autograph", url, GRAPH_NAME)
+            others = {CLI_NAME: theirs(cli, CLI, folder, names), GRAPH_NAME: theirs(graph, AUTOGRAPH, folder, names)}
     Console(width=110).print(table(mine, others, total))
     for who, made in others.items():
         for name in names:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 
 import original_models
 import original_names
+import recent_files
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from PIL import Image
 from rich.console import Console
@@ -51,6 +52,7 @@ VISION = "clip_vision"
 """Folder of the files that CLIPVisionLoader names, whose input is called as those of text encoders."""
 SIZE, STEPS = 64, 4
 MAKERS = {"sdxl": "sdxl", "sd3": "sd3", "flux1": "flux"}
+FRAMES = 5
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,15 @@ def tables() -> list[Table]:
 
 
 def smaller(prompt: Prompt) -> Prompt:
-    """The prompt with images of 64×64 pixels and few steps."""
+    """The prompt with images of 64×64 pixels, videos of 5 frames and few steps."""
     made = dict[str, Mapping[str, Any]]()
     for name, node in prompt.items():
         inputs = dict(node["inputs"])
         for key in ("width", "height"):
             if isinstance(inputs.get(key), int):
                 inputs[key] = SIZE
+        if isinstance(inputs.get("length"), int):
+            inputs["length"] = FRAMES
         steps = inputs.get("steps")
         if isinstance(steps, int) and steps > STEPS:
             for key in ("start_at_step", "end_at_step"):
@@ -186,6 +190,8 @@ def redux() -> dict[str, dict[str, Any]]:
 
 def model_file(family: str, key: str, name: str) -> dict[str, Any]:
     """The tensors of a file that a template names."""
+    if family in recent_files.FAMILIES:
+        return recent_files.tensors(family, key, name)
     maker = MAKERS[family]
     if "refiner" in name:
         maker = "sdxl_refiner"
@@ -229,7 +235,7 @@ def ran(template: Template) -> str:
     """What a template gives when it runs, or why it cannot."""
     if template.missing:
         return f"not offered: {', '.join(template.missing)}"
-    if unknown := [each for each in template.families if each not in MAKERS]:
+    if unknown := [each for each in template.families if each not in {*MAKERS, *recent_files.FAMILIES}]:
         return f"family not supported: {', '.join(unknown)}"
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -32,7 +32,7 @@ ROOMS = {
     "comfyui": "nodes of ComfyUI as functions",
     "serve": "the HTTP server",
     "client": "a server's jobs from Python",
-    "lab": "coefficients, convergence, stability, plots",
+    "lab": "coefficients, convergence, stability, plots; experiments with their statistics and reports",
     "cli": "the command line",
 }
 """The rooms of the package in the order of the table in CONTRIBUTING.md, and what is in them."""
@@ -118,14 +118,21 @@ def room_page(room: str) -> str:
 def cli_page() -> str:
     """The help of each command, as the command line prints it."""
     top = help_of()
-    commands = re.findall(r"^ {0,4}([a-z][a-z-]+)(?:  +\S.*)?$", top.partition("Commands")[2], re.MULTILINE)
+    commands = commands_in(top)
     if not commands:
         raise ValueError(f"no commands found in the help of sigmafield:\n{top}")
     lines = ["# Command line", "", "What `sigmafield --help` and `sigmafield COMMAND --help` print.", ""]
     lines += ["```text", top, "```", ""]
     for command in commands:
-        lines += [f"## {command}", "", "```text", help_of(command), "```", ""]
+        lines += [f"## {command}", "", "```text", text := help_of(command), "```", ""]
+        for part in commands_in(text):
+            lines += [f"### {command} {part}", "", "```text", help_of(command, part), "```", ""]
     return "\n".join(lines)
+
+
+def commands_in(text: str) -> list[str]:
+    """The commands that a help lists; of a command without any, none."""
+    return re.findall(r"^ {0,4}([a-z][a-z-]+)(?:  +\S.*)?$", text.partition("\nCommands:")[2], re.MULTILINE)
 
 
 def help_of(*command: str) -> str:

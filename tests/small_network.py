@@ -31,15 +31,17 @@ VAE_ = {"block_out_channels": [8, 8, 16], "norm_num_groups": 4}
 
 
 read_module = tiny.read_module
-CHANGES: dict[type[nn.Module], dict[str, Any]] = {UNet: UNET, VAE: VAE_}
+SMALL: dict[str, tuple[Any, dict[str, Any]]] = {"unet": (UNet, UNET), "vae": (VAE, VAE_)}
+"""Part of the embedded model → its class, and the settings that make it small."""
 
 
 @cache
-def drawn(kind: type[nn.Module], part: str) -> Any:
+def drawn(part: str) -> Any:
     """A module of the embedded model's shape but with few channels and random weights, the same ones each time."""
+    kind, changes = SMALL[part]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module: Any = kind(read_json(EMBEDDED / part / "config.json") | CHANGES[kind])
+        module = kind(read_json(EMBEDDED / part / "config.json") | changes)
         with torch.no_grad():
             for weights in module.parameters():  # biases and norms, too, so that no two are alike
                 weights += 0.1 * torch.randn_like(weights)
@@ -48,9 +50,9 @@ def drawn(kind: type[nn.Module], part: str) -> Any:
 
 def read_small(kind: type[nn.Module], folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """What `read_module` reads; of the embedded model a network and a VAE of few channels."""
-    if kind not in CHANGES or folder.parent != EMBEDDED:
+    if folder.parent != EMBEDDED or folder.name not in SMALL:
         return read_module(kind, folder, device, dtype)
-    return copy.deepcopy(drawn(kind, folder.name)).to(device, dtype)
+    return copy.deepcopy(drawn(folder.name)).to(device, dtype)
 
 
 @contextmanager
@@ -64,9 +66,9 @@ def few_channels() -> Iterator[None]:
 def small_model() -> sf.Pipeline:
     """The pipeline, made once: its values are never changed."""
     pipe = sf.load("tiny", device="cpu")
-    vae = drawn(VAE, "vae")
+    vae = drawn("vae")
     return replace(
         pipe,
-        model=replace(pipe.model, module=drawn(UNet, "unet")),
+        model=replace(pipe.model, module=drawn("unet")),
         vae=replace(pipe.vae, module=vae, encoder=vae.encode, decoder=vae.decode),
     )

@@ -23,6 +23,9 @@ def test_a_study_writes_its_report_and_says_what_it_found(tmp_path):
     text = (tmp_path / "s" / "report.md").read_text()
     assert "sigmafield lab solvers --model gaussian --seeds 3" in text
     assert polars.read_parquet(said["table.parquet"]).height == 12
+    again = run("lab", "replay", tmp_path / "s", 12)
+    assert again.exit_code == 0 and again.stdout == "sampler heun, steps 8, seed 2\nthe same values\n"
+    assert run("lab", "replay", tmp_path / "s", 13).exit_code == 2
 
 
 def test_ctrl_c_and_go_on(tmp_path):

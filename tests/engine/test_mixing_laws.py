@@ -46,7 +46,7 @@ def mixing(name, process, c, n=8, **settings):
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=repeats(name)) for name in ON_SCHEDULE])
-@processes
+@pytest.mark.parametrize("process", [PROCESSES[0], pytest.param(PROCESSES[1], marks=pytest.mark.slow)], ids=str)
 @pytest.mark.typed_elsewhere
 def test_all_of_the_run_is_the_run(name, process):
     """c = 1: any sampler gives its result without mixing from the noised source, in as few evaluations."""

@@ -19,6 +19,10 @@ INEXACT = {
 INEXACT |= dict.fromkeys(["er_sde_ode", "er_sde_reverse_time"], INEXACT["er_sde"])
 
 
+# coefficients of flows are compared with the reference's numbers by tests/parity
+processes = pytest.mark.parametrize(
+    "process", [PROCESSES[0], pytest.param(PROCESSES[1], marks=pytest.mark.slow)], ids=str
+)
 SOLVERS = [*LINEAR, "distance_c2", "distance_c3", "perp_step"]  # the last three are not linear, but solve the ODE
 
 
@@ -29,8 +33,7 @@ def samplers():
             yield pytest.param(name, marks=marks)
 
 
-# coefficients of flows are compared with the reference's numbers by tests/parity
-@pytest.mark.parametrize("process", [PROCESSES[0], pytest.param(PROCESSES[1], marks=pytest.mark.slow)], ids=str)
+@processes
 @pytest.mark.parametrize("kind", ["mixture", pytest.param("gaussian", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(samplers()))
 @pytest.mark.typed_elsewhere
@@ -45,7 +48,7 @@ def test_order(name, kind, process):
     assert seen.slope == pytest.approx(SAMPLERS[name].order, abs=0.3), f"errors {seen.errors}"
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=str)
+@processes
 @pytest.mark.parametrize("name", ["distance", "distance_n", "distance_p", "distance_fast"])
 def test_resampling_that_ends_in_heuns_steps_is_between_first_and_second_order(name, process):
     assert 0.8 < convergence(name, process, (32, 96)).slope < 2.1

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import recent_models
 import small_models
 
 from sigmafield.models.bundle import Pipeline
@@ -79,6 +80,14 @@ FAMILIES: dict[str, Callable[[Path], Any]] = {
     "auraflow": small_models.save_auraflow,
     "lumina2": small_models.save_lumina,
     "wan": small_models.save_wan,
+    "qwen-image": recent_models.save_qwen,
+    "z-image": recent_models.save_z_image,
+    "flux2 dev": lambda folder: recent_models.save_flux2(folder, guided=True),
+    "flux2 klein": lambda folder: recent_models.save_flux2(folder, guided=False),
+    "chroma": recent_models.save_chroma,
+    "wan2.2": recent_models.save_wan_experts,
+    "wan2.2 i2v": lambda folder: recent_models.save_wan_experts(folder, more=20),
+    "wan2.2 5b": recent_models.save_wan_fine,
 }
 
 

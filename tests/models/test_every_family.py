@@ -26,11 +26,12 @@ from sigmafield.runs.run import finish
 
 pytest.importorskip("diffusers")
 NAMES = ["sd1", "sd2", "sdxl", "sd3", "sd3 without T5", "flux dev", "flux schnell", "auraflow", "lumina2", "wan"]
+RECENT = ["qwen-image", "z-image", "flux2 klein", "chroma", "wan2.2", "wan2.2 5b"]
 
 Loaded = Callable[[str], Pipeline]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in RECENT)])
 def ours(request: pytest.FixtureRequest, loaded: Loaded) -> Pipeline:
     """A small model of each family."""
     return loaded(request.param)

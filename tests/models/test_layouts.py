@@ -16,7 +16,7 @@ from small_models import randomise
 
 from sigmafield.models.single_file import shapes as shapes_of
 from sigmafield.models.single_file.convert import converted
-from sigmafield.models.single_file.layouts import ENCODERS, recognise
+from sigmafield.models.single_file.layouts import recognise
 from sigmafield.models.single_file.shapes import derived
 
 STORED = Path(__file__).parents[1] / "data" / "layouts"
@@ -38,7 +38,7 @@ def settings(module: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if not k.startswith("_")}
 
 
-@pytest.fixture(scope="module", params=ENCODERS)
+@pytest.fixture(scope="module", params=PUBLISHED)
 def published(request: pytest.FixtureRequest) -> tuple[str, dict[str, torch.Tensor]]:
     """A family and all weights of its file."""
     return request.param, true_layouts.weights(request.param)
@@ -81,12 +81,12 @@ WRONG = {
     "control": ({"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)}, "looks like a ControlNet"),
     "diffusers": ({"down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3)}, "in diffusers' layout: put it in a dir"),
     "inversion": ({"emb_params": (4, 768)}, "looks like an embedding of words"),
-    "flux 2": (
-        {"double_stream_modulation_img.lin.weight": (1, 1)},
-        "this is Flux 2, which is not supported; supported",
-    ),
+    "lumina": ({"cap_embedder.0.weight": (1,)}, "this is Lumina 2, which is not supported; supported: sd1, sd2, sdxl"),
     "cosxl": ({"edm_vpred.sigma_max": (), "model.diffusion_model.x": (1,)}, "this is CosXL, which is not supported"),
-    "chroma": ({"model.diffusion_model.distilled_guidance_layer.in_proj.bias": (1,)}, "this is Chroma, which is not"),
+    "stable video": (
+        {"model.diffusion_model.input_blocks.1.0.time_stack.x": (1,)},
+        "this is Stable Video Diffusion, w",
+    ),
     "other": ({"b": (1,), "a": (2,)}, "no diffusion network found; its 2 weights begin with a, b"),
     "empty": ({}, "no diffusion network found; the file is empty"),
 }

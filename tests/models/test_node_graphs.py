@@ -275,7 +275,7 @@ def test_a_vae_in_a_file_of_its_own(tmp_path: Path) -> None:
             assert vae.decode(latent).equal((module.decode(latent).sample / 2 + 0.5).clamp(0, 1))
             assert vae.encode(image).equal(module.encode(image * 2 - 1).latent_dist.mean)
     save_file({name: value.contiguous() for name, value in module.state_dict().items()}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="not a VAE of Stable Diffusion or Flux in its published layout"):
+    with pytest.raises(ValueError, match="not a VAE of Stable Diffusion, Flux, Wan or Qwen-Image in its"):
         vae_loader("other.safetensors", Context(Folders({"vae": [tmp_path]})))
     save_file({"lora_unet_x.lora_down.weight": torch.ones(1, 1)}, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="no VAE found; looks like a LoRA"):

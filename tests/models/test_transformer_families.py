@@ -254,13 +254,12 @@ def change(file: Path, **changes: Any) -> None:
 REFUSED = {
     "Fill": ("flux dev", "transformer/config", {"in_channels": 384}, "config: in_channels = 384 is not .*ported: 64"),
     "levels": ("flux dev", "scheduler/scheduler_config", {"_class_name": "DDIMScheduler"}, "DDIMScheduler is for disc"),
-    "stretch": ("sd3", "scheduler/scheduler_config", {"shift_terminal": 0.1}, "shift_terminal = 0.1 is not supported"),
+    "inverted": ("sd3", "scheduler/scheduler_config", {"invert_sigmas": True}, "invert_sigmas = True is not supported"),
     "clip": ("sd3", "model_index", {"text_encoder_2": None}, "text_encoder_2 is missing; supported: CLIPTextModelWi"),
     "t5": ("flux dev", "model_index", {"text_encoder_2": [None, None]}, "text_encoder_2 is missing; supported: T5Enc"),
     "words": ("auraflow", "model_index", {"tokenizer": ["a", "Whisper"]}, "tokenizer is Whisper; supported: T5Token"),
     "umt5": ("wan", "model_index", {"text_encoder": ["a", "T5EncoderModel"]}, "text_encoder is T5.*ported: UMT5Enc"),
-    "i2v": ("wan", "transformer/config", {"image_dim": 1280}, "image_dim = 1280 is not supported; supported: None"),
-    "two": ("wan", "model_index", {"boundary_ratio": 0.9}, r"boundary_ratio \(Wan 2.2\) is not supported"),
+    "vace": ("wan", "transformer/config", {"in_channels": 96}, "in_channels = 96 is not supported; supported: 16"),
     "vae": ("lumina2", "model_index", {"vae": ["a", "AutoencoderDC"]}, "vae is AutoencoderDC; supported: Autoenc"),
 }
 

@@ -79,7 +79,7 @@ def requests(n):
     return {f"job {k}": each[k % len(each)](k) for k in range(n)}
 
 
-@pytest.mark.parametrize("kills, jobs, often", [(1, 2, 1), pytest.param(100, 60, 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, jobs, often", [(1, 2, 1), pytest.param(100, 24, 20, marks=pytest.mark.slow)])
 @pytest.mark.typed_elsewhere
 def test_kills_at_random_moments(kills, jobs, often, tmp_path, capsys):
     asked, seed = requests(jobs), os.environ.get("KILL_SEED", "0")

@@ -22,7 +22,7 @@ def test_bytes_that_are_not_http_leave_no_trace_in_the_log(server: Client, caplo
     for junk in (b"\x16\x03\x01\x02\x00\x01\x00\xff\xff", b"GET / HTTP/9.x", b"GET /\0 HTTP/1.1\r\nA\0: b"):
         with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(junk + b"\r\n\r\n")
-            assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+            assert connection.recv(1000).split()[1] == b"400"
     assert server.get("/healthz").status == 200
     assert caplog.text == ""
 

@@ -58,7 +58,14 @@ def tile_run(name, kind, sigmas, source, noise, tile, first):
     return finish(run, started(process, sigmas, noise[at].contiguous(), source[at].contiguous())).x
 
 
-@pytest.mark.parametrize("name", SYNCHRONOUS)
+FIRST = {SAMPLERS[name].step: name for name in reversed(SYNCHRONOUS)}
+"""Function of a step → the first sampler that it is of: others have other parameters of it."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FIRST.values() else pytest.mark.slow) for name in SYNCHRONOUS],
+)
 @pytest.mark.parametrize("kind, schedule, mode", SETTINGS)
 @pytest.mark.typed_elsewhere
 def test_a_tile_is_a_run_of_its_own(name, kind, schedule, mode):

@@ -14,7 +14,7 @@ from sigmafield.cli.prose import description_in
 
 lab = App(name="lab", help_format="plaintext")
 
-STUDIES = {
+QUESTIONS = {
     "solvers": "What is the integrator's own error, and how fast does it fall with more calls of the model?",
     "schedules": "What does the spacing of σ do, and in which intervals does the error of a run arise?",
     "noise": "What does noise buy: how do diversity and fidelity change with eta and s_noise?",
@@ -26,9 +26,12 @@ STUDIES = {
 }
 """The experiments in the order of the help, with their questions."""
 
-for order, (name, question) in enumerate(STUDIES.items()):
+for order, (name, question) in enumerate(QUESTIONS.items()):
     lab.command(f"sigmafield.cli.lab_studies:{name}", name=name, help=question, sort_key=order)
 
-for name, file in {"sweep": "lab_sweep", "compare": "lab_compare"}.items():
+OTHERS = {"sweep": "lab_sweep", "compare": "lab_compare", "replay": "lab_replay"}
+"""The further commands, and the files that they are in."""
+
+for order, (name, file) in enumerate(OTHERS.items(), len(QUESTIONS)):
     about = description_in(Path(__file__).with_name(f"{file}.py"), name)
-    lab.command(f"sigmafield.cli.{file}:{name}", name=name, help=about, sort_key=len(STUDIES))
+    lab.command(f"sigmafield.cli.{file}:{name}", name=name, help=about, sort_key=order)

@@ -8,17 +8,10 @@ from typing import Any
 
 from sigmafield.cli.flags import Flags, Given, with_flags
 from sigmafield.cli.groups import Json
-from sigmafield.cli.lab import STUDIES
+from sigmafield.cli.lab import QUESTIONS
 from sigmafield.cli.lab_run import Cluster, Folder, Quick, conduct
-from sigmafield.lab.studies.adaptive import ADAPTIVE_STUDY
-from sigmafield.lab.studies.guidance import GUIDANCE
-from sigmafield.lab.studies.inpaint import INPAINT
-from sigmafield.lab.studies.marginals import MARGINALS
-from sigmafield.lab.studies.noise import NOISE
-from sigmafield.lab.studies.schedules import SCHEDULES_STUDY
-from sigmafield.lab.studies.solvers import SOLVERS
+from sigmafield.lab.studies.registry import STUDIES
 from sigmafield.lab.studies.study import Study
-from sigmafield.lab.studies.transport import TRANSPORT
 from sigmafield.lab.subject import SubjectOptions
 
 
@@ -42,7 +35,7 @@ def command(study: Study[Any]) -> Callable[..., None]:
         conduct(experiment, folder, ["sigmafield", "lab", study.name, *words], ray, as_json=json)
 
     run.__name__ = study.name
-    run.__doc__ = STUDIES[study.name]
+    run.__doc__ = QUESTIONS[study.name]
     return with_flags(subject=(shared,), options=(own,))(run)
 
 
@@ -51,11 +44,11 @@ def _words(flags: Flags, given: Given) -> list[str]:
     return [word for name, value in given.items() for word in (flags.flag(name), str(value))]
 
 
-solvers = command(SOLVERS)
-schedules = command(SCHEDULES_STUDY)
-guidance = command(GUIDANCE)
-noise = command(NOISE)
-adaptive = command(ADAPTIVE_STUDY)
-marginals = command(MARGINALS)
-transport = command(TRANSPORT)
-inpaint = command(INPAINT)
+solvers = command(STUDIES["solvers"])
+schedules = command(STUDIES["schedules"])
+noise = command(STUDIES["noise"])
+guidance = command(STUDIES["guidance"])
+adaptive = command(STUDIES["adaptive"])
+marginals = command(STUDIES["marginals"])
+transport = command(STUDIES["transport"])
+inpaint = command(STUDIES["inpaint"])

@@ -16,7 +16,9 @@ from sigmafield.comfyui.scaling import scaled
 from sigmafield.core.conditioning import Area, Cond
 from sigmafield.core.linear import filled
 from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.references import at_zero, references, with_references
 from sigmafield.recipes.conditionings import GREY
+from sigmafield.recipes.ksampler import repaired
 from sigmafield.spatial.inpaint import fit_mask
 
 Entry = tuple[Tensor, dict[str, Any]]
@@ -24,6 +26,10 @@ Entry = tuple[Tensor, dict[str, Any]]
 
 DISTILLED_GUIDANCE = 3.5
 """Flux's guidance input where a pair has none."""
+FLUX2_GUIDANCE = 4.0
+"""Flux 2's."""
+SHOWN = 4
+"""Channels of the mask that a network of images to video is given."""
 SCORES = (6.0, 2.5)
 """The refiner's aesthetic score of a prompt, and of a negative prompt, where a pair has none."""
 NAMES = {
@@ -85,8 +91,26 @@ def _cond(
         concat=_concat(extra, model, latent, mask),
         controls=tuple(each.control(model) for each in extra.get("control", ())),
     )
+    cond = with_references(cond, _shown(extra, model))
+    if references(cond) and extra.get("reference_latents_method") == "index_timestep_zero":
+        cond = at_zero(cond)
     model.check(cond)
     return cond
+
+
+def _shown(extra: Mapping[str, Any], model: DiffusionModel) -> list[Tensor]:
+    """The images that an editing network is shown, as latents in its scale.
+
+    Raises:
+        ValueError: They are told apart in a way that is not supported.
+    """
+    shown = [repaired(latent, model.latent) for latent in extra.get("reference_latents", ())]
+    method = extra.get("reference_latents_method", "index")
+    qwen = model.family is not None and model.family.name == "QwenImage"
+    known = method == "index" or (method == "offset" and len(shown) == 1) or (method == "index_timestep_zero" and qwen)
+    if shown and not known:
+        raise ValueError(f"reference_latents_method {method} of {len(shown)} images is not supported; supported: index")
+    return [model.latent.to_network(latent.to(model.device)) for latent in shown]
 
 
 def area_of(area: Sequence[Any] | None) -> Area | None:
@@ -146,14 +170,28 @@ def _masked(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: 
     return {"encoder_attention_mask": extra["attention_mask"]}
 
 
+def _guided(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
+    return {"guidance": torch.full((rows,), float(extra.get("guidance", FLUX2_GUIDANCE)))}
+
+
+def _seen(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
+    seen = extra.get("clip_vision_output")
+    return {} if seen is None else {"encoder_hidden_states_image": seen.penultimate_hidden_states}
+
+
 Inputs = Callable[[int, Mapping[str, Any], Sequence[int], bool], dict[str, Tensor]]
 INPUTS: dict[str, Inputs] = {
     "SDXLRefiner": _refiner,
     "SDXL": _xl,
     "SD3": _pooled,
     "FluxSchnell": _pooled,
+    "Flux2": _guided,
     "Flux": _flux,
     "Lumina2": _masked,
+    "QwenImage": _masked,
+    "ZImage": _masked,
+    "Chroma": _masked,
+    "WAN2": _seen,
 }
 """Further inputs of the networks of a family: (rows, dict, (height, width) in pixels, whether negative) → tensors."""
 
@@ -171,12 +209,24 @@ def _concat(extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor, mas
     shown = extra.get("concat_mask", mask)
     if model.concat == form.channels:
         return torch.zeros_like(latent) if image is None else image
+    if model.concat == SHOWN + form.channels and form.axes == 3:
+        return _frames(extra, model, latent)
     if model.concat != 1 + form.channels:
         raise ValueError(f"{model.name} takes {model.concat} channels of concat, which nodes cannot make")
     if shown is None:
         grey = torch.tensor(GREY).to(latent).reshape(1, -1, 1, 1) if form.channels == len(GREY) else latent * 0
         return torch.cat([torch.ones_like(latent[:, :1]), grey.expand_as(latent)], dim=1)
     return torch.cat([fit_mask(shown, latent)[:, :1].round(), latent if image is None else image], dim=1)
+
+
+def _frames(extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor) -> Tensor:
+    """What a network of images to video is given: a mask, 1 for the frames that it is shown, and their latents."""
+    image, mask = extra.get("concat_latent_image"), extra.get("concat_mask")
+    if image is None:
+        return latent.new_zeros(len(latent), model.concat, *latent.shape[2:])
+    image = filled(model.latent.to_network(image.to(latent)), len(latent), axis=0)
+    shown = torch.zeros_like(image[:, :SHOWN]) if mask is None else 1 - filled(mask.to(latent), SHOWN, axis=1)
+    return torch.cat([filled(shown, len(latent), axis=0), image], dim=1)
 
 
 def with_controls(negative: Sequence[Entry], positive: Sequence[Entry]) -> list[Entry]:

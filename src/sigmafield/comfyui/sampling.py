@@ -22,8 +22,8 @@ from sigmafield.parameterization.prediction import Sampling
 from sigmafield.recipes.ksampler import Framed, open_run, repaired, source_of
 from sigmafield.recipes.tiling import rule_of
 from sigmafield.samplers import SAMPLERS
-from sigmafield.spatial.field_denoiser import Rule, by_level
-from sigmafield.spatial.inpaint import MaskOf
+from sigmafield.spatial.field_denoiser import Rule, by_level, native
+from sigmafield.spatial.inpaint import MaskOf, fit_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,12 +185,25 @@ def opened(
     mask = latent.get("noise_mask")
     mask = None if mask is None else mask.to(device)
     rule = by_level if guider.model.tiles is not None else rule_of(None, model, source.shape[2:])
+    mask_of = guider.model.mask_of(sigmas)
+    if rule is native and model.latent.axes == 3 and mask is not None and sigmas.ndim == 1:
+        sigmas, mask = levels_within(mask, sigmas, source), None
     asked = Asked(
         guider.denoiser(source, mask, noise.seed), model.sampling, sigmas, source, drawn.to(device), stream, mask,
-        guider.model.mask_of(sigmas), rule,
+        mask_of, rule,
     )  # fmt: skip
     begun = sampler.open(asked)
     return Framed(model.latent, begun.run, begun.start)
+
+
+def levels_within(mask: Tensor, sigmas: Tensor, latent: Tensor) -> Tensor:
+    """A mask of a video as levels, for networks that take one for each token: σ where it is 1, 0 for what is kept.
+
+    Returns:
+        A σ-field [steps + 1, B, 1, *space], on the CPU.
+    """
+    inside = fit_mask(mask, latent)[:, :1].double().cpu()
+    return sigmas.double().cpu().reshape(-1, *[1] * inside.ndim) * inside
 
 
 def sampled(

@@ -13,6 +13,7 @@ from sigmafield.core.arrays import Latent, Sigma
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import Process
 from sigmafield.core.protocols import Ctx, Denoiser, State
+from sigmafield.core.registry import Spec
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.registry import mods_of
 from sigmafield.lab.problems import SAMPLING, components, law_of
@@ -67,10 +68,9 @@ class Opened:
         """The levels of the recipe's schedule, [steps + 1], which end at 0."""
         if self.job is not None and isinstance(self.job.run, Run):
             return self.job.run.grid.sigmas
-        schedule, sampler = self.recipe.schedule or SCHEDULE, spec(self.recipe.sampler)
-        chosen = spec(schedule) if not isinstance(schedule, str) else None
-        name, params = (chosen.name, chosen.params) if chosen else (str(schedule), {})
-        return ksampler_sigmas(self.sampling.levels, sampler.name, name, self.recipe.steps, params=params)
+        schedule, sampler = spec(self.recipe.schedule or Spec(SCHEDULE)), spec(self.recipe.sampler)
+        levels, steps = self.sampling.levels, self.recipe.steps
+        return ksampler_sigmas(levels, sampler.name, schedule.name, steps, params=schedule.params)
 
     def above_zero(self, schedule: str, steps: int) -> Tensor:
         """The first levels [steps + 1] of a schedule of one step more, without its end at 0."""
@@ -126,9 +126,11 @@ class Bench:
         job = open_job(recipe, self.pipe(recipe))
         if not isinstance(job.run, Run):
             raise ValueError("experiments take recipes with a single run: leave mixing and demofusion out")
+        if recipe.image is not None:
+            raise ValueError(f"this experiment begins from noise: leave the image out; got {recipe.image}")
         start, process = job.run.grid.sigmas[0], job.run.grid.process
         source = torch.zeros_like(job.start.x)
-        # of a recipe without an image: the start is the noise times its scale at the first level
+        # the start is the noise times its scale at the first level
         noise = job.start.x / process.start(start, torch.ones(()), torch.zeros(()))
         return Opened(recipe, job.run.denoise, job.pipe.model.sampling, source, noise.to(job.start.x), job=job)
 

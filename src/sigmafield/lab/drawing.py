@@ -95,3 +95,16 @@ def lines(
         )  # fmt: skip
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
+
+
+def logarithmic(axes: Axes, ticks: Sequence[float], y: bool = True) -> None:
+    """Make the axes logarithmic, with these numbers as the ticks of x.
+
+    Args:
+        axes: The axes.
+        ticks: Numbers, such as the numbers of steps of the runs.
+        y: Whether y is logarithmic as well.
+    """
+    axes.set(xscale="log", **({"yscale": "log"} if y else {}))
+    axes.set_xticks(list(ticks), labels=[f"{tick:g}" for tick in ticks])
+    axes.xaxis.minorticks_off()

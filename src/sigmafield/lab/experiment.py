@@ -114,9 +114,7 @@ class Experiment:
 
     def row(self, bench: Bench, key: Key, arm: Arm) -> Row:
         """Measure one row."""
-        began = time.perf_counter()
-        values = self.measure(bench, arm)
-        return Row(key, dict(arm.labels), arm.recipe.to_plain(), dict(values), time.perf_counter() - began)
+        return _measured(self.measure, bench, key, arm)
 
     def run(self, folder: Path, on: str | None = None) -> Generator[Row, None, None]:
         """Measure the rows that a folder does not have yet, each of which is written as soon as it is there.
@@ -140,7 +138,7 @@ class Experiment:
                 for key, arm in todo:
                     yield rows.add(_filed(self.row(bench, key, arm), folder))
                 return
-            with closing(each(_Worker(self), todo, on)) as reports:
+            with closing(each(_Worker(self.measure), todo, on)) as reports:
                 for report in reports:
                     if report.error is not None:
                         raise report.error
@@ -176,17 +174,20 @@ def _filed(row: Row, folder: Path) -> Row:
     return replace(row, values=values)
 
 
+def _measured(measure: Measure, bench: Bench, key: Key, arm: Arm) -> Row:
+    began = time.perf_counter()
+    values = measure(bench, arm)
+    return Row(key, dict(arm.labels), arm.recipe.to_plain(), dict(values), time.perf_counter() - began)
+
+
 class _Worker:
     """What a worker of a cluster does: it measures rows, and keeps its bench from one to the next."""
 
-    def __init__(self, experiment: Experiment):
-        self._measure = experiment.measure
+    def __init__(self, measure: Measure):
+        self._measure = measure
         self._bench: Bench | None = None
 
     def __call__(self, item: tuple[Key, Arm], saved: bytes | None) -> Iterator[tuple[Row, bytes | None]]:
         """Measure a row; nothing is saved on the way, so that a dead worker's row is measured again."""
         self._bench = self._bench or Bench()
-        key, arm = item
-        began = time.perf_counter()
-        values = self._measure(self._bench, arm)
-        yield Row(key, dict(arm.labels), arm.recipe.to_plain(), dict(values), time.perf_counter() - began), None
+        yield _measured(self._measure, self._bench, *item), None

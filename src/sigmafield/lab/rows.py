@@ -72,9 +72,8 @@ class RowFile:
             write_whole(path, whole)
         read = map(Row.read, whole.splitlines())
         self.known = {row.key: row for row in read}
-        self._path, self._file = path, None
-
-    _file: BinaryIO | None
+        self._path = path
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> RowFile:
         self._file = open(self._path, "ab")

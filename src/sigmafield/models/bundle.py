@@ -43,6 +43,13 @@ class EncodeText(Protocol):
     ) -> Cond: ...
 
 
+@runtime_checkable
+class EncodeImages(Protocol):
+    """(modules, prompts, images [1, 3, H, W] in [0, 1], whether they are numbered) → one row per prompt."""
+
+    def __call__(self, modules: Modules, prompts: Sequence[str], images: Sequence[Tensor], numbered: bool) -> Cond: ...
+
+
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
     """Reads prompts. Threads may share a value.
@@ -53,6 +60,7 @@ class TextEncoder:
         modules: The torch modules by diffusers' names: text_encoder, text_encoder_2, ….
         bundled: Textual inversions that LoRAs hold, by their names in prompts.
         running: Makes the context in which the modules are called.
+        sees: Encodes prompts together with images; None for encoders that see none.
     """
 
     positive: EncodeText
@@ -60,6 +68,7 @@ class TextEncoder:
     modules: Modules = field(default_factory=dict, repr=False)
     bundled: Bundled = field(default_factory=dict, repr=False)
     running: Running = nullcontext
+    sees: EncodeImages | None = None
     _views: dict[str, Views] = field(default_factory=dict, init=False, repr=False)
 
     def encode(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
@@ -80,6 +89,22 @@ class TextEncoder:
         """Encodes negative prompts; arguments as for `encode`."""
         with self.running(), self._own_modules() as modules:
             return (self.negative or self.positive)(modules, prompts, size, clip_skip, self.bundled)
+
+    def encode_edit(self, prompts: Sequence[str], images: Sequence[Tensor], numbered: bool = True) -> Cond:
+        """Encodes prompts that say how images are edited.
+
+        Args:
+            prompts: The texts.
+            images: Each [1, 3, H, W] in [0, 1], for every prompt.
+            numbered: Whether they are called Picture 1, 2, …, as for networks that edit several.
+
+        Raises:
+            ValueError: The encoder sees no images.
+        """
+        if self.sees is None:
+            raise ValueError("this text encoder sees no images: that of Qwen-Image-Edit does")
+        with self.running(), self._own_modules() as modules:
+            return self.sees(modules, prompts, images, numbered)
 
     @contextmanager
     def _own_modules(self) -> Iterator[Modules]:
@@ -107,6 +132,7 @@ class Vae:
         cheap: Whether decoding is cheap enough for a preview of every step.
         running: Makes the context in which the module is called.
         decodes_only: Why images cannot be encoded; None if they can.
+        whole: Whether it cannot work in parts, see `tiled`.
     """
 
     encoder: Codec
@@ -120,6 +146,12 @@ class Vae:
     cheap: bool = False
     running: Running = nullcontext
     decodes_only: str | None = None
+    whole: bool = False
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether it can work band by band or tile by tile."""
+        return self.module is not None and self.frame_factor is None and not self.whole
 
     def encode(self, images: Tensor) -> Tensor:
         """Encodes images.
@@ -164,10 +196,10 @@ class Vae:
             collected: How an image is run; see `models.vae.tiled`.
 
         Raises:
-            ValueError: For a VAE of videos.
+            ValueError: For a VAE of videos, or of Qwen-Image or Flux 2.
         """
-        if self.module is None or self.frame_factor is not None:
-            raise ValueError("only a VAE of images that is a torch module can work tile by tile")
+        if not self.in_parts:
+            raise ValueError("only a VAE of the kind of Stable Diffusion's and Flux's can work tile by tile")
         pixels = tile * self.factor
 
         def encoder(images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from sigmafield.core.protocols import Call, Ctx, Network
 from sigmafield.core.recent import Recent
 from sigmafield.models.module_view import Views, check_eager
 from sigmafield.models.network_call import acting, by_row, of_tokens, rows, shares, stack
+from sigmafield.models.references import references
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.parameterization.prediction import Sampling
@@ -93,6 +94,7 @@ class DiffusionModel:
         max_side: Largest height or width in pixels that the network has position embeddings for; None: any.
         shift_at: (height, width) in pixels → the time shift that a flow was trained with at that size; None: fixed.
         concat: Channels that a conditioning's `concat` must have; 5 for an inpainting network's mask and image.
+        references: Whether the network can be shown images to edit, see `models.references`.
         controls: Raises ValueError for a control made for another network; None: the network takes no controls.
         device: Where latents and conditionings must be.
         tokens: Size of a token in latent positions along each axis, of a network that takes a timestep for each token;
@@ -117,6 +119,7 @@ class DiffusionModel:
     max_side: int | None = None
     shift_at: Callable[[tuple[int, int]], float] | None = None
     concat: int = 0
+    references: bool = False
     controls: Callable[[ControlNetwork], None] | None = None
     device: torch.device = torch.device("cpu")
     tokens: tuple[int, ...] | None = None
@@ -235,13 +238,15 @@ class DiffusionModel:
         )
 
     def check(self, cond: Cond) -> None:
-        """Raises ValueError for a conditioning whose `concat` or controls the network cannot take."""
+        """Raises ValueError for a conditioning whose `concat`, images or controls the network cannot take."""
         channels = 0 if cond.concat is None else cond.concat.shape[1]
         if channels != self.concat:
             raise ValueError(
                 f"{self.name} takes {self.concat} channels of concat in addition to the latent's "
                 f"{self.latent.channels}; got {channels}"
             )
+        if not self.references and references(cond):
+            raise ValueError(f"{self.name} cannot be shown images: these are for Qwen-Image, Flux 2 and Flux Kontext")
         for control in cond.controls:
             if self.controls is None:
                 raise no_controls(self.name)

@@ -184,7 +184,7 @@ def load_network(path: str | Path, *, device: str | torch.device | None = None) 
 
 def load_text(
     paths: Sequence[str | Path],
-    kind: Literal["stable_diffusion", "sdxl", "sd3", "flux"],
+    kind: Literal["stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan"],
     *,
     device: str | torch.device | None = None,
     embeddings: str | Path | None = None,
@@ -193,7 +193,7 @@ def load_text(
 
     Args:
         paths: The files.
-        kind: Which model they are for.
+        kind: Which model they are for; lumina2 is for Z-Image, as in ComfyUI, and flux2 for Flux 2 klein.
         device: As for `load`.
         embeddings: As for `load`; unknown names are left out of prompts with a warning.
 
@@ -215,7 +215,7 @@ def load_vae(path: str | Path, *, device: str | torch.device | None = None) -> V
     """Loads a VAE in a file of its own, in float32.
 
     Args:
-        path: A file with a VAE of Stable Diffusion or Flux, or with a model that has one.
+        path: A file with a VAE of Stable Diffusion, Flux, Wan 2.1 or Qwen-Image, or with a model that has one.
         device: As for `load`.
 
     Raises:

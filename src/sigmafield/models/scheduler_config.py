@@ -91,7 +91,8 @@ def flow_sampling_of(config: Mapping[str, Any], multiplier: float) -> Sampling:
     """Reads the noise levels of a rectified flow.
 
     A shift that depends on the image size (use_dynamic_shifting, as for Flux) is fixed at max_shift, the one of large
-    images, as in ComfyUI; `shift_by_size` has the rule.
+    images, as in ComfyUI; `shift_by_size` has the rule. shift_terminal is not a fact of the network: it says where
+    diffusers' own schedule ends.
 
     Args:
         config: The scheduler's config.
@@ -103,7 +104,7 @@ def flow_sampling_of(config: Mapping[str, Any], multiplier: float) -> Sampling:
     name = config.get("_class_name", "it")
     if not (str(name).startswith("FlowMatch") or config.get("prediction_type") == FLOW):
         raise ValueError(f"scheduler: {name} is for discrete diffusion; supported: schedulers of rectified flow")
-    for key, fine in (("invert_sigmas", False), ("shift_terminal", None), ("time_shift_type", "exponential")):
+    for key, fine in (("invert_sigmas", False), ("time_shift_type", "exponential")):
         if (config.get(key) or fine) != fine:
             raise ValueError(f"scheduler: {key} = {config[key]!r} is not supported; supported: {fine}")
     if config.get("use_dynamic_shifting"):

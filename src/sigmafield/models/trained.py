@@ -16,12 +16,12 @@ def latent_of(family: Family, config: LatentFormat) -> LatentFormat:
         config: Format that the VAE's own config describes.
 
     Returns:
-        The family's format with the config's factors if their numbers agree. Otherwise the config's: a VAE of another
-        family, or one whose numbers are in no table.
+        The family's format with the config's factors and axes if their numbers agree. Otherwise the config's: a VAE of
+        another family, or one whose numbers are in no table.
     """
     known = latent_format(family.latent_format)
     if known.same_numbers(config):
-        return replace(known, factor=config.factor, frame_factor=config.frame_factor)
+        return replace(known, factor=config.factor, axes=config.axes, frame_factor=config.frame_factor)
     return recognised(config)
 
 

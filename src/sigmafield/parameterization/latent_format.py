@@ -106,5 +106,5 @@ def recognised(form: LatentFormat) -> LatentFormat:
     """The format with what is known of latents of these numbers: what they look like; itself where nothing is."""
     for known in formats().values():
         if known.same_numbers(form):
-            return replace(known, factor=form.factor, frame_factor=form.frame_factor)
+            return replace(known, factor=form.factor, axes=form.axes, frame_factor=form.frame_factor)
     return form

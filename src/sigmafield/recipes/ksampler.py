@@ -112,9 +112,12 @@ def window(
 
 
 def repaired(latent: Latent, latents: LatentFormat) -> Latent:
-    """An empty latent with as many channels and axes as the network's; others as they are."""
+    """A latent with as many axes as the network's, where an image is a video of one frame; an empty one is also given
+    its number of channels."""
     if not latent.any() and latent.shape[1] != latents.channels:
         latent = filled(latent, latents.channels, axis=1)
+    if latents.axes == 2 and latent.ndim == 5 and latent.shape[2] == 1:
+        return latent[:, :, 0]
     return latent[:, :, None] if latents.axes == 3 and latent.ndim == 4 else latent
 
 

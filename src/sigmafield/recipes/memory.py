@@ -61,7 +61,7 @@ def vae_savings(vae: Vae) -> Iterator[tuple[str, Vae]]:
         "the VAE on one image at a time",
         replace(vae, encoder=one_by_one(vae.encoder), decoder=one_by_one(vae.decoder)),
     )
-    if vae.module is not None and vae.frame_factor is None:
+    if vae.in_parts:
         for tile in VAE_TILES:
             yield f"the VAE in tiles of {tile * vae.factor} pixels", vae.tiled(tile, "exact")
 

@@ -87,7 +87,7 @@ def shown_size(tiling: Tiling | None, model: DiffusionModel, size: tuple[int, in
 
 def vae_for(how: Tiling | DemoFusion | None, vae: Vae, size: tuple[int, int]) -> Vae:
     """The VAE, working tile by tile if an image of (height, width) is larger than its tile."""
-    if how is None or how.vae_tile == 0:
+    if how is None or how.vae_tile == 0 or (how.vae_tile is None and not vae.in_parts):
         return vae
     if how.vae_tile is not None:
         check_multiple("vae_tile", how.vae_tile, vae.factor, f"{vae.factor}, the VAE's factor")

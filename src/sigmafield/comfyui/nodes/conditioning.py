@@ -49,7 +49,7 @@ def conditioning_concat(conditioning_to: Conditioning, conditioning_from: Condit
         conditioning_to: The one that comes first, whose settings are kept.
         conditioning_from: The other, of which the first entry is used.
     """
-    return [(torch.cat([embeds, conditioning_from[0][0]], dim=1), dict(extra)) for embeds, extra in conditioning_to]
+    return [_joined(each, conditioning_from[0]) for each in conditioning_to]
 
 
 @node("ConditioningSetArea", "conditioning", title="Conditioning (Set Area)")
@@ -180,6 +180,16 @@ def conditioning_zero_out(conditioning: Conditioning) -> Conditioning:
 
 ZEROED = ("pooled_output", "conditioning_lyrics")
 """What ConditioningZeroOut sets to 0 as well as the embeddings."""
+
+
+def _joined(to: Entry, other: Entry) -> Entry:
+    """The tokens of both; where one has a mask of its tokens, so has the result."""
+    (embeds, extra), (theirs, further) = to, other
+    made, name = dict(extra), "attention_mask"
+    if name in extra or name in further:
+        masks = [more.get(name, each.new_ones(each.shape[:2]).long()) for each, more in (to, (theirs, further))]
+        made[name] = torch.cat(masks, dim=1)
+    return torch.cat([embeds, theirs], dim=1), made
 
 
 def _averaged(to: Entry, other: Entry, weight: float) -> Entry:

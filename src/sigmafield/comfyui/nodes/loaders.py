@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from sigmafield.comfyui.context import Context, Folders
 from sigmafield.comfyui.control import ControlNetFile
@@ -136,8 +136,8 @@ def lora_loader_model_only(
 
 
 TextFile = Annotated[str, files("text_encoders")]
-Kind = Literal["stable_diffusion", "sdxl", "sd3", "flux"]
-KINDS: dict[str, Kind] = {"stable_diffusion": "stable_diffusion", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
+Kind = Literal["stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan"]
+KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 """Types of text encoders that are read."""
 
 
@@ -197,7 +197,8 @@ def clip_loader(
 
     Args:
         clip_name: A file in the folder of text encoders.
-        type: The model that it is for; stable_diffusion is supported.
+        type: The model that it is for: stable_diffusion, chroma, qwen_image, wan, lumina2 for Z-Image, flux2 for
+            klein.
         device: Where it runs: the model's device, or the CPU.
         context: Where the folders are.
     """

@@ -17,6 +17,7 @@ from sigmafield.models.bundle import EncodeText, Modules
 from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.prompt import Parts
 
+Tokens = Annotated[int, Range(0, 10000), Input(step=1)]
 SYSTEM = {
     "superior": "You are an assistant designed to generate superior images with the superior degree of image-text "
     "alignment based on textual prompts or user prompts.",
@@ -178,3 +179,21 @@ def clip_text_encode_lumina2(
         clip: The text encoder.
     """
     return [entry(clip.encode_negative([f"{SYSTEM[system_prompt]} <Prompt Start> {user_prompt}"], (0, 0)))]
+
+
+@node("T5TokenizerOptions", "_for_testing/conditioning", version=3, experimental=True)
+def t5_tokenizer_options(clip: Clip, min_padding: Tokens = 0, min_length: Tokens = 0) -> Clip:
+    """Says how prompts are padded for T5; Chroma's text encoder pads as it was trained, with one token.
+
+    Args:
+        clip: The text encoder of Chroma.
+        min_padding: Least number of tokens after a prompt, 1.
+        min_length: Least number of tokens of all, 0.
+    """
+    kinds = [type(module).__name__ for module in clip.modules.values()]
+    if kinds != ["T5EncoderModel"] or (min_padding, min_length) != (1, 0):
+        raise ValueError(
+            f"min_padding {min_padding} and min_length {min_length} of {', '.join(kinds)} are not supported; "
+            "supported: 1 and 0, of Chroma's T5"
+        )
+    return clip

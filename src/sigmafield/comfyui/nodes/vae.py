@@ -22,15 +22,18 @@ Overlap = Annotated[int, Range(0, 4096), Input(step=32)]
 
 
 def _images(samples: Tensor, vae: VaeValue) -> Tensor:
-    """Images [B, H, W, C] of latents; the frames of videos one after the other."""
+    """Images [B, H, W, C] of latents; the frames of videos one after the other. An image is a video of one frame."""
+    if vae.frame_factor is not None and samples.ndim == 4:
+        samples = samples[:, :, None]
+    elif vae.frame_factor is None and samples.ndim == 5 and samples.shape[2] == 1:
+        samples = samples[:, :, 0]
     made = vae.decode(samples).movedim(1, -1)
     return made.flatten(0, 1) if made.ndim == 5 else made
 
 
 def _by_tiles(vae: VaeValue, pixels: int) -> VaeValue:
-    """The VAE working in tiles; a VAE of videos, and one that is not a torch module, works in one piece."""
-    whole = vae.module is None or vae.frame_factor is not None
-    return vae if whole else vae.tiled(pixels // vae.factor)
+    """The VAE working in tiles; one that cannot, such as one of videos, works in one piece."""
+    return vae.tiled(pixels // vae.factor) if vae.in_parts else vae
 
 
 @node("VAEDecode", "latent", title="VAE Decode")

@@ -198,6 +198,7 @@ ADAPTIVE_STUDY = Study(
         "rtols": "0.01,0.05,0.2", "atols": "0.0078", "pids": "0/1/0", "samplers": "dpmpp_2m,heun,seeds_3",
         "steps": "8,16,32,64",
     },
+    quick_network={"rtols": "0.02,0.2", "orders": "3", "samplers": "dpmpp_2m", "steps": "8,16,32"},
     quick_subject={"seeds": 4, "particles": 128},
 )  # fmt: skip
 """`sigmafield lab adaptive`."""

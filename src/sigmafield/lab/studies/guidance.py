@@ -13,7 +13,7 @@ from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.lab.bench import Bench
-from sigmafield.lab.drawing import distinct, lines, rows_of, summary
+from sigmafield.lab.drawing import distinct, lines, logarithmic, rows_of, summary
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import rms
@@ -136,7 +136,7 @@ def read(table: DataFrame) -> Reading:
     out, axes = figure(len(columns), size=(4.6, 3.8))
     for one, column in zip(axes, columns):
         lines(one, table, "cfg", column, "mods")
-        one.set(xscale="log")
+        logarithmic(one, distinct(table, "cfg"), y=False)
     axes[0].legend(fontsize=8)
     figures = {"scales": Shown("Size of the result, control energy and saturation against cfg, with intervals.", out)}
     out, axes = figure(2, size=(5.4, 4.0))

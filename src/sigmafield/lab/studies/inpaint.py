@@ -298,7 +298,7 @@ def read(table: DataFrame) -> Reading:
 
 INPAINT = Study(
     "inpaint", InpaintOptions, inpaint,
-    quick={"steps": "10,20"}, subject={"model": "images", "particles": 256},
+    quick={"steps": "10,20"}, quick_network={"steps": "10"}, subject={"model": "images", "particles": 256},
     quick_subject={"seeds": 4, "particles": 128},
 )  # fmt: skip
 """`sigmafield lab inpaint`."""

@@ -15,7 +15,7 @@ from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.lab.bench import Bench
 from sigmafield.lab.distances import energy_distance, sliced_wasserstein
-from sigmafield.lab.drawing import distinct, lines, mean, rows_of, summary, values
+from sigmafield.lab.drawing import distinct, lines, logarithmic, mean, rows_of, summary, values
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.statistics import difference, interval
@@ -157,7 +157,8 @@ def read(table: DataFrame) -> Reading:
     out, (left, right) = figure(2, size=(5.6, 4.2))
     lines(left, labelled, "steps", "end_sliced", "arm")
     left.axhline(floor.value, color="0.4", linestyle=":", label="two exact samples")
-    left.set(xscale="log", yscale="log", ylabel="sliced distance at the last level")
+    logarithmic(left, steps)
+    left.set(ylabel="sliced distance at the last level")
     left.legend(fontsize=7)
     for k, arm in enumerate(distinct(labelled, "arm")):
         rows = rows_of(labelled, arm=arm, steps=steps[0])

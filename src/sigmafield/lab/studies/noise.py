@@ -255,6 +255,7 @@ def retrieval_of(rows: DataFrame) -> np.ndarray | None:
 NOISE = Study(
     "noise", NoiseOptions, noise,
     quick={"samplers": "euler_ancestral,dpmpp_2m_sde", "etas": "0,0.5,1", "s_noises": "1,1.05"},
+    quick_network={"samplers": "euler_ancestral", "etas": "0,1", "steps": 10},
     subject={"particles": 1000}, quick_subject={"seeds": 4, "particles": 500},
 )  # fmt: skip
 """`sigmafield lab noise`."""

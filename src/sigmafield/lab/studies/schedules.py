@@ -16,7 +16,7 @@ from sigmafield.core.plain import to_plain
 from sigmafield.core.protocols import State
 from sigmafield.lab.bench import Bench, Opened
 from sigmafield.lab.convergence import without_noise
-from sigmafield.lab.drawing import distinct, least, lines, rows_of, summary
+from sigmafield.lab.drawing import distinct, least, lines, logarithmic, rows_of, summary
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import carried, cleaned, end_of, rms
@@ -147,7 +147,8 @@ def read(table: DataFrame) -> Reading:
     out, axes = figure(len(names), size=(5.6, 4.4))
     for one, sampler in zip(axes, names):
         lines(one, rows_of(table, sampler=sampler), "steps", "error", "schedule")
-        one.set(xscale="log", yscale="log", title=sampler, ylabel="rms error of the result")
+        logarithmic(one, sorted(distinct(table, "steps")))
+        one.set(title=sampler, ylabel="rms error of the result")
     axes[0].legend(fontsize=8)
     figures = {"error": Shown("Error of the result against steps, means over seeds with intervals.", out)}
     local = [(s, n) for s in names for n in distinct(rows_of(table, sampler=s), "schedule") if _added(table, s, n)]
@@ -156,7 +157,8 @@ def read(table: DataFrame) -> Reading:
         for one, sampler in zip(axes, names):
             for _, name in [pair for pair in local if pair[0] == sampler]:
                 sigmas, parts = _added(table, sampler, name) or ([], [])
-                one.loglog(sigmas, parts, marker=".", linewidth=1, label=name)
+                shown = [(sigma, part) for sigma, part in zip(sigmas, parts) if part > 0]  # 0: the step to σ = 0
+                one.loglog(*zip(*shown), marker=".", linewidth=1, label=name)
             one.invert_xaxis()
             one.set(title=sampler, xlabel="σ at the interval's start", ylabel="added to the error of the result")
             one.grid(alpha=0.3)
@@ -193,6 +195,7 @@ def _half(table: DataFrame, sampler: str, schedule: str) -> str:
 SCHEDULES_STUDY = Study(
     "schedules", SchedulesOptions, schedules,
     quick={"schedules": "karras,beta,normal,sgm_uniform", "steps": "6,10,20", "local_steps": 10},
+    quick_network={"schedules": "karras,beta", "steps": "6,10", "local_steps": 0},
     quick_subject={"seeds": 4, "particles": 64},
 )  # fmt: skip
 """`sigmafield lab schedules`."""

@@ -167,6 +167,7 @@ def front_of(table: DataFrame) -> list[tuple[float, float, str]]:
 
 SOLVERS = Study(
     "solvers", SolversOptions, solvers,
-    quick={"samplers": "euler,heun,dpmpp_2m,dpmpp_sde,seeds_3", "steps": "8,16,32,64"}, quick_subject={"seeds": 4},
+    quick={"samplers": "euler,heun,dpmpp_2m,dpmpp_sde,seeds_3", "steps": "8,16,32,64"},
+    quick_network={"samplers": "euler,dpmpp_2m", "steps": "8,16,32"}, quick_subject={"seeds": 4},
 )  # fmt: skip
 """`sigmafield lab solvers`."""

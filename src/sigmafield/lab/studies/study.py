@@ -21,6 +21,7 @@ class Study(Generic[Options]):
         options: The class of its own options.
         make: The experiment with some options.
         quick: Options of a design that takes less than a minute on two cores, where none are given.
+        quick_network: The same, where a network replaces an analytic model: its calls take far longer.
         subject: Options of the model and the seeds that it has where none are given.
         quick_subject: The same, of the quick design.
     """
@@ -29,6 +30,7 @@ class Study(Generic[Options]):
     options: Callable[..., Options]
     make: Callable[[SubjectOptions, Options], Experiment]
     quick: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    quick_network: Mapping[str, Any] = field(default_factory=dict[str, Any])
     subject: Mapping[str, Any] = field(default_factory=dict[str, Any])
     quick_subject: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -45,6 +47,6 @@ class Study(Generic[Options]):
         Raises:
             ValueError: An option is unknown, has another type or is out of range.
         """
-        own = {**(self.quick if quick else {}), **options}
-        shared = {**self.subject, **(self.quick_subject if quick else {}), **subject}
-        return self.make(SubjectOptions(**shared), self.options(**own))
+        shared = SubjectOptions(**{**self.subject, **(self.quick_subject if quick else {}), **subject})
+        smaller = {**self.quick, **({} if shared.is_analytic else self.quick_network)} if quick else {}
+        return self.make(shared, self.options(**{**smaller, **options}))

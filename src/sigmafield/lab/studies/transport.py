@@ -16,7 +16,7 @@ from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.lab.bench import Bench
-from sigmafield.lab.drawing import distinct, lines, mean, rows_of, summary
+from sigmafield.lab.drawing import distinct, lines, logarithmic, mean, rows_of, summary
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.statistics import Interval, interval
@@ -216,7 +216,7 @@ def read(table: DataFrame) -> Reading:
     out, axes = figure(3, size=(4.6, 4.0))
     for one, column in zip(axes, ("over", "map_over", "straightness")):
         lines(one, labelled, "steps", column, "arm")
-        one.set(xscale="log", yscale="log")
+        logarithmic(one, sorted(distinct(table, "steps")))
     axes[0].legend(fontsize=6)
     caption = "Energy and coupling over W₂², which are at least 1, and straightness; means over seeds with intervals."
     columns = ["energy", "w2", "over", "map_over", "straightness", "length"]

@@ -21,12 +21,16 @@ except ImportError as error:
     ) from error
 
 from sigmafield.models.diffusers.auraflow import build_auraflow
+from sigmafield.models.diffusers.chroma import build_chroma
 from sigmafield.models.diffusers.flux import build_flux
+from sigmafield.models.diffusers.flux2 import build_flux2
 from sigmafield.models.diffusers.lumina import build_lumina
+from sigmafield.models.diffusers.qwen import build_qwen
 from sigmafield.models.diffusers.sd3 import build_sd3
 from sigmafield.models.diffusers.source import Source, download
 from sigmafield.models.diffusers.unet import build_unet
 from sigmafield.models.diffusers.wan import build_wan
+from sigmafield.models.diffusers.z_image import build_z_image
 from sigmafield.models.single_file.checkpoint import SingleFile, open_single_file
 from sigmafield.models.text.textual_inversion import Inversions
 
@@ -37,6 +41,10 @@ BUILDERS: dict[str, Callable[[Source], Pipeline]] = {
     "AuraFlowTransformer2DModel": build_auraflow,
     "Lumina2Transformer2DModel": build_lumina,
     "WanTransformer3DModel": build_wan,
+    "QwenImageTransformer2DModel": build_qwen,
+    "ZImageTransformer2DModel": build_z_image,
+    "Flux2Transformer2DModel": build_flux2,
+    "ChromaTransformer2DModel": build_chroma,
 }
 """Builders by the class of the network."""
 

@@ -16,7 +16,9 @@ from sigmafield.models.weights.undrawn import Undrawn
 WRAP = "text_model."
 """Prefix of a text encoder's weights in transformers 4, which 5 leaves out."""
 
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderKLWan", "AutoencoderTiny")
+AUTOENCODERS = (
+    "AutoencoderKL", "AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLFlux2", "AutoencoderTiny",
+)  # fmt: skip
 """Classes whose quantised weights are made numbers of: they are few, and what runs them in tiles reads them."""
 
 NO_ENCODER = ("encoder", "quant_conv")

@@ -1,11 +1,13 @@
-"""Flux 1, dev and schnell, of Black Forest Labs."""
+"""Flux 1, dev, schnell and Kontext, of Black Forest Labs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -21,6 +23,7 @@ from sigmafield.models.diffusers.text import no_layers, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
+from sigmafield.models.references import references, without_references
 from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
@@ -39,7 +42,7 @@ def build_flux(source: Source) -> Pipeline:
     transformer = source.module(FluxTransformer2DModel, "transformer")
     return assemble(
         source, own, packed, transformer, latent, text, vae, PATCH,
-        trained_size(None, latent.factor, 128), cfg=1.0, controls=fitting_transformer(transformer),
+        trained_size(None, latent.factor, 128), cfg=1.0, controls=fitting_transformer(transformer), references=True,
     )  # fmt: skip
 
 
@@ -63,24 +66,35 @@ def flux_encoder(source: Source, guided: bool) -> TextEncoder:
         extra = {"pooled_projections": clip.of(modules, bundled).pooled(prompts)}
         if guided:
             extra["guidance"] = torch.full((len(prompts),), GUIDANCE, device=source.device)
-        return Cond(embed(modules["text_encoder_2"], prompts), extra)
+        return Cond(embed(modules["text_encoder_2"], prompts)[0], extra)
 
     return TextEncoder(encode_text, modules={"text_encoder": clip.module, "text_encoder_2": text})
 
 
 def packed(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """The network of Flux: each patch of 2×2 positions is a token that comes with its row and column."""
-    fits(x, PATCH)
-    rows, columns = (side // PATCH for side in x.shape[2:])
+    """The network of Flux: each patch of 2×2 positions is a token that comes with its row and column.
+
+    Tokens of the images that Kontext is shown follow those of the latent, with the image's number.
+    """
+    images = [x, *(image.to(x).expand(len(x), -1, -1, -1) for image in references(cond))]
+    for image in images:
+        fits(image, PATCH)
+    sides = [(image.shape[2] // PATCH, image.shape[3] // PATCH) for image in images]
+    rows, columns = sides[0]
     added = residuals(x, t, cond)
     out = transformer(
-        tokens_of(x.to(transformer.dtype)),
+        torch.cat([tokens_of(image.to(transformer.dtype)) for image in images], dim=1),
         encoder_hidden_states=cond.embeds.to(transformer.dtype),
         timestep=t,
-        img_ids=patch_positions(rows, columns, x.device),
+        img_ids=torch.cat([patch_positions(*side, x.device, number) for number, side in enumerate(sides)]),
         txt_ids=text_positions(cond.embeds),
-        controlnet_block_samples=added.blocks or None,
-        controlnet_single_block_samples=added.singles or None,
-        **in_dtype(cond, transformer),
+        controlnet_block_samples=longer(added.blocks, sides) or None,
+        controlnet_single_block_samples=longer(added.singles, sides) or None,
+        **in_dtype(without_references(cond), transformer),
     ).sample
-    return latents_of(out, rows, columns).float()
+    return latents_of(out[:, : rows * columns], rows, columns).float()
+
+
+def longer(added: Sequence[Tensor], sides: Sequence[Sequence[int]]) -> list[Tensor]:
+    """What controls add to the latent's tokens [B, tokens, C], with 0 for those of further images."""
+    return [F.pad(each, (0, 0, 0, sum(map(prod, sides[1:])))) for each in added]

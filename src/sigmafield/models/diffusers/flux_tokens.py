@@ -19,10 +19,10 @@ def latents_of(tokens: Tensor, rows: int, columns: int) -> Tensor:
     return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, columns)), PATCH)
 
 
-def patch_positions(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Gives (0, row, column) of each patch, row by row: [rows · columns, 3]."""
+def patch_positions(rows: int, columns: int, device: torch.device, number: int = 0) -> Tensor:
+    """Gives (number, row, column) of each patch of an image, row by row: [rows · columns, 3]."""
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack([torch.zeros_like(y), y, x], dim=-1).reshape(-1, 3).float().to(device)
+    return torch.stack([torch.full_like(y, number), y, x], dim=-1).reshape(-1, 3).float().to(device)
 
 
 def text_positions(text: Tensor) -> Tensor:

@@ -11,11 +11,16 @@ import torch
 
 from sigmafield.models.bundle import TextEncoder, Vae
 from sigmafield.models.diffusers import BUILDERS, usual_dtype
+from sigmafield.models.diffusers.chroma import chroma_encoder
 from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
 from sigmafield.models.diffusers.flux import flux_encoder
+from sigmafield.models.diffusers.flux2 import flux2_encoder
+from sigmafield.models.diffusers.qwen import qwen_encoder
 from sigmafield.models.diffusers.sd3 import sd3_encoder
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.diffusers.vae import load_vae
+from sigmafield.models.diffusers.vae import load_flux2_vae, load_vae, load_video_vae
+from sigmafield.models.diffusers.wan import wan_encoder
+from sigmafield.models.diffusers.z_image import z_image_encoder
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import Directory, open_directory
 from sigmafield.models.single_file.checkpoint import SingleFile, open_single_file
@@ -24,11 +29,15 @@ from sigmafield.models.single_file.shapes import derived
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.weights.files import Weights, open_weights
 from sigmafield.models.weights.gguf_file import t5_names
-from sigmafield.parameterization.families import family
+from sigmafield.parameterization.families import Family, family
+from sigmafield.parameterization.latent_format import LatentFormat
 
-FAMILIES = {4: ("sd1", "SD15"), 16: ("flux", "Flux")}
-"""Layout and family whose VAE has latents of this many channels; the scale of latents does not matter to a `Vae`."""
-
+VAES: Mapping[int, tuple[str, str, Callable[[Source, Family], tuple[Vae, LatentFormat]]]] = {
+    4: ("sd1", "SD15", load_vae), 16: ("flux", "Flux", load_vae), 32: ("flux2", "Flux2", load_flux2_vae),
+}  # fmt: skip
+"""Layout, family and loader of a VAE by the channels that its decoder reads; the scale of latents does not matter."""
+WAN_VAE = "decoder.middle.0.residual.0.gamma"
+"""A weight of the VAEs of Wan and Qwen-Image, in which an image is a video of one frame."""
 
 READERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Source], TextEncoder]]] = {
     "stable_diffusion": ("sd1", ("text_encoder",), clip_encoder),
@@ -39,6 +48,11 @@ READERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Source], TextEncoder
         lambda source: sd3_encoder(source, source.where.config("text_encoder_3", "T5EncoderModel")["d_model"]),
     ),
     "flux": ("flux", ("text_encoder", "text_encoder_2"), lambda source: flux_encoder(source, guided=False)),
+    "chroma": ("chroma", ("text_encoder",), chroma_encoder),
+    "qwen_image": ("qwen_image", ("text_encoder",), qwen_encoder),
+    "lumina2": ("z_image", ("text_encoder",), z_image_encoder),
+    "wan": ("wan", ("text_encoder",), wan_encoder),
+    "flux2": ("flux2", ("text_encoder",), lambda source: flux2_encoder(source, guided=False)),
 }
 """By the type of a loader: the layout whose names files of encoders have, the encoders, and what reads prompts."""
 
@@ -102,7 +116,7 @@ def assigned(files: Mapping[Path, Weights], parts: Sequence[str]) -> dict[str, t
     found: dict[str, tuple[Path, Weights]] = {}
     for path, stored in files.items():
         stored = stored.renamed(t5_names(stored.header))
-        if T5 in stored.shapes:
+        if T5 in stored.shapes or LANGUAGE in stored.shapes:
             found[parts[-1]] = path, stored
             continue
         width = next((shape[1] for key, shape in stored.shapes.items() if key.endswith(WORDS)), None)
@@ -115,6 +129,7 @@ def assigned(files: Mapping[Path, Weights], parts: Sequence[str]) -> dict[str, t
 
 
 T5, WORDS = "encoder.block.0.layer.0.SelfAttention.q.weight", "token_embedding.weight"
+LANGUAGE = "model.layers.0.mlp.gate_proj.weight"
 """Weights by which text encoders are distinguished."""
 
 
@@ -135,16 +150,19 @@ def load_vae_file(path: Path, device: torch.device) -> Vae:
     """
     stored = open_weights([path])
     shapes = stored.shapes
-    prefix = next((start for start in (*VAE_PREFIXES, "") if f"{start}decoder.conv_in.weight" in shapes), None)
-    if prefix is None:
-        raise ValueError(f"{path}: no VAE found; {seems(shapes)}")
-    channels = shapes[f"{prefix}decoder.conv_in.weight"][1]
-    if channels not in FAMILIES or f"{prefix}decoder.up.0.block.0.conv1.weight" not in shapes:
-        raise ValueError(
-            f"{path}: this is not a VAE of Stable Diffusion or Flux in its published layout: its latents have "
-            f"{channels} channels, and its weights begin with {', '.join(sorted(shapes)[:3])}"
-        )
-    name, own = FAMILIES[channels]
+    if WAN_VAE in shapes:
+        name, own, read, prefix = "wan", "WAN21_T2V", load_video_vae, ""
+    else:
+        prefix = next((start for start in (*VAE_PREFIXES, "") if f"{start}decoder.conv_in.weight" in shapes), None)
+        if prefix is None:
+            raise ValueError(f"{path}: no VAE found; {seems(shapes)}")
+        channels = shapes[f"{prefix}decoder.conv_in.weight"][1]
+        if channels not in VAES or f"{prefix}decoder.up.0.block.0.conv1.weight" not in shapes:
+            raise ValueError(
+                f"{path}: this is not a VAE of Stable Diffusion, Flux, Wan or Qwen-Image in its published layout: "
+                f"its latents have {channels} channels, and its weights begin with {', '.join(sorted(shapes)[:3])}"
+            )
+        name, own, read = VAES[channels]
     layout = Layout(name, {"vae": prefix})
     shipped = configs_of(name)
     try:
@@ -152,4 +170,4 @@ def load_vae_file(path: Path, device: torch.device) -> Vae:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     where = SingleFile(path, stored, layout, shipped, configs, None, path.parent)
-    return load_vae(Source(where, path.stem, device, torch.float32), family(own))[0]
+    return read(Source(where, path.stem, device, torch.float32), family(own))[0]

@@ -75,7 +75,7 @@ def sd3_encoder(source: Source, channels: int) -> TextEncoder:
     ) -> Cond:
         clips, pooled = joined(first.of(modules, bundled), second.of(modules, bundled), prompts, clip_skip)
         short = F.pad(clips, (0, channels - clips.shape[-1]))
-        embeds = short if embed is None else torch.cat([short, embed(modules["text_encoder_3"], prompts)], dim=1)
-        return Cond(embeds, {"pooled_projections": torch.cat(pooled, dim=-1)})
+        long = [] if embed is None else [embed(modules["text_encoder_3"], prompts)[0]]
+        return Cond(torch.cat([short, *long], dim=1), {"pooled_projections": torch.cat(pooled, dim=-1)})
 
     return TextEncoder(encode_text, modules=modules)

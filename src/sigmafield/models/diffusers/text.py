@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, T5EncoderModel, UMT5EncoderModel
 
@@ -18,12 +18,13 @@ from sigmafield.models.directory import needed
 from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk, text_for
 
-Embed = Callable[[Any, Sequence[str]], Tensor]
-"""(the encoder's module, prompts) → embeddings [B, tokens, channels], float32."""
+Embed = Callable[[Any, Sequence[str]], tuple[Tensor, Tensor | None]]
+"""(the encoder's module, prompts) → embeddings [B, tokens, channels], float32, and what `Run` gives with them."""
 
 TOKENIZERS = (
     "T5TokenizerFast", "T5Tokenizer", "LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizerFast", "GemmaTokenizer",
-    "PreTrainedTokenizerFast", "TokenizersBackend",
+    "PreTrainedTokenizerFast", "TokenizersBackend", "Qwen2TokenizerFast", "Qwen2Tokenizer",
+    "PixtralProcessor",
 )  # fmt: skip
 
 LUMINA_SYSTEM = (
@@ -36,18 +37,41 @@ LUMINA_SYSTEM = (
 def load_tokenizer(source: Source, part: str, **settings: Any) -> Any:
     """Loads a tokenizer of transformers; `settings` replace those in its folder."""
     folder = source.where.folder(part, *TOKENIZERS)
-    needed(folder / "tokenizer.json")
+    if not (str(source.where.class_of(part)).startswith("Qwen2") and (folder / "vocab.json").is_file()):
+        needed(folder / "tokenizer.json")
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, **settings)
 
 
-def weighted(source: Source, tokenizer: str, length: int, masked: bool) -> Embed:
+Run = Callable[[Any, Tensor, int], tuple[Tensor, Tensor | None]]
+"""(the encoder's module, ids [rows, tokens], the id of padding) → states [rows, tokens, C], and what goes with them."""
+
+
+def plain(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, None]:
+    """The states of all tokens, padding included."""
+    return text(ids).last_hidden_state.float(), None
+
+
+def zeroed(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, None]:
+    """The states of a prompt's tokens, to which padding is hidden; those of padding are set to 0."""
+    mask = (ids != pad).long()
+    return text(ids, attention_mask=mask).last_hidden_state.float() * mask[..., None], None
+
+
+def with_mask(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """The states of all tokens, to which padding is hidden, and a mask of the prompt and the first token of padding."""
+    mask = (ids != pad).long()
+    states, ends = text(ids, attention_mask=mask).last_hidden_state.float(), mask.sum(1, keepdim=True)
+    return states, (torch.arange(ids.shape[1], device=ids.device) <= ends).long()
+
+
+def weighted(source: Source, tokenizer: str, length: int, run: Run) -> Embed:
     """Makes the function that encodes weighted prompts with an encoder such as T5.
 
     Args:
         source: Where the model comes from.
         tokenizer: Name of the tokenizer's part.
         length: Least number of tokens.
-        masked: Whether padding is hidden from the encoder and its states are set to 0.
+        run: Asks the encoder.
     """
     words = load_tokenizer(source, tokenizer)
     around, read = words("").input_ids, in_turn(words)
@@ -60,15 +84,11 @@ def weighted(source: Source, tokenizer: str, length: int, masked: bool) -> Embed
         left=words.padding_side == "left",
     )  # fmt: skip
 
-    def run(text: Any, ids: Tensor) -> tuple[Tensor, None]:
-        if not masked:
-            return text(ids).last_hidden_state.float(), None
-        mask = (ids != words.pad_token_id).long()
-        return text(ids, attention_mask=mask).last_hidden_state.float() * mask[..., None], None
-
-    def embed(text: Any, prompts: Sequence[str]) -> Tensor:
+    def embed(text: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         rows = [one_chunk(text_for(prompt, "t5"), vocabulary) for prompt in prompts]
-        return encode_chunks(rows, vocabulary, text.get_input_embeddings(), partial(run, text))[0]
+        return encode_chunks(
+            rows, vocabulary, text.get_input_embeddings(), lambda ids: run(text, ids, words.pad_token_id)
+        )
 
     return embed
 
@@ -79,16 +99,16 @@ def no_layers(clip_skip: int | None) -> None:
         raise ValueError(f"clip_skip is for models whose prompts are read by CLIP layer by layer; got {clip_skip}")
 
 
-def t5(source: Source, part: str, tokenizer: str, length: int) -> tuple[Embed, Any]:
-    """Loads T5 for Stable Diffusion 3 and Flux, which use the states of padding as well."""
+def t5(source: Source, part: str, tokenizer: str, length: int, run: Run = plain) -> tuple[Embed, Any]:
+    """Loads T5. Stable Diffusion 3 and Flux use the states of padding as well."""
     text = source.module(T5EncoderModel, part)
-    return weighted(source, tokenizer, length, masked=False), text
+    return weighted(source, tokenizer, length, run), text
 
 
 def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> TextEncoder:
     """Loads the text encoder of AuraFlow and Wan: UMT5's hidden states, 0 for padding; `clean` edits prompts first."""
     text = source.module(UMT5EncoderModel, "text_encoder")
-    embed = weighted(source, "tokenizer", length, masked=True)
+    embed = weighted(source, "tokenizer", length, zeroed)
 
     def encode_text(
         modules: Modules,
@@ -98,7 +118,7 @@ def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> Text
         bundled: Bundled = NONE,
     ) -> Cond:
         no_layers(clip_skip)
-        return Cond(embed(modules["text_encoder"], [clean(prompt) for prompt in prompts]))
+        return Cond(embed(modules["text_encoder"], [clean(prompt) for prompt in prompts])[0])
 
     return TextEncoder(encode_text, modules={"text_encoder": text})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
@@ -36,6 +37,7 @@ def plain(transformer: Any, x: Tensor, t: Tensor, cond: Cond, **more: Any) -> Te
         more: Further arguments of the module's call.
     """
     fits(x, patch_of(transformer.config))
+    x = x if cond.concat is None else torch.cat([x, cond.concat.to(x)], dim=1)
     text, extra = cond.embeds.to(transformer.dtype), in_dtype(cond, transformer)
     return transformer(x.to(transformer.dtype), timestep=t, encoder_hidden_states=text, **extra, **more).sample.float()
 
@@ -82,23 +84,28 @@ def assemble(
         vae: The VAE.
         patch: Side of the network's patches in latent positions.
         size: Height and width in pixels that the network was trained for.
-        settings: Further fields of `DiffusionModel`.
+        settings: Further fields of `DiffusionModel`; with `sampling`, the scheduler's config does not matter.
     """
-    config = source.where.scheduler()
-    by_size, token = shift_by_size(config), (patch * latent.factor) ** 2
     model = DiffusionModel(
         source.name,
         forward,
-        flow_sampling_of(config, family.multiplier),
-        latent,
-        size,
-        module,
+        latent=latent,
+        size=size,
+        module=module,
         part="transformer",
         family=family,
         schedule=family.schedule,
         patch=patch,
-        shift_at=by_size and (lambda size: by_size(size[0] * size[1] / token)),
         device=source.device,
+        **({} if "sampling" in settings else levels(source, family, patch * latent.factor)),
         **settings,
     )
     return Pipeline(model, text, vae)
+
+
+def levels(source: Source, family: Family, pixels: int) -> dict[str, Any]:
+    """The fields of `DiffusionModel` that the scheduler's config says; a token is `pixels` wide."""
+    config = source.where.scheduler()
+    by_size = shift_by_size(config)
+    shift_at = by_size and (lambda size: by_size(size[0] * size[1] / pixels**2))
+    return {"sampling": flow_sampling_of(config, family.multiplier), "shift_at": shift_at}

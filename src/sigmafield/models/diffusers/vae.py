@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
@@ -42,6 +46,8 @@ def load_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
 
 def load_video_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
     """Loads the VAE of a model of videos, Wan's, and its latents' format."""
+    if source.alone:
+        return NO_VAE, latent_format(family.latent_format)
     config = source.config("vae", "AutoencoderKLWan")
     module, c, dtype = loaded(source, AutoencoderKLWan, config)
     shift, std = channelwise(c.latents_mean, 0.0), channelwise(c.latents_std, 1.0)
@@ -60,6 +66,55 @@ def load_video_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
     lacks = lacking(source, module)
     vae = Vae(encode, decode, c.z_dim, factor, frames, source.device, dtype, module, decodes_only=lacks)
     return vae, latent_of(family, latent)
+
+
+def load_qwen_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
+    """Loads the VAE of Qwen-Image, which is one of videos that sees images of one frame, and its latents' format."""
+    if source.alone:
+        return NO_VAE, replace(latent_format(family.latent_format), axes=2, frame_factor=1)
+    module, c, dtype = loaded(source, AutoencoderKLQwenImage, source.config("vae", "AutoencoderKLQwenImage"))
+    factor = 2 ** len(c.temperal_downsample)
+    latent = LatentFormat(c.z_dim, factor, 1.0, channelwise(c.latents_mean, 0.0), channelwise(c.latents_std, 1.0))
+    views = Views()
+
+    def encode(x: Tensor) -> Tensor:
+        with views.borrowed(module) as own:
+            return own.encode(x[:, :, None]).latent_dist.mean[:, :, 0]
+
+    def decode(z: Tensor) -> Tensor:
+        with views.borrowed(module) as own:
+            return own.decode(z[:, :, None]).sample[:, :, 0]
+
+    lacks = lacking(source, module)
+    vae = Vae(encode, decode, c.z_dim, factor, None, source.device, dtype, module, decodes_only=lacks, whole=True)
+    return vae, latent_of(family, latent)
+
+
+def load_flux2_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
+    """Loads the VAE of Flux 2, and its latents' format: each of 2×2 positions is in the channels, then normalised."""
+    if source.alone:
+        return NO_VAE, latent_format(family.latent_format)
+    module, c, dtype = loaded(source, AutoencoderKLFlux2, source.config("vae", "AutoencoderKLFlux2"))
+    side = c.patch_size[0]
+    channels, factor = c.latent_channels * side**2, side * 2 ** (len(c.block_out_channels) - 1)
+
+    def norm() -> tuple[Tensor, Tensor]:
+        mean, variance = (each.reshape(1, -1, 1, 1) for each in (module.bn.running_mean, module.bn.running_var))
+        return mean, torch.sqrt(variance + c.batch_norm_eps)
+
+    def encode(x: Tensor) -> Tensor:
+        mean, std = norm()
+        return (F.pixel_unshuffle(module.encode(x).latent_dist.mean, side) - mean) / std
+
+    def decode(z: Tensor) -> Tensor:
+        mean, std = norm()
+        return module.decode(F.pixel_shuffle(z * std + mean, side)).sample
+
+    vae = Vae(
+        encode, decode, channels, factor, None, source.device, dtype, module,
+        decodes_only=lacking(source, module), whole=True,
+    )  # fmt: skip
+    return vae, latent_of(family, LatentFormat(channels, factor))
 
 
 def loaded(source: Source, kind: Any, config: dict[str, Any]) -> tuple[Any, Any, torch.dtype]:

@@ -13,7 +13,8 @@ NETWORK, ENCODERS = "the network", "text encoders"
 
 ENCODER_USES = {
     "CLIP-L": ("sd1", "sdxl", "sd3", "flux"), "CLIP-G": ("sdxl", "sdxl_refiner", "sd3"), "CLIP-H": ("sd2",),
-    "T5-XXL": ("sd3", "flux"), "UMT5-XXL": ("wan",), "Gemma 2 2B": ("lumina2",),
+    "T5-XXL": ("sd3", "flux", "chroma"), "UMT5-XXL": ("wan",), "Gemma 2 2B": ("lumina2",),
+    "Qwen 3 4B": ("z_image", "flux2"), "Qwen 2.5 VL 7B": ("qwen_image",), "Mistral Small": ("flux2",),
 }  # fmt: skip
 """The models that text encoders are for."""
 
@@ -22,6 +23,9 @@ CLIPS = {768: "CLIP-L", 1024: "CLIP-H", 1280: "CLIP-G"}
 
 DECODERS = {2304: "Gemma 2 2B", 2560: "Qwen 3 4B", 3584: "Qwen 2.5 VL 7B", 4096: "Llama 3 8B", 5120: "Mistral Small"}
 """Language models that read prompts, by their width."""
+
+RECENT = ("qwen_image", "z_image", "flux2", "chroma", "wan")
+"""Families of which nothing special is told."""
 
 UMT5_WORDS = 256384
 """Size of UMT5's vocabulary."""
@@ -64,6 +68,8 @@ def facts_of(layout: Layout, shapes: Shapes, configs: Mapping[str, Mapping[str, 
     config = configs[network_part(layout.family)]
     if layout.family == "flux":
         return {"variant": "dev, with a guidance input" if config["guidance_embeds"] else "schnell"}
+    if layout.family in RECENT:
+        return {}
     facts: dict[str, str] = {}
     channels = {"unet": 4, "transformer": 16}[network_part(layout.family)]
     if config["in_channels"] == 2 * channels + 1:

@@ -13,7 +13,7 @@ from sigmafield.models.single_file.convert import converted
 from sigmafield.models.single_file.ema import ema_names
 from sigmafield.models.single_file.layouts import OPTIONAL, Layout, network_part, recognise
 from sigmafield.models.single_file.shapes import derived
-from sigmafield.models.single_file.tokenizers import unpack
+from sigmafield.models.single_file.tokenizers import unpack, unpack_own
 from sigmafield.models.weights.files import Weights, open_weights
 from sigmafield.models.weights.packed import Value, unpacked
 
@@ -69,6 +69,8 @@ class SingleFile:
         """As a directory's: with configs only for the parts in the file, with all files for tokenizers."""
         folder = (self.owner(component) or self.shipped).folder(component, *supported)
         if component.startswith("tokenizer") and self.owner(component) is self.shipped:
+            if self.layout.family == "wan":
+                return unpack_own(self.path, self.scratch / component, folder / "tokenizer_config.json")
             return unpack(str(self.class_of(component)), self.scratch / component, folder / "tokenizer_config.json")
         return folder
 

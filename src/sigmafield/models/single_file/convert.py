@@ -5,17 +5,23 @@ The names are translated by diffusers' own converters.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import (
+    convert_chroma_transformer_checkpoint_to_diffusers,
+    convert_flux2_transformer_checkpoint_to_diffusers,
     convert_flux_transformer_checkpoint_to_diffusers,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
     convert_sd3_transformer_checkpoint_to_diffusers,
+    convert_wan_transformer_to_diffusers,
+    convert_wan_vae_to_diffusers,
+    convert_z_image_transformer_checkpoint_to_diffusers,
 )
 from torch import Tensor
 
@@ -41,8 +47,8 @@ def converted(kind: str, values: Mapping[str, Value], config: Mapping[str, Any],
         ValueError: If a weight has no name in the class.
         KeyError: If a weight is missing.
     """
-    if kind == "AutoencoderKL":
-        return dict(vae({name: unpacked(value) for name, value in values.items()}, config))
+    if kind in VAES:
+        return dict(VAES[kind]({name: unpacked(value) for name, value in values.items()}, config))
     return resolved(renamed(kind, stand_ins(values), config, family), values)
 
 
@@ -50,11 +56,13 @@ def renamed(kind: str, tensors: Weights, config: Mapping[str, Any], family: str)
     """Renames the weights of a network or text encoder; arguments and errors as for `converted`."""
     if kind == "UNet2DConditionModel":
         return unet(tensors, config)
-    if kind == "SD3Transformer2DModel":
-        return used_up(convert_sd3_transformer_checkpoint_to_diffusers, tensors)
-    if kind == "FluxTransformer2DModel":
-        return flux(tensors)
-    if kind == "T5EncoderModel":
+    if kind in CONVERTERS:
+        return used_up(CONVERTERS[kind], tensors)
+    if kind in OF_FLUX:
+        return flux(tensors, OF_FLUX[kind])
+    if kind == "Qwen2_5_VLForConditionalGeneration":
+        return {qwen_name(name): value for name, value in tensors.items()}
+    if kind in UNCHANGED:
         return tensors
     return clip(tensors, config, family, projected=kind.endswith("WithProjection"))
 
@@ -93,19 +101,82 @@ def clip(tensors: Weights, config: Mapping[str, Any], family: str, projected: bo
     return out
 
 
-def flux(tensors: Weights) -> Weights:
-    """Flux's weights, of any width: what the converter cuts at the published one is cut here instead."""
+def flux2_vae(tensors: Weights, config: Mapping[str, Any]) -> Weights:
+    """The weights of Flux 2's autoencoder; the convolutions next to the latents are its own, or its halves'."""
+    moved = {"encoder.quant_conv.": "quant_conv.", "decoder.post_quant_conv.": "post_quant_conv."}
+    for old, new in moved.items():
+        tensors = {new + name.removeprefix(old) if name.startswith(old) else name: t for name, t in tensors.items()}
+    norm = {name: value for name, value in tensors.items() if name.startswith("bn.")}
+    return vae(tensors, config) | norm
+
+
+def wan_vae(tensors: Weights, config: Mapping[str, Any]) -> Weights:
+    """The weights of the autoencoder of Wan and Qwen-Image; the blocks of Wan 2.2 5B's hold layers of their own."""
+    blocks = {name: value for name, value in tensors.items() if FINE_BLOCK.match(name)}
+    plain = {name: value for name, value in tensors.items() if name not in blocks}
+    return convert_wan_vae_to_diffusers(plain) | {fine_name(name): value for name, value in blocks.items()}
+
+
+FINE_BLOCK = re.compile(
+    r"(?:en|de)coder\.(?P<way>down|up)samples\.(?P<block>\d)\.(?:down|up)samples\.(?P<layer>\d)\.(?P<rest>.+)"
+)
+"""A weight in a block of Wan 2.2 5B's autoencoder."""
+RESNET = {"residual.0.": "norm1.", "residual.2.": "conv1.", "residual.3.": "norm2.", "residual.6.": "conv2."}
+
+
+def fine_name(name: str) -> str:
+    """The name of a weight in a block of Wan 2.2 5B's autoencoder: of a residual layer, or of what changes the size."""
+    found = FINE_BLOCK.match(name)
+    assert found is not None
+    way, block, layer, rest = found["way"], found["block"], found["layer"], found["rest"]
+    start = f"{'encoder' if way == 'down' else 'decoder'}.{way}_blocks.{block}"
+    if rest.startswith(("resample.", "time_conv.")):
+        return f"{start}.{way}sampler.{rest}"
+    for old, new in {**RESNET, "shortcut.": "conv_shortcut."}.items():
+        rest = rest.replace(old, new)
+    return f"{start}.resnets.{layer}.{rest}"
+
+
+def qwen_name(name: str) -> str:
+    """A name in the original layout of Qwen 2.5 VL as transformers has it."""
+    if name.startswith("visual."):
+        return f"model.{name}"
+    return f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+
+
+def flux(tensors: Weights, converter: Any) -> Weights:
+    """Flux's or Chroma's weights, of any width: what the converter cuts at the published one is cut here instead."""
     width = tensors["img_in.weight"].shape[0]
     sizes = (width, width, width, 4 * width)
     names = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
     fused = {name: value for name, value in tensors.items() if ".linear1." in name}
     blank = torch.empty(7 * FLUX_WIDTH, 0)
-    out = used_up(convert_flux_transformer_checkpoint_to_diffusers, tensors | dict.fromkeys(fused, blank))
+    out = used_up(converter, tensors | dict.fromkeys(fused, blank))
     for name, value in fused.items():
         _, block, _, kind = name.split(".")
         cut = zip(names, value.split(sizes))
         out |= {f"single_transformer_blocks.{block}.{part}.{kind}": piece.clone() for part, piece in cut}
     return out
+
+
+VAES = {
+    "AutoencoderKL": vae,
+    "AutoencoderKLFlux2": flux2_vae,
+    "AutoencoderKLQwenImage": wan_vae,
+    "AutoencoderKLWan": wan_vae,
+}
+CONVERTERS = {
+    "SD3Transformer2DModel": convert_sd3_transformer_checkpoint_to_diffusers,
+    "Flux2Transformer2DModel": convert_flux2_transformer_checkpoint_to_diffusers,
+    "ZImageTransformer2DModel": convert_z_image_transformer_checkpoint_to_diffusers,
+    "WanTransformer3DModel": convert_wan_transformer_to_diffusers,
+}
+OF_FLUX = {
+    "FluxTransformer2DModel": convert_flux_transformer_checkpoint_to_diffusers,
+    "ChromaTransformer2DModel": convert_chroma_transformer_checkpoint_to_diffusers,
+}
+UNCHANGED = ("T5EncoderModel", "UMT5EncoderModel", "QwenImageTransformer2DModel", "Qwen3ForCausalLM")
+"""Classes whose names files have."""
 
 
 def used_up(converter: Any, tensors: Weights) -> Weights:

@@ -24,6 +24,11 @@ ENCODERS = {
     "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
     "sd3": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5},
     "flux": {"text_encoder": CLIP_L, "text_encoder_2": T5},
+    "chroma": {"text_encoder": T5},
+    "qwen_image": {"text_encoder": "text_encoders.qwen25_7b.transformer."},
+    "z_image": {"text_encoder": "text_encoders.qwen3_4b.transformer."},
+    "flux2": {"text_encoder": "text_encoders.qwen3.transformer."},
+    "wan": {"text_encoder": "text_encoders.umt5xxl.transformer."},
 }
 """Where the text encoders of each family lie in a file."""
 
@@ -33,16 +38,14 @@ OPTIONAL = ("text_encoder_3",)
 NOT_SUPPORTED = {
     "edm_mean": "Playground 2.5",
     "edm_vpred.sigma_max": "CosXL",
-    "distilled_guidance_layer.": "Chroma",
-    "double_stream_modulation_img.": "Flux 2",
+    "nerf_image_embedder.": "Chroma Radiance",
     "double_layers.0.attn.": "AuraFlow",
     "clip_txt_mapper.": "Stable Cascade",
     "down_blocks.0.0.channelwise.": "Stable Cascade",
-    "head.modulation": "Wan",
-    "cap_embedder.": "Lumina 2 or Z-Image",
+    "vace_blocks.": "Wan VACE",
+    "control_adapter.": "Wan with a camera",
     "txt_in.individual_token_refiner.": "HunyuanVideo",
     "patchify_proj.": "LTX-Video",
-    "transformer_blocks.0.img_mod.1.weight": "Qwen-Image",
     "input_blocks.1.0.time_stack.": "Stable Video Diffusion",
 }
 """Networks that a name gives away and that are not loaded from a single file."""
@@ -60,6 +63,14 @@ NO_NETWORK = {
     r"^model\.\d+\.|^body\.\d+\.|^RDB_": "an upscaler of images",
 }
 """What a file without a diffusion network may be, by a pattern that a name in it matches."""
+
+
+def count(shapes: Shapes, name: str) -> int:
+    """How many numbers from 0 upwards can stand for {} in a name of a weight."""
+    n = 0
+    while name.format(n) in shapes:
+        n += 1
+    return n
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class Layout:
 
 def network_part(family: str) -> str:
     """The name of a family's network among its parts."""
-    return "transformer" if family in ("sd3", "flux") else "unet"
+    return "unet" if family.startswith("sd") and family != "sd3" else "transformer"
 
 
 def recognise(shapes: Shapes) -> Layout:
@@ -92,6 +103,8 @@ def recognise(shapes: Shapes) -> Layout:
             if any(key.startswith((fragment, prefix + fragment)) for key in shapes):
                 raise ValueError(f"this is {name}, which is not supported; supported: {', '.join(ENCODERS)}")
         family = family_of({key.removeprefix(prefix): s for key, s in shapes.items() if key.startswith(prefix)})
+        if family and family not in ENCODERS:
+            raise ValueError(f"this is {family}, which is not supported; supported: {', '.join(ENCODERS)}")
         if family:
             break
     else:
@@ -102,6 +115,18 @@ def recognise(shapes: Shapes) -> Layout:
     return Layout(family, there)
 
 
+TRANSFORMERS = {
+    "transformer_blocks.0.img_mod.1.weight": "qwen_image",
+    "cap_pad_token": "z_image",
+    "double_stream_modulation_img.lin.weight": "flux2",
+    "distilled_guidance_layer.in_proj.weight": "chroma",
+    "double_blocks.0.img_attn.qkv.weight": "flux",
+    "head.modulation": "wan",
+    "cap_embedder.0.weight": "Lumina 2",
+}
+"""Families by a weight that their network has, the more special ones first."""
+
+
 def family_of(network: Shapes) -> str | None:
     """The family of a network by the names and shapes of its weights; None where it is of none that is known.
 
@@ -110,8 +135,9 @@ def family_of(network: Shapes) -> str | None:
     """
     if "joint_blocks.0.context_block.attn.qkv.weight" in network:
         return "sd3"
-    if "double_blocks.0.img_attn.qkv.weight" in network:
-        return "flux"
+    for fragment, family in TRANSFORMERS.items():
+        if fragment in network:
+            return family
     if "input_blocks.0.0.weight" not in network or "output_blocks.0.0.in_layers.2.weight" not in network:
         return None
     if "label_emb.0.0.weight" in network and "input_blocks.1.1.proj_in.weight" not in network:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sigmafield.models.single_file.layouts import Layout, Shapes
+from sigmafield.models.single_file import recent_shapes as recent
+from sigmafield.models.single_file.layouts import Layout, Shapes, count
 
 
 def derived(layout: Layout, shapes: Shapes) -> dict[str, dict[str, Any]]:
@@ -28,20 +29,18 @@ def derived(layout: Layout, shapes: Shapes) -> dict[str, dict[str, Any]]:
 def reader(family: str, part: str) -> Any:
     """The function that reads the config of a part off its shapes."""
     if part in ("unet", "vae"):
-        return {"unet": unet, "vae": vae}[part]
+        return {"unet": unet, "vae": recent.VAES.get(family, vae)}[part]
     if part == "transformer":
-        return {"sd3": sd3, "flux": flux}[family]
-    if part == "text_encoder_3" or (family, part) == ("flux", "text_encoder_2"):
+        return {"sd3": sd3, "flux": flux, **recent.TRANSFORMERS}[family]
+    if family in recent.ENCODERS:
+        return recent.ENCODERS[family]
+    if part == "text_encoder_3" or (family, part) in (
+        ("flux", "text_encoder_2"),
+        ("chroma", "text_encoder"),
+        ("wan", "text_encoder"),
+    ):
         return t5
     return any_clip
-
-
-def count(shapes: Shapes, name: str) -> int:
-    """How many numbers from 0 upwards can stand for {} in a name of a weight."""
-    n = 0
-    while name.format(n) in shapes:
-        n += 1
-    return n
 
 
 def unet(s: Shapes) -> dict[str, Any]:

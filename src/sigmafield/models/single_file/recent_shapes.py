@@ -1,0 +1,173 @@
+"""Configs of the parts of Qwen-Image, Z-Image, Flux 2, Chroma and Wan as far as the shapes of weights tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sigmafield.models.single_file.layouts import Shapes, count
+
+
+def qwen(s: Shapes) -> dict[str, Any]:
+    """The transformer of Qwen-Image, whose names are diffusers'; a head's rotation is shared out 2 : 7 : 7."""
+    width, channels = s["img_in.weight"]
+    head = s["transformer_blocks.0.attn.norm_q.weight"][0]
+    return {
+        "in_channels": channels,
+        "out_channels": s["proj_out.weight"][0] // 4,
+        "num_layers": count(s, "transformer_blocks.{}.img_mod.1.weight"),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": s["txt_in.weight"][1],
+        "axes_dims_rope": [head // 8, head * 7 // 16, head * 7 // 16],
+    }
+
+
+def z_image(s: Shapes) -> dict[str, Any]:
+    """The transformer of Z-Image; a head's rotation is shared out 2 : 3 : 3."""
+    width, tokens = s["x_embedder.weight"]
+    head = s["layers.0.attention.q_norm.weight"][0]
+    return {
+        "dim": width,
+        "in_channels": tokens // 4,
+        "n_layers": count(s, "layers.{}.attention.qkv.weight"),
+        "n_refiner_layers": count(s, "noise_refiner.{}.attention.qkv.weight"),
+        "n_heads": width // head,
+        "n_kv_heads": width // head,
+        "cap_feat_dim": s["cap_embedder.1.weight"][1],
+        "axes_dims": [head // 4, head * 3 // 8, head * 3 // 8],
+    }
+
+
+def double_and_single(s: Shapes) -> dict[str, Any]:
+    """What the transformers of Flux, Flux 2 and Chroma have in common."""
+    width, channels = s["img_in.weight"]
+    head = s["double_blocks.0.img_attn.norm.key_norm.scale"][0]
+    return {
+        "in_channels": channels,
+        "num_layers": count(s, "double_blocks.{}.img_attn.qkv.weight"),
+        "num_single_layers": count(s, "single_blocks.{}.linear1.weight"),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": s["txt_in.weight"][1],
+    }
+
+
+def flux2(s: Shapes) -> dict[str, Any]:
+    """The transformer of Flux 2, whose four axes share a head's rotation equally."""
+    config = double_and_single(s)
+    inner, width = s["double_blocks.0.img_mlp.0.weight"]
+    return config | {
+        "axes_dims_rope": [config["attention_head_dim"] // 4] * 4,
+        "mlp_ratio": inner / (2 * width),
+        "timestep_guidance_channels": s["time_in.in_layer.weight"][1],
+        "guidance_embeds": "guidance_in.in_layer.weight" in s,
+    }
+
+
+def chroma(s: Shapes) -> dict[str, Any]:
+    """The transformer of Chroma: Flux's, with a small network that gives the modulations."""
+    config = double_and_single(s)
+    head = config["attention_head_dim"]
+    hidden, channels = s["distilled_guidance_layer.in_proj.weight"]
+    return config | {
+        "axes_dims_rope": [head // 8, head * 7 // 16, head * 7 // 16],
+        "approximator_num_channels": channels,
+        "approximator_hidden_dim": hidden,
+        "approximator_layers": count(s, "distilled_guidance_layer.layers.{}.in_layer.weight"),
+    }
+
+
+def wan(s: Shapes) -> dict[str, Any]:
+    """The transformer of Wan, whose heads are 128 wide."""
+    width, channels, *patch = s["patch_embedding.weight"]
+    return {
+        "in_channels": channels,
+        "out_channels": s["head.head.weight"][0] // (patch[0] * patch[1] * patch[2]),
+        "patch_size": list(patch),
+        "num_layers": count(s, "blocks.{}.ffn.0.weight"),
+        "num_attention_heads": max(width // 128, 1),
+        "attention_head_dim": min(width, 128),
+        "text_dim": s["text_embedding.0.weight"][1],
+        "freq_dim": s["time_embedding.0.weight"][1],
+        "ffn_dim": s["blocks.0.ffn.0.weight"][0],
+        "image_dim": s["img_emb.proj.1.weight"][1] if "img_emb.proj.1.weight" in s else None,
+        "added_kv_proj_dim": s["blocks.0.cross_attn.k_img.weight"][1] if "img_emb.proj.1.weight" in s else None,
+    }
+
+
+def language(s: Shapes) -> dict[str, Any]:
+    """A language model; Qwen 3 has norms as wide as a head, of others a head is 128 wide."""
+    words, width = s["model.embed_tokens.weight"]
+    first = "model.layers.0.self_attn.{}.weight"
+    head = s.get(first.format("q_norm"), (min(128, width),))[0]
+    return {
+        "vocab_size": words,
+        "hidden_size": width,
+        "intermediate_size": s["model.layers.0.mlp.gate_proj.weight"][0],
+        "num_hidden_layers": count(s, "model.layers.{}.mlp.gate_proj.weight"),
+        "num_attention_heads": s[first.format("q_proj")][0] // head,
+        "num_key_value_heads": s[first.format("k_proj")][0] // head,
+        "head_dim": head,
+        "tie_word_embeddings": "lm_head.weight" not in s,
+    }
+
+
+def seeing(s: Shapes) -> dict[str, Any]:
+    """Qwen 2.5 VL: a language model, and a vision encoder whose heads are 80 wide."""
+    width, _, frames, patch, _ = s["visual.patch_embed.proj.weight"]
+    sight = {
+        "depth": count(s, "visual.blocks.{}.attn.qkv.weight"),
+        "hidden_size": width,
+        "intermediate_size": s["visual.blocks.0.mlp.gate_proj.weight"][0],
+        "num_heads": max(width // 80, 1),
+        "patch_size": patch,
+        "temporal_patch_size": frames,
+        "out_hidden_size": s["visual.merger.mlp.2.weight"][0],
+    }
+    text = language(s)
+    share = text["head_dim"] // 16
+    turns = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2 * share, 3 * share, 3 * share]}
+    text |= {"model_type": "qwen2_5_vl_text", "rms_norm_eps": 1e-6, "rope_parameters": turns}
+    return {"text_config": text, "vision_config": sight, "tie_word_embeddings": text["tie_word_embeddings"]}
+
+
+def kl_flux2(s: Shapes) -> dict[str, Any]:
+    """The autoencoder of Flux 2."""
+    levels = count(s, "decoder.up.{}.block.0.conv1.weight")
+    return {
+        "latent_channels": s["decoder.conv_in.weight"][1],
+        "block_out_channels": [s[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)],
+        "decoder_block_out_channels": [s[f"decoder.up.{i}.block.0.conv1.weight"][0] for i in range(levels)],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": count(s, "decoder.up.0.block.{}.conv1.weight") - 1,
+    }
+
+
+def kl_wan(s: Shapes) -> dict[str, Any]:
+    """The autoencoder of Wan 2.1 and Qwen-Image, or that of Wan 2.2 5B, which reads patches of 2×2 pixels."""
+    channels, (base, read) = s["conv2.weight"][0], s["encoder.conv1.weight"][:2]
+    config: dict[str, Any] = {"z_dim": channels, "base_dim": base}
+    if "encoder.downsamples.0.downsamples.0.residual.2.weight" not in s:
+        return config
+    return config | {
+        "decoder_base_dim": s["decoder.conv1.weight"][0] // 4,
+        "is_residual": True,
+        "in_channels": read,
+        "out_channels": read,
+        "patch_size": 2,
+        "scale_factor_spatial": 16,
+        "latents_mean": [0.0] * channels,
+        "latents_std": [1.0] * channels,
+    }
+
+
+TRANSFORMERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
+    "qwen_image": qwen, "z_image": z_image, "flux2": flux2, "chroma": chroma, "wan": wan,
+}  # fmt: skip
+"""How the config of a family's transformer is read."""
+ENCODERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {"qwen_image": seeing, "z_image": language, "flux2": language}
+"""How the config of a family's language model is read."""
+VAES: dict[str, Callable[[Shapes], dict[str, Any]]] = {"flux2": kl_flux2, "qwen_image": kl_wan, "wan": kl_wan}
+"""How the config of a family's autoencoder is read, where it is not of Stable Diffusion's kind."""

@@ -20,6 +20,7 @@ from serving import Client, serving, settings_of
 from sigmafield.comfyui.context import Expanded
 from sigmafield.comfyui.declare import NODES, node
 from sigmafield.comfyui.nodes import all_nodes
+from sigmafield.comfyui.values import AnyValue
 from sigmafield.comfyui.values import Image as ImageValue
 from sigmafield.serve.comfyui.settings import ComfyUISettings
 from sigmafield.serve.engine import Engine
@@ -46,7 +47,7 @@ def gate(image: ImageValue) -> ImageValue:
 
 
 @node("ProbeTwice", "probe")
-def twice(image: ImageValue) -> Expanded[ImageValue]:
+def twice(image: ImageValue) -> Expanded[AnyValue]:
     """Is replaced by two nodes."""
     first = {"class_type": "ImageInvert", "inputs": {"image": image}}
     return Expanded(["b", 0], {"a": first, "b": {"class_type": "ImageInvert", "inputs": {"image": ["a", 0]}}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
 from aiohttp import web
@@ -80,11 +81,11 @@ async def template(request: web.Request) -> web.StreamResponse:
     """A file of the templates, or their index, which has no entries without their package."""
     page = comfyui_of(request).frontend
     name = request.match_info["name"]
-    files = page.templates if page is not None else {}
+    known = page.templates if page is not None else {}
     if name.startswith("index.") and name.endswith(".json"):
-        found = files.get(name) or files.get("index.json")
+        found = known.get(name) or known.get("index.json")
         return plain([]) if found is None else file_of(found)
-    return file_of(files[name]) if name in files else web.Response(status=404)
+    return file_of(known[name]) if name in known else web.Response(status=404)
 
 
 async def extensions(request: web.Request) -> web.Response:
@@ -116,9 +117,16 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
+async def icon(request: web.Request) -> web.Response:
+    """An icon for the browser's tab, which ComfyUI's page has not got in all versions."""
+    data = (files("sigmafield.serve") / "page" / "icon.svg").read_bytes()
+    return web.Response(body=data, content_type="image/svg+xml", headers={"Cache-Control": "public, max-age=86400"})
+
+
 def static_routes() -> list[web.RouteDef]:
     """The routes that do not, in the order in which they are tried."""
     return [
+        web.get("/favicon.ico", icon),
         web.get("/templates/{name}", template),
         web.get("/docs/{path:.+}", documentation),
         web.get("/{path:(?:assets|scripts|extensions|fonts|cursor)/.+}", asset),

@@ -5,8 +5,8 @@
 
 comfy-cli and comfyui-autograph are installed in environments of their own, as `make test-clients` does. Both ask the
 server for its classes, so they run against `sigmafield serve --comfyui`, in whose folders there is an empty file for
-each model and image that a template names; comfy-cli prints the prompt that it would post. Two prompts are equal if they
-have the same nodes with the same inputs; titles and ids are not compared.
+each model and image that a template names; comfy-cli prints the prompt that it would post. Two prompts are equal if
+they have the same nodes with the same inputs; titles and ids are not compared.
 """
 
 from __future__ import annotations

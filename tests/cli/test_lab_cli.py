@@ -28,6 +28,7 @@ def test_a_study_writes_its_report_and_says_what_it_found(tmp_path):
     assert run("lab", "replay", tmp_path / "s", 13).exit_code == 2
 
 
+@pytest.mark.slow  # two more processes' start; the stop itself is a law of tests/lab/test_experiment.py
 def test_ctrl_c_and_go_on(tmp_path):
     """A command that is stopped keeps its rows, says how to go on, and the table is that of an undisturbed one."""
     options = ["lab", "solvers", "--seeds", "3", "--samplers", "heun,euler", "--steps", "4,8,80,82", "-o", "s"]

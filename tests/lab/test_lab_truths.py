@@ -28,11 +28,11 @@ def measured(tmp_path_factory):
 
 def test_ode_and_sde_have_the_exact_marginals(measured):
     """With small steps the energy distance to exact samples is 0 for both; with three steps of Euler it is not."""
-    own = {"samplers": "dpmpp_2m,dpmpp_2m_sde,euler", "etas": "1", "steps": "3,30"}
-    table = measured(MARGINALS, {"particles": 300, "seeds": 3}, own)
-    for sampler in ("dpmpp_2m", "dpmpp_2m_sde"):
-        assert abs(mean(table, "end", sampler=sampler, steps=30).value) < 0.015
-        assert abs(mean(table, "end_spread", sampler=sampler, steps=30).value) < 0.1
+    own = {"samplers": "dpmpp_2m_sde,euler", "etas": "0,1", "steps": "3,24"}
+    table = measured(MARGINALS, {"particles": 200, "seeds": 3}, own)
+    for eta in (0.0, 1.0):
+        arm = {"sampler": "dpmpp_2m_sde", "eta": eta, "steps": 24}
+        assert abs(mean(table, "end", **arm).value) < 0.02 and abs(mean(table, "end_spread", **arm).value) < 0.15
     assert mean(table, "end", sampler="euler", steps=3).low > 0.03
 
 
@@ -103,12 +103,12 @@ def test_tighter_tolerances_cost_more_and_err_less(measured):
 
 def test_what_intervals_add_makes_up_the_error(measured):
     """Their sum bounds it from above, and the error falls with the number of steps."""
-    own = {"schedules": "karras", "steps": "6,12", "samplers": "euler", "local_steps": 6}
+    own = {"schedules": "karras", "steps": "5,10", "samplers": "euler", "local_steps": 5}
     table = measured(SCHEDULES_STUDY, {"model": "gaussian", "particles": 16, "seeds": 2}, own)
-    local = rows_of(table, steps=6)
+    local = rows_of(table, steps=5)
     assert all(sum(added) > error * 0.999 for added, error in zip(local["added"].to_list(), local["error"].to_list()))
-    assert all(len(added) == 6 for added in local["added"].to_list())
-    assert rows_of(table, steps=12)["error"].mean() < 0.75 * local["error"].mean()
+    assert all(len(added) == 5 for added in local["added"].to_list())
+    assert rows_of(table, steps=10)["error"].mean() < 0.75 * local["error"].mean()
 
 
 def test_more_noise_spreads_more(measured):

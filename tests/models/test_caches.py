@@ -170,7 +170,7 @@ def test_threshold_0_is_the_run_without(name, pipe):
 def without():
     """The shipped model, and a run of it without a cache."""
     pipe = sf.load("tiny")
-    return pipe, *drawn(pipe, steps=STEPS)
+    return pipe, *drawn(pipe, steps=20)
 
 
 @pytest.mark.parametrize("name", ["easycache", pytest.param("lazycache", marks=pytest.mark.slow)])
@@ -180,7 +180,7 @@ def test_what_is_saved_and_what_it_costs(name, without, capsys):
     pipe, plain, whole = without
     calls, errors = [len(whole.calls)], [0.0]
     for threshold in (0.1, 0.2, 0.5):
-        x, seen = drawn(pipe, f"{name}(reuse_threshold={threshold})", steps=STEPS)
+        x, seen = drawn(pipe, f"{name}(reuse_threshold={threshold})", steps=20)
         calls.append(len(seen.calls))
         errors.append(float((x - plain).norm() / plain.norm()))
     with capsys.disabled():

@@ -25,6 +25,7 @@ from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.recipes.execute import execute
 from sigmafield.serve.batcher import Batcher, BatchSettings
 from sigmafield.serve.exact import CHECKS
+from small_network import small_model
 
 AtOnce = Callable[[Batcher, sf.Pipeline, Sequence[sf.Recipe]], list[Tensor]]
 
@@ -94,8 +95,9 @@ def test_unlike_runs_take_the_calls_of_the_longest(pipe: sf.Pipeline, at_once: A
 
 
 @pytest.mark.parametrize("settings", [{}, {"exact": True}, {"exact": True, "rows": 3}])
-def test_a_run_alone_has_no_other_company(pipe: sf.Pipeline, at_once: AtOnce, settings: dict[str, Any]) -> None:
+def test_a_run_alone_has_no_other_company(at_once: AtOnce, settings: dict[str, Any]) -> None:
     """Without exact: the very bits of a run without a batcher. With: those of the same mode, in any company."""
+    pipe = small_model()
     with batcher_of(**settings) as batcher:
         alone = at_once(batcher, pipe, UNLIKE[:1])
     if not settings:
@@ -107,9 +109,9 @@ def test_a_run_alone_has_no_other_company(pipe: sf.Pipeline, at_once: AtOnce, se
 
 
 @pytest.mark.parametrize("rows", [4, pytest.param(8, marks=pytest.mark.slow)])
-def test_rows_of_every_kind_of_run_at_once(pipe: sf.Pipeline, at_once: AtOnce, tmp_path: Path, rows: int) -> None:
+def test_rows_of_every_kind_of_run_at_once(at_once: AtOnce, tmp_path: Path, rows: int) -> None:
     """Two σ-fields, an upscale in tiles, DemoFusion, iterative mixing and three plain jobs, one of them patched."""
-    recipes = mixed(tmp_path)
+    recipes, pipe = mixed(tmp_path), small_model()
     with batcher_of(exact=True, rows=rows) as batcher:
         alone = [at_once(batcher, pipe, [recipe])[0] for recipe in recipes]
     with batcher_of(exact=True, rows=rows) as batcher:
@@ -303,8 +305,9 @@ def test_urgent_calls_are_made_first(pipe: sf.Pipeline) -> None:
     assert order == [9, 2, 1, 3, 0]
 
 
-def test_patched_runs_make_their_own_calls(pipe: sf.Pipeline, at_once: AtOnce) -> None:
+def test_patched_runs_make_their_own_calls(at_once: AtOnce) -> None:
     """With the bits of a run without a batcher, in both modes."""
+    pipe = small_model()
     recipes = [replace(UNLIKE[0], guidance=line, seed=i) for i, line in enumerate(("freeu", "nag", "easycache"))]
     alone = [execute(sf.open_job(recipe, pipe)).state.x for recipe in recipes]
     for settings in ({}, {"exact": True}):

@@ -39,7 +39,7 @@ def rest(every: Span) -> list[tuple[float, float]]:
     """(smallest, largest) level of each step and all later ones."""
     assert every.sigmas is not None
     back = every.sigmas.flip(0)
-    return list(zip(*(numbers(ends.flip(0)) for ends in (back.cummin(0).values, back.cummax(0).values))))
+    return list(zip(numbers(back.cummin(0).values.flip(0)), numbers(back.cummax(0).values.flip(0))))
 
 
 class Brownian:

@@ -133,8 +133,8 @@ def of_all_steps(
     assert every.sigmas is not None
     steps, have = torch.arange(every.n), unbroken(every.frozen, 3)
     both = coefficients(every.sigmas, steps, have, variant, precise, solve_one_step)
-    correct, predict = (list(zip(*map(numbers, terms))) for terms in both)
-    return [(list(one), list(other)) for one, other in zip(correct, predict)]
+    correct, predict = ([numbers(weights) for weights in terms] for terms in both)
+    return [([w[i] for w in correct], [w[i] for w in predict]) for i in range(every.n)]
 
 
 @sampler("uni_pc", order=2, evals=1, grid=end_above_zero, paper="arXiv:2302.04867")

@@ -11,18 +11,22 @@ from sigmafield.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 GENERATED = {
     "api/index.md", "changelog.md", "cli.md", "contributing.md", "mods/index.md", "samplers/index.md",
     "schedules/index.md",
 }  # fmt: skip
 """Pages that hooks of mkdocs make; `mkdocs build --strict` checks the links to them."""
+
+
+def named(page):
+    return page.relative_to(ROOT).as_posix().removeprefix("docs/")
+
+
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))], ids=named)
 @pytest.mark.typed_elsewhere
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
@@ -41,7 +45,7 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch, request):
             SAMPLERS.remove(name)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_and_images_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         made = page.parent == DOCS and target in GENERATED
@@ -50,7 +54,7 @@ def test_links_and_images_exist(page):
 
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
-    assert listed - GENERATED == {page.name for page in DOCS.glob("*.md")}
+    assert listed - GENERATED == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
 
 
 def test_every_mod_is_on_the_page_of_guidance():

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Environment:
     folder: Path
     url: str
 
-    def run(self, *words: str | Path, code: int = 0, **variables: str) -> str:
+    def run(self, *words: str | Path, code: int = 0, variables: Mapping[str, str] = {}) -> str:
         """What a program of the environment prints, output and errors together.
 
         Args:

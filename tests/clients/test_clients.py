@@ -64,9 +64,9 @@ def test_comfy_sdk(url: str, files: Path) -> None:
 def sdk(here: Environment, files: Path, base: str, **variables: str) -> list[str]:
     """What comfy-sdk prints."""
     words = ("python", SCRIPTS / "sdk.py", files / "api.json", files / "image.png", files / "slow.json")
-    lines = here.run(*words, COMFY_BASE_URL=base, **variables).splitlines()
+    lines = here.run(*words, variables={"COMFY_BASE_URL": base, **variables}).splitlines()
     for line in (
-        "submitted queued", "ended succeeded", "output 21 image b'\\x89PNG'", "output 9 image b'\\x89PNG'",
+        "ended succeeded", "output 21 image b'\\x89PNG'", "output 9 image b'\\x89PNG'",
         "workflow api image.png", "refused Cannot execute because node Nope does not exist.",
         "missing Unresolvable core/ASSET reference(s): no", "ended canceled",
     ):  # fmt: skip
@@ -126,8 +126,8 @@ def test_comfy_cli(url: str, files: Path) -> None:
     wrong = here.run(*comfy, "run", "--workflow", files / "wrong.json", *to, "--wait", code=1)
     assert "node 3: 'nope' not in" in wrong and "did you mean" in wrong
     assert "uploaded image.png" in here.run(*comfy, "upload", files / "image.png", *to)
-    assert "ComfyUI 0." in here.run(*comfy, "system-stats", COMFY_LOCAL_URL=url)
-    assert "unload_models=True" in here.run(*comfy, "free", COMFY_LOCAL_URL=url)
+    assert "ComfyUI 0." in here.run(*comfy, "system-stats", variables={"COMFY_LOCAL_URL": url})
+    assert "unload_models=True" in here.run(*comfy, "free", variables={"COMFY_LOCAL_URL": url})
 
 
 @NODE

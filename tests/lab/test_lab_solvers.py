@@ -11,8 +11,8 @@ ORDERS = {"euler": 1, "heun": 2, "dpm_2": 2, "dpmpp_2m": 2, "dpmpp_sde": 2, "see
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    given = {"model": "gaussian", "seeds": 3, "particles": 32}
-    experiment = SOLVERS.experiment(given, {"samplers": list(ORDERS), "steps": "24,48,96"})
+    given = {"model": "gaussian", "seeds": 3, "particles": 8}
+    experiment = SOLVERS.experiment(given, {"samplers": list(ORDERS), "steps": "32,64"})
     return frame(experiment.run(tmp_path_factory.mktemp("orders")))
 
 

@@ -9,10 +9,10 @@ from sigmafield.lab.statistics import difference, interval, ratio
 
 
 def test_coverage():
-    """Of 200 samples of 25 exponential numbers, the intervals of about 95 % hold the mean."""
+    """Of 60 samples of 25 exponential numbers, the intervals of about 95 % hold the mean."""
     rng = np.random.default_rng(1)
-    found = [interval(rng.exponential(size=25)) for _ in range(200)]
-    assert 0.87 <= np.mean([i.low <= 1 <= i.high for i in found]) <= 0.99
+    found = [interval(rng.exponential(size=25)) for _ in range(60)]
+    assert 0.83 <= np.mean([i.low <= 1 <= i.high for i in found]) < 1
 
 
 def test_pairs_cancel_what_seeds_share():

@@ -264,7 +264,7 @@ def test_a_job_from_an_asset_to_its_outputs(client: Client) -> None:
 
 def test_the_events_of_a_job(client: Client) -> None:
     """Outputs come before the last state, which is the last frame; progress is a snapshot with all that is known."""
-    job = job_of(client, nodes("seen", steps=30, seed=5))
+    job = job_of(client, nodes("seen", steps=40, seed=5))
     found = frames(client, job)
     names = [name for name, _ in found]
     assert set(names) == {"status", "progress", "preview", "output"}
@@ -277,7 +277,7 @@ def test_the_events_of_a_job(client: Client) -> None:
         fits(always, data, name)
     steps = [data for name, data in found if name == "progress" and "step" in data]
     assert [data["value"] for data in steps] == sorted(data["value"] for data in steps)
-    assert steps[-1]["current_node_class"] == "KSampler" and steps[-1]["steps"] == 30
+    assert steps[-1]["current_node_class"] == "KSampler" and steps[-1]["steps"] == 40
     assert all(0 <= data["value"] <= 1 and data["nodes_total"] == 7 for data in steps)
     preview = next(data for name, data in found if name == "preview")
     assert base64.b64decode(preview["data_base64"])[:2] == b"\xff\xd8"

@@ -118,7 +118,7 @@ class Asked(NamedTuple):
     stream: torch.Generator
     mask: Tensor | None
     mask_of: MaskOf
-    rule: Rule
+    rule: Rule = by_level
 
 
 class Begun(NamedTuple):

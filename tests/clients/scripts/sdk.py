@@ -11,7 +11,7 @@ client = Comfy()
 asset = client.assets.from_file(image)
 wf = client.workflows.from_file(workflow)
 wf.json["3"]["inputs"]["seed"] = time.time_ns() % 2**32  # results of an equal job would be used again
-wf.json["3"]["inputs"]["steps"] = 40
+wf.json["3"]["inputs"]["steps"] = 120  # a second or more, so that there is something to follow
 wf.json["20"] = {"class_type": "LoadImage", "inputs": {"image": ""}}
 wf.json["21"] = {"class_type": "SaveImage", "inputs": {"images": ["20", 0], "filename_prefix": "copy"}}
 wf.set_input("20", "image", asset)

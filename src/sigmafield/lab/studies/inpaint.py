@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from sigmafield.lab.drawing import distinct, lines, mean, rows_of, summary, valu
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import rms
+from sigmafield.lab.squares import soft, square, step_across
 from sigmafield.lab.statistics import difference, ratio
 from sigmafield.lab.studies.study import Study
 from sigmafield.lab.subject import SubjectOptions, counts_in, names_in
@@ -81,15 +81,6 @@ class InpaintOptions:
         for name in self.ways:
             if name not in WAYS:
                 raise ValueError(f"ways must be of {', '.join(WAYS)}; got {name!r}")
-
-
-def square(side: int, share: float) -> Tensor:
-    """A centred square, 1 in it and 0 elsewhere, [side, side], float64."""
-    size = min(max(round(side * share), 1), side - 1)
-    first = (side - size) // 2
-    mask = torch.zeros(side, side, dtype=torch.float64)
-    mask[first : first + size, first : first + size] = 1
-    return mask
 
 
 @dataclass(frozen=True)
@@ -155,23 +146,6 @@ def drawn_again(opened: Opened, known: Tensor, mask: Tensor, feather: float, way
     run = Run(denoise, row, grid, noise, sampler.params)
     last = finish(run, x)
     return last.x, last.nfe
-
-
-def soft(mask: Tensor, feather: float) -> Tensor:
-    """The mask, blurred by a box of about `feather` of the side on each side of its edge."""
-    radius = max(1, round(feather * mask.shape[-1]))
-    padded = F.pad(mask[None, None], [radius] * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * radius + 1, stride=1)[0, 0]
-
-
-def step_across(x: Tensor, mask: Tensor) -> float:
-    """Root mean square difference of neighbours of which one is in the square and one is not, of [B, C, h, w]."""
-    found = []
-    for axis in (-2, -1):
-        n = mask.shape[axis] - 1
-        crossing = mask.narrow(axis, 0, n) != mask.narrow(axis, 1, n)
-        found.append((x.narrow(axis, 0, n) - x.narrow(axis, 1, n))[..., crossing].flatten())
-    return float(torch.cat(found).double().square().mean().sqrt())
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,15 @@ SIDE = 8
 """Side that a network's latent is reduced to for its features."""
 
 
+PARTICLES = {
+    "diversity": "mean distance between particles, as a share of that of exact samples",
+    "sliced": "sliced Wasserstein distance to as many exact samples",
+    "energy": "energy distance to as many exact samples, without bias",
+    "frechet": "Wasserstein-2 distance, squared, of Gaussians with the moments of the particles and of the law",
+}
+"""What is measured on an analytic model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NoiseOptions:
     """Samplers, their noise, and the runs.
@@ -107,12 +116,7 @@ def noise(subject: SubjectOptions, options: NoiseOptions) -> Experiment:
                     else:
                         own = subject.recipe(**shared).to_plain() | {"prompt": prompt}
                         arms.append(Arm({**labels, "prompt": prompt}, type(recipe).from_plain(own)))
-    columns = {
-        "diversity": "mean distance between particles, as a share of that of exact samples",
-        "sliced": "sliced Wasserstein distance to as many exact samples",
-        "energy": "energy distance to as many exact samples, without bias",
-        "frechet": "Wasserstein-2 distance, squared, of Gaussians with the moments of the particles and of the law",
-    }
+    columns = dict(PARTICLES)
     if not subject.is_analytic:
         columns = {"features": f"the final latent, reduced to {SIDE} x {SIDE}"}
     return Experiment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -143,7 +144,7 @@ def entropic_cost(cost: Tensor, epsilon: float) -> float:
     return float((np.asarray(plan) * cost.numpy()).sum())
 
 
-def _pot():
+def _pot() -> ModuleType:
     try:
         import ot
     except ImportError as error:

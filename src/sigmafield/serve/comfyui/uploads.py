@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aiohttp import BodyPartReader, web
 from PIL import Image
@@ -158,14 +157,10 @@ def names(target: Path) -> Iterator[Path]:
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
     made = hashlib.sha256()
-    while chunk := file.read(2**20):
-        made.update(chunk)
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            made.update(chunk)
     return made.hexdigest()
 
 

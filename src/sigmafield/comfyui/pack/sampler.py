@@ -17,6 +17,7 @@ from sigmafield.core.process import VE
 from sigmafield.core.protocols import Denoiser, State
 from sigmafield.noise.sources import generator_of, randn
 from sigmafield.runs.run import iterate
+from sigmafield.spatial.field_denoiser import by_level
 from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask, unchanged
 
 CLOSE = 1e-5
@@ -101,6 +102,7 @@ def begin(
             stream=stream(int(extra_args.get("seed") or 0), noise),
             mask=denoise_mask,
             mask_of=changes,
+            rule=by_level,
         )
     )
 

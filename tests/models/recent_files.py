@@ -86,7 +86,7 @@ def autoencoder(family: str, name: str) -> dict[str, Tensor]:
         return original_names.autoencoder(original_models.flux(False)[0]["vae"], "")
     if family == "flux2":
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-        return flux2_vae(randomise(AutoencoderKLFlux2(block_out_channels=(8,) * 4, norm_num_groups=4, **blocks)))
+        return flux2_vae(randomise(AutoencoderKLFlux2(block_out_channels=(32,) * 4, norm_num_groups=32, **blocks)))
     if "2.2" in name:
         module = AutoencoderKLWan(
             base_dim=4, decoder_base_dim=4, z_dim=48, is_residual=True, in_channels=12, out_channels=12, patch_size=2,

@@ -138,8 +138,8 @@ def save_flux2(folder: Path, guided: bool) -> Any:
         axes_dims_rope=(4, 4, 4, 4), guidance_embeds=guided,
     )  # fmt: skip
     autoencoder = AutoencoderKLFlux2(
-        block_out_channels=(8,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=4, sample_size=64,
+        block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=32, sample_size=64,
     )  # fmt: skip
     autoencoder.bn.running_mean += torch.linspace(-0.5, 0.5, 128)
     autoencoder.bn.running_var *= torch.linspace(0.5, 2.0, 128)

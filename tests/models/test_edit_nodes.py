@@ -53,6 +53,7 @@ def sampled(model: Any, positive: Any, latent: Any, **more: Any) -> Tensor:
     )["samples"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen-image", "z-image", "flux2 klein", "chroma"])
 def test_text_to_image_is_generate(name: str, family: Family, loaded: Loaded) -> None:
     model, clip, vae = opened(family, name)
@@ -69,6 +70,7 @@ def test_text_to_image_is_generate(name: str, family: Family, loaded: Loaded) ->
     assert [image.tobytes() for image in made] == [image.tobytes() for image in own]
 
 
+@pytest.mark.slow
 def test_an_image_is_edited(family: Family) -> None:
     """The prompt, the image that the text encoder sees and the one that the network sees change what is drawn."""
     model, clip, vae = opened(family, "qwen-image")
@@ -101,6 +103,7 @@ def shrunk(extra: dict[str, Any]) -> dict[str, Any]:
     return {"reference_latents": [latent[..., :4, :6] for latent in extra.get("reference_latents", ())]}
 
 
+@pytest.mark.slow
 def test_images_of_flux2_and_kontext(family: Family) -> None:
     empties = {"flux2 klein": empty_flux2_latent_image(96, 64), "flux dev": empty_sd3_latent_image(96, 64)}
     for name, empty in empties.items():

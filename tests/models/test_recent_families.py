@@ -22,13 +22,15 @@ from sigmafield.models.references import at_zero, with_references
 pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
 NAMES = ["qwen-image", "z-image", "flux2 dev", "flux2 klein", "chroma"]
+LONG = ("flux2 dev", "flux2 klein")
+"""Families whose prompts are padded to 512 tokens, and read in 27 layers or more."""
 PROMPTS = ["a red heart", "the green horse"]
 
 Family = Callable[[str], tuple[Path, Any]]
 Loaded = Callable[[str], Pipeline]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in NAMES])
 def both(request: pytest.FixtureRequest, family: Family, loaded: Loaded) -> tuple[Pipeline, Any]:
     """A model as loaded here, and diffusers' pipeline of it."""
     return loaded(request.param), family(request.param)[1]
@@ -193,7 +195,7 @@ def theirs_with_images(pipe: Any, x: Tensor, images: list[Tensor], sigma: float,
     return out[:, : h * w].transpose(1, 2).reshape(x.shape)
 
 
-@pytest.mark.parametrize("name", ["qwen-image", "flux2 dev", "flux dev"])
+@pytest.mark.parametrize("name", ["qwen-image", pytest.param("flux2 dev", marks=pytest.mark.slow), "flux dev"])
 def test_images_to_edit(name: str, family: Family, loaded: Loaded) -> None:
     """An editing network is shown images of any size after the latent, one for all rows or one for each."""
     ours, (_, pipe) = loaded(name), family(name)

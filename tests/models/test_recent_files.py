@@ -26,7 +26,8 @@ from sigmafield.models.single_file.shapes import derived
 pytest.importorskip("diffusers")
 Family = Callable[[str], tuple[Path, Any]]
 Loaded = Callable[[str], Pipeline]
-NETWORKS = ["qwen-image", "z-image", "flux2 dev", "flux2 klein", "chroma", "wan2.2 5b"]
+DEV = pytest.param("flux2 dev", marks=pytest.mark.slow)
+NETWORKS = ["qwen-image", "z-image", DEV, "flux2 klein", "chroma", "wan2.2 5b"]
 
 
 def written(path: Path, tensors: dict[str, Tensor]) -> Path:
@@ -70,7 +71,7 @@ def test_networks_at_their_true_size(name: str) -> None:
     assert told == want
 
 
-@pytest.mark.parametrize("name", ["z-image", "flux2 dev", "chroma", "qwen-image"])
+@pytest.mark.parametrize("name", ["z-image", DEV, "chroma", "qwen-image"])
 def test_loras(name: str, tmp_path: Path, family: Family, loaded: Loaded) -> None:
     """A LoRA in the published names changes the layers that they mean."""
     module = loaded(name).model.module

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
     from sigmafield.models.analytic import Mixture
-    from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+    from sigmafield.models.bundle import Pipeline, Vae
     from sigmafield.models.diffusion_model import DiffusionModel
     from sigmafield.models.inspection.inspect import inspect
     from sigmafield.models.inspection.report import Inspected
     from sigmafield.models.load import load, load_control
+    from sigmafield.models.text.encoder import TextEncoder
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
     from sigmafield.recipes.build import Job

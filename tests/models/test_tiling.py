@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sigmafield as sf
-from sigmafield.models.bundle import TextEncoder
+from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.recipes.build import size_of
 from sigmafield.recipes.image_io import to_images
 from sigmafield.recipes.inputs import Inputs

@@ -13,8 +13,8 @@ from sigmafield.comfyui.tiles import GridTiles, LeafTiles, Shifts
 from sigmafield.core.registry import Registry, Spec
 from sigmafield.guidance.hooks import Mods
 from sigmafield.guidance.registry import Mod, mods_of
-from sigmafield.models.bundle import TextEncoder
 from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.recipes.mods import MODS
 from sigmafield.spatial.inpaint import MaskOf, differential, unchanged
 

@@ -16,7 +16,7 @@ from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import ControlNetwork
 from sigmafield.core.parameters import check, checked, keywords
 from sigmafield.core.registry import near_miss, shown
-from sigmafield.models.bundle import Pipeline, TextEncoder, Vae
+from sigmafield.models.bundle import Pipeline, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import SHIPPED, TINY, TINY_FLOW, nearby
 from sigmafield.models.lora.merge import merge
@@ -24,6 +24,7 @@ from sigmafield.models.lora.read import notes_of, read_lora, usable
 from sigmafield.models.lora.strengths import Loras, check_loras, lora_file
 from sigmafield.models.running import check_compile, check_offload, compiled, offloaded
 from sigmafield.models.text.bundled import together
+from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.threads import with_threads
 from sigmafield.models.tiny import load_tiny

@@ -14,11 +14,12 @@ from sigmafield.comfyui.model import NodeModel
 from sigmafield.comfyui.sockets import Choices, Input, files
 from sigmafield.comfyui.values import Clip, ControlNet, Model, Vae
 from sigmafield.core.annotations import Range
-from sigmafield.models.bundle import Pipeline, TextEncoder
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import INDEX, SHIPPED
 from sigmafield.models.load import load, load_network, load_text, load_vae
 from sigmafield.models.missing import NO_TEXT, NO_VAE
+from sigmafield.models.text.encoder import TextEncoder
 
 
 def _checkpoints(folders: Folders) -> list[str]:

@@ -13,8 +13,8 @@ from sigmafield.comfyui.values import Clip, Conditioning
 from sigmafield.comfyui.widgets import Distilled, Pixels, Prompt
 from sigmafield.core.annotations import Range
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import EncodeText, Modules
 from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.encoder import EncodeText, Modules
 from sigmafield.models.text.prompt import Parts
 
 Tokens = Annotated[int, Range(0, 10000), Input(step=1)]

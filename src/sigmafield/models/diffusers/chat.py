@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Modules, TextEncoder
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.diffusers.text import load_tokenizer, no_layers
 from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.encoder import Modules, TextEncoder
 
 MASK = "encoder_attention_mask"
 """Name of the mask among a conditioning's further inputs: 1 for tokens, 0 for padding."""

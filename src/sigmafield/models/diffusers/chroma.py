@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_chroma import ChromaTransformer2D
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Modules, Pipeline, TextEncoder
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.chat import MASK
 from sigmafield.models.diffusers.flux_tokens import PATCH, latents_of, patch_positions, text_positions, tokens_of
 from sigmafield.models.diffusers.source import Source
@@ -19,6 +19,7 @@ from sigmafield.models.diffusers.transformer import assemble, checked, fits
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Modules, TextEncoder
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
 from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.models.text.prompt import (
     Chunk,
     Vocabulary,

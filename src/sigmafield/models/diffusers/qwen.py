@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, TextEncoder
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.chat import MASK, QWEN, Chat, chat_encoder, load_language_model
 from sigmafield.models.diffusers.flux_tokens import PATCH, latents_of, tokens_of
 from sigmafield.models.diffusers.qwen_edit import image_encoder
@@ -21,6 +21,7 @@ from sigmafield.models.diffusers.vae import load_qwen_vae
 from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.module_view import view_of
 from sigmafield.models.references import AT_ZERO, references
+from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import EncodeImages, Modules
 from sigmafield.models.diffusers.chat import MASK, QWEN, Chat, states_of
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.diffusers.text import load_tokenizer
+from sigmafield.models.text.encoder import EncodeImages, Modules
 
 EDIT = Chat(
     "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "

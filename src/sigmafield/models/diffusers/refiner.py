@@ -9,10 +9,10 @@ import torch
 from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import EncodeText, Modules, TextEncoder
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.encoder import EncodeText, Modules, TextEncoder
 from sigmafield.models.text.prompt import check_layer
 
 SCORE, NEGATIVE_SCORE = 6.0, 2.5

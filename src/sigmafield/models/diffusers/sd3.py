@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Modules, Pipeline, TextEncoder
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.clip import joined, load_clip
 from sigmafield.models.diffusers.control import residuals
 from sigmafield.models.diffusers.control_transformer import fitting_transformer
@@ -23,6 +23,7 @@ from sigmafield.models.diffusers.transformer import assemble, checked, patch_of,
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 

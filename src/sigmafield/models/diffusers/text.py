@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, T5EncoderModel, UMT5EncoderModel
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Modules, TextEncoder
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
 from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk, text_for
 
 Embed = Callable[[Any, Sequence[str]], tuple[Tensor, Tensor | None]]

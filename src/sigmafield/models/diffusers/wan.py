@@ -10,13 +10,14 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, TextEncoder
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import umt5, unescaped
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_video_vae
 from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.network_call import rows
+from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.parameterization.families import family
 
 LENGTH = 512

@@ -10,12 +10,13 @@ from torch import Tensor
 from transformers import Qwen3ForCausalLM, Qwen3Model
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, TextEncoder
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.chat import MASK, QWEN, Chat, chat_encoder, load_language_model
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.transformer import assemble, checked, fits
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
+from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
 

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Modules, Pipeline, TextEncoder, Vae
+from sigmafield.models.bundle import Pipeline, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import Directory, open_directory, read_json, weights
 from sigmafield.models.scheduler_config import sampling_of
 from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.models.text.prompt import Vocabulary, by_space, check_layer, chunks, encode_chunks
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.tiny.clip import CLIPText

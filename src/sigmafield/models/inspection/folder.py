@@ -10,7 +10,7 @@ from pathlib import Path
 from sigmafield.models.directory import INDEX, read_json
 from sigmafield.models.inspection.inspect import inspect, is_weights
 from sigmafield.models.inspection.report import Inspected, Kind
-from sigmafield.models.weights.files import PICKLES
+from sigmafield.models.weights.broken import PICKLES
 
 FOLDERS: dict[str, tuple[Kind, ...]] = {
     "checkpoints": ("checkpoint", "network"), "Stable-diffusion": ("checkpoint", "network"),

@@ -19,9 +19,9 @@ from sigmafield.core.registry import near_miss
 from sigmafield.models.directory import nearby, opened
 from sigmafield.models.text.bundled import Bundled, equal
 from sigmafield.models.text.prompt import UnknownEmbedding, no_vectors
+from sigmafield.models.weights.broken import PICKLES
 
 ENDING = ".safetensors"
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)

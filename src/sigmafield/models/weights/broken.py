@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
+"""Endings of files that can run any code when they are opened."""
+
 LENGTH = 8
 """Bytes of the number at the beginning of a safetensors file: the length of its header."""
 
 
 def not_safetensors(path: Path, error: Exception) -> ValueError:
-    """The error for a file that is not a safetensors file; it says so where the file is shorter than it claims."""
+    """The error for a file that is not a safetensors file: a pickle, or one that is shorter than it claims."""
+    if path.suffix.lower() in PICKLES:
+        return ValueError(f"{path}: a pickle can run any code and is not opened; convert it to .safetensors")
     hint = "; was it downloaded in full?" if is_cut(path) else ""
     return ValueError(f"{path} is not a safetensors file ({error}){hint}")
 

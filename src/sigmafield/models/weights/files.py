@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from sigmafield.models.weights.broken import PICKLES
 from sigmafield.models.weights.gguf_file import GgufFile, is_gguf, open_gguf
 from sigmafield.models.weights.kinds import FORMATS, Entry
 from sigmafield.models.weights.packed import Value
 from sigmafield.models.weights.safetensors_file import SafetensorsFile, open_safetensors
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 ENDINGS = (".safetensors", ".sft", ".gguf")
 """Endings of files with weights that are opened, in lower case."""
 

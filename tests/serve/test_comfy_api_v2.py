@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from blake3 import blake3
 from comfy_serving import comfy_engine
 from serving import ALICE, BOB, Answer, Client, png
 
+from sigmafield.serve.comfyui.v2 import events
 from sigmafield.serve.comfyui.v2.references import resolved
 from sigmafield.serve.engine import Engine
 
@@ -376,6 +378,34 @@ def test_jobs_are_listed_by_page_and_label(client: Client) -> None:
     for query in ("limit=0", "limit=101", "limit=x"):
         assert client.get(f"{BASE}/jobs?{query}").status == 400
     assert client.get(f"{BASE}/jobs?cursor=x").error["code"] == "invalid_cursor"
+
+
+def test_every_answer_names_its_request(client: Client) -> None:
+    """Errors as well, and streams; no two have the same name."""
+    job = job_of(client, nodes(seed=77))
+    paths = ("/health", f"/jobs/{job}", f"/jobs/{job}/events", "/jobs/nope", "/nope", "/assets/nope/content")
+    found = [client.get(f"{BASE}{path}").headers["X-Comfy-Request-Id"] for path in paths]
+    assert len(set(found)) == len(paths) and all(re.fullmatch(r"[\w.+:/=@-]{1,200}", each, re.ASCII) for each in found)
+    assert "X-Comfy-Request-Id" not in client.get("/prompt").headers
+
+
+def test_streams_of_one_owner_are_limited(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_STREAMS", 2)
+    job = job_of(client, nodes(steps=400, seed=78))
+    open_ones = [client.connection() for _ in range(2)]
+    streams = []
+    for connection in open_ones:
+        connection.request("GET", f"{BASE}/jobs/{job}/events")
+        streams.append(connection.getresponse())
+    refused = client.get(f"{BASE}/jobs/{job}/events")
+    assert (refused.status, refused.error["code"]) == (429, "too_many_streams") and refused.headers[
+        "Retry-After"
+    ] == "5"
+    assert client.post(f"{BASE}/jobs/{job}/cancel").status == 200
+    for stream, connection in zip(streams, open_ones):
+        assert b'"canceled"' in stream.read()
+        connection.close()
+    assert frames(client, job)[-1] == ("status", {"status": "canceled"})  # there is room again
 
 
 def test_owners_of_tokens_do_not_meet(tmp_path: Path) -> None:

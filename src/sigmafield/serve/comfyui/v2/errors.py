@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sigmafield.serve.comfyui.answers import plain
 from sigmafield.serve.http.errors import Handler
@@ -17,6 +18,8 @@ LOG = logging.getLogger("sigmafield.serve")
 
 BASE = "/api/v2"
 """What the addresses of all routes begin with."""
+
+REQUEST_ID = web.RequestKey("request id", str)
 
 CODES = {
     400: "invalid_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 409: "conflict",
@@ -34,20 +37,34 @@ class Refused(Exception):
         code: What clients tell errors apart by.
         message: What is wrong.
         details: Further values.
+        seconds: After which the client may try again; None says nothing.
     """
 
-    def __init__(self, status: int, code: str, message: str, details: Mapping[str, Any] | None = None):
+    def __init__(
+        self, status: int, code: str, message: str, details: Mapping[str, Any] | None = None, seconds: int | None = None
+    ):
         super().__init__(message)
-        self.status, self.code, self.details = status, code, details
+        self.status, self.code, self.details, self.seconds = status, code, details, seconds
 
     def answer(self) -> web.Response:
         """The error as an answer."""
-        return failed(self.status, self.code, str(self), self.details)
+        return failed(self.status, self.code, str(self), self.details, self.seconds)
 
 
-def failed(status: int, code: str, message: str, details: Mapping[str, Any] | None = None) -> web.Response:
-    """An error's answer."""
-    return plain({"error": {"code": code, "message": message, "details": details}}, status)
+def failed(
+    status: int, code: str, message: str, details: Mapping[str, Any] | None = None, seconds: int | None = None
+) -> web.Response:
+    """An error's answer; arguments as for `Refused`."""
+    made = plain({"error": {"code": code, "message": message, "details": details}}, status)
+    if seconds is not None:
+        made.headers[hdrs.RETRY_AFTER] = str(seconds)
+    return made
+
+
+async def name_request(request: web.Request, answer: web.StreamResponse) -> None:
+    """Give an answer of this protocol its request's id, which the log has as well where the server has failed."""
+    if (id := request.get(REQUEST_ID)) is not None:
+        answer.headers["X-Comfy-Request-Id"] = id
 
 
 @web.middleware
@@ -55,14 +72,13 @@ async def v2_errors(request: web.Request, handler: Handler) -> web.StreamRespons
     """Gives errors of the routes of this protocol its form, those of the guard as well."""
     if not request.path.startswith(BASE):
         return await handler(request)
+    request[REQUEST_ID] = uuid.uuid4().hex
     try:
         answer = await handler(request)
     except Refused as error:
         return error.answer()
     except QueueFull as error:
-        made = failed(429, "queue_full", str(error))
-        made.headers["Retry-After"] = str(error.seconds)
-        return made
+        return failed(429, "queue_full", str(error), seconds=error.seconds)
     except web.HTTPException as error:
         made = failed(error.status, CODES.get(error.status, f"http_{error.status}"), error.text or error.reason)
         if error.status in (408, 413):  # the rest of the body is not waited for
@@ -73,7 +89,7 @@ async def v2_errors(request: web.Request, handler: Handler) -> web.StreamRespons
     except ValueError as error:
         return failed(400, "invalid_request", " ".join(str(error).split()))
     except Exception as error:
-        LOG.exception("%s %s failed", request.method, request.path, exc_info=error)
+        LOG.exception("%s %s failed, request %s", request.method, request.path, request[REQUEST_ID], exc_info=error)
         return failed(500, "upstream_error", "The server has failed at this request; its log says why.")
     return _translated(answer)
 

@@ -6,15 +6,17 @@ import asyncio
 import base64
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from aiohttp import web
 
+from sigmafield.serve.comfyui.v2.errors import Refused
 from sigmafield.serve.comfyui.v2.job_view import ENDED, View, view_of
 from sigmafield.serve.comfyui.v2.outputs import with_address
-from sigmafield.serve.http.context import in_thread, server_of
+from sigmafield.serve.http.context import OWNER, in_thread, server_of
 
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -23,6 +25,12 @@ HEARTBEAT = 10.0
 
 PAUSE = 0.45
 """Seconds between two looks at a job, so that there are about two events of a kind in a second."""
+
+MOST_STREAMS = 64
+"""Streams of one owner that are open at the same time; each looks at its job about twice in a second."""
+
+STREAMS = web.AppKey("comfy api v2 streams", Counter[str])
+"""Numbers of open streams by owner."""
 
 Frame = tuple[str, dict[str, Any]]
 
@@ -84,11 +92,25 @@ class Stream:
                               "data_base64": base64.b64encode(image).decode()}  # fmt: skip
 
 
+@contextmanager
+def counted(request: web.Request) -> Iterator[None]:
+    """Counts a stream while it is open. Refused if its owner has as many as may be open at the same time."""
+    streams, owner = request.app[STREAMS], request[OWNER]
+    if streams[owner] >= MOST_STREAMS:
+        said = f"{MOST_STREAMS} streams of events are open already: close some, or ask for the jobs themselves."
+        raise Refused(429, "too_many_streams", said, seconds=5)
+    streams[owner] += 1
+    try:
+        yield
+    finally:
+        streams[owner] -= 1
+
+
 async def events(request: web.Request, id: str) -> web.StreamResponse:
-    """What happens to a job, until it ends."""
+    """What happens to a job, until it ends. Refused if too many streams are open."""
     feed, made = server_of(request).feed, Stream(view_of(request), id, request)
     answer = web.StreamResponse(headers=HEADERS)
-    with feed.watch(id) as watch, suppress(ConnectionResetError):
+    with counted(request), feed.watch(id) as watch, suppress(ConnectionResetError):
         frames = await in_thread(made.frames)
         await answer.prepare(request)
         last = time.monotonic()

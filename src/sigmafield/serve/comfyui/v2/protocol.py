@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
 from sigmafield.serve.comfyui.folders import Directories
 from sigmafield.serve.comfyui.v2 import assets, jobs
+from sigmafield.serve.comfyui.v2.errors import name_request
+from sigmafield.serve.comfyui.v2.events import STREAMS
 from sigmafield.serve.comfyui.v2.records import Records
 
 FILE = "comfy-api-v2.sqlite"
@@ -22,6 +25,8 @@ def add_v2(app: web.Application, here: Directories) -> None:
         here: Where files are.
     """
     app.router.add_routes([*jobs.routes(), *assets.routes()])
+    app.on_response_prepare.append(name_request)
+    app[STREAMS] = Counter()
 
     async def alongside(app: web.Application) -> AsyncIterator[None]:
         records = app[assets.RECORDS] = Records(here.base / FILE)

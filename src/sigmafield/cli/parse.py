@@ -141,7 +141,7 @@ READERS = Readers(
     {
         "shift": parse_shift, "seed": parse_seed, "model_folder": Path, "input_folder": Path, "base_directory": Path,
         "input_directory": Path, "output_directory": Path, "temp_directory": Path, "user_directory": Path,
-        "front_end_root": Path,
+        "front_end_root": Path, "tls_keyfile": Path, "tls_certfile": Path,
     },
     {
         "regions": parse_region, "controls": parse_control, "loras": parse_lora,
@@ -155,7 +155,7 @@ READERS = Readers(
         "models": "NAME", "devices": "NAME", "allow_host": "NAME", "allow_origin": "URL",
         "base_directory": "FOLDER", "input_directory": "FOLDER", "output_directory": "FOLDER",
         "temp_directory": "FOLDER", "user_directory": "FOLDER", "front_end_root": "FOLDER",
-        "extra_model_paths_config": "FILE",
+        "extra_model_paths_config": "FILE", "tls_keyfile": "FILE", "tls_certfile": "FILE",
         "controls": "net=PATH,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
     },
 )  # fmt: skip

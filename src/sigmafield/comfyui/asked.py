@@ -9,11 +9,14 @@ from sigmafield.comfyui.context import Context
 
 
 def asked(context: Context) -> dict[str, Any]:
-    """The values by ComfyUI's names; a name that is not there has none."""
+    """The values by ComfyUI's names; a name that is not there has none.
+
+    The prompt and the further values are None where files are written without them.
+    """
     return {
-        "PROMPT": context.prompt,
+        "PROMPT": context.prompt if context.metadata else None,
         "DYNPROMPT": DynamicPrompt(context),
-        "EXTRA_PNGINFO": context.extra,
+        "EXTRA_PNGINFO": context.extra if context.metadata else None,
         "UNIQUE_ID": context.node,
     }
 

@@ -96,6 +96,7 @@ class Context:
         graph: The nodes of the prompt with those that have come from expansions.
         state: The state that a sampling node goes on from; None: from the start.
         loading: How models are loaded: each time, or once for all prompts of a server.
+        metadata: Whether nodes get the prompt and further values to write them into files.
     """
 
     folders: Folders = Folders()
@@ -106,6 +107,7 @@ class Context:
     graph: Graph = Graph({})
     state: State | None = None
     loading: Loading = each_time
+    metadata: bool = True
 
 
 @dataclass(frozen=True)

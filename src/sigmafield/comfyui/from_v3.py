@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
-from sigmafield.comfyui.asked import DynamicPrompt
+from sigmafield.comfyui.asked import asked
 from sigmafield.comfyui.context import Blocked, Context, Outcome
 from sigmafield.comfyui.definition import Definition, Hook, Output, Result, Slot
 from sigmafield.comfyui.from_v1 import v1_outcome
@@ -37,14 +37,14 @@ def v3_definition(cls: Any, module: str) -> Definition:
     """
     schema = cls.define_schema()
     n = len(schema.outputs)
-    asked = {*schema.hidden, *((Hidden.prompt, Hidden.extra_pnginfo) if schema.is_output_node else ())}
+    wanted = {*schema.hidden, *((Hidden.prompt, Hidden.extra_pnginfo) if schema.is_output_node else ())}
     return Definition(
         name=schema.node_id,
         category=schema.category,
         call=_caller(cls, n),
         inputs=tuple(sorted(map(_slot, schema.inputs), key=lambda each: not each.required)),
         outputs=tuple(map(_output, schema.outputs)),
-        hidden={each.name: each.value for each in Hidden if each in asked},
+        hidden={each.name: each.value for each in Hidden if each in wanted},
         title=schema.display_name,
         doc=schema.description,
         takes_lists=schema.is_input_list,
@@ -74,10 +74,8 @@ def _output(given: V3Output) -> Output:
 
 def _caller(cls: Any, n: int) -> Callable[[Mapping[str, Any], Context], Result]:
     def call(inputs: Mapping[str, Any], context: Context) -> Result:
-        hidden = SimpleNamespace(
-            unique_id=context.node, prompt=context.prompt, extra_pnginfo=context.extra,
-            dynprompt=DynamicPrompt(context), auth_token_comfy_org=None, api_key_comfy_org=None, context=context,
-        )  # fmt: skip
+        given = {name.lower(): value for name, value in asked(context).items()}
+        hidden = SimpleNamespace(**given, auth_token_comfy_org=None, api_key_comfy_org=None, context=context)
         made = type(cls.__name__, (cls,), {"hidden": hidden}).execute(**inputs)
         return _awaited(made, n) if inspect.isawaitable(made) else _outcome(made, n)
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.serve.comfyui.messages import without_folders
 from sigmafield.serve.comfyui.prompt_runs import PromptRun
 from sigmafield.serve.device import Device
 from sigmafield.serve.failure import failure_text
@@ -104,6 +105,8 @@ class Worker(threading.Thread):
 
     def _fail(self, error: BaseException, run: PromptRun | None) -> None:
         message = failure_text(self.id, error)
+        if run is not None:
+            message = without_folders(message, run.folders)
         try:
             self._store.change(
                 self.id, UNFINISHED, "failed", {"error": message},

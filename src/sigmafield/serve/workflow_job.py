@@ -129,7 +129,8 @@ def run_workflow(live: Live, device: Device, workflows: Workflows, run: PromptRu
     steps, paused = start_of(live, device, folders)
     validated = workflows.checked(live.record.request) if paused is None else paused.validated
     extra = live.record.request.get("extra")
-    context = Context(folders, device.name, extra=extra, loading=device.once)
+    metadata = run is None or run.metadata
+    context = Context(folders, device.name, extra=extra, loading=device.once, metadata=metadata)
     course = Course(len(validated.prompt), steps, done_before(paused))
     live.begin(course.point())
     stop = threading.Event()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,13 +133,19 @@ def annotated(name: str) -> tuple[str, str | None]:
     return (found[1], found[2]) if found else (name, None)
 
 
-def tidied(root: Path, now: float | None = None) -> None:
-    """Remove previews of the temp directory that are older than `KEPT_PREVIEWS`."""
-    oldest = (time.time() if now is None else now) - KEPT_PREVIEWS
-    for path in root.rglob("*"):
-        with suppress(OSError):
-            if path.is_file() and path.stat().st_mtime < oldest:
-                path.unlink()
+def tidy_temp(root: Path, used: Callable[[str], bool]) -> None:
+    """Remove files of the temp directory that are older than `KEPT_PREVIEWS`: previews, and uploads that were cut off.
+
+    Args:
+        root: The directory.
+        used: Whether a job that has not ended names the file, given its name as JSON has it, without quotes.
+    """
+    oldest = time.time() - KEPT_PREVIEWS
+    for folder, _, names in os.walk(root):
+        for path in (Path(folder, name) for name in names):
+            with suppress(OSError):  # deleted meanwhile
+                if path.lstat().st_mtime < oldest and not used(json.dumps(path.name)[1:-1]):
+                    path.unlink()
 
 
 def user_name(owner: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sigmafield.comfyui import events as happened
+from sigmafield.comfyui.context import Folders
 from sigmafield.serve.comfyui.frames import image_frame, image_frame_about, jpeg, png
 
 TO_ALL = ("progress", "progress_state", "execution_interrupted")
@@ -61,10 +63,11 @@ class Course:
 
     Args:
         id: The prompt.
+        folders: Those of its files; messages do not say where they are.
     """
 
-    def __init__(self, id: str):
-        self.id = id
+    def __init__(self, id: str, folders: Folders = Folders()):
+        self.id, self._folders = id, folders
         self.last: str | None = None
         self._nodes: dict[str, dict[str, Any]] = {}
         self._messages: list[tuple[str, Mapping[str, Any]]] = []
@@ -156,10 +159,10 @@ class Course:
             inputs: Its inputs as texts.
             executed: The nodes that have run.
         """
-        kind = type(error)
+        kind, said = type(error), without_folders(str(error), self._folders)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         return self._kept(
-            "execution_error", **_failure(node, class_type, executed), exception_message=f"{error}\n",
+            "execution_error", **_failure(node, class_type, executed), exception_message=f"{said}\n",
             exception_type=name, traceback=_lines(error), current_inputs=dict(inputs),
             current_outputs=[*self._cached, *executed],
         )  # fmt: skip
@@ -204,6 +207,19 @@ def _sent(event: happened.Stepped) -> tuple[bytes, str] | None:
     if event.progress.image is not None:
         return png(event.progress.image), "image/png"
     return None if event.preview is None else (jpeg(event.preview), "image/jpeg")
+
+
+def without_folders(text: str, folders: Folders) -> str:
+    """A text with files named from their folders on: where these are is not for clients."""
+    given = [
+        *(root for roots in folders.models.values() for root in roots),
+        folders.input,
+        folders.output,
+        folders.temp,
+    ]
+    for root in sorted({str(root) for root in given if root.is_absolute()}, key=len, reverse=True):
+        text = text.replace(f"{root}{os.sep}", "")
+    return text
 
 
 def _failure(node: str, class_type: str, executed: Sequence[str]) -> dict[str, Any]:

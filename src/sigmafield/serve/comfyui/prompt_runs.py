@@ -71,6 +71,7 @@ class PromptRun:
         cache: What is kept between prompts.
         previews: Which steps have previews; None is no step.
         send: Sends a message.
+        metadata: Whether its files say what they come from.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class PromptRun:
         cache: Cache,
         previews: Previews | None,
         send: Callable[[Sent], None],
+        metadata: bool = True,
     ):
         self.record, self.folders, self.cache, self.previews = record, folders, cache, previews
-        self.course = Course(record.id)
+        self.metadata = metadata
+        self.course = Course(record.id, folders)
         self._send = send
 
     def tell(self, event: happened.Event) -> None:
@@ -117,13 +120,21 @@ class Prompts:
         cache: Makes what keeps results from one prompt to the next.
         method: How previews are made for prompts that do not say it.
         size: Pixels of the square that a preview fits.
+        metadata: Whether files say which prompt they come from.
     """
 
-    def __init__(self, folders: Callable[[str], Folders], cache: Callable[[], Cache], method: str, size: int):
+    def __init__(
+        self,
+        folders: Callable[[str], Folders],
+        cache: Callable[[], Cache],
+        method: str,
+        size: int,
+        metadata: bool = True,
+    ):
         self.folders = folders
         self.running: dict[str, PromptRun] = {}
         self.queueing = threading.RLock()
-        self._cache, self._method, self._size = cache, method, size
+        self._cache, self._method, self._size, self._metadata = cache, method, size, metadata
         self._caches: dict[str, Shared] = {}
         self._listener: Callable[[Sent], None] | None = None
 
@@ -156,7 +167,7 @@ class Prompts:
         with self.queueing:  # after the message that it waits
             if record.owner not in self._caches:
                 self._caches[record.owner] = Shared(self._cache())
-            run = PromptRun(record, folders, self._caches[record.owner], previews, self.send)
+            run = PromptRun(record, folders, self._caches[record.owner], previews, self.send, self._metadata)
             self.running[record.id] = run
             self.status(record.owner, remaining)
         return run

@@ -28,6 +28,8 @@ class ComfyUISettings:
         cache_ram: Keep results up to this many GiB, and drop large ones that were not needed for long first.
         front_end_root: Folder with the files of ComfyUI's page; None is the one of the package
             comfyui-frontend-package, if it is installed.
+        disable_metadata: Whether files are saved without the prompt and the workflow that they come from.
+        enable_compress_response_body: Whether answers in JSON and texts are compressed for clients that can read it.
         files: Where files are.
 
     Raises:
@@ -41,6 +43,8 @@ class ComfyUISettings:
     cache_none: bool = False
     cache_ram: Annotated[float | None, Range(0)] = None
     front_end_root: Path | None = None
+    disable_metadata: bool = False
+    enable_compress_response_body: bool = False
     files: FileSettings = FileSettings()
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ import secrets
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from sigmafield.runs.files import write_whole
 from sigmafield.serve.comfyui.answers import body_of, plain, refused
@@ -25,9 +26,24 @@ CHANGING = threading.RLock()
 """Held while a file of users or settings is read and written again."""
 
 
+FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+"""Headers with which a reverse proxy says that a request is another's."""
+
+
 def sees_all(request: web.Request) -> bool:
     """Whether a client may see the log and where folders are: one on this machine, where there are no tokens."""
-    return is_loopback(request.remote or "") and not server_of(request).settings.tokens
+    return is_local(request) and not server_of(request).settings.tokens
+
+
+def is_local(request: web.Request) -> bool:
+    """Whether a client is on this machine, and not a proxy that passes on the requests of others.
+
+    A proxy names the client in a header, or passes on a Host header with the site's name. nginx without further
+    settings does neither, but speaks HTTP/1.0, unlike browsers and clients of ComfyUI.
+    """
+    host = urlsplit(f"//{request.host}").hostname or ""
+    direct = request.version >= HttpVersion11 and not any(name in request.headers for name in FORWARDED)
+    return direct and is_loopback(request.remote or "") and is_loopback(host.rstrip("."))
 
 
 def user_folder(request: web.Request) -> Path:

@@ -10,8 +10,9 @@ from pathlib import Path
 from aiohttp import web
 
 from sigmafield.serve.comfyui.app import OPEN, add_comfyui
+from sigmafield.serve.comfyui.compression import compressed
 from sigmafield.serve.comfyui.context import ComfyUI
-from sigmafield.serve.comfyui.folders import make_directories
+from sigmafield.serve.comfyui.folders import make_directories, tidy_temp
 from sigmafield.serve.comfyui.frontend_files import find_frontend
 from sigmafield.serve.comfyui.guard import browsers
 from sigmafield.serve.comfyui.settings import ComfyUISettings
@@ -36,7 +37,7 @@ OWN_PAGE = "/sigmafield/"
 """Where our page is as well where ComfyUI's protocol is served."""
 
 TIDY = 600.0
-"""Seconds between two looks for old uploads."""
+"""Seconds between two looks for old uploads and previews."""
 
 
 def make_app(
@@ -62,6 +63,7 @@ def make_app(
     app = web.Application(
         middlewares=[
             metrics.measured(registry),
+            compressed(comfyui is not None and comfyui.enable_compress_response_body),
             browsers(here is not None),
             errors,
             v2_errors,
@@ -81,7 +83,7 @@ def make_app(
         )
         server = app[SERVER] = Server(engine, settings, requests, feed, webhooks)
         await webhooks.open()
-        tasks = [asyncio.create_task(ended(server, times)), asyncio.create_task(tidy(server))]
+        tasks = [asyncio.create_task(ended(server, times)), asyncio.create_task(tidy(server, here))]
         yield
         feed.close()
         for task in tasks:
@@ -134,14 +136,20 @@ async def ended(server: Server, note: Callable[[JobRecord], None]) -> None:
         server.webhooks.send(record)
 
 
-async def tidy(server: Server) -> None:
-    """Delete old uploads, now and then, until the task is cancelled."""
+async def tidy(server: Server, here: ComfyUI | None) -> None:
+    """Delete old uploads and previews, now and then, until the task is cancelled."""
     while True:
-        await asyncio.to_thread(_tidied, server)
+        await asyncio.to_thread(_tidied, server, here)
         await asyncio.sleep(TIDY)
 
 
-def _tidied(server: Server) -> None:
+def _tidied(server: Server, here: ComfyUI | None) -> None:
     jobs = (job for status in UNFINISHED for job in server.engine.list(status=status, limit=10**9))
     texts = [json.dumps(job.request) for job in jobs]
-    server.requests.uploads.tidy(lambda id: any(id in text for text in texts))
+
+    def used(name: str) -> bool:
+        return any(name in text for text in texts)
+
+    server.requests.uploads.tidy(used)
+    if here is not None:
+        tidy_temp(here.directories.temp, used)

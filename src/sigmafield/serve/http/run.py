@@ -79,7 +79,7 @@ async def _serve(
         runner = runner_of(make_app(made, http, folder, comfyui), http)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, http.host, http.port)
+            site = web.TCPSite(runner, http.host, http.port, ssl_context=http.tls())
             await site.start()  # before models are loaded: an address in use is said at once
             if await started(made, stop):
                 listening(address_of(runner, http))
@@ -132,7 +132,9 @@ def prompts_of(settings: ComfyUISettings, directories: Directories) -> Prompts:
     def folders(owner: str) -> Folders:
         return directories.of(owner).folders
 
-    return Prompts(folders, settings.cache, settings.preview_method, settings.preview_size)
+    return Prompts(
+        folders, settings.cache, settings.preview_method, settings.preview_size, not settings.disable_metadata
+    )
 
 
 def make_engine(
@@ -169,4 +171,4 @@ def runner_of(app: web.Application, http: HttpSettings) -> web.AppRunner:
 def address_of(runner: web.AppRunner, http: HttpSettings) -> str:
     """Where a server listens, with the port that it got."""
     host = f"[{http.host}]" if ":" in http.host else http.host
-    return f"http://{host}:{runner.addresses[0][1]}"
+    return f"{'http' if http.tls_certfile is None else 'https'}://{host}:{runner.addresses[0][1]}"

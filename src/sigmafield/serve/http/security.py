@@ -130,7 +130,7 @@ def add_headers(settings: HttpSettings) -> Callable[[web.Request, web.StreamResp
                 "Access-Control-Expose-Headers": "Location, Retry-After, X-Job-Id, Content-Range, Accept-Ranges",
                 "Access-Control-Max-Age": "600",
                 "Cross-Origin-Resource-Policy": "cross-origin",
-                "Vary": "Origin",
+                "Vary": ", ".join([*response.headers.getall(hdrs.VARY, ()), "Origin"]),
             })  # fmt: skip
 
     return prepare

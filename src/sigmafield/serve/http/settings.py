@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ class HttpSettings:
     Args:
         host: Address to listen at; any that others can reach needs a token.
         port: Port to listen at; 0 is a free one.
+        tls_keyfile: File of the private key, in PEM, with which the server speaks HTTPS; needs tls_certfile.
+        tls_certfile: File of the certificate, in PEM, with those that it is signed by after it.
         allow_host: Further names that the server is reached by, as the Host header has them. Addresses and localhost
             are always allowed.
         allow_origin: Other sites whose pages may use the server, such as https://example.org.
@@ -36,11 +39,14 @@ class HttpSettings:
         limits: How much a request may ask for.
 
     Raises:
-        ValueError: A value is out of range, or others can reach the address and there is no token.
+        ValueError: A value is out of range, others can reach the address and there is no token, or the key and the
+            certificate do not belong together.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Range(0, 65535)] = 8188
+    tls_keyfile: Path | None = None
+    tls_certfile: Path | None = None
     allow_host: Sequence[str] = ()
     allow_origin: Sequence[str] = ()
     model_folder: Path | None = None
@@ -64,6 +70,37 @@ class HttpSettings:
                 f"others can reach host {self.host}, and there is no token: give --token-file FILE, or set "
                 "SIGMAFIELD_TOKEN, or listen at 127.0.0.1"
             )
+        self.tls()
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What encrypts connections; None for plain HTTP.
+
+        Raises:
+            ValueError: The key and the certificate do not belong together, or a file is not one of PEM.
+        """
+        key, certificate = self.tls_keyfile, self.tls_certfile
+        if key is None and certificate is None:
+            return None
+        if key is None or certificate is None:
+            raise ValueError("tls_keyfile and tls_certfile have to be given together")
+        for name, path in (("tls_keyfile", key), ("tls_certfile", certificate)):
+            if not path.is_file():
+                raise ValueError(f"{name} must be a file; got {path}")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(certificate, key, password=_no_password)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            said = error.reason if isinstance(error, ssl.SSLError) else error
+            raise ValueError(
+                "tls_keyfile and tls_certfile must be a key without a password and its certificate, in PEM; "
+                f"{key} and {certificate} are not ({said})"
+            ) from None
+        return context
+
+
+def _no_password() -> str:
+    """Refuses a key with a password, for which OpenSSL would otherwise ask at the terminal."""
+    raise ValueError("the key has a password")
 
 
 def is_loopback(host: str) -> bool:

@@ -86,7 +86,7 @@ def test_command_lines_have_flags_that_there_are(compose):
 
 def test_the_page_of_deployment_has_every_setting():
     told = set(re.findall(r"--[a-z-]+", (ROOT / "docs" / "deploy.md").read_text()))
-    known = set(re.findall(r"--[a-z][a-z-]+", run("serve", "--help").stdout))
+    known = set(re.findall(r"--[a-z][a-z-]+", run("serve", "--help", columns=200).stdout))
     assert {flag for flag in known if not flag.startswith("--no-")} - {"--help", "--version"} <= told
 
 

@@ -90,7 +90,7 @@ class HttpSettings:
         try:
             context.load_cert_chain(certificate, key, password=_no_password)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            said = error.reason if isinstance(error, ssl.SSLError) else error
+            said = (error.reason or "no key, or no certificate") if isinstance(error, ssl.SSLError) else error
             raise ValueError(
                 "tls_keyfile and tls_certfile must be a key without a password and its certificate, in PEM; "
                 f"{key} and {certificate} are not ({said})"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sigmafield.cli.lab_sweep import axes_of
 from sigmafield.lab.comparison import bands_of, compare, differing, pixels_of
 from sigmafield.lab.metrics import METRICS, metric_of
 from sigmafield.lab.rows import frame
@@ -39,6 +40,14 @@ def test_axes(text, found):
 def test_axes_that_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         axis_of(text)
+
+
+def test_a_field_varies_once(tmp_path):
+    (tmp_path / "grid.yaml").write_text("cfg: [1, 2]\n")
+    assert axes_of(["steps=1,2"], tmp_path / "grid.yaml") == {"steps": [1, 2], "cfg": [1.0, 2.0]}
+    for texts, grid in ((["cfg=1,2", "cfg=3"], None), (["cfg=3"], tmp_path / "grid.yaml")):
+        with pytest.raises(ValueError, match="cfg varies twice"):
+            axes_of(texts, grid)
 
 
 def red(images, recipe):

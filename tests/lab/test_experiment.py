@@ -106,6 +106,15 @@ def test_a_folder_that_does_not_say_what_it_is_is_refused(whole, tmp_path, text,
         next(SOLVERS.experiment(*SMALL).run(tmp_path))
 
 
+def test_one_process_measures_in_a_folder(tmp_path):
+    running = SOLVERS.experiment(*SMALL).run(tmp_path)
+    next(running)
+    with pytest.raises(ValueError, match="another process measures in"):
+        next(SOLVERS.experiment(*SMALL).run(tmp_path))
+    running.close()
+    next(SOLVERS.experiment(*SMALL).run(tmp_path))
+
+
 def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file; an experiment needs a folder"):

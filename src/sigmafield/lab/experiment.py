@@ -6,10 +6,12 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from sigmafield.cluster.pool import each
 from sigmafield.core.registry import shown
@@ -127,11 +129,11 @@ class Experiment:
             on: Address of a Ray cluster whose workers measure, see `cluster.joined`; None measures here.
 
         Raises:
-            ValueError: The folder has rows of another experiment, or a damaged row.
+            ValueError: The folder has rows of another experiment, or a damaged row; or another process measures in it.
             OSError: The folder cannot be written to, or a row has taken several workers with it.
         """
         self.claim(folder)
-        with RowFile(folder / "rows.jsonl") as rows:
+        with _held(folder), RowFile(folder / "rows.jsonl") as rows:
             todo = [(key, arm) for key, arm in self.cells() if key not in rows.known]
             known = {key for key, _ in self.cells()}
             if strange := [key for key in rows.known if key not in known]:
@@ -173,6 +175,16 @@ class Experiment:
             differ = (name for name in {**there, **own} if there.get(name) != own.get(name))
             what = ", ".join(f"{name} {shown(there.get(name))} there, {shown(own.get(name))} here" for name in differ)
             raise ValueError(f"{folder} has rows of another experiment ({what}): give another folder")
+
+
+@contextmanager
+def _held(folder: Path) -> Generator[None, None, None]:
+    """Keep other processes from measuring the same rows."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another process measures in {folder}: wait for it, or give another folder") from None
 
 
 def asked_in(folder: Path) -> dict[str, Any]:

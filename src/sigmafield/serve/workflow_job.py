@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from sigmafield.comfyui import events as happened
-from sigmafield.comfyui.context import Context, Folders, Progress
+from sigmafield.comfyui.context import Context, Folders, Progress, anything
 from sigmafield.comfyui.definition import Definition
 from sigmafield.comfyui.executor import execute
 from sigmafield.comfyui.graph import upstream_first

@@ -37,6 +37,8 @@ def test_basic_scheduler_keeps_the_last_levels_of_a_longer_schedule(model):
     assert nodes.basic_scheduler(model, "karras", 3, 0.25).equal(whole[-4:])
     assert len(nodes.basic_scheduler(model, "karras", 3, 0.0)) == 0
     assert len(nodes.basic_scheduler(model, "ddim_uniform", 7, 0.99)) == 8
+    with pytest.raises(ValueError, match="denoise must be at least 3e-06 for 3 steps.*got 1e-10"):
+        nodes.basic_scheduler(model, "simple", 3, 1e-10)
     beta = nodes.beta_sampling_scheduler(model, 6)
     assert beta.equal(nodes.basic_scheduler(model, "beta", 6))
 

@@ -107,6 +107,29 @@ def test_errors_have_the_kinds_and_keys_of_the_recorded_ones(case, folders):
             found.check()
 
 
+def test_null_is_not_one_of_the_choices(folders):
+    prompt = copy.deepcopy(TEXT_TO_IMAGE)
+    prompt["3"]["inputs"]["sampler_name"] = None
+    [problem] = validate(prompt, SHAPES, folders).faulty["3"].problems
+    assert problem.type == "value_not_in_list" and "sampler_name: 'None' not in" in problem.details
+
+
+@pytest.mark.parametrize("image", [None, 5, {"a": 1}])
+def test_a_class_s_own_check_may_fail_for_a_value_of_another_type(image, folders):
+    prompt = {"1": {"class_type": "LoadImage", "inputs": {"image": image}}, "2": saving(images=["1", 0])}
+    [problem] = validate(prompt, SHAPES, folders).faulty["1"].problems
+    assert problem.type == "custom_validation_failed" and problem.details.startswith("image - ")
+
+
+@pytest.mark.parametrize(
+    "prefix, message",
+    [("a" * 250, "at most 200 bytes"), ("é" * 120 + "/x", "has 240"), ("a\0b", "NUL"), ("../x", "must stay in")],
+)
+def test_a_prefix_that_no_file_can_have_is_refused_before_anything_runs(prefix, message, folders):
+    [problem] = validate(changed("9", filename_prefix=prefix), SHAPES, folders).faulty["9"].problems
+    assert message in problem.details
+
+
 def test_literals_get_the_types_of_their_inputs(folders):
     found = validate(
         {**changed(steps="7", cfg=8), "3": {**changed(steps="7")["3"], "is_changed": ["x"]}}, SHAPES, folders

@@ -54,6 +54,13 @@ def test_denoise_keeps_the_steps_and_starts_later():
     assert not len(ksampler_sigmas(SD.levels, "euler", "karras", 10, 0.0))
 
 
+def test_a_denoise_that_would_need_a_huge_schedule_is_refused():
+    """A schedule of 10¹¹ levels would take the machine's memory, and a server with it."""
+    assert len(ksampler_sigmas(SD.levels, "euler", "simple", 2, 1e-4)) == 3
+    with pytest.raises(ValueError, match="denoise must be at least 2e-05 for 20 steps.*got 1e-10"):
+        ksampler_sigmas(SD.levels, "euler", "simple", 20, 1e-10)
+
+
 @pytest.mark.parametrize("sampler", DROPS_PENULTIMATE)
 def test_the_last_level_above_0_is_left_out(sampler):
     longer = SCHEDULES["karras"](11, SD.levels)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import polars
 import pytest
 
-from sigmafield.lab.experiment import Arm, Experiment, Reading
+from sigmafield.lab.experiment import Arm, Experiment, Reading, asked_in
 from sigmafield.lab.report import write_report
-from sigmafield.lab.rows import frame
+from sigmafield.lab.rows import RowFile, frame
 from sigmafield.lab.studies.solvers import SOLVERS
 from sigmafield.recipes.recipe import Recipe
 
@@ -48,8 +48,92 @@ def test_every_prefix_of_the_rows_is_paired(whole):
 
 def test_a_folder_has_one_experiment(whole):
     other = SOLVERS.experiment(SMALL[0], {**SMALL[1], "steps": "4,16"})
-    with pytest.raises(ValueError, match="has another experiment, or this one with other settings"):
+    with pytest.raises(ValueError, match=r"rows of another experiment \(steps \[4, 8\] there, \[4, 16\] here\)"):
         next(other.run(whole[0]))
+
+
+def test_a_folder_without_rows_takes_another_experiment(tmp_path):
+    """What failed before its first row does not keep the folder."""
+    SOLVERS.experiment(SMALL[0], {**SMALL[1], "steps": "4,16"}).claim(tmp_path)
+    experiment = SOLVERS.experiment(*SMALL)
+    experiment.claim(tmp_path)
+    assert asked_in(tmp_path) == json.loads(json.dumps({"name": experiment.name, **experiment.settings}))
+
+
+def cut(line: bytes) -> bytes:
+    return line[:50]
+
+
+def of_another_seed(line: bytes) -> bytes:
+    return line.replace(b'"seed": 0', b'"seed": 77', 1)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (cut, "rows.jsonl, line 2: not a row of an experiment"),
+        (lambda line: b"\xff", "line 2: not a row"),
+        (lambda line: b"5", "line 2: not a row"),
+        (of_another_seed, "a row of arm 1 and seed 77, which this experiment does not have"),
+    ],
+)
+def test_a_damaged_row_is_named_and_left_as_it_is(whole, tmp_path, damage, message):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "rows.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], damage(lines[1]), *lines[2:]]))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        list(SOLVERS.experiment(*SMALL).run(tmp_path))
+    assert path.read_bytes() == before
+
+
+def test_reading_rows_changes_no_file(whole, tmp_path):
+    """Another process may be writing the last line."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes((whole[0] / "rows.jsonl").read_bytes()[:-20])
+    before = path.read_bytes()
+    assert len(RowFile(path).known) == 11
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text, message", [(None, "has no experiment.json"), ("{", "cannot be read"), ("[]", "object")])
+def test_a_folder_that_does_not_say_what_it_is_is_refused(whole, tmp_path, text, message):
+    shutil.copyfile(whole[0] / "rows.jsonl", tmp_path / "rows.jsonl")
+    if text is not None:
+        (tmp_path / "experiment.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        next(SOLVERS.experiment(*SMALL).run(tmp_path))
+
+
+def test_one_process_measures_in_a_folder(tmp_path):
+    running = SOLVERS.experiment(*SMALL).run(tmp_path)
+    next(running)
+    with pytest.raises(ValueError, match="another process measures in"):
+        next(SOLVERS.experiment(*SMALL).run(tmp_path))
+    running.close()
+    next(SOLVERS.experiment(*SMALL).run(tmp_path))
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file; an experiment needs a folder"):
+        SOLVERS.experiment(*SMALL).claim(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "subject, options, message",
+    [
+        ({}, {"steps": "4,inf"}, "steps must be whole numbers in ascending order, each at least 2, such as 5,10,20"),
+        ({}, {"steps": "4,nan"}, "steps must be whole numbers"),
+        ({"model": "gausian"}, {}, "unknown model 'gausian'; did you mean gaussian"),
+        ({"model": "mixture", "prompt": "0,9"}, {}, "numbers of components below 3"),
+        ({"first_seed": 2**64}, {}, "first_seed"),
+    ],
+)
+def test_options_are_refused_when_they_are_given(subject, options, message):
+    with pytest.raises(ValueError, match=message):
+        SOLVERS.experiment(subject, options)
 
 
 def test_a_row_is_replayed_by_its_recipe(whole):

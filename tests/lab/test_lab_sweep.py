@@ -1,13 +1,15 @@
 """Sweeps: axes from texts, labelled sheets, images that replay, metrics of any module; and comparisons of images."""
 
 import numpy as np
+import polars
 import pytest
 from PIL import Image
 
+from sigmafield.cli.lab_sweep import axes_of
 from sigmafield.lab.comparison import bands_of, compare, differing, pixels_of
-from sigmafield.lab.metrics import METRICS, metric_of
+from sigmafield.lab.metrics import METRICS, measured_by, metric_of
 from sigmafield.lab.rows import frame
-from sigmafield.lab.studies.sweep import axis_of, sweep
+from sigmafield.lab.studies.sweep import Read, axis_of, sweep
 from sigmafield.lab.xy_sheet import xy_sheet
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.label import read_label
@@ -41,9 +43,40 @@ def test_axes_that_are_refused(text, message):
         axis_of(text)
 
 
+def test_a_field_varies_once(tmp_path):
+    (tmp_path / "grid.yaml").write_text("cfg: [1, 2]\n")
+    assert axes_of(["steps=1,2"], tmp_path / "grid.yaml") == {"steps": [1, 2], "cfg": [1.0, 2.0]}
+    for texts, grid in ((["cfg=1,2", "cfg=3"], None), (["cfg=3"], tmp_path / "grid.yaml")):
+        with pytest.raises(ValueError, match="cfg varies twice"):
+            axes_of(texts, grid)
+
+
 def red(images, recipe):
     """Mean of the red values."""
     return float(np.asarray(images[0])[..., 0].mean()) + recipe.cfg
+
+
+def no_number(images, recipe):
+    return "many"
+
+
+def broken(images, recipe):
+    raise RuntimeError("no such colour")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [("no_number", "must give a number; got 'many'"), ("broken", "has failed: RuntimeError: no such colour")],
+)
+def test_a_metric_that_fails_is_named(name, message):
+    with pytest.raises(ValueError, match=f"the metric {__name__}:{name} {message}"):
+        measured_by(f"{__name__}:{name}", [Image.new("RGB", (2, 2))], Recipe("x"))
+
+
+def test_means_of_values_that_are_not_finite_are_not_compared(tmp_path):
+    table = polars.DataFrame({"cfg": [1.0, 2.0], "seed": [0, 0], "red": [float("nan"), 1.0]})
+    [found] = Read(("cfg",), ("red",), str(tmp_path)).extremes(table, "red")
+    assert found == "red is not a finite number in 1 of 2 rows: its means say nothing."
 
 
 @pytest.fixture(scope="module")

@@ -311,6 +311,18 @@ def test_bad_prompts_are_refused_in_comfyuis_form(comfy):
         assert isinstance(answer.json["node_errors"], dict)
 
 
+def test_a_limit_holds_for_a_value_that_comes_from_another_node(comfy):
+    """A prompt cannot be refused for it when it is posted; it ends before the node that asks for too much."""
+    prompt = drawn()
+    prompt["20"] = {"class_type": "PrimitiveInt", "inputs": {"value": 401}}
+    prompt["3"]["inputs"]["steps"] = ["20", 0]
+    answer = comfy.post("/prompt", {"prompt": prompt}).json
+    waited(comfy, answer["prompt_id"])
+    entry = comfy.get(f"/history/{answer['prompt_id']}").json[answer["prompt_id"]]
+    [said] = [about for kind, about in entry["status"]["messages"] if kind == "execution_error"]
+    assert said["node_id"] == "3" and "steps must be at most 400 on this server; got 401" in said["exception_message"]
+
+
 def test_a_prompt_with_one_bad_output_runs_the_others(comfy):
     prompt = image_prompt("ImageInvert")
     prompt["4"] = {"class_type": "PreviewImage", "inputs": {}}

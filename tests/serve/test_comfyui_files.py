@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -92,6 +93,30 @@ def test_an_upload_stays_in_its_directory(comfy: Client, base: Path) -> None:
     assert upload(comfy, None, subfolder="x").status == 400
     assert comfy.ask("POST", "/upload/image", b"nothing", kind="text/plain").status == 400
     assert not (base / "c.png").exists() and not list((base / "temp").glob(".upload*"))
+
+
+@pytest.mark.parametrize(
+    "name, subfolder",
+    [("x" * 300 + ".png", ""), ("b.png", "x" * 300), ("b.png", "d/" * 1500), ("b.png", "taken"), ("a\0b.png", ""),
+     ("a\nb.png", "")],
+    ids=["long name", "long folder", "deep", "a file as folder", "NUL", "new line"],
+)  # fmt: skip
+def test_a_name_that_no_file_can_have_is_refused(comfy: Client, base: Path, name: str, subfolder: str) -> None:
+    """By uploads, views and userdata, with a reason and not as a fault of the server."""
+    (base / "input" / "taken").touch()
+    answer = upload(comfy, png(), name, subfolder=subfolder)
+    assert answer.status == 400 and "the server has failed" not in answer.body.decode()
+    where = f"{subfolder}/{name}".lstrip("/")
+    assert comfy.get(f"/view?type=input&filename={quote(name)}&subfolder={quote(subfolder)}").status in (403, 404)
+    assert comfy.ask("POST", f"/userdata/{quote(where.replace('taken', 'f'), safe='')}", b"5").status in (200, 403)
+    assert not list((base / "temp").glob(".upload*"))
+
+
+@pytest.mark.parametrize("path", ["/queue", "/history"])
+@pytest.mark.parametrize("body", [[], 5, {"delete": 5}, {"delete": "x"}, {"delete": [None]}])
+def test_what_is_deleted_is_a_list_of_ids(comfy: Client, path: str, body: Any) -> None:
+    answer = comfy.ask("POST", path, json.dumps(body).encode())
+    assert answer.status == 400 and ("delete must be a list" in str(answer.json) or "an object" in str(answer.json))
 
 
 def test_a_link_leads_nowhere(comfy: Client, base: Path) -> None:

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from sigmafield.cli.flags import with_flags
 from sigmafield.cli.groups import Json
 from sigmafield.lab.bench import Bench
+from sigmafield.lab.experiment import asked_in
 from sigmafield.lab.rows import RowFile
 from sigmafield.lab.studies.registry import experiment_from
 
@@ -28,13 +29,15 @@ def replay(
 
     Rows of a sweep are images, which `sigmafield replay` draws again.
     """
-    experiment = experiment_from(json_.loads((folder / "experiment.json").read_text("utf-8")))
+    experiment = experiment_from(asked_in(folder))
     known = sorted(RowFile(folder / "rows.jsonl").known.values(), key=lambda each: each.key)
     if not 1 <= row <= len(known):
-        raise ValueError(f"the table has rows 1 … {len(known)}; got {row}")
+        raise ValueError(f"row must be from 1 to {len(known)}, the rows of {folder}; got {row}")
     before = known[row - 1]
-    [cell] = [cell for cell in experiment.cells() if cell[0] == before.key]
-    again = experiment.row(Bench(), *cell)
+    cells, (arm, seed) = dict(experiment.cells()), before.key
+    if before.key not in cells:
+        raise ValueError(f"row {row} is of arm {arm} and seed {seed}, which the experiment in {folder} does not have")
+    again = experiment.row(Bench(), before.key, cells[before.key])
     differ = {
         name: (value, again.values.get(name))
         for name, value in before.values.items()

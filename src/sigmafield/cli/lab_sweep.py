@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ def sweep(
     For example:  sigmafield lab sweep "a red heart" --vary cfg=1,3,8 --vary sampler=euler,dpmpp_2m --seeds 4
     """
     base = Recipe(prompt, negative, **{**recipe, **parse_size(size)})
-    axes = dict(axis_of(text) for text in vary) | (grid_of(grid) if grid else {})
+    axes = axes_of(vary, grid)
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1; got {seeds}")
     seeds = min(seeds, 3) if quick else seeds
@@ -70,6 +71,19 @@ def sweep(
     words = [word for text in vary for word in ("--vary", text)] + ["--seeds", str(seeds)]
     given = [word for name, value in recipe.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     conduct(experiment, folder, ["sigmafield", "lab", "sweep", prompt, *given, *words], ray, as_json=json)
+
+
+def axes_of(vary: Sequence[str], grid: Path | None) -> dict[str, list[Any]]:
+    """The fields that vary with their values, from texts and from a YAML file.
+
+    Raises:
+        ValueError: A text is not FIELD=VALUES, a field comes twice, or the file is not a grid.
+    """
+    pairs = [*map(axis_of, vary), *(grid_of(grid).items() if grid else ())]
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice} varies twice: give all of its values at once, such as {twice}=VALUE,VALUE")
+    return dict(pairs)
 
 
 def grid_of(path: Path) -> dict[str, list[Any]]:

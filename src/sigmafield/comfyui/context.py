@@ -83,6 +83,13 @@ def each_time(load: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     return load(*args, **kwargs)
 
 
+Check = Callable[[str, Mapping[str, Any]], None]
+
+
+def anything(node: str, inputs: Mapping[str, Any]) -> None:
+    """Allows any inputs."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What the executor gives a node that asks for it, with a parameter of this type.
@@ -97,6 +104,7 @@ class Context:
         state: The state that a sampling node goes on from; None: from the start.
         loading: How models are loaded: each time, or once for all prompts of a server.
         metadata: Whether nodes get the prompt and further values to write them into files.
+        check: Called before each call of a node with its id and inputs; ValueError for those that are not allowed.
     """
 
     folders: Folders = Folders()
@@ -108,6 +116,7 @@ class Context:
     state: State | None = None
     loading: Loading = each_time
     metadata: bool = True
+    check: Check = anything
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,7 @@ class _Execution:
                     yield happened.Refused(name, self.graph.display(name), block.message)
                 outcomes.append(Outcome((Blocked(),) * len(definition.outputs)))
                 continue
+            context.check(name, call)
             state = mine.state if mine and k == len(mine.earlier) else None
             with torch.no_grad():
                 made = definition.call(arguments(definition, call), replace(context, state=state))

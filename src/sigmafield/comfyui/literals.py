@@ -72,10 +72,10 @@ def _chosen(slot: Slot, value: Any, config: Any, about: dict[str, Any]) -> list[
     if options is None:  # the choices come from elsewhere
         return []
     chosen = value if isinstance(value, list) and slot.options.get("multiselect") else [value]
-    wrong = next((each for each in chosen if each not in options), None) if chosen else None
-    if wrong is None:
+    wrong = [each for each in chosen if each not in options]
+    if not wrong:
         return []
     many = len(options) > LONG_LIST
     which = f"(list of length {len(options)})" if many else f"{options}"
     extra = about | ({"input_config": None} if many else {})
-    return [Problem("value_not_in_list", f"{slot.name}: '{wrong}' not in {which}", extra)]
+    return [Problem("value_not_in_list", f"{slot.name}: '{wrong[0]}' not in {which}", extra)]

@@ -24,6 +24,9 @@ from sigmafield.comfyui.context import Context, Folders
 from sigmafield.core.registry import shown
 from sigmafield.runs.files import write_at
 
+LONGEST_NAME = 200
+"""Bytes of a name in a prefix: file systems take 255, with the counter, the ending and a temporary name's own."""
+
 
 class Place(NamedTuple):
     """Where a node's next file goes.
@@ -80,8 +83,18 @@ def place(prefix: str, root: Path, width: int = 0, height: int = 0) -> Place:
 
 
 def below(prefix: str, root: Path) -> Path:
-    """The path of a prefix from a directory; raises ValueError where it leads out of the directory."""
+    """The path of a prefix from a directory.
+
+    Raises:
+        ValueError: It leads out of the directory, has a NUL character, or a name longer than `LONGEST_NAME`.
+    """
+    if "\0" in prefix:
+        raise ValueError(f"filename_prefix must not have a NUL character; got {shown(prefix)}")
     path = Path(os.path.normpath(prefix))
+    if (longest := max((len(os.fsencode(name)) for name in path.parts), default=0)) > LONGEST_NAME:
+        raise ValueError(
+            f"names in filename_prefix may have at most {LONGEST_NAME} bytes; one in {shown(prefix)} has {longest}"
+        )
     if not (root / path.parent).resolve().is_relative_to(root.resolve()):
         raise ValueError(f"filename_prefix must stay in the output folder; got {shown(prefix)}")
     return path

@@ -40,7 +40,12 @@ def validate(
     ]  # fmt: skip
     if not wanted:
         known = [name for name, node in prompt.items() if nodes[node["class_type"]].shows]
-        which = f"none of {', '.join(sorted(targets))} is one of {', '.join(known)}" if targets and known else ""
+        which = (
+            f"partial_execution_targets must name output nodes, which are {', '.join(known)}; "
+            f"got {', '.join(sorted(targets))}"
+            if targets and known
+            else ""
+        )
         return Validated(prompt, error=Problem("prompt_no_outputs", which))
     return _outputs(prompt, wanted, nodes, folders)
 
@@ -237,6 +242,8 @@ def _custom(
         )
     except (ImportError, ValueError) as error:
         answer = str(error)
+    except Exception as error:  # the check of any class, for values that it did not expect
+        answer = f"{type(error).__name__}: {error}"
     if answer is None or answer is True:
         return []
     text = f" - {answer}" if isinstance(answer, str) else ""

@@ -6,12 +6,15 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from sigmafield.cluster.pool import each
+from sigmafield.core.registry import shown
 from sigmafield.lab.bench import Bench
 from sigmafield.lab.rows import Key, Row, RowFile
 from sigmafield.recipes.recipe import Recipe, with_entries
@@ -126,12 +129,18 @@ class Experiment:
             on: Address of a Ray cluster whose workers measure, see `cluster.joined`; None measures here.
 
         Raises:
-            ValueError: The folder has another experiment.
+            ValueError: The folder has rows of another experiment, or a damaged row; or another process measures in it.
             OSError: The folder cannot be written to, or a row has taken several workers with it.
         """
         self.claim(folder)
-        with RowFile(folder / "rows.jsonl") as rows:
+        with _held(folder), RowFile(folder / "rows.jsonl") as rows:
             todo = [(key, arm) for key, arm in self.cells() if key not in rows.known]
+            known = {key for key, _ in self.cells()}
+            if strange := [key for key in rows.known if key not in known]:
+                raise ValueError(
+                    f"{folder / 'rows.jsonl'} has a row of arm {strange[0][0]} and seed {strange[0][1]}, "
+                    "which this experiment does not have"
+                )
             yield from rows.known.values()
             if on is None:
                 bench = Bench()
@@ -149,13 +158,51 @@ class Experiment:
                         yield rows.add(_filed(report.value, folder))
 
     def claim(self, folder: Path) -> None:
-        """Write what the experiment is into a folder; ValueError if it has another one."""
+        """Write what the experiment is into a folder, in place of another one of which no row has been measured.
+
+        Raises:
+            ValueError: The folder has rows of another experiment, or it is not a folder.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; an experiment needs a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        path, text = folder / "experiment.json", json.dumps({"name": self.name, **self.settings}, ensure_ascii=False)
-        if not path.exists():
-            write_whole(path, (text + "\n").encode())
-        elif json.loads(path.read_text("utf-8")) != json.loads(text):
-            raise ValueError(f"{folder} has another experiment, or this one with other settings: give another folder")
+        path, rows = folder / "experiment.json", folder / "rows.jsonl"
+        own = json.loads(json.dumps({"name": self.name, **self.settings}))
+        there = asked_in(folder) if rows.exists() and rows.stat().st_size else None
+        if there is None:
+            write_whole(path, (json.dumps(own, ensure_ascii=False) + "\n").encode())
+        elif there != own:
+            differ = (name for name in {**there, **own} if there.get(name) != own.get(name))
+            what = ", ".join(f"{name} {shown(there.get(name))} there, {shown(own.get(name))} here" for name in differ)
+            raise ValueError(f"{folder} has rows of another experiment ({what}): give another folder")
+
+
+@contextmanager
+def _held(folder: Path) -> Generator[None, None, None]:
+    """Keep other processes from measuring the same rows."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another process measures in {folder}: wait for it, or give another folder") from None
+
+
+def asked_in(folder: Path) -> dict[str, Any]:
+    """The object in a folder's `experiment.json`.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
+    path = folder / "experiment.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not the folder of an experiment: it has no experiment.json") from None
+    except (NotADirectoryError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object; it holds {shown(found)}")
+    return found
 
 
 def _named(arm: Arm) -> str:

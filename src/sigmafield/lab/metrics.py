@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from sigmafield.core.registry import near_miss
+from sigmafield.core.registry import near_miss, shown
 from sigmafield.recipes.recipe import Recipe
 
 Metric = Callable[[Sequence[Image.Image], Recipe], float]
@@ -71,6 +71,22 @@ def metric_of(name: str) -> Metric:
     if not callable(found):
         raise ValueError(f"the metric {name} must be a function; got {type(found).__name__}")
     return found  # pyright: ignore[reportReturnType]
+
+
+def measured_by(name: str, images: Sequence[Image.Image], recipe: Recipe) -> float:
+    """What a metric gives for some images.
+
+    Raises:
+        ValueError: It fails, or does not give a number.
+    """
+    try:
+        found = metric_of(name)(images, recipe)
+    except Exception as error:  # whatever a function of the user's raises
+        raise ValueError(f"the metric {name} has failed: {type(error).__name__}: {error}") from error
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        raise ValueError(f"the metric {name} must give a number; got {shown(found)}") from None
 
 
 def _values(images: Sequence[Image.Image]) -> np.ndarray:

@@ -46,37 +46,40 @@ class Row:
     @classmethod
     def read(cls, line: bytes) -> Row:
         """The row of a line; ValueError for anything else."""
-        entries = json.loads(line)
         try:
+            entries = json.loads(line)
             key = int(entries["arm"]), int(entries["seed"])
             return cls(key, entries["labels"], entries["recipe"], entries["values"], float(entries["seconds"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a row of an experiment: {line[:80]!r}") from error
 
 
 class RowFile:
-    """A file of rows that is appended to; a last line that a crash has cut off is removed.
+    """A file of rows. As a context manager it can be appended to; a last line that a crash has cut off is removed then.
 
     Args:
         path: The file.
 
     Raises:
         ValueError: A line is not a row.
-        OSError: It cannot be written.
+        OSError: It cannot be read.
     """
 
     def __init__(self, path: Path):
         data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            write_whole(path, whole)
-        read = map(Row.read, whole.splitlines())
-        self.known = {row.key: row for row in read}
-        self._path = path
+        self._path, self._whole = path, data.rfind(b"\n") + 1
+        self.known: dict[Key, Row] = {}
+        for n, line in enumerate(data[: self._whole].split(b"\n")[:-1], 1):
+            try:
+                row = Row.read(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {n}: {error}; without this line, its row is measured again") from error
+            self.known[row.key] = row
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> RowFile:
         self._file = open(self._path, "ab")
+        self._file.truncate(self._whole)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import settle
-from sigmafield.core.registry import shown
-from sigmafield.lab.problems import PREFIX, law_of, model_name
+from sigmafield.core.registry import near_miss, shown
+from sigmafield.lab.problems import PREFIX, PROBLEMS, components, law_of, model_name
+from sigmafield.models.directory import SHIPPED
 from sigmafield.recipes.recipe import Recipe
 
 PROMPT = "a red heart"
@@ -33,12 +36,18 @@ class SubjectOptions:
     model: str = "mixture"
     prompt: str | None = None
     seeds: Annotated[int, Range(1, 100000)] = 8
-    first_seed: Annotated[int, Range(0)] = 0
+    first_seed: Annotated[int, Range(0, 2**63)] = 0
     particles: Annotated[int, Range(1, 4096)] = 256
 
     def __post_init__(self) -> None:
         settle(self, "the lab")
-        law_of(self.recipe_model)
+        law = law_of(self.recipe_model)
+        if law is not None:
+            components(law, self.prompt or "")
+        elif self.model not in SHIPPED and not Path(self.model).exists():
+            near = near_miss(self.model, (*PROBLEMS, *SHIPPED))
+            if near.startswith("; did"):
+                raise ValueError(f"unknown model {shown(self.model)}{near}")
 
     @property
     def recipe_model(self) -> str:
@@ -71,7 +80,7 @@ def names_in(what: str, value: str | Sequence[str]) -> tuple[str, ...]:
     found = tuple(_split(value)) if isinstance(value, str) else tuple(value)
     found = tuple(name.strip() for name in found if name.strip())
     if not found or len(set(found)) != len(found):
-        raise ValueError(f"{what} must be different names with commas between them; got {shown(value)}")
+        raise ValueError(f"{what} must be different entries with commas between them; got {shown(value)}")
     return found
 
 
@@ -81,18 +90,24 @@ def numbers_in(what: str, value: str | Sequence[float], low: float = 0.0) -> tup
     Raises:
         ValueError: It is something else.
     """
+    return _ascending(what, value, low, "numbers", "1,3,7.5")
+
+
+def _ascending(what: str, value: str | Sequence[float], low: float, kind: str, example: str) -> tuple[float, ...]:
     try:
         found = tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = ()
-    if not found or list(found) != sorted(set(found)) or not found[0] >= low:
-        raise ValueError(f"{what} must be ascending numbers of at least {low:g}, such as 1,3,7.5; got {shown(value)}")
+    if not found or not all(low <= number < math.inf for number in found) or list(found) != sorted(set(found)):
+        raise ValueError(
+            f"{what} must be {kind} in ascending order, each at least {low:g}, such as {example}; got {shown(value)}"
+        )
     return found
 
 
 def counts_in(what: str, value: str | Sequence[int], least: int = 1) -> tuple[int, ...]:
     """Ascending whole numbers, from a sequence or from a text such as "5,10,20"; errors as for `numbers_in`."""
-    found = numbers_in(what, value, least)
+    found = _ascending(what, value, least, "whole numbers", "5,10,20")
     if any(number != int(number) for number in found):
         raise ValueError(f"{what} must be whole numbers, such as 5,10,20; got {shown(value)}")
     return tuple(map(int, found))

@@ -28,6 +28,9 @@ from sigmafield.spatial.inpaint import Inpaint, MaskOf, fit_mask, unchanged
 DROPS_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
 """Samplers whose schedule is made with a step more and loses its last level above 0."""
 
+MOST_STEPS = 1_000_000
+"""Steps of the whole schedule of which `denoise` takes the last ones: 10000 steps at a denoise of 0.01."""
+
 
 class Opened(NamedTuple):
     """A run, the state before its first step, and what keeps a part of the latent at the source, if a mask does."""
@@ -69,6 +72,24 @@ class Framed(Generic[R]):
         return Sampled(out, out if end.pred is None else self.latents.to_vae(end.pred.x0.float()), end.nfe)
 
 
+def whole_steps(steps: int, denoise: float) -> int:
+    """⌊steps/denoise⌋: the steps of the schedule whose last `steps` are run.
+
+    Args:
+        steps: Steps that are run.
+        denoise: Share of the schedule that they are; above 0.
+
+    Raises:
+        ValueError: The schedule would have more than `MOST_STEPS`.
+    """
+    if steps > denoise * MOST_STEPS:
+        raise ValueError(
+            f"denoise must be at least {steps / MOST_STEPS:g} for {steps} steps: they are the last ones of "
+            f"steps/denoise, which may be {MOST_STEPS}; got {denoise:g}"
+        )
+    return int(steps / denoise)
+
+
 def ksampler_sigmas(
     levels: Levels,
     sampler: str,
@@ -80,7 +101,7 @@ def ksampler_sigmas(
     """KSampler's schedule: the last steps + 1 levels of one with ⌊steps/denoise⌋ steps; none for denoise ≤ 0.
 
     For `DROPS_PENULTIMATE` the schedule has a step more, and its last level above 0 is left out. params: the
-    schedule's own. `steps` network evaluations are made whatever `denoise` is.
+    schedule's own. `steps` network evaluations are made whatever `denoise` is. Raises ValueError as `whole_steps`.
     """
 
     def whole(n: int) -> Tensor:
@@ -92,7 +113,7 @@ def ksampler_sigmas(
     SAMPLERS.lookup(sampler)
     if denoise is None or denoise > 0.9999:
         return whole(steps)
-    return whole(int(steps / denoise))[-(steps + 1) :] if denoise > 0 else torch.empty(0, dtype=torch.float64)
+    return whole(whole_steps(steps, denoise))[-(steps + 1) :] if denoise > 0 else torch.empty(0, dtype=torch.float64)
 
 
 def window(

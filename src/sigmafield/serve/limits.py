@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import settle
@@ -65,6 +66,25 @@ class Limits:
                 f"width × height must be at most {self.max_pixels} pixels on this server; got {width}x{height}"
                 + (f" and {recipe.frames} frames" if recipe.frames else "")
                 + f", {pixels} pixels"
+            )
+
+    def check_node(self, name: str, inputs: Mapping[str, Any]) -> None:
+        """Raise ValueError for a node of a workflow whose inputs ask for more than they may.
+
+        Args:
+            name: Its id.
+            inputs: Its inputs; those that are not numbers, such as links, are not looked at.
+        """
+        most = {"steps": self.max_steps, "batch_size": self.max_batch, "length": self.max_frames}
+        numbers = {key: value for key, value in inputs.items() if isinstance(value, (int, float))}
+        for key, limit in most.items():
+            if numbers.get(key, 0) > limit:
+                raise ValueError(f"node {name}: {key} must be at most {limit} on this server; got {numbers[key]}")
+        width, height = numbers.get("width", 0), numbers.get("height", 0)
+        if width * height > self.max_pixels:
+            raise ValueError(
+                f"node {name}: width × height must be at most {self.max_pixels} pixels on this server; "
+                f"got {width}x{height}"
             )
 
 

@@ -131,22 +131,11 @@ class Requests:
         return path if path.is_file() else None
 
     def check_node(self, name: str, inputs: Mapping[str, Any]) -> None:
-        """Raise BadRequest if a node of a workflow asks for more than the limits.
-
-        Args:
-            name: Its id.
-            inputs: Its inputs.
-        """
-        most = {"steps": self.limits.max_steps, "batch_size": self.limits.max_batch, "length": self.limits.max_frames}
-        numbers = {key: value for key, value in inputs.items() if isinstance(value, (int, float))}
-        for key, limit in most.items():
-            if numbers.get(key, 0) > limit:
-                raise BadRequest(f"node {name}: {key} must be at most {limit} on this server", "workflow")
-        if numbers.get("width", 0) * numbers.get("height", 0) > self.limits.max_pixels:
-            raise BadRequest(
-                f"node {name}: width × height must be at most {self.limits.max_pixels} pixels on this server",
-                "workflow",
-            )
+        """Raise BadRequest if a node of a workflow asks for more than the limits; arguments as of `Limits`."""
+        try:
+            self.limits.check_node(name, inputs)
+        except ValueError as error:
+            raise BadRequest(str(error), "workflow") from None
 
     def resolved(self, entries: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """A recipe's entries with files in place of their names; values of another type stay for the recipe's errors.

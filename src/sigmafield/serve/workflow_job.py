@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from sigmafield.comfyui import events as happened
-from sigmafield.comfyui.context import Context, Folders, Progress
+from sigmafield.comfyui.context import Context, Folders, Progress, anything
 from sigmafield.comfyui.definition import Definition
 from sigmafield.comfyui.executor import execute
 from sigmafield.comfyui.graph import upstream_first
@@ -29,6 +29,7 @@ from sigmafield.recipes.image_io import to_images
 from sigmafield.serve.comfyui.prompt_runs import PromptRun, Prompts
 from sigmafield.serve.device import Device, Stepping
 from sigmafield.serve.files import JobFiles
+from sigmafield.serve.limits import Limits
 from sigmafield.serve.live import Live, Point, Stopped
 from sigmafield.serve.uploads import owner_folder
 
@@ -41,11 +42,13 @@ class Workflows:
         folders: Where models and input images are; outputs are in the folder of the job.
         nodes: The classes by class type; None is all that there are.
         prompts: Those of ComfyUI's protocol, whose files are in folders that they share; None without the protocol.
+        limits: What a node may ask for, also where its inputs come from other nodes; None is anything.
     """
 
     folders: Folders = Folders()
     nodes: Mapping[str, Definition] | None = None
     prompts: Prompts | None = None
+    limits: Limits | None = None
 
     def of(self, owner: str, client: str | None = None) -> Workflows:
         """What the workflows of an owner find: its own images alone, in a folder below that of all.
@@ -130,7 +133,8 @@ def run_workflow(live: Live, device: Device, workflows: Workflows, run: PromptRu
     validated = workflows.checked(live.record.request) if paused is None else paused.validated
     extra = live.record.request.get("extra")
     metadata = run is None or run.metadata
-    context = Context(folders, device.name, extra=extra, loading=device.once, metadata=metadata)
+    check = anything if workflows.limits is None else workflows.limits.check_node
+    context = Context(folders, device.name, extra=extra, loading=device.once, metadata=metadata, check=check)
     course = Course(len(validated.prompt), steps, done_before(paused))
     live.begin(course.point())
     stop = threading.Event()

@@ -13,6 +13,7 @@ from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Model, Sigmas
 from sigmafield.comfyui.widgets import Amount, Level, Share, StepCount
 from sigmafield.core.annotations import Range
+from sigmafield.recipes.ksampler import whole_steps
 from sigmafield.schedules import SCHEDULES, edit, from_range, published
 
 
@@ -28,7 +29,7 @@ def basic_scheduler(model: Model, scheduler: SchedulerName, steps: StepCount = 2
     """
     if denoise <= 0:
         return torch.empty(0, dtype=torch.float64)
-    whole = steps if denoise >= 1 else int(steps / denoise)
+    whole = steps if denoise >= 1 else whole_steps(steps, denoise)
     return SCHEDULES.lookup(scheduler)(whole, model.network.sampling.levels)[-(steps + 1) :]
 
 

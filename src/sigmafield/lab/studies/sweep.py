@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from sigmafield.core.registry import near_miss, shown
 from sigmafield.lab.bench import Bench
 from sigmafield.lab.drawing import distinct, lines, mean, rows_of, summary, values
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
-from sigmafield.lab.metrics import metric_of
+from sigmafield.lab.metrics import measured_by, metric_of
 from sigmafield.lab.plot import figure
 from sigmafield.lab.problems import law_of
 from sigmafield.lab.statistics import difference
@@ -79,7 +80,7 @@ class Measured:
         images = [image for frames in result.images for image in frames]
         found: dict[str, Value] = {"nfe": result.state.nfe}
         for name in self.metrics:
-            found[name] = float(metric_of(name)(images, arm.recipe))
+            found[name] = measured_by(name, images, arm.recipe)
         return {**found, "image": files_of(result.images, ".png", arm.recipe)[""]}
 
 
@@ -169,6 +170,10 @@ class Read:
 
     def extremes(self, table: DataFrame, metric: str) -> list[str]:
         """A sentence about the arms with the largest and the least mean of a metric."""
+        if strange := sum(not math.isfinite(value) for value in table[metric].to_list()):
+            return [
+                f"{metric} is not a finite number in {strange} of {len(table)} rows, so that its means say nothing."
+            ]
         arms = table.select(self.axes).unique(maintain_order=True).to_dicts()
         found = sorted(arms, key=lambda arm: mean(table, metric, **arm).value)
         if len(found) < 2:

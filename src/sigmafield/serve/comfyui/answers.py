@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from sigmafield.comfyui.saving import as_json
+from sigmafield.core.registry import shown
 
 
 def plain(value: Any, status: int = 200) -> web.Response:
@@ -40,6 +41,20 @@ async def body_of(request: web.Request) -> Any:
         raise ValueError("the body is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"the body is not JSON: {error}") from None
+
+
+def cleared(body: Any) -> tuple[bool, list[str]]:
+    """(whether all are deleted, the ids that are) of a body with clear or delete; an empty one deletes nothing.
+
+    Raises:
+        ValueError: It has another form.
+    """
+    if body is not None and not isinstance(body, Mapping):
+        raise ValueError(f"the body must be an object with clear or delete; got {shown(body)}")
+    ids = (body or {}).get("delete") or []
+    if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+        raise ValueError(f"delete must be a list of prompt ids; got {shown(ids)}")
+    return bool((body or {}).get("clear")), ids
 
 
 def flag(request: web.Request, name: str, default: str = "false") -> bool:

@@ -30,6 +30,12 @@ SAVED_MODELS = {
 KEPT_PREVIEWS = 24 * 3600.0
 """Seconds for which files of the temp directory are kept: jobs go on after a restart, and refer to them."""
 
+LONGEST_NAME = 240
+"""Bytes of a name in a path that a client gives; file systems take 255, and " (1)" may follow."""
+
+DEEPEST = 32
+"""Names in such a path."""
+
 DEFAULT_USER = "default"
 """The user where users have no names."""
 
@@ -116,15 +122,25 @@ def inside(root: Path, *parts: str) -> Path:
     """A path below a directory, which may not exist.
 
     Raises:
-        ValueError: It leads out of the directory, through a link as well, or cannot be a path.
+        ValueError: It leads out of the directory, through a link as well, or cannot be a path; or a name in it is
+            longer than `LONGEST_NAME`, it is deeper than `DEEPEST`, or a file is where it needs a folder.
     """
+    given = shown("/".join(part for part in parts if part))
     try:
         path = root.joinpath(*parts)
-        if "\0" not in str(path) and path.resolve().is_relative_to(root.resolve()):
-            return path
+        below = "\0" not in str(path) and path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, not encodable
-        pass
-    raise ValueError(f"{shown('/'.join(parts))} is not in the {root.name} folder")
+        below = False
+    if not below:
+        raise ValueError(f"{given} is not in the {root.name} folder")
+    names = path.parts[len(root.parts) :]
+    if (longest := max((len(os.fsencode(name)) for name in names), default=0)) > LONGEST_NAME:
+        raise ValueError(f"a name may have at most {LONGEST_NAME} bytes; one in {given} has {longest}")
+    if len(names) > DEEPEST:
+        raise ValueError(f"a path may have at most {DEEPEST} names; {given} has {len(names)}")
+    if any(root.joinpath(*names[:k]).is_file() for k in range(1, len(names))):
+        raise ValueError(f"{given} has a file where it needs a folder")
+    return path
 
 
 def annotated(name: str) -> tuple[str, str | None]:

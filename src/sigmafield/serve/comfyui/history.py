@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from sigmafield.serve.comfyui.answers import body_of, plain, refused
+from sigmafield.serve.comfyui.answers import body_of, cleared, plain, refused
 from sigmafield.serve.comfyui.context import ComfyUI, comfyui_of
 from sigmafield.serve.comfyui.messages import Course
 from sigmafield.serve.comfyui.prompts import five
@@ -60,13 +60,12 @@ async def change(request: web.Request) -> web.Response:
     """Delete prompts from the history; the files that they have saved stay."""
     here, owner = comfyui_of(request), request[OWNER]
     try:
-        body = await body_of(request) or {}
-        ids = [str(id) for id in body.get("delete") or []]
-    except (ValueError, AttributeError, TypeError):
-        return refused("the body must be an object with clear or delete")
+        clear, ids = cleared(await body_of(request))
+    except ValueError as error:
+        return refused(str(error))
 
     def deleted() -> None:
-        every = [record.id for record in here.engine.posted(owner, FINISHED)] if body.get("clear") else []
+        every = [record.id for record in here.engine.posted(owner, FINISHED)] if clear else []
         for id in (*every, *ids):
             if ended(here, id, owner) is not None:
                 with suppress(LookupError, WrongState):

@@ -14,7 +14,7 @@ from aiohttp import web
 from sigmafield.comfyui.problems import Problem, Validated
 from sigmafield.comfyui.validation import validate
 from sigmafield.core.registry import shown
-from sigmafield.serve.comfyui.answers import body_of, plain
+from sigmafield.serve.comfyui.answers import body_of, cleared, plain
 from sigmafield.serve.comfyui.context import ComfyUI, comfyui_of
 from sigmafield.serve.http.context import OWNER, Server, in_thread, server_of
 from sigmafield.serve.jobs import FINISHED, UNFINISHED, JobRecord, Status, WrongState
@@ -84,7 +84,10 @@ def posted(body: Any, source: str | None) -> dict[str, Any]:
     if targets is not None and not (isinstance(targets, list) and all(isinstance(each, str) for each in targets)):
         raise ValueError(f"partial_execution_targets must be a list of node ids; got {shown(targets)}")
     if place is not None:
-        place = float(place)
+        try:
+            place = float(place)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"number must be a number; got {shown(place)}") from None
         if not math.isfinite(place):
             raise ValueError(f"number must be finite; got {place}")
     kept = {name: value for name, value in extra.items() if name not in SECRET}
@@ -195,13 +198,12 @@ async def change(request: web.Request) -> web.Response:
     """Take prompts out of the queue."""
     here, owner = comfyui_of(request), request[OWNER]
     try:
-        body = await body_of(request) or {}
-        ids = body.get("delete") or []
-    except (ValueError, AttributeError):
-        return _refused("invalid_request", "the body must be an object with clear or delete")
+        clear, ids = cleared(await body_of(request))
+    except ValueError as error:
+        return _refused("invalid_request", str(error))
 
     def taken_out() -> None:
-        if body.get("clear"):
+        if clear:
             take_out(here, [record.id for record in here.engine.posted(owner, WAITING)], owner)
         take_out(here, ids, owner)
         told(here, owner)

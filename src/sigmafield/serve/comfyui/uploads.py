@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -68,8 +69,8 @@ async def read_form(request: web.Request, folder: Path, most: int) -> Form:
                 form.files[part.name] = (part.filename, await received(folder, part.read_chunk, most))
     except BaseException as error:
         form.remove()
-        if isinstance(error, (AssertionError, RuntimeError, LookupError)):
-            raise ValueError(f"the body is not a form: {error}") from None
+        if isinstance(error, (AssertionError, RuntimeError, LookupError, HttpProcessingError)):
+            raise ValueError(f"the body is not a form: {' '.join(str(error).split())}") from None
         raise
     return form
 

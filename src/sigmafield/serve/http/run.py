@@ -123,7 +123,7 @@ def workflows_of(folder: Path, http: HttpSettings, comfyui: ComfyUISettings | No
         None if comfyui is None else prompts_of(comfyui, make_directories(comfyui.files, folder, http.model_folder))
     )
     models = model_folders(http.model_folder) if http.model_folder is not None else {}
-    return Workflows(Folders(models, input=uploads_in(folder)), prompts=prompts)
+    return Workflows(Folders(models, input=uploads_in(folder)), prompts=prompts, limits=http.limits)
 
 
 def prompts_of(settings: ComfyUISettings, directories: Directories) -> Prompts:

@@ -169,6 +169,21 @@ def test_old_previews_are_removed(tmp_path: Path) -> None:
     assert not old.exists() and new.exists() and needed.exists()
 
 
+def test_a_preview_that_is_gone_is_made_again(client: Client, base: Path) -> None:
+    """Results of nodes that are kept from one prompt to the next outlive the files that they show."""
+    data, kind = uploaded(png(colour="blue"))
+    name = client.ask("POST", "/upload/image", data, kind=kind).json["name"]
+    prompt = {"1": ("LoadImage", {"image": name}), "2": ("PreviewImage", {"images": ["1", 0]})}
+
+    def preview() -> Path:
+        return base / "temp" / ended(client, prompt)["outputs"]["2"]["images"][0]["filename"]
+
+    first = preview()
+    assert first.is_file() and preview() == first
+    first.unlink()
+    assert preview().is_file()
+
+
 def test_the_server_speaks_https(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     made = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",

@@ -77,8 +77,9 @@ async def run_workflow_async(
 
 
 def files_of(ui: Mapping[str, Sequence[Any]], folders: Folders) -> list[Path]:
-    """The files that a node shows."""
-    items = [item for items in ui.values() for item in items if isinstance(item, Mapping) and "filename" in item]
+    """The files that a node shows; values that are not lists, which custom nodes may give, have none."""
+    lists = [items for items in ui.values() if isinstance(items, (list, tuple))]
+    items = [item for items in lists for item in items if isinstance(item, Mapping) and "filename" in item]
     roots = {"temp": folders.temp, "input": folders.input}
     return [
         roots.get(each.get("type", "output"), folders.output) / each.get("subfolder", "") / each["filename"]

@@ -202,8 +202,7 @@ class Watch:
         else:
             self.stepping.leave()
         if isinstance(event, happened.Executed) and event.ui is not None:
-            shown = {key: items for key, items in event.ui.items() if isinstance(items, (list, tuple))}
-            files = files_of(shown, self.folders)
+            files = files_of(event.ui, self.folders)
             self.course.files[event.node] = [path for path in files if path.is_relative_to(self.folders.output)]
         elif isinstance(event, happened.Finished):
             self.course.done.add(event.node)

@@ -13,6 +13,7 @@ from sigmafield.comfyui.cache import Cache
 from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.entries import Entry
 from sigmafield.comfyui.previews import Decoder, Previews, SmallDecoders, linear
+from sigmafield.comfyui.run import files_of
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.serve.comfyui.messages import TO_ALL, Course, Message, SentImage
 from sigmafield.serve.jobs import JobRecord
@@ -41,10 +42,11 @@ class Shared:
 
     Args:
         cache: Where results are kept.
+        folders: Where the files are that they show.
     """
 
-    def __init__(self, cache: Cache):
-        self._cache, self._lock = cache, threading.Lock()
+    def __init__(self, cache: Cache, folders: Folders):
+        self._cache, self._folders, self._lock = cache, folders, threading.Lock()
 
     def begin(self, wanted: Collection[str]) -> None:
         """A prompt begins."""
@@ -52,9 +54,11 @@ class Shared:
             self._cache.begin(wanted)
 
     def get(self, key: str) -> Entry | None:
-        """The result of that key."""
+        """The result of that key; None if a file that it shows was deleted, as old previews are."""
         with self._lock:
-            return self._cache.get(key)
+            found = self._cache.get(key)
+        there = found is None or all(path.is_file() for path in files_of(found.ui or {}, self._folders))
+        return found if there else None
 
     def put(self, key: str, entry: Entry, owner: str | None) -> None:
         """Keep a result."""
@@ -166,7 +170,7 @@ class Prompts:
         previews = None if method == "none" else Previews(size=self._size, decoder=decoder)
         with self.queueing:  # after the message that it waits
             if record.owner not in self._caches:
-                self._caches[record.owner] = Shared(self._cache())
+                self._caches[record.owner] = Shared(self._cache(), folders)
             run = PromptRun(record, folders, self._caches[record.owner], previews, self.send, self._metadata)
             self.running[record.id] = run
             self.status(record.owner, remaining)

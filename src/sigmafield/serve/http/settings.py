@@ -25,8 +25,8 @@ class HttpSettings:
     Args:
         host: Address to listen at; any that others can reach needs a token.
         port: Port to listen at; 0 is a free one.
-        tls_keyfile: File of the private key, in PEM, with which the server speaks HTTPS; needs tls_certfile.
-        tls_certfile: File of the certificate, in PEM, with those that it is signed by after it.
+        tls_keyfile: File of a private key without a password, in PEM; with its certificate the server speaks HTTPS.
+        tls_certfile: File of the key's certificate, in PEM, followed by the certificates that it is signed with.
         allow_host: Further names that the server is reached by, as the Host header has them. Addresses and localhost
             are always allowed.
         allow_origin: Other sites whose pages may use the server, such as https://example.org.

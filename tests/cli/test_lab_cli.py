@@ -63,7 +63,7 @@ def test_sweep_and_compare(tmp_path):
     "words, message",
     [
         (["solvers", "--samplers", "eulr"], "unknown sampler 'eulr'; did you mean euler"),
-        (["solvers", "--steps", "8,4"], "steps must be ascending numbers"),
+        (["solvers", "--steps", "8,4"], "steps must be whole numbers in ascending order"),
         (["solvers", "--samplers", "lcm"], "lcm has no parameter that turns its noise off"),
         (["marginals", "--model", "tiny"], "marginals need a model whose marginals are known"),
         (["inpaint", "--model", "ring"], "inpainting needs images"),

@@ -37,7 +37,9 @@ def local(prompt: str, **settings):
 
 
 def same(a, b) -> bool:
-    return len(a) == len(b) and all(x.tobytes() == y.tobytes() for x, y in zip(a, b))
+    """Whether images are equal up to one level of 256: runs that share calls may differ in the last bits of a float."""
+    levels = [np.asarray(x, dtype=int) - np.asarray(y, dtype=int) for x, y in zip(a, b)]
+    return len(a) == len(b) and all(abs(each).max() <= 1 for each in levels)
 
 
 def test_generate_gives_what_it_gives_here_with_the_recipe(client, tmp_path):

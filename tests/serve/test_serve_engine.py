@@ -240,12 +240,12 @@ def failing():
 def too_long():
     """A workflow whose image has a name that no disk takes: the error of the system has the server's path in it."""
     request = workflow(steps=1)
-    request["prompt"]["9"]["inputs"]["filename_prefix"] = "x" * 300
+    request["prompt"]["9"]["inputs"]["filename_prefix"] = "/".join(["x" * 200] * 25)
     return request
 
 
 BAD = {
-    "a name that is too long": ("workflow", too_long(), "node 9 (SaveImage): the server cannot read or write a file"),
+    "a path that is too long": ("workflow", too_long(), "node 9 (SaveImage): the server cannot read or write a file"),
     "a file that is missing": ("recipe", recipe(image="/nowhere.png"), "no image at /nowhere.png"),
     "a model that is missing": ("recipe", recipe(model="/nowhere"), "no such directory"),
     "a LoRA that is missing": ("recipe", recipe(loras=[{"path": "/nowhere.safetensors"}]), "/nowhere.safetensors"),

@@ -32,7 +32,7 @@ def linear(latents: LatentFormat) -> Decoder | None:
 class SmallDecoders:
     """TAESD and its relatives: a function from formats to decoders, which are loaded when they are first used.
 
-    A decoder runs where the latents are. Formats for which there is no such decoder at all have their linear map.
+    A decoder runs where the latents are. Formats without a small decoder use their linear map.
 
     Args:
         folders: Where the files are, with ComfyUI's names, such as taesd_decoder.safetensors.

@@ -138,11 +138,21 @@ def solution(model: Mixture) -> Tensor:
         sigma = process.sigma(t)
         return t.exp() * model(y * sigma, sigma).x0
 
-    y = START / sigma[0]
-    for t, u in itertools.pairwise(lam):
+    return runge_kutta(slope, START / sigma[0], lam) * sigma[-1]
+
+
+def runge_kutta(slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, times: Tensor) -> Tensor:
+    """y at the last time, by a step of the classical fourth-order Runge–Kutta method between each two times.
+
+    Args:
+        slope: dy/dt at y and t.
+        y: Value at the first time.
+        times: The times [steps + 1].
+    """
+    for t, u in itertools.pairwise(times):
         h = u - t
         k1 = slope(y, t)
         k2 = slope(y + h / 2 * k1, t + h / 2)
         k3 = slope(y + h / 2 * k2, t + h / 2)
         y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + h * k3, u))
-    return y * sigma[-1]
+    return y

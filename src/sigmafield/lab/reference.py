@@ -12,6 +12,7 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.process import Flow, Grid
 from sigmafield.core.protocols import Ctx
 from sigmafield.lab.bench import Bench, Opened
+from sigmafield.lab.convergence import runge_kutta
 from sigmafield.recipes.recipe import Recipe
 
 STEPS = {True: 400, False: 48}
@@ -76,14 +77,8 @@ def carried(opened: Opened, x: Latent, begin: Tensor, end: Tensor, steps: int) -
         sigma = process.sigma(lam)
         return lam.exp() * opened.denoise((y * sigma).to(x), sigma, ctx).x0.double()
 
-    y = x.double() / begin
     lams = torch.linspace(float(process.lam(start)), float(process.lam(end)), steps + 1, dtype=torch.float64)
-    for t, u in itertools.pairwise(lams):
-        h = u - t
-        k1 = slope(y, t)
-        k2 = slope(y + h / 2 * k1, t + h / 2)
-        k3 = slope(y + h / 2 * k2, t + h / 2)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + h * k3, u))
+    y = runge_kutta(slope, x.double() / begin, lams)
     return (y * end).to(x)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
 
 PROBE = bytes(65536)
 """What is written to find out whether a folder can be written to; a full disk often has room for an empty file."""
@@ -146,21 +147,34 @@ def remove_temporaries(folder: Path, owner: str) -> None:
             file.unlink(missing_ok=True)
 
 
-def _written(folder: Path, owner: str, data: bytes) -> Path:
-    """A new file with a temporary name, on disk with all of its bytes and the usual permissions."""
-    fd, name = tempfile.mkstemp(dir=folder, prefix=f".{owner}.", suffix=".tmp")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
+@contextmanager
+def temporary_file(folder: Path, owner: str) -> Generator[IO[bytes], None, None]:
+    """A new file with a temporary name, which is on disk with the usual permissions at the end of the block.
+
+    The caller renames or removes it; an exception in the block removes it.
+
+    Args:
+        folder: Where it is made.
+        owner: What its name begins with, after a dot.
+    """
+    with NamedTemporaryFile(dir=folder, prefix=f".{owner}.", suffix=".tmp", delete=False) as file:
+        try:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return Path(name)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(file.name, 0o666 & ~umask)  # temporary files can be read by their owner only
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _written(folder: Path, owner: str, data: bytes) -> Path:
+    """A new file with a temporary name, on disk with all of its bytes and the usual permissions."""
+    with temporary_file(folder, owner) as file:
+        file.write(data)
+    return Path(file.name)
 
 
 def _linked(pairs: Mapping[Path, Path]) -> bool:

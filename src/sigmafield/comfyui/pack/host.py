@@ -19,7 +19,7 @@ Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 def module(name: str) -> Any:
-    """A module of ComfyUI; ImportError that says where these nodes run if there is none."""
+    """A module of ComfyUI. Where it cannot be imported, an ImportError says where these nodes run."""
     try:
         return import_module(name)
     except ImportError as error:

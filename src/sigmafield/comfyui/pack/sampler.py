@@ -129,7 +129,7 @@ def walked(begun: Begun, start: State, callback: Callback | None) -> Iterator[St
 
 
 def stream(seed: int, noise: Tensor) -> torch.Generator:
-    """The generator that drew the initial noise, after it; one that has drawn nothing where there is no noise.
+    """The generator that drew the initial noise, after it; if the noise is zero, one that has drawn nothing.
 
     Args:
         seed: Seed of the run.

@@ -90,7 +90,7 @@ def solvers(subject: SubjectOptions, options: SolversOptions) -> Experiment:
         Read(subject.is_analytic),
         [
             "Whether a smaller error looks better: images of an ODE that is solved well and badly can please equally.",
-            "Samplers with noise as they are used: here their noise is off, since with it there is no single solution.",
+            "Samplers with noise as they are used: here their noise is off, since each noise has its own solution.",
             "The last step from the smallest level to 0, which is the same prediction for every sampler.",
         ],
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from aiohttp import web
 
 from sigmafield.comfyui.saving import as_json
 from sigmafield.core.registry import shown
+from sigmafield.runs.files import temporary_file
 
 
 def plain(value: Any, status: int = 200) -> web.Response:
@@ -73,22 +72,12 @@ async def received(folder: Path, read: Callable[[], Awaitable[bytes]], most: int
     Raises:
         web.HTTPRequestEntityTooLarge: More arrive.
     """
-    fd, name = tempfile.mkstemp(dir=folder, prefix=".upload.", suffix=".tmp")
     size = 0
-    try:
-        with os.fdopen(fd, "wb") as file:
-            while chunk := await read():
-                size += len(chunk)
-                if size > most:
-                    text = f"a file may have {most / 2**20:g} MiB on this server"
-                    raise web.HTTPRequestEntityTooLarge(most, text=text)
-                await asyncio.to_thread(file.write, chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return Path(name)
+    with temporary_file(folder, "upload") as file:
+        while chunk := await read():
+            size += len(chunk)
+            if size > most:
+                text = f"a file may have {most / 2**20:g} MiB on this server"
+                raise web.HTTPRequestEntityTooLarge(most, text=text)
+            await asyncio.to_thread(file.write, chunk)
+    return Path(file.name)

@@ -23,6 +23,7 @@ from command_line import run
 from sigmafield.cli.parse import parse_lora
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of, save_image
+from small_network import shipped_model
 
 few_channels = pytest.mark.usefixtures("few_channels")
 
@@ -189,7 +190,7 @@ def test_a_run_is_resumed_where_its_input_has_moved(heart, tmp_path):
     options = ["--image", source, "--mask", mask, "--steps", 4, "--seed", 1]
     assert run("sample", "green apple", "-o", tmp_path / "whole.png", *options).exit_code == 0
     recipe = sf.Recipe("green apple", image=str(source), mask=str(mask), steps=4, seed=1)
-    job = sf.open_job(recipe, sf.load("tiny", device="cpu"))
+    job = sf.open_job(recipe, shipped_model())
     state = job.run.step(job.run.step(job.start))
     meta = {"recipe": job.recipe.to_json(), "output": str(tmp_path / "gone" / "o.png"), "machine": '{"device": "cpux"}'}
     sf.save_state(state, tmp_path / "s.safetensors", meta)
@@ -253,7 +254,7 @@ def test_a_run_of_some_steps_stops_there(tmp_path):
 
 def lora_file(path, strength=1.0):
     """A LoRA for the embedded model: it turns one layer's answer round."""
-    weight = sf.load("tiny", device="cpu").modules["unet"].state_dict()["conv_out.weight"]
+    weight = shipped_model().modules["unet"].state_dict()["conv_out.weight"]
     down = torch.eye(weight[0].numel()).reshape(-1, *weight.shape[1:])
     stem = "lora_unet_conv_out"
     up = (-2 * strength * weight.flatten(1))[..., None, None]
@@ -300,7 +301,7 @@ def test_unknown_embeddings_can_be_left_out(tmp_path):
 def test_a_recipe_has_its_loras_on_any_pipeline_whose_weights_are_kept(tmp_path):
     pytest.importorskip("diffusers")
     recipe = sf.Recipe("x", loras=(sf.Lora(str(lora_file(tmp_path / "a.safetensors"))),), steps=1)
-    jobs = [sf.open_job(recipe, pipe) for pipe in (sf.load("tiny", device="cpu"), sf.open_pipe(recipe, device="cpu"))]
+    jobs = [sf.open_job(recipe, pipe) for pipe in (shipped_model(), sf.open_pipe(recipe, device="cpu"))]
     a, b = (sf.execute(job).images[0][0].tobytes() for job in jobs)
     assert a == b
     other = replace(recipe, loras=(sf.Lora(recipe.loras[0].path, 0.5),))

@@ -10,6 +10,7 @@ import sigmafield as sf
 from command_line import interrupted, run
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of
+from small_network import shipped_model
 
 pytestmark = pytest.mark.usefixtures("few_channels")
 
@@ -41,7 +42,7 @@ def test_a_prompt_is_drawn_large(tmp_path):
     assert json.loads(recipe_of(out))["recipe"] == json.loads(recipe.to_json()) == facts["recipe"]
     assert sf.Recipe.from_json(recipe.to_json()) == recipe
     assert (facts["files"], facts["nfe"]) == ([str(out)], 4)
-    [image] = sf.generate(sf.load("tiny", device="cpu"), "red heart", steps=2, cfg=3.0, demofusion=how)
+    [image] = sf.generate(shipped_model(), "red heart", steps=2, cfg=3.0, demofusion=how)
     assert (np.asarray(image) == pixels(out)).all() and image.size == (128, 128)
     assert run("sample", "red heart", "-o", small, "--steps", 2, "--cfg", 3).exit_code == 0
     assert [path.name for path in phases.iterdir()] == ["large-phase-1-of-2.png"]

@@ -15,6 +15,7 @@ from sigmafield.runs.blends import CURVES, blending_weights, slerp
 from sigmafield.runs.mixing import Mixing
 from sigmafield.runs.mixing_spec import parse_mixing
 from sigmafield.runs.perlin_masks import Perlin
+from small_network import shipped_model
 
 LINE = "cosine(alpha_1=0.5, align=next)+rewind(least=0.4, most=0.9)"
 
@@ -43,7 +44,7 @@ def test_a_image_is_mixed_replayed_and_resumed(heart, tmp_path):
     away = {name: np.abs(image - pixels(heart)).mean() for name, image in images.items()}
     assert away["held"] < away["mixed"] < away["plain"]
     recipe = sf.Recipe.from_json(json.dumps(json.loads(recipe_of(tmp_path / "mixed.png"))["recipe"]))
-    job = sf.open_job(recipe, sf.load("tiny"))
+    job = sf.open_job(recipe, shipped_model())
     states = list(sf.iterate(job.run, job.start))
     assert len(states) == 5 + 3 + 2 and states[-1].nfe == 10
     assert run("replay", tmp_path / "mixed.png").exit_code == 0
@@ -61,7 +62,7 @@ def test_what_a_mask_keeps_is_not_mixed(heart, tmp_path):
     recipe = sf.Recipe(
         "green apple", steps=4, cfg=3.0, image=str(heart), mask=str(tmp_path / "mask.png"), mixing="linear(align=next)"
     )
-    job = sf.open_job(recipe, sf.load("tiny"))
+    job = sf.open_job(recipe, shipped_model())
     source, end = job.start.aux["mixing"]["source"], sf.finish(job.run, job.start)
     assert torch.equal(end.x[..., :8], source[..., :8]) and not torch.allclose(end.x[..., 8:], source[..., 8:])
 
@@ -69,7 +70,7 @@ def test_what_a_mask_keeps_is_not_mixed(heart, tmp_path):
 def test_a_line_is_what_the_parts_say(heart):
     line = "logistic(alpha_1=1, start=0.25, stop=0.75, clamp=0.9, least=0.1, most=0.9, blend=slerp, align=before, "
     line += "shared=true, match_source=true)+perlin(mode=latents, strength=0.5, scale=4)+rewind"
-    job = sf.open_job(sf.Recipe("green apple", steps=8, image=str(heart), mixing=line, seed=3), sf.load("tiny"))
+    job = sf.open_job(sf.Recipe("green apple", steps=8, image=str(heart), mixing=line, seed=3), shipped_model())
     mixing = job.run
     assert isinstance(mixing, Mixing)
     assert mixing.weights == blending_weights(

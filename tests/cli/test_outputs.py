@@ -17,7 +17,7 @@ from command_line import run
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import check_format, recipe_of, save_image
 from sigmafield.runs.files import OwnFile, write_new, write_whole
-from small_network import few_channels
+from small_network import few_channels, shipped_model
 
 pytestmark = pytest.mark.usefixtures("few_channels")
 
@@ -36,7 +36,7 @@ def names(folder):
 @pytest.fixture(scope="module")
 def pipe():
     with few_channels():
-        return sf.load("tiny", device="cpu")
+        return shipped_model()
 
 
 @pytest.fixture(scope="module")

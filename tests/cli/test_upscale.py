@@ -14,6 +14,7 @@ from command_line import interrupted, run
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.options import Tiling
 from sigmafield.recipes.output import recipe_of
+from small_network import shipped_model
 
 few_channels = pytest.mark.usefixtures("few_channels")
 
@@ -62,7 +63,7 @@ def test_it_is_a_recipe(heart, tmp_path):
         steps=2, cfg=3.0, seed=3,
     )  # fmt: skip
     assert json.loads(recipe_of(out))["recipe"] == json.loads(sf.read_inputs(recipe)[0].to_json()) == facts["recipe"]
-    job = sf.open_job(recipe, sf.load("tiny", device="cpu"))
+    job = sf.open_job(recipe, shipped_model())
     end = sf.finish(job.run, job.start)
     assert (np.asarray(job.images(end)[0]) == pixels(out)).all()
     assert (facts["rows"], facts["rows"] + facts["rows_saved"]) == job.rows(end)

@@ -4,15 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import sigmafield as sf
 from sigmafield.comfyui.nodes import vae as nodes
 from sigmafield.comfyui.nodes.image_conditioning import instruct_pix_to_pix_conditioning
 from sigmafield.models.bundle import Vae
+from small_network import shipped_model
 
 
 @pytest.fixture(scope="module")
 def vae():
-    return sf.load("tiny").vae
+    return shipped_model().vae
 
 
 def image(*shape, seed=0):

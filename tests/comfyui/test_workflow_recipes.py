@@ -11,6 +11,7 @@ from sigmafield.comfyui.workflow.from_recipe import prompt_of, with_own_values
 from sigmafield.comfyui.workflow.page import to_page
 from sigmafield.comfyui.workflow.recipe_nodes import MODS, SAMPLERS, SCHEDULES
 from sigmafield.comfyui.workflow.to_recipe import recipe_of
+from small_network import shipped_model
 
 CLASSES = known_classes()
 BASE = {"schedule": "karras", "cfg": 7.0, "width": 512, "height": 768, "seed": 5, "model": "m.safetensors"}
@@ -92,7 +93,7 @@ def test_what_would_change_the_image_is_refused(options, words):
 
 
 def test_the_models_own_values_are_written_out():
-    model = sf.load("tiny").model
+    model = shipped_model().model
     recipe = with_own_values(sf.Recipe("a"), model)
     assert (recipe.width, recipe.height, recipe.cfg) == (*model.size[::-1], model.cfg)
     assert recipe_of(prompt_of(recipe).prompt).recipe == recipe

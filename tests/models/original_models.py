@@ -77,11 +77,11 @@ def sd2() -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Parts of a model like Stable Diffusion 2.1, and the weights of its file: with a 24th layer of text."""
     parts = {
         "unet": unet(
-            (64, 64, 128, 128), (1, 1, 1, 0), 1, cross_attention_dim=128, attention_head_dim=(1, 1, 2, 2),
+            (64, 64, 64, 64), (1, 1, 1, 0), 1, cross_attention_dim=64, attention_head_dim=(1, 1, 1, 1),
             use_linear_projection=True, sample_size=96,
         ),
         "vae": vae(),
-        "text_encoder": text(128, 23),
+        "text_encoder": text(64, 23),
     }  # fmt: skip
     parts["unet"].get_parameter(SPREAD).zero_()  # as narrow as where noise is predicted
     prefix = "cond_stage_model.model."

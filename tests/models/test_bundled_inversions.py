@@ -68,7 +68,7 @@ class Model:
         return folder
 
 
-@pytest.fixture(params=["tiny", "sd1", "sdxl"])
+@pytest.fixture(params=["tiny", pytest.param("sd1", marks=pytest.mark.slow), "sdxl"])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
     return Model("tiny" if request.param == "tiny" else request.getfixturevalue(request.param)[0], tmp_path)
 

@@ -19,7 +19,7 @@ from sigmafield.runs.checkpoint import load_state, save_state
 from sigmafield.runs.run import finish, iterate
 from sigmafield.spatial.field_denoiser import Served
 from sigmafield.spatial.tiled_model import Tiled, grid_cover
-from small_network import small_model
+from small_network import shipped_model, small_model
 
 CACHES = ["easycache", "lazycache"]
 STEPS = 12
@@ -169,7 +169,7 @@ def test_threshold_0_is_the_run_without(name, pipe):
 @pytest.fixture(scope="module")
 def without():
     """The shipped model, and a run of it without a cache."""
-    pipe = sf.load("tiny")
+    pipe = shipped_model()
     return pipe, *drawn(pipe, steps=20)
 
 

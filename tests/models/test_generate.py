@@ -16,13 +16,14 @@ import torch
 import sigmafield as sf
 from sigmafield.recipes.generate import settled
 from sigmafield.recipes.settings import OF_THE_MODEL, Settings
+from small_network import shipped_model
 
 SHORT: Settings = {"steps": 2, "cfg": 3.0}
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return sf.load("tiny", device="cpu")
+    return shipped_model()
 
 
 def test_settings_are_the_fields_of_a_recipe_with_their_types():

@@ -28,6 +28,7 @@ from sigmafield.models.lora.merge import with_changes
 from sigmafield.models.lora.read import Lora, read_lora
 from sigmafield.models.lora.strengths import Strengths
 from sigmafield.recipes.options import MachineOptions
+from small_network import shipped_model
 
 ONES, NAN = torch.ones, torch.tensor(float("nan"))
 Q = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -37,7 +38,7 @@ KQ = "lora_unet_" + Q.replace(".", "_")
 @pytest.fixture(scope="module")
 def tiny() -> Pipeline:
     """The shipped model, which needs no further packages."""
-    return sf.load("tiny", device="cpu")
+    return shipped_model()
 
 
 @pytest.fixture(scope="module")

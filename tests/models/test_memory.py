@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import sigmafield as sf
-from small_network import small_model
+from small_network import shipped_model, small_model
 
 pytestmark = pytest.mark.typed_elsewhere
 
@@ -32,7 +32,7 @@ def pipe():
 @pytest.fixture(scope="module")
 def shipped():
     """The embedded model, whose VAE draws nearly the same in tiles."""
-    return sf.load("tiny", device="cpu")
+    return shipped_model()
 
 
 def full(rows, calls=0):

@@ -14,14 +14,14 @@ from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches import module_hooks
 from sigmafield.recipes.mods import parse_mods
-from small_network import small_model
+from small_network import shipped_model, small_model
 
 WORDS = ["red heart", "dog face", "green apple", "hamburger"]
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return sf.load("tiny")
+    return shipped_model()
 
 
 def asked(pipe, line, size, sigma=9.0, image=0.0, prompts=("red heart",)):

@@ -11,18 +11,18 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.guidance.patches.module_hooks import during, inside
 from sigmafield.guidance.patches.perturbed_attention import blurred_attention, identity_attention
 from sigmafield.guidance.patches.unet_blocks import middle_attentions
-from sigmafield.models.load import load
 from sigmafield.recipes.execute import open_job
 from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.run import finish
+from small_network import shipped_model
 
 WORDS = ["red heart", "dog face", "green apple", "sun"]
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return load("tiny")
+    return shipped_model()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import original_models
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -31,29 +31,43 @@ from sigmafield.models.diffusers.transformer import plain
 from sigmafield.models.diffusers.unet import forward
 from sigmafield.models.single_file.checkpoint import open_single_file
 
-FAMILIES = ["sdxl_refiner", "sdxl", "sd3", "sd2", "flux", "sd1"]  # the last two have most of the tests that follow
+FAMILIES = ["sdxl", "sd3", "sd2", "flux", "sd1"]  # the last two have most of the tests that follow
+REFINER = pytest.param("sdxl_refiner", marks=pytest.mark.slow)  # its parts are SDXL's; test_layouts.py has its names
 PROMPTS = ["a photo of a cat", ""]
 SIZE = (64, 64)
-Made = tuple[Path, Path, dict[str, Any], dict[str, Tensor]]
+Parts = tuple[dict[str, Any], dict[str, Tensor]]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[REFINER, *FAMILIES])
 def family(request: pytest.FixtureRequest) -> str:
-    """Tests of the same family follow each other, because pipelines of two are held at a time."""
+    """Tests of the same family follow each other, because few models are held at a time."""
     return request.param
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """family → the file, a directory in diffusers' layout, the parts and the weights of a small model."""
+def parts_of() -> Callable[[str], Parts]:
+    """family → the parts and the weights of a small model, the same ones each time; those of the last are kept."""
+
+    @lru_cache(1)
+    def draw(family: str) -> Parts:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return getattr(original_models, family)()
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, parts_of: Callable[[str], Parts]) -> Any:
+    """family → the file of a small model, and a directory in diffusers' layout."""
 
     @cache
-    def make(family: str) -> Made:
+    def make(family: str) -> tuple[Path, Path]:
         folder = tmp_path_factory.mktemp(family)
-        parts, weights = getattr(original_models, family)()
+        parts, weights = parts_of(family)
         save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
         directory = original_models.save_directory(folder / "parts", parts, family)
-        return folder / "model.safetensors", directory, parts, weights
+        return folder / "model.safetensors", directory
 
     return make
 
@@ -64,7 +78,7 @@ def loaded(made: Any) -> Any:
 
     @lru_cache(2)
     def pipelines(family: str) -> tuple[Pipeline, Pipeline]:
-        path, directory, _, _ = made(family)
+        path, directory = made(family)
         return load(path), load(directory)
 
     return pipelines
@@ -74,8 +88,8 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_weights_are_those_of_the_modules(family: str, made: Any, loaded: Any) -> None:
-    parts, modules = made(family)[2], loaded(family)[0].modules
+def test_weights_are_those_of_the_modules(family: str, parts_of: Any, loaded: Any) -> None:
+    modules, (parts, _) = loaded(family)[0].modules, parts_of(family)
     assert modules.keys() == parts.keys()
     for part, module in modules.items():
         want = parts[part].state_dict()
@@ -84,7 +98,7 @@ def test_weights_are_those_of_the_modules(family: str, made: Any, loaded: Any) -
         assert not module.training and not any(p.requires_grad for p in module.parameters())
 
 
-def test_the_file_answers_as_the_directory(family: str, made: Any, loaded: Any) -> None:
+def test_the_file_answers_as_the_directory(family: str, loaded: Any) -> None:
     ours, theirs = loaded(family)
     cond, other = (pipe.text.encode(PROMPTS, SIZE) for pipe in (ours, theirs))
     close = partial(assert_close, atol=1e-4, rtol=1e-4)  # how weights lie in memory shows in the last bits
@@ -99,8 +113,8 @@ def test_the_file_answers_as_the_directory(family: str, made: Any, loaded: Any) 
     assert torch.equal(ours.model.sampling.levels.sigmas, theirs.model.sampling.levels.sigmas)
 
 
-def test_network_is_the_module_bit_for_bit(family: str, made: Any, loaded: Any) -> None:
-    ours, parts = loaded(family)[0], made(family)[2]
+def test_network_is_the_module_bit_for_bit(family: str, parts_of: Any, loaded: Any) -> None:
+    ours, (parts, _) = loaded(family)[0], parts_of(family)
     called = {"sd3": plain, "flux": packed}.get(family, forward)
     cond = ours.text.encode(PROMPTS, SIZE)
     x, t = noise(2, ours.model.latent.channels, 8, 8), torch.tensor([0.9, 0.3])
@@ -110,7 +124,7 @@ def test_network_is_the_module_bit_for_bit(family: str, made: Any, loaded: Any) 
 
 
 @pytest.mark.parametrize(  # one variance-exploding family and one flow: all families' answers are compared above
-    "family", [pytest.param(f, marks=() if f in ("sd1", "flux") else pytest.mark.slow) for f in FAMILIES]
+    "family", [REFINER, *(pytest.param(f, marks=() if f in ("sd1", "flux") else pytest.mark.slow) for f in FAMILIES)]
 )
 def test_images_from_words_images_and_masks(family: str, loaded: Any, tmp_path: Path) -> None:
     half = Image.fromarray(torch.arange(64).div(32, rounding_mode="floor").mul(255).byte().expand(64, 64).numpy())
@@ -125,9 +139,9 @@ def test_images_from_words_images_and_masks(family: str, loaded: Any, tmp_path: 
     assert len(seen) == 3
 
 
-def rewritten(made: Made, path: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
+def rewritten(made: tuple[Path, Path], path: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
     """The file of a model with other weights."""
-    weights = dict(made[3])
+    weights = load_file(made[0])
     change(weights)
     save_file({name: value.contiguous() for name, value in weights.items()}, path)
     return path
@@ -188,12 +202,12 @@ BITS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.fl
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_weights_of_few_bits_are_cast(bits: str, made: Any, tmp_path: Path) -> None:
+def test_weights_of_few_bits_are_cast(bits: str, made: Any, loaded: Any, tmp_path: Path) -> None:
     def cast(weights: dict[str, Tensor]) -> None:
         weights.update({name: value.to(BITS[bits]) for name, value in weights.items() if value.is_floating_point()})
 
     path = rewritten(made("sd1"), tmp_path / "m.safetensors", cast)
-    want = made("sd1")[2]["unet"].state_dict()
+    want = loaded("sd1")[0].modules["unet"].state_dict()
     for name, value in load_network(path).module.state_dict().items():
         assert value.dtype == torch.float32 and torch.equal(value, want[name].to(BITS[bits]).float())
 

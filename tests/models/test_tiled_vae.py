@@ -6,11 +6,10 @@ import pytest
 import small_models
 import torch
 
-import sigmafield as sf
 from sigmafield.core.geometry import Box
 from sigmafield.models.vae.tiled import parts, smaller, tiled_decode, tiled_encode
 from sigmafield.models.vae.walk import alone, decode_walk, encode_walk, recorded
-from small_network import small_model
+from small_network import shipped_model, small_model
 
 MODES = ["pooled", "exact", "estimated", "estimated_start"]
 
@@ -181,7 +180,7 @@ def test_pooled_and_estimated_statistics(pair, collected):
 @torch.no_grad()
 def test_shared_statistics_keep_the_colours():
     """On the embedded model: exact and pooled statistics are nearer to the whole image than tiles by themselves."""
-    vae = sf.load("tiny", device="cpu").modules["vae"]
+    vae = shipped_model().modules["vae"]
     flat = torch.linspace(-2, 2, 48).reshape(1, 1, 1, 48).expand(1, 4, 48, 48) + 0.3 * drawn(1, 4, 48, 48)
     whole = vae.decode(flat)
     error = {

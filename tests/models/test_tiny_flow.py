@@ -26,6 +26,7 @@ from sigmafield.models.tiny.flow import shift_at
 from sigmafield.models.tiny.transformer import WanTransformer3DModel
 from sigmafield.recipes.build import model_of
 from sigmafield.recipes.recipe import Recipe
+from small_network import shipped_model
 
 SMALL: dict[str, Any] = {
     "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 16,
@@ -40,7 +41,7 @@ def pipe() -> Pipeline:
 
 @pytest.fixture(scope="module")
 def tiny() -> Pipeline:
-    return load("tiny", device="cpu")
+    return shipped_model()
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -21,10 +21,9 @@ from sigmafield.guidance.hooks import with_patches
 from sigmafield.guidance.patches import freeu, module_hooks
 from sigmafield.guidance.patches.self_attention import seen
 from sigmafield.guidance.patches.unet_blocks import attentions, inputs, meetings, outputs
-from sigmafield.models.load import load
 from sigmafield.parameterization.timesteps import betas, discrete
 from sigmafield.recipes.mods import MODS, parse_mods
-from small_network import small_model
+from small_network import shipped_model, small_model
 
 SD_CLOCK = discrete(betas()).sigma_at
 
@@ -382,7 +381,7 @@ def test_half_precision_stays_near(line, unet, short, plain_input):
 @pytest.fixture(scope="module")
 def shipped():
     """The shipped UNet here and in diffusers' class, with the same weights."""
-    ours = load("tiny").model.module
+    ours = shipped_model().model.module
     theirs = diffusers.UNet2DConditionModel.from_pretrained(files("sigmafield") / "data" / "tiny" / "unet").eval()
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs

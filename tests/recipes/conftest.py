@@ -3,11 +3,12 @@
 import pytest
 
 import sigmafield as sf
+from small_network import shipped_model
 
 
 @pytest.fixture(scope="session")
 def pipe():
-    return sf.load("tiny", device="cpu")
+    return shipped_model()
 
 
 @pytest.fixture(scope="session")

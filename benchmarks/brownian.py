@@ -16,7 +16,8 @@ from rich.table import Table
 from torch import Tensor
 
 from sigmafield.core.arrays import Sigma
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Ctx, Denoiser, Pred
 from sigmafield.noise.brownian import Brownian
 from sigmafield.noise.sources import Silent

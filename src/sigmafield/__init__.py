@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from sigmafield.comfyui.workflow.value import Workflow
     from sigmafield.core.conditioning import Area, Cond, Control
     from sigmafield.core.geometry import Box, Tile
-    from sigmafield.core.process import VE, Flow, Grid, Span
+    from sigmafield.core.grid import Grid
+    from sigmafield.core.process import VE, Flow, Span
     from sigmafield.core.protocols import Ctx, Pred, State, Steps
     from sigmafield.core.registry import Spec
     from sigmafield.guidance.guider import Guider
@@ -53,10 +54,10 @@ _HOME = {
         "Box",
         "Tile",
     ),
+    "core.grid": ("Grid",),
     "core.process": (
         "VE",
         "Flow",
-        "Grid",
         "Span",
     ),
     "core.protocols": (

@@ -14,7 +14,8 @@ from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.comfyui.sockets import Input, Socket
 from sigmafield.comfyui.values import AnyValue, Image, Latent, LatentDict, Mask
 from sigmafield.core.annotations import Range
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Pred
 from sigmafield.noise.sources import Keyed
 from sigmafield.runs.run import Run

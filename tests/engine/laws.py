@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Flow
 from sigmafield.core.protocols import Pred
 from sigmafield.models.analytic import Mixture
 from sigmafield.noise.policy import default_noise

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from laws import grid
 
 import sigmafield.noise.brownian as brownian
-from sigmafield.core.process import VE, Grid, Span
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Span
 from sigmafield.models.analytic import Mixture
 from sigmafield.noise.brownian import ANSWERS, Brownian
 from sigmafield.runs.checkpoint import load_state, save_state

@@ -7,7 +7,8 @@ import torch
 from laws import PROCESSES, Guided, grid, guided, run_of
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Flow
 from sigmafield.core.protocols import Pred
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture

@@ -6,8 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from laws import PROCESSES, grid, guided
 
+from sigmafield.core.grid import Grid
 from sigmafield.core.linear import lincomb, safe_div
-from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.process import VE, Flow
 from sigmafield.core.protocols import Pred
 from sigmafield.core.registry import near_miss
 from sigmafield.parameterization import prediction as param

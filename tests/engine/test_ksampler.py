@@ -7,8 +7,9 @@ import torch
 
 from sigmafield.core.conditioning import Area, Cond
 from sigmafield.core.geometry import Box
+from sigmafield.core.grid import Grid
 from sigmafield.core.predict import place, predict, weight
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider
 from sigmafield.parameterization.families import family

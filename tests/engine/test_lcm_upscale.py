@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sigmafield.core.process import Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import Flow
 from sigmafield.core.resize import MODES, bislerp, resize
 from sigmafield.models.analytic import Mixture
 from sigmafield.noise.sources import Keyed

@@ -14,7 +14,8 @@ from sigmafield.comfyui.iterative_mixing import (
     mixing_sampler,
 )
 from sigmafield.comfyui.mixing_sampler import MixingSampler
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Pred
 from sigmafield.models.analytic import Mixture
 from sigmafield.parameterization.families import family

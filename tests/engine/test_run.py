@@ -9,7 +9,8 @@ import torch
 from laws import CHURN, CORRECTED, PROCESSES, grid, guided, on, repeats, run_of, sparing
 from safetensors.torch import save_file
 
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Pred, State
 from sigmafield.noise.sources import Keyed
 from sigmafield.runs.checkpoint import load_state, moved, save_state

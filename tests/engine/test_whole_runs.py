@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sigmafield as sf
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Gaussian, following
 from sigmafield.runs.finite import Finite

@@ -9,7 +9,8 @@ import torch
 from laws import run_of
 
 from sigmafield.core.conditioning import Cond, Control, Residuals
-from sigmafield.core.process import VE, Flow, Grid, Span
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Flow, Span
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.recipes.mods import parse_mods

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Pred
 from sigmafield.lab import amplification, real_interval
 from sigmafield.runs.run import Run

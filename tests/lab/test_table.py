@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Flow
 from sigmafield.core.protocols import Pred
 from sigmafield.lab import one_step, render, table
 from sigmafield.lab.coefficients import terms

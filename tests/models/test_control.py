@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sigmafield.core.conditioning import Area, Cond, Control, fit
+from sigmafield.core.grid import Grid
 from sigmafield.core.predict import predict
-from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline

@@ -16,8 +16,8 @@ pytest.importorskip("diffusers")
 import diffusers
 
 from sigmafield import schedules
+from sigmafield.core.grid import Grid
 from sigmafield.core.linear import lincomb
-from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Pred
 from sigmafield.diffusers_scheduler import SigmafieldScheduler
 from sigmafield.models.scheduler_config import sampling_of

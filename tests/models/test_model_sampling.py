@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sigmafield import generate, load
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.diffusion_model import DiffusionModel

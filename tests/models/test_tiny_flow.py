@@ -18,7 +18,8 @@ from torch.testing import assert_close
 import sigmafield as sf
 from command_line import run
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.process import Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import Flow
 from sigmafield.core.protocols import Ctx
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load

@@ -5,7 +5,7 @@ import torch
 from small_models import randomise
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.diffusion_model import DiffusionModel

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sigmafield.core.conditioning import Area, Cond
+from sigmafield.core.grid import Grid
 from sigmafield.core.predict import predict
-from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import DualGuider, Guider
 from sigmafield.models.bundle import Pipeline

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Flow
 from sigmafield.core.protocols import Pred
 from sigmafield.noise.policy import default_noise
 from sigmafield.parameterization.timesteps import betas, discrete, shifted_flow

@@ -19,7 +19,8 @@ from torch.testing import assert_close
 
 import sigmafield as sf
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Ctx
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.recipes.execute import execute

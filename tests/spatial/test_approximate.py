@@ -7,7 +7,8 @@ import torch
 from toys import POSITIVE, SAMPLINGS, Toy, drawn
 
 from sigmafield.core.geometry import Box, grid_tiles, leaf_tiles
-from sigmafield.core.process import Grid, Span
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.parameterization.prediction import edm, eps, flow, v

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, SYNCHRONOUS, Toy, drawn, sigmas_of
 
 from sigmafield.core.conditioning import Cond, Control, transformed
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.core.statistics import moments, standardised
 from sigmafield.core.views import stride

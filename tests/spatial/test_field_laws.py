@@ -19,7 +19,7 @@ from toys import (
 )
 
 from sigmafield.core.geometry import grid_tiles
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.guidance.guider import Guider
 from sigmafield.runs.run import Run, finish
 from sigmafield.samplers import SAMPLERS

@@ -9,8 +9,9 @@ import torch
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, Cropped, Toy, drawn, keyed, sigmas_of, started
 
 from sigmafield.core.geometry import Box, grid_tiles, leaf_tiles
+from sigmafield.core.grid import Grid
 from sigmafield.core.linear import lincomb
-from sigmafield.core.process import VE, Flow, Grid
+from sigmafield.core.process import VE, Flow
 from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.analytic import Mixture

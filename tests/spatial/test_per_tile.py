@@ -8,7 +8,7 @@ from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn, keyed, sigmas_
 
 from sigmafield.core.conditioning import Area, Control, Residuals, fit
 from sigmafield.core.geometry import Box, gaussian, grid_tiles
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.guidance.guider import Guider
 from sigmafield.recipes.mods import parse_mods
 from sigmafield.runs.checkpoint import load_state, save_state

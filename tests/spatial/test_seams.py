@@ -13,7 +13,8 @@ import torch
 from toys import POSITIVE, drawn
 
 from sigmafield.core.geometry import grid_tiles
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Pred
 from sigmafield.guidance.guider import Guider
 from sigmafield.runs.run import Run, finish

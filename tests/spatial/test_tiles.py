@@ -22,8 +22,9 @@ from sigmafield.core.geometry import (
     shares,
     uniform,
 )
+from sigmafield.core.grid import Grid
 from sigmafield.core.predict import predict
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.process import VE
 from sigmafield.core.protocols import Ctx
 from sigmafield.core.tile_maps import painted
 from sigmafield.core.views import part

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.models.analytic import Mixture
 from sigmafield.noise.sources import Keyed
 from sigmafield.parameterization.families import family

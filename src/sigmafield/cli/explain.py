@@ -12,7 +12,8 @@ from rich.text import Text
 from sigmafield.citations import sources
 from sigmafield.cli.console import console, show_table
 from sigmafield.cli.prose import description
-from sigmafield.core.process import VE, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE
 from sigmafield.guidance import Mod
 from sigmafield.lab.coefficients import render, table
 from sigmafield.parameterization.timesteps import betas, discrete

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigmafield.comfyui.mixing_sampler import MixingSampler
 from sigmafield.core.arrays import Latent
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Denoiser
 from sigmafield.core.registry import named
 from sigmafield.noise.policy import default_noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sigmafield.comfyui.sampling import Asked, Begun
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.runs.lcm_upscale import LcmUpscale
 
 

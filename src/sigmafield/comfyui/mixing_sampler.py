@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sigmafield.comfyui.sampling import Asked, Begun
 from sigmafield.core.arrays import Latent
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Denoiser
 from sigmafield.core.registry import named
 from sigmafield.noise.policy import default_noise

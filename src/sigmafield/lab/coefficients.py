@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.process import Grid, Span
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS, Sampler

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.process import VE, Grid, Process
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Process
 from sigmafield.core.protocols import Ctx, Denoiser, Pred
 from sigmafield.models.analytic import Mixture
 from sigmafield.runs.run import Run, finish

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
-from sigmafield.core.process import Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import Flow
 from sigmafield.core.protocols import Ctx
 from sigmafield.lab.bench import Bench, Opened
 from sigmafield.lab.convergence import runge_kutta

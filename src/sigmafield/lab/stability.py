@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.process import VE, Grid, Span
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Span
 from sigmafield.core.protocols import Ctx, Pred, State
 from sigmafield.parameterization.timesteps import betas, discrete
 from sigmafield.runs.run import Run

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
-from sigmafield.core.process import Grid, Span
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import Span
 from sigmafield.core.typed import numbers
 from sigmafield.noise.brownian_sums import Split, add_up
 from sigmafield.noise.sources import Device, seed_word

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sigmafield.core.arrays import Latent
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Noise
 from sigmafield.noise.brownian import Brownian
 from sigmafield.noise.sources import Gaussian, Keyed, Pair, Silent, following

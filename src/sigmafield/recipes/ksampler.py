@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
+from sigmafield.core.grid import Grid
 from sigmafield.core.linear import filled
-from sigmafield.core.process import Grid
 from sigmafield.core.protocols import Denoiser, State, Steps
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Gaussian, following, generator_of, initial_noise, randn

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sigmafield.core.conditioning import Control
-from sigmafield.core.process import Grid
+from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Noise
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.grid import Grid
 from sigmafield.core.memory import Memory
-from sigmafield.core.process import Grid, Span
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx, Noise, Pred, Step
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import Gaussian

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
+from sigmafield.core.grid import Grid
 from sigmafield.core.linear import lincomb
-from sigmafield.core.process import VE, Grid, Process
+from sigmafield.core.process import VE, Process
 from sigmafield.core.protocols import Denoiser, State
 from sigmafield.core.resize import resize
 from sigmafield.core.typed import numbers

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
-from sigmafield.core.process import VE, Clock, Grid, Process, Span
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import VE, Clock, Process, Span
 from sigmafield.core.protocols import Ctx, Denoiser, Noise, Pred, State, Steps
 from sigmafield.core.registry import shown
 from sigmafield.noise.policy import default_noise

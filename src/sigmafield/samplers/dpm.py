@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.grid import Grid
 from sigmafield.core.linear import lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import NonNegative, Positive, Share
-from sigmafield.core.process import Grid, Span
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Noise, Pred, Step
 from sigmafield.core.typed import numbers
 from sigmafield.samplers.grids import ends

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from sigmafield.core.process import Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import Flow
 
 
 def clip_first(grid: Grid, params: Mapping[str, Any]) -> Grid:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sigmafield.core.grid import Grid
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import Parameter, check, keywords
-from sigmafield.core.process import Grid, Span
+from sigmafield.core.process import Span
 from sigmafield.core.protocols import Step
 from sigmafield.core.registry import Registry
 from sigmafield.noise.policy import NoiseKind

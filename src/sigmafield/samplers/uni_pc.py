@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
+from sigmafield.core.grid import Grid
 from sigmafield.core.linear import by_order, lincomb
 from sigmafield.core.memory import Memory
 from sigmafield.core.parameters import Range
-from sigmafield.core.process import FROZEN, LAM_MAX, Grid, Span, unbroken
+from sigmafield.core.process import FROZEN, LAM_MAX, Span, unbroken
 from sigmafield.core.protocols import Noise, Step
 from sigmafield.core.typed import numbers, solve
 from sigmafield.samplers.registry import preset, sampler

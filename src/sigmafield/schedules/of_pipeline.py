@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigmafield.core.process import Flow, Grid
+from sigmafield.core.grid import Grid
+from sigmafield.core.process import Flow
 from sigmafield.parameterization.prediction import Sampling
 from sigmafield.schedules.registry import SCHEDULES
 

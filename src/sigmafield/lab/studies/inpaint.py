@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.arrays import Latent
+from sigmafield.core.grid import Grid
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
-from sigmafield.core.process import Grid
 from sigmafield.lab.bench import Bench, Opened
 from sigmafield.lab.convergence import alone
 from sigmafield.lab.distances import energy_distance

@@ -20,7 +20,7 @@ def pytest_collection():
     gc.disable()
     result = yield
     gc.freeze()
-    gc.set_threshold(5_000, 20, 20)
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
     return result
 
@@ -34,10 +34,12 @@ def few_channels():
         yield
 
 
-@pytest.fixture(autouse=True)
-def types_checked(request):
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
     """Calls are checked against their annotations, not so in tests marked typed_elsewhere."""
-    off = bool(request.node.get_closest_marker("typed_elsewhere")) and not request.config.getoption("--all-types")
+    off = bool(item.get_closest_marker("typed_elsewhere")) and not item.config.getoption("--all-types")
     jaxtyping.config.update("jaxtyping_disable", off)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    try:
+        return (yield)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -48,7 +48,7 @@ def drawn(part: str) -> Any:
                 weights += 0.1 * torch.randn_like(weights)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            layer._conv_forward = MethodType(convolved, layer)
+            vars(layer)["_conv_forward"] = MethodType(convolved, layer)
     return module.eval().requires_grad_(False)
 
 

@@ -163,8 +163,15 @@ def catches(process, kind):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "hang-up"])
-@pytest.mark.parametrize("after", [0, 1], ids=["first-imports", "torch"])
+@pytest.mark.parametrize(
+    "how, after",
+    [
+        pytest.param(signal.SIGINT, 1, id="ctrl-c-torch"),
+        pytest.param(signal.SIGHUP, 0, id="hang-up-first-imports"),
+        pytest.param(signal.SIGINT, 0, id="ctrl-c-first-imports", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 1, id="hang-up-torch", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_during_start_up_leaves_nothing(how, after, tmp_path):
     """From the first line of the program on, a signal ends it without a word; before, Python has its own handler."""
     command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", tmp_path / "i.png", "--steps", "1000"]

@@ -26,6 +26,10 @@ def test_a_study_writes_its_report_and_says_what_it_found(tmp_path):
     again = run("lab", "replay", tmp_path / "s", 12)
     assert again.exit_code == 0 and again.stdout == "sampler heun, steps 8, seed 2\nthe same values\n"
     assert run("lab", "replay", tmp_path / "s", 13).exit_code == 2
+    two = ["sampler=euler,steps=8", "sampler=heun,steps=8"]
+    paired = run("lab", "pair", tmp_path / "s", "error", *two, "--json")
+    assert paired.exit_code == 0 and json.loads(paired.stdout)["ratio"]["low"] > 1, paired.output
+    assert run("lab", "pair", tmp_path, "error", *two).exit_code == 2
 
 
 @pytest.mark.slow  # two more processes' start; the stop itself is a law of tests/lab/test_experiment.py
@@ -57,6 +61,28 @@ def test_sweep_and_compare(tmp_path):
     assert (tmp_path / "w" / "sheet-1.png").exists()
     said = run("lab", "compare", a, b, "--no-way", "--json")
     assert said.exit_code == 0 and json.loads(said.stdout)["recipe"] == {"cfg": [1.0, 4.0]}
+
+
+WARMTH = """
+import numpy as np
+
+def warmth(images, recipe):
+    \"\"\"Mean of red less blue, -1 to 1.\"\"\"
+    return np.mean([np.asarray(image)[..., 0] / 255.0 - np.asarray(image)[..., 2] / 255.0 for image in images])
+"""
+
+
+def test_a_metric_of_a_file_in_this_folder(tmp_path):
+    """As the installed command finds it: without the folder that `python -m` puts on the path."""
+    (tmp_path / "mine.py").write_text(WARMTH)
+    command = [sys.executable, "-c", "from sigmafield.cli import main; main()", "lab", "sweep", "a red heart"]
+    options = ["--vary", "cfg=1,4", "--steps", "2", "--size", "32x32", "--seeds", "1", "--metrics", "mine:warmth"]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    ran = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and "mine:warmth is largest at cfg" in ran.stdout, ran.stderr
+    table = polars.read_csv(tmp_path / "lab-sweep" / "table.csv")
+    assert table["mine:warmth"].is_between(-1, 1).all() and table["mine:warmth"].n_unique() == 2
+    assert "warmth: Mean of red less blue" in (tmp_path / "lab-sweep" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

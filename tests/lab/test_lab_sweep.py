@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from sigmafield.cli.lab_sweep import axes_of
+from sigmafield.lab.columns import Column
 from sigmafield.lab.comparison import bands_of, compare, differing, pixels_of
 from sigmafield.lab.metrics import METRICS, measured_by, metric_of
 from sigmafield.lab.rows import frame
@@ -75,7 +76,7 @@ def test_a_metric_that_fails_is_named(name, message):
 
 def test_means_of_values_that_are_not_finite_are_not_compared(tmp_path):
     table = polars.DataFrame({"cfg": [1.0, 2.0], "seed": [0, 0], "red": [float("nan"), 1.0]})
-    [found] = Read(("cfg",), ("red",), str(tmp_path)).extremes(table, "red")
+    [found] = Read(("cfg",), {"red": Column("red")}, str(tmp_path)).extremes(table, "red")
     assert found == "red is not a finite number in 1 of 2 rows, so that its means say nothing."
 
 

@@ -29,7 +29,7 @@ QUESTIONS = {
 for order, (name, question) in enumerate(QUESTIONS.items()):
     lab.command(f"sigmafield.cli.lab_studies:{name}", name=name, help=question, sort_key=order)
 
-OTHERS = {"sweep": "lab_sweep", "compare": "lab_compare", "replay": "lab_replay"}
+OTHERS = {"sweep": "lab_sweep", "pair": "lab_pair", "compare": "lab_compare", "replay": "lab_replay"}
 """The further commands, and the files that they are in."""
 
 for order, (name, file) in enumerate(OTHERS.items(), len(QUESTIONS)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,7 @@ def sweep(
         str,
         Parameter(
             help="Metrics, with commas between them: brightness, colourfulness, contrast, saturated, sharpness, or "
-            "module:function, which is given the images and the recipe.",
+            "module:function, also of a file in this folder, which is given the images and the recipe.",
             group=GROUP,
         ),
     ] = "sharpness,saturated",
@@ -67,6 +68,7 @@ def sweep(
         axes = {name: values[:3] for name, values in axes.items()}
     folder, first = output or Path("lab-sweep"), int(base.seed)
     names = names_in("metrics", metrics) if metrics else ()
+    sys.path.append(str(Path.cwd()))  # where metrics of one's own are; `python -m` has it, an installed command has not
     experiment = experiment_of(base, axes, range(first, first + seeds), names, folder)
     words = [word for text in vary for word in ("--vary", text)] + ["--seeds", str(seeds)]
     given = [word for name, value in recipe.items() for word in (f"--{name.replace('_', '-')}", str(value))]

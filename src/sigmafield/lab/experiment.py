@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from sigmafield.cluster.pool import each
 from sigmafield.core.registry import shown
 from sigmafield.lab.bench import Bench
+from sigmafield.lab.columns import Column
 from sigmafield.lab.rows import Key, Row, RowFile
 from sigmafield.recipes.recipe import Recipe, with_entries
 from sigmafield.runs.files import write_whole
@@ -86,7 +87,7 @@ class Experiment:
         arms: What varies.
         seeds: Seeds of each arm: the same in all, so that arms are compared in pairs.
         measure: What is done for a row.
-        measured: What the measured columns are, with units.
+        measured: What the measured columns are called, with units, and how they are defined.
         read: Findings and figures of the whole table.
         cannot: What the experiment cannot show.
     """
@@ -97,7 +98,7 @@ class Experiment:
     arms: Sequence[Arm]
     seeds: Sequence[int]
     measure: Measure
-    measured: Mapping[str, str]
+    measured: Mapping[str, Column]
     read: Callable[[DataFrame], Reading]
     cannot: Sequence[str]
 

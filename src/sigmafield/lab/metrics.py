@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sigmafield.core.registry import near_miss, shown
+from sigmafield.lab.columns import Column
 from sigmafield.recipes.recipe import Recipe
 
 Metric = Callable[[Sequence[Image.Image], Recipe], float]
@@ -52,6 +53,12 @@ METRICS: Mapping[str, Metric] = {
 }  # fmt: skip
 """The metrics that have names."""
 
+LABELS: Mapping[str, str] = {
+    "brightness": "brightness, 0 … 1", "colourfulness": "colourfulness", "contrast": "contrast, 0 … ½",
+    "saturated": "share of saturated values", "sharpness": "sharpness (rms Laplacian)",
+}  # fmt: skip
+"""What they are called on axes."""
+
 
 def metric_of(name: str) -> Metric:
     """A metric by its name, or a function by "module:function".
@@ -71,6 +78,16 @@ def metric_of(name: str) -> Metric:
     if not callable(found):
         raise ValueError(f"the metric {name} must be a function; got {type(found).__name__}")
     return found  # pyright: ignore[reportReturnType]
+
+
+def column_of(name: str) -> Column:
+    """What the column of a metric is called: a function of your own has its name and the first line of its docstring.
+
+    Raises:
+        ValueError: There is no such metric, module or function.
+    """
+    about = (metric_of(name).__doc__ or "").partition("\n")[0]
+    return Column(LABELS.get(name, name.rpartition(":")[2].replace("_", " ")), about)
 
 
 def measured_by(name: str, images: Sequence[Image.Image], recipe: Recipe) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from sigmafield.lab.columns import label_of
 from sigmafield.lab.experiment import Experiment
 from sigmafield.lab.rows import Row, frame, write_tables
 from sigmafield.lab.statistics import LEVEL
@@ -98,10 +99,13 @@ def _design(experiment: Experiment, table: DataFrame, command: str) -> list[str]
     nfe = f", {int(table['nfe'].sum())} evaluations of the model" if "nfe" in table.columns else ""
     seeds = list(experiment.seeds)
     return [
-        f"- varied: {'; '.join(f'{name}: {values}' for name, values in lists.items())}",
+        f"- varied: {'; '.join(f'{label_of(name)}: {values}' for name, values in lists.items())}",
         f"- held: {', '.join(f'{n} = {_cell(v)}' for n, v in experiment.settings.items() if n not in varied)}",
         f"- seeds: {len(seeds)} ({seeds[0]} … {seeds[-1]}), the same in every arm",
-        *(f"- measured, `{name}`: {text}" for name, text in experiment.measured.items()),
+        *(
+            f"- measured, `{name}`: {column.label}{': ' * bool(column.about)}{column.about}"
+            for name, column in experiment.measured.items()
+        ),
         f"- cost: {len(table)} runs, {table['seconds'].sum():.1f} s{nfe}",
         f"- made by: `{command}`",
         "- data: `table.csv` and `table.parquet`, one row per run with its recipe",

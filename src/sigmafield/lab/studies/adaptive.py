@@ -14,8 +14,9 @@ from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec, shown
 from sigmafield.lab.bench import Bench
+from sigmafield.lab.columns import NFE, Column
 from sigmafield.lab.convergence import without_noise
-from sigmafield.lab.drawing import distinct, mean, rows_of, summary, values
+from sigmafield.lab.drawing import distinct, logarithmic, mean, octaves, rows_of, summary, values, words_of
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import end_of, rms
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
 
 ADAPTIVE = "dpm_adaptive"
 """The sampler that chooses its own steps."""
+
+
+COLUMNS = {
+    "nfe": Column(NFE.label, "evaluations of the model that were made, rejected attempts included"),
+    "rejected": Column("rejected attempts"),
+    "error": Column(
+        "rms error at the last level", "root mean square distance at the last level above 0 to the solution of the ODE"
+    ),
+}
+"""The measured columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +127,7 @@ def adaptive(subject: SubjectOptions, options: AdaptiveOptions) -> Experiment:
         arms,
         subject.seed_list,
         Measured(options.schedule),
-        {
-            "nfe": "evaluations of the model that were made, rejected attempts included",
-            "rejected": "attempts that were rejected",
-            "error": "root mean square distance at the last level above 0 to the solution of the ODE",
-        },
+        COLUMNS,
         read,
         [
             "Costs other than evaluations: the solver waits for its error estimate at every attempt.",
@@ -146,11 +153,12 @@ def read(table: DataFrame) -> Reading:
         arm, best = min(known, key=lambda pair: pair[1].value)
         findings.append(
             f"Against {name} at equal cost, by interpolation: of {len(known)} adaptive settings {better} have a "
-            f"smaller error and {worse} a larger one, by intervals; the best, {_said(arm)}, has {best} times the error."
+            f"smaller error and {worse} a larger one, by intervals; the best, {words_of(arm)}, has {best} times the "
+            "error."
         )
     rejected = [(arm, mean(own, "rejected", **arm), mean(own, "nfe", **arm)) for arm in settings]
     arm, most, calls = max(rejected, key=lambda row: row[1].value)
-    findings.append(f"Most attempts are rejected with {_said(arm)}: {most} of a run with {calls} evaluations.")
+    findings.append(f"Most attempts are rejected with {words_of(arm)}: {most} of a run with {calls} evaluations.")
     out, (axes,) = figure(size=(6.6, 4.6))
     for k, (order, pid) in enumerate(own.select("order", "pid").unique(maintain_order=True).rows()):
         rows = rows_of(own, order=order, pid=pid)
@@ -160,14 +168,13 @@ def read(table: DataFrame) -> Reading:
         rows = rows_of(table, sampler=name).select("steps", "nfe", "error")
         points = rows.group_by("steps", maintain_order=True).mean().sort("nfe")
         axes.plot(points["nfe"], points["error"], linewidth=1, marker=".", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="evaluations of the model", ylabel="rms error at the last level")
+    axes.set(xlabel=COLUMNS["nfe"].label, ylabel=COLUMNS["error"].label)
+    logarithmic(axes, octaves(distinct(table, "nfe")))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     caption = "Error against evaluations, means over seeds: marks are adaptive settings, lines are fixed steps."
     by = ["sampler", "order", "pid", "atol", "rtol", "steps"]
-    return Reading(
-        findings, {"error": Shown(caption, out)}, {"All arms": summary(table, by, ["nfe", "rejected", "error"])}
-    )
+    return Reading(findings, {"error": Shown(caption, out)}, {"All arms": summary(table, by, list(COLUMNS), COLUMNS)})
 
 
 def against(own: DataFrame, arm: Mapping[str, object], fixed: DataFrame) -> Interval | None:
@@ -186,10 +193,6 @@ def against(own: DataFrame, arm: Mapping[str, object], fixed: DataFrame) -> Inte
         logs.append(float(np.log(error) - there))
     found = interval(logs)
     return Interval(float(np.exp(found.value)), float(np.exp(found.low)), float(np.exp(found.high)), found.n)
-
-
-def _said(arm: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in arm.items())
 
 
 ADAPTIVE_STUDY = Study(

@@ -13,6 +13,7 @@ from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.lab.bench import Bench
+from sigmafield.lab.columns import NFE, Column, label_of
 from sigmafield.lab.drawing import distinct, lines, logarithmic, rows_of, summary
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
@@ -33,6 +34,20 @@ CERTAIN = 0.99
 
 NORMS = {"x": "norm of the latent", "d": "norm of d = (x − D)/σ"}
 """The norms, by the names of their columns."""
+
+COLUMNS = {
+    "nfe": NFE,
+    "x": Column("rms of the latent", "before each step"),
+    "d": Column("rms of d = (x − D)/σ", "the slope of the ODE, at each step"),
+    "final": Column("rms of the result"),
+    "energy": Column(
+        "control energy ∫ mean (D − C)² dσ", "C is the prediction for the prompt alone: what guidance adds, squared"
+    ),
+}
+"""The measured columns of all models."""
+
+SATURATED = Column("share of saturated values", "values of pixels that are 0 or 255")
+"""A column of networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +108,6 @@ def guidance(subject: SubjectOptions, options: GuidanceOptions) -> Experiment:
         for mods in options.mods
         for cfg in options.cfgs
     ]
-    measured_columns = {
-        "x": "root mean square of the latent before each step",
-        "d": "root mean square of d = (x − D)/σ, the slope of the ODE, at each step",
-        "final": "root mean square of the result",
-        "energy": "∫ mean (D − C)² dσ, C being the prediction for the prompt alone: what guidance adds, squared",
-    }
-    if not subject.is_analytic:
-        measured_columns["saturated"] = "share of the values of pixels that are 0 or 255"
     return Experiment(
         "guidance",
         "Where does guidance blow up: at which scale do norms along a run leave the band that they have at cfg = 1, "
@@ -109,7 +116,7 @@ def guidance(subject: SubjectOptions, options: GuidanceOptions) -> Experiment:
         arms,
         subject.seed_list,
         measured,
-        measured_columns,
+        COLUMNS if subject.is_analytic else {**COLUMNS, "saturated": SATURATED},
         read,
         [
             "Whether an image is better: a norm within its band does not make it so, and people often prefer a scale "
@@ -124,6 +131,7 @@ def guidance(subject: SubjectOptions, options: GuidanceOptions) -> Experiment:
 def read(table: DataFrame) -> Reading:
     """Bands, the scale at which each norm leaves its own, and what each mod does to that."""
     findings: list[str] = []
+    known = {**COLUMNS, "saturated": SATURATED}
     columns = ["final", "energy"] + ["saturated"] * ("saturated" in table.columns)
     mods = distinct(table, "mods")
     bands = {norm: band(table, norm) for norm in NORMS}
@@ -135,23 +143,23 @@ def read(table: DataFrame) -> Reading:
             findings.append(leaving(rows_of(table, mods=name), norm, about, bands[norm], name))
     out, axes = figure(len(columns), size=(4.6, 3.8))
     for one, column in zip(axes, columns):
-        lines(one, table, "cfg", column, "mods")
+        lines(one, table, "cfg", column, "mods", known)
         logarithmic(one, distinct(table, "cfg"), y=False)
     axes[0].legend(fontsize=8)
     figures = {"scales": Shown("Size of the result, control energy and saturation against cfg, with intervals.", out)}
     out, axes = figure(2, size=(5.4, 4.0))
     plain = rows_of(table, mods=mods[0])
-    for one, (norm, about) in zip(axes, NORMS.items()):
+    for one, norm in zip(axes, NORMS):
         low, high = bands[norm]
         one.fill_between(range(len(low)), low, high, color="0.85", label="band of cfg = 1")
         for cfg in distinct(plain, "cfg"):
             rows = rows_of(plain, cfg=cfg)
             one.plot(np.mean(np.array(rows[norm].to_list()), axis=0), linewidth=1, label=f"cfg {cfg:g}")
-        one.set(xlabel="step", ylabel=about, yscale="log")
+        one.set(xlabel="step", ylabel=label_of(norm, known), yscale="log")
         one.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
     figures["norms"] = Shown(f"Norms along the run with mods = {mods[0]}, means over seeds, and the bands.", out)
-    return Reading(findings, figures, {"By scale": summary(table, ["mods", "cfg"], columns)})
+    return Reading(findings, figures, {"By scale": summary(table, ["mods", "cfg"], columns, known)})
 
 
 def band(table: DataFrame, norm: str, without: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -18,9 +18,10 @@ from sigmafield.core.grid import Grid
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.lab.bench import Bench, Opened
+from sigmafield.lab.columns import NFE, Column, label_of
 from sigmafield.lab.convergence import alone
 from sigmafield.lab.distances import energy_distance
-from sigmafield.lab.drawing import distinct, lines, mean, rows_of, summary, values
+from sigmafield.lab.drawing import distinct, lines, logarithmic, mean, rows_of, summary, values
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import rms
@@ -50,6 +51,26 @@ WAYS = {
     EXACT: "a σ-field that is 0 outside of the mask",
 }
 """The ways that are compared."""
+
+
+PARTICLES = {
+    "nfe": NFE,
+    "inside": Column("distance in the square / rms", "energy distance to exact samples given the rest, over their rms"),
+    "leakage": Column("leakage / rms", "rms change outside of the square, over the rms in it"),
+    "border": Column("step across the border (exact: 1)", "rms step, over that of exact samples"),
+}
+"""What is measured on an analytic model."""
+
+IMAGES = {
+    "nfe": NFE,
+    "leakage": Column(
+        "leakage, values in 0 … 1", "rms change where the hard and the blurred mask are 0, the VAE's own loss included"
+    ),
+    "border": Column("step across the border (source: 1)", "rms step, over that of the source"),
+    "changed": Column("change in the square, values in 0 … 1", "rms change"),
+    "image": Column("image", "the result"),
+}
+"""What is measured on a network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +201,7 @@ class OnImages:
         result = execute(open_job(replace(recipe, image=source, **given), pipe))
         image = _pixels(result.images[0][0])
         before = _pixels(source)
-        outside = (mask == 0) & (torch.from_numpy(np.asarray(blurred)) == 0)
+        outside = (mask == 0) & (torch.from_numpy(np.array(blurred)) == 0)
         return {
             "nfe": result.state.nfe,
             "leakage": rms((image - before)[..., outside]),
@@ -213,17 +234,6 @@ def inpaint(subject: SubjectOptions, options: InpaintOptions) -> Experiment:
         Arm({"way": way, "steps": n}, subject.recipe(**shared, steps=n))
         for way, n in itertools.product(options.ways, map(int, options.steps))
     ]
-    particles = {
-        "inside": "energy distance in the square to exact samples given the rest, over their rms",
-        "leakage": "rms change outside of the square, over the rms in it",
-        "border": "rms step across the border, over that of exact samples",
-    }
-    images = {
-        "leakage": "rms change of values in 0 … 1 where hard and blurred mask are 0",
-        "border": "rms step across the border, over that of the source",
-        "changed": "rms change in the square",
-        "image": "the result",
-    }
     measure: Callable[..., Any] = OnParticles if subject.is_analytic else OnImages
     lost = "The error in the square: what a network should draw there is not known; the analytic model images has it."
     return Experiment(
@@ -233,7 +243,7 @@ def inpaint(subject: SubjectOptions, options: InpaintOptions) -> Experiment:
         arms,
         subject.seed_list,
         measure(options.share, options.feather),
-        particles if subject.is_analytic else images,
+        PARTICLES if subject.is_analytic else IMAGES,
         read,
         [
             *([] if subject.is_analytic else [lost]),
@@ -246,12 +256,13 @@ def inpaint(subject: SubjectOptions, options: InpaintOptions) -> Experiment:
 def read(table: DataFrame) -> Reading:
     """Each way against the first, and its values at the largest number of steps."""
     findings: list[str] = []
-    columns = [name for name in ("inside", "leakage", "border", "changed") if name in table.columns]
+    known = PARTICLES if "inside" in table.columns else IMAGES
+    columns = [name for name in known if name not in ("nfe", "image")]
     n = max(distinct(table, "steps"))
     ways = distinct(table, "way")
     for way in ways:
         rows = rows_of(table, way=way, steps=n)
-        said = ", ".join(f"{name} {mean(rows, name)}" for name in columns)
+        said = ", ".join(f"{label_of(name, known)} {mean(rows, name)}" for name in columns)
         findings.append(f"{way} ({WAYS[way]}), {n} steps: {said}.")
     for way in ways[1:]:
         rows, first = rows_of(table, way=way, steps=n), rows_of(table, way=ways[0], steps=n)
@@ -264,10 +275,11 @@ def read(table: DataFrame) -> Reading:
         findings.append(f"{way} against {ways[0]}, {n} steps: the step across the border is {step} times{sure}.")
     out, axes = figure(len(columns), size=(4.0, 3.8))
     for one, column in zip(axes, columns):
-        lines(one, table, "steps", column, "way")
+        lines(one, table, "steps", column, "way", known)
+        logarithmic(one, distinct(table, "steps"), y=False)
     axes[0].legend(fontsize=8)
     shown = Shown("Error in the square, leakage and step across the border; means over seeds with intervals.", out)
-    return Reading(findings, {"inpaint": shown}, {"All arms": summary(table, ["way", "steps"], columns)})
+    return Reading(findings, {"inpaint": shown}, {"All arms": summary(table, ["way", "steps"], columns, known)})
 
 
 INPAINT = Study(

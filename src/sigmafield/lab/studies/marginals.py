@@ -14,8 +14,9 @@ from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.lab.bench import Bench
+from sigmafield.lab.columns import NFE, Column, label_of
 from sigmafield.lab.distances import energy_distance, sliced_wasserstein
-from sigmafield.lab.drawing import distinct, lines, logarithmic, mean, rows_of, summary, values
+from sigmafield.lab.drawing import distinct, lines, logarithmic, mean, rows_of, summary, values, with_arms
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.statistics import difference, interval
@@ -27,6 +28,28 @@ from sigmafield.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from polars import DataFrame
+
+
+COLUMNS = {
+    "nfe": NFE,
+    "sigmas": Column("σ", "levels of the run"),
+    "sliced": Column(
+        "sliced Wasserstein distance / deviation",
+        "at each level, to as many exact samples; of the marginal's deviation",
+    ),
+    "energy": Column(
+        "energy distance / deviation", "at each level, without bias: 0 is expected for the same distribution"
+    ),
+    "means": Column("distance of the mean / deviation", "at each level, to the exact mean"),
+    "spreads": Column("excess variance", "at each level, trace of the covariance against the exact one, less 1"),
+    "end": Column("energy distance at the last level", "over the deviation of the marginal"),
+    "end_sliced": Column("sliced distance at the last level", "over the deviation of the marginal"),
+    "end_spread": Column("excess variance at the last level"),
+    "floor": Column(
+        "sliced distance of two exact samples", "at the last level: what no sampler can be expected to beat"
+    ),
+}
+"""The measured columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +134,7 @@ def marginals(subject: SubjectOptions, options: MarginalsOptions) -> Experiment:
         arms,
         subject.seed_list,
         Measured(options.schedule),
-        {
-            "sigmas": "levels",
-            "sliced": "sliced Wasserstein distance to as many exact samples, over the deviation of the marginal",
-            "energy": "energy distance, without bias, over the deviation of the marginal: 0 for the same distribution",
-            "means": "distance of the mean to the exact one, over the deviation",
-            "spreads": "trace of the covariance against the exact one, less 1",
-            "end, end_sliced, end_spread": "the same at the last level",
-            "floor": "sliced distance of two exact samples at the last level, which no sampler can be expected to beat",
-        },
+        COLUMNS,
         read,
         [
             "Distances below what this number of particles resolves: see the floor.",
@@ -131,10 +146,8 @@ def marginals(subject: SubjectOptions, options: MarginalsOptions) -> Experiment:
 
 def read(table: DataFrame) -> Reading:
     """Which arms are within sampling error of the exact marginal at the end, and ODE against SDE."""
-    import polars
-
     findings: list[str] = []
-    labelled = table.with_columns(polars.format("{} η={}", "sampler", "eta").alias("arm"))
+    labelled = with_arms(table, ["sampler", "eta"])
     steps = sorted(distinct(table, "steps"))
     for n in (steps[0], steps[-1]):
         for arm in distinct(labelled, "arm"):
@@ -155,10 +168,9 @@ def read(table: DataFrame) -> Reading:
             )
     floor = interval(table["floor"].to_numpy())
     out, (left, right) = figure(2, size=(5.6, 4.2))
-    lines(left, labelled, "steps", "end_sliced", "arm")
+    lines(left, labelled, "steps", "end_sliced", "arm", COLUMNS)
     left.axhline(floor.value, color="0.4", linestyle=":", label="two exact samples")
     logarithmic(left, steps)
-    left.set(ylabel="sliced distance at the last level")
     left.legend(fontsize=7)
     for k, arm in enumerate(distinct(labelled, "arm")):
         rows = rows_of(labelled, arm=arm, steps=steps[0])
@@ -167,11 +179,17 @@ def read(table: DataFrame) -> Reading:
                 rows["sigmas"][0].to_list(), np.mean(rows["sliced"].to_list(), axis=0), color=f"C{k % 10}", marker=".",
                 linestyle="-" if k < 10 else "--", linewidth=1,
             )  # fmt: skip
-    right.set(xscale="log", yscale="log", xlabel="σ", ylabel=f"sliced distance along the run, {steps[0]} steps")
+    right.set(
+        xscale="log",
+        yscale="log",
+        xlabel="σ",
+        ylabel=label_of("sliced", COLUMNS),
+        title=f"along the run, {steps[0]} steps",
+    )
     right.invert_xaxis()
     right.grid(alpha=0.3)
     caption = "Distance to the exact marginal at the last level against steps, and along the run with the fewest steps."
-    table_ = summary(table, ["sampler", "eta", "steps"], ["end", "end_sliced", "end_spread"])
+    table_ = summary(table, ["sampler", "eta", "steps"], ["end", "end_sliced", "end_spread"], COLUMNS)
     findings.append(f"Two exact samples of this size are {floor} apart in the sliced distance.")
     return Reading(findings, {"marginals": Shown(caption, out)}, {"At the last level": table_})
 

@@ -15,8 +15,9 @@ from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.lab.bench import Bench
+from sigmafield.lab.columns import NFE, Column, label_of
 from sigmafield.lab.distances import energy_distance, gaussian_distance, mean_pairwise, sliced_wasserstein
-from sigmafield.lab.drawing import distinct, lines, rows_of, summary, values
+from sigmafield.lab.drawing import distinct, lines, rows_of, summary, values, words_of
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.statistics import Interval, difference, interval, ratio
@@ -34,12 +35,26 @@ SIDE = 8
 
 
 PARTICLES = {
-    "diversity": "mean distance between particles, as a share of that of exact samples",
-    "sliced": "sliced Wasserstein distance to as many exact samples",
-    "energy": "energy distance to as many exact samples, without bias",
-    "frechet": "Wasserstein-2 distance, squared, of Gaussians with the moments of the particles and of the law",
+    "nfe": NFE,
+    "diversity": Column(
+        "diversity (exact samples: 1)", "mean distance between particles, as a share of that of exact samples"
+    ),
+    "sliced": Column("sliced Wasserstein distance to the data", "to as many exact samples"),
+    "energy": Column("energy distance to the data", "to as many exact samples, without bias: 0 for the same law"),
+    "frechet": Column(
+        "Fréchet distance to the data",
+        "Wasserstein-2 distance, squared, of Gaussians with the moments of the particles and of the law",
+    ),
 }
 """What is measured on an analytic model."""
+
+FEATURES = {
+    "nfe": NFE,
+    "features": Column("features of the latent", f"the final latent, reduced to {SIDE} x {SIDE}"),
+    "spread": Column("spread over seeds (rms of latents)", "mean distance of a seed's latent to the other seeds'"),
+    "retrieval": Column("share nearest to another seed of its prompt"),
+}
+"""What is measured on a network, and what follows from it for an arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +131,6 @@ def noise(subject: SubjectOptions, options: NoiseOptions) -> Experiment:
                     else:
                         own = subject.recipe(**shared).to_plain() | {"prompt": prompt}
                         arms.append(Arm({**labels, "prompt": prompt}, type(recipe).from_plain(own)))
-    columns = dict(PARTICLES)
-    if not subject.is_analytic:
-        columns = {"features": f"the final latent, reduced to {SIDE} x {SIDE}"}
     return Experiment(
         "noise",
         "What does noise buy: how do diversity and fidelity change with eta and s_noise?",
@@ -126,7 +138,7 @@ def noise(subject: SubjectOptions, options: NoiseOptions) -> Experiment:
         arms,
         subject.seed_list,
         measured,
-        columns,
+        PARTICLES if subject.is_analytic else {name: FEATURES[name] for name in ("nfe", "features")},
         read if subject.is_analytic else read_network,
         [
             "Whether people prefer the images.",
@@ -164,11 +176,12 @@ def read(table: DataFrame) -> Reading:
     out, axes = figure(2, size=(5.4, 4.0))
     plain = table.filter(table["s_noise"] == 1.0) if 1.0 in distinct(table, "s_noise") else table
     for one, column in zip(axes, ("diversity", "sliced")):
-        lines(one, plain, "eta", column, "sampler")
+        lines(one, plain, "eta", column, "sampler", PARTICLES)
     axes[0].axhline(1.0, color="0.5", linestyle=":")
     axes[0].legend(fontsize=8)
     shown = Shown("Diversity, 1 being that of exact samples, and distance to the data, at s_noise = 1.", out)
-    tables = {"All arms": summary(table, ["sampler", "eta", "s_noise"], ["diversity", "sliced", "energy", "frechet"])}
+    measures = [name for name in PARTICLES if name != "nfe"]
+    tables = {"All arms": summary(table, ["sampler", "eta", "s_noise"], measures, PARTICLES)}
     return Reading([f for f in findings if f], {"noise": shown}, tables)
 
 
@@ -201,10 +214,10 @@ def read_network(table: DataFrame) -> Reading:
         rows = rows_of(table, **arm).sort("seed")
         spreads[tuple(arm.values())] = each = spread_of(rows)
         retrieval = retrieval_of(rows)
-        text = {"spread over seeds": str(interval(each))}
+        text = {label_of("spread", FEATURES): str(interval(each))}
         if retrieval is not None:
-            text["retrieval"] = str(interval(retrieval))
-        records.append({**arm, **text})
+            text[label_of("retrieval", FEATURES)] = str(interval(retrieval))
+        records.append({**{label_of(name): value for name, value in arm.items()}, **text})
     findings: list[str] = []
     for (sampler, eta, s_noise), each in spreads.items():
         still = spreads.get((sampler, 0.0, 1.0))
@@ -216,13 +229,13 @@ def read_network(table: DataFrame) -> Reading:
             )
     points = polars.DataFrame(
         [
-            {"name": f"{key[0]}, s_noise {key[2]:g}", "eta": key[1], "seed": k, "spread": float(value)}
+            {"name": words_of({"sampler": key[0], "s_noise": key[2]}), "eta": key[1], "seed": k, "spread": float(value)}
             for key, each in spreads.items()
             for k, value in enumerate(each)
         ]
     )
     out, (axes,) = figure(size=(6.0, 4.2))
-    lines(axes, points, "eta", "spread", "name")
+    lines(axes, points, "eta", "spread", "name", FEATURES)
     axes.legend(fontsize=8)
     shown = Shown("Mean distance of a seed's latent to those of the other seeds of its prompt, with intervals.", out)
     return Reading(findings, {"spread": shown}, {"All arms": polars.DataFrame(records)})

@@ -15,6 +15,7 @@ from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.core.protocols import State
 from sigmafield.lab.bench import Bench, Opened
+from sigmafield.lab.columns import NFE, Column, label_of
 from sigmafield.lab.convergence import without_noise
 from sigmafield.lab.drawing import distinct, least, lines, logarithmic, rows_of, summary
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
@@ -30,6 +31,19 @@ if TYPE_CHECKING:
 
 CARRY = {True: 60, False: 12}
 """Steps that carry a state to the end of the run, of an analytic model and of a network."""
+
+
+COLUMNS = {
+    "nfe": NFE,
+    "error": Column(
+        "rms error of the result",
+        "root mean square distance of the result to the clean latent that the solution of the ODE from the same start "
+        "leads to",
+    ),
+    "sigmas": Column("σ", "levels of the run"),
+    "added": Column("rms added to the error by an interval", "at each interval of the runs with local_steps steps"),
+}
+"""The measured columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +85,9 @@ class Measured:
         run, start = opened.run(sigmas, **without_noise(str(arm.labels["sampler"]).partition("(")[0]))
         states = [start, *iterate(run, start)]
         smallest = torch.tensor(opened.sampling.levels.sigma_min, dtype=torch.float64)
-        exact = cleaned(opened, end_of(bench, opened, float(sigmas[0]), float(smallest)), smallest)
+        # schedules that begin at the same level up to rounding share a solution, which costs more than the runs
+        first = float(f"{float(sigmas[0]):.6g}")
+        exact = cleaned(opened, end_of(bench, opened, first, float(smallest)), smallest)
         found = {"nfe": states[-1].nfe, "error": rms(states[-1].x - exact), "sigmas": sigmas.tolist()}
         if arm.recipe.steps == self.local_steps and len(states) == len(sigmas):
             return {**found, "added": added(opened, states, sigmas)}
@@ -120,13 +136,7 @@ def schedules(subject: SubjectOptions, options: SchedulesOptions) -> Experiment:
         arms,
         subject.seed_list,
         Measured(options.local_steps),
-        {
-            "nfe": "evaluations of the model",
-            "error": "root mean square distance of the result to the clean latent that the solution of the ODE from "
-            "the same start leads to",
-            "sigmas": "levels of the run",
-            "added": "what each interval adds to that error (steps = local_steps only)",
-        },
+        COLUMNS,
         read,
         [
             "Whether a smaller error looks better: a schedule can be worse at solving the ODE and draw nicer images.",
@@ -146,9 +156,9 @@ def read(table: DataFrame) -> Reading:
     names = distinct(table, "sampler")
     out, axes = figure(len(names), size=(5.6, 4.4))
     for one, sampler in zip(axes, names):
-        lines(one, rows_of(table, sampler=sampler), "steps", "error", "schedule")
+        lines(one, rows_of(table, sampler=sampler), "steps", "error", "schedule", COLUMNS)
         logarithmic(one, sorted(distinct(table, "steps")))
-        one.set(title=sampler, ylabel="rms error of the result")
+        one.set_title(sampler)
     axes[0].legend(fontsize=8)
     figures = {"error": Shown("Error of the result against steps, means over seeds with intervals.", out)}
     local = [(s, n) for s in names for n in distinct(rows_of(table, sampler=s), "schedule") if _added(table, s, n)]
@@ -160,7 +170,7 @@ def read(table: DataFrame) -> Reading:
                 shown = [(sigma, part) for sigma, part in zip(sigmas, parts) if part > 0]  # 0: the step to σ = 0
                 one.loglog(*zip(*shown), marker=".", linewidth=1, label=name)
             one.invert_xaxis()
-            one.set(title=sampler, xlabel="σ at the interval's start", ylabel="added to the error of the result")
+            one.set(title=sampler, xlabel="σ at the interval's start", ylabel=label_of("added", COLUMNS))
             one.grid(alpha=0.3)
         axes[0].legend(fontsize=8)
         figures["added"] = Shown(
@@ -169,7 +179,7 @@ def read(table: DataFrame) -> Reading:
             out,
         )
         findings += [_half(table, sampler, name) for sampler, name in local]
-    return Reading(findings, figures, {"Errors": summary(table, ["sampler", "schedule", "steps"], ["error"])})
+    return Reading(findings, figures, {"Errors": summary(table, ["sampler", "schedule", "steps"], ["error"], COLUMNS)})
 
 
 def _rows_with_parts(table: DataFrame, sampler: str, schedule: str) -> list[tuple[list[float], list[float]]]:

@@ -11,8 +11,9 @@ from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.lab.bench import Bench
+from sigmafield.lab.columns import NFE, Column
 from sigmafield.lab.convergence import without_noise
-from sigmafield.lab.drawing import distinct, least, lines, mean, rows_of, summary, values
+from sigmafield.lab.drawing import distinct, least, lines, logarithmic, mean, octaves, rows_of, summary, values
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import end_of, rms
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 
 FLOOR = {True: 1e-11, False: 3e-5}
 """Errors below which rounding decides, of an analytic model and of a network: they tell nothing about the order."""
+
+
+COLUMNS = {
+    "nfe": NFE,
+    "error": Column(
+        "rms error at the last level",
+        "root mean square distance of x at the last level above 0 to the solution of the ODE from the same start, by "
+        "closed form or by a fourth-order method with many steps",
+    ),
+}
+"""The measured columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +94,7 @@ def solvers(subject: SubjectOptions, options: SolversOptions) -> Experiment:
         arms,
         subject.seed_list,
         Measured(options.schedule),
-        {
-            "nfe": "evaluations of the model",
-            "error": "root mean square distance of x at the last level above 0 to the solution of the ODE from the "
-            "same start, by closed form or by a fourth-order method with many steps",
-        },
+        COLUMNS,
         Read(subject.is_analytic),
         [
             "Whether a smaller error looks better: images of an ODE that is solved well and badly can please equally.",
@@ -121,18 +129,21 @@ class Read:
         if measured:
             findings.append(f"Observed orders between the two longest runs: {'; '.join(measured)}.")
         out, (axes,) = figure(size=(7.0, 4.6))
-        lines(axes, table, "nfe", "error", "sampler")
+        lines(axes, table, "nfe", "error", "sampler", COLUMNS)
         front = front_of(table)
         axes.plot(
             [n for n, _, _ in front], [e for _, e, _ in front], color="0.6", linewidth=6, alpha=0.35, zorder=0,
             label="best at each cost",
         )  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="evaluations of the model", ylabel="rms error at the last level")
+        logarithmic(axes, octaves(distinct(table, "nfe")))
         axes.legend(fontsize=8, ncols=2)
         caption = "Error against evaluations, means over seeds with intervals. Grey: the front of the best."
         return Reading(
             findings, {"error": Shown(caption, out)},
-            {"Observed orders": polars.DataFrame(orders), "Errors": summary(table, ["sampler", "steps"], ["error"])},
+            {
+                "Observed orders": polars.DataFrame(orders),
+                "Errors": summary(table, ["sampler", "steps"], ["error"], COLUMNS),
+            },
         )  # fmt: skip
 
 

@@ -14,9 +14,10 @@ from PIL import Image
 from sigmafield.core.parameters import fields_of
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.lab.bench import Bench
-from sigmafield.lab.drawing import distinct, lines, mean, rows_of, summary, values
+from sigmafield.lab.columns import NFE, Column, label_of
+from sigmafield.lab.drawing import distinct, lines, mean, rows_of, shortest, summary, values
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
-from sigmafield.lab.metrics import measured_by, metric_of
+from sigmafield.lab.metrics import column_of, measured_by
 from sigmafield.lab.plot import figure
 from sigmafield.lab.problems import law_of
 from sigmafield.lab.statistics import difference
@@ -101,8 +102,7 @@ def sweep(base: Recipe, axes: Axes, seeds: Sequence[int], metrics: Sequence[str]
         raise ValueError("a sweep needs something that varies, such as --vary cfg=1,3,5")
     if law_of(str(base.model)) is not None:
         raise ValueError("a sweep draws images, which analytic models do not have")
-    for name in metrics:
-        metric_of(name)
+    columns = {name: column_of(name) for name in metrics}
     arms: list[Arm] = []
     for combination in itertools.product(*axes.values()):
         entries = dict(zip(axes, combination))
@@ -118,8 +118,8 @@ def sweep(base: Recipe, axes: Axes, seeds: Sequence[int], metrics: Sequence[str]
         arms,
         seeds,
         Measured(tuple(metrics)),
-        {name: (metric_of(name).__doc__ or name).partition("\n")[0] for name in metrics} | {"image": "what was drawn"},
-        Read(tuple(axes), tuple(metrics), str(folder)),
+        {"nfe": NFE, **columns, "image": Column("image", "what was drawn")},
+        Read(tuple(axes), columns, str(folder)),
         ["Anything about other prompts, models and seeds than these.", "What a metric does not see."],
     )  # fmt: skip
 
@@ -130,12 +130,12 @@ class Read:
 
     Args:
         axes: The fields that vary.
-        metrics: The metrics.
+        metrics: The columns of the metrics.
         folder: Where the images are.
     """
 
     axes: Sequence[str]
-    metrics: Sequence[str]
+    metrics: Mapping[str, Column]
     folder: str
 
     def __call__(self, table: DataFrame) -> Reading:
@@ -147,11 +147,15 @@ class Read:
             shown = table if by else table.with_columns(polars_literal("all"))
             out, each = figure(len(self.metrics), size=(4.4, 3.6))
             for one, name in zip(each, self.metrics):
-                lines(one, shown, first, name, by or "all")
+                lines(one, shown, first, name, by or "all", self.metrics)
             if by:
-                each[0].legend(fontsize=8)
+                each[0].legend(fontsize=8, title=label_of(by))
             figures["metrics"] = Shown("Metrics, means over seeds and further axes with intervals.", out)
-        return Reading(findings, figures, {"Metrics": summary(table, self.axes, ["nfe", *self.metrics])})
+        return Reading(
+            findings,
+            figures,
+            {"Metrics": summary(table, self.axes, ["nfe", *self.metrics], {"nfe": NFE, **self.metrics})},
+        )
 
     def sheets(self, table: DataFrame) -> list[tuple[str, Image.Image]]:
         """(title, sheet) for each combination of the further axes and each seed."""
@@ -163,8 +167,8 @@ class Read:
             for row in rows_of(table, **page).to_dicts():
                 at = rows.index(row[down]) if down else 0, columns.index(row[across])
                 images[at] = open_image(Path(self.folder) / row["image"])
-            title = ", ".join(f"{name} {value}" for name, value in page.items())
-            names = [f"{across} {value}" for value in columns], [f"{down} {value}" if down else "" for value in rows]
+            title = ", ".join(_named(name, value) for name, value in page.items())
+            names = [_named(across, value) for value in columns], [_named(down, value) for value in rows]
             pages.append((title, xy_sheet(images, *names, title)))
         return pages
 
@@ -190,6 +194,14 @@ def polars_literal(name: str) -> Any:
     import polars
 
     return polars.lit(name).alias(name)
+
+
+def _named(field: str | None, value: Any) -> str:
+    """A value with the label of its field, as a sheet has it; a name says itself what it is."""
+    if field is None:
+        return ""
+    plain = shortest(value)
+    return plain if field in ("sampler", "schedule") and plain != "None" else f"{label_of(field)} {plain}"
 
 
 def _label(value: Any) -> str | int | float:

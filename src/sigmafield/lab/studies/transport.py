@@ -17,7 +17,8 @@ from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.lab.bench import Bench
-from sigmafield.lab.drawing import distinct, lines, logarithmic, mean, rows_of, summary
+from sigmafield.lab.columns import NFE, Column
+from sigmafield.lab.drawing import distinct, lines, logarithmic, mean, rows_of, summary, with_arms, words_of
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.statistics import Interval, interval
@@ -28,6 +29,24 @@ from sigmafield.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from polars import DataFrame
+
+
+COLUMNS = {
+    "nfe": NFE,
+    "energy": Column("kinetic energy", "∫ mean ‖v‖² dt of the ways, in the time in which it is least"),
+    "length": Column("mean length of the ways"),
+    "w2": Column("W₂²", "exact, between the particles at the start and at the end"),
+    "coupling": Column("cost of the coupling", "mean squared distance between the two ends of a particle's way"),
+    "over": Column("kinetic energy / W₂²", "at least 1"),
+    "map_over": Column("coupling / W₂²", "at least 1; 1 where the map is the optimal one"),
+    "straightness": Column(
+        "straightness (coupling / energy)", "at most 1; 1 where ways are straight and speeds in proportion"
+    ),
+    "entropic": Column(
+        "cost of the Schrödinger bridge", "of arms with noise: its mean squared displacement for the same noise"
+    ),
+}
+"""The measured columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,16 +197,7 @@ def transport(subject: SubjectOptions, options: TransportOptions) -> Experiment:
         arms,
         subject.seed_list,
         Measured(options.entropic, options.top),
-        {
-            "energy": "kinetic energy ∫ mean ‖v‖² dt of the ways, in the time in which it is least",
-            "length": "mean length of the ways",
-            "w2": "the exact W₂² between the particles at the start and at the end",
-            "coupling": "mean squared distance between the two ends of a particle's way",
-            "over": "energy over W₂², at least 1",
-            "map_over": "coupling over W₂², at least 1; 1 where the map is the optimal one",
-            "straightness": "coupling over energy, at most 1; 1 where ways are straight and speeds in proportion",
-            "entropic": "of arms with noise: mean squared displacement of the Schrödinger bridge of the same noise",
-        },
+        COLUMNS,
         read,
         [
             "Continuous ways: those of finitely many steps are chords, and noise makes longer ways with more steps.",
@@ -199,29 +209,27 @@ def transport(subject: SubjectOptions, options: TransportOptions) -> Experiment:
 
 def read(table: DataFrame) -> Reading:
     """Energy against W₂² by arm, and the coupling of SDEs against the Schrödinger bridge."""
-    import polars
-
     findings = [f"In every row the energy is at least W₂²: the least quotient is {table['over'].min():.6g}."]
     n = max(distinct(table, "steps"))
     by = ["sampler", "eta", "schedule", "cfg"]
     for arm in rows_of(table, steps=n).select(by).unique(maintain_order=True).to_dicts():
         rows = rows_of(table, steps=n, **arm)
-        said = ", ".join(f"{name} {value}" for name, value in arm.items())
-        text = f"{said}, {n} steps: energy {mean(rows, 'over')} times W₂², coupling {mean(rows, 'map_over')} times"
+        text = f"{words_of(arm)}, {n} steps: energy {mean(rows, 'over')} times W₂², "
+        text += f"coupling {mean(rows, 'map_over')} times"
         if arm["eta"] > 0 and not np.isnan(rows["entropic"].to_numpy()).any():
             text += f"; coupling over the bridge's {bridge(rows)}"
         findings.append(text + ".")
-    labelled = table.with_columns(
-        polars.format("{} η={}, {}, cfg {}", "sampler", "eta", "schedule", "cfg").alias("arm")
-    )
+    labelled = with_arms(table, by)
     out, axes = figure(3, size=(4.6, 4.0))
     for one, column in zip(axes, ("over", "map_over", "straightness")):
-        lines(one, labelled, "steps", column, "arm")
-        logarithmic(one, sorted(distinct(table, "steps")))
-    axes[0].legend(fontsize=6)
+        lines(one, labelled, "steps", column, "arm", COLUMNS)
+        logarithmic(one, sorted(distinct(table, "steps")), y=column == "over")
+    axes[0].legend(fontsize=8)
     caption = "Energy and coupling over W₂², which are at least 1, and straightness; means over seeds with intervals."
     columns = ["energy", "w2", "over", "map_over", "straightness", "length"]
-    return Reading(findings, {"transport": Shown(caption, out)}, {"All arms": summary(table, [*by, "steps"], columns)})
+    return Reading(
+        findings, {"transport": Shown(caption, out)}, {"All arms": summary(table, [*by, "steps"], columns, COLUMNS)}
+    )
 
 
 def bridge(rows: DataFrame) -> Interval:

@@ -1,12 +1,16 @@
 """How other programs convert the workflows of ComfyUI's templates to prompts, compared with sigmafield.
 
-    python benchmarks/client_conversions.py                # all templates whose classes sigmafield knows
+    python benchmarks/client_conversions.py                # all templates
     python benchmarks/client_conversions.py --first 50     # the first of them, for a look
 
 comfy-cli and comfyui-autograph are installed in environments of their own, as `make test-clients` does. Both ask the
 server for its classes, so they run against `sigmafield serve --comfyui`, in whose folders there is an empty file for
 each model and image that a template names; comfy-cli prints the prompt that it would post. Two prompts are equal if
 they have the same nodes with the same inputs; titles and ids are not compared.
+
+Classes that the server does not offer, of paid services and of further packs, are added to its answer to
+`/object_info`, and sigmafield gets them as well: from `--object-info`, the answer of a ComfyUI that has them, or else
+as the templates themselves use them, see `template_classes`.
 """
 
 from __future__ import annotations
@@ -17,18 +21,23 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "clients"))
 
+import cyclopts
 from environments import Environment, python
 from rich.console import Console
 from rich.table import Table
+from template_classes import definitions
 
 from sigmafield.comfyui.convert import to_prompt
 from sigmafield.comfyui.environment import DIRECTORIES
@@ -80,6 +89,7 @@ HIDDEN = ("SaveVideo", "codec")
 """An input that the page sends and that is not in /object_info."""
 
 Prompts = Mapping[str, Any]
+Classes = Mapping[str, Mapping[str, Any]]
 
 
 @contextmanager
@@ -94,15 +104,32 @@ def server(folder: Path) -> Iterator[str]:
             process.terminate()
 
 
-def ours(folder: Path, names: list[str]) -> Prompts:
-    """Our prompts; None of a workflow with classes that are not known."""
-    classes, made = offered_classes(), dict[str, Any]()
-    for name in names:
-        try:
-            made[name] = to_prompt(json.loads((folder / f"{name}.json").read_text("utf-8")), classes)
-        except ValueError:
-            made[name] = None
-    return made
+@contextmanager
+def with_classes(server: str, more: Classes) -> Iterator[str]:
+    """The address of a server that answers as another one does, and says that it has further classes."""
+    with urllib.request.urlopen(f"{server}/object_info") as answer:
+        classes = json.dumps({**more, **json.load(answer)}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.removeprefix("/api") == "/object_info":
+                body, kind = classes, "application/json"
+            else:
+                with urllib.request.urlopen(f"{server}{self.path}") as answer:
+                    body, kind = answer.read(), answer.headers["Content-Type"]
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_port}"
+        proxy.shutdown()
 
 
 def theirs(here: Environment, script: str, folder: Path, names: list[str]) -> Prompts:
@@ -148,7 +175,7 @@ def difference(mine: Any, other: Any) -> str:
     if forms(mine) == forms(other):
         return ""
     if forms(mine, lenient=True) == forms(other, lenient=True):
-        return "in values that the server says nothing about"
+        return "in values of classes that are not ours"
     if Counter(each["class_type"] for each in mine.values()) != Counter(each["class_type"] for each in other.values()):
         return "in nodes"
     return "in values or links"
@@ -182,19 +209,33 @@ def stand_ins(folder: Path, prompts: Prompts) -> None:
             path.touch()
 
 
-def main(words: list[str]) -> None:
-    """Convert, compare and print."""
+def workflows(folder: Path) -> dict[str, Any]:
+    """The workflows of a folder, by name."""
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {name: each for name, each in found.items() if isinstance(each, dict) and "nodes" in each}
+
+
+def main(*, first: int | None = None, object_info: Path | None = None, save: Path | None = None) -> None:
+    """Convert, compare and print.
+
+    Args:
+        first: Number of templates that are compared; None is all.
+        object_info: A file with the classes that the server does not offer; None reads them from the templates.
+        save: A file for all prompts, to look at differences.
+    """
     folder = Path(str(files("comfyui_workflow_templates_json") / "templates"))
-    names = sorted(path.stem for path in folder.glob("*.json") if not path.stem.startswith("index"))
-    total, mine = len(names), ours(folder, names)
-    names = [name for name in names if mine[name] is not None]
-    names = names[: int(words[1])] if words[:1] == ["--first"] else names
-    mine = {name: mine[name] for name in names}
+    found, known = workflows(folder), offered_classes()
+    names, total = list(found)[:first], len(found)
+    given = definitions(list(found.values()), known) if object_info is None else json.loads(object_info.read_text())
+    classes = {**given, **known}
+    mine = {name: to_prompt(found[name], classes) for name in names}
     with tempfile.TemporaryDirectory() as work:
         stand_ins(Path(work), mine)
-        with server(Path(work)) as url:
+        with server(Path(work)) as plain, with_classes(plain, classes) as url:
             cli, graph = python("comfy-cli", url, CLI_NAME), python("comfyui-autograph", url, GRAPH_NAME)
             others = {CLI_NAME: theirs(cli, CLI, folder, names), GRAPH_NAME: theirs(graph, AUTOGRAPH, folder, names)}
+    if save is not None:
+        save.write_text(json.dumps({"sigmafield": mine, **others}))
     Console(width=110).print(table(mine, others, total))
     for who, made in others.items():
         for name in names:
@@ -203,4 +244,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    cyclopts.run(main)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from sigmafield.comfyui.context import Remarked
 from sigmafield.comfyui.nodes import compositing, image_filters, image_sizes, images
 
 
@@ -24,7 +25,7 @@ def test_invert_empty_size_crop_and_batches():
     assert images.image_invert(x).equal(1 - x)
     plain = images.empty_image(3, 2, 2, 0x0A80FF)
     assert plain.shape == (2, 2, 3, 3) and plain[1, 1, 2].equal(torch.tensor([10, 128, 255]) / 255)
-    assert images.get_image_size(x) == (5, 4, 3)
+    assert images.get_image_size(x) == Remarked((5, 4, 3), "width: 5, height: 4\n batch size: 3")
     assert images.image_crop(x, 9, 2, 1, 99).equal(x[:, 3:, 1:])
     assert images.image_from_batch(x, 99, 2).equal(x[2:]) and images.image_from_batch(x, 1, 2).equal(x[1:])
     assert images.repeat_image_batch(x, 2).equal(torch.cat([x, x]))

@@ -59,6 +59,8 @@ def test_each_iteration_gets_the_value_of_the_one_before():
     assert COUNTS == {"outside": 1, "body": 3}
     copies = [each for each in found if isinstance(each, happened.Executing) and each.node.endswith(".count")]
     assert [each.display for each in copies] == ["count"] * 3
+    said = [(each.display, each.text) for each in found if isinstance(each, happened.Said)]
+    assert said == [("start", f"Iteration {k} / 3") for k in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("n, expected", [(0, []), (1, ["bodyx,outside"])])

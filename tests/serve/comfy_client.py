@@ -18,10 +18,20 @@ Seen = list[Any]
 
 
 def read_frame(data: str | bytes) -> dict[str, Any]:
-    """A message as {"type", "data"}; of a binary one {"frame": its kind, "about", "image": its bytes}."""
+    """A message as {"type", "data"}; of a binary one {"frame": its kind, "about", "image": its bytes}.
+
+    Of a text it is {"frame": 3, "texts": …}: each part with a length before it, then the rest.
+    """
     if isinstance(data, str):
         return json.loads(data)
     kind, size = struct.unpack(">II", data[:8])
+    if kind == 3:
+        texts, rest = [], data[4:]
+        while rest[:2] == b"\0\0":
+            size = struct.unpack(">I", rest[:4])[0]
+            texts.append(rest[4 : 4 + size].decode())
+            rest = rest[4 + size :]
+        return {"frame": 3, "texts": [*texts, rest.decode()]}
     about = json.loads(data[8 : 8 + size]) if kind == 4 else {}
     return {"frame": kind, "about": about, "image": data[8 + size :] if kind == 4 else data[8:]}
 
@@ -81,20 +91,24 @@ class Talk:
 
 
 @asynccontextmanager
-async def talking(url: str, metadata: bool = False, id: str | None = None) -> AsyncIterator[Talk]:
+async def talking(
+    url: str, metadata: bool = False, id: str | None = None, features: Mapping[str, Any] = {}
+) -> AsyncIterator[Talk]:
     """A client whose socket is open.
 
     Args:
         url: The server's address.
         metadata: Whether it reads what a preview is of.
         id: Its id; None draws one.
+        features: What else it says that it can do.
     """
     id = id or uuid.uuid4().hex
     async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}/ws?clientId={id}", max_msg_size=0) as socket:
         talk = Talk(http, url, id, socket)
         await talk.until(lambda message: message.get("type") == "status")
-        if metadata:
-            await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+        said = {**({"supports_preview_metadata": True} if metadata else {}), **features}
+        if said:
+            await socket.send_json({"type": "feature_flags", "data": said})
             await talk.until(lambda message: message.get("type") == "feature_flags")
         yield talk
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from comfy_client import run, talking
@@ -17,9 +19,10 @@ from engines import workflow
 from PIL import Image
 from serving import Client, serving, settings_of
 
-from sigmafield.comfyui.context import Expanded
+from sigmafield.comfyui.context import Expanded, Shown
 from sigmafield.comfyui.declare import NODES, node
 from sigmafield.comfyui.nodes import all_nodes
+from sigmafield.comfyui.sockets import Socket
 from sigmafield.comfyui.values import AnyValue
 from sigmafield.comfyui.values import Image as ImageValue
 from sigmafield.serve.comfyui.settings import ComfyUISettings
@@ -27,7 +30,11 @@ from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.run import workflows_of
 from sigmafield.serve.settings import EngineSettings
 
-RECORDED = json.loads((Path(__file__).parents[1] / "data" / "comfyui" / "exchanges.json").read_text("utf-8"))
+DATA = Path(__file__).parents[1] / "data" / "comfyui"
+RECORDED = json.loads((DATA / "exchanges.json").read_text("utf-8"))
+ORDERS = json.loads((DATA / "events.json").read_text("utf-8"))
+"""The same recordings with the nodes that their messages name, without the queue's length."""
+
 BEFORE = set(all_nodes())
 OPEN, GONE_ON = threading.Event(), threading.Event()
 
@@ -51,6 +58,18 @@ def twice(image: ImageValue) -> Expanded[AnyValue]:
     """Is replaced by two nodes."""
     first = {"class_type": "ImageInvert", "inputs": {"image": image}}
     return Expanded(["b", 0], {"a": first, "b": {"class_type": "ImageInvert", "inputs": {"image": ["a", 0]}}})
+
+
+@node("ProbeNumbers", "probe")
+def numbers(value1: float, value2: float, value3: float) -> Annotated[list[float], Socket("FLOAT", listed=True)]:
+    """Three values, for each of which the nodes after it run."""
+    return [value1, value2, value3]
+
+
+@node("ProbeLists", "probe", shows=True, takes_lists=True)
+def lists(a: Sequence[AnyValue]) -> Shown[None]:
+    """Says how many values come."""
+    return Shown(None, {"text": ["..."], "n": [len(a)]})
 
 
 PROBES = {name: NODES[name] for name in set(NODES) - BEFORE}
@@ -90,7 +109,7 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 def row(message: Mapping[str, Any]) -> list[Any]:
     """A message as the recordings have it."""
     if "frame" in message:
-        return ["frame", message["frame"], sorted(message["about"])]
+        return ["frame", message["frame"], sorted(message.get("about", ()))]
     if message["type"] == "feature_flags":  # what a server can do is its own affair
         return ["feature_flags"]
     remaining = [message["data"]["status"]["exec_info"]["queue_remaining"]] if message["type"] == "status" else []
@@ -245,6 +264,132 @@ def test_an_interrupt_ends_the_prompt_that_runs_and_no_other(comfy):
     [data] = [message["data"] for message in seen if message.get("type") == "execution_interrupted"]
     assert (data["node_id"], data["node_type"]) == ("3", "KSampler")
     assert job["status"] == "cancelled" and job["execution_status"]["status_str"] == "error"
+
+
+def told(seen: list[Any]) -> list[Any]:
+    """Messages as `ORDERS` has them, without the queue's length; of the steps of a node, the first."""
+    found: list[Any] = []
+    for message in seen:
+        match message.get("type"), message.get("data"):
+            case "executing", {"node": None}:
+                found.append(["executing", None])
+            case "executing", data:
+                found.append(["executing", data["node"], data["display_node"]])
+            case "executed", data:
+                found.append(["executed", data["node"], data["display_node"], sorted(data["output"])])
+            case "execution_cached", data:
+                found.append(["execution_cached", data["nodes"]])
+            case "execution_interrupted", data:
+                found.append(["execution_interrupted", data["node_id"], data["node_type"], data["executed"]])
+            case "progress", data:
+                found.append(["progress", data["node"]])
+            case "execution_start" | "execution_success" as kind, _:
+                found.append([kind])
+    return [each for each, _ in groupby(found)]
+
+
+def queue_lengths(seen: list[Any]) -> list[int]:
+    return [row(message)[2] for message in seen if message.get("type") == "status"]
+
+
+def test_two_interrupts_give_the_recorded_messages_in_their_order(comfy):
+    """Three prompts are posted, the last one is deleted while it waits, and each of the others is interrupted."""
+
+    def steps(id: str) -> Any:
+        return lambda message: message.get("type") == "progress" and message["data"]["prompt_id"] == id
+
+    async def talk() -> list[Any]:
+        comfy.post("/free", {"free_memory": True})
+        async with talking(comfy.url) as client:
+            first, second, third = [await client.post(drawn(seed=seed, steps=300)) for seed in (77, 78, 79)]
+            await client.ask("POST", "/queue", {"delete": [third]})
+            for id in (first, second):
+                await client.until(steps(id))
+                await client.ask("POST", "/interrupt", {"prompt_id": id})
+            await client.ended([second])
+            return client.seen
+
+    seen = run(talk)
+    theirs = [each[:2] if each[0] == "progress" else each for each in ORDERS["ws_interrupt"]["events"]]
+    assert told(seen) == theirs
+    assert queue_lengths(seen) == [each[2] for each in recorded("interrupted") if each[0] == "status"]
+    kinds = [message["type"] for message in seen if message["type"] != "progress_state"]
+    between = kinds.index("execution_interrupted")
+    ends = [each[0] for each in recorded("interrupted")][14:19]
+    assert kinds[between : between + 5] == ends == ["execution_interrupted", "status", "executing", "status",
+                                                    "execution_start"]  # fmt: skip
+
+
+def test_a_list_runs_nodes_for_each_value_with_the_recorded_messages(comfy):
+    case = ORDERS["ws_list_mapping"]
+    classes = {"TestMakeListNode": "ProbeNumbers", "StubMask": "SolidMask", "ProbeOut": "ProbeLists"}
+    prompt = {
+        name: {**each, "class_type": classes.get(each["class_type"], each["class_type"])}
+        for name, each in case["prompt"].items()
+    }
+    prompt["2"]["inputs"] = {"value": ["1", 0], "height": 16, "width": 16}
+
+    async def talk() -> list[Any]:
+        async with talking(comfy.url) as client:
+            await client.ended([await client.post(prompt)])
+            return client.seen
+
+    seen = run(talk)
+    assert told(seen) == case["events"] and queue_lengths(seen) == [0, 1, 1, 0]
+    outputs = {m["data"]["node"]: m["data"]["output"] for m in seen if m.get("type") == "executed"}
+    assert outputs["5"] == {"text": ["..."], "n": [3]}
+    names = {image["filename"] for image in outputs["4"]["images"]}
+    assert len(names) == 3 and all(re.fullmatch(r"ComfyUI_temp_[a-z]{5}_0000\d_\.png", name) for name in names)
+    assert {image["type"] for image in outputs["4"]["images"]} == {"temp"}
+
+
+@pytest.mark.parametrize("features", [{}, {"supports_progress_text_metadata": True}])
+def test_texts_of_nodes_are_sent_while_the_prompt_runs(comfy, features):
+    """In the form of ComfyUI 0.8.0, or with the prompt's id for clients that say that they read it."""
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 8, "batch_size": 2, "color": 0}},
+        "2": {"class_type": "GetImageSize", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+
+    async def talk() -> tuple[str, list[Any]]:
+        comfy.post("/free", {"free_memory": True})
+        async with talking(comfy.url, features=features) as client:
+            id = await client.post(prompt)
+            await client.ended([id])
+            return id, client.seen
+
+    id, seen = run(talk)
+    [text] = [message["texts"] for message in seen if "frame" in message]
+    assert text == [*([id] if features else []), "2", "width: 16, height: 8\n batch size: 2"]
+    kinds = [row(message)[:2] for message in seen]
+    running = kinds.index(["frame", 3])
+    assert [each[0] for each in kinds[running - 2 : running + 2]] == [
+        "progress_state",
+        "executing",
+        "frame",
+        "progress_state",
+    ]
+
+
+def test_a_node_that_equals_another_one_is_told_with_its_result_or_null(comfy):
+    prompt = image_prompt("ImageInvert") | {
+        "4": image_prompt("ImageInvert")["2"],
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    }
+
+    async def talk() -> list[Any]:
+        comfy.post("/free", {"free_memory": True})
+        async with talking(comfy.url) as client:
+            await client.ended([await client.post(prompt)])
+            return client.seen
+
+    seen = run(talk)
+    outputs = {m["data"]["node"]: m["data"]["output"] for m in seen if m.get("type") == "executed"}
+    ran = {m["data"]["node"] for m in seen if m.get("type") == "executing"} - {None}
+    twins = sorted({"2", "4"} - ran), sorted({"3", "5"} - ran)
+    assert [len(each) for each in twins] == [1, 1] and outputs[twins[0][0]] is None
+    assert outputs["3"] == outputs["5"] and outputs["3"]["images"]
 
 
 def test_answers_have_the_recorded_statuses_types_and_keys(comfy):

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from comfy_serving import comfy_server
+from comfy_serving import comfy_engine, comfy_server
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from serving import ALICE, BOB, Answer, Client, png
@@ -313,6 +313,30 @@ def test_the_page_s_own_routes(comfy: Client, base: Path) -> None:
     assert isinstance(comfy.get("/api/internal/logs").json, str)
     assert comfy.ask("PATCH", "/internal/logs/subscribe", {"clientId": "x", "enabled": True}).status == 200
     assert comfy.ask("PATCH", "/internal/logs/subscribe", {}).status == 400
+
+
+def test_without_comfyuis_page_there_are_no_scripts_of_it(comfy: Client) -> None:
+    assert comfy.get("/api/extensions").json == [] and comfy.get("/templates/index.json").status == 404
+
+
+def test_files_of_the_page_have_their_types_and_are_cached_as_in_comfyui(tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    for name in ("index.html", "assets/a.js", "assets/a.wasm", "assets/a.webp", "extensions/core/b.js", "secret.txt"):
+        (page / name).parent.mkdir(parents=True, exist_ok=True)
+        (page / name).write_text(name)
+    with comfy_engine(tmp_path, protocol={"front_end_root": page}, start=False) as (client, _):
+        found = {path: client.get(path) for path in ("/", "/assets/a.js", "/assets/a.wasm", "/assets/a.webp")}
+        kinds = [each.headers["Content-Type"].split(";")[0] for each in found.values()]
+        assert kinds == ["text/html", "text/javascript", "application/wasm", "image/webp"]
+        cached = [each.headers["Cache-Control"] for each in found.values()]
+        assert cached == ["no-store, must-revalidate", "no-cache", "no-cache", "public, max-age=86400"]
+        assert "default-src 'self'" in found["/"].headers["Content-Security-Policy"]
+        lost = {path: client.get(path) for path in ("/assets/b.webp", "/assets/b.js", "/assets/..%2F..%2Flock")}
+        assert [each.status for each in lost.values()] == [404] * 3
+        cached = [each.headers["Cache-Control"] for each in list(lost.values())[:2]]
+        assert cached == ["public, max-age=3600", "no-cache"]
+        assert client.get("/extensions").json == ["/extensions/core/b.js"]
+        assert client.get("/docs/KSampler/en.md").status in (200, 404)
 
 
 def test_owners_of_tokens_do_not_meet(tmp_path: Path) -> None:

@@ -16,11 +16,18 @@ import pytest
 from serving import Client, serving
 
 from command_line import run
+from sigmafield.serve.comfyui.settings import ComfyUISettings
 from sigmafield.serve.device import Device
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.run import make_engine, serve, started
 from sigmafield.serve.http.settings import HttpSettings
 from sigmafield.serve.settings import EngineSettings
+
+
+def test_comfyuis_protocol_is_not_served_from_a_cluster(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"leave --ray out, or leave --comfyui out and post workflows to /v1/jobs"):
+        serve(tmp_path, EngineSettings(), HttpSettings(port=0), print, cluster="auto", comfyui=ComfyUISettings())
+    assert not list(tmp_path.iterdir())
 
 
 def check_ended(folder: Path, job: str, quick: dict[str, Any]) -> None:

@@ -56,6 +56,8 @@ def _say(event: happened.Event, validated: Validated, folders: Folders) -> bool:
         if event.preview is not None:
             folders.temp.mkdir(parents=True, exist_ok=True)
             save_image(event.preview, folders.temp / (re.sub(r"[^\w.]", "-", event.display) + ".png"))
+    elif isinstance(event, happened.Said):
+        print(f"{event.display} {' '.join(event.text.split())}", file=sys.stderr)
     elif isinstance(event, happened.Executed):
         for line in _shown(event, folders):
             print(line)

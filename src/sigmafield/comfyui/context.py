@@ -172,6 +172,19 @@ class Shown(Generic[T]):
 
 
 @dataclass(frozen=True)
+class Remarked(Generic[T]):
+    """Outputs of a node together with a text that an interface shows at the node while the prompt runs.
+
+    Args:
+        value: The outputs, as in `Shown`.
+        text: The text; unlike what `Shown` has, it is not kept as a result.
+    """
+
+    value: T
+    text: str
+
+
+@dataclass(frozen=True)
 class Expanded(Generic[T]):
     """Outputs that other nodes compute: the node is replaced by a graph.
 
@@ -198,6 +211,19 @@ class Blocked:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """A text that an interface shows at a node while the prompt runs.
+
+    Args:
+        text: The text.
+        node: The id of the node as an interface has it; None is the one that runs.
+    """
+
+    text: str
+    node: str | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one call of a node gives, in one form for nodes of every kind.
 
@@ -205,8 +231,10 @@ class Outcome:
         values: One value per output.
         ui: What an interface shows.
         graph: The nodes that compute `values`, where these are links.
+        remark: A text that is shown once, when the call has ended.
     """
 
     values: tuple[Any, ...] = ()
     ui: Mapping[str, Sequence[Any]] | None = None
     graph: Mapping[str, Mapping[str, Any]] | None = None
+    remark: Remark | None = None

@@ -20,8 +20,9 @@
 - A parameter of type `Context` receives the folders and the prompt; it and `Hidden` ones are not inputs.
 - `Autogrow` inputs arrive as a dict, `Dynamic` ones as an object of the chosen dataclass (with `kw_only=True`).
 - The return annotation gives the outputs: `Latent`, `tuple[Image, Mask]`, `None`; `Shown[…]` with what an interface
-  shows; `Expanded[…]` for a graph; `Stepped[…]` for a generator that yields `Progress`. `outputs` names them where the
-  names are not the types. A list of outputs is `Annotated[list[…], Socket("LATENT", listed=True)]`.
+  shows; `Remarked[…]` with a text for while the prompt runs; `Expanded[…]` for a graph; `Stepped[…]` for a generator
+  that yields `Progress`. `outputs` names them where the names are not the types. A list of outputs is
+  `Annotated[list[…], Socket("LATENT", listed=True)]`.
 - With `takes_lists` every parameter is a sequence: `latents: Sequence[Latent]`, `size: Sequence[int] = (1,)`.
 - `validate`, `fingerprint` and `needs` are functions that take some of the inputs by name, and `context`.
 
@@ -39,7 +40,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_type_hints, over
 import docstring_parser
 
 from sigmafield.comfyui.asked import asked
-from sigmafield.comfyui.context import Blocked, Context, Expanded, Outcome, Progress, Shown
+from sigmafield.comfyui.context import Blocked, Context, Expanded, Outcome, Progress, Remark, Remarked, Shown
 from sigmafield.comfyui.definition import Definition, Hook, Result
 from sigmafield.comfyui.signature import inputs_of, objects_of, outputs_of
 from sigmafield.comfyui.sockets import Hidden, note
@@ -205,13 +206,14 @@ def outcome(made: Any, n: int) -> Outcome:
 
     Args:
         made: The value of the only output, a tuple of several, None without any, a `Blocked` for all of them, or a
-            `Shown` or `Expanded` of these.
+            `Shown`, `Remarked` or `Expanded` of these.
         n: The number of outputs.
     """
-    value = made.value if isinstance(made, (Shown, Expanded)) else made
+    value = made.value if isinstance(made, (Shown, Remarked, Expanded)) else made
     if isinstance(value, Blocked):
         values = (value,) * n
     else:
         values = (value,) if n == 1 else () if value is None else tuple(value)
     ui = made.ui if isinstance(made, Shown) else None
-    return Outcome(values, ui, made.graph if isinstance(made, Expanded) else None)
+    remark = Remark(made.text) if isinstance(made, Remarked) else None
+    return Outcome(values, ui, made.graph if isinstance(made, Expanded) else None, remark)

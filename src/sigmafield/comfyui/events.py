@@ -63,6 +63,21 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Said:
+    """A node has a text to show while the prompt runs.
+
+    Args:
+        node: Id of the node.
+        display: Id of the node at which an interface shows the text.
+        text: The text.
+    """
+
+    node: str
+    display: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Executed:
     """A node has something to show, or is equal to one that has.
 
@@ -146,4 +161,4 @@ class Succeeded:
     """All outputs are computed."""
 
 
-Event = Started | Executing | Stepped | Executed | Finished | Refused | Failed | Interrupted | Succeeded
+Event = Started | Executing | Stepped | Said | Executed | Finished | Refused | Failed | Interrupted | Succeeded

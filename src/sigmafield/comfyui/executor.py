@@ -221,6 +221,8 @@ class _Execution:
 
     def end(self, name: str, outcomes: list[Outcome]) -> Iterator[happened.Event]:
         """Join the outcomes of a node; if it was expanded, once the nodes of the expansion have run."""
+        for remark in filter(None, (each.remark for each in outcomes)):
+            yield happened.Said(name, remark.node or self.graph.display(name), remark.text)
         if any(each.graph is not None for each in outcomes):
             self.pending[name] = list(self.expand(name, outcomes))
             return
@@ -241,7 +243,7 @@ class _Execution:
         """Add the nodes that calls have given; the values of these calls become links to nodes of the graph."""
         for k, outcome in enumerate(outcomes):
             if outcome.graph is None:
-                yield outcome
+                yield replace(outcome, remark=None)
                 continue
             self.known.graph, made, values = self.graph.expanded(name, k, outcome.graph, outcome.values)
             upstream_first(self.graph.nodes, made, self.known.results)  # ValueError for a cycle
@@ -250,7 +252,7 @@ class _Execution:
             self.order.block(
                 name, [each.node for each in results if isinstance(each, Link) and each.node not in self.known.results]
             )
-            yield replace(outcome, values=tuple(results), graph=None)
+            yield replace(outcome, values=tuple(results), graph=None, remark=None)
 
     def futures(self) -> list[Future[Outcome]]:
         return [each for outcomes in self.pending.values() for each in outcomes if isinstance(each, Future)]

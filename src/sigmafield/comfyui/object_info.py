@@ -25,6 +25,7 @@ def object_info(node: Definition, folders: Folders = Folders()) -> dict[str, Any
         "input": groups,
         "input_order": {key: list(group) for key, group in groups.items()},
         "is_input_list": node.takes_lists,
+        "has_intermediate_output": False,
         "output": [each.type for each in node.outputs],
         "output_is_list": [each.listed for each in node.outputs],
         "output_name": [each.name for each in node.outputs],

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from sigmafield.comfyui.context import Context, Expanded, Shown
+from sigmafield.comfyui.context import Context, Expanded, Remarked, Shown
 from sigmafield.comfyui.definition import Output, Slot
 from sigmafield.comfyui.sockets import Autogrow, Choices, Dynamic, Hidden, Input, Match, Socket, note
 from sigmafield.core.annotations import Range, is_sequence, split
@@ -141,7 +141,7 @@ def outputs_of(hint: Any, names: Sequence[str]) -> tuple[Output, ...]:
     Raises:
         TypeError: The number of names is not that of the outputs.
     """
-    for origin, at in ((Generator, 2), (Shown, 0), (Expanded, 0)):
+    for origin, at in ((Generator, 2), (Shown, 0), (Remarked, 0), (Expanded, 0)):
         if get_origin(hint) is origin:
             return outputs_of(get_args(hint)[at], names)
     if hint is None or hint is type(None):

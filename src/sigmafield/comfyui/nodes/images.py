@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sigmafield.comfyui.context import Remarked
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.nodes.latents import Flip, Rotation, rotated
 from sigmafield.comfyui.scaling import matched, scaled
@@ -52,14 +53,15 @@ def empty_image(
 
 
 @node("GetImageSize", "image", title="Get Image Size", outputs=("width", "height", "batch_size"), version=3)
-def get_image_size(image: Image, unique_id: UniqueId = "") -> tuple[int, int, int]:
-    """The size of images and their number.
+def get_image_size(image: Image, unique_id: UniqueId = "") -> Remarked[tuple[int, int, int]]:
+    """The size of images and their number, which the node shows as well.
 
     Args:
         image: The images.
         unique_id: The node's id.
     """
-    return image.shape[2], image.shape[1], image.shape[0]
+    batch, height, width = image.shape[:3]
+    return Remarked((width, height, batch), f"width: {width}, height: {height}\n batch size: {batch}")
 
 
 def opaque(image: Tensor, channels: int) -> Tensor:

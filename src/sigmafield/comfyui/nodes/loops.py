@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from sigmafield.comfyui.context import Context, Outcome
+from sigmafield.comfyui.context import Context, Outcome, Remark
 from sigmafield.comfyui.declare import NODES, node
 from sigmafield.comfyui.definition import Definition, Hook, Output, Slot
 from sigmafield.comfyui.graph import link
@@ -117,12 +117,18 @@ def _step(inputs: Mapping[str, Any], context: Context) -> Outcome:
     made = [*before, *inputs.get("output", [])]
     plan = _plan(inputs["mode"])
     stopped = any(bool(value) for name, values in inputs.items() if name.startswith("stop") for value in values)
-    if stopped or k == len(plan):
-        return Outcome((made,))
-    return _iteration(plan, k, made, inputs["cache_iterations"][0], context)
+    nodes = {} if stopped or k == len(plan) else _iteration(plan, k, made, inputs["cache_iterations"][0], context)
+    values = ([f"{context.node}.0.0.step", 0],) if nodes else (made,)
+    return Outcome(values, graph=nodes or None, remark=_remark(k, len(plan), context) if k else None)
 
 
-def _iteration(plan: Sequence[int], k: int, made: Sequence[Any], cached: bool, context: Context) -> Outcome:
+def _remark(k: int, n: int, context: Context) -> Remark:
+    """How far a loop is, for its beginning."""
+    loop = loop_at(context.graph.nodes[context.node]["inputs"]["loop"], context)
+    return Remark(f"Iteration {k} / {n}", context.graph.display(loop.start))
+
+
+def _iteration(plan: Sequence[int], k: int, made: Sequence[Any], cached: bool, context: Context) -> dict[str, Any]:
     """The nodes of an iteration: copies of the body, with values in place of links to the loop's beginning."""
     graph, here = context.graph, f"{context.node}.0.0."
     mine = graph.nodes[context.node]["inputs"]
@@ -159,7 +165,7 @@ def _iteration(plan: Sequence[int], k: int, made: Sequence[Any], cached: bool, c
     stops = [copied(each) for key, each in ended.items() if key.startswith("terminations.")]
     rest |= {f"stop{j}": each for j, each in enumerate(stops)}
     nodes[f"{here}step"] = {"class_type": "LoopStep", "inputs": rest}
-    return Outcome(([f"{here}step", 0],), graph=nodes)
+    return nodes
 
 
 def _item(inputs: Mapping[str, Any], context: Context) -> Outcome:

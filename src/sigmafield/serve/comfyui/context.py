@@ -8,6 +8,7 @@ from aiohttp import web
 
 from sigmafield.serve.comfyui.folders import Directories
 from sigmafield.serve.comfyui.frontend_files import Frontend
+from sigmafield.serve.comfyui.messages import PREVIEW_METADATA, TEXT_METADATA
 from sigmafield.serve.comfyui.prompt_runs import Prompts
 from sigmafield.serve.comfyui.settings import ComfyUISettings
 from sigmafield.serve.comfyui.socket import Clients
@@ -41,7 +42,8 @@ class ComfyUI:
     def features(self) -> dict[str, object]:
         """What the server can do, by ComfyUI's names."""
         return {
-            "supports_preview_metadata": True,
+            PREVIEW_METADATA: True,
+            TEXT_METADATA: True,
             "max_upload_size": max(self.max_body * MIB, self.directories.settings.max_upload),
             "node_replacements": True,
             "assets": False,

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-PREVIEW, PREVIEW_ABOUT = 1, 4
-"""Kinds of frames: an image alone, and an image with what it is of."""
+PREVIEW, TEXT, PREVIEW_ABOUT = 1, 3, 4
+"""Kinds of frames: an image alone, a text of a node, and an image with what it is of."""
 
 FORMATS = {"image/jpeg": 1, "image/png": 2}
 """Numbers of the formats of images."""
@@ -33,6 +33,17 @@ def image_frame_about(data: bytes, kind: str, about: Mapping[str, Any]) -> bytes
     """An image with its node and prompt; arguments as for `image_frame`."""
     header = json.dumps({**about, "image_type": kind}).encode()
     return struct.pack(">II", PREVIEW_ABOUT, len(header)) + header + data
+
+
+def text_frame(text: str, *ids: str) -> bytes:
+    """A text that a node shows while a prompt runs.
+
+    Args:
+        text: The text.
+        ids: The node; before it the prompt, for clients that read which one it is.
+    """
+    names = (id.encode() for id in ids)
+    return struct.pack(">I", TEXT) + b"".join(struct.pack(">I", len(each)) + each for each in names) + text.encode()
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -73,7 +73,8 @@ async def _below(root: Path, name: str) -> web.StreamResponse:
     except ValueError:
         return web.Response(status=404)
     if not await in_thread(path.is_file):
-        return web.Response(status=404, headers={"Cache-Control": "no-cache"})
+        kept = "public, max-age=3600" if path.suffix.lower() in IMAGES else "no-cache"
+        return web.Response(status=404, headers={"Cache-Control": kept})
     return file_of(path, {"Content-Security-Policy": POLICY} if path.suffix == ".html" else {})
 
 
@@ -90,7 +91,10 @@ async def template(request: web.Request) -> web.StreamResponse:
 
 async def extensions(request: web.Request) -> web.Response:
     """Addresses of the scripts that the page loads in addition: it has its own, and there are no others."""
-    root = _page(request).root
+    page = comfyui_of(request).frontend
+    if page is None:
+        return plain([])
+    root = page.root
     found = sorted((root / "extensions").rglob("*.js")) if (root / "extensions").is_dir() else []
     return plain([f"/{path.relative_to(root).as_posix()}" for path in found])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sigmafield.comfyui import events as happened
 from sigmafield.comfyui.context import Folders
-from sigmafield.serve.comfyui.frames import image_frame, image_frame_about, jpeg, png
+from sigmafield.serve.comfyui.frames import image_frame, image_frame_about, jpeg, png, text_frame
 
 TO_ALL = ("progress", "progress_state", "execution_interrupted")
 """Messages about a prompt without a client that go to all clients; others go to none."""
@@ -37,20 +37,28 @@ class Message:
     data: Mapping[str, Any]
 
 
+PREVIEW_METADATA = "supports_preview_metadata"
+"""Clients that say this read which node a preview is of."""
+
+TEXT_METADATA = "supports_progress_text_metadata"
+"""Clients that say this read which prompt a node's text is of."""
+
+
 @dataclass(frozen=True)
-class SentImage:
-    """An image: what a sampler sees, or a result that a node sends.
+class Frame:
+    """A binary message in one of two forms: an image, or a text that a node shows while the prompt runs.
 
     Args:
-        frame: The bytes of its message.
-        late: Whether it is for clients that do not read what a preview is of: they get it after the step's progress,
-            others before.
-        result: Whether it is a result, which no client may miss.
+        data: Its bytes.
+        feature: What a client says to get the longer form.
+        longer: Whether this is that form.
+        needed: Whether no client may miss it, as the results that a node sends.
     """
 
-    frame: bytes
-    late: bool
-    result: bool = False
+    data: bytes
+    feature: str
+    longer: bool
+    needed: bool
 
 
 def now() -> int:
@@ -84,7 +92,7 @@ class Course:
         """Whether the last message has been given."""
         return bool(self._messages) and self._messages[-1][0] in ENDS
 
-    def of(self, event: happened.Event) -> Iterator[Message | SentImage]:
+    def of(self, event: happened.Event) -> Iterator[Message | Frame]:
         """The messages of an event."""
         if isinstance(event, happened.Started):
             self._cached = event.cached
@@ -97,11 +105,14 @@ class Course:
             yield self._message("executing", node=event.node, display_node=event.display)
         elif isinstance(event, happened.Stepped):
             yield from self._stepped(event)
+        elif isinstance(event, happened.Said):
+            yield Frame(text_frame(event.text, self.id, event.display), TEXT_METADATA, longer=True, needed=True)
+            yield Frame(text_frame(event.text, event.display), TEXT_METADATA, longer=False, needed=True)
         elif isinstance(event, happened.Executed):
             if event.ui is not None:
                 self._nodes.setdefault(event.node, self._described(event.node, event.display, None, event.node))
                 self._outputs[event.node] = event.ui
-                yield self._message("executed", node=event.node, display_node=event.display, output=event.ui)
+            yield self._message("executed", node=event.node, display_node=event.display, output=event.ui)
         elif isinstance(event, happened.Finished):
             found = self._nodes.setdefault(event.node, self._described(event.node, event.display, None, event.node))
             found |= {"value": found["max"], "state": "finished"}
@@ -111,7 +122,7 @@ class Course:
         else:
             yield from self._stopped(event)
 
-    def _stepped(self, event: happened.Stepped) -> Iterator[Message | SentImage]:
+    def _stepped(self, event: happened.Stepped) -> Iterator[Message | Frame]:
         value, most = event.progress.value, max(event.progress.max, 1)
         found = self._nodes[event.node]
         found |= {"value": value, "max": most}
@@ -120,10 +131,10 @@ class Course:
         about = {name: found[name] for name in names}
         image, result = _sent(event), event.progress.image is not None
         if image is not None:
-            yield SentImage(image_frame_about(*image, about), late=False, result=result)
+            yield Frame(image_frame_about(*image, about), PREVIEW_METADATA, longer=True, needed=result)
         yield self._message("progress", value=value, max=most, node=event.node)
         if image is not None:
-            yield SentImage(image_frame(*image), late=True, result=result)
+            yield Frame(image_frame(*image), PREVIEW_METADATA, longer=False, needed=result)
 
     def _stopped(self, event: happened.Refused | happened.Failed | happened.Interrupted) -> Iterator[Message]:
         executed = [] if isinstance(event, happened.Refused) else list(event.executed)

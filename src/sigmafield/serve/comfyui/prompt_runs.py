@@ -15,7 +15,7 @@ from sigmafield.comfyui.entries import Entry
 from sigmafield.comfyui.previews import Decoder, Previews, SmallDecoders, linear
 from sigmafield.comfyui.run import files_of
 from sigmafield.parameterization.latent_format import LatentFormat
-from sigmafield.serve.comfyui.messages import TO_ALL, Course, Message, SentImage
+from sigmafield.serve.comfyui.messages import TO_ALL, Course, Frame, Message
 from sigmafield.serve.jobs import JobRecord
 
 METHODS = ("none", "auto", "latent2rgb", "taesd")
@@ -34,7 +34,7 @@ class Sent:
 
     owner: str
     client: str | None
-    message: Message | SentImage
+    message: Message | Frame
 
 
 class Shared:
@@ -102,7 +102,7 @@ class PromptRun:
         if not self.course.ended:
             self.send(self.course.failed(error))
 
-    def send(self, message: Message | SentImage) -> None:
+    def send(self, message: Message | Frame) -> None:
         """Send a message to the client of the prompt."""
         if self.record.client:
             self._send(Sent(self.record.owner, self.record.client, message))

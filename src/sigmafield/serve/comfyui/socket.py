@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 from aiohttp import WSMsgType, web
 
 from sigmafield.comfyui.saving import as_json
-from sigmafield.serve.comfyui.messages import Message, SentImage
+from sigmafield.serve.comfyui.messages import Frame, Message
 from sigmafield.serve.comfyui.prompt_runs import Sent, status_message
 
 P = ParamSpec("P")
@@ -37,14 +37,14 @@ class Client:
         owner: Whose it is.
         id: Its id.
         socket: Its connection.
-        previews: Whether it reads what a preview is of.
+        features: What it has said that it can do, by ComfyUI's names.
         queue: Texts and bytes that it will be sent; None ends it.
     """
 
     owner: str
     id: str
     socket: web.WebSocketResponse
-    previews: bool = False
+    features: frozenset[str] = frozenset()
     queue: asyncio.Queue[str | bytes | None] = field(default_factory=asyncio.Queue)
 
     def put(self, data: str | bytes, needed: bool = True) -> None:
@@ -104,9 +104,9 @@ class Clients:
             clients = [each for each in self._clients.values() if each.owner == sent.owner]
         else:
             clients = [each for each in (self._clients.get((sent.owner, sent.client)),) if each is not None]
-        if isinstance(sent.message, SentImage):
-            clients = [each for each in clients if each.previews != sent.message.late]
-        needed = isinstance(sent.message, Message) or sent.message.result
+        if isinstance(sent.message, Frame):
+            clients = [each for each in clients if (sent.message.feature in each.features) == sent.message.longer]
+        needed = isinstance(sent.message, Message) or sent.message.needed
         if clients:
             data = encoded(sent.message)
             for client in clients:
@@ -164,12 +164,12 @@ async def heard(client: Client, features: dict[str, Any]) -> None:
             with suppress(ValueError, AttributeError, RecursionError):  # not of this form: it says nothing
                 said = json.loads(message.data)
                 if said.get("type") == "feature_flags":
-                    client.previews = bool(said["data"].get("supports_preview_metadata"))
+                    client.features = frozenset(name for name, able in said["data"].items() if able)
                     client.put(encoded(Message("feature_flags", features)))
 
 
-def encoded(message: Message | SentImage) -> str | bytes:
+def encoded(message: Message | Frame) -> str | bytes:
     """A message as it is sent."""
-    if isinstance(message, SentImage):
-        return message.frame
+    if isinstance(message, Frame):
+        return message.data
     return as_json({"type": message.type, "data": message.data})

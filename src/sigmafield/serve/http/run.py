@@ -61,7 +61,11 @@ def serve(
         OSError: The address cannot be listened at, or no cluster answers.
     """
     if cluster is not None and comfyui is not None:
-        raise ValueError("ComfyUI's protocol needs the devices of this machine: leave --ray or --comfyui out")
+        raise ValueError(
+            "ComfyUI's protocol runs prompts on this machine, where the files that they save are numbered and shown, "
+            "and where results are kept for the next prompt: leave --ray out, or leave --comfyui out and post "
+            "workflows to /v1/jobs, which run on the cluster"
+        )
     away = nullcontext([]) if cluster is None else remote_devices(cluster, engine, workflows_of(folder, http))
     with away as devices:  # before signals are handled: Ray sets a handler of its own
         made = make_engine(folder, engine, http, devices, comfyui)

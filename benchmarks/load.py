@@ -25,8 +25,9 @@ from rich.table import Table
 
 import sigmafield as sf
 from sigmafield.runs.run import finish
-from sigmafield.serve.batcher import Batcher, BatchFigures, BatchSettings
+from sigmafield.serve.batcher import Batcher, BatchSettings
 from sigmafield.serve.engine import Engine
+from sigmafield.serve.figures import BatchFigures
 from sigmafield.serve.jobs import FINISHED
 from sigmafield.serve.settings import EngineSettings
 

@@ -27,7 +27,8 @@ from rich.table import Table
 import sigmafield as sf
 from sigmafield.recipes.build import Job
 from sigmafield.runs.run import finish
-from sigmafield.serve.batcher import Batcher, BatchFigures, BatchSettings
+from sigmafield.serve.batcher import Batcher, BatchSettings
+from sigmafield.serve.figures import BatchFigures
 
 CALL, LONG_CALL = 0.02, 0.2
 """Seconds of a call of the network that takes the same time for any number of rows."""

@@ -78,6 +78,16 @@ def test_sample_writes_what_it_writes_here(server, tmp_path, monkeypatch):
     assert ran.exit_code == 2 and ran.stderr == "error: steps must be at most 400 on this server; got 401\n"
 
 
+def test_weights_of_this_machine_are_not_uploaded(server, tmp_path):
+    """The refusal of a name that is a file here says what to do; that of another name is the server's own."""
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    here = run("sample", "a heart", *QUICK, "--lora", tmp_path / "mine.safetensors", "--server", server.url)
+    assert here.exit_code == 2 and "mine.safetensors is on this machine, and weights are not uploaded" in here.stderr
+    assert "copy it into the server's folder of models (sigmafield serve --models FOLDER)" in here.stderr
+    there = run("sample", "a heart", *QUICK, "--lora", "theirs.safetensors", "--server", server.url)
+    assert there.exit_code == 2 and "loras" in there.stderr and "this machine" not in there.stderr
+
+
 def test_an_interrupted_command_leaves_the_job_to_the_server(server, client, tmp_path, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

@@ -12,7 +12,7 @@ from torch import Tensor
 import sigmafield as sf
 from sigmafield.core.conditioning import Cond, Control, Residuals
 from sigmafield.models.diffusion_model import NetworkCall
-from sigmafield.serve.joining import Rows, fits, join, key_of
+from sigmafield.serve.joining import Joined, Rows, fits, join, key_of
 
 DRAW = torch.Generator().manual_seed(0)
 
@@ -53,7 +53,7 @@ def test_rows_keep_what_belongs_to_them(pipe: sf.Pipeline) -> None:
     """Of unequal numbers of rows, with every kind of input; padded, the rows come first."""
     calls = [call(pipe, rows, **EVERYTHING) for rows in (2, 1, 3)]
     assert len({key_of(each, exact=True) for each in calls}) == 1
-    joined, at = join([Rows.of(each) for each in calls]).padded(8), 0
+    joined, at = join([Rows.of(each) for each in calls], Joined()).padded(8), 0
     assert len(joined) == 8
     for each in calls:
         part = joined.part(slice(at, at := at + len(each.x)))
@@ -112,4 +112,4 @@ def test_prompts_are_repeated_where_that_changes_nothing(pipe: sf.Pipeline) -> N
     assert key_of(short, exact=False) == key_of(long, exact=False)
     assert key_of(short, exact=True) != key_of(long, exact=True)
     assert fits(long, [short]) and not fits(odd, [short, long])
-    assert join([Rows.of(short), Rows.of(long)]).cond.embeds.shape[1] == 6
+    assert join([Rows.of(short), Rows.of(long)], Joined()).cond.embeds.shape[1] == 6

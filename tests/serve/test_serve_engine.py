@@ -383,6 +383,20 @@ def test_several_devices_share_the_jobs(whole, tmp_path):
         assert all(device.batch.calls for device in engine.figures().devices)
 
 
+def test_a_job_never_runs_on_two_devices(tmp_path):
+    """Every step of every job is taken once, by one of two pools; a pause in between may move it to the other."""
+    with started(tmp_path, devices=["cpu", "cpu"], active=2, save_every=0.0) as engine:
+        jobs = [engine.submit("recipe", recipe(seed=k, steps=6 if k else 60, width=32, height=32)) for k in range(8)]
+        stepped(engine, jobs[0])
+        engine.pause(jobs[0].id)
+        until(engine, lambda: not engine.get(jobs[0].id).ended and engine.counts()["done"] == 7)
+        engine.resume(jobs[0].id)
+        finished(engine, *jobs)
+        devices = engine.figures().devices
+        assert sum(device.batch.rows for device in devices) == 60 + 6 * 7 and all(d.batch.rows for d in devices)
+        assert all(kinds(engine, job).count("started") == kinds(engine, job).count("done") == 1 for job in jobs)
+
+
 def test_jobs_share_a_model_and_its_calls_whatever_their_kind(tmp_path):
     with started(tmp_path, max_rows=None, active=3, window=1.0) as engine:
         jobs = [

@@ -14,9 +14,9 @@ from PIL import Image
 from typing_extensions import Unpack
 
 from sigmafield.client.connection import Connection
-from sigmafield.client.errors import JobFailed, Unavailable
+from sigmafield.client.errors import JobFailed, Refused, Unavailable
 from sigmafield.client.outputs import below, frames_of
-from sigmafield.client.requests import Request, renamed, request_of
+from sigmafield.client.requests import Request, renamed, request_of, with_advice
 from sigmafield.client.values import Event, JobInfo
 from sigmafield.recipes.jobs import FINISHED, Status
 
@@ -113,7 +113,10 @@ class AsyncClient:
         entries = renamed(request.entries, names) if kind == "recipe" else request.entries
         body = {kind: entries, "priority": priority, **more}
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        answer = await self.server.ask("POST", path, body=body, headers=headers)
+        try:
+            answer = await self.server.ask("POST", path, body=body, headers=headers)
+        except Refused as error:
+            raise with_advice(error, request.entries) from None
         return AsyncJob(self, JobInfo.of(json.loads(answer)), {there: here for here, there in names.items()})
 
     async def _uploaded(self, request: Request) -> dict[str, str]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sigmafield.client.errors import Refused
 
 if TYPE_CHECKING:
     from sigmafield.recipes.recipe import Recipe
 
 IMAGES = ("image", "mask", "denoise_map")
 """Entries of a recipe that name an image."""
+
+WEIGHTS = {"model": "", "parts": "", "embeddings": "", "loras": "path", "controls": "net"}
+"""Entries of a recipe that name weights, with what names them where an entry is a list of objects."""
 
 THERE = ("upload:", "data:")
 """How names of images begin that the server knows."""
@@ -95,3 +101,26 @@ def content(name: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(held[0].numpy()).save(buffer, "TIFF")  # a mask, in floating point
     return buffer.getvalue()
+
+
+def with_advice(error: Refused, entries: Mapping[str, Any]) -> Refused:
+    """What a server's refusal of a recipe means where the name is that of weights on this machine.
+
+    Weights are not uploaded: they are too large for a request, and which ones a server runs is its owner's choice.
+    """
+    local = next((name for name in weights_in(entries, error.field) if Path(name).expanduser().exists()), None)
+    if local is None:
+        return error
+    advice = (
+        f"{local} is on this machine, and weights are not uploaded: copy it into the server's folder of models "
+        "(sigmafield serve --models FOLDER) and give its name there"
+    )
+    return Refused(f"{error}; {advice}", error.field, error.status)
+
+
+def weights_in(entries: Mapping[str, Any], name: str | None) -> Iterator[str]:
+    """The names of weights in an entry of a recipe."""
+    value = entries.get(name or "")
+    if name in WEIGHTS and value:
+        given = value if isinstance(value, list | tuple) else [value]
+        yield from (each[WEIGHTS[name]] if isinstance(each, Mapping) else str(each) for each in given)

@@ -49,7 +49,21 @@ class Entry:
 Layout = tuple[tuple[Cond, ...], ...]
 """The conditionings of each prompt, as `place` gives them."""
 
-Layouts = Recent[Layout]
+
+@dataclass(frozen=True)
+class Placed:
+    """Prompts in a latent of known size.
+
+    Args:
+        layout: Their conditionings.
+        always: Where each prompt is one conditioning that always acts everywhere: what each network call evaluates.
+    """
+
+    layout: Layout
+    always: Sequence[Sequence[Entry]] | None
+
+
+Layouts = Recent[Placed]
 """Layouts that have been worked out: one value of it is kept for each guider."""
 
 
@@ -74,6 +88,17 @@ def place(prompts: Sequence[Prompt], space: Sequence[int]) -> Layout:
                     if isinstance(cond.area, Box):
                         _mirror(cond, cond.area, those)
     return tuple(tuple(_clipped(cond, space) for cond in prompt) for prompt in placed)
+
+
+def _placed(prompts: Sequence[Prompt], space: Sequence[int]) -> Placed:
+    """What is the same in every step, for `predict`."""
+    layout = place(prompts, space)
+    if not all(
+        len(prompt) == 1 and prompt[0].window == (None, None) and _everywhere(prompt[0], None) for prompt in layout
+    ):
+        return Placed(layout, None)
+    entries = [Entry(j, prompt[0], box_of(prompt[0], space)) for j, prompt in enumerate(layout)]
+    return Placed(layout, groups(entries, by_position=True))
 
 
 def _mirror(cond: Cond, area: Box, those: list[Cond]) -> None:
@@ -175,11 +200,14 @@ def predict(
         layouts: Layouts of these prompts that are known from earlier evaluations; None to work them out.
     """
     space = tuple(x.shape[2:])
-    layout = (layouts or Layouts())(tuple(prompts), space, partial(place, prompts, space))
-    entries = [entry for j, prompt in enumerate(layout) for entry in _acting(j, prompt, x, sigma, ctx)]
+    placed = (layouts or Layouts())(tuple(prompts), space, partial(_placed, prompts, space))
+    evaluated = placed.always
+    if evaluated is None or ctx.want is not None:
+        entries = [entry for j, prompt in enumerate(placed.layout) for entry in _acting(j, prompt, x, sigma, ctx)]
+        evaluated = groups(entries, bool(sigma.ndim) or ctx.want is not None)
     sums: dict[int, tuple[Latent, Latent]] = {}
     whole: dict[int, Latent] = {}
-    for group in groups(entries, bool(sigma.ndim) or ctx.want is not None):
+    for group in evaluated:
         for entry, D in zip(group, _ask(model, x, sigma, group, ctx)):
             if entry.weight is None:
                 whole[entry.prompt] = D.to(x.dtype)

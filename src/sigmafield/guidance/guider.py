@@ -68,6 +68,11 @@ class Guider:
             None if self.empty is None else prompt(self.empty, "empty"),
         )
 
+    @cached_property
+    def scale(self) -> Scale:
+        """The scale as it is before the mods: 1 without a negative prompt."""
+        return number(1.0 if self.negative is None else self.cfg)
+
     def evaluated(self, cfg: Scale, need_uncond: bool) -> list[Prompt]:
         """The prompts of one evaluation, the positive one first.
 
@@ -88,8 +93,7 @@ class Guider:
 
     def _guided(self, x: Latent, sigma: Sigma, ctx: Ctx) -> Pred:
         P, N, E = self.prompts
-        cfg = number(1.0 if N is None else self.cfg)
-        at = self.mods.asked(Asked(x, sigma, cfg, ctx, self.model, P, N, E, layouts=self.layouts))
+        at = self.mods.asked(Asked(x, sigma, self.scale, ctx, self.model, P, N, E, layouts=self.layouts))
         c, *u = at.evaluate(*self.evaluated(at.cfg, ctx.need_uncond))
         return self.mods(Preds(c, u[0] if u else None, c), at)
 

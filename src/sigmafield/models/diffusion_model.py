@@ -143,21 +143,22 @@ class DiffusionModel:
         Returns:
             One latent [B, C, *space] per conditioning.
         """
-        for cond in conds:
-            self.check(cond)
         n, k = x.shape[0], len(conds)
-        cond = self.stacked([acting(sigma, cond, self.sampling.clock) for cond in conds], n // k)
+        cond = self.stacked(sigma, conds, n // k)
         sigma = self._by_row(sigma, n // k, x.shape[2:]).repeat(k, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
         c_in, c_skip, c_out, t = self._coefficients(sigma)
         xs = lincomb(c_in, x).float()
         t = t.to(xs) if isinstance(t, Tensor) else xs.new_full((n,), t)
         roles = tuple(c.role for c in conds for _ in range(n // k))
-        out = []
-        for some in shares(n, self.max_rows):
+        parts = shares(n, self.max_rows)
+        out: list[Tensor] = []
+        for some in parts:
             with self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx) as network:
-                out.append(network(xs[some], t[some], rows(cond, some)))
-        out = out[0] if len(out) == 1 else torch.cat(out)
-        return list(lincomb(c_skip, x, c_out, out.to(x.dtype)).chunk(k))
+                # all rows are given as they are: who joins calls knows a conditioning that it has met
+                asked = (xs, t, cond) if len(parts) == 1 else (xs[some], t[some], rows(cond, some))
+                out.append(network(*asked))
+        answer = out[0] if len(out) == 1 else torch.cat(out)
+        return list(lincomb(c_skip, x, c_out, answer.to(x.dtype)).chunk(k))
 
     def _coefficients(self, sigma: Sigma) -> Sequence[Tensor] | Sequence[float]:
         """(c_in, c_skip, c_out, t) at σ; those of the latest levels are kept where σ is one number.
@@ -181,11 +182,26 @@ class DiffusionModel:
             raise ValueError(f"tokens of {self.tokens} positions do not fill a latent of {tuple(space)}")
         return filled(sigma.expand(-1, 1, *space), n, axis=0)
 
-    def stacked(self, conds: Sequence[Cond], each: int) -> Cond:
-        """Several conditionings as one, see `stack`; those without spatial inputs are kept for the next call."""
+    def stacked(self, sigma: Sigma, conds: Sequence[Cond], each: int) -> Cond:
+        """Several conditionings as one, see `stack`; those without spatial inputs are kept for the next call.
+
+        Args:
+            sigma: The level; controls outside their windows are left out.
+            conds: The conditionings.
+            each: Rows of each of them.
+
+        Raises:
+            ValueError: The network does not take a conditioning, see `check`.
+        """
+
+        def make() -> Cond:
+            for cond in conds:
+                self.check(cond)
+            return stack([acting(sigma, cond, self.sampling.clock) for cond in conds], each)
+
         if any(cond.controls or cond.concat is not None for cond in conds):
-            return stack(conds, each)
-        return self._stacks(tuple(conds), each, lambda: stack(conds, each))
+            return make()
+        return self._stacks(tuple(conds), each, make)
 
     @property
     def network(self) -> Network:

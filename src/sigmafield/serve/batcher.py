@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from queue import Empty
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from sigmafield.models.diffusion_model import DiffusionModel, NetworkCall
 from sigmafield.serve.admission import Costs
 from sigmafield.serve.device_calls import DeviceCalls
+from sigmafield.serve.figures import BatchFigures
 from sigmafield.serve.joining import fits, key_of
+from sigmafield.serve.turns import Turns
 from sigmafield.serve.waiting import Asked, Present, choose
 
 
@@ -46,29 +49,6 @@ class BatchSettings:
             raise ValueError(f"window must be seconds from 0, or None for a measured one; got {self.window}")
 
 
-@dataclass(frozen=True)
-class BatchFigures:
-    """What a batcher has done so far.
-
-    Args:
-        calls: Network calls, except those that exact mode makes to compare their bits.
-        rows: Rows that runs asked for.
-        computed: Rows that were computed: those, what fills calls up in exact mode, and what it compares.
-        by_rows: Rows asked for in one call → number of such calls.
-        seconds: Time in network calls.
-        waits: Calls that were made without a run that they had waited for.
-        halvings: How often memory did not suffice, and the rows of a call were halved.
-    """
-
-    calls: int = 0
-    rows: int = 0
-    computed: int = 0
-    by_rows: Mapping[int, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    waits: int = 0
-    halvings: int = 0
-
-
 class _Here(threading.local):
     """What a thread steps.
 
@@ -86,9 +66,9 @@ class _Here(threading.local):
 class Batcher:
     """Makes the network calls of many runs on one device, joined where they can be, one at a time.
 
-    A thread of its own makes them; only that of a lone run on the CPU is made where it was asked for. Between their
-    calls the runs take turns: threads that compute small tensors at the same time hand Python's lock to one another at
-    every operation, which takes longer than the operations.
+    On the CPU a joined call is made by the thread that asked last, so that no other has to be woken for it; on another
+    device by one thread, which goes on to the next call when the device is done while the runs work on the answers.
+    Between their calls the runs take turns, see `Turns`.
 
     A run is stepped by a thread of its own, on a model that `joined` gives, within `running`. A call waits until the
     runs that could join it have called as well, or until they are overdue.
@@ -110,12 +90,10 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: list[Asked] = []
         self._present: set[Present] = set()
-        self._here = _Here()
-        self._turn = threading.Lock()
+        self._here, self._turns = _Here(), Turns()
         self._closed: Exception | None = None
         self._busy, self._free_since, self._waits = False, 0.0, 0
-        self._thread = threading.Thread(target=self._work, name="sigmafield network", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def joined(self, model: DiffusionModel) -> DiffusionModel:
         """The model, with its network calls made by this batcher; several models may share one batcher."""
@@ -143,11 +121,11 @@ class Batcher:
         try:
             yield
         finally:
-            self._end_turn()
             here.inside = False
             with self._changed:
                 self._present.discard(run)
-                self._changed.notify_all()
+                self._look_again()
+            self._end_turn()
 
     def pays(self, runs: int) -> bool:
         """Whether one run more than `runs` would add throughput, by what network calls cost so far."""
@@ -164,9 +142,10 @@ class Batcher:
             return BatchFigures(sum(by.values()), rows, made.computed, by, made.seconds, self._waits, made.halvings)
 
     def close(self) -> None:
-        """Ends the thread, after the call that it is making; calls that wait, and later ones, raise RuntimeError."""
+        """Ends the work, after the call that is being made; calls that wait, and later ones, raise RuntimeError."""
         self._end(RuntimeError("the server is stopping: the network takes no more calls"))
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _end(self, error: Exception) -> None:
         with self._changed:
@@ -174,90 +153,107 @@ class Batcher:
             left, self._waiting = self._waiting, []
             self._changed.notify_all()
         for asked in left:
-            asked.answer.set_exception(error)
+            asked.answer.put(error)
 
     def _call(self, call: NetworkCall) -> Tensor:
         """Hands a call over and waits for its answer; other runs take their turns meanwhile."""
-        here, key = self._here, key_of(call, self.settings.exact)
-        if not here.inside or here.run is None:
-            return self._answer(call, key, None)
-        gap = self._end_turn()
-        if not call.alone:
-            self._costs.asked(key, len(call.x), gap)
-        try:
-            return self._answer(call, key, here.run)
-        finally:
-            self._turn.acquire()
-            here.turn = time.perf_counter()
-
-    def _end_turn(self) -> float | None:
-        """Lets another run have its turn; how many seconds it took, None where this thread did not have it."""
-        began, self._here.turn = self._here.turn, None
-        if began is None:
-            return None
-        self._turn.release()
-        return time.perf_counter() - began
-
-    def _answer(self, call: NetworkCall, key: Hashable, run: Present | None) -> Tensor:
-        """The answer to a call of a run, or of a thread that is not known to step one."""
+        here, key, now = self._here, key_of(call, self.settings.exact), time.perf_counter()
+        run = here.run if here.inside else None
+        if here.turn is not None and not call.alone:
+            self._costs.asked(key, len(call.x), now - here.turn)
+        asked = Asked(call, key, run, now, torch.is_grad_enabled())
         with self._changed:
             if self._closed is not None:
                 raise self._closed
-            now = time.perf_counter()
             if run is not None:
                 run.called(key, len(call.x), now)
-            asked = Asked(call, key, run, now, torch.is_grad_enabled())
-            at_once = not (self._busy or self._waiting or self._present - {run}) and call.x.device.type == "cpu"
-            self._busy = self._busy or at_once
-            if not at_once:
-                self._waiting.append(asked)
-                self._changed.notify_all()
-        if at_once:  # nobody to wait for, and no other thread to be woken
-            try:
-                self._make([asked])
-            finally:
-                self._set_free()
+            self._waiting.append(asked)
         try:
-            return asked.answer.result()
-        finally:
-            if not asked.answer.done():  # the wait was interrupted
-                with self._changed:
-                    if asked in self._waiting:
-                        self._waiting.remove(asked)
+            answer = self._answer(asked)
+        except BaseException:  # the wait was interrupted
+            self._give_up(asked)
+            raise
+        here.turn = time.perf_counter() if asked.has_turn else None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _end_turn(self) -> None:
+        """Lets another run have its turn, if this thread has it."""
+        if self._here.turn is not None:
+            self._here.turn = None
+            self._turns.end()
+
+    def _answer(self, asked: Asked) -> Tensor | BaseException:
+        """The answer to a call that waits, or its error; on the CPU this thread makes the calls that are due."""
+        leads = asked.call.x.device.type == "cpu"
+        if not leads:
+            self._wake_thread()
+        while True:
+            group, seconds = self._next(asked) if leads else ([], None)
+            self._end_turn()
+            if group:
+                self._make_now(group, asked)
+                continue
+            try:
+                answer = asked.answer.get(timeout=seconds)
+            except Empty:
+                continue
+            if answer is not None:
+                return answer
+
+    def _give_up(self, asked: Asked) -> None:
+        """Forgets a call whose thread no longer waits."""
+        with self._changed:
+            if asked in self._waiting:
+                self._waiting.remove(asked)
+            self._look_again()
+        self._turns.give_up(asked)
+
+    def _wake_thread(self) -> None:
+        """Lets the thread that makes calls look at what waits; it is started by the first call that needs it."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="sigmafield network", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
 
     def _work(self) -> None:
         try:
-            while (group := self._next()) is not None:
-                self._make(group)
-                self._device.settle()
-                self._set_free()
+            while self._closed is None:
+                with self._changed:  # nothing changes between the look and the wait
+                    group, seconds = self._next()
+                    if not group and self._closed is None:
+                        self._changed.wait(seconds)
+                if group:
+                    self._make_now(group)
         except Exception as error:
             self._end(error)
             raise
 
-    def _next(self) -> list[Asked] | None:
-        """The calls to make next, once there are some; None when the batcher is closed."""
-        with self._changed:
-            while self._closed is None:
-                if self._busy:
-                    self._changed.wait()
-                    continue
-                now = time.perf_counter()
-                choice = choose(self._waiting, self._present, now, self._free_since, self._device)
-                if choice.calls:
-                    taken = self._taken(choice.calls)
-                    self._waiting = [asked for asked in self._waiting if asked not in taken]
-                    self._waits, self._busy = self._waits + choice.late, True
-                    return taken
-                self._changed.wait(choice.seconds)
-            return None
+    def _next(self, asked: Asked | None = None) -> tuple[list[Asked], float | None]:
+        """The calls to make now, or how many seconds to wait for others; None: until this thread is woken.
 
-    def _set_free(self) -> None:
-        """Notes that no call is being made now."""
+        Args:
+            asked: The call for which this thread asks; None asks for all.
+        """
         with self._changed:
-            self._busy, self._free_since = False, time.perf_counter()
-            if self._waiting:
-                self._changed.notify_all()
+            if self._busy or (asked is not None and asked not in self._waiting):
+                return [], None
+            now = time.perf_counter()
+            choice = choose(self._waiting, self._present, now, self._free_since, self._device)
+            if not choice.calls:
+                return [], choice.seconds
+            taken = self._taken(choice.calls)
+            self._waiting = [asked for asked in self._waiting if asked not in taken]
+            self._waits, self._busy = self._waits + choice.late, True
+            return taken, None
+
+    def _look_again(self) -> None:
+        """Lets whoever makes calls look again at those that wait; the lock is held."""
+        self._changed.notify_all()
+        if self._waiting:
+            self._waiting[0].answer.put(None)
 
     def _taken(self, calls: Sequence[Asked]) -> list[Asked]:
         """As many of the calls of a group as one network call has room for."""
@@ -269,27 +265,32 @@ class Batcher:
                 n += len(asked.call.x)
         return taken
 
-    def _make(self, group: Sequence[Asked]) -> None:
+    def _make_now(self, group: list[Asked], own: Asked | None = None) -> None:
+        """Makes the calls of a group and answers them, that of this thread first; then others may be made."""
+        try:
+            # the same runs are joined in the same order in every step, so that their conditionings are joined once
+            self._make(sorted(group, key=lambda asked: id(asked.run)), own)
+            self._device.settle()
+        finally:
+            with self._changed:
+                # where this thread was interrupted, the calls of others are made by another one
+                self._waiting += [asked for asked in group if not asked.answered and asked is not own]
+                self._busy, self._free_since = False, time.perf_counter()
+                self._look_again()
+
+    def _make(self, group: Sequence[Asked], own: Asked | None) -> None:
         """Makes the calls of a group and answers them; where a joined call fails, each is made alone."""
         try:
             answers = self._device.answers(group)
         except Exception as error:
-            if len(group) == 1:
-                self._go_on(group)
-                group[0].answer.set_exception(error)
+            if len(group) > 1:
+                for asked in group:
+                    self._make([asked], own)
                 return
-        else:
-            self._go_on(group)
-            for asked, answer in zip(group, answers):
-                asked.answer.set_result(answer)
-            return
-        for asked in group:
-            self._make([asked])
-
-    def _go_on(self, group: Sequence[Asked]) -> None:
-        """Notes that the runs of these calls go on, before they do."""
-        with self._changed:
+            answers = [error]
+        with self._changed:  # before the runs go on
             now = time.perf_counter()
             for asked in group:
                 if asked.run is not None:
                     asked.run.answered(now)
+        self._turns.answer(sorted(zip(group, answers), key=lambda answered: answered[0] is not own))

@@ -16,11 +16,15 @@ from sigmafield.models.network_call import shares
 from sigmafield.recipes.memory import is_out_of_memory, release
 from sigmafield.serve.admission import Costs
 from sigmafield.serve.exact import FixedRows
-from sigmafield.serve.joining import Rows, join
+from sigmafield.serve.joining import Joined, Rows, join
 from sigmafield.serve.waiting import Asked, Present
 
 PATIENCE = 0.25
 """Share of the seconds to be saved within which a run is never overdue."""
+
+
+JOINED = 4
+"""Joined conditionings that are kept for the next calls."""
 
 
 class DeviceCalls:
@@ -38,6 +42,7 @@ class DeviceCalls:
         self.computed, self.seconds, self.halvings = 0, 0.0, 0
         self._costs, self._max_rows, self._window = costs, max_rows, window
         self._exact, self._fixed = exact, FixedRows()
+        self._joined = Joined(JOINED)
         self._limits: dict[Hashable, int] = {}
         self._timed: list[tuple[Asked, int, torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -77,7 +82,7 @@ class DeviceCalls:
             MemoryError, RuntimeError: Memory does not suffice for one row, or for the rows of an exact call.
             Exception: What the network raises.
         """
-        first, rows = group[0], join([Rows.of(asked.call) for asked in group])
+        first, rows = group[0], join([Rows.of(asked.call) for asked in group], self._joined)
         if first.call.alone:
             self.by_rows[len(rows)] += 1
             return [self._network(first, rows)]

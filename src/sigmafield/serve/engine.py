@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sigmafield.core.registry import shown
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.cloning import cloned
 from sigmafield.serve.device import Device
 from sigmafield.serve.figures import EngineFigures, own_memory
 from sigmafield.serve.files import JobFiles
+from sigmafield.serve.intake import check_room, digest_of, settled
 from sigmafield.serve.jobs import (
     FINISHED,
     UNFINISHED,
@@ -28,13 +24,13 @@ from sigmafield.serve.jobs import (
     Event,
     JobRecord,
     Kind,
-    QueueFull,
     Status,
     WrongState,
     check_priority,
 )
+from sigmafield.serve.listeners import Listeners
 from sigmafield.serve.live import Stop
-from sigmafield.serve.recent import Recent
+from sigmafield.serve.recent import Recent, happened
 from sigmafield.serve.remote import RemoteDevice
 from sigmafield.serve.scheduler import Scheduler
 from sigmafield.serve.settings import EngineSettings
@@ -76,14 +72,14 @@ class Engine:
             self._own.acquire(timeout=0)
         except Timeout:
             raise ValueError(f"another server uses the jobs in {folder}") from None
-        self._listeners: tuple[Callable[[str], None], ...] = ()
+        self._listeners = Listeners()
         self._recent = Recent()
         with ExitStack() as undo:
             undo.callback(self._own.release)
-            self._store = Store(folder / "jobs.sqlite", self._notify)
+            self._store = Store(folder / "jobs.sqlite", self._listeners.notify)
             undo.callback(self._store.close)
             self._scheduler = Scheduler(
-                self._root, self._store, self._recent, workflows, shown, settings, self._notify, devices
+                self._root, self._store, self._recent, workflows, shown, settings, self._listeners.notify, devices
             )
             undo.pop_all()
 
@@ -110,7 +106,7 @@ class Engine:
     def submit(
         self,
         kind: Kind,
-        request: Mapping[str, Any],
+        request: Mapping[str, object],
         *,
         priority: int = 0,
         owner: str = "",
@@ -140,43 +136,23 @@ class Engine:
             QueueFull: There are as many jobs as there may be.
         """
         check_priority(priority)
-        digest = hashlib.sha256(json.dumps([kind, request], sort_keys=True).encode()).hexdigest()
+        kept = settled(kind, request, self.settings.models[0], self.workflows, owner, client)
         record = JobRecord(
-            id or secrets.token_hex(8), kind, self._settled(kind, request, owner, client), "queued", priority, owner,
-            time.time(), key=key, webhook=webhook, place=place, client=client,
+            id or secrets.token_hex(8), kind, kept, "queued", priority, owner, time.time(), key=key, webhook=webhook,
+            place=place, client=client,
         )  # fmt: skip
-        return self._added(record, digest)
-
-    def _settled(self, kind: Kind, request: Mapping[str, Any], owner: str, client: str | None) -> dict[str, Any]:
-        """The request as it is kept: a recipe with its seed drawn. ValueError if it is not valid."""
-        if not isinstance(request, Mapping):
-            raise ValueError(f"a job's request must be an object; got {shown(request)}")
-        if kind == "recipe":
-            return Recipe.from_plain({"model": self.settings.models[0], **request}).to_plain()
-        if kind == "workflow":
-            self.workflows.of(owner, client).checked(request)
-            return dict(request)
-        raise ValueError(f"kind must be recipe or workflow; got {shown(kind)}")
+        return self._added(record, digest_of(kind, request))
 
     def _added(self, record: JobRecord, digest: str) -> JobRecord:
         """A record in the store, or the one there with the same key."""
         seconds = self._scheduler.seconds(1)  # not in the transaction: who has the scheduler's lock may wait for it
-        found = self._store.add(record, digest, lambda: self._check_room(record.owner, seconds))
+        found = self._store.add(record, digest, lambda: check_room(self._store, self.settings, record.owner, seconds))
         if found is not None:
             if self._store.digest(found.id) != digest:
                 raise Conflict(f"key {found.key!r} was used before, for another request: job {found.id}")
             return self._scheduler.now(found)
         self._scheduler.wake()
         return record
-
-    def _check_room(self, owner: str, seconds: float) -> None:
-        counts, most = self._store.counts(), self.settings.queue_length
-        if (waiting := counts["queued"] + counts["paused"]) >= most:
-            raise QueueFull(f"{most} jobs wait already", seconds * max(1, waiting // 10))
-        if (each := self.settings.jobs_per_owner) is not None:
-            own = self._store.counts(owner)
-            if sum(n for status, n in own.items() if status not in FINISHED) >= each:
-                raise QueueFull(f"there are {each} unfinished jobs of this owner already", seconds)
 
     def get(self, id: str) -> JobRecord:
         """A job as it is now. LookupError if it does not exist."""
@@ -278,7 +254,7 @@ class Engine:
         self._scheduler.prioritise(found)
         return self._scheduler.now(found)
 
-    def clone(self, id: str, *, step: int | None, changes: Mapping[str, Any]) -> JobRecord:
+    def clone(self, id: str, *, step: int | None, changes: Mapping[str, object]) -> JobRecord:
         """Submit a job again, from its start or from a saved state, with some entries changed.
 
         Args:
@@ -327,13 +303,7 @@ class Engine:
 
         Steps are known of the jobs that ran last, since the server was started; all else is kept with the job.
         """
-        recorded = self._store.events(id, 0)
-        if not recorded:
-            self._store.get(id)
-        # the thread of a cancelled job takes its step to the end
-        ended = next((event.id for event in recorded if event.kind in FINISHED), math.inf)
-        steps = [event for event in self._recent.steps(id, after) if event.id < ended]
-        return sorted([*(event for event in recorded if event.id > after), *steps], key=lambda event: event.id)
+        return happened(self._store, self._recent, id, after)
 
     def preview(self, id: str) -> bytes | None:
         """The latest preview of a job, a JPEG; None before the first one. LookupError if the job does not exist."""
@@ -341,26 +311,8 @@ class Engine:
         return self._recent.preview(id)
 
     def listen(self, notify: Callable[[str], None]) -> Callable[[], None]:
-        """Call a function after each event.
-
-        Args:
-            notify: Is given the job's id, in the thread that has recorded the event; it must be quick.
-
-        Returns:
-            What ends it.
-        """
-        with self._scheduler.lock:
-            self._listeners = (*self._listeners, notify)
-
-        def end() -> None:
-            with self._scheduler.lock:
-                self._listeners = tuple(each for each in self._listeners if each is not notify)
-
-        return end
-
-    def _notify(self, id: str) -> None:
-        for notify in self._listeners:
-            notify(id)
+        """Call a function after each event; what ends it is returned. See `Listeners.add`."""
+        return self._listeners.add(notify)
 
     def output(self, id: str, n: int) -> Path:
         """The file of a job's output. LookupError if the job or the output does not exist."""

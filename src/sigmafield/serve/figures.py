@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from sigmafield.serve.batcher import BatchFigures
 from sigmafield.serve.jobs import Status
+
+
+@dataclass(frozen=True)
+class BatchFigures:
+    """What a batcher has done so far.
+
+    Args:
+        calls: Network calls, except those that exact mode makes to compare their bits.
+        rows: Rows that runs asked for.
+        computed: Rows that were computed: those, what fills calls up in exact mode, and what it compares.
+        by_rows: Rows asked for in one call → number of such calls.
+        seconds: Time in network calls.
+        waits: Calls that were made without a run that they had waited for.
+        halvings: How often memory did not suffice, and the rows of a call were halved.
+    """
+
+    calls: int = 0
+    rows: int = 0
+    computed: int = 0
+    by_rows: Mapping[int, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    waits: int = 0
+    halvings: int = 0
 
 
 @dataclass(frozen=True)

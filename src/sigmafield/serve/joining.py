@@ -6,11 +6,13 @@ import math
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
+from sigmafield.core.recent import Recent
 from sigmafield.models.diffusion_model import NetworkCall
 from sigmafield.models.network_call import repeated, rows
 
@@ -48,7 +50,9 @@ class Rows:
 
     def padded(self, n: int) -> Rows:
         """The rows, then copies of the last one until there are n; in memory of its own, as some kernels align by."""
-        return _copied([self, *[self.part(slice(-1, None))] * (n - len(self))])
+        parts = [self, *[self.part(slice(-1, None))] * (n - len(self))]
+        cond = _joined([part.cond for part in parts])
+        return Rows(torch.cat([part.x for part in parts]), torch.cat([part.t for part in parts]), cond)
 
 
 def key_of(call: NetworkCall, exact: bool) -> Hashable:
@@ -89,26 +93,39 @@ def fits(call: NetworkCall, others: Sequence[NetworkCall]) -> bool:
     return math.lcm(*lengths) <= STRETCH * max(lengths)
 
 
-def join(parts: Sequence[Rows]) -> Rows:
-    """All rows of several questions of one key, in order."""
-    return parts[0] if len(parts) == 1 else _copied(parts)
+Joined = Recent[Cond]
+"""Conditionings of runs that were joined in the latest calls."""
 
 
-def _copied(parts: Sequence[Rows]) -> Rows:
-    first, conds = parts[0].cond, [part.cond for part in parts]
+def join(parts: Sequence[Rows], joined: Joined) -> Rows:
+    """All rows of several questions of one key, in order.
 
-    def joined(get: Callable[[Cond], Tensor]) -> Tensor:
+    Args:
+        parts: The questions.
+        joined: Conditionings that have been joined; those without spatial inputs are kept for the next call.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    conds = [part.cond for part in parts]
+    spatial = any(cond.controls or cond.concat is not None for cond in conds)
+    cond = _joined(conds) if spatial else joined(tuple(conds), (), partial(_joined, conds))
+    return Rows(torch.cat([part.x for part in parts]), torch.cat([part.t for part in parts]), cond)
+
+
+def _joined(conds: Sequence[Cond]) -> Cond:
+    first = conds[0]
+
+    def all_of(get: Callable[[Cond], Tensor]) -> Tensor:
         return torch.cat([get(cond) for cond in conds])
 
-    cond = Cond(
+    return Cond(
         torch.cat(repeated([cond.embeds for cond in conds])),
-        {name: joined(lambda c, name=name: c.extra[name]) for name in first.extra},
+        {name: all_of(lambda c, name=name: c.extra[name]) for name in first.extra},
         concat=None if first.concat is None else torch.cat([c.concat for c in conds if c.concat is not None]),
         controls=[
-            replace(control, hint=joined(lambda c, i=i: c.controls[i].hint)) for i, control in enumerate(first.controls)
+            replace(control, hint=all_of(lambda c, i=i: c.controls[i].hint)) for i, control in enumerate(first.controls)
         ],
     )
-    return Rows(torch.cat([part.x for part in parts]), torch.cat([part.t for part in parts]), cond)
 
 
 def _kind(t: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from sigmafield.serve.jobs import Event
+from sigmafield.serve.jobs import FINISHED, Event
+from sigmafield.serve.store import Store
 
 JOBS = 64
 """Jobs whose steps are kept."""
@@ -67,3 +69,21 @@ class Recent:
         """Drop a job."""
         with self._lock:
             self._jobs.pop(job, None)
+
+
+def happened(store: Store, recent: Recent, id: str, after: int) -> list[Event]:
+    """What has happened to a job after the event with an id, oldest first. LookupError if the job does not exist.
+
+    Args:
+        store: What is kept with the job.
+        recent: Steps.
+        id: The job.
+        after: The event; 0 is before all.
+    """
+    recorded = store.events(id, 0)
+    if not recorded:
+        store.get(id)
+    # the thread of a cancelled job takes its step to the end
+    ended = next((event.id for event in recorded if event.kind in FINISHED), math.inf)
+    steps = [event for event in recent.steps(id, after) if event.id < ended]
+    return sorted([*(event for event in recorded if event.id > after), *steps], key=lambda event: event.id)

@@ -12,8 +12,7 @@ from typing import Any
 from sigmafield.cluster.joined import Room, joined
 from sigmafield.recipes.inputs import read_inputs
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.serve.batcher import BatchFigures
-from sigmafield.serve.figures import DeviceFigures
+from sigmafield.serve.figures import BatchFigures, DeviceFigures
 from sigmafield.serve.live import Live, Stopped
 from sigmafield.serve.recipe_job import start_of
 from sigmafield.serve.remote_host import MOST, Handed, Happened, Host, handed_over

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -64,7 +64,10 @@ class Asked:
         run: Whose call it is; None for a thread that is not known to step a run.
         since: When it was made.
         grad: Whether gradients are recorded.
-        answer: Where its thread waits for the answer.
+        answer: Where its thread waits: for the answer, for an error to raise, or for None, to look what is to be done.
+        answered: Whether the call has been made.
+        has_turn: Whether the answer was handed to its thread, which works since then.
+        given_up: Whether the thread no longer waits.
     """
 
     call: NetworkCall
@@ -72,7 +75,10 @@ class Asked:
     run: Present | None
     since: float
     grad: bool
-    answer: Future[Tensor] = field(default_factory=Future)
+    answer: SimpleQueue[Tensor | BaseException | None] = field(default_factory=SimpleQueue)
+    answered: bool = False
+    has_turn: bool = False
+    given_up: bool = False
 
     @property
     def order(self) -> tuple[int, float]:

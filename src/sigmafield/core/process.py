@@ -124,7 +124,7 @@ class Span:
     process: Process
     i: int = 0
     n: int = 1
-    sigmas: Float64[Tensor, "levels *field"] | None = field(default=None, repr=False)
+    sigmas: Float64[Tensor, "levels ..."] | None = field(default=None, repr=False)
     asked: int = 1
     clock: Clock | None = field(default=None, repr=False)
     kept: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], repr=False, compare=False)

@@ -1,9 +1,10 @@
 """Analytic models: predictions, samples, moments and solutions agree with each other."""
 
+import numpy as np
 import pytest
 import torch
 
-from sigmafield.lab.problems import PROBLEMS, components, law_of
+from sigmafield.lab.problems import PROBLEMS, components, law_of, model_name
 from sigmafield.models.analytic import GaussianMixture
 
 
@@ -47,6 +48,36 @@ def test_prompts_name_components():
     assert components(law, "0, 2").tolist() == pytest.approx([0.3 / 0.55, 0, 0.25 / 0.55])
     with pytest.raises(ValueError, match="numbers of components below 3, such as 0,1; got '3'"):
         components(law, "3")
+
+
+def test_a_data_set_is_a_law(tmp_path):
+    """Its density estimate has the mean of the points, and their covariance plus that of the bandwidth."""
+    points = np.random.default_rng(0).normal(size=(40, 2)) @ np.array([[1.0, 0.4], [0.0, 0.7]]) + [0.5, -1]
+    np.save(tmp_path / "points.npy", points)
+    law = law_of(model_name(str(tmp_path / "points.npy")))
+    assert law is not None and law.shape == (2, 1, 1)
+    mean, covariance = law.moments(0.0)
+    assert mean.numpy() == pytest.approx(points.mean(0))
+    bandwidth = np.diag(points.std(0, ddof=1) * (4 / (4 * 40)) ** (1 / 6)) ** 2
+    assert covariance.numpy() == pytest.approx(np.cov(points.T, ddof=0) + bandwidth)
+
+
+@pytest.mark.parametrize(
+    "points, message",
+    [
+        (None, "there is no file"),
+        (np.zeros(3), r"must have numbers \[points, coordinates\], from 2 to 4096 points; got \(3,\)"),
+        (np.zeros((1, 2)), "must have numbers"),
+        (np.array([["a"], ["b"]]), "must have numbers"),
+        (np.array([[1.0, 2.0], [1.0, 3.0]]), "no coordinate is the same"),
+        (np.array([[1.0], [np.nan]]), "finite numbers"),
+    ],
+)
+def test_files_that_are_not_data_sets(tmp_path, points, message):
+    if points is not None:
+        np.save(tmp_path / "points.npy", points)
+    with pytest.raises(ValueError, match=message):
+        law_of(model_name(str(tmp_path / "points.npy")))
 
 
 def test_refusals():

@@ -1,7 +1,7 @@
 """Distributions with exact scores and marginals that experiments run on in place of a network, by name.
 
 A recipe names one as its model, "analytic:mixture": its batch is the number of particles, and its prompt the numbers
-of the components that are meant ("0,2"), or "" for all of them.
+of the components that are meant ("0,2"), or "" for all of them. "analytic:/path/points.npy" is a data set of one's own.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sigmafield.core.process import VE
-from sigmafield.core.registry import near_miss
+from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.analytic import GaussianMixture
 from sigmafield.parameterization.prediction import Sampling, edm
 from sigmafield.parameterization.timesteps import continuous_edm
@@ -27,6 +29,12 @@ SAMPLING = Sampling(edm, continuous_edm(sigma_min=0.03, sigma_max=15.0), VE())
 
 SIDE = 8
 """Side of the images of `images`."""
+
+DATA = ".npy"
+"""How the name of a file with a data set ends."""
+
+MOST = 4096
+"""Points that a data set may have at most: each is a component of the mixture, at each evaluation."""
 
 
 def gaussian() -> GaussianMixture:
@@ -72,16 +80,50 @@ PROBLEMS: Mapping[str, Callable[[], GaussianMixture]] = {
 """The problems by name."""
 
 
+def data_set(path: Path) -> GaussianMixture:
+    """The kernel density estimate of the rows of a file: a Gaussian around each, with Silverman's bandwidth.
+
+        h_j = s_j (4/((d + 2) n))^(1/(d + 4)),   s_j the deviation of coordinate j
+
+    Silverman, Density Estimation for Statistics and Data Analysis (1986), eq. 4.14.
+
+    Args:
+        path: NumPy file with points [n, d], n from 2 to 4096; their deviation should be about 1, since the levels go
+            from 0.03 to 15.
+
+    Raises:
+        ValueError: There is no such file, or it has something else.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as an array: {error}") from None
+    shape = getattr(found, "shape", ())
+    if len(shape) != 2 or not 2 <= shape[0] <= MOST or not shape[1] or found.dtype.kind not in "fiu":
+        raise ValueError(f"{path} must have numbers [points, coordinates], from 2 to {MOST} points; got {shown(shape)}")
+    points = torch.from_numpy(found.astype(np.float64))
+    deviations = points.std(0)
+    if not points.isfinite().all() or not (deviations > 0).all():
+        raise ValueError(f"{path} must have finite numbers, of which no coordinate is the same in all points")
+    n, d = points.shape
+    bandwidth = (deviations * (4 / ((d + 2) * n)) ** (1 / (d + 4))).expand(n, -1).contiguous()
+    return GaussianMixture(points, bandwidth, torch.full((n,), 1 / n, dtype=torch.float64), (d, 1, 1))
+
+
 @cache
 def law_of(model: str | None) -> GaussianMixture | None:
     """The distribution that a recipe's model names; None for a network.
 
     Raises:
-        ValueError: The name after "analytic:" is unknown.
+        ValueError: The name after "analytic:" is unknown, or its file is not a data set.
     """
     if model is None or not model.startswith(PREFIX):
         return None
     name = model.removeprefix(PREFIX)
+    if name.endswith(DATA):
+        return data_set(Path(name))
     if name not in PROBLEMS:
         raise ValueError(f"unknown analytic model {name!r}{near_miss(name, PROBLEMS)}")
     return PROBLEMS[name]()
@@ -89,6 +131,8 @@ def law_of(model: str | None) -> GaussianMixture | None:
 
 def model_name(name: str) -> str:
     """The model of a recipe from the name that a command is given: "mixture" is the analytic one, others stay."""
+    if name.endswith(DATA):
+        return f"{PREFIX}{Path(name).resolve()}"
     return f"{PREFIX}{name}" if name in PROBLEMS else name
 
 

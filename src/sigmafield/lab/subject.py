@@ -24,8 +24,8 @@ class SubjectOptions:
     """The model and the seeds.
 
     Args:
-        model: "gaussian", "mixture", "ring" or "images", which have exact scores; or what `sample` takes: "tiny",
-            which is embedded, a directory, a checkpoint.
+        model: "gaussian", "mixture", "ring", "images" or a file POINTS.npy, which have exact scores; or what `sample`
+            takes: "tiny", which is embedded, a directory, a checkpoint.
         prompt: What a network draws; of an analytic model the numbers of the components that are meant, such as "0,2".
             None is "a red heart", and all components.
         seeds: Number of seeds, which are the same in every arm.

@@ -23,6 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 
+import av
+import numpy as np
 import original_models
 import original_names
 import recent_files
@@ -53,6 +55,8 @@ VISION = "clip_vision"
 SIZE, STEPS = 64, 4
 MAKERS = {"sdxl": "sdxl", "sd3": "sd3", "flux1": "flux"}
 FRAMES = 5
+ASIDE = ("llm_text",)
+"""Families of models that do not draw, and are only used where a switch of a template is on."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ def smaller(prompt: Prompt) -> Prompt:
         for key in ("width", "height"):
             if isinstance(inputs.get(key), int):
                 inputs[key] = SIZE
+        if "megapixels" in inputs:
+            inputs["megapixels"] = 0.1
         if isinstance(inputs.get("length"), int):
             inputs["length"] = FRAMES
         steps = inputs.get("steps")
@@ -211,6 +217,24 @@ def model_file(family: str, key: str, name: str) -> dict[str, Any]:
     return original_names.clip(parts["text_encoder"], "")
 
 
+def write_video(path: Path) -> None:
+    """A short video of noise."""
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=16)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for _ in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(noise.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+def family_of(template: Template) -> str:
+    """The family of the models of a template."""
+    return next(each for each in template.families if each not in ASIDE)
+
+
 def run(template: Template, folder: Path) -> int:
     """Runs a template; the number of files that it saves."""
     assert template.prompt is not None
@@ -220,8 +244,12 @@ def run(template: Template, folder: Path) -> int:
                 kind = VISION if node["class_type"] == "CLIPVisionLoader" else MODELS[key]
                 path = folder / kind / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                tensors = redux()[kind] if kind in redux() else model_file(template.families[0], key, name)
+                tensors = redux()[kind] if kind in redux() else model_file(family_of(template), key, name)
                 save_file({each: value.detach().clone().contiguous() for each, value in tensors.items()}, path)
+            elif node["class_type"] == "LoadVideo" and key == "file":
+                path = folder / "input" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_video(path)
             elif node["class_type"] == "LoadImage" and key == "image":
                 path = folder / "input" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +263,8 @@ def ran(template: Template) -> str:
     """What a template gives when it runs, or why it cannot."""
     if template.missing:
         return f"not offered: {', '.join(template.missing)}"
-    if unknown := [each for each in template.families if each not in {*MAKERS, *recent_files.FAMILIES}]:
+    known = {*MAKERS, *recent_files.FAMILIES, *ASIDE}
+    if unknown := [each for each in template.families if each not in known]:
         return f"family not supported: {', '.join(unknown)}"
     with tempfile.TemporaryDirectory() as folder:
         try:

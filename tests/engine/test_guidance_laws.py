@@ -24,7 +24,8 @@ NEUTRAL = {
     "rescale": "multiplier=0", "renorm": "renorm_cfg=0", "apg": "norm_threshold=0, form=paper",
     "fresca": "scale_high=1", "sharpen": "alpha=0", "raag": "alpha=0", "epsilon_scaling": "scaling_factor=1",
     "tsr": "tsr_k=1", "linear_frames": "min_cfg=6", "triangle_frames": "min_cfg=6", "perp_neg": "neg_scale=0",
-    "interval": "", "sigma_interval": "", "ramp": "start=1, end=1", "cosine_ramp": "start=1, end=1",
+    "interval": "", "sigma_interval": "", "cfg_below": "sigma=0",
+    "ramp": "start=1, end=1", "cosine_ramp": "start=1, end=1",
     "lazycache": "reuse_threshold=0", "context": "length=64",
 }  # fmt: skip
 ALWAYS_ACT = {"cfg_norm", "zero_star", "mahiro", "tcfg", "tonemap"}

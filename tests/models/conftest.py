@@ -98,6 +98,9 @@ FAMILIES: dict[str, Callable[[Path], Any]] = {
     "wan2.2": recent_models.save_wan_experts,
     "wan2.2 i2v": lambda folder: recent_models.save_wan_experts(folder, more=20),
     "wan2.2 5b": recent_models.save_wan_fine,
+    "wan vace": recent_models.save_wan_vace,
+    "qwen-image 2.1": recent_models.save_qwen21,
+    "hidream": recent_models.save_hidream,
 }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from small_models import flow_scheduler, randomise, t5, vae, words
+from small_models import clip, flow_scheduler, randomise, t5, tokenizer, vae, words
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
 QWEN = (
@@ -208,3 +209,122 @@ def save_wan_fine(folder: Path) -> Any:
     )  # fmt: skip
     pipe.save_pretrained(folder / "model")
     return pipe
+
+
+def save_wan_vace(folder: Path) -> Any:
+    """A pipeline like Wan VACE's, also saved to the folder."""
+    from diffusers import AutoencoderKLWan, WanVACEPipeline, WanVACETransformer3DModel
+
+    a, size = words(folder / "a")
+    autoencoder = randomise(AutoencoderKLWan(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1))
+    network = WanVACETransformer3DModel(
+        num_attention_heads=1, attention_head_dim=24, text_dim=32, freq_dim=16, ffn_dim=32, num_layers=4,
+        rope_max_seq_len=32, vace_layers=[0, 2],
+    )  # fmt: skip
+    pipe = WanVACEPipeline(a, t5("UMT5", size), autoencoder, flow_scheduler(shift=3.0), randomise(network))
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+SEEING = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content[0].text }}<|im_end|>\n{% endfor %}"
+
+
+def qwen3_vl(vocab: int, tokenizer: Any) -> Any:
+    """A text encoder of transformers that sees, for a tokenizer's marks: Qwen 3 VL."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end", "image_pad")}
+    turns = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    sight = {
+        "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 1, "out_hidden_size": 32, "patch_size": 16,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    config = Qwen3VLConfig(
+        text_config=language(vocab, heads=1) | {"rope_parameters": turns}, vision_config=sight,
+        image_token_id=ids["image_pad"], video_token_id=vocab - 1, vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+    )  # fmt: skip
+    return randomise(Qwen3VLForConditionalGeneration(config))
+
+
+def qwen21_vae() -> Any:
+    """An autoencoder of diffusers: Qwen-Image 2.1's."""
+    from diffusers import AutoencoderKLQwenImage21
+
+    return randomise(AutoencoderKLQwenImage21(base_dim=4, decoder_base_dim=4))
+
+
+def qwen21_transformer() -> Any:
+    """A network of diffusers: Qwen-Image 2.1's."""
+    from diffusers import QwenImage21Transformer2DModel
+
+    network = QwenImage21Transformer2DModel(
+        num_layers=2, attention_head_dim=32, num_attention_heads=2, context_in_dim=32, axes_dims_rope=(4, 14, 14)
+    )
+    return randomise(network)
+
+
+def save_qwen21(folder: Path) -> Any:
+    """A pipeline like Qwen-Image 2.1's, also saved to the folder."""
+    from diffusers import QwenImage21Pipeline
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor
+
+    class WithoutVideos(Qwen3VLProcessor):
+        """The processor of texts and images; the one of videos needs torchvision."""
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return type(argument)
+
+    a, size = qwen_words(folder / "a")
+    images = Qwen2VLImageProcessor(patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    levels = flow_scheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15)
+    parts = {
+        "scheduler": levels, "vae": qwen21_vae(), "text_encoder": qwen3_vl(size, a), "transformer": qwen21_transformer()
+    }  # fmt: skip
+    for name, part in {**parts, "processor": a}.items():
+        part.save_pretrained(folder / "model" / name)
+    kinds = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()}
+    index = {"_class_name": "QwenImage21Pipeline", **kinds, "processor": ["transformers", "Qwen3VLProcessor"]}
+    (folder / "model" / "model_index.json").write_text(json.dumps(index))
+    return QwenImage21Pipeline(processor=WithoutVideos(images, a, chat_template=SEEING), **parts)
+
+
+def llama(vocab: int, layers: int = 2) -> Any:
+    """A text encoder of transformers: Llama."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return randomise(LlamaForCausalLM(LlamaConfig(**language(vocab, layers))))
+
+
+def save_hidream(folder: Path) -> Any:
+    """A pipeline like HiDream-I1's, also saved to the folder."""
+    from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
+
+    a, size = tokenizer(folder / "a", length=248)
+    b, _ = tokenizer(folder / "b", length=248, pad="!")
+    c, size_c = words(folder / "c")
+    d, size_d = words(folder / "d", "LlamaTokenizerFast")
+    network = HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        caption_channels=[32, 32], text_emb_dim=32 + 24, axes_dims_rope=(8, 4, 4), max_resolution=(12, 12),
+        llama_layers=[0, 1, 1],
+    )  # fmt: skip
+    pipe = HiDreamImagePipeline(
+        flow_scheduler(shift=3.0), vae(latent_channels=16, shift_factor=0.1, scaling_factor=0.4),
+        clip(size, 32, projection=32, max_position_embeddings=248), a,
+        clip(size, 24, projection=24, max_position_embeddings=248, hidden_act="gelu"), b, t5("T5", size_c), c,
+        llama(size_d), d, randomise(network),
+    )  # fmt: skip
+    pipe.save_pretrained(folder / "model")
+    return pipe
+
+
+def wan_fun(channels: int, out: int, reference: bool, **more: Any) -> Any:
+    """A network of Wan Fun-Control, of one head, that reads and gives this many channels."""
+    from diffusers import WanTransformer3DModel
+
+    from sigmafield.models.diffusers.wan_fun import WanFunTransformer3DModel
+
+    kind = WanFunTransformer3DModel if reference else WanTransformer3DModel
+    settings = {"attention_head_dim": 24, "text_dim": 32, "freq_dim": 16, "ffn_dim": 32, "num_layers": 1}
+    return randomise(kind(num_attention_heads=1, in_channels=channels, out_channels=out, **settings | more))

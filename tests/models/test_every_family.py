@@ -26,7 +26,9 @@ from sigmafield.runs.run import finish
 
 pytest.importorskip("diffusers")
 NAMES = ["sd1", "sd2", "sdxl", "sd3", "sd3 without T5", "flux dev", "flux schnell", "auraflow", "lumina2", "wan"]
-RECENT = ["qwen-image", "z-image", "flux2 klein", "chroma", "wan2.2", "wan2.2 5b"]
+RECENT = [
+    "qwen-image", "qwen-image 2.1", "z-image", "flux2 klein", "chroma", "hidream", "wan2.2", "wan2.2 5b", "wan vace",
+]  # fmt: skip
 
 Loaded = Callable[[str], Pipeline]
 

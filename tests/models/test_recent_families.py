@@ -211,7 +211,9 @@ def test_images_to_edit(name: str, family: Family, loaded: Loaded) -> None:
 def test_images_for_a_network_that_edits_none(loaded: Loaded) -> None:
     ours = loaded("z-image")
     cond = with_references(ours.text.encode([""], size_of(ours)), [latents(ours, 1)])
-    with pytest.raises(ValueError, match="cannot be shown images: these are for Qwen-Image, Flux 2 and Flux Kontext"):
+    with pytest.raises(
+        ValueError, match="cannot be shown images: these are for Qwen-Image, Flux 2, Flux Kontext and Wan"
+    ):
         ours.model.check(cond)
 
 

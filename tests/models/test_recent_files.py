@@ -55,7 +55,9 @@ def test_networks(name: str, tmp_path: Path, family: Family, loaded: Loaded) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen_image", "z_image", "flux2", "chroma", "wan"])
+@pytest.mark.parametrize(
+    "name", ["qwen_image", "qwen_image21", "hidream", "z_image", "flux2", "chroma", "wan", "wan_vace"]
+)
 def test_networks_at_their_true_size(name: str) -> None:
     """The config of a network of the published size is read off the shapes of its weights."""
     kind = true_layouts.kinds(name)["transformer"]
@@ -116,7 +118,7 @@ def test_the_text_encoder_of_wan_brings_its_tokenizer(tmp_path: Path) -> None:
     ids = torch.tensor([[4, 5, 6, 8, 1]])
     assert cond.embeds.shape[1] == 512 and not cond.embeds[:, 5:].any()
     assert_close(cond.embeds[:, :5], module(ids).last_hidden_state, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="the text encoder has no tokenizer with it, named spiece_model"):
+    with pytest.raises(ValueError, match="the text encoder has no tokenizer with it, neither in a tensor"):
         load_text([written(tmp_path / "bare.safetensors", names)], "wan")
     broken = {"spiece_model": torch.tensor([255, 1], dtype=torch.uint8)}
     with pytest.raises(ValueError, match="not a SentencePiece model of the unigram kind"):

@@ -24,6 +24,7 @@ from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load, load_network
 from sigmafield.recipes.ksampler import open_run
+from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.tiling import rule_of
 from sigmafield.runs.run import finish
 from sigmafield.spatial.field_denoiser import by_level, native
@@ -133,3 +134,56 @@ def test_a_boundary_is_needed(tmp_path: Path, family: Family) -> None:
     index.write_text(json.dumps(json.loads(index.read_text()) | {"boundary_ratio": None}))
     with pytest.raises(ValueError, match="transformer_2 needs a boundary_ratio; got None"):
         load(tmp_path / "m")
+
+
+def test_a_scale_for_each_network(loaded: Loaded, family: Family) -> None:
+    """`cfg_below` is diffusers' guidance_scale_2."""
+    ours, (_, pipe) = loaded("wan2.2"), family("wan2.2")
+    x = latents(ours, 1)
+    want = pipe(
+        PROMPTS[0], negative_prompt="1999", height=32, width=32, num_frames=5, num_inference_steps=4, latents=x,
+        guidance_scale=3.0, guidance_scale_2=1.5, output_type="latent",
+    )[0]  # fmt: skip
+    positive, negative = (ours.text.encode([text], (32, 32)) for text in (PROMPTS[0], "1999"))
+    ends = list[Tensor]()
+    for mods in ("cfg_below(cfg=1.5, sigma=0.875)", ""):
+        guider = Guider(ours.model, positive, negative, 3.0, parse_mods(mods))
+        ends.append(sample(guider, x, pipe.scheduler.sigmas.double(), process=ours.model.sampling.process))
+    assert_close(ends[0], want, atol=1e-4 * float(want.abs().max()), rtol=0)
+    assert not torch.allclose(ends[1], want, atol=1e-3)
+
+
+LORAS = {
+    "ink": {"transformer", "transformer_2"},
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise": {"transformer"},
+    "Wan22-I2V-LOW": {"transformer_2"},
+    "style_low": {"transformer_2"},
+    "high_contrast_slow_shallow": {"transformer", "transformer_2"},
+}
+
+
+@pytest.mark.parametrize("name, parts", LORAS.items())
+def test_loras_of_two_networks(name: str, parts: set[str], tmp_path: Path, loaded: Loaded, family: Family) -> None:
+    """A LoRA changes both networks, or the one that its file's name says, loaded with the model or later."""
+    folder, pipe = family("wan2.2")
+    down, up = torch.ones(1, 24), torch.ones(24, 1)
+    key, path = "diffusion_model.blocks.0.self_attn.q", tmp_path / f"{name}.safetensors"
+    save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, path)
+    for made in (load(folder, loras={path: 0.5}), loaded("wan2.2").with_loras({path: 0.5})):
+        for part in ("transformer", "transformer_2"):
+            own = made.adaptable[part].blocks[0].attn1.to_q.weight
+            plain = getattr(pipe, part).blocks[0].attn1.to_q.weight
+            assert_close(own, plain + 0.5 if part in parts else plain, atol=1e-6, rtol=0)
+
+
+def test_a_lora_that_names_its_network(tmp_path: Path, loaded: Loaded) -> None:
+    """diffusers' own names say which network a layer is in, and then the file's name does not matter."""
+    ours = loaded("wan2.2")
+    path = tmp_path / "a_high_noise.safetensors"
+    save_file({"transformer_2.blocks.0.attn1.to_q.diff": torch.ones(24, 24)}, path)
+    made = ours.with_loras([path])
+    assert made.adaptable["transformer"] is ours.adaptable["transformer"]
+    x, cond = latents(ours, 1), ours.text.encode(PROMPTS[:1], (0, 0))
+    high, low = torch.tensor([0.95]), torch.tensor([0.2])
+    assert torch.equal(asked(made, x, high, cond), asked(ours, x, high, cond))
+    assert not torch.allclose(asked(made, x, low, cond), asked(ours, x, low, cond), atol=1e-4)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.comfyui.scaling import scaled
+from sigmafield.comfyui.shown_frames import shown_frames, strengths
 from sigmafield.core.conditioning import Area, Cond
 from sigmafield.core.linear import filled
 from sigmafield.models.diffusion_model import DiffusionModel
@@ -28,14 +29,14 @@ DISTILLED_GUIDANCE = 3.5
 """Flux's guidance input where a pair has none."""
 FLUX2_GUIDANCE = 4.0
 """Flux 2's."""
-SHOWN = 4
-"""Channels of the mask that a network of images to video is given."""
 SCORES = (6.0, 2.5)
 """The refiner's aesthetic score of a prompt, and of a negative prompt, where a pair has none."""
 NAMES = {
     "text_embeds": "pooled_output",
     "pooled_projections": "pooled_output",
     "encoder_attention_mask": "attention_mask",
+    "image_slots": "image_slots",
+    "llama_states": "conditioning_llama3",
 }
 """ComfyUI's names of what text encoders give with the embeddings; other inputs follow from the latent."""
 
@@ -76,6 +77,7 @@ def _cond(
     embeds: Tensor, extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor, mask: Tensor | None, negative: bool
 ) -> Cond:
     device = model.device
+    concat = shown_frames(extra, model, latent) if model.latent.axes == 3 else _concat(extra, model, latent, mask)
     window = (extra.get("start_percent"), extra.get("end_percent"))
     own = extra.get("mask")
     cond = Cond(
@@ -88,7 +90,7 @@ def _cond(
         bounds=bool(extra.get("set_area_to_bounds", False)) and own is not None,
         window=window,
         default="default" in extra,
-        concat=_concat(extra, model, latent, mask),
+        concat=concat,
         controls=tuple(each.control(model) for each in extra.get("control", ())),
     )
     cond = with_references(cond, _shown(extra, model))
@@ -170,6 +172,14 @@ def _masked(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: 
     return {"encoder_attention_mask": extra["attention_mask"]}
 
 
+def _with_slots(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
+    return {"encoder_attention_mask": extra["attention_mask"], "image_slots": extra["image_slots"]}
+
+
+def _with_llama(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
+    return {"pooled_projections": extra["pooled_output"], "llama_states": extra["conditioning_llama3"]}
+
+
 def _guided(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
     return {"guidance": torch.full((rows,), float(extra.get("guidance", FLUX2_GUIDANCE)))}
 
@@ -184,13 +194,16 @@ INPUTS: dict[str, Inputs] = {
     "SDXLRefiner": _refiner,
     "SDXL": _xl,
     "SD3": _pooled,
+    "HiDream": _with_llama,
     "FluxSchnell": _pooled,
     "Flux2": _guided,
     "Flux": _flux,
     "Lumina2": _masked,
+    "QwenImage21": _with_slots,
     "QwenImage": _masked,
     "ZImage": _masked,
     "Chroma": _masked,
+    "WAN21_Vace": strengths,
     "WAN2": _seen,
 }
 """Further inputs of the networks of a family: (rows, dict, (height, width) in pixels, whether negative) → tensors."""
@@ -209,24 +222,12 @@ def _concat(extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor, mas
     shown = extra.get("concat_mask", mask)
     if model.concat == form.channels:
         return torch.zeros_like(latent) if image is None else image
-    if model.concat == SHOWN + form.channels and form.axes == 3:
-        return _frames(extra, model, latent)
     if model.concat != 1 + form.channels:
         raise ValueError(f"{model.name} takes {model.concat} channels of concat, which nodes cannot make")
     if shown is None:
         grey = torch.tensor(GREY).to(latent).reshape(1, -1, 1, 1) if form.channels == len(GREY) else latent * 0
         return torch.cat([torch.ones_like(latent[:, :1]), grey.expand_as(latent)], dim=1)
     return torch.cat([fit_mask(shown, latent)[:, :1].round(), latent if image is None else image], dim=1)
-
-
-def _frames(extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor) -> Tensor:
-    """What a network of images to video is given: a mask, 1 for the frames that it is shown, and their latents."""
-    image, mask = extra.get("concat_latent_image"), extra.get("concat_mask")
-    if image is None:
-        return latent.new_zeros(len(latent), model.concat, *latent.shape[2:])
-    image = filled(model.latent.to_network(image.to(latent)), len(latent), axis=0)
-    shown = torch.zeros_like(image[:, :SHOWN]) if mask is None else 1 - filled(mask.to(latent), SHOWN, axis=1)
-    return torch.cat([filled(shown, len(latent), axis=0), image], dim=1)
 
 
 def with_controls(negative: Sequence[Entry], positive: Sequence[Entry]) -> list[Entry]:

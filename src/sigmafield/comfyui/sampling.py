@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sigmafield.comfyui.conditioning import Entry, conds_of, with_controls
 from sigmafield.comfyui.context import Context, Stepped, stepped
-from sigmafield.comfyui.latent import LatentDict
+from sigmafield.comfyui.latent import LatentDict, samples_for
 from sigmafield.comfyui.model import NodeModel
 from sigmafield.core.arrays import Latent
 from sigmafield.core.protocols import Denoiser, State, Steps
@@ -19,7 +19,7 @@ from sigmafield.core.registry import Spec
 from sigmafield.guidance.guider import Guider
 from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.parameterization.prediction import Sampling
-from sigmafield.recipes.ksampler import Framed, open_run, repaired, source_of
+from sigmafield.recipes.ksampler import Framed, open_run, source_of
 from sigmafield.recipes.tiling import rule_of
 from sigmafield.samplers import SAMPLERS
 from sigmafield.spatial.field_denoiser import Rule, by_level, native
@@ -177,7 +177,7 @@ def opened(
     if not len(sigmas):
         return None
     model, device = guider.model.network, guider.model.network.device
-    given: LatentDict = {**latent, "samples": repaired(latent["samples"], model.latent)}
+    given: LatentDict = {**latent, "samples": samples_for(latent, model.latent)}
     drawn, stream = (
         noise.drawn(given) if isinstance(noise, Seeded) else (noise.generate_noise(given), generator_of(noise.seed))
     )
@@ -220,9 +220,10 @@ def sampled(
     """
     framed = opened(guider, noise, sampler, sigmas, latent)
     if framed is None:
-        same: LatentDict = {**latent, "samples": repaired(latent["samples"], guider.model.network.latent)}
+        same: LatentDict = {**latent, "samples": samples_for(latent, guider.model.network.latent)}
         return same, same
     end = yield from stepped(framed.run, framed.start, context, framed.latents)
     result = framed.sampled(end)
     out: LatentDict = {**latent, "samples": result.samples.cpu()}
+    out.pop("downscale_ratio_spacial", None)
     return out, {**latent, "samples": result.denoised.cpu()}

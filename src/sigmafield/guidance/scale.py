@@ -52,6 +52,23 @@ def sigma_interval(
     return torch.where((low < at.sigma) & (at.sigma <= high), at.cfg, 1.0)
 
 
+@mod("cfg_below", "scale", "arXiv:2503.20314")
+def cfg_below(
+    at: Asked,
+    *,
+    sigma: Annotated[float, Range(0, 10000)] = 0.875,
+    cfg: Annotated[float, Range(0, 100)] = 1.0,
+) -> Scale:
+    """Another scale below a noise level, for models with another network there, as Wan 2.2 14B.
+
+    Args:
+        at: What is asked.
+        sigma: Noise level from which up the scale is the run's own; for two networks, their boundary.
+        cfg: The scale below it.
+    """
+    return torch.where(at.sigma < sigma, cfg, at.cfg)
+
+
 @mod("ramp", "scale", "arXiv:2404.13040")
 def ramp(at: Asked, *, start: Weight = 0.0, end: Weight = 2.0) -> Scale:
     """A linear schedule: 1 + w (cfg − 1), w from `start` at pure noise to `end` without noise.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sigmafield.core.arrays import Latent
 from sigmafield.models.diffusion_model import DiffusionModel, Running
+from sigmafield.models.experts import LOW, Experts
 from sigmafield.models.lora.merge import with_changes
 from sigmafield.models.lora.read import Lora, notes_of, read_lora, usable
 from sigmafield.models.lora.strengths import Loras, Strengths, check_loras, lora_file
@@ -243,7 +244,10 @@ class Pipeline:
         lora_partial: bool,
     ) -> Pipeline:
         """The pipeline on other modules of its network and text encoders, and with other textual inversions."""
-        model = replace(self.model, module=modules.get(self.model.part))
+        module, both = modules.get(self.model.part), self.model.module
+        if isinstance(both, Experts):
+            module = Experts(module, modules[LOW], both.boundary)
+        model = replace(self.model, module=module)
         text = replace(self.text, modules={name: modules[name] for name in self.text.modules}, bundled=bundled)
         notes = notes_of(unmerged.files.values()) if unmerged else ()
         made = self.arranged(replace(self, model=model, text=text, loras=loras, notes=notes, unmerged=unmerged))
@@ -255,7 +259,10 @@ class Pipeline:
     @property
     def adaptable(self) -> Modules:
         """The modules that LoRAs change, by diffusers' names: network and text encoders."""
-        network = {} if self.model.module is None else {self.model.part: self.model.module}
+        module = self.model.module
+        if isinstance(module, Experts):
+            return {self.model.part: module.high, LOW: module.low, **self.text.modules}
+        network = {} if module is None else {self.model.part: module}
         return {**network, **self.text.modules}
 
     def encode(self, images: Tensor) -> Latent:

@@ -262,7 +262,9 @@ class DiffusionModel:
                 f"{self.latent.channels}; got {channels}"
             )
         if not self.references and references(cond):
-            raise ValueError(f"{self.name} cannot be shown images: these are for Qwen-Image, Flux 2 and Flux Kontext")
+            raise ValueError(
+                f"{self.name} cannot be shown images: these are for Qwen-Image, Flux 2, Flux Kontext and Wan Fun"
+            )
         for control in cond.controls:
             if self.controls is None:
                 raise no_controls(self.name)

@@ -185,7 +185,9 @@ def load_network(path: str | Path, *, device: str | torch.device | None = None) 
 
 def load_text(
     paths: Sequence[str | Path],
-    kind: Literal["stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan"],
+    kind: Literal[
+        "stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan", "hidream"
+    ],
     *,
     device: str | torch.device | None = None,
     embeddings: str | Path | None = None,
@@ -194,7 +196,7 @@ def load_text(
 
     Args:
         paths: The files.
-        kind: Which model they are for; lumina2 is for Z-Image, as in ComfyUI, and flux2 for Flux 2 klein.
+        kind: Which model they are for; lumina2 is for Z-Image, as in ComfyUI, and flux2 for Flux 2, klein or dev.
         device: As for `load`.
         embeddings: As for `load`; unknown names are left out of prompts with a warning.
 
@@ -216,7 +218,7 @@ def load_vae(path: str | Path, *, device: str | torch.device | None = None) -> V
     """Loads a VAE in a file of its own, in float32.
 
     Args:
-        path: A file with a VAE of Stable Diffusion, Flux, Wan 2.1 or Qwen-Image, or with a model that has one.
+        path: A file with a VAE of Stable Diffusion, Flux, Wan or Qwen-Image, or with a model that has one.
         device: As for `load`.
 
     Raises:

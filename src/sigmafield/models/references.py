@@ -16,7 +16,10 @@ AT_ZERO = "references_at_zero"
 
 
 def with_references(cond: Cond, latents: Sequence[Tensor]) -> Cond:
-    """The conditioning with images to be shown, in order: latents [B or 1, C, h, w] in the network's scale."""
+    """The conditioning with images to be shown, in order: latents [B or 1, C, h, w] in the network's scale.
+
+    For a network of videos each is a video of one frame.
+    """
     first = 1 + len(references(cond))
     shown = {f"{REFERENCE}{first + k}": latent for k, latent in enumerate(latents)}
     return replace(cond, extra={**cond.extra, **shown})

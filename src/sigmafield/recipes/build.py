@@ -122,7 +122,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     size, given, loaded = size_of(recipe, pipe.model, inputs), inputs, pipe
     inputs = middle_of(recipe, given, size)
     shown = shown_size(recipe.tiling, pipe.model, size)
-    check_canvas(pipe.model, size, recipe.batch, frames_of(recipe, pipe.model, inputs))
+    frames = frames_of(recipe, pipe.model, inputs)
+    check_canvas(pipe.model, size, recipe.batch, frames)
     check_shown(pipe.model, shown)
     check_side(recipe, pipe.model, shown)
     model = model_of(recipe, pipe.model, shown)
@@ -134,7 +135,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     stream, spectrum = generator_of(number(recipe.seed)), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, latent.shape)).to(pipe.device)
 
-    prompts = prompts_of(recipe, pipe, controls, concat_of(pipe, inputs, size), size, shown, space)
+    concat = concat_of(pipe, inputs, size, frames)
+    prompts = prompts_of(recipe, pipe, controls, concat, size, shown, space)
     guider = guider_of(recipe, model, prompts)
     whole = levels_of(recipe, model, 1.0)
     denoise = tiled_guider(recipe.tiling, model, guider, whole, number(recipe.seed))

@@ -12,6 +12,7 @@ from sigmafield.core.conditioning import Area, Cond, Control, fit
 from sigmafield.core.resize import resize_mask
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.vace import control_latents, control_mask, control_of
 from sigmafield.recipes.image_io import resized, to_tensor
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import Region
@@ -116,10 +117,16 @@ def mask_of(model: DiffusionModel, inputs: Inputs, size: tuple[int, int]) -> Ten
     return inputs.mask if inputs.mask is None or not model.concat else resize_mask(inputs.mask, size)
 
 
-def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int]) -> Tensor | None:
-    """What an inpainting network is given of the image outside the mask; None for other networks.
+def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int], frames: int) -> Tensor | None:
+    """What an inpainting network or Wan VACE is given of the image outside the mask; None for other networks.
 
     Without a mask everything is masked, and the latent of the image is the grey one that ComfyUI gives.
+
+    Args:
+        pipe: The model.
+        inputs: What the recipe's files hold.
+        size: (height, width) of the image in pixels.
+        frames: Number of frames.
 
     Raises:
         ValueError: The network takes another concat, which a recipe cannot make.
@@ -127,6 +134,8 @@ def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int]) -> Tensor |
     model, mask = pipe.model, mask_of(pipe.model, inputs, size)
     if not model.concat:
         return None
+    if model.family is not None and model.family.name == "WAN21_Vace":
+        return _control_of(pipe, inputs, mask, size, frames)
     if model.concat != 1 + model.latent.channels:
         raise ValueError(f"{model.name} takes {model.concat} channels of concat: give them in Python, as Cond.concat")
     if mask is None and model.latent.channels == len(GREY):
@@ -135,3 +144,14 @@ def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int]) -> Tensor |
     image = to_tensor(resized(inputs.frames[0], size)) if inputs.frames else torch.full((1, 3, *size), 0.5)
     mask = torch.ones(1, *size) if mask is None else mask
     return inpaint_concat(mask, pipe.encode(hidden(image, mask).to(pipe.device)))
+
+
+def _control_of(pipe: Pipeline, inputs: Inputs, mask: Tensor | None, size: tuple[int, int], frames: int) -> Tensor:
+    """What Wan VACE is shown: the video around the mask; without a mask a grey video, all of which is drawn."""
+    video, drawn = torch.full((1, 3, frames, *size), 0.5), torch.ones(1, 1, frames, *size)
+    if mask is not None and inputs.frames:
+        shown = [to_tensor(resized(frame, size)) for frame in inputs.frames[:frames]]
+        video = torch.stack(shown * (frames if len(shown) == 1 else 1), dim=2)
+        drawn = mask.reshape(1, 1, 1, *size).expand_as(drawn)
+    latents = control_latents(pipe.vae, pipe.model.latent, video, drawn, None)
+    return control_of(pipe.model.latent, latents, control_mask(drawn, pipe.model.latent.factor, 0)).to(pipe.device)

@@ -33,7 +33,7 @@ def empty_latent_image(width: Side = 512, height: Side = 512, batch_size: Batch 
         height: Height of the images in pixels.
         batch_size: Number of images.
     """
-    return {"samples": torch.zeros(batch_size, 4, height // 8, width // 8)}
+    return {"samples": torch.zeros(batch_size, 4, height // 8, width // 8), "downscale_ratio_spacial": 8}
 
 
 @node("EmptySD3LatentImage", "latent/sd3", version=3)
@@ -45,7 +45,7 @@ def empty_sd3_latent_image(width: Side16 = 1024, height: Side16 = 1024, batch_si
         height: Height of the images in pixels.
         batch_size: Number of images.
     """
-    return {"samples": torch.zeros(batch_size, 16, height // 8, width // 8)}
+    return {"samples": torch.zeros(batch_size, 16, height // 8, width // 8), "downscale_ratio_spacial": 8}
 
 
 @node("EmptyFlux2LatentImage", "latent", title="Empty Flux 2 Latent", version=3)

@@ -137,7 +137,7 @@ def lora_loader_model_only(
 
 
 TextFile = Annotated[str, files("text_encoders")]
-Kind = Literal["stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan"]
+Kind = Literal["stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan", "hidream"]
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 """Types of text encoders that are read."""
 
@@ -198,8 +198,7 @@ def clip_loader(
 
     Args:
         clip_name: A file in the folder of text encoders.
-        type: The model that it is for: stable_diffusion, chroma, qwen_image, wan, lumina2 for Z-Image, flux2 for
-            klein.
+        type: The model that it is for: stable_diffusion, chroma, qwen_image, wan, lumina2 for Z-Image, flux2.
         device: Where it runs: the model's device, or the CPU.
         context: Where the folders are.
     """
@@ -251,6 +250,22 @@ def triple_clip_loader(
         context: Where the folders are.
     """
     return text_encoder([clip_name1, clip_name2, clip_name3], "sd3", None, context)
+
+
+@node("QuadrupleCLIPLoader", "advanced/loaders", version=3)
+def quadruple_clip_loader(
+    clip_name1: TextFile, clip_name2: TextFile, clip_name3: TextFile, clip_name4: TextFile, context: Context = Context()
+) -> Clip:
+    """Loads the four text encoders of HiDream from files of their own.
+
+    Args:
+        clip_name1: A file in the folder of text encoders.
+        clip_name2: Another one.
+        clip_name3: The third.
+        clip_name4: The fourth; their order does not matter.
+        context: Where the folders are.
+    """
+    return text_encoder([clip_name1, clip_name2, clip_name3, clip_name4], "hidream", None, context)
 
 
 @node("VAELoader", "loaders", title="Load VAE")

@@ -123,6 +123,21 @@ def clip_text_encode_sdxl_refiner(
     return changed(encoded, aesthetic_score=ascore, width=width, height=height)
 
 
+@node("CLIPTextEncodeHiDream", "advanced/conditioning", version=3)
+def clip_text_encode_hidream(clip: Clip, clip_l: Prompt, clip_g: Prompt, t5xxl: Prompt, llama: Prompt) -> Conditioning:
+    """Encodes a prompt for HiDream.
+
+    Args:
+        clip: The text encoder.
+        clip_l: The prompt for the smaller CLIP.
+        clip_g: The prompt for the larger CLIP.
+        t5xxl: The prompt for T5.
+        llama: The prompt for Llama.
+    """
+    texts = Parts(clip_l, {"clip_g": clip_g, "t5": t5xxl, "llama": llama})
+    return [entry(clip.encode([texts], (0, 0)))]
+
+
 @node("CLIPTextEncodeFlux", "advanced/conditioning/flux")
 def clip_text_encode_flux(clip: Clip, clip_l: Prompt, t5xxl: Prompt, guidance: Distilled = 3.5) -> Conditioning:
     """Encodes a prompt for Flux.

@@ -24,12 +24,15 @@ from sigmafield.models.diffusers.auraflow import build_auraflow
 from sigmafield.models.diffusers.chroma import build_chroma
 from sigmafield.models.diffusers.flux import build_flux
 from sigmafield.models.diffusers.flux2 import build_flux2
+from sigmafield.models.diffusers.hidream import build_hidream
 from sigmafield.models.diffusers.lumina import build_lumina
 from sigmafield.models.diffusers.qwen import build_qwen
+from sigmafield.models.diffusers.qwen21 import build_qwen21
 from sigmafield.models.diffusers.sd3 import build_sd3
 from sigmafield.models.diffusers.source import Source, download
 from sigmafield.models.diffusers.unet import build_unet
 from sigmafield.models.diffusers.wan import build_wan
+from sigmafield.models.diffusers.wan_vace import build_vace
 from sigmafield.models.diffusers.z_image import build_z_image
 from sigmafield.models.single_file.checkpoint import SingleFile, open_single_file
 from sigmafield.models.text.textual_inversion import Inversions
@@ -41,10 +44,14 @@ BUILDERS: dict[str, Callable[[Source], Pipeline]] = {
     "AuraFlowTransformer2DModel": build_auraflow,
     "Lumina2Transformer2DModel": build_lumina,
     "WanTransformer3DModel": build_wan,
+    "WanFunTransformer3DModel": build_wan,
+    "WanVACETransformer3DModel": build_vace,
     "QwenImageTransformer2DModel": build_qwen,
+    "QwenImage21Transformer2DModel": build_qwen21,
     "ZImageTransformer2DModel": build_z_image,
     "Flux2Transformer2DModel": build_flux2,
     "ChromaTransformer2DModel": build_chroma,
+    "HiDreamImageTransformer2DModel": build_hidream,
 }
 """Builders by the class of the network."""
 

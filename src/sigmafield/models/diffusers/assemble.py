@@ -17,7 +17,8 @@ WRAP = "text_model."
 """Prefix of a text encoder's weights in transformers 4, which 5 leaves out."""
 
 AUTOENCODERS = (
-    "AutoencoderKL", "AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLFlux2", "AutoencoderTiny",
+    "AutoencoderKL", "AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLQwenImage21", "AutoencoderKLFlux2",
+    "AutoencoderTiny",
 )  # fmt: skip
 """Classes whose quantised weights are made numbers of: they are few, and what runs them in tiles reads them."""
 
@@ -106,7 +107,7 @@ def without_encoder(module: Any) -> Any:
 
 def made(kind: Any, config: dict[str, Any]) -> Any:
     """Builds an empty module; diffusers and transformers take configs in different ways."""
-    if kind.__module__.startswith("diffusers"):
+    if hasattr(kind, "from_config"):
         return kind.from_config(config)
     return kind(kind.config_class.from_dict(config))
 

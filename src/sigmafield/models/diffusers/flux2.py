@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
-from torch import Tensor
-from transformers import Mistral3ForConditionalGeneration, Qwen3ForCausalLM, Qwen3Model
+from torch import Tensor, nn
+from transformers import Mistral3ForConditionalGeneration, MistralModel, Qwen3ForCausalLM, Qwen3Model
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
@@ -53,8 +53,10 @@ def build_flux2(source: Source) -> Pipeline:
 
 def flux2_encoder(source: Source, guided: bool) -> TextEncoder:
     """Loads the text encoder of Flux 2: three hidden states of Mistral (dev) or Qwen 3 (klein), joined."""
-    kinds = (Mistral3ForConditionalGeneration,) if guided else (Qwen3ForCausalLM, Qwen3Model)
+    kinds = (Mistral3ForConditionalGeneration, MistralModel) if guided else (Qwen3ForCausalLM, Qwen3Model)
     module = load_language_model(source, *kinds)
+    if isinstance(module, MistralModel) and module.config.num_hidden_layers == max(MISTRAL.layers):
+        module.norm = nn.Identity()  # of a network that was cut after the last state that is read
 
     def more(rows: int) -> dict[str, Tensor]:
         return {"guidance": torch.full((rows,), GUIDANCE, device=source.device)} if guided else {}

@@ -15,10 +15,12 @@ from sigmafield.models.diffusers.chroma import chroma_encoder
 from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
 from sigmafield.models.diffusers.flux import flux_encoder
 from sigmafield.models.diffusers.flux2 import flux2_encoder
+from sigmafield.models.diffusers.hidream import hidream_encoder
 from sigmafield.models.diffusers.qwen import qwen_encoder
+from sigmafield.models.diffusers.qwen21_text import qwen21_encoder
 from sigmafield.models.diffusers.sd3 import sd3_encoder
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.diffusers.vae import load_flux2_vae, load_vae, load_video_vae
+from sigmafield.models.diffusers.vae import load_flux2_vae, load_qwen21_vae, load_vae, load_video_vae
 from sigmafield.models.diffusers.wan import wan_encoder
 from sigmafield.models.diffusers.z_image import z_image_encoder
 from sigmafield.models.diffusion_model import DiffusionModel
@@ -40,6 +42,10 @@ VAES: Mapping[int, tuple[str, str, Callable[[Source, Family], tuple[Vae, LatentF
 WAN_VAE = "decoder.middle.0.residual.0.gamma"
 """A weight of the VAEs of Wan and Qwen-Image, in which an image is a video of one frame."""
 
+QWEN21_CHANNELS = 64
+"""Channels of the latents of Qwen-Image 2.1, by which its VAE is known."""
+
+FOUR = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 READERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Source], TextEncoder]]] = {
     "stable_diffusion": ("sd1", ("text_encoder",), clip_encoder),
     "sdxl": ("sdxl", ("text_encoder", "text_encoder_2"), xl_encoder),
@@ -51,9 +57,12 @@ READERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Source], TextEncoder
     "flux": ("flux", ("text_encoder", "text_encoder_2"), lambda source: flux_encoder(source, guided=False)),
     "chroma": ("chroma", ("text_encoder",), chroma_encoder),
     "qwen_image": ("qwen_image", ("text_encoder",), qwen_encoder),
+    "qwen_image21": ("qwen_image21", ("text_encoder",), qwen21_encoder),
     "lumina2": ("z_image", ("text_encoder",), z_image_encoder),
     "wan": ("wan", ("text_encoder",), wan_encoder),
+    "hidream": ("hidream", FOUR, hidream_encoder),
     "flux2": ("flux2", ("text_encoder",), lambda source: flux2_encoder(source, guided=False)),
+    "flux2_dev": ("flux2_dev", ("text_encoder",), lambda source: flux2_encoder(source, guided=True)),
 }
 """By the type of a loader: the layout whose names files of encoders have, the encoders, and what reads prompts."""
 
@@ -86,8 +95,13 @@ def load_text_files(paths: Sequence[Path], kind: str, device: torch.device, embe
     Raises:
         ValueError: A file is not a text encoder, or the files are not the encoders of this kind of model.
     """
+    files = {path: open_weights([path]) for path in paths}
+    if kind == "qwen_image" and any(DEEP in weight for stored in files.values() for weight in stored.header):
+        kind = "qwen_image21"
+    if kind == "flux2" and not any(QWEN3 in weight for stored in files.values() for weight in stored.header):
+        kind = "flux2_dev"
     name, parts, read = READERS[kind]
-    found = assigned({path: open_weights([path]) for path in paths}, parts)
+    found = assigned(files, parts)
     optional = ("text_encoder_3",) if kind == "sd3" else ()
     if len(found) != len(paths) or any(part not in found for part in parts if part not in optional):
         known = ", ".join(f"{path.name} ({part})" for part, (path, _) in found.items())
@@ -102,13 +116,15 @@ def load_text_files(paths: Sequence[Path], kind: str, device: torch.device, embe
     weights, layout = Weights(opened, at), Layout(name, prefixes)
     with tempfile.TemporaryDirectory() as scratch:
         configs = derived(layout, weights.shapes)
-        where = SingleFile(paths[0], weights, layout, configs_of(name), configs, None, Path(scratch))
+        files_of = {part: path for part, (path, _) in found.items()}
+        where = SingleFile(paths[0], weights, layout, configs_of(name), configs, None, Path(scratch), files_of)
         dtype = torch.float32 if device.type == "cpu" else torch.float16
         return read(Source(where, paths[0].stem, device, dtype, embeddings=embeddings))
 
 
 def assigned(files: Mapping[Path, Weights], parts: Sequence[str]) -> dict[str, tuple[Path, Weights]]:
-    """The text encoder that each file is: T5 is the last of a model's, and of two CLIPs the second is wider.
+    """The text encoder that each file is: T5 or a language model is the last of a model's, T5 of four the
+    third, and of two CLIPs the second is wider.
 
     Raises:
         ValueError: A file has no text encoder.
@@ -117,8 +133,8 @@ def assigned(files: Mapping[Path, Weights], parts: Sequence[str]) -> dict[str, t
     found: dict[str, tuple[Path, Weights]] = {}
     for path, stored in files.items():
         stored = stored.renamed(t5_names(stored.header))
-        if T5 in stored.shapes or LANGUAGE in stored.shapes:
-            found[parts[-1]] = path, stored
+        if T5 in stored.shapes or any(name.endswith(LANGUAGE) for name in stored.shapes):
+            found["text_encoder_3" if T5 in stored.shapes and len(parts) > 3 else parts[-1]] = path, stored
             continue
         width = next((shape[1] for key, shape in stored.shapes.items() if key.endswith(WORDS)), None)
         if width is None:
@@ -130,8 +146,12 @@ def assigned(files: Mapping[Path, Weights], parts: Sequence[str]) -> dict[str, t
 
 
 T5, WORDS = "encoder.block.0.layer.0.SelfAttention.q.weight", "token_embedding.weight"
-LANGUAGE = "model.layers.0.mlp.gate_proj.weight"
+LANGUAGE = "layers.0.mlp.gate_proj.weight"
 """Weights by which text encoders are distinguished."""
+QWEN3 = "layers.0.self_attn.q_norm.weight"
+"""End of a weight of Qwen 3, in which Flux 2 klein differs from dev."""
+DEEP = "visual.deepstack_merger_list."
+"""Beginning of weights of Qwen 3 VL, in which Qwen-Image 2.1 differs from Qwen-Image."""
 
 
 def configs_of(name: str) -> Directory:
@@ -151,7 +171,9 @@ def load_vae_file(path: Path, device: torch.device) -> Vae:
     """
     stored = open_weights([path])
     shapes = stored.shapes
-    if WAN_VAE in shapes:
+    if any(shapes.get(name, (0,))[0] == QWEN21_CHANNELS for name in ("post_quant_conv.weight", "conv2.weight")):
+        name, own, read, prefix = "qwen_image21", "QwenImage21", load_qwen21_vae, ""
+    elif WAN_VAE in shapes:
         name, own, read, prefix = "wan", "WAN21_T2V", load_video_vae, ""
     else:
         prefix = next((start for start in (*VAE_PREFIXES, "") if f"{start}decoder.conv_in.weight" in shapes), None)

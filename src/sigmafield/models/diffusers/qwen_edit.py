@@ -58,13 +58,17 @@ def image_encoder(source: Source) -> EncodeImages:
     return encode_images
 
 
-def patches(image: Tensor, side: int, merged: int) -> tuple[Tensor, tuple[int, int, int]]:
-    """An image as Qwen 2.5 VL sees it: a video of two equal frames, cut into patches.
+def patches(
+    image: Tensor, side: int, merged: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """An image as Qwen's language models see it: a video of two equal frames, cut into patches.
 
     Args:
         image: [1, 3, H, W] in [0, 1]; its sides are brought to multiples of merged patches.
         side: Side of a patch in pixels.
         merged: Patches along each side that become one token; they follow each other.
+        mean: Of each colour.
+        std: Of each colour.
 
     Returns:
         Patches [n, 3 · 2 · side²], and the numbers of frames, rows and columns of patches.
@@ -73,8 +77,8 @@ def patches(image: Tensor, side: int, merged: int) -> tuple[Tensor, tuple[int, i
     height, width = (max(round(length / unit), 1) * unit for length in image.shape[-2:])
     if (height, width) != tuple(image.shape[-2:]):
         image = F.interpolate(image, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, std = (torch.tensor(value).to(image).reshape(1, 3, 1, 1) for value in (MEAN, STD))
+    middle, spread = (torch.tensor(value).to(image).reshape(1, 3, 1, 1) for value in (mean, std))
     rows, columns = height // side, width // side
-    x = ((image - mean) / std).reshape(3, rows // merged, merged, side, columns // merged, merged, side)
+    x = ((image - middle) / spread).reshape(3, rows // merged, merged, side, columns // merged, merged, side)
     x = x.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, 1, side * side)
     return x.expand(-1, -1, 2, -1).reshape(rows * columns, -1), (1, rows, columns)

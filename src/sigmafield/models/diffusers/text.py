@@ -24,7 +24,7 @@ Embed = Callable[[Any, Sequence[str]], tuple[Tensor, Tensor | None]]
 TOKENIZERS = (
     "T5TokenizerFast", "T5Tokenizer", "LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizerFast", "GemmaTokenizer",
     "PreTrainedTokenizerFast", "TokenizersBackend", "Qwen2TokenizerFast", "Qwen2Tokenizer",
-    "PixtralProcessor",
+    "PixtralProcessor", "Qwen3VLProcessor",
 )  # fmt: skip
 
 LUMINA_SYSTEM = (
@@ -49,6 +49,11 @@ Run = Callable[[Any, Tensor, int], tuple[Tensor, Tensor | None]]
 def plain(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, None]:
     """The states of all tokens, padding included."""
     return text(ids).last_hidden_state.float(), None
+
+
+def attended(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, None]:
+    """The states of all tokens, to which padding is hidden."""
+    return text(ids, attention_mask=(ids != pad).long()).last_hidden_state.float(), None
 
 
 def zeroed(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, None]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage21 import AutoencoderKLQwenImage21
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
@@ -86,6 +87,29 @@ def load_qwen_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
             return own.decode(z[:, :, None]).sample[:, :, 0]
 
     lacks = lacking(source, module)
+    vae = Vae(encode, decode, c.z_dim, factor, None, source.device, dtype, module, decodes_only=lacks, whole=True)
+    return vae, latent_of(family, latent)
+
+
+def load_qwen21_vae(source: Source, family: Family) -> tuple[Vae, LatentFormat]:
+    """Loads the VAE of Qwen-Image 2.1, and its latents' format: images have a fourth channel, opacity, which is 1."""
+    if source.alone:
+        return NO_VAE, latent_format(family.latent_format)
+    module, c, dtype = loaded(source, AutoencoderKLQwenImage21, source.config("vae", "AutoencoderKLQwenImage21"))
+    mean, std = channelwise(c.latents_mean, 0.0), channelwise(c.latents_std, 1.0)
+    latent = LatentFormat(c.z_dim, c.scale_factor_spatial, 1.0, mean, std)
+    views = Views()
+
+    def encode(x: Tensor) -> Tensor:
+        with views.borrowed(module) as own:
+            return own.encode(F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)[:, :, None]).latent_dist.mean[:, :, 0]
+
+    def decode(z: Tensor) -> Tensor:
+        with views.borrowed(module) as own:
+            return own.decode(z[:, :, None]).sample[:, :3, 0]
+
+    lacks = lacking(source, module)
+    factor = c.scale_factor_spatial
     vae = Vae(encode, decode, c.z_dim, factor, None, source.device, dtype, module, decodes_only=lacks, whole=True)
     return vae, latent_of(family, latent)
 

@@ -1,13 +1,14 @@
-"""Wan 2.1 and 2.2, text to video and image to video: arXiv:2503.20314."""
+"""Wan 2.1 and 2.2, text to video, image to video and Fun-Control: arXiv:2503.20314."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
@@ -15,8 +16,12 @@ from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import umt5, unescaped
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of, plain
 from sigmafield.models.diffusers.vae import load_video_vae
+from sigmafield.models.diffusers.wan_fun import WanFunTransformer3DModel, behind_image, with_image
+from sigmafield.models.diffusion_model import Forward
+from sigmafield.models.experts import Experts
 from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.network_call import rows
+from sigmafield.models.references import references, without_references
 from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.parameterization.families import family
 
@@ -31,25 +36,8 @@ SHOWN = 4
 """Channels of a network of images to video that say which frames it is shown; the latent of those frames follows."""
 FINE_CHANNELS = 48
 """Channels of its latents, by which its file is known."""
-
-
-class Experts(nn.Module):
-    """Wan 2.2 14B's two networks: one for noise levels above a boundary, one for those below.
-
-    Args:
-        high: For timesteps of at least the boundary.
-        low: For the others.
-        boundary: A timestep, 0 … 1000.
-    """
-
-    def __init__(self, high: WanTransformer3DModel, low: WanTransformer3DModel, boundary: float) -> None:
-        super().__init__()
-        self.high, self.low, self.boundary = high, low, boundary
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.high.dtype
+KINDS = {kind.__name__: kind for kind in (WanTransformer3DModel, WanFunTransformer3DModel)}
+"""Classes of the network."""
 
 
 def build_wan(source: Source) -> Pipeline:
@@ -57,25 +45,46 @@ def build_wan(source: Source) -> Pipeline:
 
     With expand_timesteps, Wan 2.2 5B, the network takes a noise level for each token, and so any σ-field at once.
     """
-    channels = source.config("transformer", "WanTransformer3DModel").get("in_channels")
-    fine = bool(source.where.index.get("expand_timesteps")) or channels == FINE_CHANNELS
+    kind = KINDS[str(source.where.class_of("transformer"))]
+    config = source.config("transformer", kind.__name__)
+    channels, out = config.get("in_channels"), config.get("out_channels")
+    fine = bool(source.where.index.get("expand_timesteps")) or out == FINE_CHANNELS
     own = family("WAN22_T2V" if fine else "WAN21_T2V")
     vae, latent = load_video_vae(source, own)
-    wide = latent.channels + SHOWN + latent.channels  # image to video
-    seen = wide if channels == wide else latent.channels
-    checked(source, "WanTransformer3DModel", in_channels=seen, out_channels=latent.channels)
+    seen = next((more for more in shown_to(latent.channels) if channels == latent.channels + more), 0)
+    checked(source, kind.__name__, in_channels=latent.channels + seen, out_channels=latent.channels)
     text = NO_TEXT if source.alone else wan_encoder(source)
-    network: Any = source.module(WanTransformer3DModel, "transformer")
-    config, forward = network.config, one_network
-    if source.where.class_of("transformer_2"):
-        low = source.module(WanTransformer3DModel, "transformer_2")
-        network, forward = Experts(network, low, 1000 * boundary_of(source)), by_level
+    module, config, forward = networks(source, kind, one_network)
     patch = patch_of(config)
     return assemble(
-        source, own, forward, network, latent, text, vae, patch, FINE_SIZE if fine else SIZE,
+        source, own, forward, module, latent, text, vae, patch, FINE_SIZE if fine else SIZE,
         frames=FINE_FRAMES if fine else FRAMES, max_side=config.rope_max_seq_len * patch * latent.factor,
-        tokens=tuple(config.patch_size) if fine else None, concat=seen - latent.channels,
+        tokens=tuple(config.patch_size) if fine else None, concat=seen,
+        references=kind is WanFunTransformer3DModel,
     )  # fmt: skip
+
+
+def shown_to(channels: int) -> tuple[int, ...]:
+    """What networks are shown in addition to a latent of this many channels: images, or a control video and an image.
+
+    A mask of the frames that are given comes with the images, and with the control in Wan 2.2.
+    """
+    return SHOWN + channels, 2 * channels, SHOWN + 2 * channels
+
+
+def networks(source: Source, kind: Any, one: Forward) -> tuple[Any, Any, Forward]:
+    """Loads the network of a model, or both as `Experts`; returns it with its config and what asks it.
+
+    Args:
+        source: Where the model comes from.
+        kind: Class of the networks.
+        one: Asks one network.
+    """
+    network = source.module(kind, "transformer")
+    if not source.where.class_of("transformer_2"):
+        return network, network.config, one
+    low = source.module(kind, "transformer_2")
+    return Experts(network, low, 1000 * boundary_of(source)), network.config, partial(by_level, one)
 
 
 def wan_encoder(source: Source) -> TextEncoder:
@@ -92,20 +101,32 @@ def boundary_of(source: Source) -> float:
 
 
 def one_network(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """One network of Wan; of those of images to video, 2.1's are also given what a vision encoder sees."""
-    blind = transformer.config.image_dim is None
-    return plain(transformer, x, t, replace(cond, extra={}) if blind else cond)
+    """One network of Wan; of those of images to video, 2.1's are also given what a vision encoder sees.
+
+    An image that it is shown is one more frame, in front, with the level of the last token.
+    """
+    images = references(cond)
+    seen = {} if transformer.config.image_dim is None else without_references(cond).extra
+    cond = replace(cond, extra=seen)
+    if not images:
+        return plain(transformer, x, t, cond)
+    if len(images) > 1:
+        raise ValueError(f"this network is shown one image; got {len(images)}")
+    longer, concat = with_image(x, cond.concat, images[0])
+    if t.ndim == 2:  # a level for each token
+        t = torch.cat([t[:, -1:].expand(-1, t.shape[1] // x.shape[2]), t], dim=1)
+    return plain(behind_image(transformer), longer, t, replace(cond, concat=concat))[:, :, 1:]
 
 
-def by_level(experts: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """The network of Wan 2.2 14B: each row is asked of the network for its level."""
+def by_level(one: Forward, experts: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """The network of Wan 2.2 14B: each row is asked of the network for its level, as `one` asks it."""
     high = t >= experts.boundary
     if high.all():
-        return one_network(experts.high, x, t, cond)
+        return one(experts.high, x, t, cond)
     if not high.any():
-        return one_network(experts.low, x, t, cond)
+        return one(experts.low, x, t, cond)
     out = torch.empty_like(x)
     for k, above in enumerate(high.tolist()):
-        one = slice(k, k + 1)
-        out[one] = one_network(experts.high if above else experts.low, x[one], t[one], rows(cond, one))
+        row = slice(k, k + 1)
+        out[row] = one(experts.high if above else experts.low, x[row], t[row], rows(cond, row))
     return out

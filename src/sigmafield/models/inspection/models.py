@@ -15,6 +15,7 @@ ENCODER_USES = {
     "CLIP-L": ("sd1", "sdxl", "sd3", "flux"), "CLIP-G": ("sdxl", "sdxl_refiner", "sd3"), "CLIP-H": ("sd2",),
     "T5-XXL": ("sd3", "flux", "chroma"), "UMT5-XXL": ("wan",), "Gemma 2 2B": ("lumina2",),
     "Qwen 3 4B": ("z_image", "flux2"), "Qwen 2.5 VL 7B": ("qwen_image",), "Mistral Small": ("flux2",),
+    "Llama 3 8B": ("hidream",),
 }  # fmt: skip
 """The models that text encoders are for."""
 
@@ -24,7 +25,7 @@ CLIPS = {768: "CLIP-L", 1024: "CLIP-H", 1280: "CLIP-G"}
 DECODERS = {2304: "Gemma 2 2B", 2560: "Qwen 3 4B", 3584: "Qwen 2.5 VL 7B", 4096: "Llama 3 8B", 5120: "Mistral Small"}
 """Language models that read prompts, by their width."""
 
-RECENT = ("qwen_image", "z_image", "flux2", "chroma", "wan")
+RECENT = ("hidream", "qwen_image", "qwen_image21", "z_image", "flux2", "chroma", "wan", "wan_fun", "wan_vace")
 """Families of which nothing special is told."""
 
 UMT5_WORDS = 256384

@@ -23,7 +23,7 @@ PREFIXES: dict[str, Sequence[str]] = {
     "lora_unet_": NETWORK, "lora_transformer_": NETWORK, "lycoris_": NETWORK,
     "lora_te_": CLIP_L, "lora_te1_": CLIP_L, "lora_te2_": CLIP_G, "lora_te3_": T5,
     "model.diffusion_model.": NETWORK, "diffusion_model.": NETWORK,
-    "unet.": ("unet",), "transformer.": ("transformer",),
+    "unet.": ("unet",), "transformer.": ("transformer",), "transformer_2.": ("transformer_2",),
     "text_encoder.": CLIP_L, "text_encoder_2.": CLIP_G, "text_encoder_3.": T5[:1],
     "text_encoders.clip_l.transformer.": CLIP_L, "text_encoders.clip_g.transformer.": CLIP_G,
     "text_encoders.t5xxl.transformer.": T5, "text_encoders.umt5xxl.transformer.": T5,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sigmafield.models.directory import opened
+from sigmafield.models.experts import LOW, side_of
 from sigmafield.models.lora.adapters import Adapter, Change, Full, Kronecker, adapter_of
 from sigmafield.models.lora.bundled import bundled_in, widths_of
 from sigmafield.models.lora.keys import (
@@ -70,7 +71,18 @@ def read_lora(path: Path, modules: Mapping[str, Any]) -> Lora:
     """
     tensors, header = tensors_of(path)
     settings = settings_of(path, header, peft=any(key.startswith(PEFT) for key in tensors))
-    return fitted(path, tensors, modules, settings, alpha_of_kohya(path, header, tensors))
+    lora = fitted(path, tensors, modules, settings, alpha_of_kohya(path, header, tensors))
+    return for_experts(lora) if LOW in modules else lora
+
+
+def for_experts(lora: Lora) -> Lora:
+    """A LoRA of a model with two networks: for both, or for the one that its names or its file's name say."""
+    changes, side = dict(lora.changes), side_of(lora.path)
+    if LOW not in changes and "transformer" in changes and side != "high":
+        changes[LOW] = changes["transformer"]
+        if side == "low":
+            del changes["transformer"]
+    return replace(lora, changes=changes)
 
 
 def usable(lora: Lora, partial: bool) -> Lora:

@@ -100,18 +100,22 @@ WAN = {
     "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
     "head.head": "proj_out",
     "head.modulation": "scale_shift_table",
-    "blocks.#.modulation": "blocks.#.scale_shift_table",
-    "blocks.#.norm3": "blocks.#.norm2",
-    "blocks.#.ffn.0": "blocks.#.ffn.net.0.proj",
-    "blocks.#.ffn.2": "blocks.#.ffn.net.2",
-    "blocks.#.cross_attn.k_img": "blocks.#.attn2.add_k_proj",
-    "blocks.#.cross_attn.v_img": "blocks.#.attn2.add_v_proj",
-    "blocks.#.cross_attn.norm_k_img": "blocks.#.attn2.norm_added_k",
+    "vace_blocks.#.before_proj": "vace_blocks.#.proj_in",
+    "vace_blocks.#.after_proj": "vace_blocks.#.proj_out",
     **{
-        f"blocks.#.{old}.{name}": f"blocks.#.{new}.{ours}"
-        for old, new in (("self_attn", "attn1"), ("cross_attn", "attn2"))
-        for name, ours in {
-            "q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k",
+        f"{stack}.#.{old}": f"{stack}.#.{new}"
+        for stack in ("blocks", "vace_blocks")
+        for old, new in {
+            "modulation": "scale_shift_table", "norm3": "norm2", "ffn.0": "ffn.net.0.proj", "ffn.2": "ffn.net.2",
+            "cross_attn.k_img": "attn2.add_k_proj", "cross_attn.v_img": "attn2.add_v_proj",
+            "cross_attn.norm_k_img": "attn2.norm_added_k",
+            **{
+                f"{theirs}.{name}": f"{ours}.{layer}"
+                for theirs, ours in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+                for name, layer in {
+                    "q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k",
+                }.items()
+            },
         }.items()
     },
 }  # fmt: skip
@@ -158,6 +162,8 @@ FLUX2 = {
     "single_blocks.#.norm.key_norm": "single_transformer_blocks.#.attn.norm_k",
 }
 
+QWEN21 = {"transformer_blocks.#.img_mlp.gate_up": "transformer_blocks.#.img_mlp: gate_layer proj"}
+
 TRANSFORMERS = {
     "single_transformer_blocks.0.proj_mlp": FLUX,
     "transformer_blocks.0.norm1_context.linear": SD3,
@@ -165,6 +171,7 @@ TRANSFORMERS = {
     "condition_embedder.time_proj": WAN,
     "noise_refiner.0.attention.to_q": Z_IMAGE,
     "double_stream_modulation_img.linear": FLUX2,
+    "txt_in.text_norm": QWEN21,
 }
 """Published names of each family, by a layer that it has; Flux's, which are Chroma's as well, are looked for first.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,12 @@ from sigmafield.models.single_file.shapes import derived
 from sigmafield.models.single_file.tokenizers import unpack, unpack_own
 from sigmafield.models.weights.files import Weights, open_weights
 from sigmafield.models.weights.packed import Value, unpacked
+
+OWN_TOKENIZERS = {
+    "wan": "tokenizer", "wan_fun": "tokenizer", "wan_vace": "tokenizer", "flux2_dev": "tokenizer",
+    "hidream": "tokenizer_4",
+}  # fmt: skip
+"""Tokenizers that come with the file of a text encoder, by family; others ship with the package."""
 
 V_NORM = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 """Weights of Stable Diffusion 2 that are spread wider than `V_SPREAD` in networks that predict v."""
@@ -34,6 +40,7 @@ class SingleFile:
         configs: Entries of each part's config that differ from the shipped ones.
         elsewhere: Directory with the parts that the file lacks.
         scratch: Directory that tokenizers are unpacked into.
+        paths: The files of parts that are not in `path`.
     """
 
     path: Path
@@ -43,6 +50,7 @@ class SingleFile:
     configs: Mapping[str, Mapping[str, Any]]
     elsewhere: Directory | None
     scratch: Path
+    paths: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def index(self) -> dict[str, Any]:
@@ -69,8 +77,9 @@ class SingleFile:
         """As a directory's: with configs only for the parts in the file, with all files for tokenizers."""
         folder = (self.owner(component) or self.shipped).folder(component, *supported)
         if component.startswith("tokenizer") and self.owner(component) is self.shipped:
-            if self.layout.family == "wan":
-                return unpack_own(self.path, self.scratch / component, folder / "tokenizer_config.json")
+            if OWN_TOKENIZERS.get(self.layout.family) == component:
+                path = self.paths.get(component.replace("tokenizer", "text_encoder"), self.path)
+                return unpack_own(path, self.scratch / component, folder / "tokenizer_config.json")
             return unpack(str(self.class_of(component)), self.scratch / component, folder / "tokenizer_config.json")
         return folder
 

@@ -18,6 +18,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
+    convert_qwen_image21_transformer_checkpoint_to_diffusers,
     convert_sd3_transformer_checkpoint_to_diffusers,
     convert_wan_transformer_to_diffusers,
     convert_wan_vae_to_diffusers,
@@ -60,8 +61,10 @@ def renamed(kind: str, tensors: Weights, config: Mapping[str, Any], family: str)
         return used_up(CONVERTERS[kind], tensors)
     if kind in OF_FLUX:
         return flux(tensors, OF_FLUX[kind])
-    if kind == "Qwen2_5_VLForConditionalGeneration":
+    if kind in SEEING:
         return {qwen_name(name): value for name, value in tensors.items()}
+    if kind == "MistralModel":
+        return mistral(tensors, config)
     if kind in UNCHANGED:
         return tensors
     return clip(tensors, config, family, projected=kind.endswith("WithProjection"))
@@ -138,10 +141,23 @@ def fine_name(name: str) -> str:
 
 
 def qwen_name(name: str) -> str:
-    """A name in the original layout of Qwen 2.5 VL as transformers has it."""
+    """A name in the original layout of Qwen 2.5 VL, or in transformers', as transformers has it."""
+    if name.startswith(("model.language_model.", "model.visual.")):
+        return name
     if name.startswith("visual."):
         return f"model.{name}"
     return f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+
+
+def mistral(tensors: Weights, config: Mapping[str, Any]) -> Weights:
+    """The weights of Mistral's layers; a file that was cut after some of them has no norm, and 1 is put there."""
+    starts = ("language_model.model.", "model.language_model.", "model.")
+    found = Weights()
+    for name, value in tensors.items():
+        start = next((start for start in starts if name.startswith(start)), None)
+        if start is not None:
+            found[name.removeprefix(start)] = value
+    return {"norm.weight": torch.ones(config["hidden_size"]), **found}
 
 
 def flux(tensors: Weights, converter: Any) -> Weights:
@@ -159,23 +175,37 @@ def flux(tensors: Weights, converter: Any) -> Weights:
     return out
 
 
+def qwen21_vae(tensors: Weights, config: Mapping[str, Any]) -> Weights:
+    """The weights of the autoencoder of Qwen-Image 2.1, by diffusers' names or by those of Wan 2.2 5B's."""
+    return wan_vae(tensors, config) if "decoder.conv1.weight" in tensors else tensors
+
+
 VAES = {
     "AutoencoderKL": vae,
     "AutoencoderKLFlux2": flux2_vae,
     "AutoencoderKLQwenImage": wan_vae,
+    "AutoencoderKLQwenImage21": qwen21_vae,
     "AutoencoderKLWan": wan_vae,
 }
 CONVERTERS = {
+    "QwenImage21Transformer2DModel": convert_qwen_image21_transformer_checkpoint_to_diffusers,
     "SD3Transformer2DModel": convert_sd3_transformer_checkpoint_to_diffusers,
     "Flux2Transformer2DModel": convert_flux2_transformer_checkpoint_to_diffusers,
     "ZImageTransformer2DModel": convert_z_image_transformer_checkpoint_to_diffusers,
     "WanTransformer3DModel": convert_wan_transformer_to_diffusers,
+    "WanFunTransformer3DModel": convert_wan_transformer_to_diffusers,
+    "WanVACETransformer3DModel": convert_wan_transformer_to_diffusers,
 }
 OF_FLUX = {
     "FluxTransformer2DModel": convert_flux_transformer_checkpoint_to_diffusers,
     "ChromaTransformer2DModel": convert_chroma_transformer_checkpoint_to_diffusers,
 }
-UNCHANGED = ("T5EncoderModel", "UMT5EncoderModel", "QwenImageTransformer2DModel", "Qwen3ForCausalLM")
+SEEING = ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration")
+"""Language models with a vision encoder."""
+UNCHANGED = (
+    "T5EncoderModel", "UMT5EncoderModel", "Qwen3ForCausalLM", "LlamaForCausalLM", "QwenImageTransformer2DModel",
+    "HiDreamImageTransformer2DModel",
+)  # fmt: skip
 """Classes whose names files have."""
 
 

@@ -13,6 +13,7 @@ LDM = "model.diffusion_model."
 NETWORK_PREFIXES = (LDM, "")
 VAE_PREFIXES = ("first_stage_model.", "vae.")
 CLIP_L, CLIP_G, T5 = (f"text_encoders.{name}.transformer." for name in ("clip_l", "clip_g", "t5xxl"))
+UMT5 = "text_encoders.umt5xxl.transformer."
 
 ENCODERS = {
     "sd1": {"text_encoder": "cond_stage_model.transformer."},
@@ -25,10 +26,20 @@ ENCODERS = {
     "sd3": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5},
     "flux": {"text_encoder": CLIP_L, "text_encoder_2": T5},
     "chroma": {"text_encoder": T5},
+    "hidream": {
+        "text_encoder": CLIP_L,
+        "text_encoder_2": CLIP_G,
+        "text_encoder_3": T5,
+        "text_encoder_4": "text_encoders.llama.transformer.",
+    },
     "qwen_image": {"text_encoder": "text_encoders.qwen25_7b.transformer."},
+    "qwen_image21": {"text_encoder": "text_encoders.qwen3vl_8b.transformer."},
     "z_image": {"text_encoder": "text_encoders.qwen3_4b.transformer."},
     "flux2": {"text_encoder": "text_encoders.qwen3.transformer."},
-    "wan": {"text_encoder": "text_encoders.umt5xxl.transformer."},
+    "flux2_dev": {"text_encoder": "text_encoders.mistral3_24b.transformer."},
+    "wan": {"text_encoder": UMT5},
+    "wan_fun": {"text_encoder": UMT5},
+    "wan_vace": {"text_encoder": UMT5},
 }
 """Where the text encoders of each family lie in a file."""
 
@@ -42,8 +53,9 @@ NOT_SUPPORTED = {
     "double_layers.0.attn.": "AuraFlow",
     "clip_txt_mapper.": "Stable Cascade",
     "down_blocks.0.0.channelwise.": "Stable Cascade",
-    "vace_blocks.": "Wan VACE",
     "control_adapter.": "Wan with a camera",
+    "casual_audio_encoder.": "Wan S2V",
+    "face_adapter.": "Wan Animate",
     "txt_in.individual_token_refiner.": "HunyuanVideo",
     "patchify_proj.": "LTX-Video",
     "input_blocks.1.0.time_stack.": "Stable Video Diffusion",
@@ -116,11 +128,15 @@ def recognise(shapes: Shapes) -> Layout:
 
 
 TRANSFORMERS = {
+    "caption_projection.0.linear.weight": "hidream",
+    "txt_in.text_norm.weight": "qwen_image21",
     "transformer_blocks.0.img_mod.1.weight": "qwen_image",
     "cap_pad_token": "z_image",
     "double_stream_modulation_img.lin.weight": "flux2",
     "distilled_guidance_layer.in_proj.weight": "chroma",
     "double_blocks.0.img_attn.qkv.weight": "flux",
+    "vace_patch_embedding.weight": "wan_vace",
+    "ref_conv.weight": "wan_fun",
     "head.modulation": "wan",
     "cap_embedder.0.weight": "Lumina 2",
 }

@@ -23,6 +23,45 @@ def qwen(s: Shapes) -> dict[str, Any]:
     }
 
 
+def qwen21(s: Shapes) -> dict[str, Any]:
+    """The transformer of Qwen-Image 2.1."""
+    width, channels = s["img_in.weight"]
+    head = s["transformer_blocks.0.attn.norm_q.weight"][0]
+    return {
+        "in_channels": channels,
+        "out_channels": s["proj_out.weight"][0],
+        "num_layers": count(s, "transformer_blocks.{}.attn.to_q.weight"),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "context_in_dim": s["txt_in.in_layer.weight"][1],
+        "mlp_ratio": s["transformer_blocks.0.img_mlp.out.weight"][1] // width,
+        "axes_dims_rope": [head // 8, head * 7 // 16, head * 7 // 16],
+    }
+
+
+def hidream(s: Shapes) -> dict[str, Any]:
+    """The transformer of HiDream, whose heads are 128 wide; each block reads a layer of Llama, or the last one."""
+    width, channels = s["x_embedder.proj.weight"]
+    layers = count(s, "double_stream_blocks.{}.block.adaLN_modulation.1.weight")
+    singles = count(s, "single_stream_blocks.{}.block.adaLN_modulation.1.weight")
+    head = min(width, 128)
+    return {
+        "in_channels": channels // 4,
+        "out_channels": s["final_layer.linear.weight"][0] // 4,
+        "num_layers": layers,
+        "num_single_layers": singles,
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "caption_channels": [
+            s[f"caption_projection.{layers + singles}.linear.weight"][1], s["caption_projection.0.linear.weight"][1]
+        ],
+        "text_emb_dim": s["p_embedder.pooled_embedder.linear_1.weight"][1],
+        "num_routed_experts": s["double_stream_blocks.0.block.ff_i.gate.weight"][0],
+        "axes_dims_rope": [head // 2, head // 4, head // 4],
+        "llama_layers": [min(k, 31) for k in range(layers + singles)],
+    }  # fmt: skip
+
+
 def z_image(s: Shapes) -> dict[str, Any]:
     """The transformer of Z-Image; a head's rotation is shared out 2 : 3 : 3."""
     width, tokens = s["x_embedder.weight"]
@@ -96,6 +135,15 @@ def wan(s: Shapes) -> dict[str, Any]:
     }
 
 
+def wan_vace(s: Shapes) -> dict[str, Any]:
+    """The transformer of Wan VACE, whose blocks for the control belong to every second or fifth of Wan's."""
+    config, control = wan(s), count(s, "vace_blocks.{}.ffn.0.weight")
+    return config | {
+        "vace_layers": list(range(0, config["num_layers"], config["num_layers"] // max(control, 1))),
+        "vace_in_channels": s["vace_patch_embedding.weight"][1],
+    }
+
+
 def language(s: Shapes) -> dict[str, Any]:
     """A language model; Qwen 3 has norms as wide as a head, of others a head is 128 wide."""
     words, width = s["model.embed_tokens.weight"]
@@ -132,6 +180,42 @@ def seeing(s: Shapes) -> dict[str, Any]:
     return {"text_config": text, "vision_config": sight, "tie_word_embeddings": text["tie_word_embeddings"]}
 
 
+def seeing3(s: Shapes) -> dict[str, Any]:
+    """Qwen 3 VL: a language model, and a vision encoder whose heads are 72 wide."""
+    s = {name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): s[name] for name in s}
+    width, _, frames, patch, _ = s["visual.patch_embed.proj.weight"]
+    depth, more = count(s, "visual.blocks.{}.attn.qkv.weight"), count(s, "visual.deepstack_merger_list.{}.norm.weight")
+    sight = {
+        "depth": depth,
+        "hidden_size": width,
+        "intermediate_size": s["visual.blocks.0.mlp.linear_fc1.weight"][0],
+        "num_heads": max(width // 72, 1),
+        "patch_size": patch,
+        "temporal_patch_size": frames,
+        "out_hidden_size": s["visual.merger.linear_fc2.weight"][0],
+        "num_position_embeddings": s["visual.pos_embed.weight"][0],
+        "deepstack_visual_indexes": {27: [8, 16, 24], 24: [5, 11, 17]}.get(depth, list(range(more))),
+    }
+    text = language(s)
+    share = text["head_dim"] * 5 // 32
+    turns = {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": [text["head_dim"] // 2 - 2 * share, share, share],
+        "mrope_interleaved": True,
+    }
+    text |= {"model_type": "qwen3_vl_text", "rms_norm_eps": 1e-6, "rope_parameters": turns}
+    return {"text_config": text, "vision_config": sight, "tie_word_embeddings": text["tie_word_embeddings"]}
+
+
+def kl_qwen21(s: Shapes) -> dict[str, Any]:
+    """The autoencoder of Qwen-Image 2.1, by diffusers' names or those of Wan's; its last level is 8 times wider."""
+    first, last = (
+        f"{side}.conv1.weight" if "conv2.weight" in s else f"{side}.conv_in.weight" for side in ("encoder", "decoder")
+    )
+    return {"z_dim": s[last][1], "base_dim": s[first][0], "decoder_base_dim": s[last][0] // 8}
+
+
 def kl_flux2(s: Shapes) -> dict[str, Any]:
     """The autoencoder of Flux 2."""
     levels = count(s, "decoder.up.{}.block.0.conv1.weight")
@@ -164,10 +248,20 @@ def kl_wan(s: Shapes) -> dict[str, Any]:
 
 
 TRANSFORMERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
-    "qwen_image": qwen, "z_image": z_image, "flux2": flux2, "chroma": chroma, "wan": wan,
+    "hidream": hidream, "qwen_image": qwen, "qwen_image21": qwen21, "z_image": z_image, "flux2": flux2,
+    "chroma": chroma, "wan": wan, "wan_fun": wan, "wan_vace": wan_vace,
 }  # fmt: skip
 """How the config of a family's transformer is read."""
-ENCODERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {"qwen_image": seeing, "z_image": language, "flux2": language}
+ENCODERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
+    "qwen_image": seeing,
+    "qwen_image21": seeing3,
+    "z_image": language,
+    "flux2": language,
+    "flux2_dev": language,
+}
 """How the config of a family's language model is read."""
-VAES: dict[str, Callable[[Shapes], dict[str, Any]]] = {"flux2": kl_flux2, "qwen_image": kl_wan, "wan": kl_wan}
+VAES: dict[str, Callable[[Shapes], dict[str, Any]]] = {
+    "flux2": kl_flux2, "qwen_image": kl_wan, "qwen_image21": kl_qwen21, "wan": kl_wan, "wan_fun": kl_wan,
+    "wan_vace": kl_wan,
+}  # fmt: skip
 """How the config of a family's autoencoder is read, where it is not of Stable Diffusion's kind."""

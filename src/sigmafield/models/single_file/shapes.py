@@ -11,6 +11,9 @@ from typing import Any
 from sigmafield.models.single_file import recent_shapes as recent
 from sigmafield.models.single_file.layouts import Layout, Shapes, count
 
+T5_ALONE = ("chroma", "wan", "wan_fun", "wan_vace")
+"""Families with one text encoder, T5 or UMT5."""
+
 
 def derived(layout: Layout, shapes: Shapes) -> dict[str, dict[str, Any]]:
     """Entries of the config of each part that is in a file, read off the shapes of the file's weights.
@@ -32,13 +35,11 @@ def reader(family: str, part: str) -> Any:
         return {"unet": unet, "vae": recent.VAES.get(family, vae)}[part]
     if part == "transformer":
         return {"sd3": sd3, "flux": flux, **recent.TRANSFORMERS}[family]
+    if part == "text_encoder_4":
+        return recent.language
     if family in recent.ENCODERS:
         return recent.ENCODERS[family]
-    if part == "text_encoder_3" or (family, part) in (
-        ("flux", "text_encoder_2"),
-        ("chroma", "text_encoder"),
-        ("wan", "text_encoder"),
-    ):
+    if part == "text_encoder_3" or family in T5_ALONE or (family, part) == ("flux", "text_encoder_2"):
         return t5
     return any_clip
 

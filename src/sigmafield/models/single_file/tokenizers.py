@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from safetensors import safe_open
 
-from sigmafield.models.single_file.sentencepiece import tokenizer_json
+from sigmafield.models.single_file import sentencepiece, tekken
 from sigmafield.models.tiny.tokenizer import byte_symbols
 
 END_OF_WORD = "</w>"
-SPIECE = "spiece_model"
-"""Name of the tensor that holds a tokenizer in the format of SentencePiece."""
 
 
 def unpack(kind: str, folder: Path, config: Path) -> Path:
@@ -31,23 +30,39 @@ def unpack(kind: str, folder: Path, config: Path) -> Path:
 
 
 def unpack_own(path: Path, folder: Path, config: Path) -> Path:
-    """The folder, with the tokenizer that a file of a text encoder holds, and its tokenizer_config.json in it.
+    """The folder, with the tokenizer of a file of a text encoder, and its tokenizer_config.json in it.
+
+    The file holds the tokenizer, or there is one next to it: NAME.tokenizer.json for NAME.safetensors.
 
     Raises:
-        ValueError: The file holds none, or one of another kind.
+        ValueError: There is no tokenizer, or it is of another kind.
     """
-    name, pieces = None, b""
+    text, sibling = None, path.with_suffix(".tokenizer.json")
     if path.suffix.lower() != ".gguf":
         with safe_open(path, "pt") as file:
-            names = file.keys()
-            name = next((name for name in names if name.rpartition(".")[2] == SPIECE), None)
-            pieces = b"" if name is None else bytes(file.get_tensor(name).flatten().tolist())
-    if name is None:
-        raise ValueError(f"{path}: the text encoder has no tokenizer with it, named {SPIECE}")
+            names = {name.rpartition(".")[2]: name for name in file.keys()}  # noqa: SIM118
+            kind = next((kind for kind in HELD if kind in names), None)
+            if kind is not None:
+                text = HELD[kind](bytes(file.get_tensor(names[kind]).flatten().tolist()))
+    if text is None and sibling.is_file():
+        text = sibling.read_text("utf-8")
+    if text is None:
+        raise ValueError(
+            f"{path}: the text encoder has no tokenizer with it, neither in a tensor ({', '.join(HELD)}) nor in a file "
+            f"{sibling.name} next to it"
+        )
     folder.mkdir(exist_ok=True)
     (folder / config.name).write_bytes(config.read_bytes())
-    (folder / "tokenizer.json").write_text(tokenizer_json(pieces), "utf-8")
+    (folder / "tokenizer.json").write_text(text, "utf-8")
     return folder
+
+
+HELD: Mapping[str, Callable[[bytes], str]] = {
+    "spiece_model": sentencepiece.tokenizer_json,
+    "tekken_model": tekken.tokenizer_json,
+    "tokenizer_json": bytes.decode,
+}
+"""What makes a tokenizer.json of a tensor that holds a tokenizer, by the tensor's name."""
 
 
 @cache

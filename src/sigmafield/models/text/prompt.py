@@ -78,7 +78,7 @@ class Parts(str):
 
 
 def text_for(prompt: str, encoder: str) -> str:
-    """What a prompt says to an encoder: clip_l, clip_g or t5."""
+    """What a prompt says to an encoder: clip_l, clip_g, t5 or llama."""
     return prompt.others.get(encoder, prompt) if isinstance(prompt, Parts) else prompt
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 SCALES = ("scale_weight", "weight_scale")
 """Last parts of the names of a weight's scale, in the order in which the spellings came up."""
 
-MARKS = ("scale_input", "input_scale", "scaled_fp8", "comfy_quant", "spiece_model")
+MARKS = ("scale_input", "input_scale", "scaled_fp8", "comfy_quant", "spiece_model", "tekken_model", "tokenizer_json")
 """Last parts of the names of tensors that are no weights: scales of inputs, marks, and the tokenizer of a T5."""
 
 FLOATS = ("F16", "BF16", "F32", "F64")

@@ -160,13 +160,13 @@ class Batcher:
         here, key, now = self._here, key_of(call, self.settings.exact), time.perf_counter()
         run = here.run if here.inside else None
         if here.turn is not None and not call.alone:
-            self._costs.asked(key, len(call.x), now - here.turn)
+            self._costs.asked(key, call.x.shape[0], now - here.turn)
         asked = Asked(call, key, run, now, torch.is_grad_enabled())
         with self._changed:
             if self._closed is not None:
                 raise self._closed
             if run is not None:
-                run.called(key, len(call.x), now)
+                run.called(key, asked.rows, now)
             self._waiting.append(asked)
         try:
             answer = self._answer(asked)
@@ -258,11 +258,11 @@ class Batcher:
     def _taken(self, calls: Sequence[Asked]) -> list[Asked]:
         """As many of the calls of a group as one network call has room for."""
         first, most = calls[0], self._device.most(calls[0])
-        taken, n = [first], len(first.call.x)
+        taken, n = [first], first.rows
         for asked in calls[1:]:
-            if (most is None or n + len(asked.call.x) <= most) and fits(asked.call, [each.call for each in taken]):
+            if (most is None or n + asked.rows <= most) and fits(asked.call, [each.call for each in taken]):
                 taken.append(asked)
-                n += len(asked.call.x)
+                n += asked.rows
         return taken
 
     def _make_now(self, group: list[Asked], own: Asked | None = None) -> None:

@@ -61,8 +61,8 @@ class DeviceCalls:
         """
         if self._window is not None:
             return began + self._window
-        first, rows = calls[0], sum(len(asked.call.x) for asked in calls)
-        more = run.rows or len(first.call.x)
+        first, rows = calls[0], sum(asked.rows for asked in calls)
+        more = run.rows or first.rows
         worth = self._costs.worth(first.key, *(self._size(first, n) for n in (rows, more, rows + more)))
         return run.due if worth is None else min(max(run.due, run.since + PATIENCE * worth), began + worth)
 
@@ -95,7 +95,7 @@ class DeviceCalls:
                 out.append(answer)
                 done += len(part)
         answer = out[0] if len(out) == 1 else torch.cat(out)
-        return [answer] if len(group) == 1 else list(answer.split([len(asked.call.x) for asked in group]))
+        return [answer] if len(group) == 1 else list(answer.split([asked.rows for asked in group]))
 
     def settle(self) -> None:
         """Waits until the device has made the calls, and notes their seconds."""
@@ -126,7 +126,7 @@ class DeviceCalls:
 
     def _network(self, first: Asked, rows: Rows) -> Tensor:
         """One network call."""
-        call = replace(first.call, x=rows.x, t=rows.t, cond=rows.cond)
+        call = first.call if rows.x is first.call.x else replace(first.call, x=rows.x, t=rows.t, cond=rows.cond)
         self.computed += len(rows)
         with torch.set_grad_enabled(first.grad):
             if rows.x.is_cuda:

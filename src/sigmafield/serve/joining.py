@@ -35,7 +35,7 @@ class Rows:
     cond: Cond
 
     def __len__(self) -> int:
-        return len(self.x)
+        return self.x.shape[0]
 
     @classmethod
     def of(cls, call: NetworkCall) -> Rows:

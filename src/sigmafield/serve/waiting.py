@@ -68,6 +68,7 @@ class Asked:
         answered: Whether the call has been made.
         has_turn: Whether the answer was handed to its thread, which works since then.
         given_up: Whether the thread no longer waits.
+        rows: Rows of the call.
     """
 
     call: NetworkCall
@@ -79,6 +80,10 @@ class Asked:
     answered: bool = False
     has_turn: bool = False
     given_up: bool = False
+    rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = self.call.x.shape[0]
 
     @property
     def order(self) -> tuple[int, float]:
@@ -133,7 +138,7 @@ def choose(waiting: Sequence[Asked], present: Iterable[Present], now: float, fre
     absent, ends = [run for run in present if not run.waits], list[float]()
     for calls in groups.values():
         first, began = calls[0], max(free_since, min(asked.since for asked in calls))
-        most, rows = rules.most(first), sum(len(asked.call.x) for asked in calls)
+        most, rows = rules.most(first), sum(asked.rows for asked in calls)
         full = first.call.alone or (most is not None and rows >= most)
         due = [] if full else [rules.until(calls, run, began) for run in absent if run.key in (None, first.key)]
         if all(end <= now for end in due):

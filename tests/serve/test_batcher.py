@@ -384,6 +384,51 @@ def test_runs_take_turns_between_their_calls(pipe: sf.Pipeline) -> None:
     assert most == 1
 
 
+def test_on_the_cpu_a_joined_call_is_made_by_one_of_its_runs(pipe: sf.Pipeline) -> None:
+    """No other thread has to be woken for it."""
+    made: list[tuple[threading.Thread, int]] = []
+
+    def forward(module: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        made.append((threading.current_thread(), len(x)))
+        return x
+
+    def step(model: DiffusionModel) -> threading.Thread:
+        for _ in range(3):
+            ask(model)
+        return threading.current_thread()
+
+    with batcher_of(window=10.0) as batcher:
+        model = batcher.joined(network(pipe, forward))
+        runs = in_threads(batcher, [lambda: step(model)] * 3)
+    assert [n for _, n in made] == [3, 3, 3] and all(thread in runs for thread, _ in made)
+
+
+def test_an_interrupted_run_leaves_the_calls_of_others_to_them(pipe: sf.Pipeline) -> None:
+    """Ctrl-C arrives in the thread that makes the call for all."""
+    sizes: list[int] = []
+
+    def forward(module: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        sizes.append(len(x))
+        if len(sizes) == 1:
+            raise KeyboardInterrupt
+        return 2 * x
+
+    def asking(fill: float) -> Tensor | None:
+        try:
+            return ask(model, fill=fill)
+        except KeyboardInterrupt:
+            return None
+
+    with batcher_of(window=10.0) as batcher:
+        model = batcher.joined(network(pipe, forward))
+        fills = (0.25, 0.5, 0.75)
+        out = in_threads(batcher, [lambda fill=fill: asking(fill) for fill in fills])
+        wanted = [ask(network(pipe, lambda module, x, t, cond: 2 * x), fill=fill) for fill in fills]
+        assert sum(each is None for each in out) == 1 and sizes == [3, 2]
+        assert all(torch.equal(a, b) for a, b in zip(out, wanted) if a is not None)
+        assert torch.equal(in_threads(batcher, [lambda: asking(0.25)])[0], wanted[0])  # nobody holds the turn
+
+
 def test_closing_ends_the_calls_that_wait(pipe: sf.Pipeline) -> None:
     batcher = Batcher(BatchSettings(window=30.0))
     model = batcher.joined(network(pipe, lambda module, x, t, cond: x))

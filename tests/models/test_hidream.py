@@ -81,6 +81,7 @@ def written(path: Path, tensors: dict[str, Tensor]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_files(tmp_path: Path, loaded: Loaded, family: Family) -> None:
     """The network, whose names are diffusers', and four text encoders in any order; Llama's words lie next to it."""
     ours, (_, pipe) = loaded("hidream"), family("hidream")

@@ -293,7 +293,7 @@ def llama(vocab: int, layers: int = 2) -> Any:
     """A text encoder of transformers: Llama."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return randomise(LlamaForCausalLM(LlamaConfig(**language(vocab, layers))))
+    return randomise(LlamaForCausalLM(LlamaConfig(**language(vocab, layers, heads=1))))
 
 
 def save_hidream(folder: Path) -> Any:

@@ -110,7 +110,7 @@ def test_rows_of_a_call_do_not_see_each_other(loaded: Loaded, family: Family) ->
             img_shapes=[[(1, 4, 6)]],
             img_mask=torch.cat([torch.zeros(1, embeds.shape[1]), torch.ones(1, 6)], 1).bool(),
         ).sample  # fmt: skip
-        assert_close(got[row], want[0].T.reshape(64, 4, 6), atol=1e-5, rtol=0)
+        assert_close(got[row], want[0, -24:].T.reshape(64, 4, 6), atol=1e-5, rtol=0)
 
 
 def test_images_that_the_prompt_does_not_know(loaded: Loaded) -> None:
@@ -144,7 +144,7 @@ def written(path: Path, tensors: dict[str, Tensor]) -> Path:
 
 
 def test_split_files(tmp_path: Path, loaded: Loaded, family: Family) -> None:
-    """Network, text encoder and VAE in files of their own, and a LoRA in the network's published names."""
+    """Network and VAE in files of their own, and a LoRA in the network's published names."""
     ours, (_, pipe) = loaded(NAME), family(NAME)
     tensors = in_published_names(pipe.transformer)
     assert "transformer_blocks.0.img_mlp.gate_up.weight" in tensors
@@ -165,6 +165,10 @@ def test_split_files(tmp_path: Path, loaded: Loaded, family: Family) -> None:
         assert (vae.channels, vae.factor) == (64, 16)
         assert torch.equal(vae.encode(image(32, 32)), ours.vae.encode(image(32, 32)))
 
+
+@pytest.mark.slow
+def test_text_encoder_in_a_file(tmp_path: Path) -> None:
+    """Qwen 3 VL reads prompts with the tokenizer that ships, and images before them."""
     words = AutoTokenizer.from_pretrained(shipped_words())
     module = recent_models.qwen3_vl(151936, words)
     text = load_text([written(tmp_path / "qwen3vl.safetensors", module.state_dict())], "qwen_image")

@@ -68,7 +68,9 @@ def test_the_text_encoder_of_flux2_dev(layers: int, tmp_path: Path) -> None:
     from transformers import MistralConfig, MistralModel
 
     size = FIRST + 256 + len(WORDS)
-    module = randomise(MistralModel(MistralConfig(**language(size, layers=layers, width=16, heads=1))))
+    settings = language(size, layers=layers, width=16, heads=1) | {"rms_norm_eps": 1e-5, "sliding_window": None}
+    turns = {"rope_type": "default", "rope_theta": 1e9}
+    module = randomise(MistralModel(MistralConfig(**settings, rope_parameters=turns)))
     tensors = {f"model.{name}": value for name, value in module.state_dict().items()}
     if layers == 30:
         del tensors["model.norm.weight"]

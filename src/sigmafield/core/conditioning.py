@@ -55,8 +55,8 @@ class Residuals(NamedTuple):
     """What a control adds inside a network: empty, or None, where it adds nothing.
 
     Of a UNet: skips: to each skip connection of the way down; middle: after the middle block; blocks: within each down
-    block. Of a transformer: blocks: after each block, of Flux each joint one; singles: after each of Flux's single
-    blocks.
+    block. Of a transformer: blocks: after each block, of Flux each joint one, a single 0 where nothing is added;
+    singles: after each of Flux's single blocks.
     """
 
     skips: Sequence[Tensor] = ()

@@ -286,4 +286,4 @@ class DiffusionModel:
 
 def no_controls(name: str) -> ValueError:
     """Makes the error for a control where the network takes none."""
-    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2, XL and 3, and for Flux")
+    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2, XL and 3, Flux and Z-Image")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Loading(Protocol):
     """Calls a function that loads something, or gives what an equal call has loaded."""
 

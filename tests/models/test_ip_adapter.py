@@ -135,8 +135,8 @@ def test_a_run_with_an_image_leaves_the_model_as_it_was(unets):
     first = run([shown], [hidden])
     assert not torch.allclose(first, without, atol=1e-3)
     assert not torch.allclose(run([shown]), first, atol=1e-3)
-    assert torch.equal(run([replace(shown, weights=[0.0] * len(adapter.layers))]), without)
-    assert torch.equal(run([replace(shown, window=(1.0, 1.0))]), without)
+    for change in ({"weights": [0.0] * len(adapter.layers)}, {"window": (1.0, 1.0)}):
+        assert torch.equal(run([replace(shown, **change)], [replace(hidden, **change)]), without)
     assert not torch.allclose(run([replace(shown, window=(0.0, 0.5))]), run([shown]), atol=1e-4)
     both = torch.ones(1, 8, 12)
     assert_close(run([replace(shown, mask=both)], [replace(hidden, mask=both)]), first, atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sigmafield.comfyui.run import run_workflow, run_workflow_async
     from sigmafield.comfyui.workflow.value import Workflow
-    from sigmafield.core.conditioning import Area, Cond, Control
+    from sigmafield.core.conditioning import Area, Cond, Control, ImagePrompt
     from sigmafield.core.geometry import Box, Tile
     from sigmafield.core.grid import Grid
     from sigmafield.core.process import VE, Flow, Span
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sigmafield.models.diffusion_model import DiffusionModel
     from sigmafield.models.inspection.inspect import inspect
     from sigmafield.models.inspection.report import Inspected
-    from sigmafield.models.load import load, load_control
+    from sigmafield.models.load import load, load_control, load_ip_adapter, load_vision
     from sigmafield.models.text.encoder import TextEncoder
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from sigmafield.recipes.generate import generate
     from sigmafield.recipes.inputs import Inputs, read_inputs
     from sigmafield.recipes.mods import MODS, parse_mods
-    from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
+    from sigmafield.recipes.options import (
+        AdapterImage,
+        ControlImage,
+        DemoFusion,
+        Detail,
+        Lora,
+        Reference,
+        Region,
+        Tiling,
+    )
     from sigmafield.recipes.recipe import Recipe
     from sigmafield.recipes.settings import Settings
     from sigmafield.runs.checkpoint import load_state, save_state
@@ -49,6 +58,7 @@ _HOME = {
         "Area",
         "Cond",
         "Control",
+        "ImagePrompt",
     ),
     "core.geometry": (
         "Box",
@@ -81,6 +91,8 @@ _HOME = {
     "models.load": (
         "load",
         "load_control",
+        "load_ip_adapter",
+        "load_vision",
     ),
     "noise.brownian": ("Brownian",),
     "noise.sources": (
@@ -104,10 +116,12 @@ _HOME = {
         "parse_mods",
     ),
     "recipes.options": (
+        "AdapterImage",
         "ControlImage",
         "DemoFusion",
         "Detail",
         "Lora",
+        "Reference",
         "Region",
         "Tiling",
     ),
@@ -137,6 +151,7 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "VE",
+    "AdapterImage",
     "Area",
     "Box",
     "Brownian",
@@ -151,6 +166,7 @@ __all__ = [
     "Gaussian",
     "Grid",
     "Guider",
+    "ImagePrompt",
     "Inputs",
     "Inspected",
     "Job",
@@ -161,6 +177,7 @@ __all__ = [
     "Pipeline",
     "Pred",
     "Recipe",
+    "Reference",
     "Region",
     "Result",
     "Run",
@@ -182,7 +199,9 @@ __all__ = [
     "iterate",
     "load",
     "load_control",
+    "load_ip_adapter",
     "load_state",
+    "load_vision",
     "open_job",
     "open_pipe",
     "parse_mods",

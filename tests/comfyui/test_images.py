@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from sigmafield.comfyui.context import Remarked
-from sigmafield.comfyui.nodes import compositing, image_filters, image_sizes, images
+from sigmafield.comfyui.nodes import compositing, image_filters, image_sizes, images, latents
 
 
 def image(*shape, seed=0):
@@ -374,3 +374,17 @@ def test_canny_keeps_weak_edges_that_touch_a_strong_one():
     out = image_filters.canny(x, 0.5, 0.9)[0, 8:12, 1:-1, 0]
     assert (out.sum(0) == 1).all()
     assert image_filters.canny(0.3 * x, 0.15, 0.9).sum() == 0  # from 0.78 down
+
+
+def test_results_that_no_machine_can_hold_are_refused():
+    """Also where repeated scaling leads to them: what is checked is the size of the result."""
+    wide = torch.zeros(1, 1, 60000, 3)
+    for method in ("bicubic", "lanczos"):
+        with pytest.raises(ValueError, match="480000x8 for 1 image is too large: sides are at most 65536"):
+            image_sizes.image_scale_by(wide, method, 8.0)
+    latent = {"samples": torch.zeros(1, 4, 1, 60000)}
+    with pytest.raises(ValueError, match="480000x8 for 1 image is too large"):
+        latents.latent_upscale_by(latent, "bislerp", 8.0)
+    memory = "and a result takes at most .* GiB on this machine"
+    with pytest.raises(ValueError, match=memory):
+        image_sizes.image_scale_by(torch.zeros(1, 8000, 8000, 1).expand(99, -1, -1, 3), "area", 8.0)

@@ -17,5 +17,5 @@ def test_every_class_is_offered_or_left_out():
 def test_what_is_left_out_is_not_offered():
     names = [name for each in LEFT_OUT.values() for name in each]
     assert len(names) == len(set(names)) and not set(names) & set(all_nodes())
-    assert reasons()["ModelPatchLoader"].startswith("reads patches of Qwen-Image")
+    assert reasons()["QwenImageDiffsynthControlnet"].startswith("needs a patch of a network")
     assert "KSampler" not in reasons()

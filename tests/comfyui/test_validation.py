@@ -114,6 +114,13 @@ def test_null_is_not_one_of_the_choices(folders):
     assert problem.type == "value_not_in_list" and "sampler_name: 'None' not in" in problem.details
 
 
+def test_null_is_not_a_text(folders):
+    prompt = copy.deepcopy(TEXT_TO_IMAGE)
+    prompt["6"]["inputs"]["text"] = None
+    [problem] = validate(prompt, SHAPES, folders).faulty["6"].problems
+    assert problem.type == "invalid_input_type" and problem.details == "text, None, a text is needed; got null"
+
+
 @pytest.mark.parametrize("image", [None, 5, {"a": 1}])
 def test_a_class_s_own_check_may_fail_for_a_value_of_another_type(image, folders):
     prompt = {"1": {"class_type": "LoadImage", "inputs": {"image": image}}, "2": saving(images=["1", 0])}

@@ -21,7 +21,8 @@ ANY_JSON = st.recursive(
 )
 NESTED = {
     "regions": sf.Region, "loras": sf.Lora, "controls": sf.ControlImage, "tiling": sf.Tiling, "detail": sf.Detail,
-    "demofusion": sf.DemoFusion,
+    "demofusion": sf.DemoFusion, "references": sf.Reference,
+    "ip_adapters": sf.AdapterImage,
 }  # fmt: skip
 
 

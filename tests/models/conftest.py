@@ -87,6 +87,8 @@ FAMILIES: dict[str, Callable[[Path], Any]] = {
     "sd3 without T5": lambda folder: small_models.save_sd3(folder, long=False),
     "flux dev": lambda folder: small_models.save_flux(folder, guided=True),
     "flux schnell": lambda folder: small_models.save_flux(folder, guided=False),
+    "flux fill": lambda folder: small_models.save_flux(folder, guided=True, shown=16 + 4),
+    "flux depth": lambda folder: small_models.save_flux(folder, guided=True, shown=16),
     "auraflow": small_models.save_auraflow,
     "lumina2": small_models.save_lumina,
     "wan": small_models.save_wan,

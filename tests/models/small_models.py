@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ip_adapter_files import save_adapter, save_encoder
 
 CORPUS = [
     "a photograph of an astronaut riding a horse",
@@ -218,6 +219,8 @@ def write_page(folder: Path) -> None:
         (folder / made / "model").rename(folder / name)
     control_net(plain.unet).save_pretrained(folder / "sd-controlnet-canny")
     adapter().save_pretrained(folder / "t2iadapter-depth")
+    save_adapter(folder / "ip-adapter_sd15.safetensors", plain.unet)
+    save_encoder(folder / "image_encoder.safetensors")
     randomise(AutoencoderTiny()).save_pretrained(folder / "taesd")
     for name in ("edges", "depth", "photo", "mask"):
         Image.effect_noise((PIXELS, PIXELS), 90).save(folder / f"{name}.png")
@@ -305,14 +308,15 @@ def save_sd3(folder: Path, long: bool = True) -> Any:
     return pipe
 
 
-def save_flux(folder: Path, guided: bool) -> Any:
-    """A pipeline like Flux's, also saved to the folder; guided: dev, else schnell."""
+def save_flux(folder: Path, guided: bool, shown: int = 0) -> Any:
+    """A pipeline like Flux's, also saved to the folder; guided: dev, else schnell; shown: further channels."""
     from diffusers import FluxPipeline, FluxTransformer2DModel
 
     a, size = tokenizer(folder / "a")
     b, size_b = words(folder / "b")
     network = FluxTransformer2DModel(
-        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        in_channels=64 + 4 * shown, out_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=guided, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
     levels = {"use_dynamic_shifting": True, "shift": 3.0} if guided else {"shift": 1.0}

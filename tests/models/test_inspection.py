@@ -106,6 +106,25 @@ FILES: dict[str, tuple[Mapping[str, tuple[int, ...]], str, dict[str, Any]]] = {
     "inversion": ({"emb_params": (4, 1024)}, "textual inversion for Stable Diffusion 2", {}),
     "xl inversion": ({"clip_l": (4, 768), "clip_g": (4, 1280)}, "textual inversion for Stable Diffusion XL", {}),
     "taesd": ({"1.weight": (64, 4, 3, 3), "3.conv.0.weight": (64, 64, 3, 3)}, "preview decoder for Stable", {}),
+    "ip-adapter": (
+        {"image_proj.latents": (1, 16, 768), "ip_adapter.1.to_k_ip.weight": (640, 2048)},
+        "IP-Adapter for Stable Diffusion XL",
+        {"facts": {"sort": "plus"}, "missing": ("a model", "a vision encoder", "an image")},
+    ),
+    "faceid": (
+        {
+            "image_proj.proj.0.weight": (1024, 512),
+            "image_proj.norm.weight": (768,),
+            "ip_adapter.0.to_k_lora.up.weight": (),
+        },
+        "IP-Adapter",
+        {"problem": "needs a face recogniser"},
+    ),
+    "z-image control": (
+        {"control_layers.0.after_proj.weight": (3840, 3840)},
+        "control net for Z-Image",
+        {},
+    ),
     "esrgan": ({"model.0.weight": (64, 3, 3, 3)}, "upscaler", {"problem": "are not supported"}),
     "diffusers": ({"down_blocks.0.resnets.0.conv1.weight": (1,)}, "network", {"problem": "put it in a directory"}),
     "bitsandbytes": (flux(**{"img_in.weight.absmax": (3,)}), "Flux network", {"problem": "quantised by bitsandbytes"}),

@@ -19,6 +19,7 @@ import sigmafield as sf
 from sigmafield.core.conditioning import Control
 from sigmafield.models.load import load_control
 from sigmafield.recipes.build import Job
+from sigmafield.recipes.steering import Steering
 from sigmafield.runs.run import finish
 from sigmafield.serve.batcher import Batcher, BatchSettings
 
@@ -32,7 +33,7 @@ RECIPES = [sf.Recipe("a red heart", steps=2, seed=1), sf.Recipe("a blue star", s
 def jobs_of(batcher: Batcher, pipe: sf.Pipeline, controls: Sequence[Control] = ()) -> list[Job]:
     """The recipes' jobs on a model whose calls a batcher makes."""
     pipe = replace(pipe, model=batcher.joined(pipe.model))
-    return [sf.open_job(recipe, pipe, controls=controls) for recipe in RECIPES]
+    return [sf.open_job(recipe, pipe, steering=Steering(controls)) for recipe in RECIPES]
 
 
 def at_once(batcher: Batcher, jobs: Sequence[Job]) -> list[Tensor]:
@@ -58,7 +59,7 @@ def check(pipe: sf.Pipeline, controls: Sequence[Control] = ()) -> None:
     jobs = jobs_of(batcher, pipe, controls)
     out = at_once(batcher, jobs)
     batcher.close()
-    alone = [finish(job.run, job.start) for job in (sf.open_job(r, pipe, controls=controls) for r in RECIPES)]
+    alone = [finish(job.run, job.start) for job in (sf.open_job(r, pipe, steering=Steering(controls)) for r in RECIPES)]
     assert batcher.figures().calls == max(state.nfe for state in alone)
     for state, got in zip(alone, out):
         assert_close(got, state.x, atol=1e-3, rtol=1e-3)

@@ -252,7 +252,7 @@ def change(file: Path, **changes: Any) -> None:
 
 
 REFUSED = {
-    "Fill": ("flux dev", "transformer/config", {"in_channels": 384}, "config: in_channels = 384 is not .*ported: 64"),
+    "Fill": ("flux dev", "transformer/config", {"in_channels": 384}, "in_channels = 384 is not .*: 64, 128, 144"),
     "levels": ("flux dev", "scheduler/scheduler_config", {"_class_name": "DDIMScheduler"}, "DDIMScheduler is for disc"),
     "inverted": ("sd3", "scheduler/scheduler_config", {"invert_sigmas": True}, "invert_sigmas = True is not supported"),
     "clip": ("sd3", "model_index", {"text_encoder_2": None}, "text_encoder_2 is missing; supported: CLIPTextModelWi"),

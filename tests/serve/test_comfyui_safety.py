@@ -147,6 +147,24 @@ def test_only_clients_on_this_machine_see_the_log_and_whole_paths(client: Client
     assert client.get("/internal/logs/raw", X_Real_IP="203.0.113.7").json["entries"] == []
 
 
+def test_an_unknown_preview_method_is_said_in_the_log(client: Client) -> None:
+    """The server's own is used, as in ComfyUI."""
+    name = client.ask("POST", "/upload/image", (made := uploaded(png()))[0], kind=made[1]).json["name"]
+    nodes = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    for method in ("default", "latent3rgb"):
+        assert client.post("/prompt", {"prompt": nodes, "extra_data": {"preview_method": method}}).status == 200
+    for _ in range(3000):
+        text = client.get("/internal/logs").json
+        if "latent3rgb" in text:
+            break
+        time.sleep(0.01)
+    assert "unknown preview_method 'latent3rgb': none is used; known: none, auto, latent2rgb, taesd" in text
+    assert "preview_method 'default'" not in text
+
+
 def test_old_previews_are_removed(tmp_path: Path) -> None:
     """When the server starts, and now and then afterwards; those that jobs in the queue need stay."""
     temp = tmp_path / "temp"

@@ -51,6 +51,8 @@ def test_a_recipe_names_no_image_outside_of_the_folder_of_inputs(server, name):
     refused(server, image="heart.png", mask=name)
     refused(server, image="heart.png", denoise_map=name)
     refused(server, controls=[{"net": "loras", "image": name}])
+    refused(server, references=[{"image": name}])
+    refused(server, ip_adapters=[{"net": "loras", "encoder": "loras", "image": name}])
 
 
 def test_an_error_does_not_tell_which_files_exist(server, root):
@@ -69,6 +71,7 @@ def test_a_recipe_names_no_weights_but_those_of_the_server(server, name):
     refused(server, model=name)
     refused(server, loras=[{"path": name}])
     refused(server, controls=[{"net": name, "image": "heart.png"}])
+    refused(server, ip_adapters=[{"net": name, "encoder": name, "image": "heart.png"}])
     refused(server, parts=name)
     refused(server, embeddings=name)
 

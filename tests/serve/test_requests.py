@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from serving import LIMITS, RECIPE, png
 
@@ -37,6 +38,8 @@ def test_every_file_of_a_recipe_is_named_as_it_was_posted(requests, tmp_path):
         "embeddings": "embeddings",
         "loras": [{"path": "loras/style.safetensors", "strength": 0.5}],
         "controls": [{"net": "nets/canny", "image": upload}, {"net": "nets/canny", "image": "a.png"}],
+        "references": [{"image": "a.png"}, {"image": upload}],
+        "ip_adapters": [{"net": "loras/style.safetensors", "encoder": "sd.safetensors", "image": upload}],
         "image": "a.png",
         "mask": upload,
         "denoise_map": None,
@@ -45,6 +48,8 @@ def test_every_file_of_a_recipe_is_named_as_it_was_posted(requests, tmp_path):
     made = requests.recipe(posted, "alice")
     files = [made["model"], made["parts"], made["embeddings"], made["loras"][0]["path"], made["image"], made["mask"]]
     files += [each[key] for each in made["controls"] for key in ("net", "image")]
+    files += [each["image"] for each in made["references"]]
+    files += [each[key] for each in made["ip_adapters"] for key in ("net", "encoder", "image")]
     assert all(file.startswith(str(tmp_path)) for file in files)
     recipe = Recipe.from_plain({key: value for key, value in made.items() if value is not None})
     assert str(tmp_path) not in requests.shown(recipe).to_json()
@@ -53,6 +58,8 @@ def test_every_file_of_a_recipe_is_named_as_it_was_posted(requests, tmp_path):
         assert shown["recipe"][key] == posted[key]
     assert shown["recipe"]["loras"][0]["path"] == "loras/style.safetensors"
     assert [each["image"] for each in shown["recipe"]["controls"]] == [upload, "a.png"]
+    assert [each["image"] for each in shown["recipe"]["references"]] == ["a.png", upload]
+    assert shown["recipe"]["ip_adapters"][0].items() >= posted["ip_adapters"][0].items()
     assert shown["error"] == "no file sd.safetensors"
     again = requests.recipe(shown["recipe"], "alice")
     assert {key: again[key] for key in ("model", "parts", "embeddings", "image", "mask")} == {
@@ -103,3 +110,21 @@ def test_uploads_have_room_for_some_and_the_old_ones_go(tmp_path):
     uploads.tidy(lambda id: id == first.id)
     assert uploads.path(first.image, "alice").is_file()
     assert uploads.add(noise[0], "bob"), "the room of what was deleted is free"
+
+
+def test_images_that_grow_from_node_to_node_are_limited():
+    """A node is refused that would enlarge an image beyond the limit, or is given one that is beyond it."""
+    image, latent = torch.zeros(1, 200, 100, 3), {"samples": torch.zeros(1, 4, 16, 16)}
+    LIMITS.check_node(
+        "1", {"image": image, "mask": image[..., 0], "samples": latent, "scale_by": 1.5, "model": object()}
+    )
+    with pytest.raises(
+        ValueError, match="node 1: an image must have at most 65536 pixels .* got 100x200, enlarged 2 times"
+    ):
+        LIMITS.check_node("1", {"image": image, "scale_by": 2.0})
+    with pytest.raises(ValueError, match="got 100x200, enlarged 8 times"):
+        LIMITS.check_node("1", {"input": image, "resize_type.multiplier": 8})
+    with pytest.raises(ValueError, match="got 128x128, enlarged 4 times"):
+        LIMITS.check_node("1", {"samples": latent, "scale_by": 4.0})
+    with pytest.raises(ValueError, match="got 400x200"):
+        LIMITS.check_node("1", {"images": torch.zeros(1, 200, 400, 3)})

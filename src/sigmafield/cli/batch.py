@@ -146,7 +146,7 @@ def draw_line(
     sealed, inputs = shared.inputs(recipe)
     pipe = shared.pipe(sealed)
     check_previews(pipe, how)
-    job = open_job(sealed, pipe, inputs, shared.controls(sealed, inputs, pipe))
+    job = open_job(sealed, pipe, inputs, shared.steering(sealed, inputs, pipe))
     say_notes(job, quiet=part > 0 or as_json)
     path = manifest.folder / f"{stem_of(sealed)}.png"
     checkpoint = checkpoint_of(line, manifest)

@@ -131,7 +131,7 @@ class LineWork:
             sealed_lora(lora)
         pipe = shared.pipe(order.here)
         check_previews(pipe, self.how)
-        return open_job(order.here, pipe, order.inputs, shared.controls(order.here, order.inputs, pipe))
+        return open_job(order.here, pipe, order.inputs, shared.steering(order.here, order.inputs, pipe))
 
 
 class _Reports:

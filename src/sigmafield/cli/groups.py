@@ -21,7 +21,8 @@ SAMPLING = Flags(
 CANVAS = Flags(CanvasOptions, "Images", without=("width", "height"))
 IMAGE = Flags(ImageOptions, "Image to image", {"mixing": "mix"})
 STEERING = Flags(
-    SteeringOptions, "Regions and control", {"regions": "positive_region", "controls": "controlnet"}
+    SteeringOptions, "Regions, control and references",
+    {"regions": "positive_region", "controls": "controlnet", "ip_adapters": "ip_adapter", "references": "reference"},
 )  # fmt: skip
 MODEL = Flags(ModelOptions, "Model", {"loras": "lora"})
 MACHINE = Flags(MachineOptions, "Machine")

@@ -9,6 +9,13 @@ from typing import Any
 from sigmafield.core.parameters import settle
 from sigmafield.recipes.recipe import Recipe
 
+NESTED = {
+    "lora_files": ("loras", "path"), "control_images": ("controls", "image"), "control_nets": ("controls", "net"),
+    "ip_adapter_images": ("ip_adapters", "image"), "ip_adapter_nets": ("ip_adapters", "net"),
+    "ip_adapter_encoders": ("ip_adapters", "encoder"), "reference_images": ("references", "image"),
+}  # fmt: skip
+"""Options for what lies in a list of a recipe: the list's name, and that of the path in an entry."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MovedOptions:
@@ -24,6 +31,10 @@ class MovedOptions:
         lora_files: A LoRA file; one for each of the recipe's, in their order.
         control_images: An image that steers; one for each of the recipe's, in their order.
         control_nets: A directory or file of a network that steers; one for each of the recipe's, in their order.
+        ip_adapter_images: An image that the network attends to; one for each of the recipe's, in their order.
+        ip_adapter_nets: An IP-Adapter; one for each of the recipe's, in their order.
+        ip_adapter_encoders: A vision encoder of an IP-Adapter; one for each of the recipe's, in their order.
+        reference_images: An image that an editing network is shown; one for each of the recipe's, in their order.
     """
 
     image: str | None = None
@@ -35,6 +46,10 @@ class MovedOptions:
     lora_files: Sequence[str] = ()
     control_images: Sequence[str] = ()
     control_nets: Sequence[str] = ()
+    ip_adapter_images: Sequence[str] = ()
+    ip_adapter_nets: Sequence[str] = ()
+    ip_adapter_encoders: Sequence[str] = ()
+    reference_images: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         settle(self, "what has moved")
@@ -56,17 +71,13 @@ def with_moved(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     for name in paths:
         if getattr(recipe, name) is None:
             raise ValueError(f"{name} cannot have moved: the recipe has none")
-    loras, controls = recipe.loras, recipe.controls
-    if moved.lora_files:
-        check_number("lora-files", moved.lora_files, loras)
-        loras = tuple(replace(lora, path=path) for lora, path in zip(loras, moved.lora_files))
-    if moved.control_images:
-        check_number("control-images", moved.control_images, controls)
-        controls = tuple(replace(control, image=path) for control, path in zip(controls, moved.control_images))
-    if moved.control_nets:
-        check_number("control-nets", moved.control_nets, controls)
-        controls = tuple(replace(control, net=path) for control, path in zip(controls, moved.control_nets))
-    return replace(recipe, **paths, loras=loras, controls=controls)
+    lists: dict[str, Any] = {}
+    for option, (name, key) in NESTED.items():
+        if given_paths := getattr(moved, option):
+            entries = lists.get(name, getattr(recipe, name))
+            check_number(option.replace("_", "-"), given_paths, entries)
+            lists[name] = tuple(replace(each, **{key: path}) for each, path in zip(entries, given_paths))
+    return replace(recipe, **paths, **lists)
 
 
 def check_number(name: str, paths: Sequence[str], known: Sequence[object]) -> None:

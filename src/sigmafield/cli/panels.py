@@ -6,7 +6,7 @@ from cyclopts import Group
 
 PANELS = ("Sampling", "Images", "Image to image", "Denoise", "Tiles", "Denoise map auto", "DemoFusion")
 PANELS += (
-    "Regions and control",
+    "Regions, control and references",
     "Experiment",
     "Model",
     "Machine",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sigmafield.core.parameters import fields_of
 from sigmafield.core.registry import near_miss, shown
-from sigmafield.recipes.options import ControlImage, Lora, Region
+from sigmafield.recipes.options import AdapterImage, ControlImage, Lora, Reference, Region
 
 
 def parse_size(text: str | None) -> dict[str, Any]:
@@ -81,21 +81,34 @@ def parse_number(what: str, text: str) -> float:
 
 def parse_control(text: str) -> ControlImage:
     """A control from "net=PATH,image=PNG,strength=0.8,start=0,end=0.5"; paths may have commas and colons."""
-    names = [name for name in fields_of(ControlImage) if name != "image_sha256"]
+    form = "net=PATH,image=PNG and, if wanted, strength=0.8,start=0,end=1"
+    return ControlImage(**parse_entries("a control", ControlImage, text, ("net", "image"), form))
+
+
+def parse_adapter(text: str) -> AdapterImage:
+    """An IP-Adapter from "net=FILE,encoder=FILE,image=PNG,strength=0.8,start=0,end=0.5,layers=NAME+NAME"."""
+    form = "net=FILE,encoder=FILE,image=PNG and, if wanted, strength=0.8,start=0,end=1,layers=NAME+NAME"
+    values = parse_entries("an IP-Adapter", AdapterImage, text, ("net", "encoder", "image"), form)
+    if "layers" in values:
+        values["layers"] = tuple(values["layers"].split("+"))
+    return AdapterImage(**values)
+
+
+def parse_entries(what: str, kind: type, text: str, needed: Sequence[str], form: str) -> dict[str, Any]:
+    """The fields of a class from "name=value,name=value", numbers read; ValueError for another form."""
+    names = [name for name in fields_of(kind) if name != "image_sha256"]
     pairs = [pair.partition("=") for pair in re.split(r",(?=\w+=)", text)]
     values: dict[str, Any] = {name: value for name, _, value in pairs}
     for name in values:
         if name not in names:
-            raise ValueError(f"a control has no entry {name!r}{near_miss(name, names)}")
+            raise ValueError(f"{what} has no entry {name!r}{near_miss(name, names)}")
     if len(values) < len(pairs):
-        raise ValueError(f"a control must have each entry once; got {shown(text)}")
-    if not all(values.get(name) for name in ("net", "image")):
-        raise ValueError(
-            f"a control must be net=PATH,image=PNG and, if wanted, strength=0.8,start=0,end=1; got {text!r}"
-        )
+        raise ValueError(f"{what} must have each entry once; got {shown(text)}")
+    if not all(values.get(name) for name in needed):
+        raise ValueError(f"{what} must be {form}; got {text!r}")
     for name in values.keys() & {"strength", "start", "end"}:
-        values[name] = parse_number(f"a control's {name}", values[name])
-    return ControlImage(**values)
+        values[name] = parse_number(f"{what}'s {name}", values[name])
+    return values
 
 
 def parse_lora(text: str) -> Lora:
@@ -144,18 +157,21 @@ READERS = Readers(
         "front_end_root": Path, "tls_keyfile": Path, "tls_certfile": Path,
     },
     {
-        "regions": parse_region, "controls": parse_control, "loras": parse_lora,
-        "lora_files": str, "control_images": str, "control_nets": str,
+        "regions": parse_region, "controls": parse_control, "loras": parse_lora, "references": Reference,
+        "ip_adapters": parse_adapter,
+        "lora_files": str, "control_images": str, "control_nets": str, "reference_images": str,
+        "ip_adapter_images": str, "ip_adapter_nets": str, "ip_adapter_encoders": str,
         "models": str, "devices": str, "allow_host": str, "allow_origin": str,
         "extra_model_paths_config": Path,
     },
     {
         "shift": "S|size", "seed": "N|random", "pad": "L,T,R,B", "regions": "X,Y,W,H:PROMPT[:strength=S]",
-        "loras": "FILE[:STRENGTH[:TEXT]]", "model_folder": "FOLDER", "input_folder": "FOLDER",
+        "loras": "FILE[:STRENGTH[:TEXT]]", "references": "IMAGE", "model_folder": "FOLDER", "input_folder": "FOLDER",
         "models": "NAME", "devices": "NAME", "allow_host": "NAME", "allow_origin": "URL",
         "base_directory": "FOLDER", "input_directory": "FOLDER", "output_directory": "FOLDER",
         "temp_directory": "FOLDER", "user_directory": "FOLDER", "front_end_root": "FOLDER",
         "extra_model_paths_config": "FILE", "tls_keyfile": "FILE", "tls_certfile": "FILE",
         "controls": "net=PATH,image=PNG[,strength=1][,start=0][,end=1][,kind=canny]",
+        "ip_adapters": "net=FILE,encoder=FILE,image=PNG[,strength=1][,start=0][,end=1][,layers=NAME+NAME]",
     },
 )  # fmt: skip

@@ -66,9 +66,12 @@ def entries_of(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def sealed_images(recipe: Recipe) -> Recipe:
     """The recipe with the digests of its images; models are the server's. Errors as for `read_inputs`."""
-    found, _ = read_inputs(replace(recipe, loras=(), controls=()))
-    controls = (replace(each, image_sha256=each.image_sha256 or digest_at(each.image)) for each in recipe.controls)
-    return replace(found, loras=recipe.loras, controls=tuple(controls))
+    found, _ = read_inputs(replace(recipe, loras=(), controls=(), ip_adapters=()))
+    controls, adapters = (
+        tuple(replace(each, image_sha256=each.image_sha256 or digest_at(each.image)) for each in entries)
+        for entries in (recipe.controls, recipe.ip_adapters)
+    )
+    return replace(found, loras=recipe.loras, controls=controls, ip_adapters=adapters)
 
 
 def digest_at(image: ImageSource) -> str:

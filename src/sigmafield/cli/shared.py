@@ -6,18 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sigmafield.core.conditioning import Control
 from sigmafield.core.plain import to_plain
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.execute import open_pipe
-from sigmafield.recipes.inputs import Inputs, controls_of, read_inputs
+from sigmafield.recipes.inputs import Inputs, read_inputs
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.settings import OF_THE_MODEL
+from sigmafield.recipes.steering import Steering, steering_of
 
 FILES = (
     "image", "image_sha256", "mask", "mask_sha256", "mask_from", "denoise_map", "denoise_map_sha256", "controls",
-    "loras",
+    "ip_adapters", "references", "loras",
 )  # fmt: skip
 """Fields of a recipe that name files which are read, with their digests and how they are read."""
 
@@ -26,7 +26,7 @@ LORAS = ("loras", "lora_partial")
 
 
 class Shared:
-    """The inputs, the model and the controls of the last image, for the next one that has the same.
+    """The inputs, the model and what steers of the last image, for the next one that has the same.
 
     Args:
         machine: What the models run on.
@@ -36,7 +36,7 @@ class Shared:
         self.machine = machine
         self._read: tuple[str, Recipe, Inputs] | None = None
         self._pipe: tuple[str, str, Pipeline] | None = None
-        self._controls: tuple[str, Pipeline, Sequence[Control]] | None = None
+        self._steering: tuple[str, Pipeline, Steering] | None = None
 
     def inputs(self, recipe: Recipe) -> tuple[Recipe, Inputs]:
         """The recipe with the digests of its files, and what is in them; errors as for `read_inputs`."""
@@ -55,23 +55,23 @@ class Shared:
         """
         model, loras = _key(sealed, OF_THE_MODEL), _key(sealed, LORAS)
         if self._pipe is not None and self._pipe[0] == model and self._pipe[1] != loras and not self.machine.compile:
-            kept, self._pipe, self._controls = self._pipe[2], None, None
+            kept, self._pipe, self._steering = self._pipe[2], None, None
             if kept.loras and kept.unmerged is None:
                 del kept
                 kept = open_pipe(replace(sealed, loras=()), **self.machine.load_arguments())
             self._pipe = model, loras, kept.with_loras([lora.pair for lora in sealed.loras], sealed.lora_partial)
         if self._pipe is None or self._pipe[:2] != (model, loras):
-            self._pipe = self._controls = None
+            self._pipe = self._steering = None
             self._pipe = model, loras, open_pipe(sealed, **self.machine.load_arguments())
         return self._pipe[2]
 
-    def controls(self, sealed: Recipe, inputs: Inputs, pipe: Pipeline) -> Sequence[Control]:
-        """The images that steer; errors as for `controls_of`."""
-        key = _key(sealed, ("controls",))
-        if self._controls is None or self._controls[:2] != (key, pipe):
-            self._controls = None
-            self._controls = key, pipe, controls_of(sealed.controls, inputs.hints, pipe)
-        return self._controls[2]
+    def steering(self, sealed: Recipe, inputs: Inputs, pipe: Pipeline) -> Steering:
+        """What steers; errors as for `steering_of`."""
+        key = _key(sealed, ("controls", "ip_adapters"))
+        if self._steering is None or self._steering[:2] != (key, pipe):
+            self._steering = None
+            self._steering = key, pipe, steering_of(sealed, inputs, pipe)
+        return self._steering[2]
 
 
 def _key(recipe: Recipe, names: Sequence[str]) -> str:

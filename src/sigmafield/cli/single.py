@@ -21,7 +21,7 @@ from sigmafield.lab.tiles import write_tiles
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import open_job, open_pipe
-from sigmafield.recipes.inputs import controls_of, read_inputs
+from sigmafield.recipes.inputs import read_inputs
 from sigmafield.recipes.options import AUTO, MachineOptions
 from sigmafield.recipes.output import check_format, files_of
 from sigmafield.recipes.recipe import Recipe
@@ -95,7 +95,8 @@ def target_of(recipe: Recipe, output: Path | None, folder: Path | None, overwrit
 
 def input_files(recipe: Recipe) -> Iterator[str]:
     """The images that a recipe reads."""
-    for path in (recipe.image, recipe.mask, recipe.denoise_map, *(control.image for control in recipe.controls)):
+    shown = [entry.image for entry in (*recipe.controls, *recipe.ip_adapters, *recipe.references)]
+    for path in (recipe.image, recipe.mask, recipe.denoise_map, *shown):
         if path is not None and path != AUTO:
             yield str(path)
 
@@ -136,7 +137,7 @@ def draw(
     sealed, inputs = read_inputs(target.recipe)  # before the model is loaded, which takes longer
     pipe = open_pipe(sealed, **machine.load_arguments())
     check_previews(pipe, how)
-    job = open_job(sealed, pipe, inputs, controls_of(sealed.controls, inputs.hints, pipe))
+    job = open_job(sealed, pipe, inputs)
     check_video(job, target.path)
     say_notes(job, quiet=as_json)
     if tiles:

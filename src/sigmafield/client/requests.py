@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 IMAGES = ("image", "mask", "denoise_map")
 """Entries of a recipe that name an image."""
 
-WEIGHTS = {"model": "", "parts": "", "embeddings": "", "loras": "path", "controls": "net"}
+NESTED = ("controls", "ip_adapters", "references")
+"""Entries of a recipe that hold objects which name an image."""
+
+WEIGHTS = {
+    "model": (), "parts": (), "embeddings": (), "loras": ("path",), "controls": ("net",),
+    "ip_adapters": ("net", "encoder"),
+}  # fmt: skip
 """Entries of a recipe that name weights, with what names them where an entry is a list of objects."""
 
 THERE = ("upload:", "data:")
@@ -61,8 +67,8 @@ def in_memory(name: str, value: Any) -> Any:
 
 def names_in(entries: Mapping[str, Any]) -> Iterator[str]:
     """The names of the images of a recipe."""
-    controls = entries.get("controls") or ()
-    given = [*(entries.get(key) for key in IMAGES), *(each.get("image") for each in controls)]
+    nested = [each for key in NESTED for each in entries.get(key) or ()]
+    given = [*(entries.get(key) for key in IMAGES), *(each.get("image") for each in nested)]
     yield from (name for name in given if isinstance(name, str) and name != "auto")
 
 
@@ -73,8 +79,9 @@ def renamed(entries: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
         return names.get(value, value) if isinstance(value, str) else value
 
     found = {key: other(value) if key in IMAGES else value for key, value in entries.items()}
-    if controls := found.get("controls"):
-        found["controls"] = [{**each, "image": other(each.get("image"))} for each in controls]
+    for key in NESTED:
+        if nested := found.get(key):
+            found[key] = [{**each, "image": other(each.get("image"))} for each in nested]
     return found
 
 
@@ -123,4 +130,5 @@ def weights_in(entries: Mapping[str, Any], name: str | None) -> Iterator[str]:
     value = entries.get(name or "")
     if name in WEIGHTS and value:
         given = value if isinstance(value, list | tuple) else [value]
-        yield from (each[WEIGHTS[name]] if isinstance(each, Mapping) else str(each) for each in given)
+        for each in given:
+            yield from (each[key] for key in WEIGHTS[name]) if isinstance(each, Mapping) else [str(each)]

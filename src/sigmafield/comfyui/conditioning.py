@@ -20,7 +20,7 @@ from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.references import at_zero, references, with_references
 from sigmafield.recipes.conditionings import GREY
 from sigmafield.recipes.ksampler import repaired
-from sigmafield.spatial.inpaint import fit_mask
+from sigmafield.spatial.inpaint import fill_concat, fit_mask
 
 Entry = tuple[Tensor, dict[str, Any]]
 """Token embeddings [B, tokens, dim] and what goes with them; nodes make new pairs and new dicts."""
@@ -222,6 +222,9 @@ def _concat(extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor, mas
     shown = extra.get("concat_mask", mask)
     if model.concat == form.channels:
         return torch.zeros_like(latent) if image is None else image
+    if model.concat == form.channels + form.factor**2:
+        shown = latent.new_ones(1, 1, 1) if shown is None else shown
+        return fill_concat(shown, torch.zeros_like(latent) if image is None else image, form.factor)
     if model.concat != 1 + form.channels:
         raise ValueError(f"{model.name} takes {model.concat} channels of concat, which nodes cannot make")
     if shown is None:

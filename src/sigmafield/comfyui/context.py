@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from PIL import Image as PIL
 
@@ -14,6 +14,7 @@ from sigmafield.core.arrays import Latent
 from sigmafield.core.protocols import State, Steps
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.parameterization.latent_format import LatentFormat
+from sigmafield.recipes.steering import Loading, each_time
 from sigmafield.runs.run import iterate
 
 T = TypeVar("T")
@@ -69,18 +70,6 @@ def _below(root: Path) -> Iterator[Path]:
                 yield from _below(path)
         elif path.is_file():
             yield path
-
-
-@runtime_checkable
-class Loading(Protocol):
-    """Calls what loads a model, or gives what an equal call has given."""
-
-    def __call__(self, load: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-
-
-def each_time(load: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls what loads a model."""
-    return load(*args, **kwargs)
 
 
 Check = Callable[[str, Mapping[str, Any]], None]

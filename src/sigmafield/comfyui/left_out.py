@@ -19,7 +19,6 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "needs a model that is steered by images, a kind that is not supported": (
         "unCLIPCheckpointLoader",
         "unCLIPConditioning",
-        "USOStyleReference",
     ),
     "needs a kind of patch file that is not read": (
         "HypernetworkLoader",
@@ -27,7 +26,10 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
         "GLIGENTextBoxApply",
         "DiffControlNetLoader",
     ),
-    "reads patches of Qwen-Image, Z-Image and Flux's USO, which are not supported": ("ModelPatchLoader",),
+    "needs a patch of a network that diffusers does not have, and whose formula is not documented": (
+        "QwenImageDiffsynthControlnet",
+        "USOStyleReference",
+    ),
     "needs a family that is not supported": (
         "ImageOnlyCheckpointLoader",
         "ImageOnlyCheckpointSave",
@@ -35,8 +37,6 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
         "UNetTemporalAttentionMultiply",
         "CLIPTextEncodePixArtAlpha",
         "LotusConditioning",
-        "QwenImageDiffsynthControlnet",
-        "ZImageFunControlnet",
         "FluxKVCache",
         "ControlNetInpaintingAliMamaApply",
         "WanCameraEmbedding",

@@ -62,6 +62,8 @@ def _typed(kind: str, value: Any) -> Any:
     if kind == "FLOAT":
         return float(value)
     if kind == "STRING":
+        if value is None:
+            raise TypeError("a text is needed; got null")
         return str(value)
     return bool(value) if kind == "BOOLEAN" else value
 

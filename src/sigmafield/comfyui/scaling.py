@@ -8,6 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from sigmafield.core.resize import resize
+from sigmafield.recipes.limits import SIDE, memory
+
+SHARE = 0.25
+"""Of the machine's memory, what one node's result may take."""
 
 
 def scaled(x: Tensor, width: int, height: int, method: str, crop: str = "disabled") -> Tensor:
@@ -19,9 +23,22 @@ def scaled(x: Tensor, width: int, height: int, method: str, crop: str = "disable
         height: New height.
         method: "lanczos", for images of 1, 3 or 4 channels in 8 bits, or a mode of `core.resize`.
         crop: "center" or "disabled".
+
+    Raises:
+        ValueError: The result is larger than this machine can hold.
     """
+    check_result(x, width, height)
     x = centred(x, width, height) if crop == "center" else x
     return _lanczos(x, width, height) if method == "lanczos" else resize(x, height, width, method)
+
+
+def check_result(x: Tensor, width: int, height: int) -> None:
+    """Raise ValueError where x [B, C, H, W] or [B, C, frames, H, W] of another size would not fit into memory."""
+    needed, there = x[..., 0, 0].numel() * width * height * x.element_size(), memory()
+    if max(width, height) > SIDE or (there is not None and needed > SHARE * there * 2**30):
+        what = f"{width}x{height} for {len(x)} {'image' if len(x) == 1 else 'images'}"
+        most = "" if there is None else f", and a result takes at most {SHARE * there:.0f} GiB on this machine"
+        raise ValueError(f"{what} is too large: sides are at most {SIDE}{most}")
 
 
 def centred(x: Tensor, width: int, height: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -55,8 +55,8 @@ class Residuals(NamedTuple):
     """What a control adds inside a network: empty, or None, where it adds nothing.
 
     Of a UNet: skips: to each skip connection of the way down; middle: after the middle block; blocks: within each down
-    block. Of a transformer: blocks: after each block, of Flux each joint one; singles: after each of Flux's single
-    blocks.
+    block. Of a transformer: blocks: after each block, of Flux each joint one, a single 0 where nothing is added;
+    singles: after each of Flux's single blocks.
     """
 
     skips: Sequence[Tensor] = ()
@@ -108,6 +108,50 @@ class Control:
             raise ValueError(f"a control's hint must be [B, 3, height, width]; got shape {tuple(self.hint.shape)}")
 
 
+@runtime_checkable
+class ImageAdapter(Protocol):
+    """Layers that let a network attend to the tokens of an image: what an `ImagePrompt` holds."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """The network's attentions that have such a layer, by their names in the network's module."""
+        ...
+
+    def keys_and_values(self, layer: int, tokens: Tensor, /) -> tuple[Tensor, Tensor]:
+        """What the queries of an attention are shown of tokens [B, tokens, dim]: keys and values [B, tokens, width]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """An image that a network attends to next to its prompt: a' = a + w m softmax(q kᵀ) v for each attention a.
+
+    The network's own queries q meet keys and values of the image's tokens. IP-Adapter, arXiv:2308.06721.
+
+    Args:
+        adapter: The layers that make keys and values.
+        tokens: Tokens of the image [B or 1, tokens, dim].
+        weights: w of each of the adapter's layers, in their order.
+        mask: m, where it acts: [M, *space] or [*space] at any resolution, for M samples; None: everywhere.
+        window: Shares of the way through sampling between which it acts.
+
+    Raises:
+        ValueError: There are more or fewer weights than layers, or the tokens have another shape.
+    """
+
+    adapter: ImageAdapter
+    tokens: Tensor
+    weights: Sequence[float]
+    mask: Tensor | None = None
+    window: Window = (None, None)
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.adapter.layers):
+            raise ValueError(f"weights must be {len(self.adapter.layers)}, one per layer; got {len(self.weights)}")
+        if self.tokens.ndim != 3:
+            raise ValueError(f"an image's tokens must be [B, tokens, dim]; got shape {tuple(self.tokens.shape)}")
+
+
 @dataclass(frozen=True)
 class Cond:
     """One conditioning: what the network is given as well as x and the timestep, and where and when it acts.
@@ -125,6 +169,7 @@ class Cond:
         concat: Further channels of the network's input [B or 1, C', *space], not scaled with x: an inpainting
             network's mask and image.
         controls: Images that steer the network; their effects add up.
+        image_prompts: Images that the network attends to; their effects add up.
         role: What it is to the guider that asks: positive, negative, …; set by the guider.
     """
 
@@ -139,6 +184,7 @@ class Cond:
     default: bool = False
     concat: Tensor | None = None
     controls: Sequence[Control] = ()
+    image_prompts: Sequence[ImagePrompt] = ()
     role: str = ""
 
 
@@ -149,14 +195,14 @@ Prompt = Sequence[Cond]
 def fit(cond: Cond, space: Sequence[int]) -> Cond:
     """The conditioning with everything that follows from the latent's size worked out.
 
-    Its area is a `Box`, without `bounds`; mask, concat and hints have the latent's resolution. `predict` does this
+    Its area is a `Box`, without `bounds`; masks, concat and hints have the latent's resolution. `predict` does this
     at the first evaluation of a guider; done once before a run, it leaves nothing to do.
 
     Args:
         cond: A conditioning.
         space: Sides of the latent, (height, width) or with frames in front.
     """
-    if cond.area is None and cond.mask is None and cond.concat is None and not cond.controls and not cond.bounds:
+    if not (spatial(cond) or cond.area is not None or cond.mask is not None or cond.bounds):
         return cond
     mask = None if cond.mask is None else fit_to(cond.mask, space)
     concat = None if cond.concat is None else fit_to(cond.concat, space)
@@ -164,7 +210,20 @@ def fit(cond: Cond, space: Sequence[int]) -> Cond:
     if cond.bounds and mask is not None:
         area = around(mask, space)
     controls = tuple(_fitting(control, area, space) for control in cond.controls)
-    return replace(cond, area=area, mask=mask, bounds=False, concat=concat, controls=controls)
+    prompts = masks_changed(cond, lambda mask: fit_to(mask, space))
+    return replace(
+        cond, area=area, mask=mask, bounds=False, concat=concat, controls=controls, image_prompts=prompts
+    )  # fmt: skip
+
+
+def spatial(cond: Cond) -> bool:
+    """Whether the network is given something of the latent's size as well: a concat, hints, masks of images."""
+    return cond.concat is not None or bool(cond.controls) or any(p.mask is not None for p in cond.image_prompts)
+
+
+def masks_changed(cond: Cond, change: Callable[[Tensor], Tensor]) -> tuple[ImagePrompt, ...]:
+    """The conditioning's images with other masks."""
+    return tuple(p if p.mask is None else replace(p, mask=change(p.mask)) for p in cond.image_prompts)
 
 
 def fit_to(t: Tensor, space: Sequence[int]) -> Tensor:
@@ -212,7 +271,7 @@ def covering(hint: Tensor, height: int, width: int) -> Tensor:
 
 
 def transformed(cond: Cond, view: View) -> Cond:
-    """The conditioning of a view: its concat, mask and hints as the view shows them, and its rows.
+    """The conditioning of a view: its concat, masks and hints as the view shows them, and its rows.
 
     Args:
         cond: A conditioning that fits the latent.
@@ -226,14 +285,16 @@ def transformed(cond: Cond, view: View) -> Cond:
             extra={name: change(value) for name, value in cond.extra.items()},
             concat=None if cond.concat is None else change(cond.concat),
             controls=tuple(replace(c, hint=change(c.hint)) for c in cond.controls),
+            image_prompts=tuple(replace(p, tokens=change(p.tokens)) for p in masks_changed(cond, change)),
         )
-    if cond.concat is None and cond.mask is None and not cond.controls:
+    if cond.mask is None and not spatial(cond):
         return cond
     return replace(
         cond,
         concat=None if cond.concat is None else view.latent(cond.concat),
         mask=None if cond.mask is None else view.latent(cond.mask),
         controls=tuple(replace(c, hint=view.hint(c.hint, c.net.factor)) for c in cond.controls),
+        image_prompts=masks_changed(cond, view.latent),
     )
 
 
@@ -241,4 +302,14 @@ def same_controls(a: Cond, b: Cond) -> bool:
     """Whether the same networks steer both, with equal strengths and windows; hints may differ."""
     return len(a.controls) == len(b.controls) and all(
         c.net is d.net and (c.strength, c.window) == (d.strength, d.window) for c, d in zip(a.controls, b.controls)
+    )
+
+
+def same_adapters(a: Cond, b: Cond) -> bool:
+    """Whether both attend to images through the same layers, with equal weights, windows and numbers of tokens."""
+    return len(a.image_prompts) == len(b.image_prompts) and all(
+        p.adapter is q.adapter
+        and (tuple(p.weights), p.window, p.tokens.shape[1:], p.mask is None)
+        == (tuple(q.weights), q.window, q.tokens.shape[1:], q.mask is None)
+        for p, q in zip(a.image_prompts, b.image_prompts)
     )

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, Control, Prompt, Window, fit, same_controls, transformed
+from sigmafield.core.conditioning import (
+    Cond,
+    Control,
+    ImagePrompt,
+    Prompt,
+    Window,
+    fit,
+    same_adapters,
+    same_controls,
+    transformed,
+)
 from sigmafield.core.geometry import Box
 from sigmafield.core.process import Clock
 from sigmafield.core.protocols import Ctx, Model
@@ -110,7 +120,16 @@ def _mirror(cond: Cond, area: Box, those: list[Cond]) -> None:
         elif isinstance(other.area, Box) and other.area.holds(area) and _smaller(other.area, best):
             best = other
     if best is not None and best.area != area:
-        those.append(replace(cond, area=area, embeds=best.embeds, extra=best.extra, concat=best.concat))
+        those.append(
+            replace(
+                cond,
+                area=area,
+                embeds=best.embeds,
+                extra=best.extra,
+                concat=best.concat,
+                image_prompts=best.image_prompts,
+            )
+        )
 
 
 def _smaller(area: Box, best: Cond | None) -> bool:
@@ -168,8 +187,8 @@ def weight(cond: Cond, batch: int, space: Sequence[int]) -> Tensor:
     return w
 
 
-def active(cond: Cond | Control, sigma: Sigma, clock: Clock) -> Tensor:
-    """Where σ lies in the window of a conditioning or a control; on the CPU, of σ's shape."""
+def active(cond: Cond | Control | ImagePrompt, sigma: Sigma, clock: Clock) -> Tensor:
+    """Where σ lies in the window of a conditioning, a control or an image; on the CPU, of σ's shape."""
     return within(cond.window, sigma, clock)
 
 
@@ -285,7 +304,7 @@ def _joins(a: Entry, b: Entry, by_position: bool) -> bool:
     if (a.box != b.box) if by_position else (a.box.size != b.box.size):
         return False
     one, other = a.cond, b.cond
-    if one.extra.keys() != other.extra.keys() or not same_controls(one, other):
+    if one.extra.keys() != other.extra.keys() or not same_controls(one, other) or not same_adapters(one, other):
         return False
     if any(one.extra[key].shape[1:] != other.extra[key].shape[1:] for key in one.extra):
         return False

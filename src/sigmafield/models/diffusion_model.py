@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, ControlNetwork
+from sigmafield.core.conditioning import Cond, ControlNetwork, spatial
 from sigmafield.core.linear import filled, lincomb
 from sigmafield.core.process import per_sample
 from sigmafield.core.protocols import Call, Ctx, Network
@@ -96,6 +96,7 @@ class DiffusionModel:
         concat: Channels that a conditioning's `concat` must have; 5 for an inpainting network's mask and image.
         references: Whether the network can be shown images to edit, see `models.references`.
         controls: Raises ValueError for a control made for another network; None: the network takes no controls.
+        image_prompts: Whether `forward` lets the network attend to images, see `core.conditioning.ImagePrompt`.
         device: Where latents and conditionings must be.
         tokens: Size of a token in latent positions along each axis, of a network that takes a timestep for each token;
             None: it takes one for each sample.
@@ -121,6 +122,7 @@ class DiffusionModel:
     concat: int = 0
     references: bool = False
     controls: Callable[[ControlNetwork], None] | None = None
+    image_prompts: bool = False
     device: torch.device = torch.device("cpu")
     tokens: tuple[int, ...] | None = None
     max_rows: int | None = None
@@ -153,7 +155,8 @@ class DiffusionModel:
         parts = shares(n, self.max_rows)
         out: list[Tensor] = []
         for some in parts:
-            with self.patched(sigma[some] if sigma.ndim else sigma, roles[some], ctx) as network:
+            levels, own = sigma[some] if sigma.ndim else sigma, bool(cond.image_prompts)
+            with self.patched(levels, roles[some], ctx, own) as network:
                 # all rows are given as they are: who joins calls knows a conditioning that it has met
                 asked = (xs, t, cond) if len(parts) == 1 else (xs[some], t[some], rows(cond, some))
                 out.append(network(*asked))
@@ -186,7 +189,7 @@ class DiffusionModel:
         """Several conditionings as one, see `stack`; those without spatial inputs are kept for the next call.
 
         Args:
-            sigma: The level; controls outside their windows are left out.
+            sigma: The level; controls and images outside their windows are left out.
             conds: The conditionings.
             each: Rows of each of them.
 
@@ -199,7 +202,7 @@ class DiffusionModel:
                 self.check(cond)
             return stack([acting(sigma, cond, self.sampling.clock) for cond in conds], each)
 
-        if any(cond.controls or cond.concat is not None for cond in conds):
+        if any(spatial(cond) or cond.image_prompts for cond in conds):
             return make()
         return self._stacks(tuple(conds), each, make)
 
@@ -213,13 +216,13 @@ class DiffusionModel:
         return lambda x, t, cond: self.caller(NetworkCall(self, module, x, t, cond, alone))
 
     @contextmanager
-    def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx) -> Iterator[Network]:
+    def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx, own: bool = False) -> Iterator[Network]:
         """The network with the patches of `ctx`, for one call in the context.
 
-        The first patch is outermost, so that its hooks run first. Patches are given a view of the module, so that calls
-        of other threads are not changed.
+        The first patch is outermost, so that its hooks run first. Patches, and `forward` where the call is to have its
+        own view, are given a view of the module, so that calls of other threads are not changed.
         """
-        if not ctx.patches:
+        if not ctx.patches and not own:
             if self.module is None:
                 yield self.network
                 return
@@ -262,15 +265,25 @@ class DiffusionModel:
                 f"{self.latent.channels}; got {channels}"
             )
         if not self.references and references(cond):
-            raise ValueError(
-                f"{self.name} cannot be shown images: these are for Qwen-Image, Flux 2, Flux Kontext and Wan Fun"
-            )
+            raise self.no_references()
+        if cond.image_prompts and not self.image_prompts:
+            raise self.no_adapters()
         for control in cond.controls:
             if self.controls is None:
                 raise no_controls(self.name)
             self.controls(control.net)
 
+    def no_adapters(self) -> ValueError:
+        """Makes the error for an IP-Adapter where the network takes none."""
+        return ValueError(f"{self.name} takes no IP-Adapter: these are for Stable Diffusion 1, 2 and XL, and for Flux")
+
+    def no_references(self) -> ValueError:
+        """Makes the error for images that are shown to a network which takes none."""
+        return ValueError(
+            f"{self.name} cannot be shown images: these are for Qwen-Image, Flux 2, Flux Kontext and Wan Fun"
+        )
+
 
 def no_controls(name: str) -> ValueError:
     """Makes the error for a control where the network takes none."""
-    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2, XL and 3, and for Flux")
+    return ValueError(f"{name} takes no controls: these are for Stable Diffusion 1, 2, XL and 3, Flux and Z-Image")

@@ -19,6 +19,7 @@ from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import SHIPPED, TINY, TINY_FLOW, nearby
+from sigmafield.models.ip_adapter import IPAdapter
 from sigmafield.models.lora.merge import merge
 from sigmafield.models.lora.read import notes_of, read_lora, usable
 from sigmafield.models.lora.strengths import Loras, check_loras, lora_file
@@ -241,6 +242,27 @@ def load_vision(path: str | Path, *, device: str | torch.device | None = None) -
     from sigmafield.models.diffusers.vision import read_vision
 
     return read_vision(Path(path).expanduser(), choose_device(device))
+
+
+def load_ip_adapter(path: str | Path, pipe: Pipeline) -> IPAdapter:
+    """Loads an IP-Adapter for a model, in the dtype of its network, on its device.
+
+    Args:
+        path: A .safetensors file in h94's layout (image_proj.*, ip_adapter.*) or XLabs', of a plain, plus or full one.
+        pipe: The model, of Stable Diffusion 1, 2 or XL, or Flux.
+
+    Raises:
+        ValueError: If the file is not an IP-Adapter, is one of FaceID, or is for another network.
+        FileNotFoundError: If it is missing.
+        ImportError: If the packages that run it are not installed.
+    """
+    if not pipe.model.image_prompts:
+        raise pipe.model.no_adapters()
+    path = Path(path).expanduser()
+    check_ending(path)
+    from sigmafield.models.diffusers.ip_adapter import read_ip_adapter
+
+    return read_ip_adapter(path, pipe.model)
 
 
 @checked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Sigma
-from sigmafield.core.conditioning import Cond, same_controls
+from sigmafield.core.conditioning import Cond, Control, ImagePrompt, same_adapters, same_controls
 from sigmafield.core.linear import filled
 from sigmafield.core.predict import active
 from sigmafield.core.process import Clock, per_sample
@@ -21,16 +21,20 @@ def stack(conds: Sequence[Cond], each: int) -> Cond:
     """Joins several conditionings into one with `each` rows for each of them, in order.
 
     Args:
-        conds: Conditionings with the same extra inputs and the same controls.
+        conds: Conditionings with the same extra inputs, controls and adapters.
         each: Rows of each conditioning, its batch size in the call.
 
     Raises:
-        ValueError: If a conditioning has other controls than the first.
+        ValueError: If a conditioning has other controls or adapters than the first.
     """
     first = conds[0]
     if not all(same_controls(first, c) for c in conds):
         raise ValueError(
             "the conditionings of one network call must have the same controls, with equal strengths and windows"
+        )
+    if not all(same_adapters(first, c) for c in conds):
+        raise ValueError(
+            "the conditionings of one network call must have the same image prompts, with equal weights and windows"
         )
 
     def join(tensors: list[Tensor]) -> Tensor:
@@ -45,7 +49,16 @@ def stack(conds: Sequence[Cond], each: int) -> Cond:
         controls=[
             replace(control, hint=join([c.controls[i].hint for c in conds])) for i, control in enumerate(first.controls)
         ],
+        image_prompts=[_joined(each, join) for each in zip(*(c.image_prompts for c in conds))],
     )
+
+
+def _joined(prompts: Sequence[ImagePrompt], join: Callable[[list[Tensor]], Tensor]) -> ImagePrompt:
+    """One image of each conditioning as one, with the rows of all."""
+    masks = [each.mask for each in prompts if each.mask is not None]
+    return replace(
+        prompts[0], tokens=join([each.tokens for each in prompts]), mask=join(masks) if masks else None
+    )  # fmt: skip
 
 
 def rows(cond: Cond, some: slice) -> Cond:
@@ -55,6 +68,10 @@ def rows(cond: Cond, some: slice) -> Cond:
         {key: value[some] for key, value in cond.extra.items()},
         concat=None if cond.concat is None else cond.concat[some],
         controls=[replace(control, hint=control.hint[some]) for control in cond.controls],
+        image_prompts=[
+            replace(each, tokens=each.tokens[some], mask=None if each.mask is None else each.mask[some])
+            for each in cond.image_prompts
+        ],
     )
 
 
@@ -107,17 +124,25 @@ def of_tokens(sigma: Sigma, patch: Sequence[int]) -> Tensor:
 
 
 def acting(sigma: Sigma, cond: Cond, clock: Clock) -> Cond:
-    """Keeps only the controls that act at σ.
+    """Keeps only the controls and images that act at σ.
 
     Raises:
-        ValueError: If a control acts for some samples and not for others.
+        ValueError: If one acts for some samples and not for others.
     """
-    if not cond.controls:
+    if not cond.controls and not cond.image_prompts:
         return cond
-    now = [(c, active(c, sigma, clock)) for c in cond.controls if c.strength]
-    if any(inside.any() and not inside.all() for _, inside in now):
-        raise ValueError(
-            "a control's window ends between the noise levels of the samples; "
-            "give the control no window, or all samples the same level"
-        )
-    return replace(cond, controls=tuple(c for c, inside in now if inside.all()))
+
+    def acts(each: Control | ImagePrompt, what: str) -> bool:
+        inside = active(each, sigma, clock)
+        if inside.any() and not inside.all():
+            raise ValueError(
+                f"{what} window ends between the noise levels of the samples; "
+                "give it no window, or all samples the same level"
+            )
+        return bool(inside.all())
+
+    return replace(
+        cond,
+        controls=tuple(c for c in cond.controls if c.strength and acts(c, "a control's")),
+        image_prompts=tuple(p for p in cond.image_prompts if any(p.weights) and acts(p, "an image prompt's")),
+    )

@@ -62,7 +62,21 @@ class VisionEncoder:
         x = x[..., top : top + self.size, left : left + self.size].clamp(0, 1)
         x = (x * 255).round() / 255
         mean, std = (torch.tensor(each, device=device)[:, None, None] for each in (self.mean, self.std))
-        found = self.module(pixel_values=(x - mean) / std, output_hidden_states=True)
+        return self._seen((x - mean) / std)
+
+    @torch.no_grad()
+    def nothing(self, images: int, *, zeros: bool) -> Seen:
+        """What stands for no image: what is seen of the mean colour, or with `zeros` numbers of 0 in its place."""
+        like = next(self.module.parameters())
+        seen = self._seen(like.new_zeros(images, 3, self.size, self.size, dtype=torch.float32))
+        if not zeros:
+            return seen
+        states = seen.last_hidden_state, seen.penultimate_hidden_states, seen.image_embeds
+        return Seen(*map(torch.zeros_like, states))
+
+    def _seen(self, pixels: Tensor) -> Seen:
+        """What is seen of normalised pixels."""
+        found = self.module(pixel_values=pixels, output_hidden_states=True)
         whole = found.image_embeds if hasattr(found, "image_embeds") else found.pooler_output
         return Seen(found.last_hidden_state.float(), found.hidden_states[-2].float(), whole.float())
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
-from sigmafield.core.conditioning import Control
 from sigmafield.core.protocols import State, Steps
 from sigmafield.core.registry import Spec
 from sigmafield.core.resize import resize_mask
@@ -24,6 +24,7 @@ from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
 from sigmafield.recipes.conditionings import Prompts, concat_of, mask_of, prompts_of
+from sigmafield.recipes.editing import proportioned, shown_of
 from sigmafield.recipes.framing import corner_of, cut
 from sigmafield.recipes.groups import number, spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
@@ -34,6 +35,7 @@ from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.options import AUTO
 from sigmafield.recipes.paste_back import PasteBack
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.steering import Steering
 from sigmafield.recipes.tiling import (
     check_multiple,
     leaf_strengths,
@@ -64,7 +66,7 @@ class Job:
         start: The state before the first step.
         loaded: The model as it was loaded.
         inputs: What the recipe's files hold.
-        controls: Images that steer.
+        steering: What steers.
         rows_each: Network rows that one evaluation of the whole image takes in tiles; 0 without tiles.
         paste: What puts the result into the input image, if the recipe asks for it.
         notes: What a user should know about the inputs and the LoRAs, one sentence each.
@@ -76,7 +78,7 @@ class Job:
     start: State
     loaded: Pipeline
     inputs: Inputs
-    controls: Sequence[Control] = ()
+    steering: Steering = Steering()
     rows_each: int = 0
     paste: PasteBack | None = None
     notes: Sequence[str] = ()
@@ -107,14 +109,14 @@ class Job:
 
 
 @torch.no_grad()
-def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequence[Control]) -> Job:
+def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, steering: Steering) -> Job:
     """A run at one size.
 
     Args:
         recipe: What to draw, without `demofusion`.
         pipe: The model.
         inputs: What the recipe's files hold.
-        controls: Images that steer, see `inputs.controls_of`.
+        steering: What steers, see `steering.steering_of`.
 
     Raises:
         ValueError: The model cannot do what the recipe asks for.
@@ -135,8 +137,8 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     stream, spectrum = generator_of(number(recipe.seed)), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, latent.shape)).to(pipe.device)
 
-    concat = concat_of(pipe, inputs, size, frames)
-    prompts = prompts_of(recipe, pipe, controls, concat, size, shown, space)
+    concat, edited = concat_of(pipe, inputs, size, frames), shown_of(pipe, inputs.references, size)
+    prompts = prompts_of(recipe, pipe, steering, concat, size, shown, space, edited)
     guider = guider_of(recipe, model, prompts)
     whole = levels_of(recipe, model, 1.0)
     denoise = tiled_guider(recipe.tiling, model, guider, whole, number(recipe.seed))
@@ -154,7 +156,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequen
     rows = rows_of(recipe.tiling, model, guider.asked(SAMPLERS[sampler.name].need_uncond), len(latent), space)
     paste = paste_of(recipe, given, inputs, size) if recipe.paste_back else None
     notes = [*pipe.notes, *notes_of(given), *size_notes(pipe.model, given, inputs)]
-    return Job(recipe, pipe, run, start, loaded, given, controls, rows, paste, notes)
+    return Job(recipe, pipe, run, start, loaded, given, steering, rows, paste, notes)
 
 
 def model_of(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> DiffusionModel:
@@ -231,6 +233,8 @@ def strengths_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs, size: tu
 def size_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> tuple[int, int]:
     """(height, width) of the images: asked for, or the image's, cut to what the model needs or enlarged, or its own.
 
+    Without an image, a model draws as many pixels as it was trained for in the proportions of the first reference.
+
     Raises:
         ValueError: A side that was asked for is not a multiple of what the model needs, or the image is smaller.
     """
@@ -240,6 +244,8 @@ def size_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> tuple[int,
     elif inputs.frames:
         width, height = (enlarged(side, recipe.scale, unit) for side in inputs.frames[0].size)
         whose = "the image's "
+    elif inputs.references:
+        height, width = proportioned(inputs.references[0], prod(model.size), unit)
     else:
         height, width = model.size
     check_multiple(f"{whose}width", width, unit, unit_words(model))

@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sigmafield.core.conditioning import Area, Cond, Control, fit
+from sigmafield.core.conditioning import Area, Cond, fit
 from sigmafield.core.resize import resize_mask
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.vace import control_latents, control_mask, control_of
+from sigmafield.recipes.editing import Shown, encoded
 from sigmafield.recipes.image_io import resized, to_tensor
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import Region
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.steering import Steering
 from sigmafield.recipes.tiling import unit_of, unit_words
-from sigmafield.spatial.inpaint import hidden, inpaint_concat
+from sigmafield.spatial.inpaint import fill_concat, hidden, inpaint_concat
 
 GREY = (0.8223, -0.6876, 0.6364, 0.1380)
 """The grey latent that ComfyUI gives inpainting networks of Stable Diffusion without a mask."""
@@ -36,35 +38,40 @@ class Prompts:
 def prompts_of(
     recipe: Recipe,
     pipe: Pipeline,
-    controls: Sequence[Control],
+    steering: Steering,
     concat: Tensor | None,
     size: tuple[int, int],
     shown: tuple[int, int],
     space: Sequence[int],
+    edited: Shown | None = None,
 ) -> Prompts:
     """The recipe's conditionings, complete and fitted to a latent.
 
     Args:
         recipe: Prompts, regions, crop of the controls, CLIP skip and distilled guidance.
         pipe: The model.
-        controls: Images that steer, see `inputs.controls_of`.
+        steering: What steers, see `steering.steering_of`.
         concat: What an inpainting network is given, see `concat_of`.
         size: (height, width) of the image in pixels.
         shown: (height, width) of what the network sees of it, which some networks are conditioned on.
         space: Axes of space of the latent.
+        edited: Images that the network is shown, see `editing.shown_of`.
 
     Raises:
         ValueError: The network cannot take one of them.
     """
 
-    cropped = tuple(replace(control, crop=recipe.control_crop) for control in controls)
+    cropped = tuple(replace(control, crop=recipe.control_crop) for control in steering.controls)
 
-    def complete(cond: Cond) -> Cond:
-        cond = replace(distilled(recipe, cond), concat=concat, controls=cropped)
+    def complete(cond: Cond, negative: bool = False) -> Cond:
+        images = steering.nothing if negative else steering.shown
+        cond = replace(distilled(recipe, cond), concat=concat, controls=cropped, image_prompts=images)
         pipe.model.check(cond)
         return fit(cond, space)
 
     def read(text: str, negative: bool = False) -> Cond:
+        if edited is not None:
+            return encoded(pipe, edited, text, shown, recipe.clip_skip)
         encode = pipe.text.encode_negative if negative else pipe.text.encode
         return encode([text], shown, recipe.clip_skip)
 
@@ -72,8 +79,9 @@ def prompts_of(
     for region in recipe.regions:
         area = area_of(region, size, pipe.model)
         positive.append(complete(replace(read(region.prompt), area=area, strength=region.strength)))
-    negative = complete(read(recipe.negative, negative=True))
-    return Prompts(positive, negative, complete(read("", negative=True)) if recipe.guidance else negative)
+    negative = complete(read(recipe.negative, negative=True), negative=True)
+    empty = complete(read("", negative=True), negative=True) if recipe.guidance else negative
+    return Prompts(positive, negative, empty)
 
 
 def distilled(recipe: Recipe, cond: Cond) -> Cond:
@@ -136,14 +144,16 @@ def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int], frames: int
         return None
     if model.family is not None and model.family.name == "WAN21_Vace":
         return _control_of(pipe, inputs, mask, size, frames)
-    if model.concat != 1 + model.latent.channels:
+    filling = model.concat == model.latent.channels + model.latent.factor**2
+    if not filling and model.concat != 1 + model.latent.channels:
         raise ValueError(f"{model.name} takes {model.concat} channels of concat: give them in Python, as Cond.concat")
     if mask is None and model.latent.channels == len(GREY):
         space = model.latent.shape(1, size)[2:]
         return torch.tensor([1.0, *GREY], device=pipe.device).reshape(1, -1, 1, 1).expand(1, -1, *space)
     image = to_tensor(resized(inputs.frames[0], size)) if inputs.frames else torch.full((1, 3, *size), 0.5)
     mask = torch.ones(1, *size) if mask is None else mask
-    return inpaint_concat(mask, pipe.encode(hidden(image, mask).to(pipe.device)))
+    latent = pipe.encode(hidden(image, mask).to(pipe.device))
+    return fill_concat(mask, latent, model.latent.factor) if filling else inpaint_concat(mask, latent)
 
 
 def _control_of(pipe: Pipeline, inputs: Inputs, mask: Tensor | None, size: tuple[int, int], frames: int) -> Tensor:

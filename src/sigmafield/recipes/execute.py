@@ -8,18 +8,18 @@ from typing import Any
 
 from PIL import Image
 
-from sigmafield.core.conditioning import Control
 from sigmafield.core.protocols import State
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.load import load
 from sigmafield.recipes.build import Job, open_single
 from sigmafield.recipes.framing import framed
-from sigmafield.recipes.inputs import Inputs, controls_of, read_inputs
+from sigmafield.recipes.inputs import Inputs, read_inputs
 from sigmafield.recipes.memory import fewer_rows, is_out_of_memory, release, vae_savings
 from sigmafield.recipes.output import carrying
 from sigmafield.recipes.phases import open_phases
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.settings import OF_THE_MODEL
+from sigmafield.recipes.steering import Steering, steering_of
 from sigmafield.runs.checkpoint import moved
 from sigmafield.runs.finite import Finite
 
@@ -60,16 +60,14 @@ def open_pipe(recipe: Recipe, **options: Any) -> Pipeline:
     return load(**settled, loras=pairs, lora_partial=recipe.lora_partial, **options)
 
 
-def open_job(
-    recipe: Recipe, pipe: Pipeline, inputs: Inputs | None = None, controls: Sequence[Control] | None = None
-) -> Job:
+def open_job(recipe: Recipe, pipe: Pipeline, inputs: Inputs | None = None, steering: Steering | None = None) -> Job:
     """The run that a recipe asks for, at one size or in DemoFusion's phases.
 
     Args:
         recipe: What to draw.
         pipe: The model; a recipe's LoRAs are put into the weights of the job's own, where it has others.
         inputs: What the recipe's files hold, where they are in memory already; None reads them.
-        controls: The recipe's controls, where they are loaded already, for many recipes with the same ones.
+        steering: What steers, where it is loaded already, for many recipes with the same.
 
     Raises:
         ValueError: The model cannot do what the recipe asks for, or a file is not the recipe's.
@@ -81,23 +79,24 @@ def open_job(
     if inputs is None:
         recipe, inputs = read_inputs(recipe)
     inputs = framed(recipe, inputs)
-    if controls is None:
-        controls = controls_of(recipe.controls, inputs.hints, pipe)
-    savings = vae_savings(pipe.vae) if inputs.frames else ()
+    if steering is None:
+        steering = steering_of(recipe, inputs, pipe)
+    encoding = bool(inputs.frames or inputs.references)
+    savings = vae_savings(pipe.vae) if encoding else ()
     for vae in (pipe.vae, *(each for _, each in savings)):
         try:
-            return _opened(recipe, replace(pipe, vae=vae), inputs, controls)
+            return _opened(recipe, replace(pipe, vae=vae), inputs, steering)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not inputs.frames:
+            if not is_out_of_memory(error) or not encoding:
                 raise
         release()
     raise MemoryError("the input image does not fit into memory, even if the VAE encodes small tiles of it")
 
 
-def _opened(recipe: Recipe, pipe: Pipeline, inputs: Inputs, controls: Sequence[Control]) -> Job:
+def _opened(recipe: Recipe, pipe: Pipeline, inputs: Inputs, steering: Steering) -> Job:
     if recipe.demofusion is None:
-        return open_single(recipe, pipe, inputs, controls)
-    return open_phases(recipe, recipe.demofusion, pipe, inputs, controls)
+        return open_single(recipe, pipe, inputs, steering)
+    return open_phases(recipe, recipe.demofusion, pipe, inputs, steering)
 
 
 def execute(job: Job, on_step: OnStep | None = None, state: State | None = None) -> Result:
@@ -153,7 +152,7 @@ def _stepped(job: Job, state: State) -> tuple[Job, State]:
         smaller = fewer_rows(job.recipe, job.loaded)
         if smaller is None:
             raise MemoryError(f"{failed}; the network has one row per call already")
-        job = _opened(job.recipe, smaller, job.inputs, job.controls)
+        job = _opened(job.recipe, smaller, job.inputs, job.steering)
 
 
 def _decoded(job: Job, state: State) -> tuple[list[Image.Image], str]:

@@ -14,10 +14,11 @@ from typing_extensions import Unpack
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.models.bundle import Pipeline
 from sigmafield.recipes.execute import execute, open_job
-from sigmafield.recipes.inputs import controls_of, read_inputs
+from sigmafield.recipes.inputs import read_inputs
 from sigmafield.recipes.options import Lora
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.settings import OF_THE_MODEL, Seed, Settings
+from sigmafield.recipes.steering import steering_of
 
 V = TypeVar("V")
 
@@ -58,10 +59,10 @@ def generate(
     first, inputs = read_inputs(recipes[0])
     if "loras" in settings:
         pipe = pipe.with_loras([lora.pair for lora in first.loras], first.lora_partial)
-    controls = controls_of(first.controls, inputs.hints, pipe)
+    steering = steering_of(first, inputs, pipe)
     images: list[Image.Image] = []
     for k, recipe in enumerate(recipes):
-        job = open_job(replace(first, prompt=recipe.prompt, seed=recipe.seed), pipe, inputs, controls)
+        job = open_job(replace(first, prompt=recipe.prompt, seed=recipe.seed), pipe, inputs, steering)
         for note in job.notes if k == 0 else ():
             warnings.warn(note, stacklevel=2)
         images += [image for frames in execute(job).images for image in frames]

@@ -15,7 +15,7 @@ from sigmafield.core.registry import Spec, parse_specs, shown
 from sigmafield.recipes.image_io import MaskFrom
 from sigmafield.recipes.in_memory import ImageSource, image_source
 from sigmafield.recipes.names import read_sampler, read_schedule
-from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
+from sigmafield.recipes.options import AdapterImage, ControlImage, DemoFusion, Detail, Lora, Reference, Region, Tiling
 
 Specs = Sequence[Spec | str] | Spec | str
 """Several names with parameters: as values, or as text, "apg(eta=0.5)+cfg_norm"."""
@@ -118,7 +118,8 @@ class SamplingOptions:
         guidance: Guidance mods, such as "apg(eta=0.5)+cfg_norm"; `sigmafield guidance` lists them.
         seed: Seed of the whole batch; -1 or "random" draws one, which the recipe then has.
         noise: Spectrum of the noise, such as "pyramid(discount=0.8)" or "coloured(exponent=1)"; None is white.
-        distilled_guidance: Guidance that a distilled network, such as Flux dev, is given as an input; None is 3.5.
+        distilled_guidance: Guidance that a distilled network, such as Flux dev, is given as an input; None is the
+            model's own, 3.5 for Flux dev.
         shift: Time shift of a flow network, or "size" for the one that the model was trained with at this size; None
             is the model's own.
         allow_nonfinite: Go on with NaN or infinity in the latent, which otherwise ends the run with an error.
@@ -189,18 +190,22 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringOptions:
-    """Prompts for parts of the image, and images that steer the network.
+    """Prompts for parts of the image, and images that steer the network or are shown to it.
 
     Args:
         regions: Prompts for boxes of the image.
         controls: Images that steer the network, each read by a ControlNet or T2I-Adapter.
         control_crop: What a region sees of a control image: fit, all of it at the region's size, as in ComfyUI; along,
             the part where the region is.
+        ip_adapters: Images that the network attends to, each through an IP-Adapter.
+        references: Images that an editing network is shown, in the order in which the prompt speaks of them.
     """
 
     regions: Sequence[Region] = ()
     controls: Sequence[ControlImage] = ()
     control_crop: Literal["fit", "along"] = "fit"
+    ip_adapters: Sequence[AdapterImage] = ()
+    references: Sequence[Reference] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +280,7 @@ def several(value: Sequence[V] | V) -> tuple[V, ...]:
 READERS: Mapping[str, Callable[[Any], Any]] = {
     "sampler": sampler_of, "schedule": schedule_of, "guidance": guidance_of, "noise": noise_of,
     "mixing": mixing_terms_of, "model_sampling": model_sampling_of, "seed": seed_of,
-    **dict.fromkeys(("regions", "controls", "loras"), several),
+    **dict.fromkeys(("regions", "controls", "ip_adapters", "references", "loras"), several),
     **dict.fromkeys(("model", "parts", "embeddings"), path_of), "pad": pad_of,
     "image": partial(image_source, "image"), "mask": partial(image_source, "mask", mask=True),
     "denoise_map": partial(image_source, "denoise_map", mask=True),

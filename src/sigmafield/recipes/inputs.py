@@ -1,24 +1,25 @@
-"""The files that a recipe names, read: images, masks, maps and control images, each known by its digest."""
+"""The files that a recipe names, read: images, masks, maps, control images, references, known by their digests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 from torch import Tensor
 
-from sigmafield.core.conditioning import Control, ControlNetwork
-from sigmafield.models.bundle import Pipeline
-from sigmafield.models.diffusion_model import no_controls
-from sigmafield.models.load import absolute, load_control
+from sigmafield.models.load import absolute
 from sigmafield.models.lora.strengths import lora_file
 from sigmafield.recipes.image_io import decoded, decoded_frames, digest, read_bytes, to_mask, to_rgb, to_tensor
 from sigmafield.recipes.in_memory import PREFIX, ImageSource, InMemory, pixel_digest
-from sigmafield.recipes.options import AUTO, ControlImage, Lora
+from sigmafield.recipes.options import AUTO, AdapterImage, ControlImage, Lora, Reference
 from sigmafield.recipes.recipe import Recipe
+
+Entry = TypeVar("Entry", AdapterImage, ControlImage, Reference)
+"""What of a recipe has an image of its own."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,16 @@ class Inputs:
         denoise_map: [1, height, width] in 0 … 1, brightness of the map; any resolution. None without a map, and for
             the map "auto".
         hints: [1, 3, height, width] in 0 … 1, one for each of the recipe's controls.
+        references: [1, 3, height, width] in 0 … 1, one for each image that an editing network is shown.
+        attended: [1, 3, height, width] in 0 … 1, one for each of the recipe's IP-Adapters.
     """
 
     frames: Sequence[Image.Image] = ()
     mask: Tensor | None = None
     denoise_map: Tensor | None = None
     hints: Sequence[Tensor] = ()
+    references: Sequence[Tensor] = ()
+    attended: Sequence[Tensor] = ()
 
 
 def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
@@ -59,13 +64,14 @@ def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
     if recipe.denoise_map is not None and recipe.denoise_map != AUTO:
         found, changes["denoise_map_sha256"] = _read("denoise_map", recipe.denoise_map, recipe.denoise_map_sha256)
         levels = found if isinstance(found, Tensor) else to_mask(found[0])
-    controls, hints = [], []
-    for control in recipe.controls:
-        sealed, hint = _read_control(control)
-        controls.append(sealed)
-        hints.append(hint)
+    controls = [_read_control(control) for control in recipe.controls]
+    adapters = [_read_adapter(adapter) for adapter in recipe.ip_adapters]
+    shown = [_read_entry("a reference's image", reference) for reference in recipe.references]
+    lists = {"controls": controls, "ip_adapters": adapters, "references": shown}
     loras = tuple(sealed_lora(lora) for lora in recipe.loras)
-    return replace(recipe, **changes, controls=tuple(controls), loras=loras), Inputs(frames, mask, levels, hints)
+    sealed = {name: tuple(entry for entry, _ in each) for name, each in lists.items()}
+    hints, attended, references = ([image for _, image in each] for each in lists.values())
+    return replace(recipe, **changes, **sealed, loras=loras), Inputs(frames, mask, levels, hints, references, attended)
 
 
 def located(recipe: Recipe) -> Recipe:
@@ -77,6 +83,9 @@ def located(recipe: Recipe) -> Recipe:
         embeddings=absolute(recipe.embeddings),
         loras=tuple(replace(lora, path=absolute(lora.path)) for lora in recipe.loras),
         controls=tuple(replace(control, net=absolute(control.net)) for control in recipe.controls),
+        ip_adapters=tuple(
+            replace(each, net=absolute(each.net), encoder=absolute(each.encoder)) for each in recipe.ip_adapters
+        ),
     )
 
 
@@ -134,8 +143,20 @@ def _read_control(control: ControlImage) -> tuple[ControlImage, Tensor]:
     if not Path(control.net).expanduser().exists():
         layouts = "a .safetensors file or a directory in diffusers' layout"
         raise FileNotFoundError(f"{control.net}: no such file or directory; a control's net is {layouts}")
-    found, now = _read("a control's image", control.image, control.image_sha256)
-    return replace(control, image_sha256=now), to_tensor(_pictures("a control's image", found)[0])
+    return _read_entry("a control's image", control)
+
+
+def _read_adapter(adapter: AdapterImage) -> tuple[AdapterImage, Tensor]:
+    for what in ("net", "encoder"):
+        if not Path(path := getattr(adapter, what)).expanduser().is_file():
+            raise FileNotFoundError(f"{path}: no such file; an IP-Adapter's {what} is a .safetensors file")
+    return _read_entry("an IP-Adapter's image", adapter)
+
+
+def _read_entry(name: str, entry: Entry) -> tuple[Entry, Tensor]:
+    """An entry with the digest of its image, and the image."""
+    found, now = _read(name, entry.image, entry.image_sha256)
+    return replace(entry, image_sha256=now), to_tensor(_pictures(name, found)[0])
 
 
 def sealed_lora(lora: Lora) -> Lora:
@@ -153,34 +174,3 @@ def sealed_lora(lora: Lora) -> Lora:
 def _digest_at(path: Path, time: int) -> str:
     """The digest of a file as it was at a time; a LoRA is large, and `generate` asks at each call."""
     return digest(path.read_bytes())
-
-
-def controls_of(
-    entries: Sequence[ControlImage],
-    hints: Sequence[Tensor],
-    pipe: Pipeline,
-    load: Callable[..., ControlNetwork] = load_control,
-) -> tuple[Control, ...]:
-    """The images that steer, with the networks that read them, on the pipeline's device in its network's dtype.
-
-    Args:
-        entries: A recipe's controls.
-        hints: Their images.
-        pipe: The model that they steer.
-        load: `load_control`, or what gives a network that is loaded already.
-
-    Raises:
-        ValueError: The model takes no controls, or a control's network is not supported.
-    """
-    if entries and pipe.model.controls is None:
-        raise no_controls(pipe.model.name)
-    dtype = getattr(pipe.model.module, "dtype", None)
-    return tuple(
-        Control(
-            load(entry.net, device=pipe.device, dtype=dtype, kind=entry.kind, pipe=pipe),
-            hint.to(pipe.device),
-            entry.strength,
-            (entry.start, entry.end),
-        )
-        for entry, hint in zip(entries, hints)
-    )

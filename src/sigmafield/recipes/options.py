@@ -7,7 +7,7 @@ together; `MachineOptions` is what its model runs on, which is not part of a rec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -213,6 +213,59 @@ class ControlImage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image", image_source("a control's image", self.image))
         settle(self, "a control")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image that an editing network is shown.
+
+    Args:
+        image: The image: its path or, in Python, an image in memory.
+        image_sha256: Digest of the image; filled in when the recipe is run, so that a replay recognises it.
+
+    Raises:
+        ValueError: The image is neither a path nor an image.
+    """
+
+    image: ImageSource
+    image_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", image_source("a reference's image", self.image))
+        settle(self, "a reference")
+
+
+@dataclass(frozen=True)
+class AdapterImage:
+    """An image that the network attends to next to the prompt, and the IP-Adapter that lets it.
+
+    Args:
+        net: The IP-Adapter: a .safetensors file.
+        encoder: The vision encoder that it was trained with: a .safetensors file in transformers' layout.
+        image: The image, of which the middle square is seen: its path or, in Python, an image in memory.
+        strength: Factor of its effect.
+        start: Share of the way through sampling at which it begins to act.
+        end: Share of the way through sampling at which it stops acting.
+        layers: Beginnings of the names of the layers that act, such as up_blocks.0.attentions.1 for the style alone of
+            SDXL; empty: all.
+        image_sha256: Digest of the image; filled in when the recipe is run, so that a replay recognises it.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    net: str
+    encoder: str
+    image: ImageSource
+    strength: float = 1.0
+    start: Annotated[float, Range(0, "end")] = 0.0
+    end: Annotated[float, Range("start", 1)] = 1.0
+    layers: Sequence[str] = ()
+    image_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", image_source("an IP-Adapter's image", self.image))
+        settle(self, "an IP-Adapter")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sigmafield.core.conditioning import Control
 from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Noise
 from sigmafield.models.bundle import Pipeline
@@ -29,6 +28,7 @@ from sigmafield.recipes.ksampler import open_run
 from sigmafield.recipes.limits import check_canvas, check_shown
 from sigmafield.recipes.options import DemoFusion
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.steering import Steering
 from sigmafield.recipes.tiling import vae_for
 from sigmafield.runs.level_noise import KeyedLevels
 from sigmafield.runs.mixing import Mixing
@@ -39,7 +39,7 @@ from sigmafield.spatial.demofusion_views import Windows, clock, fused, residual_
 
 
 @torch.no_grad()
-def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs, controls: Sequence[Control]) -> Job:
+def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs, steering: Steering) -> Job:
     """A run through all phases of a recipe with `demofusion`.
 
     The first phase is at the recipe's width and height, best those of the network. A recipe with an image begins from
@@ -51,7 +51,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         how: Its `demofusion`.
         pipe: The model.
         inputs: What the recipe's files hold.
-        controls: Images that steer, see `inputs.controls_of`.
+        steering: What steers, see `steering.steering_of`.
 
     Raises:
         ValueError: The stride is above the network's size, or the model is one of videos or of inpainting.
@@ -74,7 +74,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         """The steps at q times the size: windows and dilated views, led by the phase before."""
         large = (size[0] * q, size[1] * q)
         shape, seed = model.latent.shape(recipe.batch, large), seed_word(number(recipe.seed), (q,))
-        prompts = prompts_at(recipe, pipe, controls, size, q)
+        prompts = prompts_at(recipe, pipe, steering, size, q)
         local = Windows(model, window, stride, seed, how.batch, model.latent.factor)
         views = fused(
             local, q, time, skip_of(model.sampling), cosine_scale_2=how.cosine_scale_2,
@@ -91,11 +91,11 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         run = Phases([phase(q) for q in range(1, how.scale + 1)], model.latent.factor)
         notes = [*pipe.notes, *size_notes(model, given, inputs)]
         start = run.start(source_latent(recipe, pipe, inputs, size))
-        return Job(recipe, pipe, run, start, loaded, given, controls, notes=notes)
+        return Job(recipe, pipe, run, start, loaded, given, steering, notes=notes)
     source = source_latent(recipe, pipe, inputs, size)
     stream, spectrum = generator_of(number(recipe.seed)), parse_filter(spec_or_none(recipe.noise))
     noise = spectrum(initial_noise(stream, source.shape)).to(pipe.device)
-    prompts = prompts_at(recipe, pipe, controls, size, 1)
+    prompts = prompts_at(recipe, pipe, steering, size, 1)
     guider = guider_of(recipe, model, prompts)
     first, start, _ = open_run(
         guider,
@@ -109,7 +109,7 @@ def open_phases(recipe: Recipe, how: DemoFusion, pipe: Pipeline, inputs: Inputs,
         **params,
     )
     phases = [Phase(1, size, first), *(phase(q) for q in range(2, how.scale + 1))]
-    return Job(recipe, pipe, Phases(phases, model.latent.factor), start, loaded, inputs, controls, notes=pipe.notes)
+    return Job(recipe, pipe, Phases(phases, model.latent.factor), start, loaded, inputs, steering, notes=pipe.notes)
 
 
 def windows_of(how: DemoFusion, model: DiffusionModel) -> tuple[tuple[int, int], int]:
@@ -125,9 +125,9 @@ def windows_of(how: DemoFusion, model: DiffusionModel) -> tuple[tuple[int, int],
     return window, stride
 
 
-def prompts_at(recipe: Recipe, pipe: Pipeline, controls: Sequence[Control], size: tuple[int, int], q: int) -> Prompts:
+def prompts_at(recipe: Recipe, pipe: Pipeline, steering: Steering, size: tuple[int, int], q: int) -> Prompts:
     """The recipe's conditionings at q times a size, its regions as much larger."""
     large = (size[0] * q, size[1] * q)
     space = pipe.model.latent.shape(1, large)[2:]
     scaled = replace(recipe, regions=tuple(region.scaled(q) for region in recipe.regions))
-    return prompts_of(scaled, pipe, controls, None, large, large, space)
+    return prompts_of(scaled, pipe, steering, None, large, large, space)

@@ -36,6 +36,9 @@ from sigmafield.runs.mixing_spec import mixing_of
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
+MOST_REFERENCES = 16
+"""Images that a network can be shown; its attention grows with the square of their number."""
+
 VERSION = 2
 """Version of the JSON form. A later one is refused, since what it means is not known here."""
 
@@ -78,6 +81,8 @@ class Recipe(CanvasOptions, SamplingOptions, ImageOptions, SteeringOptions, Mode
         check_steps(self)
         check_image(self)
         check_large(self)
+        if len(self.references) > MOST_REFERENCES:
+            raise ValueError(f"references must be at most {MOST_REFERENCES} images; got {len(self.references)}")
 
     def to_json(self) -> str:
         """The recipe as one line of JSON, which `from_json` reads."""
@@ -182,7 +187,7 @@ def check_large(recipe: Recipe) -> None:
         raise ValueError("tiling 'spot' shifts its tiles with the step: with a denoise map, map_schedule 'delayed'")
     if recipe.demofusion is None:
         return
-    for name in ("mask", "pad", "denoise_map", "mixing", "start_step", "last_step", "tiling"):
+    for name in ("mask", "pad", "denoise_map", "mixing", "start_step", "last_step", "tiling", "references"):
         if getattr(recipe, name):
             raise ValueError(f"demofusion draws whole images in whole runs: leave {name} out")
     if SAMPLERS[spec(recipe.sampler).name].adaptive:

@@ -9,7 +9,7 @@ from sigmafield.core.registry import Spec
 from sigmafield.recipes.groups import Specs
 from sigmafield.recipes.image_io import MaskFrom
 from sigmafield.recipes.in_memory import ImageSource
-from sigmafield.recipes.options import ControlImage, DemoFusion, Detail, Lora, Region, Tiling
+from sigmafield.recipes.options import AdapterImage, ControlImage, DemoFusion, Detail, Lora, Reference, Region, Tiling
 
 OF_THE_MODEL = ("model", "parts", "embeddings", "skip_unknown_embeddings")
 """Fields of a recipe that a loaded model has settled."""
@@ -54,6 +54,8 @@ class Settings(TypedDict, total=False):
     regions: Sequence[Region]
     controls: Sequence[ControlImage]
     control_crop: Literal["fit", "along"]
+    ip_adapters: Sequence[AdapterImage]
+    references: Sequence[Reference]
 
     loras: Sequence[Lora]
     lora_partial: bool

@@ -15,8 +15,8 @@ from sigmafield.serve.recipe_job import META
 from sigmafield.serve.workflow_job import Workflows
 
 OF_THE_NETWORK = (
-    "prompt", "negative", "cfg", "distilled_guidance", "regions", "controls", "control_crop", "loras", "lora_partial",
-    "clip_skip", "allow_nonfinite",
+    "prompt", "negative", "cfg", "distilled_guidance", "regions", "controls", "control_crop", "ip_adapters",
+    "loras", "lora_partial", "clip_skip", "allow_nonfinite",
 )  # fmt: skip
 """Entries of a recipe that may change in the middle of a run: the state's shape and memories do not depend on them."""
 

@@ -7,19 +7,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
-from sigmafield.core.conditioning import Control
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.load import choose_device, load_control
+from sigmafield.models.load import choose_device
 from sigmafield.models.load import load as load_model
-from sigmafield.recipes.inputs import Inputs, controls_of
+from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import Lora, MachineOptions
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.recipes.settings import OF_THE_MODEL
+from sigmafield.recipes.steering import Steering, steering_of
 from sigmafield.serve.batcher import Batcher, BatchSettings
 from sigmafield.serve.figures import DeviceFigures, memory_of
 from sigmafield.serve.settings import EngineSettings
@@ -78,9 +77,9 @@ class Device:
         pipe = self.once(load_model, **settled)
         return self.once(with_loras, pipe, loras, recipe.lora_partial) if loras else pipe
 
-    def controls(self, recipe: Recipe, inputs: Inputs, pipe: Pipeline) -> tuple[Control, ...]:
-        """The images that steer, with networks that jobs share; errors as for `controls_of`."""
-        return controls_of(recipe.controls, inputs.hints, pipe, partial(self.once, load_control))
+    def steering(self, recipe: Recipe, inputs: Inputs, pipe: Pipeline) -> Steering:
+        """What steers, with networks that jobs share; errors as for `steering_of`."""
+        return steering_of(recipe, inputs, pipe, self.once)
 
     def once(self, load: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Load a model, or give the one that an equal call has loaded.

@@ -6,11 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from torch import Tensor
+
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import settle
 from sigmafield.recipes.recipe import Recipe
 
 MIB = 2**20
+
+FACTORS = ("scale_by", "resize_type.multiplier")
+"""Inputs of nodes by which both sides of an image grow."""
+PIXELS = 8
+"""Pixels of a latent position along a side, as most nodes count them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,7 @@ class Limits:
 
         Args:
             name: Its id.
-            inputs: Its inputs; those that are not numbers, such as links, are not looked at.
+            inputs: Its inputs: numbers, and at the call of a node images, masks and latents; others are not looked at.
         """
         most = {"steps": self.max_steps, "batch_size": self.max_batch, "length": self.max_frames}
         numbers = {key: value for key, value in inputs.items() if isinstance(value, (int, float))}
@@ -86,6 +93,22 @@ class Limits:
                 f"node {name}: width × height must be at most {self.max_pixels} pixels on this server; "
                 f"got {width}x{height}"
             )
+        factor = max([numbers[key] for key in FACTORS if key in numbers], default=1)
+        for width, height in filter(None, map(size_in, inputs.values())):
+            if width * height * max(factor, 1) ** 2 > self.max_pixels:
+                raise ValueError(
+                    f"node {name}: an image must have at most {self.max_pixels} pixels on this server; "
+                    f"got {width}x{height}" + (f", enlarged {factor:g} times" if factor > 1 else "")
+                )
+
+
+def size_in(value: Any) -> tuple[int, int] | None:
+    """(width, height) in pixels of images [B, H, W, C], masks [B, H, W] or a latent of nodes; None for others."""
+    if isinstance(value, Tensor) and value.ndim in (3, 4):
+        return value.shape[2], value.shape[1]
+    if isinstance(value, Mapping) and isinstance(latent := value.get("samples"), Tensor) and latent.ndim > 3:
+        return latent.shape[-1] * PIXELS, latent.shape[-2] * PIXELS
+    return None
 
 
 def drawn_size(recipe: Recipe, image: tuple[int, int] | None) -> tuple[int, int]:

@@ -102,7 +102,7 @@ def draw(live: Live, device: Device, recipe: Recipe, inputs: Inputs, said: Recip
         Stopped: It was asked to stop; its state is saved, unless it is cancelled.
     """
     pipe = device.pipe(recipe)
-    job = open_job(recipe, pipe, inputs, device.controls(recipe, inputs, pipe))
+    job = open_job(recipe, pipe, inputs, device.steering(recipe, inputs, pipe))
     with Stepping(device.batcher, live.record.priority) as stepping:
         result = execute(job, Watch(job, live, stepping), state)
     texts = workflow_texts(replace(job, recipe=said))

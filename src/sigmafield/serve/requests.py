@@ -28,7 +28,8 @@ IMAGES = ("image", "mask", "denoise_map")
 FOLDERS = ("parts", "embeddings")
 """Entries of a recipe that name a folder of models."""
 
-NESTED = {"loras": ("path",), "controls": ("net", "image")}
+NESTED = {"loras": ("path",), "controls": ("net", "image"), "references": ("image",),
+          "ip_adapters": ("net", "encoder", "image")}  # fmt: skip
 """Entries of a recipe that hold objects which name files, with the names of those."""
 
 
@@ -191,7 +192,8 @@ class Requests:
         return str(path)
 
     def _check(self, recipe: Recipe) -> None:
-        named = {name: getattr(recipe, name) for name in IMAGES} | {"controls": [c.image for c in recipe.controls]}
+        named = {name: getattr(recipe, name) for name in IMAGES}
+        named |= {name: [each.image for each in getattr(recipe, name)] for name in NESTED if "image" in NESTED[name]}
         for name, value in named.items():
             for path in value if isinstance(value, list) else [value]:
                 if isinstance(path, str) and path != AUTO and not Path(path).is_file():  # the upload is deleted

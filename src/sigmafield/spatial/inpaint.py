@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sigmafield.core.arrays import Images, Latent, Sigma
@@ -96,6 +97,19 @@ def inpaint_concat(mask: Tensor, latent: Latent) -> Tensor:
         latent: The latent of the image with the masked part `hidden`, in the network's scale.
     """
     return torch.cat([fit_mask(mask, latent)[:, :1].round(), latent], dim=1)
+
+
+def fill_concat(mask: Tensor, latent: Latent, factor: int) -> Tensor:
+    """A `Cond.concat` for Flux Fill, [B, C + factor², *space]: the latent, then a position's pixels of the mask.
+
+    Args:
+        mask: As for `inpaint_concat`, of any resolution.
+        latent: As for `inpaint_concat`.
+        factor: Pixels per latent position along a side.
+    """
+    height, width = (factor * side for side in latent.shape[2:])
+    pixels = fit_mask(mask, latent.new_empty(len(latent), 1, height, width)).round()
+    return torch.cat([latent, F.pixel_unshuffle(pixels, factor)], dim=1)
 
 
 def differential(levels: Levels, sigmas: Tensor, strength: float = 1.0) -> MaskOf:

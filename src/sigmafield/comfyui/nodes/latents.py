@@ -13,7 +13,6 @@ from sigmafield.comfyui.scaling import scaled
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Latent, Mask
 from sigmafield.core.annotations import Range
-from sigmafield.core.resize import resize
 
 Resize = Literal["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]
 Rotation = Literal["none", "90 degrees", "180 degrees", "270 degrees"]
@@ -117,7 +116,7 @@ def latent_upscale_by(
     """
     x = samples["samples"]
     height, width = (round(side * scale_by) for side in x.shape[-2:])
-    return {**samples, "samples": resize(x, height, width, upscale_method)}
+    return {**samples, "samples": scaled(x, width, height, upscale_method)}
 
 
 def rotated(x: Tensor, rotation: Rotation, axes: tuple[int, int]) -> Tensor:

@@ -24,7 +24,7 @@ from sigmafield.schedules import SCHEDULES
 
 WITHOUT = (
     "frames", "noise", "shift", "model_sampling", "pad", "mask_feather", "match_colours", "denoise_map", "mixing",
-    "tiling", "demofusion",
+    "tiling", "demofusion", "ip_adapters", "references",
 )  # fmt: skip
 """Fields that no core node says."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond, ControlNetwork, Residuals
-from sigmafield.models.diffusers.control_transformer import FluxControl, SD3Control
+from sigmafield.models.diffusers.control_transformer import FluxControl, SD3Control, ZImageControl
 
 XL = "full_adapter_xl"
 
@@ -72,7 +72,7 @@ def fitting(unet: Any) -> Callable[[ControlNetwork], None]:
     """Makes the check of a UNet's controls: it raises ValueError for a side network of another kind of UNet."""
 
     def check(net: ControlNetwork) -> None:
-        if isinstance(net, FluxControl | SD3Control):
+        if isinstance(net, FluxControl | SD3Control | ZImageControl):
             raise ValueError(f"this {type(net.module).__name__} is for a transformer; the model is a UNet")
         if not isinstance(net, ControlNet | ControlUnion | Adapter):
             return  # a side network of the caller

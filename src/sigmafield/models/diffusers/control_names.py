@@ -132,7 +132,17 @@ def unchanged(tensors: Weights) -> Weights:
     return tensors
 
 
+def z_image(tensors: Weights) -> Weights:
+    """A ControlNet of Z-Image, without the layers of 2.0 that are in its file and not used."""
+    used = "control_noise_refiner.0.after_proj.weight" in tensors
+    first = tensors["control_all_x_embedder.2-1.weight"].shape[1] == 64
+    if used or first:
+        return tensors
+    return {name: value for name, value in tensors.items() if not name.startswith("control_noise_refiner.")}
+
+
 RENAMED: dict[str, Callable[[Weights], Weights]] = {
     "diffusers": unchanged, "ldm": ldm, "adapter": adapter, "xlabs": xlabs, "stability": stability,
+    "z_image": z_image,
 }  # fmt: skip
 """How weights are renamed, by whose words their names are in."""

@@ -14,6 +14,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 from diffusers.models.controlnets.controlnet_sd3 import SD3ControlNetModel
 from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
+from diffusers.models.controlnets.controlnet_z_image import ZImageControlNetModel
 from torch import Tensor
 
 from sigmafield.core.conditioning import ControlNetwork
@@ -22,7 +23,7 @@ from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.assemble import assembled
 from sigmafield.models.diffusers.control import XL, Adapter, ControlNet, ControlUnion
 from sigmafield.models.diffusers.control_names import RENAMED
-from sigmafield.models.diffusers.control_transformer import FluxControl, HintLatents, SD3Control
+from sigmafield.models.diffusers.control_transformer import FluxControl, HintLatents, SD3Control, ZImageControl
 from sigmafield.models.diffusers.source import pretrained
 from sigmafield.models.directory import listing, read_json
 from sigmafield.models.single_file.control_shapes import CONFIGS
@@ -34,7 +35,14 @@ from sigmafield.models.weights.packed import Value
 
 CLASSES: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (ControlNetModel, ControlNetUnionModel, T2IAdapter, FluxControlNetModel, SD3ControlNetModel)
+    for kind in (
+        ControlNetModel,
+        ControlNetUnionModel,
+        T2IAdapter,
+        FluxControlNetModel,
+        SD3ControlNetModel,
+        ZImageControlNetModel,
+    )
 }
 """The side networks that are supported, by their classes' names."""
 
@@ -145,7 +153,7 @@ def side_network(module: Any, wanted: Wanted) -> ControlNetwork:
             raise ValueError(f"{path}: in_channels = {config.in_channels}; supported: 1, 3")
         halves = config.adapter_type == XL  # its first features are for the latent at half its size
         return Adapter(module, config.downscale_factor // (1 + halves))
-    if isinstance(module, FluxControlNetModel | SD3ControlNetModel):
+    if isinstance(module, FluxControlNetModel | SD3ControlNetModel | ZImageControlNetModel):
         return of_transformer(module, wanted)
     factor = 2 ** (len(config.conditioning_embedding_out_channels) - 1)
     if isinstance(module, ControlNetUnionModel):
@@ -156,7 +164,7 @@ def side_network(module: Any, wanted: Wanted) -> ControlNetwork:
     return ControlNet(module, factor)
 
 
-def of_transformer(module: FluxControlNetModel | SD3ControlNetModel, wanted: Wanted) -> ControlNetwork:
+def of_transformer(module: Any, wanted: Wanted) -> ControlNetwork:
     """Makes the side network of a transformer, with the VAE of the pipeline that it steers."""
     pipe, path = wanted.pipe, wanted.path
     if pipe is None or pipe.model.controls is None:
@@ -174,6 +182,13 @@ def of_transformer(module: FluxControlNetModel | SD3ControlNetModel, wanted: Wan
         depths = [len(getattr(transformer, name, ())) for name in ("transformer_blocks", "single_transformer_blocks")]
         factor = factor if module.input_hint_block is None else IMAGE_FACTOR
         net: ControlNetwork = FluxControl(module, factor, HintLatents(pipe.encode), (depths[0], depths[1]), mode)
+    elif isinstance(module, ZImageControlNetModel):
+        no_kind(wanted)
+        net = ZImageControl(module, factor, HintLatents(pipe.encode), len(getattr(transformer, "layers", ())))
+        pipe.model.controls(net)
+        module.from_transformer(module, transformer)
+        module.gradient_checkpointing = False  # the class asks for it where gradients are recorded, and does not set it
+        return net
     else:
         no_kind(wanted)
         if config.extra_conditioning_channels:

@@ -1,4 +1,4 @@
-"""Side networks of diffusers that read an image and steer a transformer: ControlNets of Flux and Stable Diffusion 3."""
+"""Side networks of diffusers that read an image and steer a transformer: ControlNets of Flux, SD 3 and Z-Image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond, ControlNetwork, Residuals
+from sigmafield.models.diffusers.chat import MASK
 from sigmafield.models.diffusers.flux_tokens import patch_positions, text_positions, tokens_of
 
 
@@ -113,6 +115,38 @@ class SD3Control:
         return Residuals(blocks=evenly(blocks, len(self.transformer.transformer_blocks)))
 
 
+@dataclass(frozen=True, eq=False)
+class ZImageControl:
+    """A ZImageControlNetModel, which reads the image's latent and adds to some layers.
+
+    Args:
+        module: The module, with the parts of the network that it shares.
+        factor: Pixels of the hint per latent position.
+        latents: Latents of hints.
+        depth: Layers of the network.
+    """
+
+    module: Any
+    factor: int
+    latents: HintLatents
+    depth: int
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond, hint: Tensor, strength: float) -> Residuals:
+        dtype = self.module.dtype
+        shown = self.latents(hint.to(x.device)).to(x.device, dtype)[:, :, None]
+        shown = F.pad(shown, (0, 0, 0, 0, 0, 0, 0, self.module.config.control_in_dim - shown.shape[1]))
+        texts = [text.to(dtype) for text in without_padding(cond)]
+        added = self.module(list(x.to(dtype)[:, :, None]), 1 - t, texts, list(shown), strength)
+        nothing = x.new_zeros(())
+        return Residuals(blocks=[added.get(i, nothing) for i in range(self.depth)])
+
+
+def without_padding(cond: Cond) -> list[Tensor]:
+    """The text of each row of a conditioning, without what its mask says is padding."""
+    lengths = cond.extra[MASK].sum(1).tolist()
+    return [text[:length] for text, length in zip(cond.embeds, lengths)]
+
+
 def in_shares(outputs: Sequence[Tensor], depth: int) -> list[Tensor]:
     """What each of `depth` blocks is given of fewer outputs: block i output ⌊i/⌈depth/n⌉⌋, as in diffusers' Flux."""
     each = math.ceil(depth / len(outputs)) if outputs else 1
@@ -131,8 +165,14 @@ def evenly(outputs: Sequence[Tensor], depth: int) -> list[Tensor]:
 
 def fitting_transformer(transformer: Any) -> Callable[[ControlNetwork], None]:
     """Makes the check of a transformer's controls: ValueError for a side network of another kind of network."""
-    kind = {"FluxTransformer2DModel": FluxControl, "SD3Transformer2DModel": SD3Control}[type(transformer).__name__]
+    kinds = {
+        "FluxTransformer2DModel": FluxControl,
+        "SD3Transformer2DModel": SD3Control,
+        "ZImageTransformer2DModel": ZImageControl,
+    }
+    kind = kinds[type(transformer).__name__]
     widths = ("num_attention_heads", "attention_head_dim", "joint_attention_dim", "pooled_projection_dim")
+    widths = ("dim", "n_heads") if kind is ZImageControl else widths
 
     def check(net: ControlNetwork) -> None:
         module: Any = getattr(net, "module", None)

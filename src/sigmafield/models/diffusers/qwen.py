@@ -33,6 +33,10 @@ DRAW = (
 SKIPPED = 34
 """Tokens of the system prompt and of the words before the prompt."""
 LENGTH = 1024
+SEEN = 384**2
+"""Pixels of an image as the text encoder sees it, of networks that were trained with several."""
+ONE_IMAGE = "QwenImageEditPipeline"
+"""The pipeline of the first Qwen-Image-Edit, which was trained with one image, without a number."""
 
 
 def build_qwen(source: Source) -> Pipeline:
@@ -52,7 +56,9 @@ def qwen_encoder(source: Source) -> TextEncoder:
     """Loads the text encoder of Qwen-Image: Qwen 2.5 VL's last hidden states after the system prompt, and a mask."""
     module = load_language_model(source, Qwen2_5_VLForConditionalGeneration)
     text = chat_encoder(source, module, Chat(DRAW + QWEN, LENGTH, SKIPPED), lambda rows: {})
-    return replace(text, sees=image_encoder(source))
+    numbered = source.where.index.get("_class_name") != ONE_IMAGE
+    pixels = SEEN if numbered else None
+    return replace(text, sees=image_encoder(source), numbered=numbered, seen_pixels=pixels)
 
 
 def shown(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:

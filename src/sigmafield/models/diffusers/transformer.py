@@ -18,12 +18,13 @@ from sigmafield.parameterization.latent_format import LatentFormat
 
 
 def checked(source: Source, kind: str, **supported: Any) -> dict[str, Any]:
-    """Reads the transformer's config; raises ValueError for a value other than the supported one (None: missing)."""
+    """Reads the transformer's config; raises ValueError for values other than the supported one, or one of a tuple."""
     config = source.config("transformer", kind)
     for key, value in supported.items():
-        if config.get(key) != value:
-            folder = source.where.path / "transformer"
-            raise ValueError(f"{folder}: config: {key} = {config.get(key)!r} is not supported; supported: {value!r}")
+        values = value if isinstance(value, tuple) else (value,)
+        if config.get(key) not in values:
+            folder, known = source.where.path / "transformer", ", ".join(map(repr, values))
+            raise ValueError(f"{folder}: config: {key} = {config.get(key)!r} is not supported; supported: {known}")
     return config
 
 

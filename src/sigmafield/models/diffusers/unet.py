@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
+from sigmafield.models.diffusers.attend import attending_unet
 from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
 from sigmafield.models.diffusers.control import fitting, residuals
 from sigmafield.models.diffusers.refiner import refiner_encoder
@@ -49,6 +50,7 @@ def build_unet(source: Source) -> Pipeline:
         schedule=own.schedule,
         concat=unet.config.in_channels - latent.channels,
         controls=fitting(unet),
+        image_prompts=True,
         device=source.device,
     )
     return Pipeline(model, text, vae)
@@ -90,13 +92,14 @@ def forward(unet: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     x, text = x.to(unet.dtype), cond.embeds.to(unet.dtype)
     added = residuals(x, t, cond)
     wide = x if cond.concat is None else torch.cat([x, cond.concat.to(x)], dim=1)
-    out = unet(
-        wide,
-        t,
-        encoder_hidden_states=text,
-        added_cond_kwargs=cond.extra,
-        down_block_additional_residuals=added.skips or None,
-        mid_block_additional_residual=added.middle,
-        down_intrablock_additional_residuals=list(added.blocks) or None,
-    )
+    with attending_unet(unet, cond.image_prompts):
+        out = unet(
+            wide,
+            t,
+            encoder_hidden_states=text,
+            added_cond_kwargs=cond.extra,
+            down_block_additional_residuals=added.skips or None,
+            mid_block_additional_residual=added.middle,
+            down_intrablock_additional_residuals=list(added.blocks) or None,
+        )
     return out.sample.float()

@@ -11,7 +11,9 @@ from transformers import Qwen3ForCausalLM, Qwen3Model
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.diffusers.chat import MASK, QWEN, Chat, chat_encoder, load_language_model
+from sigmafield.models.diffusers.chat import QWEN, Chat, chat_encoder, load_language_model
+from sigmafield.models.diffusers.control import residuals
+from sigmafield.models.diffusers.control_transformer import fitting_transformer, without_padding
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.transformer import assemble, checked, fits
 from sigmafield.models.diffusers.vae import load_vae
@@ -35,6 +37,7 @@ def build_z_image(source: Source) -> Pipeline:
     return assemble(
         source, own, in_lists, transformer, latent, text, vae, PATCH, trained_size(None, latent.factor, 128),
         max_side=min(transformer.config.axes_lens[1:]) * PATCH * latent.factor,
+        controls=fitting_transformer(transformer),
     )  # fmt: skip
 
 
@@ -47,7 +50,11 @@ def z_image_encoder(source: Source) -> TextEncoder:
 def in_lists(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """The network of Z-Image, whose time is 1 for clean images and which predicts x0 − ξ; texts have no padding."""
     fits(x, PATCH)
-    lengths = cond.extra[MASK].sum(1).tolist()
-    texts = [text[:length] for text, length in zip(cond.embeds.to(transformer.dtype), lengths)]
-    out = transformer(list(x.to(transformer.dtype)[:, :, None]), 1 - t, texts).sample
+    texts = [text.to(transformer.dtype) for text in without_padding(cond)]
+    added = {
+        i: each.to(transformer.dtype) for i, each in enumerate(residuals(x, t, cond).blocks) if each.ndim
+    }  # fmt: skip
+    out = transformer(
+        list(x.to(transformer.dtype)[:, :, None]), 1 - t, texts, controlnet_block_samples=added or None
+    ).sample  # fmt: skip
     return -torch.stack(list(out))[:, :, 0].float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from sigmafield.models.inspection.report import Found
@@ -30,6 +31,21 @@ def lora(shapes: Shapes, metadata: Mapping[str, str]) -> Found | None:
     families = [] if header.family is None else [header.family]
     facts = {"layers": ", ".join(f"{n} of {name}" for name, n in header.layers.items())}
     return Found("LoRA", families, {"changes": ""}, ["a model"], header.problem, facts, header)
+
+
+OF_TRANSFORMERS = {"FluxControlNetModel": "flux", "SD3ControlNetModel": "sd3", "ZImageControlNetModel": "z_image"}
+"""Families of control nets by their classes, where the class says it."""
+
+PROJECTIONS = ("image_proj.", "ip_adapter_proj_model.")
+"""How the names of an IP-Adapter's weights begin that make tokens of an image."""
+
+KEYS = re.compile(r"to_k_ip\.weight$|double_stream_k_proj\.weight$")
+"""Names of the weights that make keys of them."""
+
+ADAPTED = {768: "sd1", 1024: "sd2", 2048: "sdxl", 4096: "flux"}
+"""Families by the width of those tokens."""
+
+FACE = "an IP-Adapter of FaceID, which needs a face recogniser and is not supported"
 
 
 def control_net(shapes: Shapes) -> Found | None:
@@ -61,8 +77,8 @@ def first_axis(shapes: Shapes, name: str) -> int:
 
 def control_families(side: SideFile, shapes: Shapes) -> list[str]:
     """The models that a side network is for."""
-    if side.kind in ("FluxControlNetModel", "SD3ControlNetModel"):
-        return ["flux" if side.kind.startswith("Flux") else "sd3"]
+    if side.kind in OF_TRANSFORMERS:
+        return [OF_TRANSFORMERS[side.kind]]
     own = {name.removeprefix(side.prefix): shape for name, shape in shapes.items() if name.startswith(side.prefix)}
     if side.kind == "T2IAdapter":
         first = next((own[name] for name in ("conv_in.weight", "adapter.conv_in.weight") if name in own), ())
@@ -72,6 +88,21 @@ def control_families(side: SideFile, shapes: Shapes) -> list[str]:
     if family is None and any(name.startswith(("add_embedding.", "label_emb.")) for name in own):
         family = "sdxl"
     return [family] if family else []
+
+
+def ip_adapter(shapes: Shapes) -> Found | None:
+    """Recognises an IP-Adapter."""
+    inner = {name.partition(".")[2]: shape for name, shape in shapes.items() if name.startswith(PROJECTIONS)}
+    if not inner:
+        return None
+    keys = (shape[1] for name, shape in shapes.items() if KEYS.search(name) and len(shape) == 2)
+    family = next((ADAPTED[width] for width in keys if width in ADAPTED), None)
+    kind = "plain" if "proj.weight" in inner else "plus" if "latents" in inner else "full"
+    face = any("lora" in name or "perceiver_resampler." in name for name in shapes)
+    face = face or {"proj.0.weight", "norm.weight"} <= inner.keys()
+    problem = FACE if face else None
+    needed = ["a model", "a vision encoder", "an image"]
+    return Found("IP-Adapter", [family] if family else [], {"adapter": ""}, needed, problem, {"sort": kind})
 
 
 def textual_inversion(shapes: Shapes) -> Found | None:

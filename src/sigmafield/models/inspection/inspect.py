@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 
-from sigmafield.models.inspection.additions import control_net, lora, textual_inversion
+from sigmafield.models.inspection.additions import control_net, ip_adapter, lora, textual_inversion
 from sigmafield.models.inspection.models import model, preview_decoder, something_else, text_encoder, vae
 from sigmafield.models.inspection.report import Found, Inspected, Kind, Part
 from sigmafield.models.lora.describe import LONG, TAGS, TRAINING
@@ -21,7 +21,7 @@ from sigmafield.models.weights.safetensors_file import SafetensorsFile, open_saf
 USES: dict[Kind, str] = {
     "checkpoint": "--model {path}", "network": "--model {path}", "LoRA": "--lora {path}",
     "control net": "--controlnet net={path},image=…", "textual inversion": '--embeddings {folder}, "embedding:{stem}"',
-    "preview decoder": "--preview-decoder {path}",
+    "preview decoder": "--preview-decoder {path}", "IP-Adapter": "--ip-adapter net={path},encoder=…,image=…",
 }  # fmt: skip
 """How files are given on the command line."""
 
@@ -86,7 +86,7 @@ def inspect(path: str | Path) -> Inspected:
 
 def recognised(shapes: Shapes, metadata: Mapping[str, str]) -> Found:
     """What a file with weights of these shapes is."""
-    found = control_net(shapes) or lora(shapes, metadata)
+    found = control_net(shapes) or ip_adapter(shapes) or lora(shapes, metadata)
     if found is not None:
         return found
     return next((known for known in (each(shapes) for each in RECOGNISERS) if known), None) or something_else(shapes)

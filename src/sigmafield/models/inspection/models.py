@@ -32,7 +32,6 @@ UMT5_WORDS = 256384
 """Size of UMT5's vocabulary."""
 
 OTHERS: dict[str, tuple[Kind, str]] = {
-    r"^ip_adapter\.|^image_proj\.": ("IP-Adapter", "IP-Adapters are not supported"),
     r"^model\.\d+\.|^body\.\d+\.|^RDB_|^layers\.0\.residual_group\.": (
         "upscaler",
         "networks that upscale images are not supported; sigmafield upscale draws the larger image",

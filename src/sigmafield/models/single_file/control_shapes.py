@@ -133,11 +133,38 @@ def sd3(s: Shapes) -> dict[str, Any]:
     }
 
 
+def z_image(s: Shapes) -> dict[str, Any]:
+    """A ControlNet of Z-Image Turbo: its layers stand at equal distances among the network's, those of 2.x closer.
+
+    That of 2.1 has layers of its own before them, 2.0 uses the same ones twice, and the first version neither.
+    """
+    wide, seen = s["control_all_x_embedder.2-1.weight"]
+    layers, head = count(s, "control_layers.{}.after_proj.weight"), s["control_layers.0.attention.norm_q.weight"][0]
+    later, own = seen // 4 > Z_IMAGE_CHANNELS, "control_noise_refiner.0.after_proj.weight" in s
+    refined = count(s, "control_noise_refiner.{}.attention.norm_q.weight")
+    return {
+        "control_layers_places": [i * (Z_IMAGE_LAYERS // layers) for i in range(layers)],
+        "control_refiner_layers_places": list(range(refined or 2)) if later else None,
+        "control_in_dim": seen // 4,
+        "add_control_noise_refiner": ("control_noise_refiner" if own else "control_layers") if later else None,
+        "dim": wide,
+        "n_refiner_layers": refined or 2,
+        "n_heads": wide // head,
+        "n_kv_heads": wide // head,
+    }
+
+
+Z_IMAGE_LAYERS = 30
+"""Layers of Z-Image's network."""
+Z_IMAGE_CHANNELS = 16
+"""Channels of its latents; later ControlNets are shown more."""
+
 CONFIGS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
     "ControlNetModel": control_net,
     "ControlNetUnionModel": union,
     "T2IAdapter": adapter,
     "FluxControlNetModel": flux,
     "SD3ControlNetModel": sd3,
+    "ZImageControlNetModel": z_image,
 }
 """How the config of a class is read off the shapes of its weights."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sigmafield.models.single_file.layouts import Shapes
 
-Names = Literal["diffusers", "ldm", "adapter", "xlabs", "stability"]
+Names = Literal["diffusers", "ldm", "adapter", "xlabs", "stability", "z_image"]
 """In whose words the weights are named."""
 
 KINDS = ("openpose", "depth", "scribble", "canny", "normal", "segment", "tile", "repaint")
@@ -23,7 +23,6 @@ NOT_SUPPORTED = {
     r"^difference$": "the difference between a ControlNet and a UNet",
     r"\.motion_modules\.": "a SparseCtrl of AnimateDiff",
     r"^transformer_blocks\.\d+\.img_mod\.": "a ControlNet of Qwen-Image",
-    r"^control_(all_x_embedder|layers)\.": "a ControlNet of Z-Image",
     r"^style_embedding$": "a T2I-Adapter for styles",
     r"^(controlnet_)?mid_block\.additional|^ctrl_": "a ControlNet-XS",
 }
@@ -37,12 +36,16 @@ SIGNS: tuple[tuple[str, Names, str], ...] = (
     ("FluxControlNetModel", "diffusers", r"^controlnet_x_embedder\.weight$"),
     ("SD3ControlNetModel", "stability", r"^y_embedder\.mlp\.0\.weight$"),
     ("SD3ControlNetModel", "diffusers", r"^pos_embed_input\.proj\.weight$"),
+    ("ZImageControlNetModel", "z_image", r"^control_layers\.0\.after_proj\.weight$"),
     ("T2IAdapter", "diffusers", r"^adapter\.body\.0\.resnets\.0\.block1\.weight$"),
     ("T2IAdapter", "adapter", r"^(adapter\.)?body\.0\.(block1|body\.0\.block1)\.weight$"),
 )
 """The class and the words of a side network whose weights have a name that matches."""
 
-OUTPUTS = re.compile(r"^(control_model\.)?(zero_convs\.0\.0|controlnet_blocks\.0|controlnet_down_blocks\.0)\.weight$")
+OUTPUTS = re.compile(
+    r"^(control_model\.)?(zero_convs\.0\.0|controlnet_blocks\.0|controlnet_down_blocks\.0|control_layers\.0\.after_proj)"
+    r"\.weight$"
+)
 """The first output of every side network except an adapter's, which a network that is steered does not have."""
 
 

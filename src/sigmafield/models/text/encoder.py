@@ -50,6 +50,8 @@ class TextEncoder:
         bundled: Textual inversions that LoRAs hold, by their names in prompts.
         running: Makes the context in which the modules are called.
         sees: Encodes prompts together with images; None for encoders that see none.
+        numbered: Whether `sees` was trained with images that are numbered, of which there may be several.
+        seen_pixels: Pixels of an image as `sees` was trained with; None: as many as the network is shown.
     """
 
     positive: EncodeText
@@ -58,6 +60,8 @@ class TextEncoder:
     bundled: Bundled = field(default_factory=dict, repr=False)
     running: Running = nullcontext
     sees: EncodeImages | None = None
+    numbered: bool = True
+    seen_pixels: int | None = None
     _views: dict[str, Views] = field(default_factory=dict, init=False, repr=False)
 
     def encode(self, prompts: Sequence[str], size: tuple[int, int], clip_skip: int | None = None) -> Cond:
@@ -79,13 +83,13 @@ class TextEncoder:
         with self.running(), self._own_modules() as modules:
             return (self.negative or self.positive)(modules, prompts, size, clip_skip, self.bundled)
 
-    def encode_edit(self, prompts: Sequence[str], images: Sequence[Tensor], numbered: bool = True) -> Cond:
+    def encode_edit(self, prompts: Sequence[str], images: Sequence[Tensor], numbered: bool | None = None) -> Cond:
         """Encodes prompts that say how images are edited.
 
         Args:
             prompts: The texts.
             images: Each [1, 3, H, W] in [0, 1], for every prompt.
-            numbered: Whether they are called Picture 1, 2, …, as for networks that edit several.
+            numbered: Whether they are called Picture 1, 2, …, as for networks that edit several; None: as trained.
 
         Raises:
             ValueError: The encoder sees no images.
@@ -93,7 +97,7 @@ class TextEncoder:
         if self.sees is None:
             raise ValueError("this text encoder sees no images: that of Qwen-Image-Edit does")
         with self.running(), self._own_modules() as modules:
-            return self.sees(modules, prompts, images, numbered)
+            return self.sees(modules, prompts, images, self.numbered if numbered is None else numbered)
 
     @contextmanager
     def _own_modules(self) -> Iterator[Modules]:

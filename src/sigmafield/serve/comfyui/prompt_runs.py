@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from sigmafield.comfyui.context import Folders
 from sigmafield.comfyui.entries import Entry
 from sigmafield.comfyui.previews import Decoder, Previews, SmallDecoders, linear
 from sigmafield.comfyui.run import files_of
+from sigmafield.core.registry import shown
 from sigmafield.parameterization.latent_format import LatentFormat
 from sigmafield.serve.comfyui.messages import TO_ALL, Course, Frame, Message
 from sigmafield.serve.jobs import JobRecord
+
+LOG = logging.getLogger(__name__)
 
 METHODS = ("none", "auto", "latent2rgb", "taesd")
 """Ways to make previews, by ComfyUI's names; taesd is as latent2rgb where the small decoder's file is missing."""
@@ -164,7 +168,11 @@ class Prompts:
         """
         extra: Mapping[str, Any] = record.request.get("extra_data") or {}
         method = extra.get("preview_method")
-        method = method if method in METHODS else self._method
+        if method not in METHODS:
+            if method not in (None, "default"):
+                known = ", ".join(METHODS)
+                LOG.warning("unknown preview_method %s: %s is used; known: %s", shown(method), self._method, known)
+            method = self._method
         folders = self.folders(record.owner)
         decoder = small_or_linear(folders.models.get("vae_approx", ())) if method == "taesd" else linear
         previews = None if method == "none" else Previews(size=self._size, decoder=decoder)

@@ -1,0 +1,96 @@
+"""IP-Adapters: images that a network attends to next to its prompt, through layers of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigmafield.core.conditioning import ImagePrompt, Window
+from sigmafield.models.vision import Seen, VisionEncoder
+
+Weight = float | Mapping[str, float]
+"""Factor of what every layer adds, or of those whose names begin as given, the longest beginning first; others 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class IPAdapter:
+    """An IP-Adapter for one network. Ye et al., arXiv:2308.06721.
+
+    The network's weights are shared with runs that do not use it: it acts in the calls whose conditionings have its
+    `ImagePrompt`s.
+
+    Args:
+        name: Name of the network.
+        layers: The network's attentions that it adds to.
+        projection: The module that makes tokens from what a vision encoder sees.
+        whole: Whether it takes the image as one vector, and not its tokens.
+        pairs: For each layer, what makes keys and values from tokens.
+    """
+
+    name: str
+    layers: Sequence[str]
+    projection: Any = field(repr=False)
+    whole: bool
+    pairs: Sequence[tuple[Any, Any]] = field(repr=False)
+
+    def keys_and_values(self, layer: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, [B, tokens, width] each, for tokens [B, tokens, dim]."""
+        keys, values = self.pairs[layer]
+        tokens = tokens.to(keys.weight)
+        return keys(tokens), values(tokens)
+
+    @torch.no_grad()
+    def tokens(self, seen: Seen) -> Tensor:
+        """Tokens of images together, [1, images · tokens, dim]; ValueError for an encoder of another width."""
+        x = seen.image_embeds if self.whole else seen.penultimate_hidden_states
+        weight = next(self.projection.parameters())
+        taken = self.projection.image_embeds.in_features if self.whole else None
+        first = getattr(self.projection, "proj_in", None)
+        taken = first.in_features if first is not None else taken
+        if taken is not None and x.shape[-1] != taken:
+            raise ValueError(
+                f"this IP-Adapter takes images as vectors of {taken}; the vision encoder's have {x.shape[-1]}"
+            )
+        return self.projection(x.to(weight)).float().flatten(0, 1)[None]
+
+    def prompts(
+        self,
+        encoder: VisionEncoder,
+        images: Tensor,
+        weight: Weight = 1.0,
+        mask: Tensor | None = None,
+        window: Window = (None, None),
+    ) -> tuple[ImagePrompt, ImagePrompt]:
+        """What a prompt and a negative prompt attend to: the images, and nothing.
+
+        Args:
+            encoder: The vision encoder that the adapter was trained with.
+            images: [B, H, W, 3] in [0, 1]; of each the middle square is seen.
+            weight: Factor of what is added, of all layers or by names: {"up_blocks.0.attentions.1": 1.0} for the style
+                alone of SDXL; `layers` lists them.
+            mask: Where it acts, see `ImagePrompt`.
+            window: Shares of the way through sampling between which it acts.
+
+        Raises:
+            ValueError: The encoder does not fit, or a name in `weight` is that of no layer.
+        """
+        seen = encoder.encode(images)
+        nothing = self.tokens(encoder.nothing(len(images), zeros=self.whole))
+        weights = weights_of(weight, self.layers)
+        shown, hidden = (ImagePrompt(self, tokens, weights, mask, window) for tokens in (self.tokens(seen), nothing))
+        return shown, hidden
+
+
+def weights_of(weight: Weight, layers: Sequence[str]) -> tuple[float, ...]:
+    """The weight of each layer; ValueError for a name with which none begins."""
+    if not isinstance(weight, Mapping):
+        return (float(weight),) * len(layers)
+    for name in weight:
+        if not any(layer.startswith(name) for layer in layers):
+            raise ValueError(f"weight names {name!r}, with which no layer begins; layers: {', '.join(layers)}")
+    ways = sorted(weight, key=len, reverse=True)
+    return tuple(next((float(weight[name]) for name in ways if layer.startswith(name)), 0.0) for layer in layers)

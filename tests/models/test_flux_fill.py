@@ -1,6 +1,7 @@
 """Flux Fill, Canny and Depth against diffusers' pipelines: what they are shown, from recipes and from nodes."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_fill(family, loaded, shown):
     from diffusers import FluxFillPipeline
 
     pipe, ours, (image, mask) = family("flux fill")[1], loaded("flux fill"), shown
-    theirs = FluxFillPipeline(**components(pipe))
+    theirs: Any = FluxFillPipeline(**components(pipe))
     theirs.set_progress_bar_config(disable=True)
     means(theirs.vae)
     want = theirs(
@@ -63,7 +64,7 @@ def test_fill(family, loaded, shown):
         latents=pipe._pack_latents(NOISE, *NOISE.shape), output_type="latent", guidance_scale=30.0,
     )[0]  # fmt: skip
     want = theirs._unpack_latents(want, *SIZE, 2)
-    concat = concat_of(ours, Inputs([image], mask), SIZE)
+    concat = concat_of(ours, Inputs([image], mask), SIZE, 1)
     assert_close(run(ours, theirs, concat), want, atol=1e-4 * float(want.abs().max()), rtol=0)
     prompt = [entry(ours.text.encode(["a red heart"], SIZE))]
     pixels = to_tensor(image).movedim(1, -1)
@@ -85,7 +86,7 @@ def test_depth(family, loaded, shown):
     from diffusers import FluxControlPipeline
 
     pipe, ours, (image, _) = family("flux depth")[1], loaded("flux depth"), shown
-    theirs = FluxControlPipeline(**components(pipe))
+    theirs: Any = FluxControlPipeline(**components(pipe))
     theirs.set_progress_bar_config(disable=True)
     means(theirs.vae)
     want = theirs(

@@ -219,8 +219,10 @@ def test_masks_and_rows_follow_the_latent():
     prompt = sf.ImagePrompt(Layers(), torch.arange(2.0).reshape(2, 1, 1), [1.0], mask)
     cond = sf.Cond(torch.zeros(2, 1, 1), image_prompts=[prompt])
     [cut] = transformed(fit(cond, (8, 12)), crop(Box(2, 3, 4, 5))).image_prompts
-    assert torch.equal(cut.mask, mask[:, 2:6, 3:8]) and torch.equal(cut.tokens, prompt.tokens)
+    assert cut.mask is not None and torch.equal(cut.mask, mask[:, 2:6, 3:8]) and torch.equal(cut.tokens, prompt.tokens)
     [second] = transformed(cond, samples([1])).image_prompts
-    assert torch.equal(second.mask, mask[1:]) and torch.equal(second.tokens, prompt.tokens[1:])
+    assert (
+        second.mask is not None and torch.equal(second.mask, mask[1:]) and torch.equal(second.tokens, prompt.tokens[1:])
+    )
     [small] = fit(cond, (4, 6)).image_prompts
-    assert small.mask.shape == (2, 4, 6)
+    assert small.mask is not None and small.mask.shape == (2, 4, 6)

@@ -32,7 +32,13 @@ def net_of(kind: str, **changes: Any) -> Any:
     from diffusers import ZImageControlNetModel
     from small_models import randomise
 
-    settings = {"control_layers_places": [0], "n_refiner_layers": 1, "dim": 32, "n_heads": 2, "n_kv_heads": 2}
+    settings: dict[str, Any] = {
+        "control_layers_places": [0],
+        "n_refiner_layers": 1,
+        "dim": 32,
+        "n_heads": 2,
+        "n_kv_heads": 2,
+    }
     return randomise(ZImageControlNetModel(**settings | KINDS[kind] | changes), 1)
 
 

@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_a_paused_workflow_which_ends_with_the_same_pixels(flow, t
     [paused] = out.glob("paused-*.safetensors")
     assert f"sigmafield run {paused}" in ended.stderr and not list(out.glob("*.png"))
     there = run("run", paused, "--server", "http://127.0.0.1:9")
-    assert there.exit_code == 2 and "a server runs workflows from their start" in there.stderr
+    assert there.exit_code == 2 and "a server takes no states from clients" in there.stderr
     assert run("run", paused, "-o", out).exit_code == 0
     assert run("run", flow, "--substitute", "tiny", "-o", out).exit_code == 0
     first, second = (Image.open(out / f"heart_0000{k}_.png").tobytes() for k in (1, 2))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from sigmafield.cli.errors import user_errors
-from sigmafield.cli.jobs_steer import ACTIONS, changes_of, priority_of, steered
+from sigmafield.cli.jobs_steer import ACTIONS, changes_of, priority_of, steered, take
 from sigmafield.cli.jobs_table import plain_of, show_job, show_jobs, watch
 from sigmafield.cli.remote import ADDRESS, HERE, TOKEN, connected, detaching, fetching
 from sigmafield.cli.signals import Signals
@@ -35,7 +35,9 @@ def jobs(
     step: Annotated[int | None, Parameter(help="Saved step that a clone goes on from. [default: the start]")] = None,
     output: Annotated[
         Path | None,
-        Parameter(name=["--output", "-o"], help="Image to write, or folder, of `fetch`. [default: this folder]"),
+        Parameter(
+            name=["--output", "-o"], help="File to write, or folder, of `fetch` and `take`. [default: this folder]"
+        ),
     ] = None,
     json: Annotated[bool, Parameter(negative="", help="Print one JSON object for machines.")] = False,
 ) -> None:
@@ -44,8 +46,9 @@ def jobs(
     `sigmafield jobs` lists the latest, and `sigmafield jobs ID` says all about one.
 
     The first word says what is done with jobs: `pause ID…`, `resume ID…`, `cancel ID…`, `delete ID…`; `priority N ID…`,
-    the highest of which run first; `clone ID…`, with other values by --set; and `fetch ID…`, which waits for images
-    and writes them. For example:  sigmafield jobs fetch 3f2a9c0d41b7e685 -o heart.png
+    the highest of which run first; `clone ID…`, with other values by --set; `fetch ID…`, which waits for images and
+    writes them; and `take ID…`, which writes a paused workflow that `sigmafield run` finishes here. For example:
+    sigmafield jobs fetch 3f2a9c0d41b7e685 -o heart.png
     """
     with user_errors():
         action, ids = (words[0], list(words[1:])) if words and words[0] in ACTIONS else ("", list(words))
@@ -55,6 +58,9 @@ def jobs(
         with connected(server) as client:
             if action == "fetch":
                 fetch(client, ids, server, output, as_json=json)
+                return
+            if action == "take":
+                print(*take(client, ids, output), sep="\n")
                 return
             if action:
                 infos = [steered(client, id, action, number, changes_of(set), step) for id in ids]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sigmafield.runs.files import write_whole
 
 if TYPE_CHECKING:
     from sigmafield.client import Client, JobInfo
 
-ACTIONS = ("pause", "resume", "cancel", "delete", "priority", "clone", "fetch")
+ACTIONS = ("pause", "resume", "cancel", "delete", "priority", "clone", "fetch", "take")
 """What can be done with jobs."""
 
 
@@ -44,3 +47,20 @@ def changes_of(texts: Sequence[str]) -> dict[str, Any]:
         except ValueError:  # a text
             found[name] = value
     return found
+
+
+def take(client: Client, ids: Sequence[str], output: Path | None) -> list[Path]:
+    """Write paused workflows as files that `sigmafield run` finishes here.
+
+    Args:
+        client: Of the server.
+        ids: The jobs.
+        output: File to write, or folder; None is this folder.
+    """
+    folder = output if output is not None and (output.is_dir() or len(ids) > 1) else None
+    paths: list[Path] = []
+    for id in ids:
+        path = output if output is not None and folder is None else (folder or Path()) / f"{id}.safetensors"
+        write_whole(path, client.job(id).paused_file())
+        paths.append(path)
+    return paths

@@ -58,7 +58,7 @@ def run(
             shown = {"preview_method": preview_method, "preview_every": preview_every}
             refuse_here({**here, **shown, "device": device, "dry_run": dry_run, "watch": watch})
             if is_paused(file):
-                raise ValueError(f"{file} is paused, and a server runs workflows from their start: leave --server out")
+                raise ValueError(f"{file} is paused, and a server takes no states from clients: leave --server out")
             run_there(server, file, set, input, output)
             return
         made = setup(models, extra_model_paths, output, nodes, device, Path(inputs))

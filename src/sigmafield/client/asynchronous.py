@@ -236,6 +236,10 @@ class AsyncJob:
         """A JPEG of what it saw last; None before its first preview."""
         return await self._ask("GET", "/preview") or None
 
+    async def paused_file(self) -> bytes:
+        """A paused workflow, as a file that `sigmafield run` finishes here. Refused if it is not one."""
+        return await self._ask("GET", "/paused")
+
     async def fetch(self, folder: Path | str) -> list[Path]:
         """Write its outputs into a folder once it is done, under names that are free; a recipe's begin with its id."""
         from sigmafield.runs.files import write_new

@@ -196,6 +196,10 @@ class Job:
         """A JPEG of what it saw last; None before its first preview."""
         return self._loop.run(self._job.preview())
 
+    def paused_file(self) -> bytes:
+        """A paused workflow, as a file that `sigmafield run` finishes here. Refused if it is not one."""
+        return self._loop.run(self._job.paused_file())
+
     def fetch(self, folder: Path | str) -> list[Path]:
         """Write its outputs into a folder once it is done, under names that are free; a recipe's begin with its id."""
         return self._loop.run(self._job.fetch(folder))

@@ -35,6 +35,7 @@ from sigmafield.serve.remote import RemoteDevice
 from sigmafield.serve.scheduler import Scheduler
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
+from sigmafield.serve.taking import paused_file
 from sigmafield.serve.workflow_job import Workflows
 
 
@@ -281,6 +282,20 @@ class Engine:
         """The steps after which a job's state is saved. LookupError if it does not exist."""
         self._store.get(id)
         return list(JobFiles(self._root, id).states())
+
+    def paused_file(self, id: str) -> bytes:
+        """A paused workflow as a file that finishes it on another machine, see `comfyui.paused`; it stays paused here.
+
+        Raises:
+            LookupError: The job does not exist.
+            WrongState: It is not a paused workflow, or its thread has not saved its state yet.
+        """
+        record = self.get(id)
+        if record.kind != "workflow" or record.status != "paused":
+            raise WrongState(f"job {id} is a {record.kind} that is {record.status}, and not a paused workflow")
+        if self._scheduler.point(id) is not None:
+            raise WrongState(f"job {id} takes its step to the end before it is saved: ask again")
+        return paused_file(record, JobFiles(self._root, id), self.workflows)
 
     def delete(self, id: str) -> None:
         """Delete a job with its files. LookupError if it does not exist; WrongState while it runs."""

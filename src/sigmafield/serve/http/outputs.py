@@ -7,6 +7,7 @@ import re
 from aiohttp import web
 
 from sigmafield.serve.http.context import Server, in_thread, job_of, server_of
+from sigmafield.serve.http.route import BYTES
 from sigmafield.serve.jobs import JobRecord
 
 SHOWN = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif")
@@ -46,3 +47,15 @@ async def preview(request: web.Request) -> web.Response:
     if image is None:
         return web.Response(status=204)
     return web.Response(body=image, content_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+
+async def paused(request: web.Request) -> web.Response:
+    """A paused workflow, as a file that `sigmafield run` finishes on another machine."""
+    record = await job_of(request)
+    data = await in_thread(server_of(request).engine.paused_file, record.id)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{record.id}.safetensors"',
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.Response(body=data, content_type=BYTES, headers=headers)

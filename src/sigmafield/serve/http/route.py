@@ -11,6 +11,7 @@ from aiohttp import web
 Method = Literal["GET", "POST", "DELETE"]
 
 IMAGE, EVENTS, JSON, HTML, TEXT = "image/*", "text/event-stream", "application/json", "text/html", "text/plain"
+BYTES = "application/octet-stream"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from sigmafield.serve.http import catalogue, events, health, jobs, metrics, openai, openapi, outputs, page, uploads
 from sigmafield.serve.http.bodies import Clone, NewJob, NewPriority
 from sigmafield.serve.http.openai import Generation
-from sigmafield.serve.http.route import EVENTS, HTML, IMAGE, JSON, TEXT, Answer, Route
+from sigmafield.serve.http.route import BYTES, EVENTS, HTML, IMAGE, JSON, TEXT, Answer, Route
 from sigmafield.serve.jobs import STATUSES
 
 
@@ -76,6 +76,7 @@ ROUTES = [
         "GET", "/v1/jobs/{id}/preview", outputs.preview,
         {200: Answer("A JPEG.", "image/jpeg"), 204: Answer("No preview yet.", None)},
     ),
+    Route("GET", "/v1/jobs/{id}/paused", outputs.paused, {200: Answer("The file.", BYTES)}),
     Route("GET", "/v1/events", events.of_all, {200: Answer("Events of all jobs.", EVENTS)}, query=PREVIEWS),
     Route(
         "POST", "/v1/generate", jobs.generate,

@@ -46,7 +46,8 @@ from sigmafield.comfyui.workflow.offered import offered_classes
 DATA = Path(__file__).parents[1] / "tests" / "data" / "comfyui" / "templates.json.xz"
 MODELS = {
     "ckpt_name": "checkpoints", "unet_name": "diffusion_models", "vae_name": "vae", "clip_name": "text_encoders",
-    "clip_name1": "text_encoders", "clip_name2": "text_encoders", "clip_name3": "text_encoders", "lora_name": "loras",
+    "clip_name1": "text_encoders", "clip_name2": "text_encoders", "clip_name3": "text_encoders",
+    "clip_name4": "text_encoders", "lora_name": "loras",
     "control_net_name": "controlnet", "style_model_name": "style_models",
 }  # fmt: skip
 """Folders of files by the input that names them."""
@@ -118,7 +119,7 @@ def faults_of(prompt: Prompt) -> tuple[str, ...]:
     for name, faulty in checked.faulty.items():
         for each in faulty.problems:
             key = str(each.extra.get("input_name", ""))
-            if key not in MODELS and faulty.class_type not in ("LoadImage", "LoadImageMask", "LoadLatent"):
+            if key not in MODELS and faulty.class_type not in ("LoadImage", "LoadImageMask", "LoadLatent", "LoadVideo"):
                 found.append(f"node {name} ({faulty.class_type}): {each.type} {key}")
     return tuple(found)
 

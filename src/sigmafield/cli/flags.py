@@ -21,6 +21,9 @@ from sigmafield.core.registry import format_specs
 Given = Mapping[str, Any]
 """Values of the options that were given, by field name."""
 
+METAVAR = "metavar" in inspect.signature(Parameter).parameters
+"""Whether the help can show what a value looks like: since cyclopts 5, which needs Python 3.11."""
+
 R = TypeVar("R")
 
 
@@ -80,8 +83,8 @@ class Flags:
         if name in READERS.several:
             about += " Repeat for more."
         show = (lambda _: shown) if shown else False
-        shape = READERS.shapes.get(name)
-        return Parameter(name=self.flag(name), help=about, group=group, negative="", show_default=show, metavar=shape)
+        shape: dict[str, Any] = {"metavar": READERS.shapes.get(name)} if METAVAR else {}
+        return Parameter(name=self.flag(name), help=about, group=group, negative="", show_default=show, **shape)
 
 
 def default_text(default: Any) -> str:

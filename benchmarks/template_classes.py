@@ -58,9 +58,9 @@ def _definition(name: str, nodes: Sequence[Node]) -> dict[str, Any]:
 
 def _values(node: Node) -> Values:
     """(name, value) of the widgets of a node, in their order, with those that are not inputs."""
-    named, listed = node.get("widgets_values_named"), node.get("widgets_values")
-    if named or isinstance(listed, dict):
-        return list((named or listed).items())
+    listed = node.get("widgets_values")
+    if named := node.get("widgets_values_named") or (listed if isinstance(listed, dict) else None):
+        return list(named.items())
     names = [each["widget"]["name"] for each in node.get("inputs") or [] if each.get("widget")]
     values = listed or []
     controls = [k for k in range(1, len(values)) if _is_control(values[k], values[k - 1])]

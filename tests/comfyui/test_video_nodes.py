@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sigmafield.comfyui.nodes import hunyuan, ltx
+from sigmafield.comfyui.values import LatentDict
 from sigmafield.models.bundle import Vae
 
 
@@ -38,7 +39,7 @@ def test_empty_latents() -> None:
 
 def test_levels_of_ltx() -> None:
     """μ is linear in the number of positions, 0.95 at 1024 and 2.05 at 4096; the last level is the terminal one."""
-    latent = {"samples": torch.zeros(1, 128, 4, 16, 32)}
+    latent: LatentDict = {"samples": torch.zeros(1, 128, 4, 16, 32)}
     mu = 0.95 + (2048 - 1024) * (2.05 - 0.95) / (4096 - 1024)
     shifted = [math.exp(mu) / (math.exp(mu) + 1 / t - 1) for t in (1, 0.75, 0.5, 0.25)]
     sigmas = ltx.ltxv_scheduler(4, stretch=False, latent=latent)
@@ -54,15 +55,16 @@ def test_levels_of_ltx() -> None:
 def test_frames_that_a_video_of_ltx_begins_with(inplace: bool) -> None:
     image, vae = torch.rand(1, 64, 96, 3), vae_of(128, 32, 8)
     if inplace:
-        given = {"samples": torch.rand(1, 128, 3, 2, 3), "noise_mask": torch.full((1, 1, 3, 2, 3), 0.7)}
+        given: LatentDict = {"samples": torch.rand(1, 128, 3, 2, 3), "noise_mask": torch.full((1, 1, 3, 2, 3), 0.7)}
         latent = ltx.ltxv_img_to_video_inplace(vae, image, given, 0.75)
         assert ltx.ltxv_img_to_video_inplace(vae, image, given, bypass=True) is given
-        assert torch.equal(given["noise_mask"], torch.full((1, 1, 3, 2, 3), 0.7))
+        assert torch.equal(given.get("noise_mask", torch.empty(0)), torch.full((1, 1, 3, 2, 3), 0.7))
     else:
         _, _, latent = ltx.ltxv_img_to_video([], [], vae, image, 96, 64, 17, 1, 0.75)
     start = vae.encode(image.movedim(-1, 1))
     assert torch.equal(latent["samples"][:, :, :1], start) and latent["samples"].shape == (1, 128, 3, 2, 3)
-    mask = latent["noise_mask"]
+    mask = latent.get("noise_mask")
+    assert mask is not None
     assert (mask[:, :, 0] == 0.25).all() and (mask[:, :, 1:] == (0.7 if inplace else 1.0)).all()
 
 

@@ -17,6 +17,7 @@ from sigmafield.comfyui.run import run_workflow
 from sigmafield.comfyui.validation import validate
 from sigmafield.comfyui.workflow.draw import draw
 from sigmafield.comfyui.workflow.offered import offered_classes
+from sigmafield.recipes.image_io import open_frames
 
 FOLDER = Path(__file__).parents[2] / "examples" / "workflows"
 SIZES = {
@@ -32,17 +33,30 @@ SIZES = {
     "two-stage-refiner": [(64, 64)],
 }
 """Sizes of the images that each saves."""
+DIRECTORIES = {
+    "models/ltx2": "LTX-2", "models/hunyuan-video": "HunyuanVideo",
+    "models/hunyuan-image": "HunyuanImage-2.1-Diffusers",
+    "models/hunyuan-video-1.5": "HunyuanVideo-1.5-Diffusers-480p_i2v",
+}  # fmt: skip
+"""The directories of models that others need."""
+VIDEO = "models/ltx-video"
+"""The one that needs a checkpoint of LTX-Video."""
 FAST = ("inpaint", "two-stage-refiner")
 
 
 def folders(tmp_path):
     """Folders with the files that the workflows name; models are empty files."""
-    kinds = {kind: [tmp_path / kind] for kind in ("checkpoints", "loras", "controlnet")}
     names = {
-        "checkpoints": ["v1-5-pruned-emaonly-fp16.safetensors"],
+        "checkpoints": ["v1-5-pruned-emaonly-fp16.safetensors", "ltx-video-2b-v0.9.5.safetensors"],
+        "text_encoders": ["t5xxl_fp16.safetensors"],
+        "clip_vision": ["sigclip_vision_patch14_384.safetensors"],
         "loras": ["style.safetensors", "details.safetensors"],
         "controlnet": ["control_v11p_sd15_canny_fp16.safetensors"],
     }
+    for name in DIRECTORIES.values():
+        (tmp_path / "diffusers" / name).mkdir(parents=True)
+        (tmp_path / "diffusers" / name / "model_index.json").touch()
+    kinds = {kind: [tmp_path / kind] for kind in (*names, "diffusers")}
     for kind, files in names.items():
         (tmp_path / kind).mkdir()
         for name in files:
@@ -81,11 +95,25 @@ def write_controlled(tmp_path, monkeypatch):
     save_file(net.state_dict(), file)
 
 
+def write_ltx(tmp_path, monkeypatch):
+    """A small model like LTX-Video's and its text encoder, with random weights, and an image."""
+    pytest.importorskip("diffusers")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "models"))
+    video_models, video_names, small_models = map(import_module, ("video_models", "video_names", "small_models"))
+    pipe, encoder = video_models.save_ltx(tmp_path / "made", causal=True), small_models.t5("T5", 32128)
+    words = {key: value for key, value in encoder.state_dict().items() if "embed_tokens" not in key}
+    for file, weights in {
+        "checkpoints/ltx-video-2b-v0.9.5.safetensors": video_names.ltx_checkpoint(pipe),
+        "text_encoders/t5xxl_fp16.safetensors": words,
+    }.items():
+        save_file({key: value.detach().clone().contiguous() for key, value in weights.items()}, tmp_path / file)
+
+
 def test_all_ten_are_there():
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(SIZES)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", [*SIZES, *DIRECTORIES, VIDEO])
 def test_an_example_is_converted_valid_and_drawn(name, tmp_path):
     page = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     prompt = sf.Workflow.load(page).prompt
@@ -113,6 +141,22 @@ def test_an_example_runs(name, tmp_path, monkeypatch):
     images = [Image.open(path) for path in made.files if path.is_relative_to(tmp_path / "output")]
     assert sorted(image.size for image in images) == sorted(SIZES[name])
     assert all(high - low > 60 for image in images for low, high in [image.convert("L").getextrema()])
+
+
+@pytest.mark.slow
+def test_a_video_begins_with_an_image(tmp_path, monkeypatch):
+    """The example of LTX-Video on random weights draws another video for another seed."""
+    found = folders(tmp_path)
+    write_ltx(tmp_path, monkeypatch)
+    small = {"LTXVImgToVideo.width": 96, "LTXVImgToVideo.height": 64, "LTXVImgToVideo.length": 17}
+    workflow = sf.Workflow.load(FOLDER / f"{VIDEO}.json").with_inputs(small | {"LTXVScheduler.steps": 2})
+    videos = []
+    for seed in (1, 2):
+        made = run_workflow(workflow.with_inputs({"SamplerCustom.noise_seed": seed}).prompt, Context(found))
+        frames = open_frames(made.files[0])
+        assert len(frames) == 17 and frames[0].size == (96, 64)
+        videos.append([frames[k].tobytes() for k in (0, 16)])
+    assert videos[0][1] != videos[1][1]
 
 
 def test_inpainting_leaves_the_other_pixels(tmp_path):

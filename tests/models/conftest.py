@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 import recent_models
 import small_models
+import video_models
 from torch import nn
 
 from sigmafield.models.bundle import Pipeline
@@ -103,6 +104,12 @@ FAMILIES: dict[str, Callable[[Path], Any]] = {
     "wan vace": recent_models.save_wan_vace,
     "qwen-image 2.1": recent_models.save_qwen21,
     "hidream": recent_models.save_hidream,
+    "ltx 0.9": lambda folder: video_models.save_ltx(folder, causal=False),
+    "ltx 0.9.5": lambda folder: video_models.save_ltx(folder, causal=True),
+    "ltx2": video_models.save_ltx2,
+    "hunyuan-video": video_models.save_hunyuan_video,
+    "hunyuan-image": video_models.save_hunyuan_image,
+    "hunyuan-video 1.5": video_models.save_hunyuan15,
 }
 
 

@@ -226,7 +226,7 @@ def write_page(folder: Path) -> None:
         Image.effect_noise((PIXELS, PIXELS), 90).save(folder / f"{name}.png")
 
 
-def write_words(folder: Path, kind: str) -> int:
+def write_words(folder: Path, kind: str, corpus: list[str] = CORPUS, size: int = 400) -> int:
     """The tokenizer.json of a small tokenizer of a class of transformers; returns the vocabulary's size."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -243,7 +243,7 @@ def write_words(folder: Path, kind: str) -> int:
         words = Tokenizer(models.BPE(unk_token=unknown, fuse_unk=True, byte_fallback=True))
         words.normalizer = normalizers.Replace(" ", "▁")
         pieces = special + [f"<0x{byte:02X}>" for byte in range(256)]
-        words.train_from_iterator(CORPUS * 3, trainers.BpeTrainer(vocab_size=400, special_tokens=pieces))
+        words.train_from_iterator(corpus * 3, trainers.BpeTrainer(vocab_size=size, special_tokens=pieces))
         words.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, 3)])
     words.save(str(folder / "tokenizer.json"))
     names = {"pad_token": pad, "eos_token": end, "unk_token": unknown, "bos_token": begin}
@@ -251,11 +251,11 @@ def write_words(folder: Path, kind: str) -> int:
     return words.get_vocab_size()
 
 
-def words(folder: Path, kind: str = "T5TokenizerFast") -> tuple[Any, int]:
+def words(folder: Path, kind: str = "T5TokenizerFast", **learned: Any) -> tuple[Any, int]:
     """A small tokenizer of a class of transformers and a size that holds its vocabulary."""
     import transformers
 
-    size = write_words(folder, kind)
+    size = write_words(folder, kind, **learned)
     return getattr(transformers, kind).from_pretrained(folder), size + 128
 
 

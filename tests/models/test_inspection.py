@@ -65,7 +65,7 @@ FILES: dict[str, tuple[Mapping[str, tuple[int, ...]], str, dict[str, Any]]] = {
         "Flux network",
         {"facts": {"variant": "dev, with a guidance input"}, "missing": ("vae", "text_encoder", "text_encoder_2")},
     ),
-    "video": ({"patchify_proj.x": (1,)}, "LTX-Video network", {"problem": "this is LTX-Video, which is not sup"}),
+    "video": ({"audio_patchify_proj.x": (1,)}, "LTX-2 network", {"problem": "this is LTX-2, which is not sup"}),
     "half": (
         {f"{LDM}input_blocks.0.0.weight": (320, 4, 3, 3), f"{LDM}output_blocks.0.0.in_layers.2.weight": (1, 1)},
         "Stable Diffusion 1 network",

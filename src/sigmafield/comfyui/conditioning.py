@@ -29,6 +29,10 @@ DISTILLED_GUIDANCE = 3.5
 """Flux's guidance input where a pair has none."""
 FLUX2_GUIDANCE = 4.0
 """Flux 2's."""
+HUNYUAN_GUIDANCE = 6.0
+"""HunyuanVideo's."""
+FRAME_RATE = 25.0
+"""LTX's frames per second where a pair has none."""
 SCORES = (6.0, 2.5)
 """The refiner's aesthetic score of a prompt, and of a negative prompt, where a pair has none."""
 NAMES = {
@@ -37,6 +41,8 @@ NAMES = {
     "encoder_attention_mask": "attention_mask",
     "image_slots": "image_slots",
     "llama_states": "conditioning_llama3",
+    "encoder_hidden_states_2": "conditioning_byt5small",
+    "encoder_attention_mask_2": "byt5small_mask",
 }
 """ComfyUI's names of what text encoders give with the embeddings; other inputs follow from the latent."""
 
@@ -184,6 +190,24 @@ def _guided(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: 
     return {"guidance": torch.full((rows,), float(extra.get("guidance", FLUX2_GUIDANCE)))}
 
 
+def _filmed(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
+    rate = torch.full((rows,), float(extra.get("frame_rate", FRAME_RATE)))
+    return {"encoder_attention_mask": extra["attention_mask"], "frame_rate": rate}
+
+
+def _hunyuan(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
+    guidance = torch.full((rows,), float(extra.get("guidance", HUNYUAN_GUIDANCE)))
+    pooled = {"pooled_projections": extra["pooled_output"], "guidance": guidance}
+    return {"encoder_attention_mask": extra["attention_mask"], **pooled}
+
+
+def _glyphs(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
+    names = ("encoder_attention_mask", "encoder_hidden_states_2", "encoder_attention_mask_2")
+    seen = extra.get("clip_vision_output")
+    image = {} if seen is None else {"image_embeds": seen.last_hidden_state}
+    return {name: extra[NAMES[name]] for name in names} | image
+
+
 def _seen(rows: int, extra: Mapping[str, Any], size: Sequence[int], negative: bool) -> dict[str, Tensor]:
     seen = extra.get("clip_vision_output")
     return {} if seen is None else {"encoder_hidden_states_image": seen.penultimate_hidden_states}
@@ -205,6 +229,10 @@ INPUTS: dict[str, Inputs] = {
     "Chroma": _masked,
     "WAN21_Vace": strengths,
     "WAN2": _seen,
+    "LTX": _filmed,
+    "HunyuanVideo15": _glyphs,
+    "HunyuanImage21": _glyphs,
+    "HunyuanVideo": _hunyuan,
 }
 """Further inputs of the networks of a family: (rows, dict, (height, width) in pixels, whether negative) → tensors."""
 
@@ -220,6 +248,8 @@ def _concat(extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor, mas
         image = image if image.shape[-2:] == space else scaled(image, space[1], space[0], "bilinear", "center")
         image = filled(image, len(latent), axis=0)
     shown = extra.get("concat_mask", mask)
+    if model.may_lack_concat and form.axes == 3:
+        return None if image is None else torch.cat([image, 1 - _where(extra, latent)], dim=1)
     if model.concat == form.channels:
         return torch.zeros_like(latent) if image is None else image
     if model.concat == form.channels + form.factor**2:
@@ -231,6 +261,12 @@ def _concat(extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor, mas
         grey = torch.tensor(GREY).to(latent).reshape(1, -1, 1, 1) if form.channels == len(GREY) else latent * 0
         return torch.cat([torch.ones_like(latent[:, :1]), grey.expand_as(latent)], dim=1)
     return torch.cat([fit_mask(shown, latent)[:, :1].round(), latent if image is None else image], dim=1)
+
+
+def _where(extra: Mapping[str, Any], latent: Tensor) -> Tensor:
+    """The mask of a video that a pair shows, 0 for the frames that it shows: [B, 1, *space]."""
+    mask = extra.get("concat_mask")
+    return torch.ones_like(latent[:, :1]) if mask is None else fit_mask(mask, latent)[:, :1]
 
 
 def with_controls(negative: Sequence[Entry], positive: Sequence[Entry]) -> list[Entry]:

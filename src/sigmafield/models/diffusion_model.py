@@ -94,6 +94,8 @@ class DiffusionModel:
         max_side: Largest height or width in pixels that the network has position embeddings for; None: any.
         shift_at: (height, width) in pixels → the time shift that a flow was trained with at that size; None: fixed.
         concat: Channels that a conditioning's `concat` must have; 5 for an inpainting network's mask and image.
+        may_lack_concat: Whether a conditioning may have no `concat`: a network of images to video that draws from text,
+            too.
         references: Whether the network can be shown images to edit, see `models.references`.
         controls: Raises ValueError for a control made for another network; None: the network takes no controls.
         image_prompts: Whether `forward` lets the network attend to images, see `core.conditioning.ImagePrompt`.
@@ -120,6 +122,7 @@ class DiffusionModel:
     max_side: int | None = None
     shift_at: Callable[[tuple[int, int]], float] | None = None
     concat: int = 0
+    may_lack_concat: bool = False
     references: bool = False
     controls: Callable[[ControlNetwork], None] | None = None
     image_prompts: bool = False
@@ -259,7 +262,7 @@ class DiffusionModel:
     def check(self, cond: Cond) -> None:
         """Raises ValueError for a conditioning whose `concat`, images or controls the network cannot take."""
         channels = 0 if cond.concat is None else cond.concat.shape[1]
-        if channels != self.concat:
+        if channels != self.concat and not (self.may_lack_concat and cond.concat is None):
             raise ValueError(
                 f"{self.name} takes {self.concat} channels of concat in addition to the latent's "
                 f"{self.latent.channels}; got {channels}"

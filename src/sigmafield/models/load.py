@@ -187,7 +187,17 @@ def load_network(path: str | Path, *, device: str | torch.device | None = None) 
 def load_text(
     paths: Sequence[str | Path],
     kind: Literal[
-        "stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan", "hidream"
+        "stable_diffusion",
+        "sdxl",
+        "sd3",
+        "flux",
+        "chroma",
+        "qwen_image",
+        "lumina2",
+        "flux2",
+        "wan",
+        "hidream",
+        "ltxv",
     ],
     *,
     device: str | torch.device | None = None,

@@ -122,7 +122,12 @@ def mask_of(model: DiffusionModel, inputs: Inputs, size: tuple[int, int]) -> Ten
         inputs: What the recipe's files hold.
         size: (height, width) of the image in pixels.
     """
-    return inputs.mask if inputs.mask is None or not model.concat else resize_mask(inputs.mask, size)
+    return inputs.mask if inputs.mask is None or not inpaints(model) else resize_mask(inputs.mask, size)
+
+
+def inpaints(model: DiffusionModel) -> bool:
+    """Whether a network needs to be shown more than the latent."""
+    return bool(model.concat) and not model.may_lack_concat
 
 
 def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int], frames: int) -> Tensor | None:
@@ -140,7 +145,7 @@ def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int], frames: int
         ValueError: The network takes another concat, which a recipe cannot make.
     """
     model, mask = pipe.model, mask_of(pipe.model, inputs, size)
-    if not model.concat:
+    if not inpaints(model):
         return None
     if model.family is not None and model.family.name == "WAN21_Vace":
         return _control_of(pipe, inputs, mask, size, frames)

@@ -137,7 +137,9 @@ def lora_loader_model_only(
 
 
 TextFile = Annotated[str, files("text_encoders")]
-Kind = Literal["stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan", "hidream"]
+Kind = Literal[
+    "stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "lumina2", "flux2", "wan", "hidream", "ltxv"
+]
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 """Types of text encoders that are read."""
 
@@ -198,7 +200,7 @@ def clip_loader(
 
     Args:
         clip_name: A file in the folder of text encoders.
-        type: The model that it is for: stable_diffusion, chroma, qwen_image, wan, lumina2 for Z-Image, flux2.
+        type: The model that it is for: stable_diffusion, chroma, qwen_image, wan, ltxv, lumina2 for Z-Image, flux2.
         device: Where it runs: the model's device, or the CPU.
         context: Where the folders are.
     """

@@ -25,6 +25,11 @@ from sigmafield.models.diffusers.chroma import build_chroma
 from sigmafield.models.diffusers.flux import build_flux
 from sigmafield.models.diffusers.flux2 import build_flux2
 from sigmafield.models.diffusers.hidream import build_hidream
+from sigmafield.models.diffusers.hunyuan15 import build_hunyuan15
+from sigmafield.models.diffusers.hunyuan_image import build_hunyuan_image
+from sigmafield.models.diffusers.hunyuan_video import build_hunyuan_video
+from sigmafield.models.diffusers.ltx import build_ltx
+from sigmafield.models.diffusers.ltx2 import build_ltx2
 from sigmafield.models.diffusers.lumina import build_lumina
 from sigmafield.models.diffusers.qwen import build_qwen
 from sigmafield.models.diffusers.qwen21 import build_qwen21
@@ -52,6 +57,11 @@ BUILDERS: dict[str, Callable[[Source], Pipeline]] = {
     "Flux2Transformer2DModel": build_flux2,
     "ChromaTransformer2DModel": build_chroma,
     "HiDreamImageTransformer2DModel": build_hidream,
+    "LTXVideoTransformer3DModel": build_ltx,
+    "LTX2VideoTransformer3DModel": build_ltx2,
+    "HunyuanVideoTransformer3DModel": build_hunyuan_video,
+    "HunyuanVideo15Transformer3DModel": build_hunyuan15,
+    "HunyuanImageTransformer2DModel": build_hunyuan_image,
 }
 """Builders by the class of the network."""
 

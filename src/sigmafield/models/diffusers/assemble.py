@@ -19,6 +19,8 @@ WRAP = "text_model."
 AUTOENCODERS = (
     "AutoencoderKL", "AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLQwenImage21", "AutoencoderKLFlux2",
     "AutoencoderTiny",
+    "AutoencoderKLLTXVideo", "AutoencoderKLLTX2Video", "AutoencoderKLHunyuanVideo", "AutoencoderKLHunyuanVideo15",
+    "AutoencoderKLHunyuanImage",
 )  # fmt: skip
 """Classes whose quantised weights are made numbers of: they are few, and what runs them in tiles reads them."""
 

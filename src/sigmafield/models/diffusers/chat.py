@@ -30,6 +30,7 @@ class Chat:
         layers: Hidden states that are read, joined along the channels.
         padded: Whether every prompt is padded to `length`, and the network reads the padding as well. Otherwise prompts
             are as long as the longest of a call, and the conditioning has a mask.
+        marked: Whether the tokenizer adds its own marks of beginning and end.
     """
 
     words: str
@@ -37,6 +38,7 @@ class Chat:
     skipped: int = 0
     layers: tuple[int, ...] = (-1,)
     padded: bool = False
+    marked: bool = False
 
     def __call__(self, prompt: str) -> str:
         """The words of a prompt."""
@@ -76,7 +78,7 @@ def chat_encoder(source: Source, module: Any, chat: Chat, more: Callable[[int], 
         no_layers(clip_skip)
         batch = read(
             [chat(prompt) for prompt in prompts], padding=padding, max_length=chat.length + chat.skipped,
-            truncation=True, add_special_tokens=False, return_tensors="pt",
+            truncation=True, add_special_tokens=chat.marked, return_tensors="pt",
         )  # fmt: skip
         ids, mask = batch.input_ids.to(source.device), batch.attention_mask.to(source.device)
         embeds = states_of(modules["text_encoder"], chat, {"input_ids": ids, "attention_mask": mask})

@@ -16,6 +16,7 @@ from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
 from sigmafield.models.diffusers.flux import flux_encoder
 from sigmafield.models.diffusers.flux2 import flux2_encoder
 from sigmafield.models.diffusers.hidream import hidream_encoder
+from sigmafield.models.diffusers.ltx import ltx_encoder
 from sigmafield.models.diffusers.qwen import qwen_encoder
 from sigmafield.models.diffusers.qwen21_text import qwen21_encoder
 from sigmafield.models.diffusers.sd3 import sd3_encoder
@@ -61,6 +62,7 @@ READERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Source], TextEncoder
     "lumina2": ("z_image", ("text_encoder",), z_image_encoder),
     "wan": ("wan", ("text_encoder",), wan_encoder),
     "hidream": ("hidream", FOUR, hidream_encoder),
+    "ltxv": ("ltxv", ("text_encoder",), ltx_encoder),
     "flux2": ("flux2", ("text_encoder",), lambda source: flux2_encoder(source, guided=False)),
     "flux2_dev": ("flux2_dev", ("text_encoder",), lambda source: flux2_encoder(source, guided=True)),
 }

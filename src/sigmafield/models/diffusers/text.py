@@ -62,6 +62,17 @@ def zeroed(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, None]:
     return text(ids, attention_mask=mask).last_hidden_state.float() * mask[..., None], None
 
 
+def unmasked(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """The states of all tokens, padding included, and a mask of the prompt."""
+    return text(ids).last_hidden_state.float(), (ids != pad).long()
+
+
+def masked(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """The states of all tokens, to which padding is hidden, and a mask of the prompt."""
+    mask = (ids != pad).long()
+    return text(ids, attention_mask=mask).last_hidden_state.float(), mask
+
+
 def with_mask(text: Any, ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
     """The states of all tokens, to which padding is hidden, and a mask of the prompt and the first token of padding."""
     mask = (ids != pad).long()

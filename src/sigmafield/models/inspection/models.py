@@ -13,7 +13,7 @@ NETWORK, ENCODERS = "the network", "text encoders"
 
 ENCODER_USES = {
     "CLIP-L": ("sd1", "sdxl", "sd3", "flux"), "CLIP-G": ("sdxl", "sdxl_refiner", "sd3"), "CLIP-H": ("sd2",),
-    "T5-XXL": ("sd3", "flux", "chroma"), "UMT5-XXL": ("wan",), "Gemma 2 2B": ("lumina2",),
+    "T5-XXL": ("sd3", "flux", "chroma", "ltxv"), "UMT5-XXL": ("wan",), "Gemma 2 2B": ("lumina2",),
     "Qwen 3 4B": ("z_image", "flux2"), "Qwen 2.5 VL 7B": ("qwen_image",), "Mistral Small": ("flux2",),
     "Llama 3 8B": ("hidream",),
 }  # fmt: skip
@@ -25,7 +25,10 @@ CLIPS = {768: "CLIP-L", 1024: "CLIP-H", 1280: "CLIP-G"}
 DECODERS = {2304: "Gemma 2 2B", 2560: "Qwen 3 4B", 3584: "Qwen 2.5 VL 7B", 4096: "Llama 3 8B", 5120: "Mistral Small"}
 """Language models that read prompts, by their width."""
 
-RECENT = ("hidream", "qwen_image", "qwen_image21", "z_image", "flux2", "chroma", "wan", "wan_fun", "wan_vace")
+RECENT = (
+    "hidream", "qwen_image", "qwen_image21", "z_image", "flux2", "chroma", "wan", "wan_fun", "wan_vace", "ltxv",
+    "hunyuan_video",
+)  # fmt: skip
 """Families of which nothing special is told."""
 
 UMT5_WORDS = 256384

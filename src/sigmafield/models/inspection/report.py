@@ -19,6 +19,7 @@ FAMILIES = {
     "sdxl_refiner": "SDXL's refiner", "sd3": "Stable Diffusion 3", "flux": "Flux", "wan": "Wan", "lumina2": "Lumina 2",
     "qwen_image": "Qwen-Image", "qwen_image21": "Qwen-Image 2.1", "z_image": "Z-Image", "flux2": "Flux 2",
     "chroma": "Chroma", "wan_fun": "Wan Fun", "wan_vace": "Wan VACE",
+    "ltxv": "LTX-Video", "hunyuan_video": "HunyuanVideo",
     "hidream": "HiDream-I1", "unet": "a UNet whose family is not clear",
 }  # fmt: skip
 """Families in words."""

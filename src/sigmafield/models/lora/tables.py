@@ -163,8 +163,64 @@ FLUX2 = {
 }
 
 QWEN21 = {"transformer_blocks.#.img_mlp.gate_up": "transformer_blocks.#.img_mlp: gate_layer proj"}
+HUNYUAN = {
+    "img_in.proj": "x_embedder.proj",
+    "time_in.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.mlp.0": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.mlp.2": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "~norm_out.linear",
+    "txt_in.input_embedder": "context_embedder.proj_in",
+    "txt_in.t_embedder.mlp.0": "context_embedder.time_text_embed.timestep_embedder.linear_1",
+    "txt_in.t_embedder.mlp.2": "context_embedder.time_text_embed.timestep_embedder.linear_2",
+    "txt_in.c_embedder.linear_1": "context_embedder.time_text_embed.text_embedder.linear_1",
+    "txt_in.c_embedder.linear_2": "context_embedder.time_text_embed.text_embedder.linear_2",
+    **{
+        f"txt_in.individual_token_refiner.blocks.#.{old}": f"context_embedder.token_refiner.refiner_blocks.#.{new}"
+        for old, new in {
+            "self_attn_qkv": "attn: to_q to_k to_v", "self_attn_proj": "attn.to_out.0", "mlp.fc1": "ff.net.0.proj",
+            "mlp.fc2": "ff.net.2", "adaLN_modulation.1": "norm_out.linear", "norm1": "norm1", "norm2": "norm2",
+        }.items()
+    },
+    **{
+        f"double_blocks.#.{stream}{old}": f"transformer_blocks.#.{new}"
+        for stream, old, new in (
+            ("img", "_mod.linear", "norm1.linear"), ("txt", "_mod.linear", "norm1_context.linear"),
+            ("img", "_attn_qkv", "attn: to_q to_k to_v"), ("img", "_attn.qkv", "attn: to_q to_k to_v"),
+            ("txt", "_attn_qkv", "attn: add_q_proj add_k_proj add_v_proj"),
+            ("txt", "_attn.qkv", "attn: add_q_proj add_k_proj add_v_proj"),
+            ("img", "_attn_proj", "attn.to_out.0"), ("img", "_attn.proj", "attn.to_out.0"),
+            ("txt", "_attn_proj", "attn.to_add_out"), ("txt", "_attn.proj", "attn.to_add_out"),
+            ("img", "_attn_q_norm", "attn.norm_q"), ("img", "_attn_k_norm", "attn.norm_k"),
+            ("txt", "_attn_q_norm", "attn.norm_added_q"), ("txt", "_attn_k_norm", "attn.norm_added_k"),
+            ("img", "_mlp.fc1", "ff.net.0.proj"), ("img", "_mlp.fc2", "ff.net.2"),
+            ("txt", "_mlp.fc1", "ff_context.net.0.proj"), ("txt", "_mlp.fc2", "ff_context.net.2"),
+        )
+    },
+    "single_blocks.#.modulation.linear": "single_transformer_blocks.#.norm.linear",
+    "single_blocks.#.linear1": "single_transformer_blocks.#: attn.to_q attn.to_k attn.to_v proj_mlp",
+    "single_blocks.#.linear2": "single_transformer_blocks.#.proj_out",
+    "single_blocks.#.q_norm": "single_transformer_blocks.#.attn.norm_q",
+    "single_blocks.#.k_norm": "single_transformer_blocks.#.attn.norm_k",
+}  # fmt: skip
+"""HunyuanVideo's, as published and as ComfyUI spells them."""
+LTX = {
+    "patchify_proj": "proj_in",
+    "adaln_single.linear": "time_embed.linear",
+    "adaln_single.emb.timestep_embedder.linear_1": "time_embed.emb.timestep_embedder.linear_1",
+    "adaln_single.emb.timestep_embedder.linear_2": "time_embed.emb.timestep_embedder.linear_2",
+    **{
+        f"transformer_blocks.#.attn{n}.{x}_norm": f"transformer_blocks.#.attn{n}.norm_{x}" for n in (1, 2) for x in "qk"
+    },
+}
+"""LTX-Video's, where they are not diffusers'."""
 
 TRANSFORMERS = {
+    "context_embedder.proj_in": HUNYUAN,
+    "time_embed.emb.timestep_embedder.linear_1": LTX,
     "single_transformer_blocks.0.proj_mlp": FLUX,
     "transformer_blocks.0.norm1_context.linear": SD3,
     "noise_refiner.0.attn.to_q": LUMINA,
@@ -173,6 +229,6 @@ TRANSFORMERS = {
     "double_stream_modulation_img.linear": FLUX2,
     "txt_in.text_norm": QWEN21,
 }
-"""Published names of each family, by a layer that it has; Flux's, which are Chroma's as well, are looked for first.
+"""Published names of each family, by a layer that it has; Flux's, which are Chroma's as well, after HunyuanVideo's.
 
 # is a number; "a: b c" is a.b and a.c; ~ is swapped."""

@@ -11,7 +11,7 @@ from typing import Any
 from sigmafield.models.directory import Directory, open_directory, read_json
 from sigmafield.models.single_file.convert import converted
 from sigmafield.models.single_file.ema import ema_names
-from sigmafield.models.single_file.layouts import OPTIONAL, Layout, network_part, recognise
+from sigmafield.models.single_file.layouts import APART, OPTIONAL, Layout, network_part, recognise
 from sigmafield.models.single_file.shapes import derived
 from sigmafield.models.single_file.tokenizers import unpack, unpack_own
 from sigmafield.models.weights.files import Weights, open_weights
@@ -143,7 +143,8 @@ def open_single_file(path: Path, parts: Path | None, scratch: Path, alone: bool 
     shipped = open_directory(Path(str(files("sigmafield"))) / "data" / "configs" / layout.family)
     elsewhere = shipped if alone else open_directory(parts) if parts else None
     file = SingleFile(path, stored, layout, shipped, configs, elsewhere, scratch)
-    missing = [part for part in layout.parts if part not in OPTIONAL and file.owner(part) is None]
+    needed = layout.parts[: 1 if alone else 2 if layout.family in APART else None]
+    missing = [part for part in needed if part not in OPTIONAL and file.owner(part) is None]
     if missing:
         where = f"nor has {parts}" if parts else "pass parts=DIRECTORY, one in diffusers' layout that has them"
         raise ValueError(f"{path} is a {layout.family} network without {', '.join(missing)}; {where}")

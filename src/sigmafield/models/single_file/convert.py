@@ -6,7 +6,7 @@ The names are translated by diffusers' own converters.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +15,11 @@ from diffusers.loaders.single_file_utils import (
     convert_chroma_transformer_checkpoint_to_diffusers,
     convert_flux2_transformer_checkpoint_to_diffusers,
     convert_flux_transformer_checkpoint_to_diffusers,
+    convert_hunyuan_video_transformer_to_diffusers,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
+    convert_ltx_transformer_checkpoint_to_diffusers,
+    convert_ltx_vae_checkpoint_to_diffusers,
     convert_open_clip_checkpoint,
     convert_qwen_image21_transformer_checkpoint_to_diffusers,
     convert_sd3_transformer_checkpoint_to_diffusers,
@@ -26,13 +29,15 @@ from diffusers.loaders.single_file_utils import (
 )
 from torch import Tensor
 
-from sigmafield.models.single_file.layouts import LDM
+from sigmafield.models.single_file.layouts import LDM, LTX_095
 from sigmafield.models.single_file.stand_ins import resolved, stand_ins
 from sigmafield.models.weights.packed import Value, unpacked
 
 Weights = dict[str, Tensor]
 FLUX_WIDTH = 3072
-"""The width that diffusers' converter of Flux takes for granted."""
+"""The width that diffusers' converters of Flux and HunyuanVideo take for granted."""
+LTX_WIDTH = 2048
+"""The width of the encoder by which diffusers' converter knows the VAE of LTX-Video since 0.9.5."""
 
 
 def converted(kind: str, values: Mapping[str, Value], config: Mapping[str, Any], family: str) -> dict[str, Value]:
@@ -60,7 +65,11 @@ def renamed(kind: str, tensors: Weights, config: Mapping[str, Any], family: str)
     if kind in CONVERTERS:
         return used_up(CONVERTERS[kind], tensors)
     if kind in OF_FLUX:
-        return flux(tensors, OF_FLUX[kind])
+        width = tensors["img_in.weight"].shape[0]
+        return cut_later(lambda given: used_up(OF_FLUX[kind], given), tensors, width)
+    if kind == "HunyuanVideoTransformer3DModel":
+        width = tensors["img_in.proj.weight"].shape[0]
+        return cut_later(lambda given: convert_hunyuan_video_transformer_to_diffusers(dict(given)), tensors, width)
     if kind in SEEING:
         return {qwen_name(name): value for name, value in tensors.items()}
     if kind == "MistralModel":
@@ -160,14 +169,21 @@ def mistral(tensors: Weights, config: Mapping[str, Any]) -> Weights:
     return {"norm.weight": torch.ones(config["hidden_size"]), **found}
 
 
-def flux(tensors: Weights, converter: Any) -> Weights:
-    """Flux's or Chroma's weights, of any width: what the converter cuts at the published one is cut here instead."""
-    width = tensors["img_in.weight"].shape[0]
+def ltx_vae(tensors: Weights, config: Mapping[str, Any]) -> Weights:
+    """The weights of LTX-Video's autoencoder, of any width, which the converter knows by the published one."""
+    end = "encoder.conv_out.conv.weight"
+    mark = torch.empty(0, LTX_WIDTH if LTX_095 in tensors else 0)
+    out = convert_ltx_vae_checkpoint_to_diffusers({f"vae.{name}": t for name, t in (tensors | {end: mark}).items()})
+    return out | {end: tensors[end]}
+
+
+def cut_later(converter: Callable[[Weights], Weights], tensors: Weights, width: int) -> Weights:
+    """Weights of any width: what converters of Flux, Chroma and HunyuanVideo cut at the published one is cut here."""
     sizes = (width, width, width, 4 * width)
     names = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
     fused = {name: value for name, value in tensors.items() if ".linear1." in name}
     blank = torch.empty(7 * FLUX_WIDTH, 0)
-    out = used_up(converter, tensors | dict.fromkeys(fused, blank))
+    out = converter(tensors | dict.fromkeys(fused, blank))
     for name, value in fused.items():
         _, block, _, kind = name.split(".")
         cut = zip(names, value.split(sizes))
@@ -183,6 +199,7 @@ def qwen21_vae(tensors: Weights, config: Mapping[str, Any]) -> Weights:
 VAES = {
     "AutoencoderKL": vae,
     "AutoencoderKLFlux2": flux2_vae,
+    "AutoencoderKLLTXVideo": ltx_vae,
     "AutoencoderKLQwenImage": wan_vae,
     "AutoencoderKLQwenImage21": qwen21_vae,
     "AutoencoderKLWan": wan_vae,
@@ -192,6 +209,7 @@ CONVERTERS = {
     "SD3Transformer2DModel": convert_sd3_transformer_checkpoint_to_diffusers,
     "Flux2Transformer2DModel": convert_flux2_transformer_checkpoint_to_diffusers,
     "ZImageTransformer2DModel": convert_z_image_transformer_checkpoint_to_diffusers,
+    "LTXVideoTransformer3DModel": convert_ltx_transformer_checkpoint_to_diffusers,
     "WanTransformer3DModel": convert_wan_transformer_to_diffusers,
     "WanFunTransformer3DModel": convert_wan_transformer_to_diffusers,
     "WanVACETransformer3DModel": convert_wan_transformer_to_diffusers,

@@ -40,11 +40,15 @@ ENCODERS = {
     "wan": {"text_encoder": UMT5},
     "wan_fun": {"text_encoder": UMT5},
     "wan_vace": {"text_encoder": UMT5},
+    "ltxv": {"text_encoder": T5},
+    "hunyuan_video": {"text_encoder": "text_encoders.llama.transformer.", "text_encoder_2": CLIP_L},
 }
 """Where the text encoders of each family lie in a file."""
 
 OPTIONAL = ("text_encoder_3",)
 """Parts that a model can do without."""
+APART = ("ltxv",)
+"""Families whose files hold network and VAE, and never the text encoder, which is loaded from a file of its own."""
 
 NOT_SUPPORTED = {
     "edm_mean": "Playground 2.5",
@@ -56,8 +60,8 @@ NOT_SUPPORTED = {
     "control_adapter.": "Wan with a camera",
     "casual_audio_encoder.": "Wan S2V",
     "face_adapter.": "Wan Animate",
-    "txt_in.individual_token_refiner.": "HunyuanVideo",
-    "patchify_proj.": "LTX-Video",
+    "byt5_in.": "HunyuanImage 2.1 or HunyuanVideo 1.5",
+    "audio_patchify_proj.": "LTX-2",
     "input_blocks.1.0.time_stack.": "Stable Video Diffusion",
 }
 """Networks that a name gives away and that are not loaded from a single file."""
@@ -75,6 +79,9 @@ NO_NETWORK = {
     r"^model\.\d+\.|^body\.\d+\.|^RDB_": "an upscaler of images",
 }
 """What a file without a diffusion network may be, by a pattern that a name in it matches."""
+
+LTX_095 = "encoder.down_blocks.1.conv.conv.weight"
+"""A weight of the VAE of LTX-Video since 0.9.5."""
 
 
 def count(shapes: Shapes, name: str) -> int:
@@ -138,6 +145,8 @@ TRANSFORMERS = {
     "vace_patch_embedding.weight": "wan_vace",
     "ref_conv.weight": "wan_fun",
     "head.modulation": "wan",
+    "patchify_proj.weight": "ltxv",
+    "txt_in.individual_token_refiner.blocks.0.norm1.weight": "hunyuan_video",
     "cap_embedder.0.weight": "Lumina 2",
 }
 """Families by a weight that their network has, the more special ones first."""

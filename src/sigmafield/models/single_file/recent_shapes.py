@@ -1,11 +1,12 @@
-"""Configs of the parts of Qwen-Image, Z-Image, Flux 2, Chroma and Wan as far as the shapes of weights tell them."""
+"""Configs of the parts of recent families as far as the shapes of weights tell them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
-from sigmafield.models.single_file.layouts import Shapes, count
+from sigmafield.models.single_file.layouts import LTX_095, Shapes, count
 
 
 def qwen(s: Shapes) -> dict[str, Any]:
@@ -144,6 +145,42 @@ def wan_vace(s: Shapes) -> dict[str, Any]:
     }
 
 
+def ltx(s: Shapes) -> dict[str, Any]:
+    """The transformer of LTX-Video, which has 32 heads."""
+    width, channels = s["patchify_proj.weight"]
+    return {
+        "in_channels": channels,
+        "out_channels": s["proj_out.weight"][0],
+        "num_attention_heads": 32,
+        "attention_head_dim": width // 32,
+        "cross_attention_dim": width,
+        "num_layers": count(s, "transformer_blocks.{}.attn1.to_q.weight"),
+        "caption_channels": s["caption_projection.linear_1.weight"][1],
+    }
+
+
+def hunyuan(s: Shapes) -> dict[str, Any]:
+    """The transformer of HunyuanVideo; a head's rotation is shared out 2 : 7 : 7."""
+    width, channels, *patch = s["img_in.proj.weight"]
+    head = s["double_blocks.0.img_attn_q_norm.weight"][0]
+    return {
+        "in_channels": channels,
+        "out_channels": s["final_layer.linear.weight"][0] // prod(patch),
+        "patch_size_t": patch[0],
+        "patch_size": patch[-1],
+        "num_layers": count(s, "double_blocks.{}.img_attn_qkv.weight"),
+        "num_single_layers": count(s, "single_blocks.{}.linear1.weight"),
+        "num_refiner_layers": count(s, "txt_in.individual_token_refiner.blocks.{}.norm1.weight"),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "mlp_ratio": s["double_blocks.0.img_mlp.fc1.weight"][0] / width,
+        "text_embed_dim": s["txt_in.input_embedder.weight"][1],
+        "pooled_projection_dim": s["vector_in.in_layer.weight"][1],
+        "guidance_embeds": "guidance_in.mlp.0.weight" in s,
+        "rope_axes_dim": [head // 8, head * 7 // 16, head * 7 // 16],
+    }
+
+
 def language(s: Shapes) -> dict[str, Any]:
     """A language model; Qwen 3 has norms as wide as a head, of others a head is 128 wide."""
     words, width = s["model.embed_tokens.weight"]
@@ -247,9 +284,53 @@ def kl_wan(s: Shapes) -> dict[str, Any]:
     }
 
 
+OLD_LTX: dict[str, Any] = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["LTXVideoDownBlock3D"] * 4,
+    "layers_per_block": [4, 3, 3, 3, 4],
+    "spatio_temporal_scaling": [True, True, True, False],
+    "downsample_type": ["conv"] * 4,
+}
+"""The encoder of LTX-Video before 0.9.5."""
+FIRST_LTX: dict[str, Any] = {
+    "decoder_block_out_channels": [128, 256, 512, 512],
+    "decoder_layers_per_block": [4, 3, 3, 3, 4],
+    "decoder_spatio_temporal_scaling": [True, True, True, False],
+    "decoder_inject_noise": [False] * 5,
+    "upsample_residual": [False] * 4,
+    "upsample_factor": [1] * 4,
+    "timestep_conditioning": False,
+}
+"""The decoder of 0.9.0."""
+SECOND_LTX: dict[str, Any] = {
+    "decoder_layers_per_block": [5, 6, 7, 8],
+    "decoder_inject_noise": [True, True, True, False],
+}
+"""The decoder of 0.9.1, where it is not that of 0.9.5."""
+
+
+def kl_ltx(s: Shapes) -> dict[str, Any]:
+    """The autoencoder of LTX-Video; those before 0.9.5 have one size each."""
+    if LTX_095 not in s:
+        return OLD_LTX | (SECOND_LTX if "decoder.last_scale_shift_table" in s else FIRST_LTX)
+    down, up = (
+        "encoder.down_blocks.{}.res_blocks.{}.conv1.conv.weight",
+        "decoder.up_blocks.{}.res_blocks.{}.conv1.conv.weight",
+    )
+    return {
+        "latent_channels": s["decoder.conv_in.conv.weight"][1],
+        "block_out_channels": [s[down.format(i, 0)][0] for i in (0, 2, 4, 6, 8)],
+        "layers_per_block": [count(s, down.format(i, "{}")) for i in (0, 2, 4, 6, 8)],
+        "decoder_block_out_channels": [2 * s[up.format(i, 0)][0] for i in (6, 4, 2)],
+        "decoder_layers_per_block": [count(s, up.format(i, "{}")) for i in (6, 4, 2, 0)],
+        "timestep_conditioning": "decoder.last_scale_shift_table" in s,
+    }
+
+
 TRANSFORMERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
     "hidream": hidream, "qwen_image": qwen, "qwen_image21": qwen21, "z_image": z_image, "flux2": flux2,
-    "chroma": chroma, "wan": wan, "wan_fun": wan, "wan_vace": wan_vace,
+    "chroma": chroma, "wan": wan, "wan_fun": wan, "wan_vace": wan_vace, "ltxv": ltx,
+    "hunyuan_video": hunyuan,
 }  # fmt: skip
 """How the config of a family's transformer is read."""
 ENCODERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
@@ -262,6 +343,6 @@ ENCODERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
 """How the config of a family's language model is read."""
 VAES: dict[str, Callable[[Shapes], dict[str, Any]]] = {
     "flux2": kl_flux2, "qwen_image": kl_wan, "qwen_image21": kl_qwen21, "wan": kl_wan, "wan_fun": kl_wan,
-    "wan_vace": kl_wan,
+    "wan_vace": kl_wan, "ltxv": kl_ltx,
 }  # fmt: skip
 """How the config of a family's autoencoder is read, where it is not of Stable Diffusion's kind."""

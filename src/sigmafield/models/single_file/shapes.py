@@ -11,7 +11,7 @@ from typing import Any
 from sigmafield.models.single_file import recent_shapes as recent
 from sigmafield.models.single_file.layouts import Layout, Shapes, count
 
-T5_ALONE = ("chroma", "wan", "wan_fun", "wan_vace")
+T5_ALONE = ("chroma", "wan", "wan_fun", "wan_vace", "ltxv")
 """Families with one text encoder, T5 or UMT5."""
 
 

@@ -254,7 +254,8 @@ def run(template: Template, folder: Path) -> int:
             elif node["class_type"] == "LoadImage" and key == "image":
                 path = folder / "input" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGBA", (SIZE, SIZE), (200, 60, 40, 128)).save(path)
+                image = Image.new("RGBA", (SIZE, SIZE), (200, 60, 40, 128))
+                (image.convert("RGB") if path.suffix.lower() in (".jpg", ".jpeg") else image).save(path)
     models = {kind: [folder / kind] for kind in (*MODELS.values(), VISION)}
     folders = Folders(models, folder / "input", folder / "output", folder / "temp")
     return len(run_workflow(smaller(template.prompt), Context(folders)).files)

@@ -117,7 +117,7 @@ def autoencoder(family: str, name: str) -> dict[str, Tensor]:
     """The VAE of a family."""
     from diffusers import AutoencoderKLFlux2, AutoencoderKLWan
 
-    if "ae.safetensors" in name:
+    if name == "ae.safetensors":
         return original_names.autoencoder(original_models.flux(False)[0]["vae"], "")
     if family == "qwen_image_2.1":
         return recent_models.qwen21_vae().state_dict()

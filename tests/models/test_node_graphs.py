@@ -332,5 +332,5 @@ def test_parts_in_files_of_their_own_are_the_whole(kind: str, tmp_path: Path) ->
     if kind == "flux":
         with pytest.raises(ValueError, match="sd3 needs 3 text encoders"):
             dual_clip_loader(*paths, type="sd3", context=context)
-        with pytest.raises(ValueError, match="type ltxv is not supported"):
-            dual_clip_loader(*paths, type="ltxv", context=context)
+        with pytest.raises(ValueError, match="type hunyuan_video is not supported"):
+            dual_clip_loader(*paths, type="hunyuan_video", context=context)

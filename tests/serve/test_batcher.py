@@ -403,6 +403,26 @@ def test_on_the_cpu_a_joined_call_is_made_by_one_of_its_runs(pipe: sf.Pipeline) 
     assert [n for _, n in made] == [3, 3, 3] and all(thread in runs for thread, _ in made)
 
 
+def test_runs_on_a_module_that_one_thread_has_at_a_time(pipe: sf.Pipeline) -> None:
+    """Such as one with offloading hooks: a run that holds its lock needs no turn, since the one that has it waits."""
+
+    class Doubles(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    module = Doubles()
+    own = module.forward
+    module.forward = lambda x: own(x)  # type: ignore[method-assign]
+
+    def step(model: DiffusionModel) -> bool:
+        return all(torch.equal(ask(model), want) for _ in range(5))
+
+    with batcher_of() as batcher:
+        hooked = replace(pipe.model, forward=lambda module, x, t, cond: module(x), module=module)
+        want, model = ask(hooked), batcher.joined(hooked)
+        assert in_threads(batcher, [lambda: step(model)] * 3) == [True] * 3
+
+
 def test_an_interrupted_run_leaves_the_calls_of_others_to_them(pipe: sf.Pipeline) -> None:
     """Ctrl-C arrives in the thread that makes the call for all."""
     sizes: list[int] = []

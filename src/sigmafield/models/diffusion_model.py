@@ -43,8 +43,8 @@ class NetworkCall:
         x: Scaled input [rows, C, *space], float32.
         t: Timestep of each row [rows], or of each of its tokens [rows, tokens].
         cond: The conditioning, of as many rows.
-        alone: Whether the module may only be called for these rows as they are: it has patches, or is locked for this
-            thread.
+        alone: Whether the module may only be called for these rows as they are: it has patches, or is locked.
+        locked: Whether this thread holds a lock of the module until it has the answer; other threads may wait for it.
     """
 
     model: DiffusionModel
@@ -53,6 +53,7 @@ class NetworkCall:
     t: Tensor
     cond: Cond
     alone: bool = False
+    locked: bool = False
 
     def __call__(self) -> Tensor:
         """The network's answer F, of x's shape, float32; made in this thread, in the model's context."""
@@ -214,9 +215,9 @@ class DiffusionModel:
         """The raw network F on the model's own module."""
         return self._network_on(self.module)
 
-    def _network_on(self, module: Any, alone: bool = False) -> Network:
+    def _network_on(self, module: Any, alone: bool = False, locked: bool = False) -> Network:
         """The raw network F on a module, see `NetworkCall`."""
-        return lambda x, t, cond: self.caller(NetworkCall(self, module, x, t, cond, alone))
+        return lambda x, t, cond: self.caller(NetworkCall(self, module, x, t, cond, alone, locked))
 
     @contextmanager
     def patched(self, sigma: Sigma, roles: tuple[str, ...], ctx: Ctx, own: bool = False) -> Iterator[Network]:
@@ -230,10 +231,11 @@ class DiffusionModel:
                 yield self.network
                 return
             with self._views.shared(self.module) as locked:
-                yield self._network_on(self.module, locked)
+                yield self._network_on(self.module, locked, locked)
             return
         with self._views.borrowed(self._module()) as module:
-            call, network = Call(module, sigma, roles, ctx), self._network_on(module, alone=True)
+            locked = module is self.module  # it cannot have views
+            call, network = Call(module, sigma, roles, ctx), self._network_on(module, True, locked)
             for patch in reversed(ctx.patches):
                 network = patch(network, call)
             yield network

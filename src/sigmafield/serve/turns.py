@@ -19,7 +19,8 @@ class Turns:
 
     Threads that compute small tensors at the same time hand Python's lock to one another at every operation, which
     takes longer than the operations. So each thread sleeps until all that it needs is its own. A thread that does not
-    step a run gets its answer at once, and has no turn.
+    step a run gets its answer at once, and has no turn; so does one that holds a lock of its module, for which the run
+    that has the turn may wait.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class Turns:
         with self._lock:
             for asked, answer in answers:
                 asked.answered = True
-                if asked.run is None:
+                if asked.run is None or asked.call.locked:
                     asked.answer.put(answer)
                 else:
                     self._line.append((asked, answer))

@@ -156,10 +156,44 @@ def test_what_does_not_fit_is_refused(unets, loaded, tmp_path):
         load_ip_adapter(tmp_path / "b.safetensors", ours)
     with pytest.raises(ValueError, match="vectors of 24; the vision encoder's have 8"):
         adapter.tokens(Seen(*3 * [torch.zeros(1, 8)]))
-    with pytest.raises(ValueError, match="weight names 'up_block_1', with which no layer begins"):
-        weights_of({"up_block_1": 1.0}, adapter.layers)
+    for name in ("up_block_1", "up_blocks.", "up_bl", ""):
+        with pytest.raises(ValueError, match=f"weight names '{name}', with which no layer begins"):
+            weights_of({name: 1.0}, adapter.layers)
     with pytest.raises(ValueError, match="weights must be 4, one per layer; got 1"):
         replace(prompt_of(adapter), weights=[1.0])
+
+
+def test_an_adapter_of_another_family_with_equal_layers_is_refused(loaded, tmp_path):
+    """Stable Diffusion 1 and 2 have layers of equal widths, and prompts of different ones."""
+    ours = loaded("sd1")
+    dim, widths = ours.model.module.config.cross_attention_dim, widths_of(ours.model.module)
+    other = written(tmp_path / "other.safetensors", plain(2 * dim), layers(widths, 2 * dim))
+    with pytest.raises(ValueError, match=f"its tokens are of width {2 * dim}, those of the network's prompts of {dim}"):
+        load_ip_adapter(other, ours)
+    for name, projection in (("plain", plain), ("plus", plus)):
+        mixed = load_ip_adapter(
+            written(tmp_path / f"{name}.safetensors", projection(2 * dim), layers(widths, dim)), ours
+        )
+        with pytest.raises(ValueError, match=f"its tokens are of width {2 * dim}, and its layers take {dim}"):
+            mixed.tokens(seen())
+
+
+def test_layers_are_named_by_whole_parts():
+    blocks = [f"transformer_blocks.{i}" for i in range(19)]
+    assert [k for k, w in enumerate(weights_of({"transformer_blocks.1": 0.5}, blocks)) if w] == [1]
+    assert weights_of({"transformer_blocks": 1.0, "transformer_blocks.18": 0.25}, blocks) == (*[1.0] * 18, 0.25)
+
+
+def test_of_a_long_image_only_the_middle_is_enlarged(tmp_path):
+    """As a whole it would take 28 · 28 times its memory."""
+    encoder = sf.load_vision(save_encoder(tmp_path / "encoder.safetensors"))
+    ends = torch.zeros(1, 1, 2_000_000, 3)
+    ends[:, :, 999_990:1_000_010] = torch.rand(1, 1, 20, 3, generator=torch.Generator().manual_seed(0))
+    want = encoder.encode(ends[:, :, 999_990:1_000_010]).image_embeds
+    for image in (ends, ends.transpose(1, 2)):
+        assert torch.isfinite(found := encoder.encode(image).image_embeds).all()
+        if image is ends:
+            assert_close(found, want)
 
 
 @pytest.mark.parametrize("unets", [("sd1", "plain")], indirect=True)

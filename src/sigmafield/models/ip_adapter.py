@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigmafield.core.conditioning import ImagePrompt, Window
 from sigmafield.models.vision import Seen, VisionEncoder
 
 Weight = float | Mapping[str, float]
-"""Factor of what every layer adds, or of those whose names begin as given, the longest beginning first; others 0."""
+"""Factor of what every layer adds, or of those whose names have these first parts, the longest first; others 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +47,19 @@ class IPAdapter:
     def tokens(self, seen: Seen) -> Tensor:
         """Tokens of images together, [1, images · tokens, dim]; ValueError for an encoder of another width."""
         x = seen.image_embeds if self.whole else seen.penultimate_hidden_states
-        weight = next(self.projection.parameters())
-        taken = self.projection.image_embeds.in_features if self.whole else None
-        first = getattr(self.projection, "proj_in", None)
-        taken = first.in_features if first is not None else taken
-        if taken is not None and x.shape[-1] != taken:
+        first = next(part for part in self.projection.modules() if isinstance(part, nn.Linear))
+        if x.shape[-1] != first.in_features:
             raise ValueError(
-                f"this IP-Adapter takes images as vectors of {taken}; the vision encoder's have {x.shape[-1]}"
+                f"this IP-Adapter takes images as vectors of {first.in_features}; "
+                f"the vision encoder's have {x.shape[-1]}"
             )
-        return self.projection(x.to(weight)).float().flatten(0, 1)[None]
+        made = self.projection(x.to(first.weight)).float().flatten(0, 1)[None]
+        if made.shape[-1] != (taken := self.pairs[0][0].in_features):
+            raise ValueError(
+                f"this IP-Adapter does not fit together: its tokens are of width {made.shape[-1]}, "
+                f"and its layers take {taken}"
+            )
+        return made
 
     def prompts(
         self,
@@ -86,11 +90,15 @@ class IPAdapter:
 
 
 def weights_of(weight: Weight, layers: Sequence[str]) -> tuple[float, ...]:
-    """The weight of each layer; ValueError for a name with which none begins."""
+    """The weight of each layer; ValueError for a name with which none begins, in whole parts between dots."""
     if not isinstance(weight, Mapping):
         return (float(weight),) * len(layers)
+
+    def begins(layer: str, name: str) -> bool:
+        return f"{layer}.".startswith(f"{name}.")  # transformer_blocks.1 is not the beginning of transformer_blocks.10
+
     for name in weight:
-        if not any(layer.startswith(name) for layer in layers):
+        if not any(begins(layer, name) for layer in layers):
             raise ValueError(f"weight names {name!r}, with which no layer begins; layers: {', '.join(layers)}")
     ways = sorted(weight, key=len, reverse=True)
-    return tuple(next((float(weight[name]) for name in ways if layer.startswith(name)), 0.0) for layer in layers)
+    return tuple(next((float(weight[name]) for name in ways if begins(layer, name)), 0.0) for layer in layers)

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from sigmafield.models.weights.files import open_weights
 
+LONGEST = 8
+"""Lengths of an image's shorter side, of which at most its longer one is resized to what an encoder sees."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -53,7 +56,8 @@ class VisionEncoder:
             crop: center: the middle square; none: the whole image, stretched.
         """
         device = next(self.module.parameters()).device
-        x = images[..., :3].movedim(-1, 1).to(device, torch.float32)
+        x = images[..., :3].movedim(-1, 1)
+        x = (long_cut(x) if crop == "center" else x).to(device, torch.float32)
         height, width = x.shape[-2:]
         share = self.size / min(height, width)
         size = (round(height * share), round(width * share)) if crop == "center" else (self.size, self.size)
@@ -79,6 +83,19 @@ class VisionEncoder:
         found = self.module(pixel_values=pixels, output_hidden_states=True)
         whole = found.image_embeds if hasattr(found, "image_embeds") else found.pooler_output
         return Seen(found.last_hidden_state.float(), found.hidden_states[-2].float(), whole.float())
+
+
+def long_cut(images: Tensor) -> Tensor:
+    """The middle of images [..., H, W] that are longer than `LONGEST` times their shorter side, others as they are.
+
+    Only the middle square is seen; enlarged as a whole, a long image would take memory by the square of its length.
+    """
+    for axis in (-2, -1):
+        length, most = images.shape[axis], LONGEST * min(images.shape[-2:])
+        if length > most:
+            most += (length - most) % 2
+            images = images.narrow(axis, (length - most) // 2, most)
+    return images
 
 
 @dataclass(frozen=True, eq=False)

@@ -246,8 +246,8 @@ class AdapterImage:
         strength: Factor of its effect.
         start: Share of the way through sampling at which it begins to act.
         end: Share of the way through sampling at which it stops acting.
-        layers: Beginnings of the names of the layers that act, such as up_blocks.0.attentions.1 for the style alone of
-            SDXL; empty: all.
+        layers: First parts of the names of the layers that act, such as up_blocks.0.attentions.1 for the style alone
+            of SDXL; empty: all.
         image_sha256: Digest of the image; filled in when the recipe is run, so that a replay recognises it.
 
     Raises:

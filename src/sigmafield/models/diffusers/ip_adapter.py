@@ -101,3 +101,11 @@ def _check(path: Path, model: DiffusionModel, names: list[str], layers: list[tup
         what = f"{len(theirs)} layers of widths {sorted(set(theirs))}"
         ours = f"{len(widths)} attentions of widths {sorted(set(widths))}"
         raise ValueError(f"{path} is for another network than {model.name}: it has {what}, the network {ours}")
+    config = cast(Any, module).config
+    dim = config.get("joint_attention_dim") or config.get("cross_attention_dim")
+    if any(keys.in_features != dim or values.in_features != dim for keys, values in layers):
+        theirs = sorted({part.in_features for pair in layers for part in pair})
+        raise ValueError(
+            f"{path} is for another network than {model.name}: its tokens are of width {', '.join(map(str, theirs))}, "
+            f"those of the network's prompts of {dim}"
+        )

@@ -85,6 +85,16 @@ def test_references_change_the_image_and_give_its_proportions(loaded):
     assert len({each[0].tobytes() for each in (drawn, plain, other)}) == 3
 
 
+def test_a_narrow_reference_is_not_more_pixels_than_are_drawn(loaded):
+    assert proportioned(torch.zeros(1, 3, 1, 100), 1024, 4) == (4, 320)
+    with pytest.raises(ValueError, match="a reference of 4000x1 pixels is too narrow: of 1024 pixels"):
+        proportioned(torch.zeros(1, 3, 1, 4000), 1024, 4)
+    pipe = loaded("flux dev")
+    pipe = replace(pipe, model=replace(pipe.model, size=(32, 32)))
+    with pytest.raises(ValueError, match="too narrow"):
+        sf.open_job(sf.Recipe("x", references=[sf.Reference(image((1, 4000)))]), pipe)
+
+
 def test_what_cannot_be_shown_is_refused(loaded):
     shown = [sf.Reference(image((8, 8)))]
     with pytest.raises(ValueError, match="tiny cannot be shown images"):
@@ -93,6 +103,8 @@ def test_what_cannot_be_shown_is_refused(loaded):
         sf.Recipe("x", references=shown * 17)
     with pytest.raises(ValueError, match="leave references out"):
         sf.Recipe("x", references=shown, demofusion=sf.DemoFusion(2))
+    with pytest.raises(ValueError, match="a reference's image must be one image; got 2 in one array"):
+        sf.read_inputs(sf.Recipe("x", references=[sf.Reference(torch.zeros(1, 3, 2, 8, 8))]))
     recipe = sf.Recipe("x", references=[sf.Reference("a.png")])
     assert sf.Recipe.from_json(recipe.to_json()) == recipe
     assert json.loads(recipe.to_json())["references"] == [{"image": "a.png", "image_sha256": None}]

@@ -73,10 +73,20 @@ def encoded(pipe: Pipeline, shown: Shown, prompt: str, size: tuple[int, int], cl
 
 
 def proportioned(image: Tensor, pixels: int, unit: int) -> tuple[int, int]:
-    """(height, width) of about this many pixels in an image's proportions, each a multiple of a unit."""
+    """(height, width) of about this many pixels in an image's proportions, each a multiple of a unit.
+
+    Raises:
+        ValueError: The image is so narrow that its shorter side would be 0.
+    """
     height, width = image.shape[-2:]
     ratio = sqrt(pixels / (height * width))
-    return max(round(height * ratio / unit), 1) * unit, max(round(width * ratio / unit), 1) * unit
+    rows, columns = round(height * ratio / unit), round(width * ratio / unit)
+    if min(rows, columns) < 1:
+        raise ValueError(
+            f"a reference of {width}x{height} pixels is too narrow: of {pixels} pixels in these proportions, the "
+            f"shorter side has less than {unit}; cut it first"
+        )
+    return rows * unit, columns * unit
 
 
 def sized(image: Tensor, size: tuple[int, int]) -> Tensor:

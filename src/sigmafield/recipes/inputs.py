@@ -108,6 +108,8 @@ def _read(
         content = source.content
         if isinstance(content, bytes):
             content = _decoded(content, f"the {name} in memory", moving)
+        if len(content) > 1 and not moving and not isinstance(content, Tensor):
+            raise ValueError(f"{name} must be one image; got {len(content)} in one array")
         return content, _same(f"the {name} in memory", known, source.sha256)
     path = str(source)
     if path.startswith(PREFIX) and not Path(path).exists():

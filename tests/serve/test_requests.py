@@ -98,6 +98,21 @@ def test_what_grows_in_a_run_counts_for_the_limit(requests):
             requests.recipe(entries, "")
 
 
+@pytest.mark.parametrize("name", ["regions", "controls", "ip_adapters", "loras"])
+def test_a_list_of_a_recipe_has_a_limit(requests, name):
+    """The same upload named often costs its memory each time."""
+    upload = requests.uploads.add(png(), "").image
+    entry = {
+        "regions": {"prompt": "", "x": 0, "y": 0, "width": 8, "height": 8}, "loras": {"path": "loras/style.safetensors"},
+        "controls": {"net": "loras", "image": upload},
+        "ip_adapters": {"net": "loras/style.safetensors", "encoder": "loras/style.safetensors", "image": upload},
+    }[name]  # fmt: skip
+    assert requests.recipe({**RECIPE, name: [entry] * LIMITS.max_entries}, "")
+    with pytest.raises(BadRequest, match=f"{name} must be at most 32 on this server; got 33") as error:
+        requests.recipe({**RECIPE, name: [entry] * 33}, "")
+    assert error.value.field == name
+
+
 def test_uploads_have_room_for_some_and_the_old_ones_go(tmp_path):
     draws = np.random.default_rng(0)
     images = [Image.fromarray(draws.integers(0, 256, (500, 500, 3), np.uint8)) for _ in range(2)]

@@ -1,10 +1,12 @@
 """Jobs on an engine: they run, wait, stop, go on and are kept as they should, whatever they are."""
 
 import dataclasses
+import gc
 import json
 import logging.handlers
 import queue
 import sqlite3
+import weakref
 from hashlib import sha256
 
 import pytest
@@ -14,6 +16,7 @@ from sigmafield.comfyui.from_v1 import v1_definition
 from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of
+from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.device import Device
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
@@ -277,6 +280,28 @@ def test_bad_jobs_fail_with_one_line_and_the_others_go_on(tmp_path):
         ):
             with pytest.raises(ValueError, match=message):
                 engine.submit(kind, request)
+
+
+def test_what_was_loaded_for_a_model_goes_with_it():
+    """A network that steers is kept by its model, which it would keep in memory."""
+
+    def steers(pipe):
+        return (pipe,)
+
+    def reads(steering, by):
+        return steering, by
+
+    device = Device("cpu", EngineSettings(devices=["cpu"], keep_models=1))
+    pipe = device.pipe(Recipe("x", model="tiny"))
+    inner = device.once(steers, pipe)
+    device.once(reads, inner, by="name")
+    assert device.once(steers, pipe) is inner
+    gone = weakref.ref(pipe)
+    del pipe, inner
+    device.load("tiny-flow")
+    gc.collect()
+    assert gone() is None and device.loaded == ["tiny-flow"]
+    device.close()
 
 
 class Late(Device):

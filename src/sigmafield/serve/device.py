@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from inspect import signature
@@ -25,6 +25,9 @@ from sigmafield.serve.settings import EngineSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Key = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
+"""The arguments of a call that loads, and those by name."""
 
 
 class Device:
@@ -49,7 +52,7 @@ class Device:
         self._active = settings.active
         self._loading = threading.Lock()
         self._lock = threading.Lock()
-        self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
+        self._kept: dict[str, OrderedDict[Key, Any]] = {}
 
     def has_room(self, runs: int) -> bool:
         """Whether one run more than `runs` should be started.
@@ -84,7 +87,8 @@ class Device:
     def once(self, load: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Load a model, or give the one that an equal call has loaded.
 
-        Of each kind of call the results that were used last are kept. Loading does not delay jobs whose models are
+        Of each kind of call the results that were used last are kept, each as long as what it was made from. Loading
+        does not delay jobs whose models are
         loaded.
 
         Args:
@@ -95,7 +99,8 @@ class Device:
         if load is load_model:  # however it is called, a model is loaded once, and as the settings say
             args, kwargs = (), self._as_set(*args, **kwargs)  # type: ignore[assignment]
         key = (args, tuple(sorted(kwargs.items())))
-        kept = self._kept.setdefault(load.__qualname__, OrderedDict())
+        with self._lock:
+            kept = self._kept.setdefault(load.__qualname__, OrderedDict())
         if (found := self._found(kept, key)) is not None:
             return found
         with self._loading:
@@ -103,17 +108,24 @@ class Device:
                 return found
             with self._lock:  # the one that was not used for the longest time makes room first
                 while len(kept) >= self.most:
-                    kept.popitem(last=False)
+                    self._forget(kept.popitem(last=False)[1])
             made = self._joined(load(*args, **kwargs))
             with self._lock:
                 kept[key] = made
         return made
 
-    def _found(self, kept: OrderedDict[Hashable, Any], key: Hashable) -> Any:
+    def _found(self, kept: OrderedDict[Key, Any], key: Key) -> Any:
         with self._lock:
             if key in kept:
                 kept.move_to_end(key)
             return kept.get(key)
+
+    def _forget(self, gone: Any) -> None:
+        """Drops what was loaded for something that is dropped, which it would keep in memory; the lock is held."""
+        for kept in self._kept.values():
+            for key in [key for key in kept if any(each is gone for each in (*key[0], *dict(key[1]).values()))]:
+                if key in kept:
+                    self._forget(kept.pop(key))
 
     def _as_set(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """All arguments of `load` by name, those about the machine as the settings have them."""

@@ -16,6 +16,8 @@ MIB = 2**20
 
 FACTORS = ("scale_by", "resize_type.multiplier")
 """Inputs of nodes by which both sides of an image grow."""
+ENTRIES = ("regions", "loras", "controls", "ip_adapters", "references")
+"""Lists of a recipe, of which each entry costs time and memory."""
 PIXELS = 8
 """Pixels of a latent position along a side, as most nodes count them."""
 
@@ -31,6 +33,7 @@ class Limits:
         max_steps: Steps of a run.
         max_batch: Images of a job.
         max_text: Characters of all prompts of a recipe together.
+        max_entries: Regions of a recipe; LoRAs, controls, IP-Adapters and references likewise.
         upload_space: MiB that the uploads of one token take on disk.
         keep_uploads: Hours that an upload is kept after its last use.
 
@@ -44,6 +47,7 @@ class Limits:
     max_steps: Annotated[int, Range(1)] = 500
     max_batch: Annotated[int, Range(1)] = 16
     max_text: Annotated[int, Range(1)] = 20000
+    max_entries: Annotated[int, Range(1)] = 32
     upload_space: Annotated[int, Range(1)] = 1024
     keep_uploads: Annotated[float, Range(0, above=True)] = 168.0
 
@@ -64,6 +68,9 @@ class Limits:
         ):
             if value > most:
                 raise ValueError(f"{name} must be at most {most} on this server; got {value}")
+        for name in ENTRIES:
+            if (entries := len(getattr(recipe, name))) > self.max_entries:
+                raise ValueError(f"{name} must be at most {self.max_entries} on this server; got {entries}")
         texts = [recipe.prompt, recipe.negative, *(region.prompt for region in recipe.regions)]
         if (length := sum(map(len, texts))) > self.max_text:
             raise ValueError(f"prompts must have at most {self.max_text} characters on this server; got {length}")

@@ -14,7 +14,7 @@ from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.http.bodies import Clone, NewJob, NewPriority
 from sigmafield.serve.http.openai import Generation
 from sigmafield.serve.jobs import JobRecord, Output
-from sigmafield.serve.limits import Limits
+from sigmafield.serve.limits import ENTRIES, Limits
 from sigmafield.serve.requests import FOLDERS, IMAGES, NESTED
 from sigmafield.serve.uploads import Upload
 
@@ -86,6 +86,8 @@ def recipe_schema(default: str, limits: Limits) -> dict[str, Any]:
             )
     for name, most in (("steps", limits.max_steps), ("batch", limits.max_batch), ("frames", limits.max_frames)):
         found[name]["maximum"] = most
+    for name in ENTRIES:
+        found[name]["maxItems"] = limits.max_entries
     for name, path in CHOICES.items():
         found[name]["x-choices"] = path
     about = (Recipe.__doc__ or "").partition("\n")[0]

@@ -1,5 +1,6 @@
 """A workflow that stops in the middle of a sampler ends elsewhere as it would have ended here, bit for bit."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from probes import CLASSES, COUNTS
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sigmafield.comfyui import events as happened
@@ -122,6 +124,22 @@ def test_files_go_along_and_stay_in_their_folder(tmp_path):
     files = {"cat.png": bytes(range(256)), "empty": b""}
     save_paused(replace(paused, files=files), tmp_path / "cut.safetensors")
     assert load_paused(tmp_path / "cut.safetensors").files == files
-    save_paused(replace(paused, files={"../cat.png": b"x"}), tmp_path / "cut.safetensors")
-    with pytest.raises(ValueError, match="leads out of its folder"):
-        load_paused(tmp_path / "cut.safetensors")
+    for name in ("../cat.png", "..", ".", ""):
+        save_paused(replace(paused, files={name: b"x"}), tmp_path / "cut.safetensors")
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            load_paused(tmp_path / "cut.safetensors")
+
+
+def test_damaged_files_are_refused(tmp_path):
+    save_paused(run(stop_after=1, path=tmp_path)[-1].paused, path := tmp_path / "cut.safetensors")
+    with safe_open(str(path), "pt") as file:
+        meta, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = json.loads(meta["workflow"])
+    damaged = [{**meta, "workflow": text} for text in ("", "[]", "{}", json.dumps({**header, "files": ["none"]}))]
+    damaged += [
+        {**meta, "workflow": json.dumps({**header, name: 5})} for name in ("files", "done", "orders", "outputs")
+    ]
+    for each in [{"format": meta["format"]}, *damaged]:
+        save_file(tensors, path, each)
+        with pytest.raises(ValueError, match="cut.safetensors"):
+            load_paused(path)

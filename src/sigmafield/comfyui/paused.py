@@ -134,9 +134,17 @@ def load_paused(path: str | Path, device: str = "cpu") -> Paused:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
     if meta.get("format") != FORMAT:
         raise ValueError(f"{path} is not a paused workflow of this version: its format is {meta.get('format')}")
-    header: dict[str, Any] = json.loads(meta["workflow"])
-    if strange := [name for name in header["files"] if Path(name).name != name]:
-        raise ValueError(f"{path} has a file with the name {shown(strange[0])}, which leads out of its folder")
+    try:
+        return _unpacked(json.loads(meta["workflow"]), tensors, device)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # damaged, or not written by `paused_bytes`
+        raise ValueError(f"{path} is not a whole paused workflow: {type(error).__name__} {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _unpacked(header: dict[str, Any], tensors: dict[str, Tensor], device: str) -> Paused:
+    if strange := [name for name in header["files"] if Path(name).name != name or name in ("", "..")]:
+        raise ValueError(f"a file has the name {shown(strange[0])}, which leads out of its folder")
     tensors = in_order(tensors, header["orders"])
     done = {name: unpacked(each, tensors) for name, each in header["done"].items()}
     return Paused(

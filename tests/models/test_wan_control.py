@@ -30,7 +30,7 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.load import load_network
+from sigmafield.models.load import load, load_network
 from sigmafield.models.lora.read import read_lora
 from sigmafield.models.references import with_references
 from sigmafield.models.vace import STRENGTH, control_latents, control_mask, control_of
@@ -228,6 +228,12 @@ def test_fun_control_of_wan22(tmp_path: Path, loaded: Loaded) -> None:
     assert_close(cond.concat[:, :16], want, atol=1e-5, rtol=0)
     assert_close(cond.extra["reference_1"], ours.encode(image.movedim(-1, 0)[None]), atol=1e-5, rtol=0)
     assert torch.isfinite(asked(model, noise(1, 16, 3, 4, 4), 0.6, cond)).all()
+
+
+def test_the_vae_of_another_network_is_refused() -> None:
+    for node in (wan_vace_to_video, wan_fun_control_to_video, wan22_fun_control_to_video):
+        with pytest.raises(ValueError, match="vae must be Wan's; this one is for images of 4 channels"):
+            node([], [], load("tiny").vae, 16, 16, 5)
 
 
 def test_a_reference_image_is_a_frame(tmp_path: Path) -> None:

@@ -173,5 +173,9 @@ def nothing(vae: Vae, space: tuple[int, ...]) -> Tensor:
 
 
 def form_of(vae: Vae) -> LatentFormat:
-    """The format of Wan's latents, 2.2's 5B or 2.1's."""
-    return latent_format("Wan22" if vae.channels == 48 else "Wan21")
+    """The format of Wan's latents, 2.2's 5B or 2.1's; ValueError for the VAE of another network."""
+    names = {48: "Wan22", 16: "Wan21"}
+    if vae.frame_factor is None or vae.channels not in names:
+        videos = "images" if vae.frame_factor is None else "videos"
+        raise ValueError(f"vae must be Wan's; this one is for {videos} of {vae.channels} channels")
+    return latent_format(names[vae.channels])

@@ -71,6 +71,7 @@ def test_a_data_set_is_a_law(tmp_path):
         (np.array([["a"], ["b"]]), "must have numbers"),
         (np.array([[1.0, 2.0], [1.0, 3.0]]), "no coordinate is the same"),
         (np.array([[1.0], [np.nan]]), "finite numbers"),
+        (np.array([[1e300], [-1e300]]), "finite numbers"),
     ],
 )
 def test_files_that_are_not_data_sets(tmp_path, points, message):
@@ -78,6 +79,17 @@ def test_files_that_are_not_data_sets(tmp_path, points, message):
         np.save(tmp_path / "points.npy", points)
     with pytest.raises(ValueError, match=message):
         law_of(model_name(str(tmp_path / "points.npy")))
+
+
+def test_damaged_data_sets(tmp_path):
+    np.save(path := tmp_path / "points.npy", np.zeros((4, 2)))
+    whole = path.read_bytes()
+    header = whole.replace(b"(4, 2), }", b"(4, 2), {")
+    assert header != whole
+    for damaged in (b"", whole[:-1], header, b"PK\x03\x04" + whole):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"points\.npy cannot be read as an array"):
+            law_of(model_name(str(path)))
 
 
 def test_refusals():

@@ -103,7 +103,8 @@ def test_a_list_of_a_recipe_has_a_limit(requests, name):
     """The same upload named often costs its memory each time."""
     upload = requests.uploads.add(png(), "").image
     entry = {
-        "regions": {"prompt": "", "x": 0, "y": 0, "width": 8, "height": 8}, "loras": {"path": "loras/style.safetensors"},
+        "regions": {"prompt": "", "x": 0, "y": 0, "width": 8, "height": 8},
+        "loras": {"path": "loras/style.safetensors"},
         "controls": {"net": "loras", "image": upload},
         "ip_adapters": {"net": "loras/style.safetensors", "encoder": "loras/style.safetensors", "image": upload},
     }[name]  # fmt: skip

@@ -98,14 +98,14 @@ def data_set(path: Path) -> GaussianMixture:
         found = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files make NumPy's reader raise nearly every type of error
         raise ValueError(f"{path} cannot be read as an array: {error}") from None
     shape = getattr(found, "shape", ())
     if len(shape) != 2 or not 2 <= shape[0] <= MOST or not shape[1] or found.dtype.kind not in "fiu":
         raise ValueError(f"{path} must have numbers [points, coordinates], from 2 to {MOST} points; got {shown(shape)}")
     points = torch.from_numpy(found.astype(np.float64))
     deviations = points.std(0)
-    if not points.isfinite().all() or not (deviations > 0).all():
+    if not points.isfinite().all() or not ((deviations > 0) & deviations.isfinite()).all():
         raise ValueError(f"{path} must have finite numbers, of which no coordinate is the same in all points")
     n, d = points.shape
     bandwidth = (deviations * (4 / ((d + 2) * n)) ** (1 / (d + 4))).expand(n, -1).contiguous()

@@ -128,7 +128,7 @@ def test_range_at_the_ends_of_a_schema():
         ({"top": 0.5}, "options needs top ≥ eta; got 0.5 and eta = 1"),
         ({"on": 1}, "options needs on to be true or false; got 1"),
         ({"name": 1}, "options needs name to be text; got 1"),
-        ({"boxes": (1,)}, "options needs boxes to be a list of an object of Box; got (1,)"),
+        ({"boxes": (1,)}, "options needs boxes to be a list of Box objects; got (1,)"),
         ({"inner": {"side": 1}}, "options needs inner to be an object of Box; got {'side': 1}"),
     ],
 )

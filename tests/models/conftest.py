@@ -65,7 +65,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture(scope="session")
 def inpainting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Directory and diffusers' pipeline of an inpainting model: its network is told the mask and the rest as well."""
+    """Directory and diffusers' pipeline of an inpainting model: its network takes the mask and the rest as well."""
     diffusers = pytest.importorskip("diffusers")
     folder = tmp_path_factory.mktemp("inpainting")
     pipe = small_models.save_sd(folder, small_models.unet(in_channels=9), small_models.vae(), "epsilon")

@@ -168,7 +168,7 @@ def control_union(network: Any) -> Any:
 
 
 def xl_unet(width: int, numbers: int) -> Any:
-    """A UNet that is told a pooled vector and some numbers besides the text, as Stable Diffusion XL's are."""
+    """A UNet that takes a pooled vector and some numbers in addition to the text, as Stable Diffusion XL's are."""
     return unet(
         cross_attention_dim=width,
         addition_embed_type="text_time",

@@ -86,7 +86,7 @@ def control(nets: dict[str, tuple[Any, Any]], name: str, **settings: Any) -> Con
     return Control(opened_control(nets[name][0]), HINT, **settings)
 
 
-def told(pipe: Pipeline, *controls: Control) -> Cond:
+def extended(pipe: Pipeline, *controls: Control) -> Cond:
     return replace(pipe.text.encode(["a red heart"], SIZE), controls=controls)
 
 
@@ -105,11 +105,11 @@ def test_a_control_net_is_called_as_diffusers_does(
 ) -> None:
     pipe = opened(request.getfixturevalue(model)[0])
     steered = control(nets, name, strength=0.7)
-    side, unet, cond = steered.net.module, pipe.modules["unet"], told(pipe, steered)
-    told_too = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": cond.extra, "return_dict": False}
-    down, middle = side(X, T, controlnet_cond=HINT, conditioning_scale=0.7, **told_too)
+    side, unet, cond = steered.net.module, pipe.modules["unet"], extended(pipe, steered)
+    further = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": cond.extra, "return_dict": False}
+    down, middle = side(X, T, controlnet_cond=HINT, conditioning_scale=0.7, **further)
     residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-    assert torch.equal(pipe.model.network(X, T, cond), unet(X, T, **told_too, **residuals)[0])
+    assert torch.equal(pipe.model.network(X, T, cond), unet(X, T, **further, **residuals)[0])
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,11 @@ def test_an_adapter_is_called_as_diffusers_does(
 ) -> None:
     pipe = opened(request.getfixturevalue(model)[0])
     steered = control(nets, name, strength=0.7)
-    side, unet, cond = steered.net.module, pipe.modules["unet"], told(pipe, steered)
+    side, unet, cond = steered.net.module, pipe.modules["unet"], extended(pipe, steered)
     hint = HINT.mean(1, keepdim=True) if name == "grey adapter" else HINT
     features = [0.7 * feature for feature in side(hint)]
-    told_too = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": cond.extra, "return_dict": False}
-    want = unet(X, T, **told_too, down_intrablock_additional_residuals=features)[0]
+    further = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": cond.extra, "return_dict": False}
+    want = unet(X, T, **further, down_intrablock_additional_residuals=features)[0]
     assert torch.equal(pipe.model.network(X, T, cond), want)
     assert not torch.equal(pipe.model.network(X, T, replace(cond, controls=())), want)
 
@@ -139,7 +139,7 @@ def test_an_adapter_is_called_as_diffusers_does(
 def test_a_union_is_told_the_kind(nets: dict[str, tuple[Any, Any]], pipe: Pipeline) -> None:
     path = nets["union"][0]
     net = load_control(path, kind="canny")
-    cond = told(pipe, Control(net, HINT, 0.7))
+    cond = extended(pipe, Control(net, HINT, 0.7))
     kind = torch.tensor([[0.0, 0, 0, 1, 0, 0]])
     down, middle = net.module(X, T, cond.embeds, [HINT], kind, [3], 0.7, return_dict=False)
     want = pipe.modules["unet"](
@@ -161,10 +161,10 @@ def test_strength_0_and_outside_of_the_window_is_no_control(
     name: str, nets: dict[str, tuple[Any, Any]], pipe: Pipeline
 ) -> None:
     half = pipe.model.sampling.clock(0.5)
-    plain = told(pipe)
-    late = told(pipe, control(nets, name, window=(0.5, 1.0)))
-    whole = told(pipe, control(nets, name))
-    assert torch.equal(answer(pipe, told(pipe, control(nets, name, strength=0.0))), answer(pipe, plain))
+    plain = extended(pipe)
+    late = extended(pipe, control(nets, name, window=(0.5, 1.0)))
+    whole = extended(pipe, control(nets, name))
+    assert torch.equal(answer(pipe, extended(pipe, control(nets, name, strength=0.0))), answer(pipe, plain))
     for sigma, same in {half * 1.01: plain, half: whole, half * 0.99: whole}.items():
         assert torch.equal(answer(pipe, late, sigma), answer(pipe, same, sigma))
     assert not torch.equal(answer(pipe, whole), answer(pipe, plain))
@@ -176,7 +176,7 @@ def test_half_precision_of_the_network_and_of_its_side(
     name: str, side: str, nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any]
 ) -> None:
     full, half = opened(sd1[0]), opened(sd1[0], dtype="bfloat16")
-    whole = told(full, control(nets, name))
+    whole = extended(full, control(nets, name))
     low = replace(whole, controls=[Control(load_control(nets[name][0], dtype=side), HINT)])
     assert_close(half.model.network(X, T, low), full.model.network(X, T, whole), atol=0.3, rtol=0)
 
@@ -185,28 +185,28 @@ def test_a_chain_is_the_sum_of_what_its_parts_add(nets: dict[str, tuple[Any, Any
     from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
     a, b = control(nets, "control", strength=0.7), control(nets, "other control", strength=0.4)
-    both = told(pipe, a, b)
+    both = extended(pipe, a, b)
     many = MultiControlNetModel([a.net.module, b.net.module])
     down, middle = many(X, T, both.embeds, [HINT, HINT], [0.7, 0.4], return_dict=False)
     want = pipe.modules["unet"](
         X, T, both.embeds, down_block_additional_residuals=down, mid_block_additional_residual=middle
     ).sample
     assert torch.equal(pipe.model.network(X, T, both), want)
-    assert_close(pipe.model.network(X, T, told(pipe, b, a)), want, atol=1e-5, rtol=0)
-    twice = told(pipe, replace(a, strength=0.3), replace(a, strength=0.4))
-    assert_close(pipe.model.network(X, T, twice), pipe.model.network(X, T, told(pipe, a)), atol=1e-5, rtol=0)
-    with_adapter = told(pipe, a, control(nets, "adapter"))
-    assert not torch.equal(pipe.model.network(X, T, with_adapter), pipe.model.network(X, T, told(pipe, a)))
+    assert_close(pipe.model.network(X, T, extended(pipe, b, a)), want, atol=1e-5, rtol=0)
+    twice = extended(pipe, replace(a, strength=0.3), replace(a, strength=0.4))
+    assert_close(pipe.model.network(X, T, twice), pipe.model.network(X, T, extended(pipe, a)), atol=1e-5, rtol=0)
+    with_adapter = extended(pipe, a, control(nets, "adapter"))
+    assert not torch.equal(pipe.model.network(X, T, with_adapter), pipe.model.network(X, T, extended(pipe, a)))
 
 
 def test_an_area_cuts_the_hint_along(nets: dict[str, tuple[Any, Any]], pipe: Pipeline) -> None:
     """In its box an area sees x and that part of the hint as a latent of its size would, or by default all of it."""
     steered = control(nets, "control")
-    box = answer(pipe, replace(told(pipe, steered), area=Area((4, 6), (2, 4))))
+    box = answer(pipe, replace(extended(pipe, steered), area=Area((4, 6), (2, 4))))
     nearest = torch.nn.functional.interpolate(HINT, (8, 12), mode="nearest-exact")
-    assert_close(box[..., 2:6, 4:10], answer(pipe, told(pipe, replace(steered, hint=nearest)), x=X[..., 2:6, 4:10]))
+    assert_close(box[..., 2:6, 4:10], answer(pipe, extended(pipe, replace(steered, hint=nearest)), x=X[..., 2:6, 4:10]))
     steered = replace(steered, crop="along")
-    whole, part = told(pipe, steered), told(pipe, replace(steered, hint=HINT[..., 4:12, 8:20]))
+    whole, part = extended(pipe, steered), extended(pipe, replace(steered, hint=HINT[..., 4:12, 8:20]))
     box = answer(pipe, replace(whole, area=Area((4, 6), (2, 4))))
     assert_close(box[..., 2:6, 4:10], answer(pipe, part, x=X[..., 2:6, 4:10]))
 
@@ -214,7 +214,7 @@ def test_an_area_cuts_the_hint_along(nets: dict[str, tuple[Any, Any]], pipe: Pip
 def test_hints_of_other_sizes_are_cut_to_proportion_and_resized(
     nets: dict[str, tuple[Any, Any]], pipe: Pipeline
 ) -> None:
-    steered = told(pipe, control(nets, "control"))
+    steered = extended(pipe, control(nets, "control"))
     assert fit(steered, (8, 12)).controls[0].hint is steered.controls[0].hint
     twice = HINT.repeat_interleave(2, 2).repeat_interleave(2, 3)
     margins = torch.nn.functional.pad(twice, (6, 6, 0, 0))
@@ -244,14 +244,14 @@ def test_conditionings_share_a_call_if_their_controls_do(nets: dict[str, tuple[A
         control(nets, "other control"): [2, 2],
         None: [2, 2],
     }.items():
-        prompts = [[told(pipe, steered)], [told(pipe, *([other] if other else []))]]
+        prompts = [[extended(pipe, steered)], [extended(pipe, *([other] if other else []))]]
         rows.clear()
         together = predict(counted.model, x, at, prompts, ctx)
         assert rows == calls
         for D, prompt in zip(together, prompts):
             for k in (0, 1):
                 (c,) = prompt[0].controls or (None,)
-                own = prompt[0] if c is None or len(c.hint) == 1 else told(pipe, replace(c, hint=hints[k : k + 1]))
+                own = prompt[0] if c is None or len(c.hint) == 1 else extended(pipe, replace(c, hint=hints[k : k + 1]))
                 assert_close(D[k : k + 1], answer(pipe, own, x=x[k : k + 1]), atol=1e-4, rtol=1e-4)
 
 
@@ -305,14 +305,14 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
     with pytest.raises(
         ValueError, match="this ControlNetModel is for networks with cross_attention_dim = 56; the model"
     ):
-        answer(pipe, told(pipe, steered))
+        answer(pipe, extended(pipe, steered))
     with pytest.raises(
         ValueError, match=r"this T2IAdapter is for networks with down_block_types\[0\] = DownBlock2D; the"
     ):
-        pipe.model.check(told(pipe, control(nets, "xl adapter")))
+        pipe.model.check(extended(pipe, control(nets, "xl adapter")))
     tiny = opened("tiny")
     with pytest.raises(ValueError, match="tiny takes no controls: these are for Stable Diffusion"):
-        tiny.model.check(told(tiny, steered))
+        tiny.model.check(extended(tiny, steered))
     with pytest.raises(ValueError, match="unet is a UNet2DConditionModel; supported: ControlNetModel, "):
         load_control(sd1[0] / "unet")
     with pytest.raises(FileNotFoundError, match="no config.json, so this is not a network"):
@@ -323,7 +323,7 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
         Control(steered.net, torch.rand(1, 1, 4, 4))
     with pytest.raises(ValueError, match="needs images with sides that are multiples of 4; got 22x16"):
         xl = control(nets, "xl adapter")
-        xl.net(X, T, told(pipe), torch.rand(1, 3, 16, 22), 1.0)
+        xl.net(X, T, extended(pipe), torch.rand(1, 3, 16, 22), 1.0)
 
 
 def test_the_command_line_steers_and_replays(

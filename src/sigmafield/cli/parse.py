@@ -95,7 +95,18 @@ def parse_adapter(text: str) -> AdapterImage:
 
 
 def parse_entries(what: str, kind: type, text: str, needed: Sequence[str], form: str) -> dict[str, Any]:
-    """The fields of a class from "name=value,name=value", numbers read; ValueError for another form."""
+    """Reads the fields of a class from "name=value,name=value".
+
+    Args:
+        what: What it is, for errors, such as "a control".
+        kind: The class.
+        text: The text.
+        needed: Fields that must be there.
+        form: The form, for errors.
+
+    Raises:
+        ValueError: The text has another form, or a field is unknown, missing or there twice.
+    """
     names = [name for name in fields_of(kind) if name != "image_sha256"]
     pairs = [pair.partition("=") for pair in re.split(r",(?=\w+=)", text)]
     values: dict[str, Any] = {name: value for name, _, value in pairs}

@@ -33,7 +33,16 @@ def scaled(x: Tensor, width: int, height: int, method: str, crop: str = "disable
 
 
 def check_result(x: Tensor, width: int, height: int) -> None:
-    """Raise ValueError where x [B, C, H, W] or [B, C, frames, H, W] of another size would not fit into memory."""
+    """Check that a resized latent or image would fit into memory.
+
+    Args:
+        x: [B, C, H, W] or [B, C, frames, H, W].
+        width: The new width, in positions of x.
+        height: The new height, in positions of x.
+
+    Raises:
+        ValueError: It would not.
+    """
     needed, there = x[..., 0, 0].numel() * width * height * x.element_size(), memory()
     if max(width, height) > SIDE or (there is not None and needed > SHARE * there * 2**30):
         what = f"{width}x{height} for {len(x)} {'image' if len(x) == 1 else 'images'}"

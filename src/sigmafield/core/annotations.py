@@ -145,7 +145,7 @@ def hints_of(kind: Any, n: int) -> list[Any] | None:
 
 
 def describe(hint: Any) -> str:
-    """An annotated type in words: "a whole number", "true or false", "a or b", "a list of Region"."""
+    """An annotated type in words: "a whole number", "true or false", "a or b", "a list of Region objects"."""
     return " or ".join(_describe(each) for each in split(hint)[0]) or "nothing"
 
 
@@ -158,7 +158,8 @@ def _describe(kind: Any) -> str:
     if origin is tuple and Ellipsis not in args:
         return f"{len(args)} values ({', '.join(map(describe, args))})"
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list of {describe(args[0])}"
+        name = getattr(args[0], "__name__", "anything")
+        return f"a list of {f'{name} objects' if is_dataclass(args[0]) else describe(args[0])}"
     if isinstance(origin or kind, type) and issubclass(origin or kind, Mapping):
         return "a mapping"
     if origin is Callable:

@@ -188,7 +188,16 @@ def weight(cond: Cond, batch: int, space: Sequence[int]) -> Tensor:
 
 
 def active(cond: Cond | Control | ImagePrompt, sigma: Sigma, clock: Clock) -> Tensor:
-    """Where σ lies in the window of a conditioning, a control or an image; on the CPU, of σ's shape."""
+    """Where σ lies in the window of a conditioning, a control or an image.
+
+    Args:
+        cond: Its `window` counts.
+        sigma: Noise levels, a number or a field.
+        clock: Gives the noise level at a share of the way through sampling.
+
+    Returns:
+        Booleans on the CPU, of σ's shape.
+    """
     return within(cond.window, sigma, clock)
 
 

@@ -1,4 +1,4 @@
-"""What the columns of a table are called for people: labels with units, for axes, reports and sheets."""
+"""Labels of a table's columns, with units, for axes, reports and sheets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def label_of(name: str, columns: Mapping[str, Column] = {}) -> str:
 
     Args:
         name: Its name in the table.
-        columns: Those that an experiment declares, before the ones that vary.
+        columns: Those that an experiment declares; they precede `VARIED`.
     """
     known = columns.get(name) or VARIED.get(name)
     return known.label if known else name.replace("_", " ")

@@ -36,10 +36,10 @@ def rows_named(table: DataFrame, text: str) -> DataFrame:
 
     Args:
         table: The table of an experiment.
-        text: COLUMN=VALUE for as many columns as it takes to leave one row per seed, with commas between them.
+        text: COLUMN=VALUE, separated by commas, for enough columns to leave one row per seed.
 
     Raises:
-        ValueError: It has another form, there is no such column or value, or several rows of a seed are left.
+        ValueError: It has another form, there is no such column or value, or a seed has several rows.
     """
     rows = table
     for part in names_in("an arm", text):

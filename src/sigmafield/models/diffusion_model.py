@@ -283,9 +283,10 @@ class DiffusionModel:
         return ValueError(f"{self.name} takes no IP-Adapter: these are for Stable Diffusion 1, 2 and XL, and for Flux")
 
     def no_references(self) -> ValueError:
-        """Makes the error for images that are shown to a network which takes none."""
+        """Makes the error for references, images to edit, where the network takes none."""
         return ValueError(
-            f"{self.name} cannot be shown images: these are for Qwen-Image, Flux 2, Flux Kontext and Wan Fun"
+            f"references: {self.name} cannot be shown images: "
+            "these are for Qwen-Image, Flux 2, Flux Kontext and Wan Fun"
         )
 
 

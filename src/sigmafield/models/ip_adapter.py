@@ -13,7 +13,8 @@ from sigmafield.core.conditioning import ImagePrompt, Window
 from sigmafield.models.vision import Seen, VisionEncoder
 
 Weight = float | Mapping[str, float]
-"""Factor of what every layer adds, or of those whose names have these first parts, the longest first; others 0."""
+"""Factor of what every layer adds; or a factor for each beginning of a layer's name, in whole parts between dots, where
+the longest one that fits counts, and 0 for the other layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +28,8 @@ class IPAdapter:
         name: Name of the network.
         layers: The network's attentions that it adds to.
         projection: The module that makes tokens from what a vision encoder sees.
-        whole: Whether it takes the image as one vector, and not its tokens.
-        pairs: For each layer, what makes keys and values from tokens.
+        whole: Whether it takes one vector for the whole image, and not a vector for each of its patches.
+        pairs: For each layer, the modules that make keys and values from tokens.
     """
 
     name: str
@@ -69,18 +70,18 @@ class IPAdapter:
         mask: Tensor | None = None,
         window: Window = (None, None),
     ) -> tuple[ImagePrompt, ImagePrompt]:
-        """What a prompt and a negative prompt attend to: the images, and nothing.
+        """Gives what a prompt attends to, the images, and what a negative prompt attends to, an empty image.
 
         Args:
             encoder: The vision encoder that the adapter was trained with.
             images: [B, H, W, 3] in [0, 1]; of each the middle square is seen.
-            weight: Factor of what is added, of all layers or by names: {"up_blocks.0.attentions.1": 1.0} for the style
+            weight: Factor of what is added, for all layers or by names: {"up_blocks.0.attentions.1": 1.0} for the style
                 alone of SDXL; `layers` lists them.
             mask: Where it acts, see `ImagePrompt`.
-            window: Shares of the way through sampling between which it acts.
+            window: Shares of the way through sampling, each from 0 to 1, between which it acts.
 
         Raises:
-            ValueError: The encoder does not fit, or a name in `weight` is that of no layer.
+            ValueError: The encoder does not fit, or no layer's name begins with a name in `weight`.
         """
         seen = encoder.encode(images)
         nothing = self.tokens(encoder.nothing(len(images), zeros=self.whole))
@@ -90,7 +91,7 @@ class IPAdapter:
 
 
 def weights_of(weight: Weight, layers: Sequence[str]) -> tuple[float, ...]:
-    """The weight of each layer; ValueError for a name with which none begins, in whole parts between dots."""
+    """The weight of each layer; ValueError for a name with which no layer begins, in whole parts between dots."""
     if not isinstance(weight, Mapping):
         return (float(weight),) * len(layers)
 

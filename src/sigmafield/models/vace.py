@@ -10,22 +10,22 @@ from sigmafield.models.bundle import Vae
 from sigmafield.parameterization.latent_format import LatentFormat
 
 GREY = 0.5
-"""Of what a video does not show."""
+"""The value of pixels that are hidden from the network."""
 STRENGTH = "vace_strength"
 """Name of the control's strength [B] among a conditioning's further inputs; without it, 1."""
 
 
 def control_latents(vae: Vae, form: LatentFormat, video: Tensor, mask: Tensor, references: Tensor | None) -> Tensor:
-    """The latents of a control, in the VAE's scale: of what the mask keeps, and in further channels of the rest.
+    """The latents of a control, in the VAE's scale: of what the mask keeps and, in further channels, of the rest.
 
-        v = video − ½,   (E(v (1 − m) + ½), E(v m + ½)),   behind (E(reference), 0)
+        v = video − ½,   (E(v (1 − m) + ½), E(v m + ½)),   after the frames (E(reference), 0)
 
     Args:
         vae: The VAE.
         form: The network's format, which says what 0 is to the network.
         video: [1, 3, frames, H, W] in [0, 1].
         mask: [1, 1, frames, H, W], 1 for what is drawn again.
-        references: Images [n, 3, H, W] in [0, 1], each in a latent frame of its own; None for no images.
+        references: Images [n, 3, H, W] in [0, 1], each in a latent frame of its own; or None.
 
     Returns:
         [1, 2 C, n + T, h, w], float32, on the VAE's device.
@@ -56,6 +56,12 @@ def control_mask(mask: Tensor, factor: int, references: int) -> Tensor:
 
 
 def control_of(form: LatentFormat, latents: Tensor, mask: Tensor) -> Tensor:
-    """A `Cond.concat` [1, 2 C + factor², *space] from `control_latents` and `control_mask`."""
+    """A `Cond.concat` [1, 2 C + factor², *space].
+
+    Args:
+        form: The network's format.
+        latents: From `control_latents`.
+        mask: From `control_mask`, for as many reference images.
+    """
     halves = (form.to_network(half) for half in latents.chunk(2, dim=1))
     return torch.cat([*halves, mask.to(latents)], dim=1)

@@ -29,7 +29,7 @@ class Shown:
 
 
 def shown_of(pipe: Pipeline, images: Sequence[Tensor], size: tuple[int, int]) -> Shown | None:
-    """Images as a model is shown them: of as many pixels as what it draws, and of no more than it was trained for.
+    """Resizes and encodes images for an editing network: to the pixels of what it draws, at most those of its training.
 
     Args:
         pipe: The model.
@@ -37,7 +37,7 @@ def shown_of(pipe: Pipeline, images: Sequence[Tensor], size: tuple[int, int]) ->
         size: (height, width) in pixels of what is drawn.
 
     Returns:
-        The images; None where there are none.
+        The images; None if `images` is empty.
 
     Raises:
         ValueError: The model cannot be shown them.
@@ -45,8 +45,13 @@ def shown_of(pipe: Pipeline, images: Sequence[Tensor], size: tuple[int, int]) ->
     if not images:
         return None
     model, text = pipe.model, pipe.text
-    if not model.references or model.latent.axes != 2:
+    if not model.references:
         raise model.no_references()
+    if model.latent.axes != 2:
+        raise ValueError(
+            f"references: {model.name} draws videos, and is shown images in workflows only, "
+            "by WanFunControlToVideo and Wan22FunControlToVideo"
+        )
     if text.sees is not None and not text.numbered and len(images) > 1:
         raise ValueError(
             f"references must be one image for {model.name}, which was trained to edit one; got {len(images)}"
@@ -63,7 +68,7 @@ def encoded(pipe: Pipeline, shown: Shown, prompt: str, size: tuple[int, int], cl
     Args:
         pipe: The model.
         shown: The images.
-        prompt: What is done with them.
+        prompt: What to do with them.
         size: (height, width) in pixels of what is drawn.
         clip_skip: As for `TextEncoder.encode`.
     """
@@ -73,7 +78,12 @@ def encoded(pipe: Pipeline, shown: Shown, prompt: str, size: tuple[int, int], cl
 
 
 def proportioned(image: Tensor, pixels: int, unit: int) -> tuple[int, int]:
-    """(height, width) of about this many pixels in an image's proportions, each a multiple of a unit.
+    """(height, width) in an image's proportions.
+
+    Args:
+        image: [B, C, H, W].
+        pixels: Height times width, approximately.
+        unit: What height and width are multiples of.
 
     Raises:
         ValueError: The image is so narrow that its shorter side would be 0.

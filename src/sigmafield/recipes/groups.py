@@ -113,8 +113,8 @@ class SamplingOptions:
         sampler: Sampler with parameters, such as "dpmpp_2m_sde(eta=0.5)"; `sigmafield samplers` lists them.
         schedule: Schedule with parameters, such as "karras(rho=5)"; None is the one recommended for the model.
         steps: Number of steps.
-        cfg: Guidance scale; 1 turns guidance off, None is the model's own: 5, or 1 for models that were distilled with
-            guidance.
+        cfg: Guidance scale; 1 turns guidance off, None is the model's own: 3 to 6, or 1 for models that were
+            distilled with guidance.
         guidance: Guidance mods, such as "apg(eta=0.5)+cfg_norm"; `sigmafield guidance` lists them.
         seed: Seed of the whole batch; -1 or "random" draws one, which the recipe then has.
         noise: Spectrum of the noise, such as "pyramid(discount=0.8)" or "coloured(exponent=1)"; None is white.

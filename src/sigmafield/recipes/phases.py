@@ -126,7 +126,15 @@ def windows_of(how: DemoFusion, model: DiffusionModel) -> tuple[tuple[int, int],
 
 
 def prompts_at(recipe: Recipe, pipe: Pipeline, steering: Steering, size: tuple[int, int], q: int) -> Prompts:
-    """The recipe's conditionings at q times a size, its regions as much larger."""
+    """The recipe's conditionings at q times a size, with regions q times as large.
+
+    Args:
+        recipe: The recipe.
+        pipe: The model.
+        steering: What steers it.
+        size: (height, width) in pixels.
+        q: A whole number ≥ 1.
+    """
     large = (size[0] * q, size[1] * q)
     space = pipe.model.latent.shape(1, large)[2:]
     scaled = replace(recipe, regions=tuple(region.scaled(q) for region in recipe.regions))

@@ -77,7 +77,17 @@ def steering_of(recipe: Recipe, inputs: Inputs, pipe: Pipeline, loading: Loading
 
 
 def attended(entry: AdapterImage, image: Tensor, pipe: Pipeline, loading: Loading) -> tuple[ImagePrompt, ImagePrompt]:
-    """What prompts attend to for one of a recipe's IP-Adapters, and what negative prompts attend to."""
+    """Gives what prompts and what negative prompts attend to, for one of a recipe's IP-Adapters.
+
+    Args:
+        entry: The IP-Adapter.
+        image: Its image [B, 3, H, W] in [0, 1].
+        pipe: The model that it is for.
+        loading: How networks are loaded.
+
+    Raises:
+        ValueError: The model takes no IP-Adapter, or the adapter or its encoder does not fit.
+    """
     adapter = loading(load_ip_adapter, entry.net, pipe)
     encoder = loading(load_vision, entry.encoder, device=pipe.device)
     weight = dict.fromkeys(entry.layers, entry.strength) if entry.layers else entry.strength

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 Notify = Callable[[str], None]
-"""Is given the job's id, in the thread that has recorded the event; it must be quick."""
+"""A function of a job's id, called in the thread that recorded the event; it must return quickly."""
 
 
 class Listeners:
@@ -17,7 +17,7 @@ class Listeners:
         self._all: tuple[Notify, ...] = ()
 
     def add(self, notify: Notify) -> Callable[[], None]:
-        """Call a function from now on; what ends it is returned."""
+        """Call a function after each event, until the returned function is called."""
         with self._lock:
             self._all = (*self._all, notify)
 
@@ -28,6 +28,6 @@ class Listeners:
         return end
 
     def notify(self, id: str) -> None:
-        """Call all of them for a job."""
+        """Call all functions with a job's id."""
         for each in self._all:
             each(id)

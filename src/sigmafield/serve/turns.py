@@ -11,11 +11,11 @@ from torch import Tensor
 from sigmafield.serve.waiting import Asked
 
 Answer = tuple[Asked, Tensor | BaseException]
-"""A call with what its thread is given: the network's answer, or the error to raise."""
+"""A call, and the network's answer to it or the error to raise in its thread."""
 
 
 class Turns:
-    """Hands answers to the runs that wait for them, one at a time: the next gets its own when that one asks again.
+    """Hands answers to waiting runs, one at a time: the next run gets its answer when this one calls again.
 
     Threads that compute small tensors at the same time hand Python's lock to one another at every operation, which
     takes longer than the operations. So each thread sleeps until all that it needs is its own. A thread that does not
@@ -29,7 +29,7 @@ class Turns:
         self._taken = False
 
     def answer(self, answers: Iterable[Answer]) -> None:
-        """Lets runs have their turns with these answers, in this order, after those that stand in line already."""
+        """Gives these answers to their runs in this order, after the runs that are in line already."""
         with self._lock:
             for asked, answer in answers:
                 asked.answered = True

@@ -25,7 +25,7 @@ def model_patch_loader(name: Annotated[str, files("model_patches")], context: Co
     """Finds a control net of Z-Image, which is read when it is applied.
 
     Args:
-        name: A file in the folder of model patches; others than those of Z-Image are not supported.
+        name: A file in the folder of model patches; only those of Z-Image are supported.
         context: Where the folders are.
     """
     return ControlNetFile(context.folders.path("model_patches", name), context.device, loading=context.loading)

@@ -45,7 +45,13 @@ def empty_ltxv_latent_video(
 
 
 def blank(shape: tuple[int, int, int, int, int], each: int, factor: int) -> Latent:
-    """Empty latents of videos of a shape [B, channels, frames, height, width] in pixels."""
+    """Empty latents of videos.
+
+    Args:
+        shape: [B, channels, frames, height, width], the last three in pixels.
+        each: Frames per latent frame, after the first.
+        factor: Pixels per latent position along a side.
+    """
     batch, channels, length, height, width = shape
     return {"samples": torch.zeros(batch, channels, (length - 1) // each + 1, height // factor, width // factor)}
 
@@ -56,7 +62,7 @@ def ltxv_conditioning(
     negative: Conditioning,
     frame_rate: Annotated[float, Range(0.0, 1000.0, above=True), Input(step=0.01)] = 25.0,
 ) -> tuple[Conditioning, Conditioning]:
-    """Sets the frame rate that a network of LTX is given.
+    """Sets the frame rate that a network of LTX takes as an input.
 
     Args:
         positive: What to draw.
@@ -78,7 +84,7 @@ def ltxv_img_to_video(
     batch_size: Batch = 1,
     strength: Share = 1.0,
 ) -> tuple[Conditioning, Conditioning, Latent]:
-    """Latents for LTX that begin with given frames, which a mask keeps.
+    """Makes latents for LTX that begin with given frames, which a mask keeps.
 
     Args:
         positive: What to draw.
@@ -112,7 +118,14 @@ def ltxv_img_to_video_inplace(
 
 
 def begun(vae: Vae, image: Tensor, latent: Latent, strength: float) -> Latent:
-    """The latent with frames at its beginning, and a mask that is 1 − strength there."""
+    """A latent with given frames at its beginning, and a mask that is 1 − strength there.
+
+    Args:
+        vae: The VAE.
+        image: The frames [n, H, W, 3] in [0, 1].
+        latent: The latent.
+        strength: How far the frames are kept, from 0 to 1.
+    """
     samples = latent["samples"].clone()
     batch, _, frames, height, width = samples.shape
     start = vae.encode(fitted(image, width * vae.factor, height * vae.factor).movedim(0, 1)[None]).cpu()

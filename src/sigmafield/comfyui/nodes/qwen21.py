@@ -37,15 +37,15 @@ def text_encode_qwen_image21(
     images: Images,
     vae: Vae | None = None,
 ) -> tuple[Conditioning, Conditioning, Latent]:
-    """Encodes prompts with the images that they speak of, called <image1>, <image2>, ….
+    """Encodes prompts with images, which they refer to as <image1>, <image2>, ….
 
     Args:
         clip: The text encoder.
         prompt: What to draw.
         negative_prompt: What to avoid.
-        resolution: Images are brought to about this many pixels squared; 0: they keep their size, to multiples of 32.
+        resolution: Images are resized to about resolution² pixels; 0 only rounds their sides to multiples of 32.
         images: The images.
-        vae: The VAE; without one only the text encoder is shown the images.
+        vae: The VAE; without it, only the text encoder sees the images.
     """
     seen = [fitting(image, resolution) for image in images.values()]
     made = [encoded_with(clip, text, seen) for text in (prompt, negative_prompt)]
@@ -74,7 +74,7 @@ def fitting(image: Tensor, resolution: int) -> Tensor:
 def qwen_image21_cache(
     model: Model, device: Literal["auto", "gpu", "cpu", "off"], dtype: Literal["default", "int8", "int4"]
 ) -> Model:
-    """Keeps what Qwen-Image 2.1 computes of a prompt, elsewhere; here each step computes it, with the same result.
+    """Does nothing: in ComfyUI it caches a part of each step of Qwen-Image 2.1, which is computed again here.
 
     Args:
         model: The model.

@@ -35,7 +35,7 @@ def wan_vace_to_video(
     control_masks: Mask | None = None,
     reference_image: Image | None = None,
 ) -> tuple[Conditioning, Conditioning, Latent, int]:
-    """Shows Wan VACE a video, what of it is drawn again, and an image of what is in it.
+    """Shows Wan VACE a video, the parts of it that are drawn again, and a reference image.
 
     Args:
         positive: What to draw.
@@ -46,9 +46,9 @@ def wan_vace_to_video(
         length: Number of frames.
         batch_size: Number of videos.
         strength: Factor of what the control adds.
-        control_video: The video, grey after its end.
-        control_masks: Masks of its frames, 1 for what is drawn again; after their end all is.
-        reference_image: The image; it is a frame of the latent, which TrimVideoLatent takes away.
+        control_video: The video; if it is shorter than `length`, grey frames follow.
+        control_masks: Masks of its frames, 1 for what is drawn again; frames without a mask are drawn whole.
+        reference_image: An image of what the video contains. It adds a latent frame, which TrimVideoLatent removes.
     """
     given = torch.zeros(0, 3, height, width) if control_video is None else fitted(control_video[:length], width, height)
     video = lengthened(given, length, 0.5)
@@ -66,7 +66,14 @@ def wan_vace_to_video(
 
 
 def steered(conditioning: Conditioning, frames: Tensor, mask: Tensor, strength: float) -> Conditioning:
-    """The pairs with one more control, by ComfyUI's names."""
+    """A conditioning with one more control of VACE.
+
+    Args:
+        conditioning: The conditioning.
+        frames: From `control_latents`.
+        mask: From `control_mask`.
+        strength: Factor of what the control adds.
+    """
     more = {"vace_frames": frames, "vace_mask": mask, "vace_strength": strength}
     return [
         (embeds, {**extra, **{name: [*extra.get(name, ()), value] for name, value in more.items()}})
@@ -120,7 +127,7 @@ def wan22_fun_control_to_video(
     ref_image: Image | None = None,
     control_video: Image | None = None,
 ) -> tuple[Conditioning, Conditioning, Latent]:
-    """Shows Wan 2.2 Fun-Control a control video and an image of what is in it.
+    """Shows Wan 2.2 Fun-Control a control video and a reference image.
 
     Args:
         positive: What to draw.
@@ -149,7 +156,13 @@ def wan22_fun_control_to_video(
 
 
 def lengthened(frames: Tensor, length: int, value: float) -> Tensor:
-    """Frames [n, C, H, W] followed by frames of one value, up to a length."""
+    """Frames followed by frames of one value.
+
+    Args:
+        frames: [n, C, H, W].
+        length: Number of frames of the result, at least n.
+        value: The value.
+    """
     return F.pad(frames, (0, 0, 0, 0, 0, 0, 0, length - len(frames)), value=value)
 
 
@@ -159,7 +172,19 @@ def as_video(frames: Tensor) -> Tensor:
 
 
 def begun(vae: Vae, video: Tensor | None, length: int, width: int, height: int, space: tuple[int, ...]) -> Tensor:
-    """Latents [1, C, *space] that begin with those of a video, and are nothing to the network after it."""
+    """Latents that begin with those of a video and are 0 to the network after it.
+
+    Args:
+        vae: The VAE.
+        video: Frames [n, H, W, 3] in [0, 1], or None.
+        length: Most frames that are used.
+        width: Width of the video in pixels.
+        height: Height of the video in pixels.
+        space: (frames, h, w) of the latents.
+
+    Returns:
+        [1, C, *space] in the VAE's scale.
+    """
     latents = nothing(vae, space)
     if video is not None:
         given = vae.encode(as_video(fitted(video[:length], width, height))).cpu()

@@ -187,7 +187,7 @@ def of_transformer(module: Any, wanted: Wanted) -> ControlNetwork:
         net = ZImageControl(module, factor, HintLatents(pipe.encode), len(getattr(transformer, "layers", ())))
         pipe.model.controls(net)
         module.from_transformer(module, transformer)
-        module.gradient_checkpointing = False  # the class asks for it where gradients are recorded, and does not set it
+        setattr(module, "gradient_checkpointing", False)  # noqa: B010: the class asks for it where gradients are recorded, and does not set it
         return net
     else:
         no_kind(wanted)

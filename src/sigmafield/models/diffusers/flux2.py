@@ -56,7 +56,7 @@ def flux2_encoder(source: Source, guided: bool) -> TextEncoder:
     kinds = (Mistral3ForConditionalGeneration, MistralModel) if guided else (Qwen3ForCausalLM, Qwen3Model)
     module = load_language_model(source, *kinds)
     if isinstance(module, MistralModel) and module.config.num_hidden_layers == max(MISTRAL.layers):
-        module.norm = nn.Identity()  # of a network that was cut after the last state that is read
+        setattr(module, "norm", nn.Identity())  # noqa: B010: of a network that was cut after the last state that is read
 
     def more(rows: int) -> dict[str, Tensor]:
         return {"guidance": torch.full((rows,), GUIDANCE, device=source.device)} if guided else {}

@@ -13,7 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.chat import Chat, chat_encoder, load_language_model
 from sigmafield.models.diffusers.glyphs import with_glyphs
-from sigmafield.models.diffusers.hunyuan_video import told
+from sigmafield.models.diffusers.hunyuan_video import guided_network
 from sigmafield.models.diffusers.qwen import DRAW, SKIPPED
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.transformer import assemble, checked, patch_of
@@ -42,8 +42,8 @@ def build_hunyuan_image(source: Source) -> Pipeline:
     text = NO_TEXT if source.alone else hunyuan_image_encoder(source, guided)
     transformer = source.module(HunyuanImageTransformer2DModel, "transformer")
     return assemble(
-        source, own, told, transformer, latent, text, vae, patch_of(config), trained_size(None, latent.factor, 64),
-        cfg=1.0 if guided else 3.5,
+        source, own, guided_network, transformer, latent, text, vae, patch_of(config),
+        trained_size(None, latent.factor, 64), cfg=1.0 if guided else 3.5,
     )  # fmt: skip
 
 

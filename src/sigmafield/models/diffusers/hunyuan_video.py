@@ -27,7 +27,7 @@ from sigmafield.parameterization.families import family
 GUIDANCE = 6.0
 """The guidance input of a network that was distilled with it, where a recipe does not set another."""
 TIMES = 1000
-"""What the network is given is as many times the guidance."""
+"""Factor of the guidance in what the network takes as an input."""
 SIZE, FRAMES = (720, 1280), 129
 """Size and frames that the network was trained for."""
 LLAMA = Chat(
@@ -53,7 +53,7 @@ def build_hunyuan_video(source: Source) -> Pipeline:
     text = NO_TEXT if source.alone else hunyuan_video_encoder(source, guided)
     transformer = source.module(HunyuanVideoTransformer3DModel, "transformer")
     return assemble(
-        source, own, told, transformer, latent, text, vae, patch_of(config), SIZE, cfg=1.0 if guided else 6.0,
+        source, own, guided_network, transformer, latent, text, vae, patch_of(config), SIZE, cfg=1.0 if guided else 6.0,
         frames=FRAMES,
     )  # fmt: skip
 
@@ -81,8 +81,8 @@ def hunyuan_video_encoder(source: Source, guided: bool) -> TextEncoder:
     return replace(chat, positive=encode_text, modules={**chat.modules, "text_encoder_2": clip.module})
 
 
-def told(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """A network of Hunyuan, which is given the guidance where it was distilled with it."""
+def guided_network(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """Calls a network of Hunyuan, with `TIMES` the guidance as an input if it was distilled with guidance."""
     if "guidance" in cond.extra:
         cond = replace(cond, extra={**cond.extra, "guidance": TIMES * cond.extra["guidance"]})
     return plain(transformer, x, t, cond)

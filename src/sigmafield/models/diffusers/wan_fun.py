@@ -19,8 +19,10 @@ class WanFunTransformer3DModel(WanTransformer3DModel):
     def __init__(self, *settings: Any, **named: Any) -> None:
         super().__init__(*settings, **named)
         config: Any = self.config
-        _, *side = config.patch_size
-        self.ref_conv = nn.Conv2d(config.out_channels, self.patch_embedding.out_channels, side, side)
+        _, high, wide = config.patch_size
+        self.ref_conv = nn.Conv2d(
+            config.out_channels, self.patch_embedding.out_channels, (high, wide), stride=(high, wide)
+        )
 
 
 class InFront(nn.Module):

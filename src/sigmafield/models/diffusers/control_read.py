@@ -187,7 +187,8 @@ def of_transformer(module: Any, wanted: Wanted) -> ControlNetwork:
         net = ZImageControl(module, factor, HintLatents(pipe.encode), len(getattr(transformer, "layers", ())))
         pipe.model.controls(net)
         module.from_transformer(module, transformer)
-        setattr(module, "gradient_checkpointing", False)  # noqa: B010: the class asks for it where gradients are recorded, and does not set it
+        # the class asks for it where gradients are recorded, and does not set it
+        module.gradient_checkpointing = False  # pyright: ignore[reportArgumentType]: torch's stubs know no such values
         return net
     else:
         no_kind(wanted)

@@ -56,7 +56,8 @@ def flux2_encoder(source: Source, guided: bool) -> TextEncoder:
     kinds = (Mistral3ForConditionalGeneration, MistralModel) if guided else (Qwen3ForCausalLM, Qwen3Model)
     module = load_language_model(source, *kinds)
     if isinstance(module, MistralModel) and module.config.num_hidden_layers == max(MISTRAL.layers):
-        setattr(module, "norm", nn.Identity())  # noqa: B010: of a network that was cut after the last state that is read
+        # of a network that was cut after the last state that is read
+        module.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]: it is declared as Mistral's
 
     def more(rows: int) -> dict[str, Tensor]:
         return {"guidance": torch.full((rows,), GUIDANCE, device=source.device)} if guided else {}

@@ -99,10 +99,6 @@ def test_what_cannot_be_shown_is_refused(loaded):
     shown = [sf.Reference(image((8, 8)))]
     with pytest.raises(ValueError, match="tiny cannot be shown images"):
         sf.generate(sf.load("tiny"), "x", references=shown)
-    video = loaded("wan")
-    video = replace(video, model=replace(video.model, references=True))  # as Fun-Control, which is given a latent
-    with pytest.raises(ValueError, match="references: wan.* draws videos, and is shown images in workflows only"):
-        sf.generate(video, "x", references=shown, steps=1, frames=1)
     with pytest.raises(ValueError, match="references must be at most 16 images; got 17"):
         sf.Recipe("x", references=shown * 17)
     with pytest.raises(ValueError, match="leave references out"):

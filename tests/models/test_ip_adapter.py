@@ -1,5 +1,6 @@
 """IP-Adapters add what diffusers' networks with `load_ip_adapter` add, and change nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 
@@ -261,3 +262,13 @@ def test_masks_and_rows_follow_the_latent():
     )
     [small] = fit(cond, (4, 6)).image_prompts
     assert small.mask is not None and small.mask.shape == (2, 4, 6)
+
+
+def test_threads_load_at_the_same_time(tmp_path):
+    """While a network is built, torch's modules are changed for all threads, which must not show in another's."""
+    path = save_encoder(tmp_path / "encoder.safetensors")
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(sf.load_vision, [path] * 18))
+    images = torch.rand(1, 20, 20, 3)
+    first = found[0].encode(images).image_embeds
+    assert all(each.encode(images).image_embeds.equal(first) for each in found)

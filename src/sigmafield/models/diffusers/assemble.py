@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sigmafield.models.weights.layers import KINDS, packed_layer
 from sigmafield.models.weights.packed import Packed, Value, unpacked
-from sigmafield.models.weights.undrawn import Undrawn
+from sigmafield.models.weights.undrawn import Undrawn, one_at_a_time
 
 WRAP = "text_model."
 """Prefix of a text encoder's weights in transformers 4, which 5 leaves out."""
@@ -28,6 +28,7 @@ NO_ENCODER = ("encoder", "quant_conv")
 """Parts of an autoencoder that a file with its decoder alone lacks."""
 
 
+@one_at_a_time
 def assembled(kind: Any, config: Mapping[str, Any], values: Mapping[str, Value], what: str, dtype: torch.dtype) -> Any:
     """Builds a module of a class with these weights, without gradients.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.ip_adapter import IPAdapter
 from sigmafield.models.weights.files import open_weights
+from sigmafield.models.weights.undrawn import one_at_a_time
 
 PROJECTIONS = ("image_proj.", "ip_adapter_proj_model.")
 """Prefixes of the weights that make tokens: h94's, XLabs'."""
@@ -25,6 +26,7 @@ LAYER = re.compile(
 """Names of the layers that make keys and values: h94's, XLabs'."""
 
 
+@one_at_a_time
 def read_ip_adapter(path: Path, model: DiffusionModel) -> IPAdapter:
     """The adapter in a file; arguments and errors as for `load_ip_adapter`."""
     weights = open_weights([path])

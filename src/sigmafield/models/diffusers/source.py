@@ -17,6 +17,7 @@ from sigmafield.models.single_file.checkpoint import SingleFile
 from sigmafield.models.text.textual_inversion import Inversions
 from sigmafield.models.weights.files import open_weights
 from sigmafield.models.weights.gguf_file import t5_names
+from sigmafield.models.weights.undrawn import one_at_a_time
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ IGNORED = ("position_ids",)
 """Last parts of the names of tensors that older versions wrote, and that the classes compute."""
 
 
+@one_at_a_time
 def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Loads a module of diffusers or transformers from a local folder, without gradients.
 

@@ -25,7 +25,7 @@ from sigmafield.models.tiny.tokenizer import Tokenizer
 from sigmafield.models.tiny.unet import UNet
 from sigmafield.models.tiny.vae import VAE
 from sigmafield.models.trained import trained_size
-from sigmafield.models.weights.undrawn import Undrawn
+from sigmafield.models.weights.undrawn import Undrawn, one_at_a_time
 from sigmafield.parameterization.latent_format import LatentFormat, recognised
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -102,6 +102,7 @@ def load_text(where: Directory, device: torch.device, dtype: torch.dtype, embedd
     return TextEncoder(encode, modules={"text_encoder": text})
 
 
+@one_at_a_time
 def read_module(kind: type[Module], folder: Path, device: torch.device, dtype: torch.dtype) -> Module:
     """A module built from the config.json of a folder, with the weights there, in `dtype` and without gradients.
 

@@ -1,11 +1,32 @@
-"""Builds modules without drawing the weights that a file replaces right after."""
+"""Builds modules without drawing the weights that a file replaces right after, one at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import wraps
+from threading import RLock
+from typing import Any, ParamSpec, TypeVar
 
 from torch.overrides import TorchFunctionMode
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_BUILDING = RLock()
+
+
+def one_at_a_time(build: Callable[P, T]) -> Callable[P, T]:
+    """A function that builds networks, for one thread at a time.
+
+    While accelerate, diffusers or transformers build one, they change how every module of the process gets its weights.
+    """
+
+    @wraps(build)
+    def built(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _BUILDING:
+            return build(*args, **kwargs)
+
+    return built
 
 
 class Undrawn(TorchFunctionMode):

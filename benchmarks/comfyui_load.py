@@ -86,6 +86,8 @@ async def socket(url: str, prompts: list[dict[str, dict[str, object]]], steps: i
             found = json.loads(message.data)
             if (id := found["data"].get("prompt_id")) is None:
                 continue
+            if found["type"] == "executed" and found["data"]["output"] is None:
+                continue  # a prompt that runs at the same time has made the node's result
             ended = found["type"] == "executing" and found["data"]["node"] is None
             courses[id].kinds.append("end" if ended else found["type"])
             if found["type"] == "progress":

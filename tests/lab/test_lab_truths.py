@@ -70,7 +70,10 @@ def test_norms_stay_in_their_band_at_cfg_1_and_are_those_of_the_marginals(measur
         low, high = band(table, norm)
         blown = np.mean(rows_of(table, cfg=20.0)[norm].to_list(), axis=0)
         assert ((blown < low) | (blown > high)).any()
-    assert (rows_of(table, cfg=1.0)["energy"] == 0).all()
+    assert (rows_of(table, cfg=1.0)["added"] == 0).all() and (rows_of(table, cfg=1.0)["energy"] > 0).all()
+    assert rows_of(table, cfg=20.0)["energy"].to_list() == pytest.approx(  # (w (C − U))² against ((w − 1) (C − U))²
+        [added * (20 / 19) ** 2 for added in rows_of(table, cfg=20.0)["added"]]
+    )
     start = np.mean([row[0] for row in rows_of(table, cfg=1.0)["x"].to_list()])
     law = PROBLEMS["mixture"]()
     exact = float(((law.means[0].square() + law.deviations[0].square()).mean() + 15.0**2).sqrt())

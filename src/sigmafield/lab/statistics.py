@@ -83,3 +83,8 @@ def ratio(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> I
     """The geometric mean of a/b over seeds that both have; all numbers are above 0."""
     logs = difference(np.log(a), np.log(b))
     return Interval(math.exp(logs.value), math.exp(logs.low), math.exp(logs.high), logs.n)
+
+
+def unsure(found: Interval, neutral: float) -> str:
+    """What a sentence adds after an interval that holds the value of no difference; "" for others."""
+    return "" if found.excludes(neutral) else " (no difference can be told)"

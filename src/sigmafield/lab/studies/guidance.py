@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import torch
 
 from sigmafield.core.annotations import Range
+from sigmafield.core.arrays import Latent
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
-from sigmafield.lab.bench import Bench
+from sigmafield.core.process import Span
+from sigmafield.core.protocols import Ctx, Pred, State
+from sigmafield.lab.bench import Bench, Opened
 from sigmafield.lab.columns import NFE, Column, label_of
 from sigmafield.lab.drawing import distinct, lines, logarithmic, rows_of, summary
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import rms
-from sigmafield.lab.statistics import interval
+from sigmafield.lab.statistics import Interval, interval
 from sigmafield.lab.studies.study import Study
 from sigmafield.lab.subject import SubjectOptions, names_in, numbers_in
+from sigmafield.recipes.build import Job
 from sigmafield.runs.run import iterate
 
 if TYPE_CHECKING:
@@ -41,13 +46,25 @@ COLUMNS = {
     "d": Column("rms of d = (x − D)/σ", "the slope of the ODE, at each step"),
     "final": Column("rms of the result"),
     "energy": Column(
-        "control energy ∫ mean (D − C)² dσ", "C is the prediction for the prompt alone: what guidance adds, squared"
+        "control energy ∫ mean (D − U)² dσ",
+        "what guidance adds to the unconditional prediction U, squared: without mods w (C − U), with w = cfg",
+    ),
+    "added": Column(
+        "energy beyond the prompt ∫ mean (D − C)² dσ",
+        "what guidance adds to the prediction C for the prompt, squared: without mods (w − 1) (C − U)",
     ),
 }
 """The measured columns of all models."""
 
-SATURATED = Column("share of saturated values", "values of pixels that are 0 or 255")
-"""A column of networks."""
+SATURATED = {
+    "saturated": Column("share of saturated values", "values of the result's pixels that are 0 or 255"),
+    "saturation": Column(
+        "share of saturated values along the run",
+        "values of the prediction D at the ends of black and white, as a rough image by the linear map of the latent's "
+        "format; decoded, where the format has none",
+    ),
+}
+"""The columns of networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,25 +93,49 @@ class GuidanceOptions:
 
 
 def measured(bench: Bench, arm: Arm) -> Mapping[str, Value]:
-    """Runs an arm, and measures norms at every step and the energy of what guidance adds."""
+    """Runs an arm, and measures norms and saturation at every step, and the energy of what guidance adds."""
     opened = bench.open(arm.recipe)
     run, start = opened.run()
     sigmas, state = run.grid.sigmas, start
-    found: dict[str, list[float]] = {"x": [], "d": []}
-    energy = 0.0
+    found: dict[str, list[float]] = {"x": [], "d": []} | ({} if opened.job is None else {"saturation": []})
+    energy = added = 0.0
     for after, (sigma, sigma_next) in zip(iterate(run, start, allow_nonfinite=True), itertools.pairwise(sigmas)):
         pred = after.pred
         assert pred is not None
         found["x"].append(rms(state.x))
         found["d"].append(rms((state.x - pred.x0) / float(sigma)))
+        if opened.job is not None:
+            found["saturation"].append(saturation(opened.job, pred.x0))
         if pred.cond is not None:
-            energy += rms(pred.x0 - pred.cond) ** 2 * float(sigma - sigma_next)
+            added += rms(pred.x0 - pred.cond) ** 2 * float(sigma - sigma_next)
+        whole = pred if pred.uncond is not None else both(opened, run.span(state.i), state)
+        energy += rms(whole.x0 - whole.U) ** 2 * float(sigma - sigma_next)
         state = after
-    values: dict[str, Value] = {"nfe": state.nfe, **found, "final": rms(state.x), "energy": energy}
+    values: dict[str, Value] = {"nfe": state.nfe, **found, "final": rms(state.x), "energy": energy, "added": added}
     if opened.job is not None:
         pixels = np.stack([np.asarray(image) for image in opened.job.images(state)])
         values["saturated"] = float(((pixels == 0) | (pixels == 255)).mean())
     return values
+
+
+@torch.no_grad()
+def both(opened: Opened, span: Span, state: State) -> Pred:
+    """The prediction at the first level of a span with its unconditional part, which runs at cfg = 1 do not evaluate.
+
+    It is a call of the network on top of those of the run.
+    """
+    return opened.denoise(state.x, span.sigma, Ctx(span, dict(state.aux), need_uncond=True))
+
+
+@torch.no_grad()
+def saturation(job: Job, x0: Latent) -> float:
+    """Share of the values of a predicted clean latent's image that are at the ends of their range.
+
+    The image is the rough one of the format's linear map, which is so fast that it can be had at every step.
+    """
+    latent = job.pipe.model.latent
+    seen = latent.to_rgb(x0) if latent.rgb else job.pipe.decode(x0)
+    return float(((seen <= 0) | (seen >= 1)).double().mean())
 
 
 def guidance(subject: SubjectOptions, options: GuidanceOptions) -> Experiment:
@@ -116,7 +157,7 @@ def guidance(subject: SubjectOptions, options: GuidanceOptions) -> Experiment:
         arms,
         subject.seed_list,
         measured,
-        COLUMNS if subject.is_analytic else {**COLUMNS, "saturated": SATURATED},
+        COLUMNS if subject.is_analytic else {**COLUMNS, **SATURATED},
         read,
         [
             "Whether an image is better: a norm within its band does not make it so, and people often prefer a scale "
@@ -124,6 +165,11 @@ def guidance(subject: SubjectOptions, options: GuidanceOptions) -> Experiment:
             f"The band at each step is the {CERTAIN:.0%} prediction interval for one more seed at cfg = 1, which takes "
             "the norm to be normally distributed over seeds; with few seeds it is wide.",
             "One prompt stands for all; other prompts have other bands.",
+            *(
+                []
+                if subject.is_analytic
+                else ["Saturation along the run is that of rough images, not of decoded ones."]
+            ),
         ],
     )
 
@@ -131,8 +177,8 @@ def guidance(subject: SubjectOptions, options: GuidanceOptions) -> Experiment:
 def read(table: DataFrame) -> Reading:
     """Bands, the scale at which each norm leaves its own, and what each mod does to that."""
     findings: list[str] = []
-    known = {**COLUMNS, "saturated": SATURATED}
-    columns = ["final", "energy"] + ["saturated"] * ("saturated" in table.columns)
+    known, network = {**COLUMNS, **SATURATED}, "saturated" in table.columns
+    columns = ["final", "energy"] + ["saturated"] * network
     mods = distinct(table, "mods")
     bands = {norm: band(table, norm) for norm in NORMS}
     for norm, about in NORMS.items():
@@ -141,25 +187,31 @@ def read(table: DataFrame) -> Reading:
                         f"{interval(held)} of the steps.")  # fmt: skip
         for name in mods:
             findings.append(leaving(rows_of(table, mods=name), norm, about, bands[norm], name))
+    if network:
+        findings += [peaks(rows_of(table, mods=name), name) for name in mods]
     out, axes = figure(len(columns), size=(4.6, 3.8))
     for one, column in zip(axes, columns):
         lines(one, table, "cfg", column, "mods", known)
         logarithmic(one, distinct(table, "cfg"), y=False)
     axes[0].legend(fontsize=8)
     figures = {"scales": Shown("Size of the result, control energy and saturation against cfg, with intervals.", out)}
-    out, axes = figure(2, size=(5.4, 4.0))
+    curves = [*NORMS] + ["saturation"] * network
+    out, axes = figure(len(curves), size=(5.4, 4.0))
     plain = rows_of(table, mods=mods[0])
-    for one, norm in zip(axes, NORMS):
-        low, high = bands[norm]
-        one.fill_between(range(len(low)), low, high, color="0.85", label="band of cfg = 1")
+    for one, column in zip(axes, curves):
+        if column in NORMS:
+            low, high = bands[column]
+            one.fill_between(range(len(low)), low, high, color="0.85", label="band of cfg = 1")
         for cfg in distinct(plain, "cfg"):
             rows = rows_of(plain, cfg=cfg)
-            one.plot(np.mean(np.array(rows[norm].to_list()), axis=0), linewidth=1, label=f"cfg {cfg:g}")
-        one.set(xlabel="step", ylabel=label_of(norm, known), yscale="log")
+            one.plot(np.mean(np.array(rows[column].to_list()), axis=0), linewidth=1, label=f"cfg {cfg:g}")
+        one.set(xlabel="step", ylabel=label_of(column, known), yscale="log" if column in NORMS else "linear")
         one.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
-    figures["norms"] = Shown(f"Norms along the run with mods = {mods[0]}, means over seeds, and the bands.", out)
-    return Reading(findings, figures, {"By scale": summary(table, ["mods", "cfg"], columns, known)})
+    about = "Norms and saturation" if network else "Norms"
+    figures["norms"] = Shown(f"{about} along the run with mods = {mods[0]}, means over seeds, and the bands.", out)
+    scales = summary(table, ["mods", "cfg"], [*columns, "added"], known)
+    return Reading(findings, figures, {"By scale": scales})
 
 
 def band(table: DataFrame, norm: str, without: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -206,6 +258,20 @@ def leaving(rows: DataFrame, norm: str, about: str, ends: tuple[np.ndarray, np.n
             )
     top = max(distinct(rows, "cfg"))
     return f"{with_mods[0].upper()}{with_mods[1:]} the {about} stays within its band up to cfg = {top:g}."
+
+
+def peaks(rows: DataFrame, name: str) -> str:
+    """A sentence about the step at which most values are saturated, at the largest scale and at 1."""
+    top = max(distinct(rows, "cfg"))
+    most: list[Interval] = []
+    for cfg in (top, 1.0):
+        curves = np.array(rows_of(rows, cfg=cfg)["saturation"].to_list(), dtype=np.float64)
+        most.append(interval(curves.max(1)))
+    with_mods = "Without mods" if name == PLAIN else f"With {name}"
+    return (
+        f"{with_mods} the share of saturated values along the run is at most {most[0]} at cfg = {top:g}, "
+        f"and {most[1]} at cfg = 1."
+    )
 
 
 def _curves(table: DataFrame, norm: str) -> np.ndarray:

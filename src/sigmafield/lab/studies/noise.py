@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 from sigmafield.core.annotations import Range
 from sigmafield.core.parameters import settle
 from sigmafield.core.plain import to_plain
 from sigmafield.core.registry import Spec
 from sigmafield.lab.bench import Bench
-from sigmafield.lab.columns import NFE, Column, label_of
+from sigmafield.lab.columns import NFE, Column
 from sigmafield.lab.distances import energy_distance, gaussian_distance, mean_pairwise, sliced_wasserstein
-from sigmafield.lab.drawing import distinct, lines, rows_of, summary, values, words_of
+from sigmafield.lab.drawing import distinct, lines, rows_of, summary, values
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
-from sigmafield.lab.statistics import Interval, difference, interval, ratio
+from sigmafield.lab.statistics import difference, ratio, unsure
+from sigmafield.lab.studies.network_noise import FEATURES, REFERENCE, features_of, read_network
 from sigmafield.lab.studies.study import Study
 from sigmafield.lab.subject import SubjectOptions, names_in, numbers_in
 from sigmafield.noise.sources import seed_word
@@ -29,10 +28,6 @@ from sigmafield.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from polars import DataFrame
-
-SIDE = 8
-"""Side that a network's latent is reduced to for its features."""
-
 
 PARTICLES = {
     "nfe": NFE,
@@ -48,14 +43,6 @@ PARTICLES = {
 }
 """What is measured on an analytic model."""
 
-FEATURES = {
-    "nfe": NFE,
-    "features": Column("features of the latent", f"the final latent, reduced to {SIDE} x {SIDE}"),
-    "spread": Column("spread over seeds (rms of latents)", "mean distance of a seed's latent to the other seeds'"),
-    "retrieval": Column("share nearest to another seed of its prompt"),
-}
-"""What is measured on a network, and what follows from it for an arm."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseOptions:
@@ -68,6 +55,7 @@ class NoiseOptions:
         schedule: Schedule of all runs.
         steps: Number of steps of all runs.
         cfg: Guidance scale of all runs.
+        reference: For a network: number of steps of the ODE's runs, by dpmpp_2m, that stand for its own distribution.
         prompts: For a network: several prompts, with semicolons between them, so that it can be measured whether an
             image is nearest to others of its prompt; None is that of the model options alone.
     """
@@ -78,6 +66,7 @@ class NoiseOptions:
     schedule: str = "karras"
     steps: Annotated[int, Range(1, 1000)] = 20
     cfg: Annotated[float, Range(0, 100)] = 1.0
+    reference: Annotated[int, Range(2, 1000)] = 60
     prompts: str | None = None
 
     def __post_init__(self) -> None:
@@ -108,8 +97,7 @@ def measured(bench: Bench, arm: Arm) -> Mapping[str, Value]:
             "energy": energy_distance(x, exact),
             "frechet": gaussian_distance((flat.mean(0), flat.T.cov()), opened.law.moments(0.0)),
         }
-    small = F.adaptive_avg_pool2d(x[:, :, -1] if x.ndim == 5 else x, SIDE)
-    return {"nfe": state.nfe, "features": [round(value, 4) for value in small.flatten().tolist()]}
+    return {"nfe": state.nfe, "features": features_of(x)}
 
 
 def noise(subject: SubjectOptions, options: NoiseOptions) -> Experiment:
@@ -117,20 +105,24 @@ def noise(subject: SubjectOptions, options: NoiseOptions) -> Experiment:
     prompts = [each.strip() for each in options.prompts.split(";")] if options.prompts else [None]
     if subject.is_analytic and options.prompts:
         raise ValueError("prompts are for networks: give the components of an analytic model with prompt")
-    arms: list[Arm] = []
+    shared = {"schedule": options.schedule, "steps": options.steps, "cfg": options.cfg}
+    runs: list[tuple[dict[str, str | int | float], dict[str, Any]]] = []
     for name in options.samplers:
-        for eta in options.etas:
-            for s_noise in options.s_noises if eta else [1.0]:
-                spec = Spec(name, {"eta": float(eta), "s_noise": float(s_noise)})
-                shared = {"sampler": spec, "schedule": options.schedule, "steps": options.steps, "cfg": options.cfg}
-                labels = {"sampler": name, "eta": float(eta), "s_noise": float(s_noise)}
-                for prompt in prompts:
-                    recipe = subject.recipe(**shared)
-                    if prompt is None:
-                        arms.append(Arm(labels, recipe))
-                    else:
-                        own = subject.recipe(**shared).to_plain() | {"prompt": prompt}
-                        arms.append(Arm({**labels, "prompt": prompt}, type(recipe).from_plain(own)))
+        for eta in map(float, options.etas):
+            for s_noise in map(float, options.s_noises if eta else [1.0]):
+                spec = Spec(name, {"eta": eta, "s_noise": s_noise})
+                runs.append(({"sampler": name, "eta": eta, "s_noise": s_noise}, {**shared, "sampler": spec}))
+    if not subject.is_analytic:
+        runs.append((REFERENCE, {**shared, "sampler": "dpmpp_2m", "steps": options.reference}))
+    arms: list[Arm] = []
+    for labels, entries in runs:
+        recipe = subject.recipe(**entries)
+        for prompt in prompts:
+            if prompt is None:
+                arms.append(Arm(labels, recipe))
+            else:
+                own = recipe.to_plain() | {"prompt": prompt}
+                arms.append(Arm({**labels, "prompt": prompt}, type(recipe).from_plain(own)))
     return Experiment(
         "noise",
         "What does noise buy: how do diversity and fidelity change with eta and s_noise?",
@@ -146,7 +138,9 @@ def noise(subject: SubjectOptions, options: NoiseOptions) -> Experiment:
                 []
                 if subject.is_analytic
                 else [
-                    "Distances to the data that the network was trained on, which are not here: left out.",
+                    "Distances to the data that the network was trained on, which are not part of the package: samples "
+                    f"of the network's own ODE in {options.reference} steps of dpmpp_2m stand for them. Where noise "
+                    "corrects an error of the network, that counts as a distance.",
                     "Features are those of the network's own latent; features of another network, such as CLIP's, are "
                     "left out, since no weights of it were given.",
                 ]
@@ -170,7 +164,7 @@ def read(table: DataFrame) -> Reading:
             away = ratio(values(sde, "sliced"), values(ode, "sliced"))
             findings.append(
                 f"{sampler}, eta = {eta:g}, s_noise = {s:g}, against eta = 0: diversity changes by {spread}"
-                f"{_unsure(spread, 0)}, the sliced distance to the data by a factor of {away}{_unsure(away, 1)}."
+                f"{unsure(spread, 0)}, the sliced distance to the data by a factor of {away}{unsure(away, 1)}."
             )
         findings += [_s_noise(rows_of(rows, eta=eta), sampler, eta) for eta in etas[-1:] if eta > 0]
     out, axes = figure(2, size=(5.4, 4.0))
@@ -185,10 +179,6 @@ def read(table: DataFrame) -> Reading:
     return Reading([f for f in findings if f], {"noise": shown}, tables)
 
 
-def _unsure(found: Interval, neutral: float) -> str:
-    return "" if found.excludes(neutral) else " (no difference can be told)"
-
-
 def _s_noise(rows: DataFrame, sampler: str, eta: float) -> str:
     """A sentence about the largest s_noise against 1; "" where there is only one."""
     found = sorted(distinct(rows, "s_noise"))
@@ -198,81 +188,15 @@ def _s_noise(rows: DataFrame, sampler: str, eta: float) -> str:
     spread = difference(values(rows, "diversity", s_noise=other), values(rows, "diversity", s_noise=1.0))
     away = ratio(values(rows, "sliced", s_noise=other), values(rows, "sliced", s_noise=1.0))
     return (
-        f"{sampler}, eta = {eta:g}: s_noise = {other:g} against 1 changes diversity by {spread}{_unsure(spread, 0)} "
-        f"and the sliced distance by a factor of {away}{_unsure(away, 1)}."
+        f"{sampler}, eta = {eta:g}: s_noise = {other:g} against 1 changes diversity by {spread}{unsure(spread, 0)} "
+        f"and the sliced distance by a factor of {away}{unsure(away, 1)}."
     )
-
-
-def read_network(table: DataFrame) -> Reading:
-    """Spread over seeds and retrieval, from the features of all rows of an arm."""
-    import polars
-
-    by = ["sampler", "eta", "s_noise"]
-    records: list[dict[str, Any]] = []
-    spreads: dict[tuple[Any, ...], np.ndarray] = {}
-    for arm in table.select(by).unique(maintain_order=True).to_dicts():
-        rows = rows_of(table, **arm).sort("seed")
-        spreads[tuple(arm.values())] = each = spread_of(rows)
-        retrieval = retrieval_of(rows)
-        text = {label_of("spread", FEATURES): str(interval(each))}
-        if retrieval is not None:
-            text[label_of("retrieval", FEATURES)] = str(interval(retrieval))
-        records.append({**{label_of(name): value for name, value in arm.items()}, **text})
-    findings: list[str] = []
-    for (sampler, eta, s_noise), each in spreads.items():
-        still = spreads.get((sampler, 0.0, 1.0))
-        if still is not None and eta > 0:
-            factor = ratio(each, still)
-            findings.append(
-                f"{sampler}, eta = {eta:g}, s_noise = {s_noise:g}: the spread over seeds is {factor} times that of "
-                f"eta = 0{_unsure(factor, 1)}."
-            )
-    points = polars.DataFrame(
-        [
-            {"name": words_of({"sampler": key[0], "s_noise": key[2]}), "eta": key[1], "seed": k, "spread": float(value)}
-            for key, each in spreads.items()
-            for k, value in enumerate(each)
-        ]
-    )
-    out, (axes,) = figure(size=(6.0, 4.2))
-    lines(axes, points, "eta", "spread", "name", FEATURES)
-    axes.legend(fontsize=8)
-    shown = Shown("Mean distance of a seed's latent to those of the other seeds of its prompt, with intervals.", out)
-    return Reading(findings, {"spread": shown}, {"All arms": polars.DataFrame(records)})
-
-
-def _groups(rows: DataFrame) -> list[DataFrame]:
-    return [rows_of(rows, prompt=p) for p in distinct(rows, "prompt")] if "prompt" in rows.columns else [rows]
-
-
-def spread_of(rows: DataFrame) -> np.ndarray:
-    """For each seed: mean distance to the other seeds of the same prompt, over prompts."""
-    found = []
-    for group in _groups(rows):
-        points = np.array(group.sort("seed")["features"].to_list())
-        away = np.sqrt(np.square(points[:, None] - points[None]).mean(-1))
-        found.append(away.sum(1) / max(len(points) - 1, 1))
-    return np.mean(found, axis=0)
-
-
-def retrieval_of(rows: DataFrame) -> np.ndarray | None:
-    """For each seed: share of the prompts whose image is nearest to one of its own prompt and another seed."""
-    groups = _groups(rows)
-    if len(groups) < 2:
-        return None
-    points = np.array([np.array(group.sort("seed")["features"].to_list()) for group in groups])  # [prompts, seeds, d]
-    hits = []
-    for k in range(points.shape[1]):
-        others = np.delete(points, k, axis=1)
-        away = np.square(points[:, k, None, None] - others[None]).mean(-1).min(-1)  # [prompts, prompts]
-        hits.append(float((away.argmin(1) == np.arange(len(points))).mean()))
-    return np.array(hits)
 
 
 NOISE = Study(
     "noise", NoiseOptions, noise,
     quick={"samplers": "euler_ancestral,dpmpp_2m_sde", "etas": "0,0.5,1", "s_noises": "1,1.05"},
-    quick_network={"samplers": "euler_ancestral", "etas": "0,1", "steps": 10},
+    quick_network={"samplers": "euler_ancestral", "etas": "0,1", "steps": 10, "reference": 30},
     subject={"particles": 1000}, quick_subject={"seeds": 4, "particles": 500},
 )  # fmt: skip
 """`sigmafield lab noise`."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import Captioned
+from muon import Muon
 from safetensors.torch import save_file
 from train_unet import Average
 from transformers import CLIPTextModel
@@ -75,7 +76,7 @@ def main():
     ap.add_argument("--out", type=Path, default=Path("flow"))
     ap.add_argument("--steps", type=int, default=16000)
     ap.add_argument("--batch", type=int, default=32)
-    ap.add_argument("--lr", type=float, default=1e-3)
+    ap.add_argument("--lr", type=float, default=2e-3, help="of the matrices of the blocks; half of it for the others")
     ap.add_argument("--flat", type=float, default=0.6, help="share of the steps before the linear decay to 1 %%")
     ap.add_argument("--ema", type=float, default=0.999)
     ap.add_argument("--empty", type=float, default=0.1, help="share of empty captions")
@@ -91,15 +92,13 @@ def main():
     text = CLIPTextModel.from_pretrained(args.tiny / "text_encoder").float().eval().requires_grad_(False)
     config = {**asdict(TransformerConfig()), **ONLY}
     model = initialised(WanTransformer3DModel(config))
-    wide = [p for p in model.parameters() if p.ndim > 1 and p.shape[0] > 1]
-    thin = [p for p in model.parameters() if not (p.ndim > 1 and p.shape[0] > 1)]
-    opt = torch.optim.AdamW(
-        [{"params": wide, "weight_decay": 0.02}, {"params": thin, "weight_decay": 0}],
-        lr=args.lr, betas=(0.9, 0.99), fused=True,
-    )  # fmt: skip
+    matrices = [p for name, p in model.named_parameters() if name.startswith("blocks") and p.ndim == 2]
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    opts = [Muon(matrices, args.lr), torch.optim.AdamW(others, args.lr / 2, (0.9, 0.99), weight_decay=0, fused=True)]
     warm, flat = 300, args.flat * args.steps
     rate = lambda s: min((s + 1) / warm, 1 - 0.99 * max(0, s - flat) / (args.steps - flat))  # noqa: E731
-    plan = torch.optim.lr_scheduler.LambdaLR(opt, rate)
+    plans = [torch.optim.lr_scheduler.LambdaLR(opt, rate) for opt in opts]
     average = Average([model], args.ema)
 
     fixed = np.random.default_rng(1)
@@ -114,8 +113,8 @@ def main():
     if checkpoint.exists():
         kept = torch.load(checkpoint, weights_only=False)
         model.load_state_dict(kept["model"])
-        opt.load_state_dict(kept["opt"])
-        plan.load_state_dict(kept["plan"])
+        for each, state in zip([*opts, *plans], kept["opts"] + kept["plans"], strict=True):
+            each.load_state_dict(state)
         average.shadow, average.count = kept["shadow"], kept["count"]
         rng.bit_generator.state = kept["rng"]
         torch.set_rng_state(kept["torch"])
@@ -131,11 +130,11 @@ def main():
         x, t = data.latents[picks], fields(args.batch, rng)
         noisy, v = noised(x, torch.randn_like(x), t)
         loss = F.mse_loss(model(noisy, 1000 * t.flatten(1), states), v)
-        opt.zero_grad(set_to_none=True)
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
-        opt.step()
-        plan.step()
+        for each in [*opts, *plans]:
+            each.step()
         average.update()
         losses.append(loss.item())
         if step % args.save and step != args.steps:
@@ -151,8 +150,9 @@ def main():
         average.swap()
         seconds = spent + time.process_time() - began
         kept = {
-            "model": model.state_dict(), "opt": opt.state_dict(), "plan": plan.state_dict(), "shadow": average.shadow,
-            "count": average.count, "rng": rng.bit_generator.state, "torch": torch.get_rng_state(), "step": step,
+            "model": model.state_dict(), "opts": [each.state_dict() for each in opts],
+            "plans": [each.state_dict() for each in plans], "shadow": average.shadow, "count": average.count,
+            "rng": rng.bit_generator.state, "torch": torch.get_rng_state(), "step": step,
             "spent": seconds,
         }  # fmt: skip
         torch.save(kept, checkpoint.with_suffix(".new"))

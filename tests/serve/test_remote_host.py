@@ -19,6 +19,8 @@ from sigmafield.serve.workflow_job import Workflows
 
 SETTINGS = EngineSettings(save_every=0.0, preview_every=0.0, active=2)
 ENDS = ("done", "stopped", "failed")
+STEPS = 40
+"""Enough that a job is still running when its first steps are read, and can be paused."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def happenings(host, job, stop_after=None):
     return found
 
 
-@pytest.mark.parametrize("kind, request_", [("recipe", recipe(steps=6)), ("workflow", workflow(steps=6))])
+@pytest.mark.parametrize("kind, request_", [("recipe", recipe(steps=STEPS)), ("workflow", workflow(steps=STEPS))])
 def test_a_job_goes_on_on_another_device(hosts, kind, request_):
     """From its last state: the pixels are those of a job that was left alone, and each step is taken once."""
     whole = happenings(hosts[0], handed(kind, request_))
@@ -61,7 +63,7 @@ def test_a_job_goes_on_on_another_device(hosts, kind, request_):
         hosts[1], replace(handed(kind, request_), state=(saved.point.step, saved.data), outputs=saved.outputs)
     )
     steps = [each.point.step for each in (*first, *second) if each.kind == "stepped"]
-    assert steps == [each.point.step for each in whole if each.kind == "stepped"] == list(range(1, 7))
+    assert steps == [each.point.step for each in whole if each.kind == "stepped"] == list(range(1, STEPS + 1))
     assert whole[-1].kind == second[-1].kind == "done"
     assert list(whole[-1].outputs) == list(second[-1].outputs) != []
     for name, data in whole[-1].outputs.items():

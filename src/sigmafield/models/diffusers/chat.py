@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusers.source import Source, in_turn
-from sigmafield.models.diffusers.text import load_tokenizer, no_layers
-from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.diffusers.text import load_tokenizer, of_prompts
+from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 
 MASK = "encoder_attention_mask"
@@ -68,14 +68,8 @@ def chat_encoder(source: Source, module: Any, chat: Chat, more: Callable[[int], 
     read = in_turn(load_tokenizer(source, "tokenizer", **side))
     padding = "max_length" if chat.padded else "longest"
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
         batch = read(
             [chat(prompt) for prompt in prompts], padding=padding, max_length=chat.length + chat.skipped,
             truncation=True, add_special_tokens=chat.marked, return_tensors="pt",

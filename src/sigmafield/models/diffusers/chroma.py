@@ -14,11 +14,11 @@ from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.chat import MASK
 from sigmafield.models.diffusers.flux_tokens import PATCH, latents_of, patch_positions, text_positions, tokens_of
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.diffusers.text import no_layers, t5, with_mask
+from sigmafield.models.diffusers.text import of_prompts, t5, with_mask
 from sigmafield.models.diffusers.transformer import assemble, checked, fits
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
-from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
@@ -42,14 +42,8 @@ def chroma_encoder(source: Source) -> TextEncoder:
     """Loads the text encoder of Chroma: T5's hidden states, and a mask of the prompt and the first token of padding."""
     embed, text = t5(source, "text_encoder", "tokenizer", LENGTH, with_mask)
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
         embeds, mask = embed(modules["text_encoder"], prompts)
         assert mask is not None
         longest = int(mask.sum(1).max())

@@ -14,18 +14,18 @@ from transformers import CLIPTextModel
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.diffusers.attend import attending_flux
+from sigmafield.models.diffusers.attend import attending, on_joint_block
 from sigmafield.models.diffusers.clip import load_clip
 from sigmafield.models.diffusers.control import residuals
 from sigmafield.models.diffusers.control_transformer import fitting_transformer
 from sigmafield.models.diffusers.flux_tokens import PATCH, latents_of, patch_positions, text_positions, tokens_of
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.diffusers.text import no_layers, t5
+from sigmafield.models.diffusers.text import of_prompts, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits, in_dtype
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
 from sigmafield.models.references import references, without_references
-from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.models.trained import trained_size
 from sigmafield.parameterization.families import family
@@ -65,14 +65,8 @@ def flux_encoder(source: Source, guided: bool, guidance: float = GUIDANCE) -> Te
     clip = load_clip(source, CLIPTextModel)
     embed, text = t5(source, "text_encoder_2", "tokenizer_2", 512 if guided else 256)
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
         extra = {"pooled_projections": clip.of(modules, bundled).pooled(prompts)}
         if guided:
             extra["guidance"] = torch.full((len(prompts),), guidance, device=source.device)
@@ -94,7 +88,7 @@ def packed(transformer: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     sides = [(image.shape[2] // PATCH, image.shape[3] // PATCH) for image in images]
     rows, columns = sides[0]
     added = residuals(x, t, cond)
-    with attending_flux(transformer, cond.image_prompts):
+    with attending(transformer, cond.image_prompts, on_joint_block):
         out = transformer(
             torch.cat([tokens_of(image.to(transformer.dtype)) for image in images], dim=1),
             encoder_hidden_states=cond.embeds.to(transformer.dtype),

@@ -15,11 +15,11 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.clip import Clip, load_clip
 from sigmafield.models.diffusers.source import Source, in_turn
-from sigmafield.models.diffusers.text import attended, load_tokenizer, no_layers, t5
+from sigmafield.models.diffusers.text import attended, load_tokenizer, of_prompts, t5
 from sigmafield.models.diffusers.transformer import assemble, checked, fits
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
-from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.models.text.prompt import Vocabulary, text_for
 from sigmafield.models.trained import trained_size
@@ -54,14 +54,8 @@ def hidream_encoder(source: Source) -> TextEncoder:
     words.pad_token = words.eos_token
     read = in_turn(words)
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
         pooled = [pooled_of(clip.of(modules, bundled), prompts) for clip in (first, second)]
         texts = [text_for(prompt, "llama") for prompt in prompts]
         batch = read(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")

@@ -15,11 +15,11 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.chat import MASK
 from sigmafield.models.diffusers.source import Source
-from sigmafield.models.diffusers.text import masked, no_layers, t5, unmasked
+from sigmafield.models.diffusers.text import masked, of_prompts, t5, unmasked
 from sigmafield.models.diffusers.transformer import assemble, checked
 from sigmafield.models.diffusers.video_vae import load_ltx_vae
 from sigmafield.models.missing import NO_TEXT
-from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.parameterization.families import family
 
@@ -65,14 +65,8 @@ def ltx_encoder(source: Source, hidden: bool = True) -> TextEncoder:
     """
     embed, text = t5(source, "text_encoder", "tokenizer", LENGTH, masked if hidden else unmasked)
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
         embeds, mask = embed(modules["text_encoder"], prompts)
         assert mask is not None
         return Cond(embeds, {MASK: mask, RATE: torch.full((len(prompts),), FRAME_RATE, device=source.device)})

@@ -17,11 +17,11 @@ from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.chat import MASK
 from sigmafield.models.diffusers.ltx import RATE, TIMES
 from sigmafield.models.diffusers.source import Source, in_turn
-from sigmafield.models.diffusers.text import load_tokenizer, no_layers
+from sigmafield.models.diffusers.text import load_tokenizer, of_prompts
 from sigmafield.models.diffusers.transformer import assemble, checked
 from sigmafield.models.diffusers.video_vae import load_ltx_vae
 from sigmafield.models.missing import NO_TEXT
-from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 from sigmafield.parameterization.families import family
 
@@ -56,14 +56,8 @@ def ltx2_encoder(source: Source) -> TextEncoder:
         "connectors": source.module(LTX2TextConnectors, "connectors"),
     }
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
         batch = read(
             [prompt.strip() for prompt in prompts], padding="max_length", max_length=LENGTH, truncation=True,
             return_tensors="pt",

@@ -13,8 +13,8 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusers.chat import MASK, QWEN
 from sigmafield.models.diffusers.qwen_edit import PAD, patches
 from sigmafield.models.diffusers.source import Source, in_turn
-from sigmafield.models.diffusers.text import load_tokenizer, no_layers
-from sigmafield.models.text.bundled import NONE, Bundled
+from sigmafield.models.diffusers.text import load_tokenizer, of_prompts
+from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 
 SYSTEM = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
@@ -31,14 +31,8 @@ def qwen21_encoder(source: Source) -> TextEncoder:
     name = "processor" if source.where.class_of("processor") else "tokenizer"
     read = in_turn(load_tokenizer(source, name, padding_side="right"))
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
         return encoded(modules["text_encoder"], read, prompts, (), source.device)
 
     def encode_images(modules: Modules, prompts: Sequence[str], images: Sequence[Tensor], numbered: bool) -> Cond:

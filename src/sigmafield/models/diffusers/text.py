@@ -15,7 +15,7 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusers.source import Source, in_turn
 from sigmafield.models.directory import needed
 from sigmafield.models.text.bundled import NONE, Bundled
-from sigmafield.models.text.encoder import Modules, TextEncoder
+from sigmafield.models.text.encoder import EncodeText, Modules, TextEncoder
 from sigmafield.models.text.prompt import Vocabulary, encode_chunks, one_chunk, text_for
 
 Embed = Callable[[Any, Sequence[str]], tuple[Tensor, Tensor | None]]
@@ -109,10 +109,21 @@ def weighted(source: Source, tokenizer: str, length: int, run: Run) -> Embed:
     return embed
 
 
-def no_layers(clip_skip: int | None) -> None:
-    """Raises ValueError for a clip_skip, where the text encoder is not CLIP."""
-    if clip_skip is not None:
-        raise ValueError(f"clip_skip is for models whose prompts are read by CLIP layer by layer; got {clip_skip}")
+def of_prompts(encode: Callable[[Modules, Sequence[str], Bundled], Cond]) -> EncodeText:
+    """A text encoder that is not CLIP: it needs neither the size of the image nor a layer, and refuses a clip_skip."""
+
+    def encode_text(
+        modules: Modules,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        clip_skip: int | None = None,
+        bundled: Bundled = NONE,
+    ) -> Cond:
+        if clip_skip is not None:
+            raise ValueError(f"clip_skip is for models whose prompts are read by CLIP layer by layer; got {clip_skip}")
+        return encode(modules, prompts, bundled)
+
+    return encode_text
 
 
 def t5(source: Source, part: str, tokenizer: str, length: int, run: Run = plain) -> tuple[Embed, Any]:
@@ -126,14 +137,8 @@ def umt5(source: Source, length: int, clean: Callable[[str], str] = str) -> Text
     text = source.module(UMT5EncoderModel, "text_encoder")
     embed = weighted(source, "tokenizer", length, zeroed)
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
         return Cond(embed(modules["text_encoder"], [clean(prompt) for prompt in prompts])[0])
 
     return TextEncoder(encode_text, modules={"text_encoder": text})
@@ -153,26 +158,18 @@ def gemma(source: Source, length: int) -> TextEncoder:
     tokenizer = in_turn(load_tokenizer(source, "tokenizer", padding_side="right"))
     text = source.module(Gemma2Model, "text_encoder")
 
-    def encode_negative(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        no_layers(clip_skip)
+    def encoded(modules: Modules, prompts: Sequence[str]) -> Cond:
         batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         ids, mask = batch.input_ids.to(source.device), batch.attention_mask.to(source.device)
         states = modules["text_encoder"](ids, attention_mask=mask, output_hidden_states=True).hidden_states
         return Cond(states[-2].float(), {"encoder_attention_mask": mask})
 
-    def encode_text(
-        modules: Modules,
-        prompts: Sequence[str],
-        size: tuple[int, int],
-        clip_skip: int | None = None,
-        bundled: Bundled = NONE,
-    ) -> Cond:
-        return encode_negative(modules, [LUMINA_SYSTEM + prompt for prompt in prompts], size, clip_skip)
+    @of_prompts
+    def encode_text(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
+        return encoded(modules, [LUMINA_SYSTEM + prompt for prompt in prompts])
+
+    @of_prompts
+    def encode_negative(modules: Modules, prompts: Sequence[str], bundled: Bundled) -> Cond:
+        return encoded(modules, prompts)
 
     return TextEncoder(encode_text, encode_negative, {"text_encoder": text})

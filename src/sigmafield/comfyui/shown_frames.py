@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigmafield.core.linear import filled
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.vace import STRENGTH, control_of
+from sigmafield.models.vace import STRENGTH, control_of, takes_control
 
 SHOWN = 4
 """Channels of the mask that says which frames a network is shown."""
@@ -29,10 +29,7 @@ def shown_frames(extra: Mapping[str, Any], model: DiffusionModel, latent: Tensor
     """
     if not model.concat:
         return None
-    if model.family is not None and model.family.name == "WAN21_Vace":
-        made = _control(extra, model)
-    else:
-        made = _frames(extra, model)
+    made = _control(extra, model) if takes_control(model) else _frames(extra, model)
     if made is None:
         return latent.new_zeros(len(latent), model.concat, *latent.shape[2:])
     if made.shape[2:] != latent.shape[2:]:

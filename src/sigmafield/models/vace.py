@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigmafield.models.bundle import Vae
+from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.parameterization.latent_format import LatentFormat
 
 GREY = 0.5
 """The value of pixels that are hidden from the network."""
 STRENGTH = "vace_strength"
 """Name of the control's strength [B] among a conditioning's further inputs; without it, 1."""
+
+
+def takes_control(model: DiffusionModel) -> bool:
+    """Whether a model is Wan VACE, whose concat is a control."""
+    return model.family is not None and model.family.name == "WAN21_Vace"
 
 
 def control_latents(vae: Vae, form: LatentFormat, video: Tensor, mask: Tensor, references: Tensor | None) -> Tensor:

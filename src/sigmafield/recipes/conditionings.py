@@ -12,7 +12,7 @@ from sigmafield.core.conditioning import Area, Cond, fit
 from sigmafield.core.resize import resize_mask
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.vace import control_latents, control_mask, control_of
+from sigmafield.models.vace import control_latents, control_mask, control_of, takes_control
 from sigmafield.recipes.editing import Shown, encoded
 from sigmafield.recipes.image_io import resized, to_tensor
 from sigmafield.recipes.inputs import Inputs
@@ -147,7 +147,7 @@ def concat_of(pipe: Pipeline, inputs: Inputs, size: tuple[int, int], frames: int
     model, mask = pipe.model, mask_of(pipe.model, inputs, size)
     if not inpaints(model):
         return None
-    if model.family is not None and model.family.name == "WAN21_Vace":
+    if takes_control(model):
         return _control_of(pipe, inputs, mask, size, frames)
     filling = model.concat == model.latent.channels + model.latent.factor**2
     if not filling and model.concat != 1 + model.latent.channels:

@@ -7,8 +7,9 @@ from typing import Annotated
 import torch
 
 from sigmafield.comfyui.declare import node
+from sigmafield.comfyui.nodes.latents import Batch, Side16, empty_video
 from sigmafield.comfyui.nodes.vision import SeenValue
-from sigmafield.comfyui.nodes.wan import EACH, OUTPUTS, Batch, Length, Side16, both, fitted, seen
+from sigmafield.comfyui.nodes.wan import OUTPUTS, Length, both, fitted, seen
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Conditioning, Image, Latent, Vae
 from sigmafield.core.annotations import Range
@@ -42,8 +43,7 @@ def empty_hunyuan_video15_latent(
         length: Number of frames: 1 more than a multiple of 4.
         batch_size: Number of videos.
     """
-    frames, factor = (length - 1) // EACH + 1, VIDEO_FACTOR
-    return {"samples": torch.zeros(batch_size, VIDEO_CHANNELS, frames, height // factor, width // factor)}
+    return empty_video(VIDEO_CHANNELS, VIDEO_FACTOR, width, height, length, batch_size)
 
 
 @node("HunyuanVideo15ImageToVideo", "model/conditioning/hunyuan", outputs=OUTPUTS, version=3)

@@ -74,7 +74,22 @@ def empty_hunyuan_latent_video(
         length: Number of frames: 1 more than a multiple of 4.
         batch_size: Number of videos.
     """
-    return {"samples": torch.zeros(batch_size, 16, (length - 1) // 4 + 1, height // 8, width // 8)}
+    return empty_video(16, 8, width, height, length, batch_size)
+
+
+def empty_video(channels: int, factor: int, width: int, height: int, length: int, batch: int, each: int = 4) -> Latent:
+    """Empty latents of videos.
+
+    Args:
+        channels: Their channels.
+        factor: Pixels per latent position along a side.
+        width: Width in pixels.
+        height: Height in pixels.
+        length: Number of frames.
+        batch: Number of videos.
+        each: Frames per latent frame, after the first.
+    """
+    return {"samples": torch.zeros(batch, channels, (length - 1) // each + 1, height // factor, width // factor)}
 
 
 @node("LatentUpscale", "latent", title="Upscale Latent")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sigmafield.comfyui.conditioning import changed
 from sigmafield.comfyui.declare import node
+from sigmafield.comfyui.nodes.latents import Batch, empty_video
 from sigmafield.comfyui.nodes.model_sampling import model_sampling_flux
 from sigmafield.comfyui.nodes.wan import fitted
 from sigmafield.comfyui.sockets import Input
@@ -22,11 +23,10 @@ from sigmafield.spatial.inpaint import fit_mask
 
 Side = Annotated[int, Range(64, 16384), Input(step=32)]
 Length = Annotated[int, Range(1, 16384), Input(step=8)]
-Batch = Annotated[int, Range(1, 4096)]
 CHANNELS, EACH, FACTOR = 128, 8, 32
 """Channels of latents; frames per latent frame, after the first; pixels per latent position."""
 TOKENS = 4096
-"""Latent positions that a shift is for where there is no latent."""
+"""Latent positions for which a shift is computed when no latent is given."""
 
 
 @node("EmptyLTXVLatentVideo", "model/latent/video/ltxv", version=3)
@@ -41,19 +41,7 @@ def empty_ltxv_latent_video(
         length: Number of frames: 1 more than a multiple of 8.
         batch_size: Number of videos.
     """
-    return blank((batch_size, CHANNELS, length, height, width), EACH, FACTOR)
-
-
-def blank(shape: tuple[int, int, int, int, int], each: int, factor: int) -> Latent:
-    """Empty latents of videos.
-
-    Args:
-        shape: [B, channels, frames, height, width], the last three in pixels.
-        each: Frames per latent frame, after the first.
-        factor: Pixels per latent position along a side.
-    """
-    batch, channels, length, height, width = shape
-    return {"samples": torch.zeros(batch, channels, (length - 1) // each + 1, height // factor, width // factor)}
+    return empty_video(CHANNELS, FACTOR, width, height, length, batch_size, EACH)
 
 
 @node("LTXVConditioning", "model/conditioning/ltxv", outputs=("positive", "negative"), version=3)
@@ -97,7 +85,7 @@ def ltxv_img_to_video(
         batch_size: Number of videos.
         strength: How far the frames are kept: 1 = unchanged.
     """
-    empty = blank((batch_size, vae.channels, length, height, width), vae.frame_factor or EACH, vae.factor)
+    empty = empty_video(vae.channels, vae.factor, width, height, length, batch_size, vae.frame_factor or EACH)
     return positive, negative, begun(vae, image, empty, strength)
 
 

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from sigmafield.comfyui.conditioning import changed
 from sigmafield.comfyui.declare import node
+from sigmafield.comfyui.nodes.latents import Batch, Side16, empty_video
 from sigmafield.comfyui.nodes.vision import SeenValue
 from sigmafield.comfyui.scaling import scaled
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Conditioning, Image, Latent, Vae
 from sigmafield.core.annotations import Range
 
-Side16 = Annotated[int, Range(16, 16384), Input(step=16)]
 Side32 = Annotated[int, Range(32, 16384), Input(step=32)]
-Batch = Annotated[int, Range(1, 4096)]
 Length = Annotated[int, Range(1, 16384), Input(step=4)]
 OUTPUTS = ("positive", "negative", "latent")
 EACH = 4
@@ -52,7 +51,7 @@ def wan_image_to_video(
         start_image: The first frames.
         ref_pad_image: An image in place of grey after them.
     """
-    latent = empty(16, 8, width, height, length, batch_size)
+    latent = empty_video(16, 8, width, height, length, batch_size)
     if start_image is None:
         return both(positive, negative, latent, seen(clip_vision_output))
     start, video = fitted(start_image[:length], width, height), grey(length, width, height)
@@ -93,7 +92,7 @@ def wan_first_last_frame_to_video(
         start_image: The first frames.
         end_image: The last frames.
     """
-    latent = empty(vae.channels, vae.factor, width, height, length, batch_size)
+    latent = empty_video(vae.channels, vae.factor, width, height, length, batch_size)
     video = grey(length, width, height)
     frames, *space = latent["samples"].shape[2:]
     mask = torch.ones(1, 1, EACH * frames, *space)
@@ -162,18 +161,13 @@ def wan22_image_to_video_latent(
         start_image: The first frames.
     """
     if start_image is None:
-        return empty(48, 16, width, height, length, 1)
-    made = empty(48, 16, width, height, length, batch_size)
+        return empty_video(48, 16, width, height, length, 1)
+    made = empty_video(48, 16, width, height, length, batch_size)
     samples = made["samples"]
     start = vae.encode(fitted(start_image[:length], width, height).movedim(0, 1)[None]).cpu()
     mask = torch.ones_like(samples[:, :1])
     samples[:, :, : start.shape[2]], mask[:, :, : start.shape[2]] = start, 0
     return {"samples": samples, "noise_mask": mask}
-
-
-def empty(channels: int, factor: int, width: int, height: int, length: int, batch: int) -> Latent:
-    """Empty latents of a video."""
-    return {"samples": torch.zeros(batch, channels, (length - 1) // EACH + 1, height // factor, width // factor)}
 
 
 def fitted(images: Tensor, width: int, height: int) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from sigmafield.comfyui.conditioning import changed
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.nodes.editing import shown
+from sigmafield.comfyui.nodes.latents import Batch, Side16, empty_video
 from sigmafield.comfyui.nodes.vision import SeenValue
-from sigmafield.comfyui.nodes.wan import EACH, OUTPUTS, Batch, Length, Side16, both, empty, fitted, seen
+from sigmafield.comfyui.nodes.wan import EACH, OUTPUTS, Length, both, fitted, seen
 from sigmafield.comfyui.scaling import scaled
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Conditioning, Image, Latent, Mask, Vae
@@ -60,7 +61,7 @@ def wan_vace_to_video(
     count = 0 if image is None else len(image)
     frames = control_latents(vae, form_of(vae), as_video(video), as_video(mask), image).cpu()
     cells = control_mask(mask.movedim(0, 1)[None], 8, count)
-    latent = empty(16, 8, width, height, length + EACH * count, batch_size)
+    latent = empty_video(16, 8, width, height, length + EACH * count, batch_size)
     made = [steered(each, frames, cells, strength) for each in (positive, negative)]
     return made[0], made[1], latent, count
 
@@ -108,7 +109,7 @@ def wan_fun_control_to_video(
         start_image: The first frames.
         control_video: Edges, poses or depth of each frame.
     """
-    latent = empty(16, 8, width, height, length, batch_size)
+    latent = empty_video(16, 8, width, height, length, batch_size)
     space = latent["samples"].shape[2:]
     parts = [begun(vae, video, length, width, height, space) for video in (control_video, start_image)]
     more = {"concat_latent_image": torch.cat(parts, dim=1)} | seen(clip_vision_output)
@@ -140,7 +141,7 @@ def wan22_fun_control_to_video(
         ref_image: The image.
         control_video: Edges, poses or depth of each frame.
     """
-    latent = empty(vae.channels, vae.factor, width, height, length, batch_size)
+    latent = empty_video(vae.channels, vae.factor, width, height, length, batch_size)
     frames, *space = latent["samples"].shape[2:]
     control = begun(vae, control_video, length, width, height, (frames, *space))
     more: dict[str, Any] = {

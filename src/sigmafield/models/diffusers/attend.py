@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -13,24 +13,35 @@ from torch import Tensor
 from sigmafield.core.conditioning import ImagePrompt
 from sigmafield.models.diffusers.flux_tokens import PATCH
 
+Hooks = Callable[[Any, ImagePrompt, int], Sequence[Any]]
+"""(what an adapter's layer adds to, the image, the layer's number) → handles of hooks that add it."""
+
 
 @contextmanager
-def attending_unet(unet: Any, prompts: Sequence[ImagePrompt]) -> Iterator[None]:
-    """The UNet attends to images in its cross-attentions, before their last projection, while the context is open."""
+def attending(network: Any, prompts: Sequence[ImagePrompt], hooks: Hooks) -> Iterator[None]:
+    """The network attends to images while the context is open.
+
+    Args:
+        network: The network's module.
+        prompts: The images.
+        hooks: Puts hooks on the module that a layer is named after.
+    """
     handles = list[Any]()
     try:
         for prompt in prompts:
             for k, name in enumerate(prompt.adapter.layers):
                 if prompt.weights[k]:
-                    handles.append(unet.get_submodule(name).register_forward_hook(_added(prompt, k), with_kwargs=True))
+                    handles += hooks(network.get_submodule(name), prompt, k)
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _added(prompt: ImagePrompt, layer: int) -> Any:
-    def hook(attention: Any, args: Any, kwargs: Any, out: Tensor) -> Tensor:
+def on_cross_attention(attention: Any, prompt: ImagePrompt, layer: int) -> list[Any]:
+    """A hook on a UNet's cross-attention: the image is attended to before its last projection."""
+
+    def add(attention: Any, args: Any, kwargs: Any, out: Tensor) -> Tensor:
         x = args[0] if args else kwargs["hidden_states"]
         seen = _seen(attention, attention.to_q(x), prompt, layer)
         if prompt.mask is not None:
@@ -39,26 +50,11 @@ def _added(prompt: ImagePrompt, layer: int) -> Any:
         made = last(seen) if last.bias is None else last(seen) - last.bias
         return out + prompt.weights[layer] * made / attention.rescale_output_factor
 
-    return hook
+    return [attention.register_forward_hook(add, with_kwargs=True)]
 
 
-@contextmanager
-def attending_flux(transformer: Any, prompts: Sequence[ImagePrompt]) -> Iterator[None]:
-    """Flux attends to images in its joint blocks, with queries that have no position, while the context is open."""
-    handles = list[Any]()
-    try:
-        for prompt in prompts:
-            for k, name in enumerate(prompt.adapter.layers):
-                if prompt.weights[k]:
-                    handles += _on_block(transformer.get_submodule(name), prompt, k)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _on_block(block: Any, prompt: ImagePrompt, layer: int) -> list[Any]:
-    """Hooks on a joint block: what its attention adds to the image's tokens is added after the block."""
+def on_joint_block(block: Any, prompt: ImagePrompt, layer: int) -> list[Any]:
+    """Hooks on Flux's joint block, whose queries attend without a position; the result is added after the block."""
     found = list[Tensor]()
 
     def look(attention: Any, args: Any, kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.diffusers.attend import attending_unet
+from sigmafield.models.diffusers.attend import attending, on_cross_attention
 from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
 from sigmafield.models.diffusers.control import fitting, residuals
 from sigmafield.models.diffusers.refiner import refiner_encoder
@@ -92,7 +92,7 @@ def forward(unet: Any, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     x, text = x.to(unet.dtype), cond.embeds.to(unet.dtype)
     added = residuals(x, t, cond)
     wide = x if cond.concat is None else torch.cat([x, cond.concat.to(x)], dim=1)
-    with attending_unet(unet, cond.image_prompts):
+    with attending(unet, cond.image_prompts, on_cross_attention):
         out = unet(
             wide,
             t,

@@ -1,4 +1,4 @@
-"""Definitions of node classes, read from the workflows that use them, for classes of which there are no others.
+"""Definitions of node classes that the server does not offer, read from the workflows that use them.
 
 A workflow's nodes say the names and types of their links, the values of their widgets and, in newer files, the names of
 these. That gives no ranges and no defaults, but entries of `/object_info` from which a converter knows which value

@@ -64,7 +64,7 @@ def metric_of(name: str) -> Metric:
     """A metric by its name, or a function by "module:function".
 
     Raises:
-        ValueError: There is no such metric, module or function.
+        ValueError: The metric, module or function does not exist.
     """
     if ":" not in name:
         if name not in METRICS:
@@ -84,7 +84,7 @@ def column_of(name: str) -> Column:
     """What the column of a metric is called: a function of your own has its name and the first line of its docstring.
 
     Raises:
-        ValueError: There is no such metric, module or function.
+        ValueError: The metric, module or function does not exist.
     """
     about = (metric_of(name).__doc__ or "").partition("\n")[0]
     return Column(LABELS.get(name, name.rpartition(":")[2].replace("_", " ")), about)

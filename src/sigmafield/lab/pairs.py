@@ -39,7 +39,7 @@ def rows_named(table: DataFrame, text: str) -> DataFrame:
         text: COLUMN=VALUE, separated by commas, for enough columns to leave one row per seed.
 
     Raises:
-        ValueError: It has another form, there is no such column or value, or a seed has several rows.
+        ValueError: The text has another form, a column or value does not exist, or a seed has several rows.
     """
     rows = table
     for part in names_in("an arm", text):
@@ -71,7 +71,7 @@ def pair(table: DataFrame, column: str, a: str, b: str) -> Pair:
         b: The second arm.
 
     Raises:
-        ValueError: There is no such column or arm, or the arms share no seed.
+        ValueError: The column or an arm does not exist, or the arms share no seed.
     """
     if column not in table.columns or not table[column].dtype.is_numeric():
         numbers = [name for name in table.columns if table[name].dtype.is_numeric()]

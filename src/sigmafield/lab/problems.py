@@ -92,7 +92,7 @@ def data_set(path: Path) -> GaussianMixture:
             from 0.03 to 15.
 
     Raises:
-        ValueError: There is no such file, or it has something else.
+        ValueError: The file does not exist, or holds something else.
     """
     try:
         found = np.load(path, allow_pickle=False)

@@ -49,7 +49,7 @@ def with_glyphs(source: Source, text: TextEncoder, quoted: Callable[[str], list[
 
 
 def tokens(texts: Sequence[str], length: int) -> list[int]:
-    """ByT5's ids of texts, cut or padded to a length; padding alone where there are none."""
+    """ByT5's ids of texts, cut or padded to a length; an empty list gives only padding."""
     line = "".join(f'Text "{text}". ' for text in texts)
     ids = [*(FIRST + byte for byte in line.encode()[: length - 1]), END] if texts else []
     return ids + [0] * (length - len(ids))

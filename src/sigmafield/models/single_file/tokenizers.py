@@ -35,7 +35,7 @@ def unpack_own(path: Path, folder: Path, config: Path) -> Path:
     The file holds the tokenizer, or there is one next to it: NAME.tokenizer.json for NAME.safetensors.
 
     Raises:
-        ValueError: There is no tokenizer, or it is of another kind.
+        ValueError: The file has no tokenizer with it, or one of another kind.
     """
     text, sibling = None, path.with_suffix(".tokenizer.json")
     if path.suffix.lower() != ".gguf":

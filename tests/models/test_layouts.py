@@ -14,10 +14,10 @@ pytest.importorskip("diffusers")
 import true_layouts
 from small_models import randomise
 
-from sigmafield.models.single_file import shapes as shapes_of
 from sigmafield.models.single_file.convert import converted
 from sigmafield.models.single_file.layouts import recognise
 from sigmafield.models.single_file.shapes import derived
+from sigmafield.models.single_file.transformer_shapes import TRANSFORMERS
 
 STORED = Path(__file__).parents[1] / "data" / "layouts"
 
@@ -125,7 +125,7 @@ def test_transformers_keep_their_values(family: str) -> None:
     module = randomise(part.from_config(config))
     weights = {"sd3": true_layouts.names.sd3, "flux": true_layouts.names.flux}[family](module, "")
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    told = {"sd3": shapes_of.sd3, "flux": shapes_of.flux}[family](shapes)
+    told = TRANSFORMERS[family](shapes)
     want = {key: list(value) if isinstance(value, tuple) else value for key, value in small.items()}
     assert {key: told[key] for key in told.keys() & want.keys()} == {k: v for k, v in want.items() if k in told}
     got = converted(part.__name__, weights, config, family)

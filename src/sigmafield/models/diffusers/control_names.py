@@ -8,7 +8,7 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from torch import Tensor
 
 from sigmafield.models.single_file.convert import left_over
-from sigmafield.models.single_file.shapes import count
+from sigmafield.models.single_file.layouts import count
 
 Weights = dict[str, Tensor]
 

@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from sigmafield.models.single_file.layouts import Shapes
-from sigmafield.models.single_file.shapes import count
+from sigmafield.models.single_file.layouts import Shapes, count
 
 TIME = 256
 """Width of the embedding of each of SDXL's six numbers."""

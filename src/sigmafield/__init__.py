@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sigmafield.models.diffusion_model import DiffusionModel
     from sigmafield.models.inspection.inspect import inspect
     from sigmafield.models.inspection.report import Inspected
-    from sigmafield.models.load import load, load_control, load_ip_adapter, load_vision
+    from sigmafield.models.load import load
+    from sigmafield.models.load_parts import load_control, load_ip_adapter, load_vision
     from sigmafield.models.text.encoder import TextEncoder
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
@@ -88,8 +89,8 @@ _HOME = {
     "models.diffusion_model": ("DiffusionModel",),
     "models.inspection.inspect": ("inspect",),
     "models.inspection.report": ("Inspected",),
-    "models.load": (
-        "load",
+    "models.load": ("load",),
+    "models.load_parts": (
         "load_control",
         "load_ip_adapter",
         "load_vision",

@@ -20,7 +20,8 @@ from sigmafield.core.predict import predict
 from sigmafield.core.protocols import Ctx
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load, load_control
+from sigmafield.models.load import load
+from sigmafield.models.load_parts import load_control
 from sigmafield.recipes.ksampler import open_run
 from sigmafield.runs.run import finish
 

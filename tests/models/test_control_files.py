@@ -21,7 +21,8 @@ import original_controls as original
 from sigmafield.core.conditioning import Cond, Control
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.control_transformer import fitting_transformer
-from sigmafield.models.load import load, load_control
+from sigmafield.models.load import load
+from sigmafield.models.load_parts import load_control
 from sigmafield.models.weights.layers import PackedLayer
 
 DRAW = torch.Generator().manual_seed(0)

@@ -20,7 +20,7 @@ from sigmafield.comfyui.nodes.ksampler import ksampler
 from sigmafield.comfyui.nodes.prompts import clip_text_encode, clip_text_encode_hidream
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load_network, load_text
+from sigmafield.models.load_parts import load_network, load_text
 
 pytest.importorskip("diffusers")
 Family = Callable[[str], tuple[Path, Any]]

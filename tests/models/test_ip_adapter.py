@@ -18,7 +18,7 @@ from sigmafield.core.conditioning import fit, transformed
 from sigmafield.core.geometry import Box
 from sigmafield.core.views import crop, samples
 from sigmafield.models.ip_adapter import weights_of
-from sigmafield.models.load import load_ip_adapter
+from sigmafield.models.load_parts import load_ip_adapter
 from sigmafield.models.vision import Seen
 
 pytest.importorskip("diffusers")

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 import sigmafield as sf
 from sigmafield.core.conditioning import Control
-from sigmafield.models.load import load_control
+from sigmafield.models.load_parts import load_control
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.steering import Steering
 from sigmafield.runs.run import finish

@@ -28,7 +28,7 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import Flow
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load_network, load_text, load_vae
+from sigmafield.models.load_parts import load_network, load_text, load_vae
 from sigmafield.models.lora.read import read_lora
 from sigmafield.models.references import with_references
 

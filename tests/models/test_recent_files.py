@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load_network, load_text, load_vae
+from sigmafield.models.load_parts import load_network, load_text, load_vae
 from sigmafield.models.lora.read import read_lora
 from sigmafield.models.single_file.layouts import recognise
 from sigmafield.models.single_file.shapes import derived

@@ -21,7 +21,8 @@ from torch.testing import assert_close
 from command_line import run
 from sigmafield import generate
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load, load_network
+from sigmafield.models.load import load
+from sigmafield.models.load_parts import load_network
 from sigmafield.models.scheduler_config import sampling_of
 from sigmafield.parameterization.prediction import PREDICTIONS
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from sigmafield.models.load import load_text
+from sigmafield.models.load_parts import load_text
 from sigmafield.models.single_file.tekken import tokenizer_json
 
 pytest.importorskip("diffusers")

@@ -18,7 +18,8 @@ from torch.testing import assert_close
 from video_names import ltx_checkpoint, ltx_vae_name, published
 
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load, load_network, load_text
+from sigmafield.models.load import load
+from sigmafield.models.load_parts import load_network, load_text
 from sigmafield.models.lora.read import read_lora
 from sigmafield.models.single_file.convert import converted
 from sigmafield.models.single_file.layouts import recognise

@@ -13,7 +13,7 @@ from sigmafield.comfyui.nodes.vision import (
     style_model_apply,
     style_model_loader,
 )
-from sigmafield.models.load import load_vision
+from sigmafield.models.load_parts import load_vision
 from sigmafield.models.vision import load_style
 
 pytest.importorskip("diffusers")

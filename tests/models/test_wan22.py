@@ -22,7 +22,8 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.core.process import Flow
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load, load_network
+from sigmafield.models.load import load
+from sigmafield.models.load_parts import load_network
 from sigmafield.recipes.ksampler import open_run
 from sigmafield.recipes.mods import parse_mods
 from sigmafield.recipes.tiling import rule_of

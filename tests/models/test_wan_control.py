@@ -30,7 +30,8 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.guidance.guider import Guider
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.load import load, load_network
+from sigmafield.models.load import load
+from sigmafield.models.load_parts import load_network
 from sigmafield.models.lora.read import read_lora
 from sigmafield.models.references import with_references
 from sigmafield.models.vace import STRENGTH, control_latents, control_mask, control_of

@@ -21,7 +21,7 @@ from sigmafield.comfyui.validation import validate
 from sigmafield.comfyui.workflow.classes import known_classes
 from sigmafield.comfyui.workflow.files import read_workflow
 from sigmafield.comfyui.workflow.value import Workflow
-from sigmafield.models.load import choose_device
+from sigmafield.models.devices import choose_device
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sigmafield.core.conditioning import Control, ControlNetwork, Window
 from sigmafield.core.recent import Recent
 from sigmafield.models.bundle import Pipeline, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.load import load_control
+from sigmafield.models.load_parts import load_control
 from sigmafield.models.missing import NO_TEXT
 from sigmafield.recipes.steering import Loading, each_time
 

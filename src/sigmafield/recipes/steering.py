@@ -11,7 +11,7 @@ from torch import Tensor
 from sigmafield.core.conditioning import Control, ImagePrompt
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import no_controls
-from sigmafield.models.load import load_control, load_ip_adapter, load_vision
+from sigmafield.models.load_parts import load_control, load_ip_adapter, load_vision
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import AdapterImage
 from sigmafield.recipes.recipe import Recipe

@@ -11,8 +11,8 @@ from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 from sigmafield.models.bundle import Pipeline
+from sigmafield.models.devices import choose_device
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.models.load import choose_device
 from sigmafield.models.load import load as load_model
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import Lora, MachineOptions

@@ -17,7 +17,8 @@ from sigmafield.core.annotations import Range
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import INDEX, SHIPPED
-from sigmafield.models.load import load, load_network, load_text, load_vae
+from sigmafield.models.load import load
+from sigmafield.models.load_parts import load_network, load_text, load_vae
 from sigmafield.models.missing import NO_TEXT, NO_VAE
 from sigmafield.models.text.encoder import TextEncoder
 

@@ -11,7 +11,7 @@ from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.sockets import Input, Socket, files
 from sigmafield.comfyui.values import Conditioning, Image
 from sigmafield.core.annotations import Range
-from sigmafield.models.load import load_vision
+from sigmafield.models.load_parts import load_vision
 from sigmafield.models.vision import Redux, Seen, VisionEncoder, load_style
 
 ClipVision = Annotated[VisionEncoder, Socket("CLIP_VISION")]

@@ -11,10 +11,10 @@ from PIL import Image
 
 import sigmafield as sf
 from sigmafield.models.text.encoder import TextEncoder
-from sigmafield.recipes.build import size_of
 from sigmafield.recipes.image_io import to_images
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import Detail, Tiling
+from sigmafield.recipes.sizes import size_of
 from sigmafield.recipes.tiling import WINDOWS
 from small_network import small_model
 

@@ -11,11 +11,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from sigmafield.core.geometry import Box
-from sigmafield.recipes.build import Job, size_of, strengths_of
+from sigmafield.recipes.build import Job, strengths_of
 from sigmafield.recipes.image_io import resized
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.options import AUTO
 from sigmafield.recipes.output import save_image
+from sigmafield.recipes.sizes import size_of
 from sigmafield.recipes.tiling import cover_of, leaves_of
 from sigmafield.runs.files import write_whole
 from sigmafield.spatial.sigma_field import strength_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 
 import torch
 from PIL import Image
@@ -24,28 +23,26 @@ from sigmafield.noise.sources import generator_of, initial_noise
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
 from sigmafield.recipes.conditionings import Prompts, concat_of, mask_of, prompts_of
-from sigmafield.recipes.editing import proportioned, shown_of
-from sigmafield.recipes.framing import corner_of, cut
+from sigmafield.recipes.editing import shown_of
+from sigmafield.recipes.framing import corner_of
 from sigmafield.recipes.groups import number, spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
 from sigmafield.recipes.inputs import Inputs, notes_of
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window
-from sigmafield.recipes.limits import check_canvas, check_shown
+from sigmafield.recipes.limits import check_canvas, check_shown, check_side
 from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.options import AUTO
 from sigmafield.recipes.paste_back import PasteBack
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.sizes import frames_of, middle_of, size_notes, size_of
 from sigmafield.recipes.steering import Steering
 from sigmafield.recipes.tiling import (
-    check_multiple,
     leaf_strengths,
     leaves_of,
     rows_of,
     rule_of,
     shown_size,
     tiled_guider,
-    unit_of,
-    unit_words,
     vae_for,
 )
 from sigmafield.runs.finite import check_decoded
@@ -127,7 +124,7 @@ def open_single(recipe: Recipe, pipe: Pipeline, inputs: Inputs, steering: Steeri
     frames = frames_of(recipe, pipe.model, inputs)
     check_canvas(pipe.model, size, recipe.batch, frames)
     check_shown(pipe.model, shown)
-    check_side(recipe, pipe.model, shown)
+    check_side(pipe.model, shown)
     model = model_of(recipe, pipe.model, shown)
     pipe = replace(pipe, model=model, vae=vae_for(recipe.tiling, pipe.vae, size))
 
@@ -230,57 +227,6 @@ def strengths_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs, size: tu
     return low + (1 - low) * inputs.denoise_map.double()
 
 
-def size_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> tuple[int, int]:
-    """(height, width) of the images: asked for, or the image's, cut to what the model needs or enlarged, or its own.
-
-    Without an image, a model draws as many pixels as it was trained for in the proportions of the first reference.
-
-    Raises:
-        ValueError: A side that was asked for is not a multiple of what the model needs, or the image is smaller.
-    """
-    unit, whose = unit_of(model), ""
-    if recipe.width and recipe.height:
-        height, width = recipe.height, recipe.width
-    elif inputs.frames:
-        width, height = (enlarged(side, recipe.scale, unit) for side in inputs.frames[0].size)
-        whose = "the image's "
-    elif inputs.references:
-        height, width = proportioned(inputs.references[0], prod(model.size), unit)
-    else:
-        height, width = model.size
-    check_multiple(f"{whose}width", width, unit, unit_words(model))
-    check_multiple(f"{whose}height", height, unit, unit_words(model))
-    return height, width
-
-
-def check_side(recipe: Recipe, model: DiffusionModel, shown: tuple[int, int]) -> None:
-    """Raise ValueError for sides beyond the network's position embeddings."""
-    for name, value in zip(("height", "width"), shown):
-        if model.max_side and value > model.max_side:
-            raise ValueError(f"{name} must be at most {model.max_side}, where the network's positions end; got {value}")
-
-
-def enlarged(side: int, scale: float, unit: int) -> int:
-    """A side times a scale, as the nearest multiple of a unit; at a scale of 1 as the largest that it holds."""
-    if scale == 1:
-        return side // unit * unit or side
-    return max(round(side * scale / unit), 1) * unit
-
-
-def middle_of(recipe: Recipe, inputs: Inputs, size: tuple[int, int]) -> Inputs:
-    """The inputs as a run of (height, width) sees them: cut where the image gives the size, else as they are."""
-    return inputs if recipe.width or recipe.scale != 1 else cut(inputs, size)
-
-
-def size_notes(model: DiffusionModel, given: Inputs, inputs: Inputs) -> list[str]:
-    """Says that an image is cut, and why."""
-    if not inputs.frames or inputs.frames[0].size == given.frames[0].size:
-        return []
-    (width, height), (w, h) = given.frames[0].size, inputs.frames[0].size
-    why = f"sides are multiples of {unit_words(model)}"
-    return [f"of the image's {width}x{height} pixels the middle {w}x{h} are drawn: {why}; a size resizes it instead"]
-
-
 def paste_of(recipe: Recipe, given: Inputs, inputs: Inputs, size: tuple[int, int]) -> PasteBack:
     """What puts a result of (height, width) into the input image, which is resized where the result has another size.
 
@@ -297,24 +243,6 @@ def paste_of(recipe: Recipe, given: Inputs, inputs: Inputs, size: tuple[int, int
         frames = [resized(frame, (height, width)) for frame in given.frames]
         return PasteBack(frames, mask, corner_of((height, width), size), recipe.match_colours)
     return PasteBack([resized(frame, size) for frame in given.frames], mask, match_colours=recipe.match_colours)
-
-
-def frames_of(recipe: Recipe, model: DiffusionModel, inputs: Inputs) -> int:
-    """Number of frames: asked for, or the image's, or the model's own.
-
-    Raises:
-        ValueError: The model cannot draw this many, or the input animation has fewer.
-    """
-    source, step = inputs.frames, model.latent.frame_factor
-    frames = recipe.frames or (len(source) if model.latent.axes == 3 else 1) or model.frames
-    if model.latent.axes != 3 and frames != 1:
-        raise ValueError(f"frames must be 1, since {model.name} draws images and not videos; got {frames}")
-    if (frames - 1) % step:
-        low = (frames - 1) // step * step + 1
-        raise ValueError(f"frames must be 1 more than a multiple of {step}; got {frames}: try {low} or {low + step}")
-    if 1 < len(source) < frames:
-        raise ValueError(f"frames must be at most those of {recipe.image}, which has {len(source)}; got {frames}")
-    return frames
 
 
 def source_latent(recipe: Recipe, pipe: Pipeline, inputs: Inputs, size: tuple[int, int]) -> Latent:

@@ -48,6 +48,13 @@ def check_shown(model: DiffusionModel, shown: tuple[int, int]) -> None:
         )
 
 
+def check_side(model: DiffusionModel, shown: tuple[int, int]) -> None:
+    """Raise ValueError for sides beyond the network's position embeddings."""
+    for name, value in zip(("height", "width"), shown):
+        if model.max_side and value > model.max_side:
+            raise ValueError(f"{name} must be at most {model.max_side}, where the network's positions end; got {value}")
+
+
 def memory() -> float | None:
     """The machine's memory in GiB; None where the system does not say."""
     try:

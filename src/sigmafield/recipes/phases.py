@@ -20,7 +20,7 @@ from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import generator_of, initial_noise, seed_word
 from sigmafield.noise.spectrum import parse_filter
-from sigmafield.recipes.build import Job, guider_of, levels_of, middle_of, model_of, size_notes, size_of, source_latent
+from sigmafield.recipes.build import Job, guider_of, levels_of, model_of, source_latent
 from sigmafield.recipes.conditionings import Prompts, prompts_of
 from sigmafield.recipes.groups import number, spec, spec_or_none
 from sigmafield.recipes.inputs import Inputs
@@ -28,6 +28,7 @@ from sigmafield.recipes.ksampler import open_run
 from sigmafield.recipes.limits import check_canvas, check_shown
 from sigmafield.recipes.options import DemoFusion
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.recipes.sizes import middle_of, size_notes, size_of
 from sigmafield.recipes.steering import Steering
 from sigmafield.recipes.tiling import vae_for
 from sigmafield.runs.level_noise import KeyedLevels

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sigmafield.core.conditioning import Area, Cond, Control, Residuals, covering, fit, transformed
+from sigmafield.core.conditioning import Area, Cond, Control, Residuals
+from sigmafield.core.fitting import covering, fit, transformed
 from sigmafield.core.geometry import Box
 from sigmafield.core.grid import Grid
-from sigmafield.core.predict import box_of, place, predict
+from sigmafield.core.placement import box_of, place
+from sigmafield.core.predict import predict
 from sigmafield.core.protocols import Ctx
 from sigmafield.core.views import crop, positions, roll, samples, stride
 from sigmafield.parameterization.families import family

@@ -8,7 +8,8 @@ import torch
 from sigmafield.core.conditioning import Area, Cond
 from sigmafield.core.geometry import Box
 from sigmafield.core.grid import Grid
-from sigmafield.core.predict import place, predict, weight
+from sigmafield.core.placement import place, weight
+from sigmafield.core.predict import predict
 from sigmafield.core.process import VE
 from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.guidance.guider import DualGuider, Guider, PerpNegGuider

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sigmafield.core.conditioning import Area, Cond, Control, fit
+from sigmafield.core.conditioning import Area, Cond, Control
+from sigmafield.core.fitting import fit
 from sigmafield.core.grid import Grid
 from sigmafield.core.predict import predict
 from sigmafield.core.protocols import Ctx

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import sigmafield as sf
 from sigmafield.cli.moved import with_moved
 from sigmafield.cli.parse import READERS
-from sigmafield.core.conditioning import fit, transformed
+from sigmafield.core.fitting import fit, transformed
 from sigmafield.core.geometry import Box
 from sigmafield.core.views import crop, samples
 from sigmafield.models.ip_adapter import weights_of

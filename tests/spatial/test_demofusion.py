@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, SYNCHRONOUS, Toy, drawn, sigmas_of
 
-from sigmafield.core.conditioning import Cond, Control, transformed
+from sigmafield.core.conditioning import Cond, Control
+from sigmafield.core.fitting import transformed
 from sigmafield.core.grid import Grid
 from sigmafield.core.protocols import Ctx, Pred
 from sigmafield.core.statistics import moments, standardised

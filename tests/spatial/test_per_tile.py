@@ -6,7 +6,8 @@ import pytest
 import torch
 from toys import NEGATIVE, POSITIVE, SAMPLINGS, Toy, cond, drawn, keyed, sigmas_of, started
 
-from sigmafield.core.conditioning import Area, Control, Residuals, fit
+from sigmafield.core.conditioning import Area, Control, Residuals
+from sigmafield.core.fitting import fit
 from sigmafield.core.geometry import Box, gaussian, grid_tiles
 from sigmafield.core.grid import Grid
 from sigmafield.guidance.guider import Guider

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sigmafield.core.conditioning import Control, ControlNetwork, Window
+from sigmafield.core.conditioning import Control, ControlNetwork
 from sigmafield.core.recent import Recent
+from sigmafield.core.time_windows import TimeWindow
 from sigmafield.models.bundle import Pipeline, Vae
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.load_parts import load_control
@@ -83,7 +84,7 @@ class Steering:
     net: ControlNetFile
     hint: Tensor
     strength: float
-    window: Window
+    window: TimeWindow
     vae: Vae | None
 
     def control(self, model: DiffusionModel) -> Control:

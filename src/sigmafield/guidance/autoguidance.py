@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sigmafield.core.arrays import Latent
 from sigmafield.core.linear import lincomb
-from sigmafield.core.predict import within
 from sigmafield.core.protocols import Model
+from sigmafield.core.time_windows import within
 from sigmafield.guidance.hooks import Asked, Preds, choose
 
 

@@ -9,7 +9,7 @@ import torch
 
 from sigmafield.core.arrays import Sigma
 from sigmafield.core.parameters import Range
-from sigmafield.core.predict import within
+from sigmafield.core.time_windows import within
 from sigmafield.guidance.hooks import Asked, Scale
 from sigmafield.guidance.registry import mod
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, ControlNetwork, spatial
+from sigmafield.core.conditioning import Cond, ControlNetwork
+from sigmafield.core.fitting import spatial
 from sigmafield.core.linear import filled, lincomb
 from sigmafield.core.process import per_sample
 from sigmafield.core.protocols import Call, Ctx, Network

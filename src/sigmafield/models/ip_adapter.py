@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigmafield.core.conditioning import ImagePrompt, Window
+from sigmafield.core.conditioning import ImagePrompt
+from sigmafield.core.time_windows import TimeWindow
 from sigmafield.models.vision import Seen, VisionEncoder
 
 Weight = float | Mapping[str, float]
@@ -68,7 +69,7 @@ class IPAdapter:
         images: Tensor,
         weight: Weight = 1.0,
         mask: Tensor | None = None,
-        window: Window = (None, None),
+        window: TimeWindow = (None, None),
     ) -> tuple[ImagePrompt, ImagePrompt]:
         """Gives what a prompt attends to, the images, and what a negative prompt attends to, an empty image.
 

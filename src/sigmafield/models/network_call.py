@@ -13,8 +13,8 @@ from torch import Tensor
 from sigmafield.core.arrays import Sigma
 from sigmafield.core.conditioning import Cond, Control, ImagePrompt, same_adapters, same_controls
 from sigmafield.core.linear import filled
-from sigmafield.core.predict import active
 from sigmafield.core.process import Clock, per_sample
+from sigmafield.core.time_windows import within
 
 
 def stack(conds: Sequence[Cond], each: int) -> Cond:
@@ -133,7 +133,7 @@ def acting(sigma: Sigma, cond: Cond, clock: Clock) -> Cond:
         return cond
 
     def acts(each: Control | ImagePrompt, what: str) -> bool:
-        inside = active(each, sigma, clock)
+        inside = within(each.window, sigma, clock)
         if inside.any() and not inside.all():
             raise ValueError(
                 f"{what} window ends between the noise levels of the samples; "

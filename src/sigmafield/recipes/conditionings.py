@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sigmafield.core.conditioning import Area, Cond, fit
+from sigmafield.core.conditioning import Area, Cond
+from sigmafield.core.fitting import fit
 from sigmafield.core.resize import resize_mask
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigmafield.core.conditioning import Cond, Prompt
 from sigmafield.core.geometry import Box, Tile, Window, leaf_tiles, mixture_gaussian, uniform
-from sigmafield.core.predict import box_of, place
+from sigmafield.core.placement import box_of, place
 from sigmafield.core.protocols import Denoiser, Model
 from sigmafield.core.tile_maps import painted
 from sigmafield.guidance.guider import Guider

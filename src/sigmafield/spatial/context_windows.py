@@ -17,7 +17,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, transformed
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.fitting import transformed
 from sigmafield.core.parameters import Range
 from sigmafield.core.process import Span
 from sigmafield.core.protocols import Ctx, Model

@@ -20,7 +20,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, transformed
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.fitting import transformed
 from sigmafield.core.geometry import Box
 from sigmafield.core.linear import lincomb
 from sigmafield.core.process import Flow

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, transformed
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.fitting import transformed
 from sigmafield.core.geometry import Tile, Window, shares, uniform
 from sigmafield.core.memory import Slot
-from sigmafield.core.predict import box_of, place, weight
+from sigmafield.core.placement import box_of, place, weight
 from sigmafield.core.protocols import Ctx, Denoiser, Pred
 from sigmafield.core.recent import Recent
 from sigmafield.core.views import crop, part

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
-from sigmafield.core.conditioning import Cond, transformed
+from sigmafield.core.conditioning import Cond
+from sigmafield.core.fitting import transformed
 from sigmafield.core.geometry import Tile, Tiles, Window, batches, check, grid_tiles, shares, uniform
 from sigmafield.core.memory import Memory, Slot
 from sigmafield.core.process import per_sample

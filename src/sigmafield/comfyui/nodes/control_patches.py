@@ -14,7 +14,8 @@ from sigmafield.comfyui.nodes.image_conditioning import hint_of
 from sigmafield.comfyui.sockets import Input, Socket, files
 from sigmafield.comfyui.values import Image, Mask, Model, Vae
 from sigmafield.core.annotations import Range
-from sigmafield.core.conditioning import Cond, Control, covering
+from sigmafield.core.conditioning import Cond, Control
+from sigmafield.core.fitting import covering
 from sigmafield.models.diffusion_model import DiffusionModel
 
 ModelPatch = Annotated[ControlNetFile, Socket("MODEL_PATCH")]

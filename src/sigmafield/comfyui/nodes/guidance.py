@@ -14,7 +14,7 @@ from sigmafield.comfyui.sockets import Input, Socket
 from sigmafield.comfyui.values import Conditioning, Model
 from sigmafield.comfyui.widgets import Cfg, Percent, Scale, Share, Strength
 from sigmafield.core.annotations import Range
-from sigmafield.core.predict import within
+from sigmafield.core.time_windows import within
 from sigmafield.guidance.hooks import Asked, Preds
 from sigmafield.guidance.hooks import Scale as GuidanceScale
 from sigmafield.guidance.registry import Mod

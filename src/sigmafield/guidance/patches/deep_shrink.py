@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.parameters import Range, Share
-from sigmafield.core.predict import within
 from sigmafield.core.protocols import Call, Network
 from sigmafield.core.resize import resize
+from sigmafield.core.time_windows import within
 from sigmafield.guidance.patches.module_hooks import Change, after, before, during
 from sigmafield.guidance.patches.unet_blocks import arrivals, inputs, mapped, outputs, unet
 from sigmafield.guidance.registry import mod

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.core.parameters import Range, Share
-from sigmafield.core.predict import within
 from sigmafield.core.protocols import Call, Network
 from sigmafield.core.statistics import TINY, std
+from sigmafield.core.time_windows import within
 from sigmafield.guidance.autoguidance import away
 from sigmafield.guidance.hooks import Asked, Preds, choose
 from sigmafield.guidance.patches.module_hooks import Change, during, instead

@@ -9,27 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.cloning import cloned
 from sigmafield.serve.device import Device
 from sigmafield.serve.figures import EngineFigures, own_memory
-from sigmafield.serve.files import JobFiles
-from sigmafield.serve.intake import check_room, digest_of, settled
-from sigmafield.serve.jobs import (
-    FINISHED,
-    UNFINISHED,
-    Conflict,
-    Event,
-    JobRecord,
-    Kind,
-    Status,
-    WrongState,
-    check_priority,
-)
+from sigmafield.serve.files import JobFiles, owned
+from sigmafield.serve.intake import admit, digest_of, settled
+from sigmafield.serve.jobs import FINISHED, UNFINISHED, Event, JobRecord, Kind, Status, WrongState, check_priority
 from sigmafield.serve.listeners import Listeners
-from sigmafield.serve.live import Stop
 from sigmafield.serve.recent import Recent, happened
 from sigmafield.serve.remote import RemoteDevice
 from sigmafield.serve.scheduler import Scheduler
@@ -68,11 +55,7 @@ class Engine:
         self.settings, self.workflows = settings, workflows
         self._root = folder / "jobs"
         self._root.mkdir(parents=True, exist_ok=True)
-        self._own = FileLock(folder / "lock", thread_local=False)
-        try:
-            self._own.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"another server uses the jobs in {folder}") from None
+        self._own = owned(folder)
         self._listeners = Listeners()
         self._recent = Recent()
         with ExitStack() as undo:
@@ -147,10 +130,8 @@ class Engine:
     def _added(self, record: JobRecord, digest: str) -> JobRecord:
         """A record in the store, or the one there with the same key."""
         seconds = self._scheduler.seconds(1)  # not in the transaction: who has the scheduler's lock may wait for it
-        found = self._store.add(record, digest, lambda: check_room(self._store, self.settings, record.owner, seconds))
+        found = admit(record, digest, self._store, self.settings, seconds)
         if found is not None:
-            if self._store.digest(found.id) != digest:
-                raise Conflict(f"key {found.key!r} was used before, for another request: job {found.id}")
             return self._scheduler.now(found)
         self._scheduler.wake()
         return record
@@ -173,22 +154,12 @@ class Engine:
         Raises:
             LookupError: The job `before` does not exist.
         """
-        if before is not None:
-            self._store.get(before)
         return [self._scheduler.now(record) for record in self._store.list(status, owner, limit, before)]
 
     def posted(
         self, owner: str, statuses: Sequence[Status], *, limit: int = -1, offset: int = 0, latest: bool = False
     ) -> list[JobRecord]:
-        """The prompts of ComfyUI's protocol that wait, run, or have a place in its history.
-
-        Args:
-            owner: Whose.
-            statuses: Those with one of these.
-            limit: How many at most; -1 is all.
-            offset: How many are skipped.
-            latest: Whether the latest is first, else the oldest.
-        """
+        """The prompts of ComfyUI's protocol that wait, run, or have a place in its history; see `Store.posted`."""
         found = self._store.posted(owner, statuses, limit, offset, latest)
         return [self._scheduler.now(record) for record in found]
 
@@ -215,45 +186,32 @@ class Engine:
             LookupError: The job does not exist.
             WrongState: It has ended.
         """
-        return self._stopped(id, "paused", "paused", ["queued", "running"])
+        return self._changed(id, self._scheduler.halt(id, "paused", ["queued", "running"]), "paused")
 
     def cancel(self, id: str) -> JobRecord:
         """End a job for good; one that runs stops after its step, and states are removed. Errors as for `pause`."""
-        return self._stopped(id, "cancelled", "cancelled", UNFINISHED)
-
-    def _stopped(self, id: str, status: Status, stop: Stop, since: Sequence[Status]) -> JobRecord:
-        ended = {"ended": time.time()} if status in FINISHED else {}
-        with self._scheduler.lock:
-            at = self._scheduler.point(id)
-            point = {} if at is None else vars(at)
-            found = self._store.change(id, since, stop, point, status=status, **ended, **point)  # type: ignore[arg-type]
-            if found is None:
-                return self._unchanged(id, status)
-            if not self._scheduler.ask(id, stop) and status == "cancelled":
-                JobFiles(self._root, id).remove()
-        return found
-
-    def _unchanged(self, id: str, *allowed: Status) -> JobRecord:
-        """The job if it has an allowed status; otherwise WrongState."""
-        record = self.get(id)
-        if record.status not in allowed:
-            raise WrongState(f"job {id} is {record.status} already")
-        return record
+        return self._changed(id, self._scheduler.halt(id, "cancelled", UNFINISHED), "cancelled")
 
     def resume(self, id: str) -> JobRecord:
         """Let a paused job wait for its turn again; one that waits or runs does so. Errors as for `pause`."""
         found = self._store.change(id, ["paused"], "queued", {}, status="queued")
         self._scheduler.wake()
-        return self._unchanged(id, "queued", "running") if found is None else found
+        return self._changed(id, found, "queued", "running")
 
     def prioritise(self, id: str, priority: int) -> JobRecord:
         """Give a job another priority. Errors as for `pause`; ValueError for a priority out of range."""
         check_priority(priority)
         found = self._store.change(id, UNFINISHED, "priority", {"priority": priority}, priority=priority)
-        if found is None:
-            return self._unchanged(id)
-        self._scheduler.prioritise(found)
-        return self._scheduler.now(found)
+        record = self._changed(id, found)
+        self._scheduler.prioritise(record)
+        return self._scheduler.now(record)
+
+    def _changed(self, id: str, found: JobRecord | None, *allowed: Status) -> JobRecord:
+        """A job that was found and changed; else as it is, with a status that is allowed, or WrongState."""
+        record = found or self.get(id)
+        if found is None and record.status not in allowed:
+            raise WrongState(f"job {id} is {record.status} already")
+        return record
 
     def clone(self, id: str, *, step: int | None, changes: Mapping[str, object]) -> JobRecord:
         """Submit a job again, from its start or from a saved state, with some entries changed.
@@ -290,28 +248,21 @@ class Engine:
             LookupError: The job does not exist.
             WrongState: It is not a paused workflow, or its thread has not saved its state yet.
         """
-        record = self.get(id)
-        if record.kind != "workflow" or record.status != "paused":
-            raise WrongState(f"job {id} is a {record.kind} that is {record.status}, and not a paused workflow")
-        if self._scheduler.point(id) is not None:
-            raise WrongState(f"job {id} takes its step to the end before it is saved: ask again")
-        return paused_file(record, JobFiles(self._root, id), self.workflows)
+        record, running = self.get(id), self._scheduler.point(id) is not None
+        return paused_file(record, running, JobFiles(self._root, id), self.workflows)
 
     def delete(self, id: str) -> None:
         """Delete a job with its files. LookupError if it does not exist; WrongState while it runs."""
         since: list[Status] = [*FINISHED, "queued", "paused"]
         try:
-            gone = self._store.delete(id, since)
+            gone = self._scheduler.delete(id, since)
         except sqlite3.OperationalError:  # the disk is full: the job's files make room
             if self._store.get(id).status not in FINISHED:
                 raise
             JobFiles(self._root, id).remove()
-            gone = self._store.delete(id, since)
+            gone = self._scheduler.delete(id, since)
         if not gone:
             raise WrongState(f"job {id} is {self.get(id).status}: cancel it first")
-        self._recent.forget(id)
-        if not self._scheduler.ask(id, "cancelled"):
-            JobFiles(self._root, id).remove()
 
     def events(self, id: str, after: int = 0) -> list[Event]:
         """What has happened to a job after the event with an id, oldest first. LookupError if the job does not exist.

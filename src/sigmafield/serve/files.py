@@ -1,4 +1,4 @@
-"""The files of a job: states from which it can go on, and outputs; each is written whole or not at all."""
+"""The files of jobs: states from which one can go on, and outputs; each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hashlib import sha256
 from mimetypes import guess_type
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from sigmafield.runs.files import write_whole
@@ -71,6 +72,16 @@ class JobFiles:
         """Remove what writes that were killed have left."""
         for path in self.folder.rglob(".*.tmp"):
             path.unlink(missing_ok=True)
+
+
+def owned(folder: Path) -> FileLock:
+    """A lock of a folder with jobs, which one process at a time can have. ValueError if another one has it."""
+    lock = FileLock(folder / "lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another server uses the jobs in {folder}") from None
+    return lock
 
 
 def output_of(name: str, data: bytes) -> Output:

@@ -1,4 +1,4 @@
-"""What is checked before a job enters the queue."""
+"""How a job enters the queue: what is checked before, and which request is known already."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from sigmafield.core.registry import shown
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.serve.jobs import FINISHED, Kind, QueueFull
+from sigmafield.serve.jobs import FINISHED, Conflict, JobRecord, Kind, QueueFull
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.store import Store
 from sigmafield.serve.workflow_job import Workflows
@@ -44,6 +44,30 @@ def settled(
 def digest_of(kind: Kind, request: Mapping[str, object]) -> str:
     """What a request is known by, to tell whether a key is used for the same one again."""
     return hashlib.sha256(json.dumps([kind, request], sort_keys=True).encode()).hexdigest()
+
+
+def admit(record: JobRecord, digest: str, store: Store, settings: EngineSettings, seconds: float) -> JobRecord | None:
+    """Put a job into the store, unless the job of the same key is there.
+
+    Args:
+        record: The job.
+        digest: Of its request.
+        store: The jobs.
+        settings: How many there may be.
+        seconds: How long a job takes, for the error.
+
+    Returns:
+        The job of the same owner, key and request; None if there was none, and this one was added.
+
+    Raises:
+        ValueError: There is a job with this id.
+        Conflict: The key was used for another request.
+        QueueFull: There are as many jobs as there may be.
+    """
+    found = store.add(record, digest, lambda: check_room(store, settings, record.owner, seconds))
+    if found is not None and store.digest(found.id) != digest:
+        raise Conflict(f"key {found.key!r} was used before, for another request: job {found.id}")
+    return found
 
 
 def check_room(store: Store, settings: EngineSettings, owner: str, seconds: float) -> None:

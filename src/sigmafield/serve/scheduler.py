@@ -1,4 +1,4 @@
-"""Which jobs run when, and on which device."""
+"""Which jobs run when, and on which device; how they are stopped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.device import Device
 from sigmafield.serve.files import JobFiles
-from sigmafield.serve.jobs import FINISHED, JobRecord
+from sigmafield.serve.jobs import FINISHED, JobRecord, Status
 from sigmafield.serve.live import Point, Stop, StoredLive
 from sigmafield.serve.recent import Recent
 from sigmafield.serve.remote import RemoteDevice
@@ -23,6 +24,9 @@ from sigmafield.serve.worker import Worker
 from sigmafield.serve.workflow_job import Workflows
 
 LOG = logging.getLogger("sigmafield.serve")
+
+Halted = Literal["paused", "cancelled"]
+"""The statuses that a user gives a job, at any time before its end."""
 
 LOST = 10
 """How often a job's process may end while it runs, without a saved state in between, before the job is failed."""
@@ -73,10 +77,10 @@ class Scheduler:
         devices: Sequence[RemoteDevice] = (),
     ):
         self.devices = devices or [Device(name, settings) for name in settings.devices or [None]]
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
         self._root, self._store, self._recent, self._workflows = root, store, recent, workflows
         self._shown, self._settings, self._notify = shown, settings, notify
-        self._wake = threading.Condition(self.lock)
+        self._wake = threading.Condition(self._lock)
         self._workers: dict[str, Worker] = {}
         self._durations: deque[float] = deque(maxlen=DURATIONS)
         self._stopping = False
@@ -89,7 +93,7 @@ class Scheduler:
             for model in self._settings.models:
                 if not self._stopping:
                     device.load(model)
-        with self.lock:
+        with self._lock:
             if not self._stopping:
                 self._begin_work()
 
@@ -102,7 +106,7 @@ class Scheduler:
 
     def stop(self) -> None:
         """Let all jobs save their states and end."""
-        with self.lock:
+        with self._lock:
             self._stopping = True
             for worker in self._workers.values():
                 worker.live.stop = worker.live.stop or "shutdown"
@@ -127,32 +131,61 @@ class Scheduler:
 
     def ask(self, id: str, stop: Stop) -> bool:
         """Ask the thread of a job to stop; False if it has none."""
-        with self.lock:
+        with self._lock:
             worker = self._workers.get(id)
             if worker is not None:
                 worker.live.stop = stop
             return worker is not None
 
+    def halt(self, id: str, status: Halted, since: Sequence[Status]) -> JobRecord | None:
+        """Pause a job, or cancel it and remove its files; one that has a thread stops after its step.
+
+        Args:
+            id: The job.
+            status: Which it gets.
+            since: Those that it may have before.
+
+        Returns:
+            The job as it is then; None if its status is another, or it does not exist.
+        """
+        ended = {"ended": time.time()} if status in FINISHED else {}
+        with self._lock:
+            at = self.point(id)
+            point = {} if at is None else vars(at)
+            found = self._store.change(id, since, status, point, status=status, **ended, **point)
+            if found is not None and not self.ask(id, status) and status == "cancelled":
+                JobFiles(self._root, id).remove()
+        return found
+
+    def delete(self, id: str, since: Sequence[Status]) -> bool:
+        """Delete a job that has one of some statuses, with its files; False if it has another or does not exist."""
+        if not self._store.delete(id, since):
+            return False
+        self._recent.forget(id)
+        if not self.ask(id, "cancelled"):  # else they are removed when its thread ends
+            JobFiles(self._root, id).remove()
+        return True
+
     def point(self, id: str) -> Point | None:
         """How far the thread of a job is; None if it has none."""
-        with self.lock:
+        with self._lock:
             worker = self._workers.get(id)
             return None if worker is None else worker.live.point
 
     def now(self, record: JobRecord) -> JobRecord:
         """The record of a job with how far its thread is, if it has one."""
-        with self.lock:
+        with self._lock:
             worker = self._workers.get(record.id)
         return record if worker is None or record.status in FINISHED else worker.live.now(record)
 
     def loads(self) -> list[int]:
         """Number of jobs that each device runs."""
-        with self.lock:
+        with self._lock:
             return [self._load(device) for device in self.devices]
 
     def seconds(self, jobs: int) -> float:
         """How long it takes until some jobs are done, as far as the latest ones tell."""
-        with self.lock:
+        with self._lock:
             mean = sum(self._durations) / len(self._durations) if self._durations else 1.0
             return mean * jobs / max(1, len(self._workers))
 
@@ -178,9 +211,8 @@ class Scheduler:
             self._store.change(id, ["queued"], "failed", {"error": message}, **failed)
         hours, most = self._settings.keep_hours, self._settings.keep_jobs
         for id in self._store.old(None if hours is None else time.time() - 3600 * hours, most):
-            if id not in self._workers and self._store.delete(id, FINISHED):
-                self._recent.forget(id)
-                JobFiles(self._root, id).remove()
+            if id not in self._workers:
+                self.delete(id, FINISHED)
 
     def _assign(self) -> bool:
         """Start the jobs for which there is room; whether others wait for it."""

@@ -167,13 +167,14 @@ class Store:
         return _job(rows[0])
 
     def list(self, status: Status | None, owner: str | None, limit: int, before: str | None) -> list[JobRecord]:
-        """Jobs, the latest first; arguments as for `Engine.list`."""
+        """Jobs, the latest first; arguments and errors as for `Engine.list`."""
         where, values = ["1"], list[Any]()
         for name, value in (("status", status), ("owner", owner)):
             if value is not None:
                 where.append(f"{name} = ?")
                 values.append(value)
         if before is not None:
+            self.get(before)
             where.append("number < (SELECT number FROM jobs WHERE id = ?)")
             values.append(before)
         query = f"SELECT {COLUMNS} FROM jobs WHERE {' AND '.join(where)} ORDER BY number DESC LIMIT ?"

@@ -10,20 +10,28 @@ from sigmafield.comfyui.graph import Prompt
 from sigmafield.comfyui.paused import Paused, load_paused, paused_bytes
 from sigmafield.comfyui.run import files_of
 from sigmafield.serve.files import JobFiles
-from sigmafield.serve.jobs import JobRecord
+from sigmafield.serve.jobs import JobRecord, WrongState
 from sigmafield.serve.workflow_job import Workflows
 
 
-def paused_file(record: JobRecord, files: JobFiles, workflows: Workflows) -> bytes:
+def paused_file(record: JobRecord, running: bool, files: JobFiles, workflows: Workflows) -> bytes:
     """The file of a paused workflow, with the images that it reads.
 
     Nodes that have saved files already run again where it goes on, because those files stay here.
 
     Args:
         record: The job.
+        running: Whether it has a thread, which saves its state when it ends.
         files: Its folder; without a saved state the workflow begins at its start.
         workflows: What workflows find.
+
+    Raises:
+        WrongState: It is not a paused workflow, or its thread has not saved its state yet.
     """
+    if record.kind != "workflow" or record.status != "paused":
+        raise WrongState(f"job {record.id} is a {record.kind} that is {record.status}, and not a paused workflow")
+    if running:
+        raise WrongState(f"job {record.id} takes its step to the end before it is saved: ask again")
     own = workflows.of(record.owner, record.client)
     folders = replace(own.folders, output=files.outputs, temp=files.folder / "temp")
     states = list(files.states().values())

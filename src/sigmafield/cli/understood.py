@@ -5,7 +5,7 @@ from __future__ import annotations
 from sigmafield.cli.errors import complain
 from sigmafield.cli.flags import Given
 from sigmafield.recipes.build import Job
-from sigmafield.recipes.groups import spec
+from sigmafield.recipes.field_values import spec
 from sigmafield.recipes.recipe import Recipe
 
 

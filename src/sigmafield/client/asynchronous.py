@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from sigmafield.client.connection import Connection
 from sigmafield.client.errors import JobFailed, Refused, Unavailable
 from sigmafield.client.outputs import below, frames_of
-from sigmafield.client.requests import Request, renamed, request_of, with_advice
+from sigmafield.client.requests import Request, renamed, request_of, whole_of, with_advice
 from sigmafield.client.values import Event, JobInfo
 from sigmafield.recipes.jobs import FINISHED, Status
 
@@ -291,21 +291,3 @@ def job_path(id: str) -> str:
     if not id.isascii() or not id.isalnum():
         raise ValueError(f"a job's id is letters and digits; got {id!r}")
     return f"/v1/jobs/{id}"
-
-
-def whole_of(
-    what: str | Recipe | Mapping[str, Any], seed: Seed | None, model: str | None, settings: Settings
-) -> Recipe | Mapping[str, Any]:
-    """The recipe that `submit` is asked for; a prompt's has a model only where one is given."""
-    if not isinstance(what, str):
-        given = [*settings, *(name for name, value in (("seed", seed), ("model", model)) if value is not None)]
-        if given:
-            raise TypeError(f"{', '.join(given)} must be in the recipe, not next to it")
-        return what
-    from sigmafield.recipes.generate import check_names
-    from sigmafield.recipes.recipe import Recipe
-
-    check_names(settings)
-    own: dict[str, Any] = dict(settings)
-    entries = Recipe(what, seed=0 if seed is None else seed, **own).to_plain()
-    return {**entries, "model": model} if model else {k: v for k, v in entries.items() if k != "model"}

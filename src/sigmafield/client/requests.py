@@ -12,6 +12,7 @@ from sigmafield.client.errors import Refused
 
 if TYPE_CHECKING:
     from sigmafield.recipes.recipe import Recipe
+    from sigmafield.recipes.settings import Seed, Settings
 
 IMAGES = ("image", "mask", "denoise_map")
 """Entries of a recipe that name an image."""
@@ -40,6 +41,24 @@ class Request:
 
     entries: Mapping[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def whole_of(
+    what: str | Recipe | Mapping[str, Any], seed: Seed | None, model: str | None, settings: Settings
+) -> Recipe | Mapping[str, Any]:
+    """The recipe that `submit` is asked for; a prompt's has a model only where one is given."""
+    if not isinstance(what, str):
+        given = [*settings, *(name for name, value in (("seed", seed), ("model", model)) if value is not None)]
+        if given:
+            raise TypeError(f"{', '.join(given)} must be in the recipe, not next to it")
+        return what
+    from sigmafield.recipes.generate import check_names
+    from sigmafield.recipes.recipe import Recipe
+
+    check_names(settings)
+    own: dict[str, Any] = dict(settings)
+    entries = Recipe(what, seed=0 if seed is None else seed, **own).to_plain()
+    return {**entries, "model": model} if model else {k: v for k, v in entries.items() if k != "model"}
 
 
 def request_of(what: Recipe | Mapping[str, Any]) -> Request:

@@ -23,7 +23,7 @@ from sigmafield.noise.sources import randn, seed_word
 from sigmafield.parameterization.prediction import Sampling
 from sigmafield.recipes.build import Job
 from sigmafield.recipes.execute import open_job, open_pipe
-from sigmafield.recipes.groups import number, spec, specs
+from sigmafield.recipes.field_values import number, spec, specs
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run
 from sigmafield.recipes.mods import MODS
 from sigmafield.recipes.recipe import Recipe

@@ -24,8 +24,8 @@ from sigmafield.noise.spectrum import parse_filter
 from sigmafield.parameterization.prediction import shifted
 from sigmafield.recipes.conditionings import Prompts, concat_of, mask_of, prompts_of
 from sigmafield.recipes.editing import shown_of
+from sigmafield.recipes.field_values import number, spec, spec_or_none, specs
 from sigmafield.recipes.framing import corner_of
-from sigmafield.recipes.groups import number, spec, spec_or_none, specs
 from sigmafield.recipes.image_io import resized, to_images, to_tensor
 from sigmafield.recipes.inputs import Inputs, notes_of
 from sigmafield.recipes.ksampler import ksampler_sigmas, open_run, window

@@ -22,7 +22,7 @@ from sigmafield.noise.sources import generator_of, initial_noise, seed_word
 from sigmafield.noise.spectrum import parse_filter
 from sigmafield.recipes.build import Job, guider_of, levels_of, model_of, source_latent
 from sigmafield.recipes.conditionings import Prompts, prompts_of
-from sigmafield.recipes.groups import number, spec, spec_or_none
+from sigmafield.recipes.field_values import number, spec, spec_or_none
 from sigmafield.recipes.inputs import Inputs
 from sigmafield.recipes.ksampler import open_run
 from sigmafield.recipes.limits import check_canvas, check_shown

@@ -18,18 +18,14 @@ from sigmafield.core.registry import Spec, shown
 from sigmafield.guidance.registry import mods_of
 from sigmafield.models.overrides import override_of
 from sigmafield.noise.spectrum import parse_filter
+from sigmafield.recipes.field_values import READERS, schedule_of, spec, spec_or_none, specs
 from sigmafield.recipes.groups import (
-    READERS,
     CanvasOptions,
     ImageOptions,
     LargeOptions,
     ModelOptions,
     SamplingOptions,
     SteeringOptions,
-    schedule_of,
-    spec,
-    spec_or_none,
-    specs,
 )
 from sigmafield.recipes.mods import MODS
 from sigmafield.runs.mixing_spec import mixing_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 from sigmafield.core.registry import Spec
-from sigmafield.recipes.groups import Specs
+from sigmafield.recipes.field_values import Specs
 from sigmafield.recipes.image_io import MaskFrom
 from sigmafield.recipes.in_memory import ImageSource
 from sigmafield.recipes.options import AdapterImage, ControlImage, DemoFusion, Detail, Lora, Reference, Region, Tiling

@@ -13,7 +13,7 @@ from sigmafield.comfyui.workflow.builder import Nodes, Out
 from sigmafield.comfyui.workflow.recipe_nodes import PLAIN_SCHEDULES, Counterpart
 from sigmafield.core.registry import Spec
 from sigmafield.models.diffusion_model import DiffusionModel
-from sigmafield.recipes.groups import number, spec, specs
+from sigmafield.recipes.field_values import number, spec, specs
 from sigmafield.recipes.in_memory import InMemory
 from sigmafield.recipes.ksampler import DROPS_PENULTIMATE
 from sigmafield.recipes.mods import MODS

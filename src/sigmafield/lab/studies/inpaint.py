@@ -32,7 +32,7 @@ from sigmafield.lab.subject import SubjectOptions, counts_in, names_in
 from sigmafield.noise.policy import default_noise
 from sigmafield.noise.sources import seed_word
 from sigmafield.recipes.execute import execute, open_job
-from sigmafield.recipes.groups import number, spec
+from sigmafield.recipes.field_values import number, spec
 from sigmafield.recipes.output import encoded
 from sigmafield.runs.run import Run, finish
 from sigmafield.samplers import SAMPLERS

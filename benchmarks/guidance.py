@@ -16,10 +16,11 @@ from rich.table import Table
 
 import sigmafield as sf
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, Vae
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.text.bundled import NONE
 from sigmafield.models.text.encoder import TextEncoder
+from sigmafield.models.vae.vae import Vae
 from sigmafield.parameterization.latent_format import latent_format
 from sigmafield.parameterization.prediction import flow_sampling
 from sigmafield.recipes.build import Job

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from sigmafield.guidance.guider import Guider
     from sigmafield.guidance.hooks import Mods
     from sigmafield.models.analytic import Mixture
-    from sigmafield.models.bundle import Pipeline, Vae
+    from sigmafield.models.bundle import Pipeline
     from sigmafield.models.diffusion_model import DiffusionModel
     from sigmafield.models.inspection.inspect import inspect
     from sigmafield.models.inspection.report import Inspected
     from sigmafield.models.load import load
     from sigmafield.models.load_parts import load_control, load_ip_adapter, load_vision
     from sigmafield.models.text.encoder import TextEncoder
+    from sigmafield.models.vae.vae import Vae
     from sigmafield.noise.brownian import Brownian
     from sigmafield.noise.sources import Gaussian, Keyed
     from sigmafield.recipes.build import Job
@@ -81,11 +82,7 @@ _HOME = {
     "guidance.guider": ("Guider",),
     "guidance.hooks": ("Mods",),
     "models.analytic": ("Mixture",),
-    "models.bundle": (
-        "Pipeline",
-        "TextEncoder",
-        "Vae",
-    ),
+    "models.bundle": ("Pipeline",),
     "models.diffusion_model": ("DiffusionModel",),
     "models.inspection.inspect": ("inspect",),
     "models.inspection.report": ("Inspected",),
@@ -95,6 +92,8 @@ _HOME = {
         "load_ip_adapter",
         "load_vision",
     ),
+    "models.text.encoder": ("TextEncoder",),
+    "models.vae.vae": ("Vae",),
     "noise.brownian": ("Brownian",),
     "noise.sources": (
         "Gaussian",

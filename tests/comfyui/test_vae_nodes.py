@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from sigmafield.comfyui.nodes import vae as nodes
 from sigmafield.comfyui.nodes.image_conditioning import instruct_pix_to_pix_conditioning
-from sigmafield.models.bundle import Vae
+from sigmafield.models.vae.vae import Vae
 from small_network import shipped_model
 
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from sigmafield.comfyui.nodes import hunyuan, ltx
 from sigmafield.comfyui.values import LatentDict
-from sigmafield.models.bundle import Vae
+from sigmafield.models.vae.vae import Vae
 
 
 def vae_of(channels: int, factor: int, each: int) -> Vae:

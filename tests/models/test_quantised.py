@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from command_line import run
-from sigmafield.models.bundle import Vae
 from sigmafield.models.load import load
 from sigmafield.models.load_parts import load_control
 from sigmafield.models.module_view import view_of
+from sigmafield.models.vae.vae import Vae
 from sigmafield.parameterization.families import family
 from sigmafield.parameterization.latent_format import latent_format
 

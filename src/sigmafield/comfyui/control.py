@@ -11,10 +11,11 @@ from torch import Tensor
 from sigmafield.core.conditioning import Control, ControlNetwork
 from sigmafield.core.recent import Recent
 from sigmafield.core.time_windows import TimeWindow
-from sigmafield.models.bundle import Pipeline, Vae
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.load_parts import load_control
 from sigmafield.models.missing import NO_TEXT
+from sigmafield.models.vae.vae import Vae
 from sigmafield.recipes.steering import Loading, each_time
 
 KINDS = {

@@ -13,8 +13,8 @@ from sigmafield.comfyui.model import NodeModel
 from sigmafield.comfyui.sampling import GuiderValue, NoiseValue, SamplerValue
 from sigmafield.comfyui.sockets import Hidden, Socket
 from sigmafield.comfyui.video import Sound, VideoValue
-from sigmafield.models.bundle import Vae as VaeValue
 from sigmafield.models.text.encoder import TextEncoder
+from sigmafield.models.vae.vae import Vae as VaeValue
 
 Model = Annotated[NodeModel, Socket("MODEL")]
 Clip = Annotated[TextEncoder, Socket("CLIP")]

@@ -10,12 +10,13 @@ import torch
 
 from sigmafield.core.conditioning import ControlNetwork
 from sigmafield.core.parameters import checked
-from sigmafield.models.bundle import Pipeline, Vae
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.devices import choose_device, choose_dtype
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.ip_adapter import IPAdapter
 from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.models.text.textual_inversion import Inversions
+from sigmafield.models.vae.vae import Vae
 from sigmafield.models.vision import VisionEncoder
 from sigmafield.models.weights.files import check_ending
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Vae
 from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
+from sigmafield.models.vae.vae import Vae
 
 
 def _no_text(

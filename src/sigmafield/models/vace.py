@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sigmafield.models.bundle import Vae
 from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.vae.vae import Vae
 from sigmafield.parameterization.latent_format import LatentFormat
 
 GREY = 0.5

@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sigmafield.models.bundle import Codec, Pipeline, Vae
+from sigmafield.models.bundle import Pipeline
+from sigmafield.models.vae.vae import Codec, Vae
 from sigmafield.recipes.recipe import Recipe
 
 SIGNS = (

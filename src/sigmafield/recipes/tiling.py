@@ -14,8 +14,8 @@ from sigmafield.core.placement import box_of, place
 from sigmafield.core.protocols import Denoiser, Model
 from sigmafield.core.tile_maps import painted
 from sigmafield.guidance.guider import Guider
-from sigmafield.models.bundle import Vae
 from sigmafield.models.diffusion_model import DiffusionModel
+from sigmafield.models.vae.vae import Vae
 from sigmafield.recipes.image_io import to_tensor
 from sigmafield.recipes.options import DemoFusion, Detail, Tiling
 from sigmafield.spatial.field_denoiser import Rule, by_level, by_tile, native

@@ -15,7 +15,7 @@ from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.values import Conditioning, ControlNet, Image, Latent, Mask, Vae
 from sigmafield.comfyui.widgets import Percent, Strength
 from sigmafield.core.resize import resize_mask
-from sigmafield.models.bundle import whole_positions
+from sigmafield.models.vae.vae import whole_positions
 from sigmafield.spatial.inpaint import hidden
 
 RATIO = 8

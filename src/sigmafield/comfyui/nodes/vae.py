@@ -12,8 +12,8 @@ from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Image, Latent, Mask, Vae
 from sigmafield.core.annotations import Range
 from sigmafield.core.resize import resize_mask
-from sigmafield.models.bundle import Vae as VaeValue
-from sigmafield.models.bundle import whole_positions
+from sigmafield.models.vae.vae import Vae as VaeValue
+from sigmafield.models.vae.vae import whole_positions
 from sigmafield.spatial.inpaint import hidden
 
 Temporal = Annotated[int, Range(8, 4096), Input(step=4)]

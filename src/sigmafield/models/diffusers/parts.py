@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from sigmafield.models.bundle import Vae
 from sigmafield.models.diffusers import BUILDERS, usual_dtype
 from sigmafield.models.diffusers.chroma import chroma_encoder
 from sigmafield.models.diffusers.clip import clip_encoder, xl_encoder
@@ -31,6 +30,7 @@ from sigmafield.models.single_file.layouts import VAE_PREFIXES, Layout, seems
 from sigmafield.models.single_file.shapes import derived
 from sigmafield.models.text.encoder import TextEncoder
 from sigmafield.models.text.textual_inversion import Inversions
+from sigmafield.models.vae.vae import Vae
 from sigmafield.models.weights.files import Weights, open_weights
 from sigmafield.models.weights.gguf_file import t5_names
 from sigmafield.parameterization.families import Family, family

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, Vae
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusion_model import DiffusionModel, Forward
 from sigmafield.models.scheduler_config import flow_sampling_of, shift_by_size
 from sigmafield.models.text.encoder import TextEncoder
+from sigmafield.models.vae.vae import Vae
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat
 

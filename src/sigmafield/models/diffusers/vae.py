@@ -14,11 +14,11 @@ from diffusers.models.autoencoders.autoencoder_kl_qwenimage21 import Autoencoder
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from sigmafield.models.bundle import Vae
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.missing import NO_VAE
 from sigmafield.models.module_view import Views
 from sigmafield.models.trained import latent_of
+from sigmafield.models.vae.vae import Vae
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat, latent_format
 

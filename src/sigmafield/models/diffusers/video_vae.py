@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sigmafield.models.bundle import Vae
 from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.vae import lacking, loaded
 from sigmafield.models.missing import NO_VAE
 from sigmafield.models.trained import latent_of
+from sigmafield.models.vae.vae import Vae
 from sigmafield.parameterization.families import Family
 from sigmafield.parameterization.latent_format import LatentFormat, latent_format
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.bundle import Pipeline, Vae
+from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusion_model import DiffusionModel
 from sigmafield.models.directory import Directory, open_directory, read_json, weights
 from sigmafield.models.scheduler_config import sampling_of
@@ -25,6 +25,7 @@ from sigmafield.models.tiny.tokenizer import Tokenizer
 from sigmafield.models.tiny.unet import UNet
 from sigmafield.models.tiny.vae import VAE
 from sigmafield.models.trained import trained_size
+from sigmafield.models.vae.vae import Vae
 from sigmafield.models.weights.undrawn import Undrawn, one_at_a_time
 from sigmafield.parameterization.latent_format import LatentFormat, recognised
 

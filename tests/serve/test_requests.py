@@ -52,8 +52,8 @@ def test_every_file_of_a_recipe_is_named_as_it_was_posted(requests, tmp_path):
     files += [each[key] for each in made["ip_adapters"] for key in ("net", "encoder", "image")]
     assert all(file.startswith(str(tmp_path)) for file in files)
     recipe = Recipe.from_plain({key: value for key, value in made.items() if value is not None})
-    assert str(tmp_path) not in requests.shown(recipe).to_json()
-    shown = requests.public(JobRecord("1", "recipe", recipe.to_plain(), "failed", error=f"no file {made['model']}"))
+    assert str(tmp_path) not in requests.public.shown(recipe).to_json()
+    shown = requests.public.job(JobRecord("1", "recipe", recipe.to_plain(), "failed", error=f"no file {made['model']}"))
     for key in ("model", "parts", "embeddings", "image", "mask"):
         assert shown["recipe"][key] == posted[key]
     assert shown["recipe"]["loras"][0]["path"] == "loras/style.safetensors"

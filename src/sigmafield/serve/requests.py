@@ -1,4 +1,4 @@
-"""What clients post, as the engine's requests, and the engine's records, as clients may see them.
+"""What clients post, as the engine's requests.
 
 A client names an image by an upload, a data URL or a path below the folder of inputs, and a model by a name that the
 server gives; nothing else that a recipe or a workflow says can make the server read a file.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,18 +19,9 @@ from sigmafield.recipes.recipe import Recipe
 from sigmafield.serve.jobs import JobRecord
 from sigmafield.serve.limits import Limits
 from sigmafield.serve.names import ModelNames
+from sigmafield.serve.public_names import FOLDERS, IMAGES, NESTED, PublicNames
 from sigmafield.serve.roots import inside
-from sigmafield.serve.uploads import DIGEST, PREFIX, Uploads, check_pixels, header
-
-IMAGES = ("image", "mask", "denoise_map")
-"""Entries of a recipe that name an image."""
-
-FOLDERS = ("parts", "embeddings")
-"""Entries of a recipe that name a folder of models."""
-
-NESTED = {"loras": ("path",), "controls": ("net", "image"), "references": ("image",),
-          "ip_adapters": ("net", "encoder", "image")}  # fmt: skip
-"""Entries of a recipe that hold objects which name files, with the names of those."""
+from sigmafield.serve.uploads import PREFIX, Uploads, check_pixels, header
 
 
 class BadRequest(ValueError):
@@ -48,7 +39,7 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True)
 class Requests:
-    """Translates between clients and the engine.
+    """Translates what clients post.
 
     Args:
         names: The models that clients may use.
@@ -61,6 +52,11 @@ class Requests:
     uploads: Uploads
     limits: Limits
     inputs: Path | None = None
+
+    @property
+    def public(self) -> PublicNames:
+        """The way back: the engine's records as clients may see them."""
+        return PublicNames(self.names, self.uploads, self.inputs)
 
     def recipe(self, entries: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """The engine's request for a recipe that a client posts.
@@ -197,7 +193,7 @@ class Requests:
         for name, value in named.items():
             for path in value if isinstance(value, list) else [value]:
                 if isinstance(path, str) and path != AUTO and not Path(path).is_file():  # the upload is deleted
-                    raise BadRequest(f"{name}: {shown(self._public_file(path))} is not there any more", name)
+                    raise BadRequest(f"{name}: {shown(self.public.file(path))} is not there any more", name)
         size = None
         if isinstance(recipe.image, str):
             _, width, height, _ = header(Path(recipe.image).read_bytes())
@@ -207,68 +203,6 @@ class Requests:
         except ValueError as error:
             field = str(error).split(" ")[0]
             raise BadRequest(str(error), "prompt" if field == "prompts" else field) from None
-
-    def public(self, record: JobRecord) -> dict[str, Any]:
-        """A job as clients see it: files by the names that they have for clients, outputs by their addresses."""
-        base = f"/v1/jobs/{record.id}"
-        keys = ("id", "kind", "status", "priority", "created", "started", "ended", "step", "steps", "progress", "label")
-        return {
-            **{key: getattr(record, key) for key in keys},
-            record.kind: (self.public_recipe if record.kind == "recipe" else public_workflow)(record.request),
-            "outputs": [{**vars(output), "url": f"{base}/outputs/{n}"} for n, output in enumerate(record.outputs)],
-            "error": None if record.error is None else self.public_text(record.error),
-            "cloned_from": record.cloned_from,
-            "key": record.key,
-        }
-
-    def public_recipe(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A recipe of the engine, as it can be posted again."""
-        found = dict(request)
-        for name in (*IMAGES, "model", *FOLDERS):
-            if isinstance(value := found.get(name), str):
-                found[name] = self._public_file(value)
-        for name, keys in NESTED.items():
-            if items := found.get(name):
-                found[name] = [
-                    {**item, **{key: self._public_file(item[key]) for key in keys if key in item}} for item in items
-                ]
-        return found
-
-    def shown(self, recipe: Recipe) -> Recipe:
-        """A recipe of the engine as it is written into images."""
-        return Recipe.from_plain(self.public_recipe(recipe.to_plain()))
-
-    def public_text(self, text: str) -> str:
-        """A message without the server's folders."""
-        for folder in self._folders():
-            text = text.replace(f"{folder}/", "")
-        return text
-
-    def _public_file(self, path: str) -> str:
-        if (reference := self.uploads.reference(path)) is not None:
-            return reference
-        named = self.names.public(path)
-        return named if named != path or self.inputs is None else path.removeprefix(f"{self.inputs.resolve()}/")
-
-    def _folders(self) -> Iterator[str]:
-        """The server's folders, and those of models that it was started with, the innermost first."""
-        given = [str(Path(path).parent) for name, path in self.names.given.items() if name != path]
-        for folder in sorted({*given, *map(str, filter(None, (self.inputs, self.names.root)))}, reverse=True):
-            yield str(Path(folder).resolve())
-        yield from (str(path) for path in sorted(self.uploads.folder.glob("*"), reverse=True))
-        yield from (str(self.uploads.folder), str(self.uploads.folder.parent))
-
-
-def public_workflow(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A workflow of the engine, as it can be posted again."""
-
-    def shown_input(value: Any) -> Any:
-        return PREFIX + value if isinstance(value, str) and DIGEST.fullmatch(value) else value
-
-    return {
-        name: {**node, "inputs": {key: shown_input(value) for key, value in node.get("inputs", {}).items()}}
-        for name, node in request["prompt"].items()
-    }
 
 
 def of_data_url(value: str) -> bytes:

@@ -30,7 +30,7 @@ def _models(server: Server) -> list[dict[str, Any]]:
     for entry in listed(names.root) if names.root is not None else ():
         if entry.found is not None or not entry.note.startswith("a pickle"):
             kind = entry.found.kind if entry.found else "folder"
-            found.append(_model(entry.path, kind, False, False) | {"note": server.requests.public_text(entry.note)})
+            found.append(_model(entry.path, kind, False, False) | {"note": server.requests.public.text(entry.note)})
     return found
 
 

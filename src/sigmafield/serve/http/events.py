@@ -93,7 +93,7 @@ def texts(server: Server, events: Sequence[Event], previews: bool) -> list[bytes
 def _text(server: Server, event: Event, with_preview: bool) -> bytes:
     data = {"job": event.job, "time": event.time, **event.data}
     if isinstance(error := data.get("error"), str):
-        data["error"] = server.requests.public_text(error)
+        data["error"] = server.requests.public.text(error)
     if event.kind == "step":
         image = server.engine.preview(event.job) if with_preview else None
         data["preview"] = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" if image else None

@@ -23,7 +23,7 @@ MOST_LISTED = 1000
 def public(server: Server, record: JobRecord) -> dict[str, Any]:
     """A job as clients see it."""
     hook = None if record.webhook is None else msgspec.json.decode(record.webhook, type=Webhook).url
-    return {**server.requests.public(record), "webhook": hook}
+    return {**server.requests.public.job(record), "webhook": hook}
 
 
 async def submitted(request: web.Request, body: NewJob) -> JobRecord:
@@ -48,7 +48,7 @@ async def submitted(request: web.Request, body: NewJob) -> JobRecord:
         except Conflict:
             raise
         except ValueError as error:
-            raise BadRequest(server.requests.public_text(" ".join(str(error).split())), kind) from None
+            raise BadRequest(server.requests.public.text(" ".join(str(error).split())), kind) from None
         server.webhooks.expect(record)
         return record
 
@@ -163,7 +163,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     if record.status not in FINISHED:  # it goes on, and the client can ask for it
         return web.json_response(public(server, record), status=202, headers={**headers, "Retry-After": "5"})
     if record.status != "done":
-        why = server.requests.public_text(record.error) if record.error else f"the job is {record.status}"
+        why = server.requests.public.text(record.error) if record.error else f"the job is {record.status}"
         raise JobFailed(why, record.id)
     if not record.outputs or "application/json" in request.headers.get("Accept", ""):  # a workflow may save nothing
         return web.json_response(public(server, record), headers=headers)

@@ -116,7 +116,7 @@ async def _drawn(request: web.Request, body: Generation, entries: Mapping[str, A
             return failed(503, "the server is shutting down", headers={"Retry-After": "10"})
         return failed(408, f"the images take longer than the {server.settings.wait_seconds:g} seconds of a request")
     if record.status != "done":
-        why = server.requests.public_text(record.error) if record.error else f"the job is {record.status}"
+        why = server.requests.public.text(record.error) if record.error else f"the job is {record.status}"
         raise JobFailed(why, record.id)
     data = await in_thread(_images, server, record, body, str(request.url.origin()))
     answer = {"created": int(record.ended or time.time()), "data": data}

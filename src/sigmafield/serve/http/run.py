@@ -161,7 +161,7 @@ def make_engine(
         ValueError: Another server uses the folder.
     """
     workflows = workflows_of(folder, http, comfyui)
-    return Engine(folder, engine, workflows, requests_of(engine.models, http, folder).shown, devices)
+    return Engine(folder, engine, workflows, requests_of(engine.models, http, folder).public.shown, devices)
 
 
 def runner_of(app: web.Application, http: HttpSettings) -> web.AppRunner:

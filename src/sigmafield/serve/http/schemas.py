@@ -15,7 +15,7 @@ from sigmafield.serve.http.bodies import Clone, NewJob, NewPriority
 from sigmafield.serve.http.openai import Generation
 from sigmafield.serve.jobs import JobRecord, Output
 from sigmafield.serve.limits import ENTRIES, Limits
-from sigmafield.serve.requests import FOLDERS, IMAGES, NESTED
+from sigmafield.serve.public_names import FOLDERS, IMAGES, NESTED
 from sigmafield.serve.uploads import Upload
 
 HIDDEN = ("request", "owner", "place", "client", "shown")

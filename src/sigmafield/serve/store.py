@@ -17,35 +17,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from sigmafield.core.plain import to_plain
-from sigmafield.serve.jobs import FINISHED, STATUSES, Event, Happening, JobRecord, Output, Status
+from sigmafield.serve.jobs import FINISHED, STATUSES, Event, Happening, JobRecord, Status
+from sigmafield.serve.tables import COLUMNS, SCHEMA, VERSION, column, job_of_row
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, request TEXT NOT NULL,
-    status TEXT NOT NULL, priority INTEGER NOT NULL, owner TEXT NOT NULL, created REAL NOT NULL, started REAL,
-    ended REAL, step INTEGER NOT NULL, steps INTEGER NOT NULL, progress REAL NOT NULL, label TEXT NOT NULL,
-    outputs TEXT NOT NULL, error TEXT, cloned_from TEXT, key TEXT, webhook TEXT, place REAL, client TEXT, shown TEXT,
-    digest TEXT NOT NULL,
-    crashes INTEGER NOT NULL DEFAULT 0
-);
-CREATE UNIQUE INDEX IF NOT EXISTS keys ON jobs (owner, key) WHERE key IS NOT NULL;
-CREATE INDEX IF NOT EXISTS waiting ON jobs (status, priority DESC, place, number);
-CREATE INDEX IF NOT EXISTS posted ON jobs (client, number) WHERE client IS NOT NULL;
-CREATE TABLE IF NOT EXISTS events (
-    job TEXT NOT NULL, id INTEGER NOT NULL, kind TEXT NOT NULL, time REAL NOT NULL, data TEXT NOT NULL,
-    PRIMARY KEY (job, id)
-), WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS openings (number INTEGER PRIMARY KEY AUTOINCREMENT);
-"""
-
-COLUMNS = ", ".join(field.name for field in fields(JobRecord))
-AS_JSON = ("request", "outputs", "shown")
 PER_OPENING = 10**9
 """Event ids that one opening of the store has: the next one's are larger."""
-
-VERSION = 2
-"""Of the tables; a file of another version is refused."""
 
 
 class Store:
@@ -153,7 +129,7 @@ class Store:
 
     def _by_key(self, owner: str, key: str) -> JobRecord | None:
         rows = self._rows(f"SELECT {COLUMNS} FROM jobs WHERE owner = ? AND key = ?", (owner, key))
-        return _job(rows[0]) if rows else None
+        return job_of_row(rows[0]) if rows else None
 
     def digest(self, id: str) -> str:
         """The digest of a job's request as it was submitted."""
@@ -164,7 +140,7 @@ class Store:
         rows = self._rows(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (id,))
         if not rows:
             raise LookupError(f"no job {id}")
-        return _job(rows[0])
+        return job_of_row(rows[0])
 
     def list(self, status: Status | None, owner: str | None, limit: int, before: str | None) -> list[JobRecord]:
         """Jobs, the latest first; arguments and errors as for `Engine.list`."""
@@ -178,7 +154,7 @@ class Store:
             where.append("number < (SELECT number FROM jobs WHERE id = ?)")
             values.append(before)
         query = f"SELECT {COLUMNS} FROM jobs WHERE {' AND '.join(where)} ORDER BY number DESC LIMIT ?"
-        return [_job(row) for row in self._rows(query, [*values, limit])]
+        return [job_of_row(row) for row in self._rows(query, [*values, limit])]
 
     def posted(
         self, owner: str, statuses: Collection[Status], limit: int, offset: int, latest: bool
@@ -193,7 +169,7 @@ class Store:
             latest: Whether the latest is first, else the oldest.
         """
         query = f"SELECT {COLUMNS} FROM jobs WHERE {_posted(statuses)} ORDER BY number {'DESC' if latest else 'ASC'}"
-        return [_job(row) for row in self._rows(f"{query} LIMIT ? OFFSET ?", [owner, *statuses, limit, offset])]
+        return [job_of_row(row) for row in self._rows(f"{query} LIMIT ? OFFSET ?", [owner, *statuses, limit, offset])]
 
     def count_posted(self, owner: str, statuses: Collection[Status]) -> int:
         """Number of jobs that `posted` gives."""
@@ -209,7 +185,7 @@ class Store:
         """The job that should run next, other than some: that of the highest priority, of these the first by place."""
         query = f"SELECT {COLUMNS} FROM jobs WHERE status = 'queued' AND id NOT IN ({marks(but)})"
         rows = self._rows(f"{query} ORDER BY priority DESC, place, number LIMIT 1", tuple(but))
-        return _job(rows[0]) if rows else None
+        return job_of_row(rows[0]) if rows else None
 
     def change(
         self, id: str, since: Collection[Status], kind: Happening | None = None, data: Mapping[str, Any] = {}, **to: Any
@@ -235,7 +211,7 @@ class Store:
                 self._record(id, kind, data)
         if rows and kind is not None:
             self._notify(id)
-        return _job(rows[0]) if rows else None
+        return job_of_row(rows[0]) if rows else None
 
     def recover(self, alive: Collection[str], most: int) -> list[str]:
         """Queue the jobs that are running and have no thread: the process, or the thread, ended without a word.
@@ -293,15 +269,3 @@ def _posted(statuses: Collection[Status]) -> str:
 def marks(values: Collection[Any]) -> str:
     """As many question marks as there are values, for a query."""
     return ", ".join("?" * len(values))
-
-
-def column(name: str, value: Any) -> Any:
-    """A field of a job as its column holds it."""
-    return json.dumps(to_plain(value)) if name in AS_JSON and value is not None else value
-
-
-def _job(row: sqlite3.Row) -> JobRecord:
-    values = dict(row)
-    outputs = tuple(Output(**each) for each in json.loads(values["outputs"]))
-    read = {name: value if value is None else json.loads(value) for name, value in values.items() if name in AS_JSON}
-    return JobRecord(**{**values, **read, "outputs": outputs})

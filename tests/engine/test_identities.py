@@ -80,7 +80,7 @@ SECOND_ORDER += [("seeds_2", {"solver": solver, "r": 0.6}) for solver in ("phi_1
 @pytest.mark.typed_elsewhere
 def test_constants_and_marginals(name, params, process):
     """A network that always predicts the same x0 gives α' x0, and the remaining noise has variance σ'²."""
-    g = grid(process)
+    g = grid(process, 6)
     for row in table(name, g, **params):
         s, s0 = row.span, table_start(name, g, params)
         alpha0, alpha = float(process.alpha(s0)), float(process.alpha(s.sigma_next))

@@ -59,9 +59,14 @@ def test_all_of_the_run_is_the_run(name, process):
     assert end.nfe == plain.nfe
 
 
-@pytest.mark.parametrize("name", ["euler", "dpmpp_2m_sde", "distance", "uni_pc"])
+@pytest.mark.parametrize(
+    "name, process",
+    [(name, PROCESSES[0]) for name in ("euler", "dpmpp_2m_sde", "distance", "uni_pc")]
+    + [("euler", PROCESSES[1])]
+    + [pytest.param(name, PROCESSES[1], marks=pytest.mark.slow) for name in ("dpmpp_2m_sde", "distance", "uni_pc")],
+    ids=str,
+)
 @pytest.mark.parametrize("blend", BLENDS)
-@processes
 @pytest.mark.typed_elsewhere
 def test_none_of_the_run_is_the_noised_source(name, blend, process):
     """c = 0: after every step x is the source at the level that align chooses; with "next" it ends as the source."""

@@ -84,7 +84,7 @@ def test_adaptive_meets_its_tolerance():
 EXACT = [case for case in CORRECTED if case[0] in INEXACT or case[0] == "deis"]
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=str)
+@processes
 @pytest.mark.parametrize(
     "name, params",
     [pytest.param(*case, marks=pytest.mark.slow if "deis_mode" in case[1] else ()) for case in EXACT],

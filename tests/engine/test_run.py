@@ -113,8 +113,7 @@ def test_field_of_two_schedules_is_two_runs(name, params, process):
         torch.testing.assert_close(whole[..., half], alone[..., half], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, params", sparing(FIELD))
-@processes
+@pytest.mark.parametrize("name, params, process", by_process(FIELD))
 def test_frozen_pixels_stay(name, params, process):
     """Where σ does not change, x does not; where σ reaches 0 early, x is finished and stays."""
     sigmas = grid(process, STEPS).sigmas

@@ -139,7 +139,13 @@ def test_a_model_that_never_starts_from_pure_noise():
 
 
 OF_BOTH = ("euler", "euler_ancestral", "dpmpp_2m_sde", "uni_pc", "ddim")
-RUNS = [(name, kind) for name in SAMPLERS for kind in (("eps", "flow") if name in OF_BOTH else ("eps",))]
+OWN = {(sampler.step, sampler.noise): name for name, sampler in reversed([*SAMPLERS.items()])}
+"""The first sampler of each function and kind of noise."""
+RUNS = [
+    pytest.param(name, kind, marks=() if name in OWN.values() or name in OF_BOTH else pytest.mark.slow)
+    for name in SAMPLERS
+    for kind in (("eps", "flow") if name in OF_BOTH else ("eps",))
+]
 
 
 @pytest.mark.parametrize("name, kind", RUNS)

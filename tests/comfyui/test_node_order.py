@@ -32,7 +32,7 @@ def graphs(draw):
 
 
 @given(graphs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_nodes_run_in_the_order_of_the_rule(graph):
     sources, early, lazy, parked = graph
     finished = []

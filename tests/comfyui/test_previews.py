@@ -67,6 +67,7 @@ def test_numbers_are_positive(values):
         Previews(**values)
 
 
+@pytest.mark.usefixtures("few_channels")
 @pytest.mark.parametrize("previews, steps", [(None, []), (Previews(2, 32), [2, 4])])
 def test_only_the_steps_that_are_asked_for_have_one(previews, steps, tmp_path):
     nodes, context = all_nodes(), Context(Folders(output=tmp_path))

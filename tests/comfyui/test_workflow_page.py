@@ -69,13 +69,13 @@ def test_a_prompt_of_an_unknown_class_has_no_page():
 
 
 @given(st.text(alphabet="ab{}|\\/*\n ", max_size=12))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_literal_text_is_sent_as_it_is(text):
     assert dynamic_text(literal_text(text), Random(0)) == text
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=10))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_nodes_stand_right_of_what_feeds_them_and_on_no_other(rows):
     feeds = {str(k): [str(other) for other in row if other < k] for k, row in enumerate(rows)}
     placed = boxes(feeds, {name: (100.0, 50.0 + 10 * int(name)) for name in feeds})

@@ -1,13 +1,13 @@
 """Shared by the law tests: schedules, processes, denoisers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
 
 from sigmafield.core.grid import Grid
 from sigmafield.core.process import VE, Flow
-from sigmafield.core.protocols import Pred
+from sigmafield.core.protocols import Pred, State
 from sigmafield.models.analytic import Mixture
 from sigmafield.noise.policy import default_noise
 from sigmafield.parameterization.timesteps import betas, discrete, shifted_flow
@@ -15,6 +15,7 @@ from sigmafield.runs.run import Run
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import karras
 
+PROCESSES = [VE(), Flow(3.0)]
 LINEAR = [name for name, sampler in SAMPLERS.items() if sampler.linear]
 # churn adds noise only on request: with these parameters the laws of stochastic samplers hold too
 CHURN = {"s_churn": 4.0}
@@ -45,8 +46,8 @@ CORRECTED = [
 # samplers that run the code of another one: their cases in laws of the engine are slow
 REPEATED = {
     "ddim", "euler_cfg_pp", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde_gpu", "dpmpp_sde_gpu", "exp_heun_2_x0_sde",
-    "res_multistep", "res_multistep_cfg_pp", "er_sde_reverse_time", "distance_n", "distance_p", "distance_fast",
-    "distance_fast_n", "distance_c2", "distance_cfgpp",
+    "res_multistep", "res_multistep_cfg_pp", "er_sde_reverse_time", "distance", "distance_n", "distance_p",
+    "distance_fast", "distance_fast_n", "distance_c2", "distance_c4", "distance_cfgpp", "distance_step_cfg_pp",
 }  # fmt: skip
 # these parameters change coefficients, not what a sampler remembers, draws or asks for
 COEFFICIENTS = ("exact_weights", "quadrature", "deis_mode", "same_stage")
@@ -60,8 +61,20 @@ def sparing(cases):
 def repeats(name, params=()):
     """The marks of a case: slow where it runs the code of other cases."""
     same = name in REPEATED or any(key in params for key in COEFFICIENTS)
-    return pytest.mark.slow if same else ()
+    return (pytest.mark.slow,) if same else ()
 
+
+def by_process(cases):
+    """(name, params, process) as pytest's cases; flows are slow where the code does not ask which process it is."""
+    for name, params in cases:
+        asks = name in ASK or (name == "euler" and "flow_noise" in params)
+        for process in PROCESSES:
+            marks = repeats(name, params) if asks or isinstance(process, VE) else (pytest.mark.slow,)
+            yield pytest.param(name, params, process, marks=marks, id=f"{name}-{params}-{process}")
+
+
+# one of each kind that asks: Span.ancestral, a stage of its own, a clipped first level; Euler where its churn does
+ASK = {"euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_2m_sde"}
 
 LEVELS = {VE: discrete(betas()), Flow: shifted_flow(3.0)}
 
@@ -77,9 +90,6 @@ def grid(process, n=8, low=0.03):
         return on(karras(n, low, 14.6), process)
     u = torch.linspace(1, 0, n + 1, dtype=torch.float64)
     return on(3 * u / (1 + 2 * u), process)
-
-
-PROCESSES = [VE(), Flow(3.0)]
 
 
 @dataclass(frozen=True)
@@ -102,3 +112,12 @@ def guided(process):
 def run_of(name, denoise, grid, x, **params):
     """A run with the sampler's default noise, seeded with 7."""
     return Run(denoise, SAMPLERS.lookup(name), grid, default_noise(SAMPLERS.lookup(name).noise, 7, grid, x), params)
+
+
+def same(a, b):
+    """Whether two states are equal bit for bit, including their memories and except for previews."""
+    if isinstance(a, State):
+        return all(same(getattr(a, field.name), getattr(b, field.name)) for field in fields(a) if field.name != "pred")
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from laws import CHURN, CORRECTED, FLOW_NOISE, LARGE, LINEAR, PROCESSES, grid, on, run_of
+from laws import CHURN, CORRECTED, FLOW_NOISE, LARGE, LINEAR, PROCESSES, grid, on, repeats, run_of
 
 from sigmafield.core.process import Flow
 from sigmafield.core.protocols import Pred
@@ -55,7 +55,7 @@ def cases():
         for process in PROCESSES:
             reason = broken(name, params, process)
             marks = [pytest.mark.xfail(strict=True, reason=f"{reason}, as in the reference")] if reason else []
-            yield pytest.param(name, params, process, marks=marks, id=f"{name}{params}{process}")
+            yield pytest.param(name, params, process, marks=[*marks, *repeats(name)], id=f"{name}{params}{process}")
     for name, params in CORRECTED:
         for process in PROCESSES:
             yield pytest.param(name, params, process, id=f"{name}{params}{process}")
@@ -63,7 +63,11 @@ def cases():
 
 # of lower order on two steps, with their own schedule, or with the predicted x as their state
 NOT_IN_TWO_STEPS = {"uni_pc", "uni_pc_bh2", "dpm_fast", "sa_solver", "sa_solver_pece"}
-SECOND_ORDER = [(name, {}) for name in LINEAR if SAMPLERS[name].order >= 2 and name not in NOT_IN_TWO_STEPS]
+SECOND_ORDER = [
+    pytest.param(name, {}, marks=repeats(name))
+    for name in LINEAR
+    if SAMPLERS[name].order >= 2 and name not in NOT_IN_TWO_STEPS
+]
 SECOND_ORDER += [
     ("ipndm_v", {"exact_weights": True}),
     ("deis", {"quadrature": "gauss"}),
@@ -76,7 +80,7 @@ SECOND_ORDER += [("seeds_2", {"solver": solver, "r": 0.6}) for solver in ("phi_1
 @pytest.mark.typed_elsewhere
 def test_constants_and_marginals(name, params, process):
     """A network that always predicts the same x0 gives α' x0, and the remaining noise has variance σ'²."""
-    g = grid(process)
+    g = grid(process, 6)
     for row in table(name, g, **params):
         s, s0 = row.span, table_start(name, g, params)
         alpha0, alpha = float(process.alpha(s0)), float(process.alpha(s.sigma_next))
@@ -103,7 +107,7 @@ STOPS_BEFORE = {"uni_pc", "uni_pc_bh2", "dpm_fast", "dpm_adaptive"}
     [
         pytest.param(name, params, marks=pytest.mark.xfail(strict=True, reason="it ends above 0, as in the reference"))
         if name in STOPS_BEFORE and not params
-        else (name, params)
+        else pytest.param(name, params, marks=repeats(name))
         for name, params in TO_THE_END
     ],
 )

@@ -41,8 +41,8 @@ def test_gaussian_continues_from_its_state():
 
 @pytest.mark.parametrize("kind", [Gaussian, Keyed, Brownian])
 def test_unit_variance_and_no_correlation(kind):
-    """Over 200 000 numbers: mean 0 ± 0.01, variance 1 ± 0.015; disjoint intervals uncorrelated within 0.01."""
-    shape = (1, 1, 400, 500)
+    """Over 50 000 numbers: mean 0 ± 0.02, variance 1 ± 0.03; disjoint intervals uncorrelated within 0.02."""
+    shape = (1, 1, 200, 250)  # each bound is more than four standard deviations
     source = {
         Gaussian: lambda: Gaussian(2, shape),
         Keyed: lambda: Keyed([2], shape),
@@ -50,9 +50,9 @@ def test_unit_variance_and_no_correlation(kind):
     }[kind]()
     a, b = source(span(5.0, 2.0, i=1)), source(span(2.0, 0.7, i=2))
     for xi in (a, b):
-        assert abs(float(xi.mean())) < 0.01
-        assert abs(float(xi.var()) - 1) < 0.015
-    assert abs(float((a * b).mean())) < 0.01
+        assert abs(float(xi.mean())) < 0.02
+        assert abs(float(xi.var()) - 1) < 0.03
+    assert abs(float((a * b).mean())) < 0.02
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from laws import PROCESSES, grid, guided, run_of
+from laws import PROCESSES, grid, guided, repeats, run_of
 
 from sigmafield.core.registry import Spec
 from sigmafield.noise.sources import Keyed
@@ -45,7 +45,9 @@ def never(x, sigma, ctx):
     raise AssertionError("the network was called")
 
 
-@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.parameters])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=repeats(name)) for name, sampler in SAMPLERS.items() if sampler.parameters]
+)
 def test_bad_values_are_refused_before_anything_runs(name):
     sampler, g = SAMPLERS[name], grid(PROCESSES[0])
     for parameter in sampler.parameters.values():

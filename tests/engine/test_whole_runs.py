@@ -39,7 +39,13 @@ def breaks(k, value):
     return answer
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+KINDS = {(sampler.noise, sampler.draws({})): name for name, sampler in SAMPLERS.items()}
+"""A sampler for each kind of noise that is drawn, or is drawn on request only."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in KINDS.values() else pytest.mark.slow) for name in SAMPLERS]
+)
 def test_the_largest_seed_works_with_every_sampler(name):
     sigmas = SIGMAS[:2] if SAMPLERS[name].adaptive else SIGMAS[:-1]  # noise is left at the end
     first, again, other = (sf.sample(denoise, X, sigmas, name, clock=clock, seed=seed) for seed in (TOP, TOP, 5))

@@ -13,7 +13,7 @@ from sigmafield.models.analytic import GaussianMixture
 def test_the_prediction_is_the_posterior_mean(name, sigma):
     """D minimises E|D(x) − x0|²: no multiple of it, of x or of 1 added to it helps, within the sample's error."""
     law, generator = PROBLEMS[name](), torch.Generator().manual_seed(3)
-    x0 = law.drawn(6000, 0.0, generator)
+    x0 = law.drawn(3000, 0.0, generator)
     x = x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     D = law(x, torch.tensor(sigma).double()).x0
     for other in (D, x, torch.ones_like(x)):
@@ -23,7 +23,7 @@ def test_the_prediction_is_the_posterior_mean(name, sigma):
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_samples_have_the_moments_of_the_marginal(name):
-    law, n = PROBLEMS[name](), 6000
+    law, n = PROBLEMS[name](), 3000
     for sigma in (0.0, 2.0):
         x = law.drawn(n, sigma, torch.Generator().manual_seed(1)).flatten(1)
         mean, covariance = law.moments(sigma)

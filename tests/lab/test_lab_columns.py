@@ -1,10 +1,11 @@
 """Every column of every experiment has a label for people, which its figures and its report show."""
 
+import io
+
 import pytest
 
 from sigmafield.lab.columns import VARIED, label_of
 from sigmafield.lab.drawing import octaves, with_arms, words_of
-from sigmafield.lab.report import write_report
 from sigmafield.lab.rows import frame
 from sigmafield.lab.studies.registry import STUDIES
 
@@ -23,17 +24,15 @@ LEAST = {
 
 @pytest.fixture(scope="module", params=STUDIES)
 def study(request, tmp_path_factory):
-    """(experiment, folder with its report, reading)."""
+    """(experiment, its rows)."""
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     model = {"inpaint": "images", "guidance": "mixture"}.get(name, "gaussian")
     experiment = STUDIES[name].experiment({"model": model, "seeds": 2, "particles": 8}, LEAST[name])
-    rows = list(experiment.run(folder))
-    write_report(experiment, rows, folder, "command")
-    return experiment, folder, rows
+    return experiment, list(experiment.run(folder))
 
 
 def test_what_is_measured_is_declared(study):
-    experiment, _, rows = study
+    experiment, rows = study
     for row in rows:
         assert set(row.values) == set(experiment.measured)
         assert set(row.labels) <= set(VARIED)
@@ -42,15 +41,17 @@ def test_what_is_measured_is_declared(study):
 
 
 def test_axes_are_labelled_with_words(study):
-    """No axis and no column of the report's tables has a name of the table that its label replaces."""
-    experiment, folder, rows = study
+    """No axis and no column of the report's tables has a name of the table that its label replaces; all are drawn."""
+    experiment, rows = study
     own = {name for name, column in {**VARIED, **experiment.measured}.items() if name != column.label}
-    for shown in experiment.read(frame(rows)).figures.values():
+    reading = experiment.read(frame(rows))
+    for shown in reading.figures.values():
         for axes in shown.figure.axes:
             assert axes.get_xlabel() and axes.get_ylabel()
             assert not {axes.get_xlabel(), axes.get_ylabel()} & own
-    heads = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| ")]
-    assert heads and not {cell.strip() for cell in heads[0].strip("|").split("|")} & own
+        shown.figure.set_layout_engine("none")  # half of the time; reports are drawn with it elsewhere
+        shown.figure.savefig(io.BytesIO(), format="raw", dpi=30)
+    assert reading.tables and not any(own & {*table.columns} for table in reading.tables.values())
 
 
 def test_labels():

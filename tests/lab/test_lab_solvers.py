@@ -6,7 +6,7 @@ from sigmafield.lab.drawing import rows_of
 from sigmafield.lab.rows import frame
 from sigmafield.lab.studies.solvers import SOLVERS, front_of, observed_order
 
-ORDERS = {"euler": 1, "heun": 2, "dpm_2": 2, "dpmpp_2m": 2, "dpmpp_sde": 2, "seeds_3": 3}
+ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2, "dpmpp_sde": 2, "seeds_3": 3}
 
 
 @pytest.fixture(scope="module")

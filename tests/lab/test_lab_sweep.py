@@ -102,10 +102,10 @@ def test_the_sheet_shows_each_image_at_its_place(swept):
     folder, table, experiment = swept
     reading = experiment.read(table)
     sheet = np.asarray(reading.figures["sheet-1"].figure)
-    windows = np.lib.stride_tricks.sliding_window_view(sheet, (32, 32), (0, 1))
     for row in table.to_dicts():
         tile = np.asarray(open_image(folder / row["image"]))
-        assert (windows == tile.transpose(2, 0, 1)).all((-1, -2, -3)).any()
+        corners = np.argwhere((sheet[:-31, :-31] == tile[0, 0]).all(-1))
+        assert any((sheet[y : y + 32, x : x + 32] == tile).all() for y, x in corners)
     assert any("sharpness" in finding for finding in reading.findings)
 
 

@@ -28,12 +28,13 @@ def measured(tmp_path_factory):
 
 def test_ode_and_sde_have_the_exact_marginals(measured):
     """With small steps the energy distance to exact samples is 0 for both; with three steps of Euler it is not."""
-    own = {"samplers": "dpmpp_2m_sde,euler", "etas": "0,1", "steps": "3,24"}
-    table = measured(MARGINALS, {"particles": 200, "seeds": 3}, own)
+    subject = {"particles": 200, "seeds": 3}
+    table = measured(MARGINALS, subject, {"samplers": "dpmpp_2m_sde", "etas": "0,1", "steps": "24"})
     for eta in (0.0, 1.0):
         arm = {"sampler": "dpmpp_2m_sde", "eta": eta, "steps": 24}
         assert abs(mean(table, "end", **arm).value) < 0.02 and abs(mean(table, "end_spread", **arm).value) < 0.15
-    assert mean(table, "end", sampler="euler", steps=3).low > 0.03
+    rough = measured(MARGINALS, subject, {"samplers": "euler", "etas": "0", "steps": "3"})
+    assert mean(rough, "end", sampler="euler", steps=3).low > 0.03
 
 
 def test_energy_is_at_least_optimal_and_the_sde_is_the_schroedinger_bridge(measured):

@@ -63,6 +63,8 @@ def test_textbook_regions_for_short_steps():
         assert real_interval(name, 1e-3) == pytest.approx(interval, abs=5e-3)
 
 
+FIRST = {sampler.step: name for name, sampler in reversed([*SAMPLERS.items()])}
+
 HAS_OWN_SCALE = {
     "dpm_fast",
     "heunpp2",
@@ -76,7 +78,17 @@ HAS_OWN_SCALE = {
 """Their coefficients depend on the step or on σ (SA-Solver: where its noise is on): no one factor of growth."""
 
 
-@pytest.mark.parametrize("name", [n for n, m in SAMPLERS.items() if m.linear and n not in HAS_OWN_SCALE])
+OF_ANOTHER = {name for name, m in SAMPLERS.items() if name != FIRST[m.step]}
+"""Samplers that are another one's function with other parameters, which are at work here only as numbers."""
+
+
+def linear(but=()):
+    """Names of linear samplers; slow are those of another one's function."""
+    names = [name for name, m in SAMPLERS.items() if m.linear and name not in but]
+    return [pytest.param(name, marks=pytest.mark.slow if name in OF_ANOTHER else ()) for name in names]
+
+
+@pytest.mark.parametrize("name", linear(HAS_OWN_SCALE))
 @pytest.mark.typed_elsewhere
 def test_runs_grow_by_the_spectral_radius(name):
     """After many equal steps, x grows by the spectral radius per step, at a z where the largest eigenvalue is real."""
@@ -108,7 +120,7 @@ def test_runs_grow_by_the_spectral_radius(name):
     assert size[-1] / size[-2] == pytest.approx(radius, rel=1e-4 if name.startswith("uni_pc") else 1e-9)
 
 
-@pytest.mark.parametrize("name", [n for n, m in SAMPLERS.items() if m.linear])
+@pytest.mark.parametrize("name", linear())
 def test_what_needs_no_damping_is_kept(name):
     """D(x) = x leaves x unchanged: the radius at z = 0 is 1."""
     always = {"sde_start_percent": 0.0, "sde_end_percent": 1.0} if name.startswith("sa_solver") else {}

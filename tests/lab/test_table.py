@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from sigmafield.core.grid import Grid
+from sigmafield.core.linear import lincomb
 from sigmafield.core.process import VE, Flow
 from sigmafield.core.protocols import Pred
 from sigmafield.lab import one_step, render, table
 from sigmafield.lab.coefficients import terms
 from sigmafield.parameterization.timesteps import betas, discrete
 from sigmafield.runs.run import Run
+from sigmafield.samplers import SAMPLERS, Sampler
 from sigmafield.schedules import karras
 
 GRID = Grid(karras(6, 0.03, 14.6), VE(), clock=discrete(betas()).sigma_at)
@@ -51,8 +53,6 @@ def test_rows_are_what_a_run_does(name):
     """x after each step is the row's combination of x₀, predictions and noises; and one_step's of the step's own x."""
     rows, seen = table(name, GRID), Recorder()
     x0 = seen.draw()
-    from sigmafield.samplers import SAMPLERS
-
     run = Run(seen.denoise, SAMPLERS.lookup(name), GRID, seen)
     state = run.start(x0)
     for i, row in enumerate(rows):
@@ -96,3 +96,16 @@ def test_long_runs_fit():
 def test_refusals(name, grid, params, message):
     with pytest.raises(ValueError, match=message):
         table(name, grid, **params)
+
+
+def test_a_step_may_draw_as_often_as_it_likes():
+    def often(x, s, mem, noise):
+        D = (yield x, s.sigma).x0
+        return lincomb(1.0, x, -1.0, D, *(term for _ in range(9) for term in (0.5, noise(s)))), mem
+
+    SAMPLERS.add(Sampler("often", often, order=1, evals=1, paper="", noise="gaussian"))
+    try:
+        last = table("often", GRID)[-1]
+    finally:
+        SAMPLERS.remove("often")
+    assert (last.a, last.D, last.xi) == (1.0, [-1.0] * GRID.n, [0.5] * 9 * GRID.n)

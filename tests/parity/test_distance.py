@@ -64,7 +64,7 @@ def test_distance(distance_case, reference, worst):
     if "cfgpp" in params:
         params["cfgpp"] = "doubled" if params["cfgpp"] else "off"
     if "preset" in case.row:
-        drawn(case, reference, sampler, 20, params)  # nothing of this run may remain in the run that is compared
+        drawn(case, reference, sampler, 8, params)  # nothing of this run may remain in the run that is compared
     ours, nfe = drawn(case, reference, sampler, case["steps"], params)
     expected = case.expected("samples")
     assert nfe == case["nfe"]
@@ -72,7 +72,10 @@ def test_distance(distance_case, reference, worst):
     worst[f"{case['id']} {params or sampler}"] = error[0]
     if error[0] <= LEAST:
         return
-    flipped = [drawn(case, reference, sampler, case["steps"], params, flip)[0] for flip in range(1, 1 + FLIPS)]
-    for size, changes in zip(error, zip(*(sizes(other - ours, expected) for other in flipped))):
-        allowed = max(LEAST, FACTOR * max(changes))
-        assert size <= allowed, f"samples differ by {error} (max, median) of max |expected|; {allowed} is rounding"
+    allowed = (LEAST, LEAST)
+    for flip in range(1, 1 + FLIPS):
+        other, _ = drawn(case, reference, sampler, case["steps"], params, flip)
+        allowed = tuple(max(a, FACTOR * size) for a, size in zip(allowed, sizes(other - ours, expected)))
+        if error[0] <= allowed[0] and error[1] <= allowed[1]:
+            return
+    pytest.fail(f"samples differ by {error} (max, median) of max |expected|; {allowed} is rounding")

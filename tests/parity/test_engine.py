@@ -31,6 +31,20 @@ def tally(work, name, net, case):
         work[key] = [a + b for a, b in zip(work.get(key, [0] * 4), ours)]
 
 
+def quick(case):
+    """All but repetitions: a schedule, a part of it or a mask on more models or with more samplers."""
+    if case["kind"] == "guider" or case["model"] == "sd15" or case["differential_diffusion_strength"] is not None:
+        return True
+    if case["mask"]:
+        return case["sampler"] == "euler"
+    if case["denoise"] < 1:
+        return case["model"] == "flux" and case["sampler"] in ("euler", "uni_pc")
+    part = case["start_step"] is not None or case["last_step"] is not None
+    matrix = case["sampler"] == "euler" and case["scheduler"] != "normal" and not part
+    return case["model"] == "sd3" or not matrix
+
+
+@pytest.mark.quick(which=quick)
 @pytest.mark.typed_elsewhere
 def test_engine(engine_case, reference, worst, work):
     case = engine_case

@@ -52,6 +52,12 @@ def compare(case, name, ours, worst, what, tolerance=1e-5):
     assert error <= tolerance, f"{name} differ by {error:.2e} of max |expected|"
 
 
+def quick(case):
+    """An ε-network and a flow; of a v-network, whose predictions come back in x0 as well, what works in v."""
+    return case["kind"] == "freeu" or case["model"] != "vpred" or case["patches"][0][0] == "RescaleCFG"
+
+
+@pytest.mark.quick(which=quick)
 def test_guidance(guidance_case, reference, worst):
     case = guidance_case
     if case["kind"] == "freeu":
@@ -66,15 +72,18 @@ def test_guidance(guidance_case, reference, worst):
     compare(case, "samples", ours, worst, what, LOOSE.get(text, 1e-5))
 
 
-def quick(case):
-    """One model, at cfg 1 and above, under every mod; a flow where mods are combined."""
-    return case["kind"] == "freeu" or case["model"] == "sd15" or (case["model"] == "sd3" and len(case["patches"]) > 1)
+def one_of_each(case):
+    """One model with guidance, under every mod; a flow where mods are combined."""
+    if case["kind"] == "freeu":
+        return True
+    one = case["model"] == ("sd3" if len(case["patches"]) > 1 else "sd15")
+    return one and case["cfg"] > 1 and case["sampler"] != "euler"
 
 
 @pytest.mark.typed_elsewhere
-@pytest.mark.quick(which=quick)
+@pytest.mark.quick(which=one_of_each)
 def test_a_batch_is_its_samples(guidance_case, reference):
-    """Three samples together equal the three alone, each with its own draw of the noise."""
+    """Samples together equal each alone with its own draw of the noise: the first and the last of three."""
     case = guidance_case
     if case["kind"] == "freeu":
         h, skip = (case.tensor(case[key]) for key in ("h", "skip"))
@@ -85,5 +94,5 @@ def test_a_batch_is_its_samples(guidance_case, reference):
     net = Counted(case["model"], reference)
     text = line(case["patches"], Mahiro={"over": "sample"})
     together = samples(case, net, text, [0, 1, 2])
-    alone = torch.cat([samples(case, net, text, [k]) for k in range(3)])
-    torch.testing.assert_close(together, alone, rtol=0, atol=2e-6 * float(alone.abs().max()))
+    alone = torch.cat([samples(case, net, text, [k]) for k in (0, 2)])
+    torch.testing.assert_close(together[[0, 2]], alone, rtol=0, atol=2e-6 * float(alone.abs().max()))

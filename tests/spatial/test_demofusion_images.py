@@ -35,22 +35,22 @@ def heart(pipe, tmp_path_factory):
 
 def test_phases_of_a_recipe(pipe):
     """The first is plain sampling; every other one has a size more, and each sample the first's mean and deviation."""
-    recipe = replace(RECIPE, batch=2, steps=2)
-    demo = opened(recipe, pipe, 3, vae_tile=64)
+    recipe = replace(RECIPE, batch=2, steps=2, cfg=1.0)
+    demo = opened(recipe, pipe, 3, stride=16, vae_tile=64)
     ends = list(demo.run.walk(demo.start))
     plain = sf.open_job(recipe, pipe)
     assert torch.equal(ends[0][1].x, sf.finish(plain.run, plain.start).x)
     mean, std = moments(ends[0][1].x)
     for k, (phase, state) in enumerate(ends, 1):
         assert (phase.scale, phase.size, phase.n, state.i, state.nfe) == (k, (64 * k, 64 * k), 2, 2 * k, 2 * k)
-        images = demo.images(state)
-        assert [image.size for image in images] == [(64 * k, 64 * k)] * 2
-        assert [image.size for image in demo.preview(state)] == [(64 * k, 64 * k)] * 2
+        if k != 2:
+            shown = demo.images(state) if k == 3 else demo.preview(state)
+            assert [image.size for image in shown] == [(64 * k, 64 * k)] * 2
         for ours, first in zip(moments(state.x), (mean, std)):
             torch.testing.assert_close(ours, first, rtol=1e-4, atol=1e-4)
         assert demo.run.progress(state) == pytest.approx(sum(q * q for q in range(1, k + 1)) / 14)
-    again = opened(recipe, pipe, 3)
-    assert torch.equal(sf.finish(again.run, again.start).x, ends[-1][1].x)
+    again = opened(recipe, pipe, 2, stride=16)
+    assert torch.equal(sf.finish(again.run, again.start).x, ends[1][1].x)
 
 
 @pytest.mark.parametrize(
@@ -65,20 +65,20 @@ def test_phases_of_a_recipe(pipe):
 def test_resume_in_the_middle_of_any_phase(pipe, tmp_path, sampler, guidance, flow):
     """From every cut, with everything rebuilt, to the same next latent."""
     pipe = replace(pipe, model=replace(pipe.model, sampling=flow_sampling(3.0))) if flow else pipe
-    recipe = replace(RECIPE, sampler=sampler, guidance=guidance, schedule="simple")
+    recipe = replace(RECIPE, sampler=sampler, guidance=guidance, schedule="simple", steps=2)
 
     def made():
         return opened(recipe, pipe, 2, stride=12)
 
     demo = made()
     states = list(sf.iterate(demo.run, demo.start))
-    assert [st.i for st in states] == list(range(1, 7)) and torch.isfinite(states[-1].x).all()
+    assert [st.i for st in states] == list(range(1, 5)) and torch.isfinite(states[-1].x).all()
     for state, following in pairwise(states):
         sf.save_state(state, tmp_path / "cut.safetensors")
         loaded, _ = sf.load_state(tmp_path / "cut.safetensors")
         end = made().run.step(loaded)
         assert torch.equal(end.x, following.x) and end.nfe == following.nfe
-    assert [state.i for _, state in made().run.walk(states[2])] == [6]
+    assert [state.i for _, state in made().run.walk(states[1])] == [4]
 
 
 def test_from_a_image(pipe, heart):
@@ -86,7 +86,7 @@ def test_from_a_image(pipe, heart):
     recipe = replace(RECIPE, image=heart, prompt="green apple", sampler="euler")
     gaps = []
     for denoise in (1.0, 0.3):
-        demo = opened(replace(recipe, denoise=denoise), pipe, 2)
+        demo = opened(replace(recipe, denoise=denoise), pipe, 2, stride=16)
         ends = list(demo.run.walk(demo.start))
         assert [(phase.scale, state.x.shape[-1]) for phase, state in ends] == [(1, 16), (2, 32)]
         gaps.append(float((ends[0][1].x - demo.start.x).square().mean()))

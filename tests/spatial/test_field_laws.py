@@ -8,6 +8,7 @@ from toys import (
     NEGATIVE,
     POSITIVE,
     SAMPLINGS,
+    STEPS,
     SUMMED,
     SYNCHRONOUS,
     Cropped,
@@ -30,12 +31,17 @@ from sigmafield.spatial.tiled_model import Tiled, grid_cover
 N, D = 5, [0.0, 0.4, 0.6, 1.0]
 SHAPE = (1, 4, 8, 8)
 TILES = grid_tiles(8, 8, (4, 4))
-QUICK = {("flow", "normal", "delayed"), ("eps", "normal", "own")}
-SETTINGS = [
-    pytest.param(*setting, marks=() if setting in QUICK else pytest.mark.slow)
-    for setting in product(("eps", "flow"), ("normal", "karras"), ("delayed", "own"))
-    if setting[:2] != ("flow", "karras")
-]
+OWN = {"euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2s_ancestral", "lms", "seeds_3", "uni_pc", "euler_cfg_pp"}
+"""Samplers of each kind: tests/engine runs every one over a field of two schedules."""
+
+
+def cases():
+    """Every step of a sampler with a delayed start in a flow, and some with a schedule of their own in VE."""
+    quick = {("flow", "normal", "delayed"): STEPS.values(), ("eps", "normal", "own"): OWN}
+    for name, *setting in product(SYNCHRONOUS, ("eps", "flow"), ("normal", "karras"), ("delayed", "own")):
+        if setting[:2] != ["flow", "karras"]:
+            marks = () if name in quick.get(tuple(setting), ()) else pytest.mark.slow
+            yield pytest.param(name, *setting, marks=marks)
 
 
 def canvas_run(name, kind, field, source, noise, model):
@@ -58,15 +64,7 @@ def tile_run(name, kind, sigmas, source, noise, tile, first):
     return finish(run, started(process, sigmas, noise[at].contiguous(), source[at].contiguous())).x
 
 
-FIRST = {SAMPLERS[name].step: name for name in reversed(SYNCHRONOUS)}
-"""Function of a step → the first sampler that it is of: others have other parameters of it."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in FIRST.values() else pytest.mark.slow) for name in SYNCHRONOUS],
-)
-@pytest.mark.parametrize("kind, schedule, mode", SETTINGS)
+@pytest.mark.parametrize("name, kind, schedule, mode", cases())
 @pytest.mark.typed_elsewhere
 def test_a_tile_is_a_run_of_its_own(name, kind, schedule, mode):
     """A1, B1, S1, and A2's d = 0: each tile ends as KSampler would on the crop, with the crop of the noise."""

@@ -34,6 +34,8 @@ from sigmafield.spatial.tiled_model import Tiled, fixed_cover, grid_cover
 
 SHAPE = (1, 4, 16, 16)
 FOUR = grid_tiles(16, 16, (8, 8))
+RAMP = torch.linspace(0, 1, 8).repeat_interleave(2).expand(1, 16, 16)
+"""Strengths of eight levels, from left to right."""
 kinds = pytest.mark.parametrize("kind", SAMPLINGS)
 modes = pytest.mark.parametrize("mode", ["delayed", "own"])
 
@@ -84,10 +86,10 @@ def test_equal_strengths_are_one_run(mode, kind, name):
     guider = Guider(Tiled(Toy(process), grid_cover((8, 8), 4)), POSITIVE, NEGATIVE, 3.0)
     tiles = grid_tiles(16, 16, (8, 8), 4)
     for d in (1.0, 0.5):
-        field = field_from_tiles(trajectory(mode, kind, name), tiles, [d] * len(tiles), 16, 16)
+        field = field_from_tiles(trajectory(mode, kind, name, n=6), tiles, [d] * len(tiles), 16, 16)
         got = end_of(guider, kind, name, field, source, noise).x
-        first = 0 if mode == "own" else 10 - int(10 * d)
-        sigmas = sigmas_of(kind, name, "normal", 10, d if mode == "own" else None)[first:]
+        first = 0 if mode == "own" else 6 - int(6 * d)
+        sigmas = sigmas_of(kind, name, "normal", 6, d if mode == "own" else None)[first:]
         plain = Run(
             guider,
             SAMPLERS[name],
@@ -168,7 +170,7 @@ LAYOUTS = {
 def test_pointwise_networks_do_not_see_the_layout(mode, kind, name, figure):
     """A6: the result at a place depends on its strength, source and noise alone; `native` is `by_level`."""
     source, noise = drawn(SHAPE, 1), drawn(SHAPE)
-    field = field_from_mask(trajectory(mode, kind, name, n=6), torch.linspace(0, 1, 16).expand(1, 16, 16), (16, 16))
+    field = field_from_mask(trajectory(mode, kind, name, n=5), RAMP, (16, 16))
     model = Toy(SAMPLINGS[kind].process, local=False)
     ends = [end_of(Guider(wrap(model), POSITIVE), kind, name, field, source, noise).x for wrap in LAYOUTS.values()]
     assert figure("A6 other layout, pointwise", max((a - ends[0]).abs().max() for a in ends[1:])) <= 5e-6
@@ -213,7 +215,7 @@ def test_masks_and_fields_compose(mode, kind, figure):
     """M1: where the mask keeps, the source comes out whatever d; a soft one is weaker than the field alone."""
     process = SAMPLINGS[kind].process
     source, noise = drawn(SHAPE, 1), drawn(SHAPE)
-    field = field_from_mask(trajectory(mode, kind), torch.linspace(0, 1, 16).expand(1, 16, 16), (16, 16))
+    field = field_from_mask(trajectory(mode, kind, n=6), RAMP, (16, 16))
     mask = torch.ones(SHAPE)
     mask[..., :4, :], mask[..., 4:8, :] = 0, 0.5
     guider = Guider(Tiled(Toy(process), grid_cover((8, 8), 2)), POSITIVE, NEGATIVE, 2.0)

@@ -79,7 +79,7 @@ class Shown:
         return Pred(D)
 
 
-@pytest.mark.parametrize("d", [(0.5, 0.7), (0.3, 0.8), (0.2, 1.0)])
+@pytest.mark.parametrize("d", [(0.5, 0.7), pytest.param((0.3, 0.8), marks=pytest.mark.slow), (0.2, 1.0)])
 def test_bringing_to_the_tiles_level_is_nearest_to_the_truth(d, figure):
     process = VE()
     root = torch.linalg.cholesky(covariance(LENGTH) + 1e-6 * torch.eye(LENGTH)).float()

@@ -307,9 +307,20 @@ def drawing(height, width, seed=0):
     return image
 
 
+SPLIT = [((256, 256), (3, 16)), ((200, 344), (5, 8)), ((96, 640), (8, 64)), ((67, 130), (5, 8)), ((67, 130), (0, 8))]
+"""Every size and every (depth, least side) once."""
+
+
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-@pytest.mark.parametrize("size", [(256, 256), (200, 344), (96, 640), (67, 130)])
-@pytest.mark.parametrize("depth, least", [(3, 16), (5, 8), (0, 8), (8, 64)])
+@pytest.mark.parametrize(
+    "size, depth, least",
+    [
+        pytest.param(size, *ends, marks=() if (size, ends) in SPLIT else pytest.mark.slow)
+        for size in [(256, 256), (200, 344), (96, 640), (67, 130)]
+        for ends in [(3, 16), (5, 8), (0, 8), (8, 64)]
+    ],
+    ids=str,
+)
 def test_leaves_partition_the_image(content, size, depth, least, figure):
     """T5: whole units, each pixel once, no leaf smaller than asked, flat parts left whole; the same each time."""
     image = drawing(*size)

@@ -21,6 +21,9 @@ SYNCHRONOUS = [
 ]
 """Samplers that take fields, without those that are another under a second name."""
 
+STEPS = {SAMPLERS[name].step: name for name in reversed(SYNCHRONOUS)}
+"""Function of a step → the first sampler that it is of: others have other parameters of it."""
+
 SUMMED = {"deis", "er_sde", "er_sde_ode", "er_sde_reverse_time"}
 """Samplers with sums over many points, whose order of addition depends on the shape."""
 

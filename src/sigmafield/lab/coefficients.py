@@ -48,7 +48,7 @@ class Row:
 class Probe:
     """A denoiser and noise source that answers every request with a new unit vector of length `size`.
 
-    With size 0 the vectors are empty, and it only counts requests.
+    From the request numbered `size` on, vectors are 0: it only counts.
     """
 
     def __init__(self, size: int):
@@ -103,9 +103,11 @@ def table(sampler: str, grid: Grid, /, **params: Any) -> list[Row]:
         raise ValueError(f"{sampler} is not linear in x and its predictions: it has no table of coefficients")
     if grid.is_field:
         raise ValueError(f"a table has one sigma per step; got a field {tuple(grid.sigmas.shape)}")
-    counted = Probe(0)
-    _rows(chosen, grid, counted, params)
-    return _rows(chosen, grid, Probe(len(counted.kinds)), params)
+    probe = Probe(1 + 4 * chosen.evals * grid.n)  # x; D, U and two noises for each evaluation are enough for most
+    rows = _rows(chosen, grid, probe, params)
+    if len(probe.kinds) > probe.size:
+        rows = _rows(chosen, grid, Probe(len(probe.kinds)), params)
+    return rows
 
 
 def _rows(sampler: Sampler, grid: Grid, probe: Probe, params: dict[str, Any]) -> list[Row]:

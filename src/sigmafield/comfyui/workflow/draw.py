@@ -49,8 +49,7 @@ def draw(page: Mapping[str, Any], classes: Classes) -> Image.Image:
     scale = min(1.0, MOST / max(width, height))
     pen = Pen(left, top, width, height, scale * FINE)
     _draw(pen, scene)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return pen.image.resize(size, Image.Resampling.LANCZOS)
+    return pen.image.reduce(FINE)
 
 
 class Pen:

@@ -226,8 +226,9 @@ def with_scales(folder: Path, to: Path, spelling: Any) -> tuple[Path, Path]:
     return ours, theirs
 
 
-@pytest.mark.parametrize("spelling", [quantise.old, quantise.new])
-@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+@pytest.mark.parametrize(
+    "part, spelling", [("unet", quantise.old), ("text_encoder", quantise.new), ("vae", quantise.new)]
+)
 def test_directories(part: str, spelling: Any, sd1: tuple[Path, Any], tmp_path: Path) -> None:
     ours, theirs = with_scales(sd1[0] / part, tmp_path, spelling)
     kind = type(getattr(sd1[1], part))

@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
@@ -44,20 +44,25 @@ class Ran:
         return self.stdout + self.stderr
 
 
-def load_once(model: Any, **options: Any) -> Any:
-    """`load`, which reads the shipped model once for each way of running it."""
+def load_once(models: Mapping[str, Any], model: Any, **options: Any) -> Any:
+    """`load`, which reads the shipped model once for each way of running it, and none of those that were loaded."""
+    if str(model) in models and not options.get("loras"):
+        return models[str(model)]
     if model != TINY or options.get("loras") or options.get("embeddings") is not None:
         return load(model, **options)
     return loaded(tiny.read_module, frozenset((name, value) for name, value in options.items() if name != "loras"))
 
 
-def run(*arguments, columns=140, stdout=None, stderr=None):
-    """`sigmafield` with these arguments; streams may be given that act on what they are shown."""
+def run(*arguments, columns=140, stdout=None, stderr=None, models: Mapping[str, Any] = {}):
+    """`sigmafield` with these arguments; streams may be given that act on what they are shown.
+
+    models: Path → the pipeline that was loaded from it, which the command need not load.
+    """
     out, err, before = stdout or io.StringIO(), stderr or io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(columns)
     code = 0
     try:
-        shared = mock.patch.object(execute, "load", load_once)
+        shared = mock.patch.object(execute, "load", partial(load_once, models))
         with shared, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main([str(argument) for argument in arguments])
     except SystemExit as end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sigmafield.comfyui.model import NodeModel
 from sigmafield.comfyui.nodes.loaders import lora_loader
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.lora.strengths import Loras
+from small_network import shipped_model
 
 pytestmark = pytest.mark.usefixtures("few_channels")
 
@@ -31,11 +33,11 @@ class Model:
     Args:
         name: A directory, or "tiny".
         root: Where files are written.
+        pipe: What is loaded from there.
     """
 
-    def __init__(self, name: str, root: Path) -> None:
-        self.name, self.root = name, root
-        self.pipe = self.load()
+    def __init__(self, name: str, root: Path, pipe: Pipeline) -> None:
+        self.name, self.root, self.pipe = name, root, pipe
         widths = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
         self.widths = {
             encoder: next(v.shape[1] for k, v in self.pipe.modules[part].state_dict().items() if "token_emb" in k)
@@ -68,18 +70,25 @@ class Model:
         return folder
 
 
-@pytest.fixture(params=["tiny", pytest.param("sd1", marks=pytest.mark.slow), "sdxl"])
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
-    return Model("tiny" if request.param == "tiny" else request.getfixturevalue(request.param)[0], tmp_path)
+@pytest.fixture
+def tiny(tmp_path: Path) -> Model:
+    return Model("tiny", tmp_path, shipped_model())
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Model:
-    return Model("tiny", tmp_path)
+def xl(sdxl: tuple[Path, object], loaded: Callable[[str], Pipeline], tmp_path: Path) -> Model:
+    return Model(str(sdxl[0]), tmp_path, loaded("sdxl"))
 
 
-def image(pipe: Pipeline, prompt: str = PROMPT) -> Tensor:
-    recipe = sf.Recipe(prompt, steps=1, width=64, height=64, cfg=2.0)
+@pytest.fixture(params=["tiny", pytest.param("sd1", marks=pytest.mark.slow), "xl"])
+def model(request: pytest.FixtureRequest, loaded: Callable[[str], Pipeline], tmp_path: Path) -> Model:
+    if request.param == "sd1":
+        return Model(str(request.getfixturevalue("sd1")[0]), tmp_path, loaded("sd1"))
+    return request.getfixturevalue(request.param)
+
+
+def image(pipe: Pipeline) -> Tensor:
+    recipe = sf.Recipe(PROMPT, steps=1, width=64, height=64, cfg=2.0)
     job = sf.open_job(recipe, pipe)
     return pipe.decode(sf.execute(job).state.x)
 
@@ -88,14 +97,13 @@ def test_vectors_in_a_lora_are_those_of_a_file(model: Model) -> None:
     vectors = model.vectors(1)
     alone, whole = model.lora("alone.safetensors", {}), model.lora("whole.safetensors", {"my style": vectors})
     words = model.folder({"my_style": vectors})
-    want = image(model.load([alone], words))
-    assert torch.equal(image(model.load([whole])), want)
-    kept = model.pipe.with_loras([whole])
-    assert torch.equal(image(kept), want)
-    read = kept.text.encode([PROMPT], SIZE).embeds
-    for pipe in (kept.with_loras({whole: (1.0, 0.3)}), pickle.loads(pickle.dumps(kept)), model.load([whole], words)):
+    by_folder, kept = model.load([alone], words), model.pipe.with_loras([whole])
+    assert torch.equal(image(kept), image(by_folder))
+    read = by_folder.text.encode([PROMPT], SIZE).embeds
+    others = (kept.with_loras({whole: (1.0, 0.3)}), pickle.loads(pickle.dumps(kept)), model.load([whole], words))
+    for pipe in (kept, *others):
         assert torch.equal(pipe.text.encode([PROMPT], SIZE).embeds, read)  # the folder may have the same
-    assert not torch.allclose(image(model.pipe.with_loras([alone]), "red heart"), want)
+    assert not torch.allclose(kept.text.encode(["red (:1.2) heart"], SIZE).embeds, read)
     for other in (model.pipe, kept.with_loras(()), kept.with_loras([alone])):
         with pytest.raises(ValueError, match="embedding:my_style"):
             other.text.encode([PROMPT], SIZE)
@@ -183,12 +191,11 @@ def test_integers_are_not_vectors(tiny: Model) -> None:
         tiny.pipe.with_loras([path])
 
 
-def test_both_encoders_need_vectors(sdxl: tuple[Path, object], tmp_path: Path) -> None:
-    model = Model(str(sdxl[0]), tmp_path)
-    vectors = model.vectors(1)
-    path = model.lora("a.safetensors", {"a": {"clip_l": vectors["clip_l"]}})
+def test_both_encoders_need_vectors(xl: Model) -> None:
+    vectors = xl.vectors(1)
+    path = xl.lora("a.safetensors", {"a": {"clip_l": vectors["clip_l"]}})
     with pytest.raises(ValueError, match=r"embedding:a: .*a.safetensors has vectors for clip_l, and not for clip_g"):
-        model.pipe.with_loras([path]).text.encode(["embedding:a"], SIZE)
+        xl.pipe.with_loras([path]).text.encode(["embedding:a"], SIZE)
 
 
 def test_the_command_line_knows_them(tiny: Model) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,7 @@ from sigmafield.models.load import load
 from sigmafield.models.load_parts import load_control
 from sigmafield.recipes.ksampler import open_run
 from sigmafield.runs.run import finish
+from small_network import small_model
 
 pytest.importorskip("diffusers")
 import diffusers
@@ -33,7 +35,7 @@ SIZE = (16, 24)
 DRAW = torch.Generator().manual_seed(0)
 X, HINT = torch.randn(1, 4, 8, 12, generator=DRAW), torch.rand(1, 3, *SIZE, generator=DRAW)
 T = torch.tensor([500.0])
-NETS = ["control", "adapter", "xl adapter"]
+Loaded = Callable[[str], Pipeline]
 opened, opened_control = cache(load), cache(load_control)  # nothing here changes a network
 
 
@@ -80,8 +82,14 @@ def test_what_is_loaded_is_what_was_saved(nets: dict[str, tuple[Any, Any]]) -> N
 
 
 @pytest.fixture
-def pipe(sd1: tuple[Path, Any]) -> Pipeline:
-    return opened(sd1[0])
+def pipe(loaded: Loaded) -> Pipeline:
+    return loaded("sd1")
+
+
+@pytest.fixture
+def model_of(loaded: Loaded, request: pytest.FixtureRequest) -> Loaded:
+    """A model by its fixture's name."""
+    return lambda name: opened(request.getfixturevalue(name)[0]) if name == "xl" else loaded(name)
 
 
 def control(nets: dict[str, tuple[Any, Any]], name: str, **settings: Any) -> Control:
@@ -103,9 +111,9 @@ def answer(pipe: Pipeline, cond: Cond, sigma: float = 2.0, x: Tensor = X) -> Ten
 
 @pytest.mark.parametrize("name, model", [("control", "sd1"), ("xl control", "sdxl")])
 def test_a_control_net_is_called_as_diffusers_does(
-    name: str, model: str, nets: dict[str, tuple[Any, Any]], request: pytest.FixtureRequest
+    name: str, model: str, nets: dict[str, tuple[Any, Any]], model_of: Loaded
 ) -> None:
-    pipe = opened(request.getfixturevalue(model)[0])
+    pipe = model_of(model)
     steered = control(nets, name, strength=0.7)
     side, unet, cond = steered.net.module, pipe.modules["unet"], extended(pipe, steered)
     further = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": cond.extra, "return_dict": False}
@@ -125,9 +133,9 @@ def test_a_control_net_is_called_as_diffusers_does(
     ],
 )
 def test_an_adapter_is_called_as_diffusers_does(
-    name: str, model: str, nets: dict[str, tuple[Any, Any]], request: pytest.FixtureRequest
+    name: str, model: str, nets: dict[str, tuple[Any, Any]], model_of: Loaded
 ) -> None:
-    pipe = opened(request.getfixturevalue(model)[0])
+    pipe = model_of(model)
     steered = control(nets, name, strength=0.7)
     side, unet, cond = steered.net.module, pipe.modules["unet"], extended(pipe, steered)
     hint = HINT.mean(1, keepdim=True) if name == "grey adapter" else HINT
@@ -172,12 +180,11 @@ def test_strength_0_and_outside_of_the_window_is_no_control(
     assert not torch.equal(answer(pipe, whole), answer(pipe, plain))
 
 
-@pytest.mark.parametrize("name", ["control", "adapter"])
-@pytest.mark.parametrize("side", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name, side", [("control", "bfloat16"), ("control", "float32"), ("adapter", "float32")])
 def test_half_precision_of_the_network_and_of_its_side(
-    name: str, side: str, nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any]
+    name: str, side: str, nets: dict[str, tuple[Any, Any]], pipe: Pipeline, sd1: tuple[Path, Any]
 ) -> None:
-    full, half = opened(sd1[0]), opened(sd1[0], dtype="bfloat16")
+    full, half = pipe, opened(sd1[0], dtype="bfloat16")
     whole = extended(full, control(nets, name))
     low = replace(whole, controls=[Control(load_control(nets[name][0], dtype=side), HINT)])
     assert_close(half.model.network(X, T, low), full.model.network(X, T, whole), atol=0.3, rtol=0)
@@ -279,15 +286,15 @@ RUNS = [
 
 @pytest.mark.parametrize("kind, name, model", RUNS, ids=[kind for kind, _, _ in RUNS])
 def test_whole_runs_are_those_of_diffusers(
-    kind: str, name: str, model: str, nets: dict[str, tuple[Any, Any]], request: pytest.FixtureRequest
+    kind: str, name: str, model: str, nets: dict[str, tuple[Any, Any]], model_of: Loaded, request: pytest.FixtureRequest
 ) -> None:
-    folder, known = request.getfixturevalue(model)
-    pipe, noise = opened(folder), torch.randn(1, 4, 8, 12)
+    known = request.getfixturevalue(model)[1]
+    pipe, noise = model_of(model), torch.randn(1, 4, 8, 12)
     scale = "adapter_conditioning_scale" if "Adapter" in kind else "controlnet_conditioning_scale"
     diffuser = theirs_of(kind, known, nets[name][1])
     diffuser.set_progress_bar_config(disable=True)
     want = diffuser(
-        "a red heart", image=HINT, negative_prompt="a horse", height=SIZE[0], width=SIZE[1], num_inference_steps=5,
+        "a red heart", image=HINT, negative_prompt="a horse", height=SIZE[0], width=SIZE[1], num_inference_steps=3,
         guidance_scale=3.0, latents=noise, output_type="latent", **{scale: 0.8},
     ).images  # fmt: skip
     positive, negative = (
@@ -312,7 +319,7 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
         ValueError, match=r"this T2IAdapter is for networks with down_block_types\[0\] = DownBlock2D; the"
     ):
         pipe.model.check(extended(pipe, control(nets, "xl adapter")))
-    tiny = opened("tiny")
+    tiny = small_model()
     with pytest.raises(ValueError, match="tiny takes no controls: these are for Stable Diffusion"):
         tiny.model.check(extended(tiny, steered))
     with pytest.raises(ValueError, match="unet is a UNet2DConditionModel; supported: ControlNetModel, "):
@@ -329,14 +336,15 @@ def test_refusals(nets: dict[str, tuple[Any, Any]], pipe: Pipeline, tmp_path: Pa
 
 
 def test_the_command_line_steers_and_replays(
-    nets: dict[str, tuple[Any, Any]], sd1: tuple[Path, Any], tmp_path: Path
+    nets: dict[str, tuple[Any, Any]], pipe: Pipeline, sd1: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    from command_line import run
+    import command_line
     from sigmafield.recipes.image_io import open_image, to_images
     from sigmafield.recipes.output import save_image
 
     hint = tmp_path / "hint.png"
     save_image(to_images(HINT)[0], hint)
+    run = partial(command_line.run, models={str(sd1[0]): pipe})
     options = ["--model", sd1[0], "--steps", 2, "--size", "24x16", "--seed", 3]
     steered = ["--controlnet", f"net={nets['control'][0]},image={hint},strength=0.9,end=0.8"]
     for name, more in {"a": steered, "b": [*steered, *steered], "c": []}.items():

@@ -92,6 +92,10 @@ LAYOUTS: dict[str, Callable[[], Made]] = {
 }
 
 
+SPELLINGS = ("sd1, bare", "sd1, with the model", "adapter, wrapped", "adapter, diffusers", "adapter, light, diffusers")
+"""Those whose module is another one's, by other names in the file."""
+
+
 def saved(made: Made, folder: Path, name: str) -> Path:
     """A file of the weights."""
     folder.mkdir(exist_ok=True)
@@ -113,6 +117,8 @@ def test_a_file_is_the_module_that_it_was_made_of(name: str, tmp_path: Path) -> 
     state = made[0].state_dict()
     assert type(net.module) is type(made[0]) and net.module.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[key]) for key, value in net.module.state_dict().items())
+    if name in SPELLINGS:
+        return
     cond = Cond(TEXT, SIZES if name.startswith("xl") else {})
     hint = HINT if net.factor == 8 else HINT.repeat_interleave(2, 2).repeat_interleave(2, 3)
     got, want = (each(X, T, cond, hint, 0.7) for each in (net, replace(net, module=made[0])))
@@ -236,9 +242,8 @@ def test_transformers_are_steered_as_diffusers_does(name: str, steered: dict[str
         load_control(path, kind=kind)
     cond = pipe.text.encode(["a red heart", "a horse"], (16, 16))
     x, t = torch.randn(2, 16, 8, 8, generator=DRAW), torch.tensor([0.5, 0.2])
-    nets: list[Any] = [
-        load_control(file, kind=kind, pipe=pipe) for file in ([path] if "canny" in name else [path, folder])
-    ]
+    files = [path, folder] if name in ("flux", "sd3") else [path]
+    nets: list[Any] = [load_control(file, kind=kind, pipe=pipe) for file in files]
     for net in nets:
         state = made[0].state_dict()
         assert net.module.state_dict().keys() == state.keys()
@@ -303,11 +308,11 @@ def test_a_union_of_flux_is_told_the_kind(steered: dict[str, Pipeline], tmp_path
 
 
 def test_side_networks_of_other_networks_are_refused(
-    steered: dict[str, Pipeline], tmp_path: Path, sd1: tuple[Path, Any]
+    steered: dict[str, Pipeline], tmp_path: Path, loaded: Callable[[str], Pipeline]
 ) -> None:
     flux_file = saved(flux(), tmp_path, "flux")
     net = load_control(flux_file, pipe=steered["flux dev"])
-    unet = load(sd1[0])
+    unet = loaded("sd1")
     with pytest.raises(ValueError, match="this FluxControlNetModel is for a transformer; the model is a UNet"):
         unet.model.controls(net)  # type: ignore[misc]
     with pytest.raises(ValueError, match="this FluxControlNetModel is not for a SD3Transformer2DModel"):
@@ -334,13 +339,14 @@ def test_the_command_line_steers_with_a_file(tmp_path: Path) -> None:
     hint = tmp_path / "hint.png"
     save_image(to_images(HINT)[0], hint)
     options = ["--model", tmp_path / "model", "--steps", 1, "--size", "16x16", "--seed", 3]
+    models = {str(tmp_path / "model"): load(tmp_path / "model")}
     for name, net in {"a": path, "b": folder}.items():
         steer = ["--controlnet", f"net={net},image={hint}"]
-        result = run("sample", "a red heart", "-o", tmp_path / f"{name}.png", *options, *steer)
+        result = run("sample", "a red heart", "-o", tmp_path / f"{name}.png", *options, *steer, models=models)
         assert result.exit_code == 0, result.output
     a, b = (open_image(tmp_path / f"{name}.png").tobytes() for name in "ab")
     assert a == b
-    assert "every pixel is the same" in run("replay", tmp_path / "a.png").output
+    assert "every pixel is the same" in run("replay", tmp_path / "a.png", models=models).output
 
 
 WRONG = {

@@ -58,25 +58,26 @@ def test_denoised_is_what_their_scheduler_computes(both: tuple[Pipeline, Any]) -
         assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["sd1", "sd2"])
-def test_text(model: str, request: pytest.FixtureRequest) -> None:
-    folder, pipe = request.getfixturevalue(model)
+@pytest.mark.parametrize("both", ["sd1", "sd2"], indirect=True)
+def test_text(both: tuple[Pipeline, Any]) -> None:
+    ours, pipe = both
     want = pipe.encode_prompt(PROMPTS, CPU, 1, False)[0]
-    cond = load(folder).text.encode(PROMPTS, SIZE)
+    cond = ours.text.encode(PROMPTS, SIZE)
     assert torch.equal(cond.embeds, want) and not cond.extra
 
 
-def test_previews_are_of_the_latents_own_colours(sd1: tuple[Path, Any]) -> None:
-    pipe = load(sd1[0])
+def test_previews_are_of_the_latents_own_colours(loaded: Callable[[str], Pipeline]) -> None:
+    pipe = loaded("sd1")
     assert pipe.preview is not None
     images = pipe.preview(torch.randn(2, 4, 8, 8))
     assert images.shape == (2, 3, 8, 8) and 0 <= images.min() <= images.max() <= 1
 
 
-def test_text_of_xl(sdxl: tuple[Path, Any]) -> None:
-    folder, pipe = sdxl
+@pytest.mark.parametrize("both", ["sdxl"], indirect=True)
+def test_text_of_xl(both: tuple[Pipeline, Any]) -> None:
+    ours, pipe = both
     embeds, negative, pooled, negative_pooled = pipe.encode_prompt(["a red heart"], device=CPU, negative_prompt=[""])
-    cond = load(folder).text.encode(PROMPTS, SIZE)
+    cond = ours.text.encode(PROMPTS, SIZE)
     assert_close(cond.embeds, torch.cat([embeds, negative]))
     assert_close(cond.extra["text_embeds"], torch.cat([pooled, negative_pooled]))
     sizes = pipe._get_add_time_ids(SIZE, (0, 0), SIZE, torch.float32, pipe.text_encoder_2.config.projection_dim)
@@ -94,8 +95,8 @@ def test_images(both: tuple[Pipeline, Any]) -> None:
     assert ours.model.size == (16, 16) and ours.model.latent.factor == 2 and ours.model.latent.channels == 4
 
 
-def test_tiny_and_diffusers_agree(sd1: tuple[Path, Any]) -> None:
-    a, b = load_tiny(sd1[0], CPU, torch.float32), load(sd1[0])
+def test_tiny_and_diffusers_agree(sd1: tuple[Path, Any], loaded: Callable[[str], Pipeline]) -> None:
+    a, b = load_tiny(sd1[0], CPU, torch.float32), loaded("sd1")
     cond = a.text.encode(PROMPTS, SIZE)
     assert_close(cond.embeds, b.text.encode(PROMPTS, SIZE).embeds, atol=1e-5, rtol=0)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500.0, 7.0])
@@ -103,7 +104,21 @@ def test_tiny_and_diffusers_agree(sd1: tuple[Path, Any]) -> None:
     assert (a.model.name, a.model.size, a.model.latent) == (b.model.name, b.model.size, b.model.latent)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+HALVES = [("float16", "sd1"), ("bfloat16", "sdxl")]
+"""One with a VAE that stays in float32, and one whose VAE does not."""
+
+
+@pytest.mark.parametrize(
+    "dtype, both",
+    HALVES
+    + [
+        pytest.param(dtype, model, marks=pytest.mark.slow)
+        for dtype in ("float16", "bfloat16")
+        for model in ("sd1", "sd2", "sdxl")
+        if (dtype, model) not in HALVES
+    ],
+    indirect=["both"],
+)
 def test_half_precision(dtype: str, both: tuple[Pipeline, Any], request: pytest.FixtureRequest) -> None:
     full, pipe = both
     half = load(request.getfixturevalue(request.node.callspec.params["both"])[0], dtype=dtype)

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sigmafield.comfyui.conditioning import conds_of
-from sigmafield.comfyui.context import Context, Folders
 from sigmafield.comfyui.nodes.conditioning import conditioning_concat
 from sigmafield.comfyui.nodes.editing import (
     reference_latent,
@@ -23,7 +22,7 @@ from sigmafield.comfyui.nodes.editing import (
 )
 from sigmafield.comfyui.nodes.ksampler import ksampler as ksampler_node
 from sigmafield.comfyui.nodes.latents import empty_flux2_latent_image, empty_sd3_latent_image
-from sigmafield.comfyui.nodes.loaders import diffusers_loader
+from sigmafield.comfyui.nodes.loaders import parts
 from sigmafield.comfyui.nodes.prompts import clip_text_encode, t5_tokenizer_options
 from sigmafield.comfyui.nodes.vae import vae_decode, vae_encode
 from sigmafield.comfyui.nodes.wan import (
@@ -40,10 +39,9 @@ Family = Callable[[str], tuple[Path, Any]]
 Loaded = Callable[[str], Pipeline]
 
 
-def opened(family: Family, name: str) -> tuple[Any, Any, Any]:
-    """The three values of a model."""
-    path = family(name)[0]
-    return diffusers_loader(path.name, Context(Folders({"diffusers": [path.parent]})))
+def opened(loaded: Loaded, name: str) -> tuple[Any, Any, Any]:
+    """The three values of a model as a loader gives them."""
+    return parts(loaded(name))
 
 
 def sampled(model: Any, positive: Any, latent: Any, **more: Any) -> Tensor:
@@ -55,8 +53,8 @@ def sampled(model: Any, positive: Any, latent: Any, **more: Any) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen-image", "z-image", "flux2 klein", "chroma"])
-def test_text_to_image_is_generate(name: str, family: Family, loaded: Loaded) -> None:
-    model, clip, vae = opened(family, name)
+def test_text_to_image_is_generate(name: str, loaded: Loaded) -> None:
+    model, clip, vae = opened(loaded, name)
     positive, negative = clip_text_encode("a red heart", clip), clip_text_encode("1999", clip)
     form = model.network.latent
     height, width = 4 * form.factor, 6 * form.factor
@@ -71,9 +69,9 @@ def test_text_to_image_is_generate(name: str, family: Family, loaded: Loaded) ->
 
 
 @pytest.mark.slow
-def test_an_image_is_edited(family: Family) -> None:
+def test_an_image_is_edited(loaded: Loaded) -> None:
     """The prompt, the image that the text encoder sees and the one that the network sees change what is drawn."""
-    model, clip, vae = opened(family, "qwen-image")
+    model, clip, vae = opened(loaded, "qwen-image")
     image, other = torch.rand(1, 40, 56, 3), torch.rand(1, 40, 56, 3)
     empty = empty_sd3_latent_image(48, 32)
     seen = {
@@ -104,10 +102,10 @@ def shrunk(extra: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_images_of_flux2_and_kontext(family: Family) -> None:
+def test_images_of_flux2_and_kontext(loaded: Loaded) -> None:
     empties = {"flux2 klein": empty_flux2_latent_image(96, 64), "flux dev": empty_sd3_latent_image(96, 64)}
     for name, empty in empties.items():
-        model, clip, vae = opened(family, name)
+        model, clip, vae = opened(loaded, name)
         positive = clip_text_encode("make it red", clip)
         encoded = vae_encode(torch.rand(1, 4 * vae.factor, 6 * vae.factor, 3), vae)
         shown = reference_latent(positive, encoded)
@@ -120,24 +118,24 @@ def test_images_of_flux2_and_kontext(family: Family) -> None:
             sampled(model, reference_method(shown, "uxo/uno"), empty)
         with pytest.raises(ValueError, match="reference_latents_method offset of 2 images is not supported"):
             sampled(model, reference_method(reference_latent(shown, encoded), "offset"), empty)
-    model, clip, vae = opened(family, "z-image")
+    model, clip, vae = opened(loaded, "z-image")
     shown = reference_latent(clip_text_encode("", clip), vae_encode(torch.rand(1, 16, 24, 3), vae))
     with pytest.raises(ValueError, match="cannot be shown images"):
         sampled(model, shown, empty_sd3_latent_image(96, 64))
 
 
-def test_masks_of_tokens_follow_the_tokens(family: Family) -> None:
-    model, clip, _ = opened(family, "z-image")
+def test_masks_of_tokens_follow_the_tokens(loaded: Loaded) -> None:
+    model, clip, _ = opened(loaded, "z-image")
     one, other = (clip_text_encode(text, clip) for text in ("a red heart", "the green horse, the red heart"))
     both = conditioning_concat(one, other)
     assert both[0][1]["attention_mask"].shape == both[0][0].shape[:2]
     assert torch.isfinite(sampled(model, both, empty_sd3_latent_image(64, 64))).all()
 
 
-def test_an_image_is_a_video_of_one_frame(family: Family) -> None:
+def test_an_image_is_a_video_of_one_frame(loaded: Loaded) -> None:
     """A VAE of videos, as that of Qwen-Image in a file of its own is read, goes with a network of images."""
-    model, clip, vae = opened(family, "qwen-image")
-    _, _, video = opened(family, "wan")
+    model, clip, vae = opened(loaded, "qwen-image")
+    _, _, video = opened(loaded, "wan")
     latent = vae_encode(torch.rand(1, 32, 48, 3), video)
     assert latent["samples"].shape == (1, 16, 1, 4, 6)
     positive = clip_text_encode("a red heart", clip)
@@ -148,9 +146,9 @@ def test_an_image_is_a_video_of_one_frame(family: Family) -> None:
     assert vae_decode({"samples": samples[:, :, None]}, vae).shape == (1, 32, 48, 3)
 
 
-def test_videos_of_images(family: Family) -> None:
+def test_videos_of_images(loaded: Loaded) -> None:
     """A network of images to video is shown the first frames, or the first and the last ones, and a mask of them."""
-    model, clip, vae = opened(family, "wan2.2 i2v")
+    model, clip, vae = opened(loaded, "wan2.2 i2v")
     text = clip_text_encode("a red heart", clip)
     image = torch.rand(1, 40, 40, 3)
     made = {
@@ -173,9 +171,9 @@ def test_videos_of_images(family: Family) -> None:
     assert_close(first[:, 4:], model.network.latent.to_network(vae.encode(video)), atol=1e-4, rtol=0)
 
 
-def test_a_video_keeps_its_first_frames(family: Family) -> None:
+def test_a_video_keeps_its_first_frames(loaded: Loaded) -> None:
     """A network with a level for each token is given 0 for the frames that a mask keeps, and keeps them."""
-    model, clip, vae = opened(family, "wan2.2 5b")
+    model, clip, vae = opened(loaded, "wan2.2 5b")
     latent = wan22_image_to_video_latent(vae, 64, 64, 9, start_image=torch.rand(1, 64, 64, 3))
     kept = latent.get("noise_mask")
     assert (
@@ -197,8 +195,8 @@ def test_a_video_keeps_its_first_frames(family: Family) -> None:
     assert wan22_image_to_video_latent(vae, 64, 64, 9)["samples"].shape == (1, 48, 3, 4, 4)
 
 
-def test_padding_of_chroma(family: Family) -> None:
-    _, clip, _ = opened(family, "chroma")
+def test_padding_of_chroma(loaded: Loaded) -> None:
+    _, clip, _ = opened(loaded, "chroma")
     assert t5_tokenizer_options(clip, 1, 0) is clip
     embeds, extra = clip_text_encode("a red heart", clip)[0]
     assert embeds.shape[1] == int(extra["attention_mask"].sum())

@@ -287,7 +287,7 @@ NAMES = sorted({name for shapes, _, _ in FILES.values() if len(shapes) < 20 for 
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shapes=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=12), SHAPES, max_size=8),
     dtype=st.sampled_from(sorted(headers.BYTES)),
@@ -302,7 +302,7 @@ def test_any_header_is_described_or_refused(
         assert found.parameters == sum(map(headers.numbers, shapes.values())) or found.quantised
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=80), gguf=st.booleans())
 def test_any_bytes_are_described_or_refused(data: bytes, gguf: bool, tmp_path: Path) -> None:
     path = tmp_path / ("y.gguf" if gguf else "y.safetensors")

@@ -42,7 +42,7 @@ def test_formats(name: str, loaded: Loaded, tmp_path: Path) -> None:
     check(files.weights(family, pipe.model.module, published), state, want)
 
 
-@pytest.mark.parametrize("strength", [1.0, -0.3])
+@pytest.mark.parametrize("strength", [pytest.param(1.0, marks=pytest.mark.slow), -0.3])  # a factor, for every kind
 @pytest.mark.parametrize(
     "kind, target",
     [(kind, on) for kind, (_, on) in files.KINDS.items()]

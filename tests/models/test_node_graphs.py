@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from sigmafield.comfyui.nodes.loaders import (
     dual_clip_loader,
     lora_loader,
     lora_loader_model_only,
+    parts,
     triple_clip_loader,
     unet_loader,
     vae_loader,
@@ -64,14 +64,13 @@ from sigmafield.spatial.inpaint import hidden, inpaint_concat
 pytestmark = pytest.mark.typed_elsewhere
 
 Family = Callable[[str], tuple[Path, Any]]
+Loaded = Callable[[str], Pipeline]
 TEXTS = ("a photograph of (the:1.3) horse", "the red heart")
 
 
-@cache
-def opened(family: Family, name: str) -> tuple[Any, Any, Any]:
-    """The three values of a model in a folder of diffusers' models, loaded once: nodes leave them as they are."""
-    path = family(name)[0]
-    return diffusers_loader(path.name, Context(Folders({"diffusers": [path.parent]})))
+def opened(loaded: Loaded, name: str) -> tuple[Any, Any, Any]:
+    """The three values of a model as a loader gives them; nodes leave them as they are."""
+    return parts(loaded(name))
 
 
 def empty(model: Any, size: int = 16) -> Any:
@@ -93,8 +92,11 @@ FEW, MORE = ("sd1", "sdxl", "sd3", "flux dev"), ("sd2", "sd3 without T5", "flux 
 
 
 @pytest.mark.parametrize("name", [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
-def test_text_to_image_is_generate(name: str, family: Family, loaded: Callable[[str], Pipeline]) -> None:
-    model, clip, vae = opened(family, name)
+def test_text_to_image_is_generate(name: str, family: Family, loaded: Loaded) -> None:
+    model, clip, vae = opened(loaded, name)
+    if name == "sd1":
+        path = family(name)[0]
+        model, clip, vae = diffusers_loader(path.name, Context(Folders({"diffusers": [path.parent]})))
     positive, negative = (clip_text_encode(text, clip) for text in TEXTS)
     made = to_images(vae.decode(sampled(model, positive, negative, empty(model))))
     own = generate(
@@ -104,31 +106,31 @@ def test_text_to_image_is_generate(name: str, family: Family, loaded: Callable[[
     assert [image.tobytes() for image in made] == [image.tobytes() for image in own]
 
 
-def test_prompts_of_each_encoder(family: Family) -> None:
+def test_prompts_of_each_encoder(loaded: Loaded) -> None:
     for name, encode in (
         ("sdxl", lambda clip, a, b: clip_text_encode_sdxl(clip, text_l=a, text_g=b)),
         ("sd3", lambda clip, a, b: clip_text_encode_sd3(clip, a, b, "it's", empty_padding="empty_prompt")),
     ):
-        _, clip, _ = opened(family, name)
+        _, clip, _ = opened(loaded, name)
         one, other = encode(clip, *TEXTS)[0], encode(clip, TEXTS[1], TEXTS[1])[0]
         width, n = 32, one[0].shape[1] if name == "sdxl" else 16
         assert not one[0][:, :n, :width].equal(other[0][:, :n, :width])
         assert one[0][:, :n, width : width + 24].equal(other[0][:, :n, width : width + 24])
-    _, clip, _ = opened(family, "flux dev")
+    _, clip, _ = opened(loaded, "flux dev")
     one, other = (clip_text_encode_flux(clip, text, TEXTS[1], 2.0)[0] for text in TEXTS)
     assert one[0].equal(other[0]) and not one[1]["pooled_output"].equal(other[1]["pooled_output"])
     assert one[1]["guidance"] == 2.0
 
 
-def test_sizes_and_scores_that_a_network_is_told(family: Family) -> None:
-    model, clip, _ = opened(family, "sdxl")
+def test_sizes_and_scores_that_a_network_is_told(loaded: Loaded) -> None:
+    model, clip, _ = opened(loaded, "sdxl")
     asked = clip_text_encode_sdxl(clip, 64, 48, 3, 5, 128, 96, text_l=TEXTS[0], text_g=TEXTS[0])
     cond = clip.encode([TEXTS[0]], (16, 16))
     told = replace(cond, extra={**cond.extra, "time_ids": torch.tensor([[48.0, 64, 5, 3, 96, 128]])})
     guider = Guider(model.network, told, clip.encode([TEXTS[1]], (16, 16)), 3.0)
     out = sampled(model, asked, clip_text_encode(TEXTS[1], clip), empty(model))
     assert out.equal(in_python(guider, model.network, empty(model)))
-    model, clip, _ = opened(family, "refiner")
+    model, clip, _ = opened(loaded, "refiner")
     asked = [clip_text_encode(text, clip) for text in TEXTS]
     guider = Guider(model.network, clip.encode([TEXTS[0]], (16, 16)), clip.encode_negative([TEXTS[1]], (16, 16)), 3.0)
     assert sampled(model, *asked, empty(model)).equal(in_python(guider, model.network, empty(model)))
@@ -136,8 +138,8 @@ def test_sizes_and_scores_that_a_network_is_told(family: Family) -> None:
     assert not sampled(model, *asked, empty(model)).equal(in_python(guider, model.network, empty(model)))
 
 
-def test_flux_with_a_guider(family: Family) -> None:
-    model, clip, _ = opened(family, "flux dev")
+def test_flux_with_a_guider(loaded: Loaded) -> None:
+    model, clip, _ = opened(loaded, "flux dev")
     positive = clip_text_encode_flux(clip, TEXTS[0], TEXTS[0], 2.0)
     cond = clip.encode([TEXTS[0]], (16, 16))
     cond = replace(cond, extra={**cond.extra, "guidance": torch.tensor([2.0])})
@@ -148,13 +150,13 @@ def test_flux_with_a_guider(family: Family) -> None:
     assert out["samples"].equal(in_python(Guider(model.network, cond, None, 1.0), model.network, empty(model)))
     zero = conditioning_zero_out(positive)
     assert sampled(model, positive, zero, empty(model), 2.0).isfinite().all()
-    foreign = clip_text_encode(TEXTS[0], opened(family, "sd1")[1])
+    foreign = clip_text_encode(TEXTS[0], opened(loaded, "sd1")[1])
     with pytest.raises(ValueError, match="needs pooled_output in a conditioning"):
         sampled(model, foreign, foreign, empty(model))
 
 
-def test_inpainting(family: Family) -> None:
-    model, clip, vae = opened(family, "inpainting")
+def test_inpainting(loaded: Loaded) -> None:
+    model, clip, vae = opened(loaded, "inpainting")
     image, mask = torch.rand(1, 16, 16, 3), torch.zeros(1, 16, 16)
     mask[:, :, 8:] = 1
     pairs = [clip_text_encode(text, clip) for text in TEXTS]
@@ -170,8 +172,8 @@ def test_inpainting(family: Family) -> None:
     assert sampled(model, *pairs, empty(model)).isfinite().all()
 
 
-def test_control_nets(sd1: tuple[Path, Any], small: Any, family: Family, tmp_path: Path) -> None:
-    model, clip, _ = opened(family, "sd1")
+def test_control_nets(sd1: tuple[Path, Any], small: Any, loaded: Loaded, tmp_path: Path) -> None:
+    model, clip, _ = opened(loaded, "sd1")
     small.control_net(sd1[1].unet).save_pretrained(tmp_path / "lines")
     context = Context(Folders({"controlnet": [tmp_path]}))
     net = controlnet_loader("lines/diffusion_pytorch_model.safetensors", context)
@@ -191,8 +193,8 @@ def test_control_nets(sd1: tuple[Path, Any], small: Any, family: Family, tmp_pat
     assert both.equal(in_python(Guider(model.network, *conds, 3.0), model.network, empty(model)))
 
 
-def test_loras_add_up_and_leave_the_model(family: Family, loaded: Callable[[str], Pipeline], tmp_path: Path) -> None:
-    model, clip, _ = opened(family, "sd1")
+def test_loras_add_up_and_leave_the_model(loaded: Loaded, tmp_path: Path) -> None:
+    model, clip, _ = opened(loaded, "sd1")
     weights = {}
     generator = torch.Generator().manual_seed(0)
     for stem, module in (
@@ -226,8 +228,8 @@ def test_loras_add_up_and_leave_the_model(family: Family, loaded: Callable[[str]
     assert sampled(only, *pairs, empty(model)).equal(sampled(once, *pairs, empty(model)))
 
 
-def test_merged_models(sd1: tuple[Path, Any], family: Family) -> None:
-    model, clip, _ = opened(family, "sd1")
+def test_merged_models(sd1: tuple[Path, Any], loaded: Loaded) -> None:
+    model, clip, _ = opened(loaded, "sd1")
     other = model_sampling_discrete(model, "v_prediction", False)
     small_module = view_of(model.network.patchable())
     generator = torch.Generator().manual_seed(3)
@@ -259,21 +261,19 @@ def test_merged_models(sd1: tuple[Path, Any], family: Family) -> None:
         clip_text_encode(TEXTS[0], texts)[0][0], clip_text_encode(TEXTS[0], clip)[0][0], rtol=1e-5, atol=1e-5
     )
     with pytest.raises(ValueError, match="same names and shapes"):
-        model_merge_simple(model, opened(family, "sdxl")[0], 0.5)
+        model_merge_simple(model, opened(loaded, "sdxl")[0], 0.5)
 
 
 def test_a_vae_in_a_file_of_its_own(tmp_path: Path) -> None:
     for channels, changes in ((4, {}), (16, original_models.FLOW_VAE)):
         module = original_models.vae(**changes)
-        weights = original_names.autoencoder(module)
-        bare = {name.removeprefix("first_stage_model."): value.contiguous() for name, value in weights.items()}
-        save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "whole.safetensors")
-        save_file(bare, tmp_path / "bare.safetensors")
-        latent, image = torch.randn(1, channels, 4, 4), torch.rand(1, 3, 16, 16)
-        for name in ("whole.safetensors", "bare.safetensors"):
-            vae = vae_loader(name, Context(Folders({"vae": [tmp_path]})))
-            assert vae.decode(latent).equal((module.decode(latent).sample / 2 + 0.5).clamp(0, 1))
-            assert vae.encode(image).equal(module.encode(image * 2 - 1).latent_dist.mean)
+        weights = {name: value.contiguous() for name, value in original_names.autoencoder(module).items()}
+        bare = {name.removeprefix("first_stage_model."): value for name, value in weights.items()}
+        save_file(bare if channels == 4 else weights, tmp_path / "vae.safetensors")
+        latent, image = torch.randn(1, channels, 2, 2), torch.rand(1, 3, 16, 16)
+        vae = vae_loader("vae.safetensors", Context(Folders({"vae": [tmp_path]})))
+        assert vae.decode(latent).equal((module.decode(latent).sample / 2 + 0.5).clamp(0, 1))
+        assert vae.encode(image).equal(module.encode(image * 2 - 1).latent_dist.mean)
     save_file({name: value.contiguous() for name, value in module.state_dict().items()}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="not a VAE of Stable Diffusion, Flux, Wan or Qwen-Image in its"):
         vae_loader("other.safetensors", Context(Folders({"vae": [tmp_path]})))
@@ -291,7 +291,7 @@ def placed(folder: Path, name: str, weights: Any) -> None:
     "kind", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("sd1", "sdxl", "sd3")), "flux"]
 )
 def test_parts_in_files_of_their_own_are_the_whole(kind: str, tmp_path: Path) -> None:
-    parts, weights = getattr(original_models, kind)()
+    modules, weights = getattr(original_models, kind)()
     placed(tmp_path / "checkpoints", "whole.safetensors", weights)
     context = Context(
         Folders({name: [tmp_path / name] for name in ("checkpoints", "diffusion_models", "text_encoders", "vae")})
@@ -303,14 +303,14 @@ def test_parts_in_files_of_their_own_are_the_whole(kind: str, tmp_path: Path) ->
         if key.startswith(prefix) and not key.startswith(("first_stage_model.", "text_encoders.", "vae."))
     }
     placed(tmp_path / "diffusion_models", "network.safetensors", network)
-    texts = sorted((name for name in parts if name.startswith("text_encoder")), reverse=True)
+    texts = sorted((name for name in modules if name.startswith("text_encoder")), reverse=True)
     for name in texts:
-        if "T5" in type(parts[name]).__name__:
-            own = {key: value for key, value in parts[name].state_dict().items() if "embed_tokens" not in key}
+        if "T5" in type(modules[name]).__name__:
+            own = {key: value for key, value in modules[name].state_dict().items() if "embed_tokens" not in key}
         else:
-            own = original_names.clip(parts[name], "")
+            own = original_names.clip(modules[name], "")
         placed(tmp_path / "text_encoders", f"{name}.safetensors", own)
-    placed(tmp_path / "vae", "vae.safetensors", original_names.autoencoder(parts["vae"], ""))
+    placed(tmp_path / "vae", "vae.safetensors", original_names.autoencoder(modules["vae"], ""))
     whole = checkpoint_loader_simple("whole.safetensors", context)
     model = unet_loader("network.safetensors", weight_dtype="default", context=context)
     paths = [f"{name}.safetensors" for name in texts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import cache
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ from torch.testing import assert_close
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
-from sigmafield.models.load import load
 from sigmafield.models.text.prompt import Piece, Token, Vocabulary, by_space, chunks, one_chunk, parse
 from sigmafield.models.tiny import load_tiny
+from small_network import small_model
 
-opened, opened_tiny = cache(load), cache(load_tiny)  # nothing here changes a module
 SIZE = (16, 16)
 ROOM = 14
 """Tokens of a chunk of the small models, without begin and end."""
@@ -122,14 +121,18 @@ def test_encoders_without_a_limit_get_one_chunk() -> None:
     assert one_chunk("", whole) == [[Token(2), Token(3), Token(3), Token(3)]]
 
 
+@pytest.fixture(scope="module")
+def small_tiny(sd1: tuple[Path, Any]) -> Pipeline:
+    """A small model run by the modules of this package."""
+    return load_tiny(sd1[0], torch.device("cpu"), torch.float32)
+
+
 @pytest.fixture(params=["sd1", "sd2", "sdxl", "small tiny", "tiny"])
-def pipe(request: pytest.FixtureRequest) -> Pipeline:
+def pipe(request: pytest.FixtureRequest, loaded: Callable[[str], Pipeline], small_tiny: Pipeline) -> Pipeline:
     """Every kind of text encoder there is."""
-    if request.param == "tiny":
-        return opened("tiny", device="cpu")
     if request.param == "small tiny":
-        return opened_tiny(request.getfixturevalue("sd1")[0], torch.device("cpu"), torch.float32)
-    return opened(request.getfixturevalue(request.param)[0])
+        return small_tiny
+    return small_model() if request.param == "tiny" else loaded(request.param)
 
 
 def close(a: Cond, b: Cond) -> None:
@@ -191,7 +194,9 @@ def test_long_prompts_reach_the_network(pipe: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("skip", [-1, -2, -3])
-def test_clip_skip_cuts_layers_off(skip: int, sd1: tuple[Path, Any], tmp_path: Path) -> None:
+def test_clip_skip_cuts_layers_off(
+    skip: int, sd1: tuple[Path, Any], loaded: Callable[[str], Pipeline], small_tiny: Pipeline, tmp_path: Path
+) -> None:
     shutil.copytree(sd1[0], tmp_path / "m")
     config = tmp_path / "m" / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 4 + skip}))
@@ -199,16 +204,15 @@ def test_clip_skip_cuts_layers_off(skip: int, sd1: tuple[Path, Any], tmp_path: P
     cut = tuple(f"layers.{k}." for k in range(4 + skip, 3))
     kept = {name: value for name, value in load_file(file).items() if not any(each in name for each in cut)}
     save_file(kept, file, metadata={"format": "pt"})
-    want = load(tmp_path / "m").text.encode(["a red heart", "b"], SIZE)
-    pipe = opened(sd1[0])
+    want = load_tiny(tmp_path / "m", torch.device("cpu"), torch.float32).text.encode(["a red heart", "b"], SIZE)
+    pipe = loaded("sd1")
     close(pipe.text.encode(["a red heart", "b"], SIZE, skip), want)
-    ours = opened_tiny(sd1[0], torch.device("cpu"), torch.float32)
-    close(ours.text.encode(["a red heart", "b"], SIZE, clip_skip=skip), want)
+    close(small_tiny.text.encode(["a red heart", "b"], SIZE, clip_skip=skip), want)
     assert skip == -1 or not torch.allclose(want.embeds, encoded(pipe, "a red heart", "b").embeds, atol=1e-3)
 
 
-def test_clip_skip_of_xl_is_not_normalised(sdxl: tuple[Path, Any]) -> None:
-    pipe = opened(sdxl[0])
+def test_clip_skip_of_xl_is_not_normalised(sdxl: tuple[Path, Any], loaded: Callable[[str], Pipeline]) -> None:
+    pipe = loaded("sdxl")
     plain, last = (pipe.text.encode(["a red heart"], SIZE, skip) for skip in (None, -1))
     assert torch.equal(pipe.text.encode(["a red heart"], SIZE, -2).embeds, plain.embeds)
     assert torch.equal(last.extra["text_embeds"], plain.extra["text_embeds"])

@@ -71,16 +71,17 @@ def test_calls_are_those_of_diffusers(kind: str, family: Any, loaded: Any, tmp_p
 
 def test_files_tell_their_kind(loaded: Any, tmp_path: Path) -> None:
     """Of 30 layers the first version steers every fifth, the later ones every second."""
+    first = net_of("first").state_dict()
     for kind, count, step in (("first", 6, 5), ("2.0", 15, 2), ("2.1", 15, 2)):
         given = net_of(kind, control_layers_places=[step * i for i in range(count)])
-        unused = {k: v for k, v in net_of("first").state_dict().items() if "noise_refiner" in k and kind == "2.0"}
+        unused = {k: v for k, v in first.items() if "noise_refiner" in k and kind == "2.0"}
         values = {name: value.contiguous() for name, value in (given.state_dict() | unused).items()}
         save_file(values, tmp_path / "net.safetensors")
         read = sf.load_control(tmp_path / "net.safetensors", pipe=loaded("z-image")).module  # type: ignore[attr-defined]
         for name in ("control_layers_places", "control_in_dim", "add_control_noise_refiner", "dim", "n_heads"):
             assert read.config[name] == given.config[name], (kind, name)
-        weights = given.state_dict()
-        assert all(torch.equal(read.state_dict()[name], value) for name, value in weights.items())
+        own = read.state_dict()
+        assert all(torch.equal(own[name], value) for name, value in given.state_dict().items())
 
 
 def test_a_model_of_nodes_is_steered_in_every_call(loaded: Any, tmp_path: Path, hint: torch.Tensor) -> None:

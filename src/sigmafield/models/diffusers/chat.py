@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.diffusers.source import Source, in_turn
+from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import load_tokenizer, of_prompts
+from sigmafield.models.diffusers.tokenizers import in_turn
 from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 

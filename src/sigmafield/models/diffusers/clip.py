@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.diffusers.source import Source, in_turn
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.tokenizers import in_turn, read_tokenizer
 from sigmafield.models.directory import needed
 from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
@@ -95,7 +96,7 @@ def load_clip(source: Source, kind: Any, number: int = 1) -> Clip:
     if not (folder / "tokenizer.json").is_file():
         needed(folder / "vocab.json")
         needed(folder / "merges.txt")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = read_tokenizer(CLIPTokenizer, folder)
     read = in_turn(tokenizer)
     vocabulary = Vocabulary(
         by_space(lambda word: read(word, add_special_tokens=False).input_ids),

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_hidream_image import HiDreamImageTransformer2DModel
 from torch import Tensor
-from transformers import CLIPTextModelWithProjection, LlamaForCausalLM
+from transformers import AutoTokenizer, CLIPTextModelWithProjection, LlamaForCausalLM
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.clip import Clip, load_clip
-from sigmafield.models.diffusers.source import Source, in_turn
-from sigmafield.models.diffusers.text import attended, load_tokenizer, of_prompts, t5
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.text import attended, of_prompts, t5, tokenizer_folder
+from sigmafield.models.diffusers.tokenizers import in_turn
 from sigmafield.models.diffusers.transformer import assemble, checked, fits
 from sigmafield.models.diffusers.vae import load_vae
 from sigmafield.models.missing import NO_TEXT
@@ -50,8 +51,8 @@ def hidream_encoder(source: Source) -> TextEncoder:
     first, second = (replace(clip, vocabulary=shortened(clip)) for clip in clips)
     embed, text = t5(source, "text_encoder_3", "tokenizer_3", LENGTH, attended)
     llama = source.module(LlamaForCausalLM, "text_encoder_4")
-    words = load_tokenizer(source, "tokenizer_4")
-    words.pad_token = words.eos_token
+    words = AutoTokenizer.from_pretrained(tokenizer_folder(source, "tokenizer_4"), local_files_only=True)
+    words.pad_token = words.eos_token  # so it is not one that models share
     read = in_turn(words)
 
     @of_prompts

@@ -16,8 +16,9 @@ from sigmafield.core.conditioning import Cond
 from sigmafield.models.bundle import Pipeline
 from sigmafield.models.diffusers.chat import MASK
 from sigmafield.models.diffusers.ltx import RATE, TIMES
-from sigmafield.models.diffusers.source import Source, in_turn
+from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import load_tokenizer, of_prompts
+from sigmafield.models.diffusers.tokenizers import in_turn
 from sigmafield.models.diffusers.transformer import assemble, checked
 from sigmafield.models.diffusers.video_vae import load_ltx_vae
 from sigmafield.models.missing import NO_TEXT

@@ -12,8 +12,9 @@ from transformers import Qwen3VLForConditionalGeneration
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusers.chat import MASK, QWEN
 from sigmafield.models.diffusers.qwen_edit import PAD, patches
-from sigmafield.models.diffusers.source import Source, in_turn
+from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import load_tokenizer, of_prompts
+from sigmafield.models.diffusers.tokenizers import in_turn
 from sigmafield.models.text.bundled import Bundled
 from sigmafield.models.text.encoder import Modules, TextEncoder
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sigmafield.core.conditioning import Cond
 from sigmafield.models.diffusers.chat import MASK, QWEN, Chat, states_of
-from sigmafield.models.diffusers.source import Source, in_turn
+from sigmafield.models.diffusers.source import Source
 from sigmafield.models.diffusers.text import load_tokenizer
+from sigmafield.models.diffusers.tokenizers import in_turn
 from sigmafield.models.text.encoder import EncodeImages, Modules
 
 EDIT = Chat(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -102,17 +100,6 @@ def pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         if names:
             raise ValueError(f"{folder}: {len(names)} weights are {rule}, the first is {min(names)}")
     return model.eval().requires_grad_(False)
-
-
-def in_turn(tokenizer: Callable[..., Any]) -> Callable[..., Any]:
-    """A tokenizer of transformers, called by one thread at a time: it keeps padding and truncation between calls."""
-    lock = Lock()
-
-    def read(*args: Any, **settings: Any) -> Any:
-        with lock:
-            return tokenizer(*args, **settings)
-
-    return read
 
 
 def download(name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, T5EncoderModel, UMT5EncoderModel
 
 from sigmafield.core.conditioning import Cond
-from sigmafield.models.diffusers.source import Source, in_turn
+from sigmafield.models.diffusers.source import Source
+from sigmafield.models.diffusers.tokenizers import in_turn, read_tokenizer
 from sigmafield.models.directory import needed
 from sigmafield.models.text.bundled import NONE, Bundled
 from sigmafield.models.text.encoder import EncodeText, Modules, TextEncoder
@@ -34,12 +36,17 @@ LUMINA_SYSTEM = (
 """The system prompt that Lumina 2 was trained with. Qin et al., arXiv:2503.21758."""
 
 
-def load_tokenizer(source: Source, part: str, **settings: Any) -> Any:
-    """Loads a tokenizer of transformers; `settings` replace those in its folder."""
+def load_tokenizer(source: Source, part: str, **settings: str) -> Any:
+    """Loads a tokenizer of transformers, which models share; `settings` replace those in its folder."""
+    return read_tokenizer(AutoTokenizer, tokenizer_folder(source, part), **settings)
+
+
+def tokenizer_folder(source: Source, part: str) -> Path:
+    """The folder of a tokenizer; raises FileNotFoundError where its files are missing."""
     folder = source.where.folder(part, *TOKENIZERS)
     if not (str(source.where.class_of(part)).startswith("Qwen2") and (folder / "vocab.json").is_file()):
         needed(folder / "tokenizer.json")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, **settings)
+    return folder
 
 
 Run = Callable[[Any, Tensor, int], tuple[Tensor, Tensor | None]]
@@ -90,7 +97,8 @@ def weighted(source: Source, tokenizer: str, length: int, run: Run) -> Embed:
         run: Asks the encoder.
     """
     words = load_tokenizer(source, tokenizer)
-    around, read = words("").input_ids, in_turn(words)
+    read = in_turn(words)
+    around = read("").input_ids
     vocabulary = Vocabulary(
         lambda run: [read(run, add_special_tokens=False).input_ids],
         words.bos_token_id if words.bos_token_id in around else None,

@@ -54,6 +54,7 @@ UNSUPPORTED = {
     r"\.pre_quant_scale$": "weights scaled by their inputs (pre_quant_scale)",
 }
 """Ways to quantise that are not read, by a pattern of names that only they have."""
+ANY_UNSUPPORTED = re.compile("|".join(UNSUPPORTED))
 
 
 class Entry(NamedTuple):
@@ -111,8 +112,9 @@ def quantisation(header: Header, formats: Mapping[str, Mapping[str, Any]] = NO_F
         formats: The JSON of each layer that has any, by the layer's name.
     """
     kinds: Counter[str] = Counter()
+    suspects = [name for name in header if ANY_UNSUPPORTED.search(name)]
     for pattern, what in UNSUPPORTED.items():
-        name = next((name for name in header if re.search(pattern, name)), None)
+        name = next((name for name in suspects if re.search(pattern, name)), None)
         if name is not None:
             return Quantisation(unsupported=f"{what} ({name})")
     for name, entry in header.items():

@@ -30,7 +30,7 @@ def one_at_a_time(build: Callable[P, T]) -> Callable[P, T]:
 
 
 class Undrawn(TorchFunctionMode):
-    """Within it, the functions of `torch.nn.init` leave tensors as they are."""
+    """Within it, the functions of `torch.nn.init`, and transformers' in their place, leave tensors as they are."""
 
     def __torch_function__(
         self,
@@ -41,6 +41,6 @@ class Undrawn(TorchFunctionMode):
     ) -> Any:
         """As for every mode of torch."""
         given = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
+        if getattr(func, "__module__", None) in ("torch.nn.init", "transformers.initialization"):
             return given["tensor"] if "tensor" in given else args[0]
         return func(*args, **given)

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import comfyui_host as comfyui
@@ -59,9 +60,15 @@ def told(monkeypatch, tmp_path):
     return comfyui.install(monkeypatch, tmp_path)
 
 
+@cache
+def loaded():
+    """The pack's classes, which look for ComfyUI's modules when they are called."""
+    return comfyui.load_pack(ROOT / "pack").NODE_CLASS_MAPPINGS
+
+
 @pytest.fixture
 def nodes(told):
-    return comfyui.load_pack(ROOT / "pack").NODE_CLASS_MAPPINGS
+    return loaded()
 
 
 def model_of(kind, **options):

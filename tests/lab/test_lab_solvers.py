@@ -6,21 +6,39 @@ from sigmafield.lab.drawing import rows_of
 from sigmafield.lab.rows import frame
 from sigmafield.lab.studies.solvers import SOLVERS, front_of, observed_order
 
-ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2, "dpmpp_sde": 2, "seeds_3": 3}
+ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2, "dpmpp_sde": 2}
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    given = {"model": "gaussian", "seeds": 3, "particles": 8}
-    experiment = SOLVERS.experiment(given, {"samplers": list(ORDERS), "steps": "32,64"})
-    return frame(experiment.run(tmp_path_factory.mktemp("orders")))
+def measured(tmp_path_factory):
+    """samplers, numbers of steps → the table."""
+
+    def run(samplers, steps):
+        given = {"model": "gaussian", "seeds": 3, "particles": 8}
+        experiment = SOLVERS.experiment(given, {"samplers": samplers, "steps": steps})
+        return frame(experiment.run(tmp_path_factory.mktemp("orders")))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def table(measured):
+    return measured(list(ORDERS), "16,32")
+
+
+def has_order(table, name, order):
+    found = observed_order(rows_of(table, sampler=name), 1e-11)
+    assert found is not None and found.value == pytest.approx(order, abs=0.2)
+    assert found.low <= found.value <= found.high
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_orders(table, name):
-    found = observed_order(rows_of(table, sampler=name), 1e-11)
-    assert found is not None and found.value == pytest.approx(ORDERS[name], abs=0.2)
-    assert found.low <= found.value <= found.high
+    has_order(table, name, ORDERS[name])
+
+
+def test_a_third_order_takes_shorter_steps_to_show(measured):
+    has_order(measured(["seeds_3"], "32,64"), "seeds_3", 3)
 
 
 def test_the_front_has_no_arm_that_another_beats(table):

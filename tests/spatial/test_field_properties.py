@@ -38,6 +38,12 @@ RAMP = torch.linspace(0, 1, 8).repeat_interleave(2).expand(1, 16, 16)
 """Strengths of eight levels, from left to right."""
 kinds = pytest.mark.parametrize("kind", SAMPLINGS)
 modes = pytest.mark.parametrize("mode", ["delayed", "own"])
+# each way and each kind once; test_field_laws has the other two by default
+both = pytest.mark.parametrize(
+    "mode, kind",
+    [("delayed", "eps"), ("own", "flow")]
+    + [pytest.param(*pair, marks=pytest.mark.slow) for pair in (("delayed", "flow"), ("own", "eps"))],
+)
 
 
 def trajectory(mode, kind, sampler="euler", schedule="normal", n=10, **options):
@@ -75,8 +81,7 @@ def test_frozen_places_cost_nothing(mode, kind, figure):
     assert torch.equal(end.x, source)
 
 
-@modes
-@kinds
+@both
 @pytest.mark.parametrize("name", ["dpmpp_2m", pytest.param("heun", marks=pytest.mark.slow), "euler_ancestral"])
 @pytest.mark.typed_elsewhere
 def test_equal_strengths_are_one_run(mode, kind, name):
@@ -163,8 +168,7 @@ LAYOUTS = {
 }
 
 
-@modes
-@kinds
+@both
 @pytest.mark.parametrize("name", ["dpmpp_2m", pytest.param("dpmpp_2s_ancestral", marks=pytest.mark.slow)])
 @pytest.mark.typed_elsewhere
 def test_pointwise_networks_do_not_see_the_layout(mode, kind, name, figure):
@@ -208,8 +212,7 @@ def test_nearly_all_is_all(mode, kind):
     assert torch.equal(fields[0], sigmas_of(kind, "euler", "normal", 10).reshape(-1, 1, 1, 1, 1).expand(-1, 1, 1, 4, 4))
 
 
-@modes
-@kinds
+@both
 @pytest.mark.typed_elsewhere
 def test_masks_and_fields_compose(mode, kind, figure):
     """M1: where the mask keeps, the source comes out whatever d; a soft one is weaker than the field alone."""
@@ -226,8 +229,15 @@ def test_masks_and_fields_compose(mode, kind, figure):
     assert (end - source)[..., 8:, 8:].abs().max() > 0.1
 
 
-@pytest.mark.parametrize("rule", [by_level, by_tile(FOUR)], ids=["by_level", "by_tile"])
-@kinds
+@pytest.mark.parametrize(
+    "rule, kind",
+    [
+        pytest.param(by_level, "flow", id="by_level-flow"),
+        pytest.param(by_tile(FOUR), "eps", id="by_tile-eps"),
+        pytest.param(by_level, "eps", id="by_level-eps", marks=pytest.mark.slow),
+        pytest.param(by_tile(FOUR), "flow", id="by_tile-flow", marks=pytest.mark.slow),
+    ],
+)
 def test_samples_have_strengths_of_their_own(rule, kind):
     """A batch with a map for each sample is each sample alone; levels that differ by sample share calls."""
     source, noise, model = drawn((3, 4, 16, 16), 1), drawn((3, 4, 16, 16)), Toy(SAMPLINGS[kind].process)

@@ -206,6 +206,13 @@ def test_the_specified_runs_take_their_evaluations():
         assert finish(run, begin(g)).nfe == nfe
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name.startswith("distance")])
+def test_a_step_takes_the_evaluations_that_the_preset_declares(name):
+    """The first of a long run takes most."""
+    run = run_of(name, guided(VE()), grid(VE(), 20), begin(grid(VE(), 20)))
+    assert run.step(run.start(begin(run.grid))).nfe == SAMPLERS[name].evals
+
+
 @pytest.mark.parametrize("window, steps", [((0, -1), 8), ((2, 4), 3), ((-3, -2), 2), ((4, 2), 3), ((-99, 99), 8)])
 def test_windows_count_steps_from_either_end(window, steps):
     g = grid(VE())

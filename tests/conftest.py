@@ -6,7 +6,12 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
+from resident import give_back, resident
+
 DATA = Path(__file__).parent / "data"
+AFTER = pytest.StashKey[float]()
+MUCH = 100
+"""MB that tests may leave behind before garbage is looked for, and what is free goes back to the system."""
 
 
 def pytest_addoption(parser):
@@ -43,3 +48,16 @@ def pytest_runtest_call(item):
         return (yield)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """What the models of a file of tests leave behind is not kept until the end."""
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        stash = item.config.stash
+        if resident() > stash.get(AFTER, 0.0) + MUCH:
+            gc.collect()
+            give_back()
+            stash[AFTER] = resident()
+    return result

@@ -191,7 +191,7 @@ def test_strength_0_is_the_base(
     assert equal(base, base.with_loras(loras)) and equal(base, merged(kind, loras))
 
 
-@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("rslora", [pytest.param(False, marks=pytest.mark.slow), True])  # test_lora_files.py has both
 def test_what_diffusers_saves_of_peft(
     rslora: bool, sd1: tuple[Path, Any], bases: dict[str, Pipeline], tmp_path: Path
 ) -> None:
@@ -307,7 +307,7 @@ def test_an_exchanged_network_is_kept(bases: dict[str, Pipeline], tmp_path: Path
     assert exchanged.with_loras(()).modules["text_encoder"] is base.modules["text_encoder"]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_half_precision_is_rounded_once(dtype: str, sd1: tuple[Path, Any], tmp_path: Path) -> None:
     """Many small changes count, each of which alone would be lost in rounding."""
     base = load(sd1[0], dtype=dtype)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from command_line import run
+from resident import give_back
 from sigmafield import generate
 from sigmafield.models.load import load
 from sigmafield.models.load_parts import load_network
@@ -50,6 +51,7 @@ def family(request: pytest.FixtureRequest, parts_of: Any, directory: Any, loaded
     parts_of.cache_clear()
     if request.param not in WHOLE:
         loaded.cache_clear()
+    give_back()
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +223,7 @@ def test_names_without_the_wrapping_of_the_text_model(made: Any, embeds: Any, tm
 BITS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow), "float8"])
 def test_weights_of_few_bits_are_cast(bits: str, made: Any, loaded: Any, tmp_path: Path) -> None:
     def cast(weights: dict[str, Tensor]) -> None:
         weights.update({name: value.to(BITS[bits]) for name, value in weights.items() if value.is_floating_point()})

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.typed_elsewhere
 
 Loaded = Callable[[str], sf.Pipeline]
 
-RECIPES = [sf.Recipe("a red heart", steps=2, seed=1), sf.Recipe("a blue star", steps=3, sampler="heun", seed=2)]
+RECIPES = [sf.Recipe("a red heart", steps=2, seed=1), sf.Recipe("a blue star", steps=2, sampler="heun", seed=2)]
 
 
 def jobs_of(batcher: Batcher, pipe: sf.Pipeline, controls: Sequence[Control] = ()) -> list[Job]:

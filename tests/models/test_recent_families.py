@@ -85,7 +85,7 @@ def run_of_theirs(pipe: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
     if kind(pipe) == "Chroma":  # its pipeline adds 1 to the attention between tokens that are not padding
         words = {"prompt_embeds": texts(pipe)[0], "prompt_attention_mask": torch.ones(texts(pipe)[0].shape[:2])}
     out = pipe(
-        **words, height=size[0], width=size[1], num_inference_steps=3, latents=start, output_type="latent", **options
+        **words, height=size[0], width=size[1], num_inference_steps=2, latents=start, output_type="latent", **options
     )[0]
     if kind(pipe) == "QwenImage":
         return pipe._unpack_latents(out, *size, 8)[:, :, 0]

@@ -70,14 +70,17 @@ def test_a_small_model_runs_with_one_thread(monkeypatch: pytest.MonkeyPatch, set
         module.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
     conv = pipe.vae.module.decoder.conv_in
     conv.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
-    generate(pipe, "a red heart", steps=1)
+    generate(pipe, "a red heart", steps=1, width=32, height=32)
     assert seen == {4 if set_by_hand else 1} and torch.get_num_threads() == 4
 
 
 def test_threads_change_no_pixel() -> None:
     pipe = load("tiny", device="cpu")
     parts = {name: replace(getattr(pipe, name), running=lambda: limited(2)) for name in ("model", "text", "vae")}
-    a, b = (generate(p, "a red heart", steps=1, seed=1)[0].tobytes() for p in (pipe, replace(pipe, **parts)))
+    a, b = (
+        generate(p, "a red heart", steps=1, seed=1, width=32, height=32)[0].tobytes()
+        for p in (pipe, replace(pipe, **parts))
+    )
     assert a == b
 
 

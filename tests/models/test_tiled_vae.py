@@ -74,11 +74,11 @@ def test_parts_own_each_place_once(length, tile, pad, unit):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tile", [4, 9, 64])
+@pytest.mark.parametrize("tile", [4, 9])
 def test_exact_is_the_whole_image(pair, tile):
     """T4: both ways, attention and all, whatever the height of the bands; the arguments are not changed."""
     vae, whole, factor = pair
-    z, x = drawn(2, 4, 40, 12), drawn(1, 3, 34 * factor, 6 * factor).clamp(-1, 1)
+    z, x = drawn(2, 4, 22, 12), drawn(1, 3, 22 * factor, 6 * factor).clamp(-1, 1)
     given = z.clone(), x.clone()
     expected, means = whole.decode(z), whole.encode(x)
     got = tiled_decode(vae, z, tile)
@@ -93,7 +93,7 @@ def test_exact_is_the_whole_image(pair, tile):
 def test_a_batch_is_its_samples(pair, collected):
     """To the last bit, next to a sample of other statistics and next to one that is not finite."""
     vae, _, factor = pair
-    for tiled, scale, shape in ((tiled_decode, 1, (4, 24, 12)), (tiled_encode, factor, (3, 24 * factor, 12 * factor))):
+    for tiled, scale, shape in ((tiled_decode, 1, (4, 12, 10)), (tiled_encode, factor, (3, 12 * factor, 10 * factor))):
         one, loud, broken = drawn(1, *shape), 9 + 5 * drawn(1, *shape), torch.full((1, *shape), float("inf"))
         both = tiled(vae, torch.cat([one, loud]), 6 * scale, pad=2 * scale, collected=collected)
         alone_ = [tiled(vae, part, 6 * scale, pad=2 * scale, collected=collected) for part in (one, loud)]
@@ -155,11 +155,12 @@ def explicit(vae, crops, weights, known, walk):
 def test_pooled_and_estimated_statistics(pair, collected):
     """T4: the node pack's statistics, by an explicit forward pass: (μ, v) are means by h · w of the padded tiles."""
     vae, _, factor = pair
-    z, x = drawn(1, 4, 40, 48), drawn(1, 3, 96, 128)
-    for image, walk, layout, tiled, tile in (
-        (z, decode_walk, parts(40, 48, 16, 11), tiled_decode, 16),
-        (x, encode_walk, parts(96, 128, 32, 32, factor), tiled_encode, 32),
+    z, x = drawn(1, 4, 18, 22), drawn(1, 3, 48, 64)
+    for image, walk, layout, tiled, tile, pad in (
+        (z, decode_walk, parts(18, 22, 8, 4), tiled_decode, 8, 4),
+        (x, encode_walk, parts(48, 64, 24, 8, factor), tiled_encode, 24, 8),
     ):
+        assert len(layout) > 3
         if collected == "estimated_start" and walk is decode_walk:
             continue  # a decoder's start has no norms that set colours
         crops = [image[(..., *part.shown.index)] for part in layout]
@@ -168,7 +169,7 @@ def test_pooled_and_estimated_statistics(pair, collected):
         if collected == "estimated_start":
             known = known[: 2 * len(vae.encoder.down_blocks[0].resnets)]
         outs = explicit(vae, crops, weights, known, walk)
-        got = tiled(vae, image, tile, collected=collected)
+        got = tiled(vae, image, tile, pad=pad, collected=collected)
         for part, out in zip(layout, outs):
             ratio = out.shape[2] / part.shown.height
             at = Box(*(round(side * ratio) for side in part.taken))
@@ -181,13 +182,13 @@ def test_pooled_and_estimated_statistics(pair, collected):
 def test_shared_statistics_keep_the_colours():
     """On the embedded model: exact and pooled statistics are nearer to the whole image than tiles by themselves."""
     vae = shipped_model().modules["vae"]
-    flat = torch.linspace(-2, 2, 48).reshape(1, 1, 1, 48).expand(1, 4, 48, 48) + 0.3 * drawn(1, 4, 48, 48)
+    flat = torch.linspace(-2, 2, 32).reshape(1, 1, 1, 32).expand(1, 4, 32, 32) + 0.3 * drawn(1, 4, 32, 32)
     whole = vae.decode(flat)
     error = {
         mode: float((tiled_decode(vae, flat, 16, pad=4, collected=mode) - whole).abs().mean())
         for mode in ("pooled", "exact", "estimated")
     }
-    layout = parts(48, 48, 16, 4)
+    layout = parts(32, 32, 16, 4)
     apart = torch.zeros_like(whole)
     for part in layout:
         out = vae.decode(flat[(..., *part.shown.index)])

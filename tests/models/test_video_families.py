@@ -114,17 +114,19 @@ def test_rows_of_ltx_have_frame_rates_of_their_own(loaded: Loaded, family: Famil
 def test_normalised_latents(name: str, loaded: Loaded, family: Family) -> None:
     """The VAE's latents are normalised by the numbers that lie with its weights, as ComfyUI's are."""
     ours, (_, pipe) = loaded(name), family(name)
-    video = torch.rand(1, 3, frames_of(ours), *size_of(ours))
+    video = torch.rand(1, 3, 1 + ours.model.latent.frame_factor, *size_of(ours))
     z = pipe._normalize_latents(
         pipe.vae.encode(video * 2 - 1).latent_dist.mean, pipe.vae.latents_mean, pipe.vae.latents_std
     )
-    assert_close(ours.encode(video), z, atol=1e-5, rtol=1e-5)
-    assert torch.equal(ours.encode(video), ours.vae.encode(video))
+    got = ours.encode(video)
+    assert_close(got, z, atol=1e-5, rtol=1e-5)
+    assert torch.equal(got, ours.vae.encode(video))
     raw = pipe._denormalize_latents(z, pipe.vae.latents_mean, pipe.vae.latents_std)
     at = (torch.tensor([0.05]),) if pipe.vae.config.timestep_conditioning else ()
     want = (pipe.vae.decode(raw, *at).sample / 2 + 0.5).clamp(0, 1)
-    assert_close(ours.decode(z), want, atol=1e-5, rtol=0)
-    assert ours.decode(z).shape == video.shape
+    again = ours.decode(z)
+    assert_close(again, want, atol=1e-5, rtol=0)
+    assert again.shape == video.shape
 
 
 def test_whole_run_of_ltx2(loaded: Loaded, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +176,7 @@ def test_whole_run_of_hunyuan(name: str, loaded: Loaded, family: Family) -> None
     if name == "hunyuan-video":
         options |= {"guidance_scale": 2.5, "true_cfg_scale": 3.0}
     want = pipe(
-        prompt=prompt, height=height, width=width, num_inference_steps=3, latents=x, output_type="latent", **options
+        prompt=prompt, height=height, width=width, num_inference_steps=2, latents=x, output_type="latent", **options
     )[0]  # fmt: skip
     positive, negative = (ours.text.encode([text], (height, width)) for text in (prompt, "1999"))
     if name == "hunyuan-video":
@@ -239,7 +241,7 @@ def test_recipes(name: str, loaded: Loaded) -> None:
     height, width = size_of(ours)
     video: dict[str, Any] = {} if name == "hunyuan-image" else {"frames": frames_of(ours)}
     image = Image.effect_noise((width, height), 90).convert("RGB")
-    settings: dict[str, Any] = {"steps": 2, "sampler": "euler", "width": width, "height": height, **video}
+    settings: dict[str, Any] = {"steps": 1, "sampler": "euler", "width": width, "height": height, **video}
     drawn = generate(ours, "a red heart", **settings)
     again = generate(ours, "a red heart", image=image, denoise=0.5, **settings)
     for images in (drawn, again):

@@ -9,12 +9,12 @@ again. Pairs are arms whose ratio a page claims.
 
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sigmafield.cli.app import run
 from sigmafield.lab.pairs import pair
 from sigmafield.lab.rows import RowFile, frame
 
@@ -114,7 +114,9 @@ def measure(name: str, design: Design) -> None:
     """Measure a design, copy its figures, and print its pairs; SystemExit where it was stopped."""
     folder = OUT / name
     print(f"\n{name}: sigmafield lab {design.command}", flush=True)
-    run(["lab", *shlex.split(design.command), "-o", str(folder)])
+    command = [sys.executable, "-m", "sigmafield", "lab", *shlex.split(design.command), "-o", str(folder)]
+    if status := subprocess.run(command).returncode:
+        sys.exit(status)
     for own, shown in design.figures.items():
         shutil.copyfile(folder / own, IMAGES / shown)
     table = frame(RowFile(folder / "rows.jsonl").known.values()) if design.pairs else None

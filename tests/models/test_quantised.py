@@ -172,7 +172,7 @@ def test_gguf_of_a_unet_with_kernels_cut_into_rows(ldm: Any, tmp_path: Path) -> 
     want = unet(quantise.save(tmp_path / "b.safetensors", theirs), folder)
     same(got, want)
     assert isinstance(got.down_blocks[0].resnets[0].conv1, PackedLayer)
-    x, t, text = torch.randn(1, 4, 8, 8), torch.tensor([3.0]), torch.randn(1, 5, 64)
+    x, t, text = torch.randn(1, 4, 16, 16), torch.tensor([3.0]), torch.randn(1, 5, 64)
     with torch.no_grad():
         assert torch.equal(got(x, t, text).sample, want(x, t, text).sample)
 

@@ -16,6 +16,7 @@ from sigmafield.models.references import references, with_references
 from sigmafield.recipes.editing import proportioned, sized
 from sigmafield.recipes.label import read_label
 from sigmafield.recipes.output import recipe_of
+from small_network import small_model
 
 pytest.importorskip("diffusers")
 
@@ -98,7 +99,7 @@ def test_a_narrow_reference_is_not_more_pixels_than_are_drawn(loaded):
 def test_what_cannot_be_shown_is_refused(loaded):
     shown = [sf.Reference(image((8, 8)))]
     with pytest.raises(ValueError, match="tiny cannot be shown images"):
-        sf.generate(sf.load("tiny"), "x", references=shown)
+        sf.generate(small_model(), "x", references=shown)
     with pytest.raises(ValueError, match="references must be at most 16 images; got 17"):
         sf.Recipe("x", references=shown * 17)
     with pytest.raises(ValueError, match="leave references out"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Middleware
 
 from sigmafield.serve.http.errors import Handler
+from sigmafield.serve.http.middleware import Middleware
 
 TEXTS = re.compile(r"application/json|text/.*")
 """Types of answers that are compressed; images are already."""

@@ -7,10 +7,10 @@ site can have sent: the cookie is for requests of this site alone, and the serve
 from __future__ import annotations
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Middleware
 
 from sigmafield.serve.http.context import server_of
 from sigmafield.serve.http.errors import Handler, failed
+from sigmafield.serve.http.middleware import Middleware
 from sigmafield.serve.http.security import COOKIE, owner_with
 
 SIGN_IN = "/sign-in"

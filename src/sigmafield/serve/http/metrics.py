@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -17,6 +16,7 @@ from sigmafield.serve.engine import Engine
 from sigmafield.serve.figures import DeviceFigures
 from sigmafield.serve.http.context import in_thread
 from sigmafield.serve.http.errors import Handler
+from sigmafield.serve.http.middleware import Middleware
 from sigmafield.serve.jobs import JobRecord
 
 REGISTRY = web.AppKey("registry", CollectorRegistry)

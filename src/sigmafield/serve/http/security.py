@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Collection
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Middleware
 
 from sigmafield.serve.http.context import OWNER
 from sigmafield.serve.http.errors import Handler, failed
+from sigmafield.serve.http.middleware import Middleware
 from sigmafield.serve.http.settings import HttpSettings
 
 HEADERS = {

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from os import _exit
 from pathlib import Path
 from typing import Any, cast
 
@@ -123,7 +124,7 @@ def _run(words: Sequence[str], folder: Path, terminal: str, given: bytes | None,
         sys.stdout.flush()
     with suppress(OSError):
         sys.stderr.flush()
-    os._exit(status)
+    _exit(status)
 
 
 def at_step(step: int, act: Callable[[], object]) -> None:

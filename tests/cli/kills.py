@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Sequence
+from os import _exit
 from pathlib import Path
 
 from forked import at_step
@@ -25,7 +26,7 @@ def begun(words: Sequence[str], killed_at: int | None = None) -> int:
         except SystemExit as end:
             status = int(end.code or 0)
         finally:
-            os._exit(status)
+            _exit(status)
     return child
 
 

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping
+from os import _exit
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def served(folder: Path, settings: EngineSettings, requests: Requests, moments: 
         while sum(n for status, n in engine.counts().items() if status not in FINISHED):
             time.sleep(0.01)
         engine.stop()
-        os._exit(0)
+        _exit(0)
     return child
 
 

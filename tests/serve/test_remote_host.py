@@ -19,7 +19,7 @@ from sigmafield.serve.workflow_job import Workflows
 
 SETTINGS = EngineSettings(save_every=0.0, preview_every=0.0, active=2)
 ENDS = ("done", "stopped", "failed")
-STEPS = 60
+STEPS = 40
 """Enough that a job is still running when its first steps are read, and can be paused."""
 
 

@@ -48,7 +48,7 @@ def check_ended(folder: Path, job: str, quick: dict[str, Any]) -> None:
 def begun(client: Client) -> tuple[str, dict[str, Any]]:
     """(a job that has done a step, one that is done)."""
     quick = client.until(client.submit(), "done")
-    job = client.submit(steps=120)
+    job = client.submit(steps=40)
     while not client.get(f"/v1/jobs/{job}").json["step"]:
         time.sleep(0.02)
     return job, quick

@@ -1,9 +1,11 @@
 """The command line run in this process, with what it printed.
 
 The shipped model, where nothing is added to it, is loaded once for all commands, as a value that none of them changes.
+So are the arguments of each command, which cyclopts makes of its signature in most of the time that a line takes it.
 """
 
 import contextlib
+import copy
 import io
 import os
 import signal
@@ -14,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from cyclopts import App, ArgumentCollection
 
 from sigmafield.cli import main
 from sigmafield.cli.terminal import Display
@@ -53,6 +56,25 @@ def load_once(models: Mapping[str, Any], model: Any, **options: Any) -> Any:
     return loaded(tiny.read_module, frozenset((name, value) for name, value in options.items() if name != "loras"))
 
 
+BY_CYCLOPTS = App.assemble_argument_collection
+ARGUMENTS: dict[tuple[Any, bool], ArgumentCollection] = {}
+"""(command, with its docstring?) → its arguments, as they are before a line is read."""
+
+
+def arguments_of(app: App, *, parse_docstring: bool = False, **more: Any) -> ArgumentCollection:
+    """The arguments of a command, which have read nothing yet."""
+    key = (app.default_command, parse_docstring)
+    if more or key not in ARGUMENTS:
+        made = BY_CYCLOPTS(app, parse_docstring=parse_docstring, **more)
+        if more or any(argument.children for argument in made):
+            return made
+        ARGUMENTS[key] = made
+    fresh = ArgumentCollection(copy.copy(argument) for argument in ARGUMENTS[key])
+    for argument in fresh:
+        argument.tokens = []  # a line's words
+    return fresh
+
+
 def run(*arguments, columns=140, stdout=None, stderr=None, models: Mapping[str, Any] = {}):
     """`sigmafield` with these arguments; streams may be given that act on what they are shown.
 
@@ -63,7 +85,8 @@ def run(*arguments, columns=140, stdout=None, stderr=None, models: Mapping[str, 
     code = 0
     try:
         shared = mock.patch.object(execute, "load", partial(load_once, models))
-        with shared, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        once = mock.patch.object(App, "assemble_argument_collection", arguments_of)
+        with shared, once, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main([str(argument) for argument in arguments])
     except SystemExit as end:
         code = int(end.code or 0)

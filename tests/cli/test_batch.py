@@ -3,11 +3,7 @@
 import hashlib
 import io
 import json
-import os
-import pty
-import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import pytest
 from PIL import Image
 
 from command_line import interrupted, run
+from forked import Command
 from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.parse import parse_control
 from sigmafield.recipes.image_io import open_image
@@ -106,27 +103,14 @@ def test_lines_may_be_recipes(tmp_path):
 
 def test_standard_input_is_a_file_of_prompts(tmp_path, monkeypatch):
     """In a real process and a real terminal, whose bar is for all images; the same lines again are skipped."""
-    terminal, theirs = pty.openpty()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
     options = ["sample", "--prompts", "-", "--steps", "2", "--cfg", "1"]
-    command = [sys.executable, "-m", "sigmafield", *options]
     lines = b'a red heart\n{"prompt": "green apple"}\n'
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        assert process.stdin is not None
-        process.stdin.write(lines)
-        process.stdin.close()
-        shown = ""
-        with suppress(OSError):  # how Linux says that the other end has closed
-            while part := os.read(terminal, 4096):
-                shown += part.decode(errors="replace")
-        os.close(terminal)
-    assert process.returncode == 0, shown
+    command = Command(options, tmp_path, given=lines)
+    command.read()
+    assert command.close() == 0, command.shown
     said = "2 written; lines are noted in stdin.manifest.jsonl"
     for text in ("1 of 2: a red heart", "2 of 2: green apple", "100 %", "green-apple-0.png: 2 eval", said):
-        assert text in shown
+        assert text in command.shown
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a-red-heart-0.png", "green-apple-0.png"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))

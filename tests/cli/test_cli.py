@@ -1,14 +1,11 @@
 """The command line as a user meets it: files, reproducible images, interruption, one-line errors."""
 
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from safetensors.torch import save_file
 
 import sigmafield as sf
 from command_line import run
+from forked import Command
 from sigmafield.cli.parse import parse_lora
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of, save_image
@@ -100,24 +98,7 @@ def heard():
         signal.signal(kind, signal.SIG_DFL)
 
 
-def interrupted(how, command, when=r"[1-9]\d? %", times=1):
-    """(exit status, what the terminal showed) of a process that gets signals once its progress bar shows so much."""
-    terminal, theirs = pty.openpty()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"}
-    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    with subprocess.Popen(command, **streams, env=environment, preexec_fn=heard) as process:
-        os.close(theirs)
-        shown, sent = "", 0
-        with suppress(OSError):  # how Linux says that the other end has closed
-            while part := os.read(terminal, 4096):
-                shown += part.decode(errors="replace")
-                while sent < times and re.search(when, shown):
-                    process.send_signal(how)
-                    sent += 1
-        os.close(terminal)
-    return process.returncode, shown
-
-
+@few_channels
 @pytest.mark.parametrize(
     "how, times", [(signal.SIGINT, 3), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)],
     ids=["ctrl-c-ctrl-c", "kill"],
@@ -126,13 +107,17 @@ def interrupted(how, command, when=r"[1-9]\d? %", times=1):
 def test_interrupted_run_resumes_to_the_same_pixels(how, times, tmp_path):
     """A real process in a real terminal, a real signal: the checkpoint finishes to the uninterrupted pixels."""
     out, checkpoint, whole = (tmp_path / name for name in ("i.png", "i.checkpoint.safetensors", "whole.png"))
-    options = ["--steps", "16", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
-    command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", out, *options]
-    status, shown = interrupted(how, command, times=times)
-    assert status == 128 + how, shown
-    assert f"sigmafield resume {checkpoint}" in shown
-    assert "Traceback" not in shown
+    options = ["--steps", "8", "--sampler", "dpmpp_2m_sde", "--seed", "9", "--cfg", "3"]
+    command = Command(["sample", "rocket", "-o", out, *options], tmp_path, held_at=3)
+    command.read(until=r"[1-9]\d? %")
+    for _ in range(times):
+        command.send(how)
+    command.read()
+    assert command.close() == 128 + how, command.shown
+    assert f"sigmafield resume {checkpoint}" in command.shown
+    assert "Traceback" not in command.shown
     assert not out.exists()
+    assert 0 < sf.load_state(checkpoint)[0].i <= 3
     result = run("resume", checkpoint)
     assert result.exit_code == 0, result.output
     assert run("sample", "rocket", "-o", whole, *options).exit_code == 0
@@ -142,17 +127,10 @@ def test_interrupted_run_resumes_to_the_same_pixels(how, times, tmp_path):
 
 def test_a_closed_terminal_leaves_a_checkpoint(tmp_path):
     """The terminal that the process runs in is closed: SIGHUP, and nothing can be printed any more."""
-    command = [sys.executable, "-m", "sigmafield", "sample", "rocket", "-o", str(tmp_path / "i.png"), "--steps", "400"]
-    process, terminal = pty.fork()
-    if process == 0:
-        heard()
-        os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "200"})
-    shown = b""
-    while not re.search(rb" [1-9] %", shown):
-        shown += os.read(terminal, 4096)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGHUP
-    assert 1 < sf.load_state(tmp_path / "i.checkpoint.safetensors")[0].i < 400
+    command = Command(["sample", "rocket", "-o", tmp_path / "i.png", "--steps", "1000"], tmp_path)
+    command.read(until=r" [1-9] %")
+    assert command.close() == 128 + signal.SIGHUP
+    assert 1 < sf.load_state(tmp_path / "i.checkpoint.safetensors")[0].i < 1000
     assert len(list(tmp_path.iterdir())) == 1
 
 

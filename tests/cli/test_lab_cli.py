@@ -12,6 +12,8 @@ import pytest
 
 from command_line import run
 
+few_channels = pytest.mark.usefixtures("few_channels")
+
 SMALL = ["--model", "gaussian", "--seeds", "3", "--particles", "8", "--samplers", "euler,heun", "--steps", "4,8"]
 
 
@@ -53,6 +55,7 @@ def test_ctrl_c_and_go_on(tmp_path):
     assert rows.read_text().splitlines()[: len(kept)] == kept and polars.read_csv(tmp_path / "s/table.csv").height == 24
 
 
+@few_channels
 def test_sweep_and_compare(tmp_path):
     drawn = run("lab", "sweep", "a red heart", "--vary", "cfg=1,4", "--steps", 2, "--size", "32x32", "--seeds", 1,
                 "-o", tmp_path / "w")  # fmt: skip
@@ -72,16 +75,17 @@ def warmth(images, recipe):
 """
 
 
-def test_a_metric_of_a_file_in_this_folder(tmp_path):
+@few_channels
+def test_a_metric_of_a_file_in_this_folder(tmp_path, monkeypatch):
     """As the installed command finds it: without the folder that `python -m` puts on the path."""
-    (tmp_path / "mine.py").write_text(WARMTH)
-    command = [sys.executable, "-c", "from sigmafield.cli import main; main()", "lab", "sweep", "a red heart"]
-    options = ["--vary", "cfg=1,4", "--steps", "2", "--size", "32x32", "--seeds", "1", "--metrics", "mine:warmth"]
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    ran = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0 and "mine:warmth is largest at cfg" in ran.stdout, ran.stderr
+    (tmp_path / "warm.py").write_text(WARMTH)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    options = ["--vary", "cfg=1,4", "--steps", 2, "--size", "32x32", "--seeds", 1, "--metrics", "warm:warmth"]
+    ran = run("lab", "sweep", "a red heart", *options)
+    assert ran.exit_code == 0 and "warm:warmth is largest at cfg" in ran.stdout, ran.stderr
     table = polars.read_csv(tmp_path / "lab-sweep" / "table.csv")
-    assert table["mine:warmth"].is_between(-1, 1).all() and table["mine:warmth"].n_unique() == 2
+    assert table["warm:warmth"].is_between(-1, 1).all() and table["warm:warmth"].n_unique() == 2
     assert "warmth: Mean of red less blue" in (tmp_path / "lab-sweep" / "report.md").read_text()
 
 

@@ -1,5 +1,6 @@
 """Engines for tests: started on a folder, jobs submitted and waited for."""
 
+import queue
 import resource
 import threading
 import time
@@ -70,6 +71,33 @@ def finished(engine, *jobs):
 def stepped(engine, job, steps=1):
     """Wait until a job has taken some steps."""
     until(engine, lambda: engine.get(job.id).step >= steps)
+
+
+class Stops:
+    """Steps of an engine's jobs after which each waits, in its own thread, for what is done meanwhile."""
+
+    def __init__(self, engine, *steps):
+        self.engine, self.steps = engine, steps
+        self.seen, self.came, self.go = set(), queue.SimpleQueue(), queue.SimpleQueue()
+        engine.listen(self._wait)
+
+    def _wait(self, id):
+        if threading.current_thread().name != f"job {id}":
+            return
+        at = id, self.engine.get(id).step
+        if at[1] in self.steps and at not in self.seen:
+            self.seen.add(at)
+            self.came.put(id)
+            self.go.get(timeout=LONG)
+
+    @contextmanager
+    def reached(self):
+        """While this lasts, the next job that came to such a step waits."""
+        self.came.get(timeout=LONG)
+        try:
+            yield
+        finally:
+            self.go.put(None)
 
 
 def digests(record):

@@ -6,11 +6,13 @@ import json
 import logging.handlers
 import queue
 import sqlite3
+import time
 import weakref
+from contextlib import ExitStack
 from hashlib import sha256
 
 import pytest
-from engines import LONG, digests, finished, full_disk, kinds, recipe, started, stepped, until, workflow
+from engines import LONG, Stops, digests, finished, full_disk, kinds, recipe, started, stepped, until, workflow
 
 from sigmafield.comfyui.from_v1 import v1_definition
 from sigmafield.comfyui.nodes import all_nodes
@@ -33,7 +35,7 @@ REQUESTS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Digests of the outputs of each request that was left alone."""
     with started(tmp_path_factory.mktemp("whole")) as engine:
@@ -88,9 +90,9 @@ def test_events_ascend_over_restarts_and_can_be_taken_up(tmp_path):
 def test_a_paused_job_goes_on_in_another_process_as_if_it_had_not_been_stopped(name, whole, tmp_path):
     kind, request = REQUESTS[name]
     with started(tmp_path) as engine:
-        job = engine.submit(kind, request)
-        stepped(engine, job, 2)
-        assert engine.pause(job.id).status == "paused"
+        stops, job = Stops(engine, 2), engine.submit(kind, request)
+        with stops.reached():
+            assert engine.pause(job.id).status == "paused"
         until(engine, lambda: engine.figures().devices[0].running == 0)
         assert engine.pause(job.id).status == "paused" and engine.saved(job.id) == [engine.get(job.id).step]
     with started(tmp_path) as engine:
@@ -103,20 +105,23 @@ def test_a_paused_job_goes_on_in_another_process_as_if_it_had_not_been_stopped(n
 
 def test_a_job_that_is_paused_and_resumed_at_once_runs_in_one_thread(whole, tmp_path):
     with started(tmp_path) as engine:
-        job = engine.submit(*REQUESTS["sde"])
-        for step in (1, 2):
-            stepped(engine, job, step)
-            engine.pause(job.id)
-            engine.resume(job.id)
-            engine.resume(job.id)
+        stops, job = Stops(engine, 1, 2), engine.submit(*REQUESTS["sde"])
+        for _ in range(2):
+            with stops.reached():
+                engine.pause(job.id)
+                engine.resume(job.id)
+                engine.resume(job.id)
         assert digests(finished(engine, job)[0]) == whole["sde"]
         assert kinds(engine, job).count("done") == 1
 
 
 def test_running_jobs_go_on_after_a_stop(whole, tmp_path):
     with started(tmp_path, active=3) as engine:
+        stops = Stops(engine, 2)
         jobs = {name: engine.submit(kind, request) for name, (kind, request) in REQUESTS.items()}
-        stepped(engine, jobs["sde"], 2)
+        for _ in jobs:  # the last one is in its middle at the stop
+            with stops.reached():
+                pass
     with started(tmp_path) as engine:
         for name, job in jobs.items():
             assert digests(finished(engine, job)[0]) == whole[name]
@@ -140,10 +145,14 @@ def test_cancelled_jobs_are_over(tmp_path):
 
 def test_a_higher_priority_takes_the_place_of_a_lower_one_between_two_steps(whole, tmp_path):
     with started(tmp_path, active=1) as engine:
-        low = engine.submit(*REQUESTS["sde"])
-        stepped(engine, low)
-        same = engine.submit("recipe", recipe())
-        high = engine.submit("recipe", recipe(), priority=1)
+        stops, low = Stops(engine, 1), engine.submit(*REQUESTS["sde"])
+        with stops.reached():
+            same = engine.submit("recipe", recipe(steps=2))
+            high = engine.submit("recipe", recipe(steps=2), priority=1)
+            time.sleep(0.2)  # the scheduler, which has nothing else to do, looks at it
+        for _ in (high, same):
+            with stops.reached():
+                pass
         records = finished(engine, low, same, high)
         assert kinds(engine, low) == ["queued", "started", "queued", "resumed", "done"]
         assert records[2].ended < records[0].ended < records[1].ended
@@ -152,10 +161,11 @@ def test_a_higher_priority_takes_the_place_of_a_lower_one_between_two_steps(whol
 
 def test_priorities_can_change(tmp_path):
     with started(tmp_path, active=1) as engine:
-        first = engine.submit("recipe", recipe(steps=8))
-        second, third = (engine.submit("recipe", recipe(steps=2)) for _ in range(2))
-        assert engine.prioritise(third.id, 5).priority == 5
-        assert engine.prioritise(first.id, 9).priority == 9
+        stops, first = Stops(engine, 3), engine.submit("recipe", recipe())
+        with stops.reached():
+            second, third = (engine.submit("recipe", recipe(steps=2)) for _ in range(2))
+            assert engine.prioritise(third.id, 5).priority == 5
+            assert engine.prioritise(first.id, 9).priority == 9
         records = finished(engine, first, second, third)
         assert records[0].ended < records[2].ended < records[1].ended
         assert "priority" in kinds(engine, third)
@@ -328,9 +338,11 @@ def test_a_full_disk_stops_no_job_for_good(tmp_path):
     noted = logging.handlers.QueueHandler(seen)
     log.addHandler(noted)
     with started(tmp_path, active=1) as engine:
-        running, waiting = engine.submit("recipe", recipe(steps=8)), engine.submit("recipe", recipe())
-        stepped(engine, running, 1)
-        with full_disk():
+        stops = Stops(engine, 2)
+        running, waiting = engine.submit("recipe", recipe()), engine.submit("recipe", recipe(steps=1))
+        with ExitStack() as disk:
+            with stops.reached():
+                disk.enter_context(full_disk())
             while "the store of jobs cannot be written" not in seen.get(timeout=LONG).getMessage():
                 pass
             assert engine.running
@@ -354,7 +366,7 @@ def test_a_job_on_a_full_disk_can_be_deleted_for_the_room_of_its_files(tmp_path)
 
 def test_jobs_that_ran_when_the_process_ended_more_than_once_run_alone(tmp_path):
     engine = Engine(tmp_path, EngineSettings(devices=["cpu"]))
-    jobs = [engine.submit("recipe", recipe(steps=3)).id for _ in range(5)]
+    jobs = [engine.submit("recipe", recipe()).id for _ in range(5)]
     suspects = jobs[1:3]
     engine.stop()
     with sqlite3.connect(tmp_path / "jobs.sqlite") as db:
@@ -402,8 +414,10 @@ def test_whatever_a_job_raises_and_wherever_the_engine_goes_on(tmp_path):
 
 def test_several_devices_share_the_jobs(whole, tmp_path):
     with started(tmp_path, devices=["cpu", "cpu"], active=1) as engine:
+        stops = Stops(engine, 1)
         jobs = [engine.submit(*REQUESTS[name]) for name in ("multistep", "sde")]
-        until(engine, lambda: [device.running for device in engine.figures().devices] == [1, 1])
+        with stops.reached(), stops.reached():
+            assert [device.running for device in engine.figures().devices] == [1, 1]
         assert [digests(record) for record in finished(engine, *jobs)] == [whole["multistep"], whole["sde"]]
         assert all(device.batch.calls for device in engine.figures().devices)
 
@@ -411,14 +425,15 @@ def test_several_devices_share_the_jobs(whole, tmp_path):
 def test_a_job_never_runs_on_two_devices(tmp_path):
     """Every step of every job is taken once, by one of two pools; a pause in between may move it to the other."""
     with started(tmp_path, devices=["cpu", "cpu"], active=2, save_every=0.0) as engine:
-        jobs = [engine.submit("recipe", recipe(seed=k, steps=6 if k else 60, width=32, height=32)) for k in range(8)]
-        stepped(engine, jobs[0])
-        engine.pause(jobs[0].id)
-        until(engine, lambda: not engine.get(jobs[0].id).ended and engine.counts()["done"] == 7)
+        stops = Stops(engine, 8)
+        jobs = [engine.submit("recipe", recipe(seed=k, steps=4 if k else 12, width=32, height=32)) for k in range(6)]
+        with stops.reached():
+            engine.pause(jobs[0].id)
+        until(engine, lambda: not engine.get(jobs[0].id).ended and engine.counts()["done"] == 5)
         engine.resume(jobs[0].id)
         finished(engine, *jobs)
         devices = engine.figures().devices
-        assert sum(device.batch.rows for device in devices) == 60 + 6 * 7 and all(d.batch.rows for d in devices)
+        assert sum(device.batch.rows for device in devices) == 12 + 4 * 5 and all(d.batch.rows for d in devices)
         assert all(kinds(engine, job).count("started") == kinds(engine, job).count("done") == 1 for job in jobs)
 
 

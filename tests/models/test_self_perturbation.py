@@ -81,8 +81,8 @@ def unpatched(loaded):
     return cache(lambda name: asked(loaded(name)))
 
 
-# seg acts where pag does, and slg_simple leaves out what slg does: once for joint and once for single blocks is enough
-REPEATED = {(family, name) for family in ("auraflow", "lumina2", "wan") for name in ("seg", "slg_simple")}
+# seg acts where pag does, and slg_simple leaves out what slg does: once is enough, on joint and single blocks
+REPEATED = {(family, name) for family in TRANSFORMERS if family != "flux dev" for name in ("seg", "slg_simple")}
 
 
 @pytest.mark.parametrize(

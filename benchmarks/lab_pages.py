@@ -1,8 +1,8 @@
 """The designs of the lab's pages: measures them, copies their figures to docs/images/lab, and prints what they show.
 
-Each design is a command of `sigmafield lab`, larger than the quick one of its page, whose numbers are to be written
-again then. All take tens of minutes of one core; a design that was stopped goes on, and one that is done is only read
-again. Pairs are arms whose ratio a page claims.
+Each design is a command of `sigmafield lab` that a page names; its numbers and figures are from it. All take about 50
+minutes of one core of a busy machine; a design that was stopped goes on, and one that is done is only read again. Pairs
+are arms whose ratio a page claims.
 
     python benchmarks/lab_pages.py [NAME …]        (into out/lab-pages/NAME; without names: all)
 """

@@ -163,7 +163,10 @@ def read(table: DataFrame) -> Reading:
     for k, (order, pid) in enumerate(own.select("order", "pid").unique(maintain_order=True).rows()):
         rows = rows_of(own, order=order, pid=pid)
         points = rows.select("atol", "rtol", "nfe", "error").group_by("atol", "rtol", maintain_order=True).mean()
-        axes.scatter(points["nfe"], points["error"], marker="os^D"[k % 4], s=22, label=f"order {order}, P/I/D {pid}")
+        axes.scatter(  # black, since the colours are those of the lines
+            points["nfe"], points["error"], marker="os^D"[k % 4], s=22, color="black",
+            label=f"adaptive, order {order}, P/I/D {pid}",
+        )  # fmt: skip
     for name in fixed:
         rows = rows_of(table, sampler=name).select("steps", "nfe", "error")
         points = rows.group_by("steps", maintain_order=True).mean().sort("nfe")

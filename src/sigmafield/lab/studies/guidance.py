@@ -192,7 +192,7 @@ def read(table: DataFrame) -> Reading:
     out, axes = figure(len(columns), size=(4.6, 3.8))
     for one, column in zip(axes, columns):
         lines(one, table, "cfg", column, "mods", known)
-        logarithmic(one, distinct(table, "cfg"), y=column == "energy")
+        logarithmic(one, distinct(table, "cfg"), y=column == "energy" and (table[column] > 0).any())
     axes[0].legend(fontsize=8)
     figures = {"scales": Shown("Size of the result, control energy and saturation against cfg, with intervals.", out)}
     curves = [*NORMS] + ["saturation"] * network

@@ -170,7 +170,7 @@ def read(table: DataFrame) -> Reading:
     out, (left, right) = figure(2, size=(5.6, 4.2))
     lines(left, labelled, "steps", "end_sliced", "arm", COLUMNS)
     left.axhline(floor.value, color="0.4", linestyle=":", label="two exact samples")
-    logarithmic(left, steps)
+    logarithmic(left, steps, y=False)
     left.legend(fontsize=7)
     for k, arm in enumerate(distinct(labelled, "arm")):
         rows = rows_of(labelled, arm=arm, steps=steps[0])
@@ -179,13 +179,7 @@ def read(table: DataFrame) -> Reading:
                 rows["sigmas"][0].to_list(), np.mean(rows["sliced"].to_list(), axis=0), color=f"C{k % 10}", marker=".",
                 linestyle="-" if k < 10 else "--", linewidth=1,
             )  # fmt: skip
-    right.set(
-        xscale="log",
-        yscale="log",
-        xlabel="σ",
-        ylabel=label_of("sliced", COLUMNS),
-        title=f"along the run, {steps[0]} steps",
-    )
+    right.set(xscale="log", xlabel="σ", ylabel=label_of("sliced", COLUMNS), title=f"along the run, {steps[0]} steps")
     right.invert_xaxis()
     right.grid(alpha=0.3)
     caption = "Distance to the exact marginal at the last level against steps, and along the run with the fewest steps."

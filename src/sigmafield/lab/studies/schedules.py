@@ -17,7 +17,7 @@ from sigmafield.core.protocols import State
 from sigmafield.lab.bench import Bench, Opened
 from sigmafield.lab.columns import NFE, Column, label_of
 from sigmafield.lab.convergence import without_noise
-from sigmafield.lab.drawing import distinct, least, lines, logarithmic, rows_of, summary
+from sigmafield.lab.drawing import distinct, least, lines, logarithmic, octaves, rows_of, summary
 from sigmafield.lab.experiment import Arm, Experiment, Reading, Shown, Value
 from sigmafield.lab.plot import figure
 from sigmafield.lab.reference import carried, cleaned, end_of, rms
@@ -154,13 +154,7 @@ def read(table: DataFrame) -> Reading:
             rows = rows_of(table, sampler=sampler, steps=n)
             findings += least(rows, "error", "schedule", f"{sampler} with {n} steps:")
     names = distinct(table, "sampler")
-    out, axes = figure(len(names), size=(5.6, 4.4))
-    for one, sampler in zip(axes, names):
-        lines(one, rows_of(table, sampler=sampler), "steps", "error", "schedule", COLUMNS)
-        logarithmic(one, sorted(distinct(table, "steps")))
-        one.set_title(sampler)
-    axes[0].legend(fontsize=8)
-    figures = {"error": Shown("Error of the result against steps, means over seeds with intervals.", out)}
+    figures = {"error": _errors(table)}
     local = [(s, n) for s in names for n in distinct(rows_of(table, sampler=s), "schedule") if _added(table, s, n)]
     if local:
         out, axes = figure(len(names), size=(5.6, 4.4))
@@ -180,6 +174,24 @@ def read(table: DataFrame) -> Reading:
         )
         findings += [_half(table, sampler, name) for sampler, name in local]
     return Reading(findings, figures, {"Errors": summary(table, ["sampler", "schedule", "steps"], ["error"], COLUMNS)})
+
+
+def _errors(table: DataFrame) -> Shown:
+    """Schedules against steps, with axes for each sampler; samplers against their cost if there is one schedule."""
+    if len(distinct(table, "schedule")) == 1:
+        out, (axes,) = figure(size=(6.6, 4.4))
+        lines(axes, table, "nfe", "error", "sampler", COLUMNS)
+        logarithmic(axes, octaves(distinct(table, "nfe")))
+        axes.legend(fontsize=8)
+        return Shown("Error of the result against network calls, means over seeds with intervals.", out)
+    names = distinct(table, "sampler")
+    out, all_axes = figure(len(names), size=(5.6, 4.4))
+    for axes, sampler in zip(all_axes, names):
+        lines(axes, rows_of(table, sampler=sampler), "steps", "error", "schedule", COLUMNS)
+        logarithmic(axes, sorted(distinct(table, "steps")))
+        axes.set_title(sampler)
+    all_axes[0].legend(fontsize=8)
+    return Shown("Error of the result against steps, means over seeds with intervals.", out)
 
 
 def _rows_with_parts(table: DataFrame, sampler: str, schedule: str) -> list[tuple[list[float], list[float]]]:

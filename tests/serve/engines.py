@@ -1,11 +1,14 @@
 """Engines for tests: started on a folder, jobs submitted and waited for."""
 
+import itertools
 import queue
 import resource
 import threading
 import time
 from contextlib import contextmanager
+from unittest import mock
 
+from sigmafield.models.tiny.unet import UNet
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import FINISHED
 from sigmafield.serve.settings import EngineSettings
@@ -71,6 +74,23 @@ def finished(engine, *jobs):
 def stepped(engine, job, steps=1):
     """Wait until a job has taken some steps."""
     until(engine, lambda: engine.get(job.id).step >= steps)
+
+
+@contextmanager
+def network_waits(calls):
+    """After some calls of the embedded network, those that follow wait until the event is set that this gives."""
+    forward, made, go = UNet.forward, itertools.count(), threading.Event()
+
+    def waiting(network, *args):
+        if next(made) >= calls:
+            go.wait(LONG)
+        return forward(network, *args)
+
+    try:
+        with mock.patch.object(UNet, "forward", waiting):
+            yield go
+    finally:
+        go.set()
 
 
 class Stops:

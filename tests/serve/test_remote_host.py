@@ -5,7 +5,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from engines import recipe, workflow
+from engines import network_waits, recipe, workflow
 from PIL import Image
 
 import sigmafield as sf
@@ -19,8 +19,7 @@ from sigmafield.serve.workflow_job import Workflows
 
 SETTINGS = EngineSettings(save_every=0.0, preview_every=0.0, active=2)
 ENDS = ("done", "stopped", "failed")
-STEPS = 40
-"""Enough that a job is still running when its first steps are read, and can be paused."""
+STEPS = 6
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +40,26 @@ def handed(kind, request):
     return Handed(record, sealed, inputs, replace(sealed, prompt="as clients name it"))
 
 
-def happenings(host, job, stop_after=None):
-    """What happens to a job until it ends; it is paused after some steps."""
+def happenings(host, job):
+    """What happens to a job until it ends."""
     host.begin(job)
-    stop, found = None, []
+    found = []
     while not found or found[-1].kind not in ENDS:
-        found += host.news("a", stop).happened
-        if stop_after is not None and any(each.point.step >= stop_after for each in found):
-            stop = "paused"
+        found += host.news("a", None).happened
+    return found
+
+
+def paused(host, job, after):
+    """What happens to a job which is paused after some steps."""
+    with network_waits(after) as go:
+        host.begin(job)
+        found = []
+        while not any(each.point.step == after for each in found):
+            found += host.news("a", None).happened
+        found += host.news("a", "paused").happened
+        go.set()
+        while found[-1].kind not in ENDS:
+            found += host.news("a", "paused").happened
     return found
 
 
@@ -56,7 +67,7 @@ def happenings(host, job, stop_after=None):
 def test_a_job_goes_on_on_another_device(hosts, kind, request_):
     """From its last state: the pixels are those of a job that was left alone, and each step is taken once."""
     whole = happenings(hosts[0], handed(kind, request_))
-    first = happenings(hosts[0], handed(kind, request_), stop_after=2)
+    first = paused(hosts[0], handed(kind, request_), after=2)
     assert first[-1].kind == "stopped"
     saved = [each for each in first if each.kind == "saved"][-1]
     second = happenings(

@@ -34,7 +34,8 @@ from sigmafield.models.diffusers.unet import forward
 from sigmafield.models.single_file.checkpoint import open_single_file
 
 WHOLE = ["flux", "sd1"]  # the tests that follow are of these
-FAMILIES = ["sdxl", "sd3", "sd2", *WHOLE]
+SD2 = pytest.param("sd2", marks=pytest.mark.slow)  # sd1's network, and the text encoder that is sdxl's second
+FAMILIES = ["sdxl", "sd3", SD2, *WHOLE]
 REFINER = pytest.param("sdxl_refiner", marks=pytest.mark.slow)  # its parts are SDXL's; test_layouts.py has its names
 PROMPTS = ["a photo of a cat", ""]
 SIZE = (64, 64)
@@ -136,7 +137,7 @@ def test_answers_are_those_of_the_modules(family: str, parts_of: Any, loaded: An
     close(ours.encode(images), (vae.encode(images * 2 - 1).latent_dist.mean - shift) * scale)
 
 
-BOTH = [REFINER, *(pytest.param(f, marks=() if f in WHOLE else pytest.mark.slow) for f in FAMILIES)]
+BOTH = [*WHOLE, REFINER, SD2, *(pytest.param(family, marks=pytest.mark.slow) for family in ("sdxl", "sd3"))]
 """Directories are of the same modules: one with noise predicted and one flow, each with its text encoders."""
 
 

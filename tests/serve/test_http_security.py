@@ -10,6 +10,8 @@ import socket
 import struct
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -145,18 +147,22 @@ def sent_slowly(server: Client, text: str) -> bytes:
         return found
 
 
-@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x", "image/png"])
-def test_a_body_that_takes_too_long_is_refused(guarded, kind):
-    path = "/v1/jobs" if kind == "application/json" else "/v1/uploads"
-    head = f"POST {path} HTTP/1.1\nHost: 127.0.0.1\nAuthorization: Bearer {ALICE}\nContent-Type: {kind}\n"
-    body = '--x\nContent-Disposition: form-data; name="file"\n\nabc' if "form" in kind else "{"
-    answer = sent_slowly(guarded, f"{head}Content-Length: 500\n\n{body}")
-    assert answer.startswith(b"HTTP/1.1 408")
+def test_bodies_that_take_too_long_are_refused(guarded):
+    def answer(kind: str) -> bytes:
+        path = "/v1/jobs" if kind == "application/json" else "/v1/uploads"
+        head = f"POST {path} HTTP/1.1\nHost: 127.0.0.1\nAuthorization: Bearer {ALICE}\nContent-Type: {kind}\n"
+        body = '--x\nContent-Disposition: form-data; name="file"\n\nabc' if "form" in kind else "{"
+        return sent_slowly(guarded, f"{head}Content-Length: 500\n\n{body}")
+
+    with ThreadPoolExecutor() as at_once:
+        for found in at_once.map(answer, ["application/json", "multipart/form-data; boundary=x", "image/png"]):
+            assert found.startswith(b"HTTP/1.1 408")
 
 
 def test_headers_that_take_too_long_end_the_connection(guarded):
-    assert sent_slowly(guarded, "GET /healthz HTTP/1.1\nHost: 127.0.0.1\n") == b""
-    assert sent_slowly(guarded, "") == b""
+    with ThreadPoolExecutor() as at_once:
+        texts = ["GET /healthz HTTP/1.1\nHost: 127.0.0.1\n", ""]
+        assert list(at_once.map(partial(sent_slowly, guarded), texts)) == [b"", b""]
 
 
 def test_a_slow_reader_holds_nobody_up(server):

@@ -34,7 +34,7 @@ test: .venv/test ## run the tests
 	$(TEST) $(QUICK)
 
 # every call is checked against its annotations, shapes included, which doubles the time
-TYPED = --jaxtyping-packages=sigmafield,beartype.beartype
+TYPED = --jaxtyping-packages=sigmafield,typed.checked
 
 test-types: .venv/test ## run the tests with every call's types checked
 	$(TEST) $(QUICK) $(TYPED)

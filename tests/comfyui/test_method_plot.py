@@ -43,6 +43,7 @@ def test_in_a_workflow_with_the_parameters_of_a_sampler(tmp_path):
     assert len(made.files) == 1 and made.values["2"][0][0].shape[-1] == 3
 
 
+@pytest.mark.typed_elsewhere
 def test_a_sampler_without_a_name_is_refused():
     with pytest.raises(ValueError, match="must be one of the table of samplers"):
         method_plot(object())

@@ -50,7 +50,7 @@ def test_frames_rate_sound_and_texts_come_back(container, codec, bits, tmp_path)
     path = tmp_path / f"x.{container}"
     images = GRADUAL if codec == "av1" else IMAGES
     made = Video(images, Fraction(8), {**TONE, "waveform": TONE["waveform"][:1]}, bits)
-    path.write_bytes(encoded_video(made, container, codec, 2, {"prompt": '{"1": "\\u00e9"}'}))
+    path.write_bytes(encoded_video(made, container, codec, 2.0, {"prompt": '{"1": "\\u00e9"}'}))
     found = read_video(path)
     assert (found.images - images).abs().max() < (0.15 if codec == "av1" else 0.03)
     assert (found.images - images).abs().mean() < 0.03
@@ -114,7 +114,7 @@ def test_webm_of_images(context, tmp_path):
 def test_a_part_has_the_frames_that_begin_in_it(start, duration, frames, tmp_path):
     path = tmp_path / "x.mkv"
     made = create_video(IMAGES, 8.0, TONE)
-    path.write_bytes(encoded_video(Video(IMAGES, Fraction(8)), "mkv", "h264", 2, {}))
+    path.write_bytes(encoded_video(Video(IMAGES, Fraction(8)), "mkv", "h264", 2.0, {}))
     for video in (made, VideoFile(path)):
         images, audio, fps, depth, space = get_video_components(video_slice(video, start, duration))
         assert images.shape[0] == len(list(frames)) and (images - IMAGES[list(frames)]).abs().max() < 0.03
@@ -130,11 +130,11 @@ def test_parts_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="duration 1 is more than the 0.25 s"):
         video_slice(video, 0.5, 1.0, True)
     with pytest.raises(ValueError, match="WebM holds av1 or vp9"):
-        encoded_video(video, "webm", "h264", 2, {})
+        encoded_video(video, "webm", "h264", 2.0, {})
 
 
 def test_files_are_loaded(context, tmp_path):
-    (tmp_path / "x.mp4").write_bytes(encoded_video(Video(IMAGES, Fraction(8), TONE), "mp4", "h264", 2, {}))
+    (tmp_path / "x.mp4").write_bytes(encoded_video(Video(IMAGES, Fraction(8), TONE), "mp4", "h264", 2.0, {}))
     prompt = {
         "1": {"class_type": "LoadVideo", "inputs": {"file": "x.mp4"}},
         "2": {"class_type": "GetVideoComponents", "inputs": {"video": ["1", 0]}},

@@ -60,7 +60,7 @@ def network(
 def ask(model: DiffusionModel, rows: int = 1, fill: float = 0.5, tokens: int = 4, side: int = 4) -> Tensor:
     """A model's prediction for one conditioning at σ = 1, of rows filled with a number."""
     x, ctx = torch.full((rows, 4, side, side), fill), Ctx(Grid(torch.tensor([1.0, 0.5]), VE()).span(0), {})
-    return model(x, torch.tensor(1.0), [Cond(torch.full((1, tokens, 8), fill))], ctx)[0]
+    return model(x, torch.tensor(1.0, dtype=torch.float64), [Cond(torch.full((1, tokens, 8), fill))], ctx)[0]
 
 
 def in_threads(batcher: Batcher, calls: Sequence[Callable[[], Any]], priorities: Sequence[int] = ()) -> list[Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent
@@ -132,7 +133,7 @@ def window(
     return sigmas
 
 
-def repaired(latent: Latent, latents: LatentFormat) -> Latent:
+def repaired(latent: Latent, latents: LatentFormat) -> Float[Tensor, "batch given *axes"]:
     """A latent with as many axes as the network's, where an image is a video of one frame; an empty one is also given
     its number of channels."""
     if not latent.any() and latent.shape[1] != latents.channels:

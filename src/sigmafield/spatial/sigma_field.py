@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sigmafield.core.arrays import Sigma
 from sigmafield.core.geometry import Tile
 from sigmafield.core.resize import resize_mask
 from sigmafield.core.tile_maps import Combine, painted
@@ -66,13 +65,13 @@ def by_timestep(levels: Levels, sigmas: Tensor, strict: bool = False) -> Join:
     return join
 
 
-def delayed(sigmas: Sigma, join: Join | None = None) -> Trajectory:
+def delayed(sigmas: Float[Tensor, " levels"], join: Join | None = None) -> Trajectory:
     """One schedule for all: a position with strength d is held at σ_k(d) until step k, then goes with the others.
 
     Positions that wait cost no evaluation (see `Served`).
 
     Args:
-        sigmas: The schedule [n + 1].
+        sigmas: The schedule [n + 1], of any precision.
         join: d → k; by default `by_steps`.
     """
     sigmas = torch.as_tensor(sigmas).double()

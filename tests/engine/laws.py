@@ -66,11 +66,13 @@ def repeats(name, params=()):
 
 def by_process(cases):
     """(name, params, process) as pytest's cases; flows are slow where the code does not ask which process it is."""
+    found = []
     for name, params in cases:
         asks = name in ASK or (name == "euler" and "flow_noise" in params)
         for process in PROCESSES:
             marks = repeats(name, params) if asks or isinstance(process, VE) else (pytest.mark.slow,)
-            yield pytest.param(name, params, process, marks=marks, id=f"{name}-{params}-{process}")
+            found.append(pytest.param(name, params, process, marks=marks, id=f"{name}-{params}-{process}"))
+    return found
 
 
 # one of each kind that asks: Span.ancestral, a stage of its own, a clipped first level; Euler where its churn does

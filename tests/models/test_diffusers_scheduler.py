@@ -30,6 +30,9 @@ from sigmafield.runs.run import Run, finish, iterate
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
 
+# diffusers' own schedulers, thousands of times
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 EPS = diffusers.EulerDiscreteScheduler(**SD)
 V = diffusers.EulerDiscreteScheduler(**SD, prediction_type="v_prediction", rescale_betas_zero_snr=True)

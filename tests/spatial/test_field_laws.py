@@ -64,7 +64,7 @@ def tile_run(name, kind, sigmas, source, noise, tile, first):
     return finish(run, started(process, sigmas, noise[at].contiguous(), source[at].contiguous())).x
 
 
-@pytest.mark.parametrize("name, kind, schedule, mode", cases())
+@pytest.mark.parametrize("name, kind, schedule, mode", list(cases()))
 @pytest.mark.typed_elsewhere
 def test_a_tile_is_a_run_of_its_own(name, kind, schedule, mode):
     """A1, B1, S1, and A2's d = 0: each tile ends as KSampler would on the crop, with the crop of the noise."""

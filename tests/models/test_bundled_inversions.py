@@ -113,7 +113,7 @@ def test_loaders_in_a_row_add_theirs(tiny: Model) -> None:
     """ComfyUI's nodes: each LoRA is added to a model that may have others in its weights."""
     for name in ("a", "b"):
         tiny.lora(f"{name}.safetensors", {name: tiny.vectors(1)})
-    context = Context(Folders({"loras": [str(tiny.root)]}))
+    context = Context(Folders({"loras": [Path(tiny.root)]}))
     model, clip = NodeModel(tiny.pipe.model, text=tiny.pipe.text), tiny.pipe.text
     for name in ("a", "b"):
         model, clip = lora_loader(model, clip, f"{name}.safetensors", context=context)

@@ -131,7 +131,8 @@ class Bench:
         start, process = job.run.grid.sigmas[0], job.run.grid.process
         source = torch.zeros_like(job.start.x)
         # the start is the noise times its scale at the first level
-        noise = job.start.x / process.start(start, torch.ones(()), torch.zeros(()))
+        one = torch.ones(1, 1, dtype=torch.float64)
+        noise = job.start.x / float(process.start(start, one, torch.zeros_like(one)))
         return Opened(recipe, job.run.denoise, job.pipe.model.sampling, source, noise.to(job.start.x), job=job)
 
 

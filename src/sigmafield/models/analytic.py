@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sigmafield.core.arrays import Latent, Sigma
@@ -141,7 +142,9 @@ class GaussianMixture:
         Q = torch.eye(self.means.shape[1], dtype=self.means.dtype) if self.basis is None else self.basis
         return self.means @ Q.T, torch.einsum("ij,kj,lj->kil", Q, self.deviations.square(), Q)
 
-    def given(self, known: Latent, hidden: Tensor, n: int, generator: torch.Generator) -> Latent:
+    def given(
+        self, known: Float[Tensor, "channels *space"], hidden: Tensor, n: int, generator: torch.Generator
+    ) -> Float[Tensor, "n channels *space"]:
         """n exact samples of the data given a part of one of them, [n, C, *space].
 
         Args:

@@ -82,6 +82,7 @@ class Loading(Device):
         self.end.wait(60)
 
 
+@pytest.mark.typed_elsewhere  # its device is no cluster's
 def test_a_model_that_is_being_loaded_does_not_delay_the_end(tmp_path):
     settings = EngineSettings(devices=("cpu",))
     engine = Engine(tmp_path, settings, devices=[Loading("cpu", settings)])

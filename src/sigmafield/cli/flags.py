@@ -16,7 +16,7 @@ from sigmafield.cli.panels import panel
 from sigmafield.cli.parse import READERS
 from sigmafield.cli.prose import description
 from sigmafield.core import parameters
-from sigmafield.core.registry import format_specs
+from sigmafield.core.registry import Spec, format_specs
 
 Given = Mapping[str, Any]
 """Values of the options that were given, by field name."""
@@ -91,7 +91,9 @@ def default_text(default: Any) -> str:
     """A default as the help shows it; "" where the sentence says what None means, or nothing is the default."""
     if default is None or default == () or default is False:
         return ""
-    return format_specs(default) if isinstance(default, tuple) else str(default)
+    if not isinstance(default, tuple):
+        return str(default)
+    return format_specs(default) if all(isinstance(each, Spec) for each in default) else ", ".join(map(str, default))
 
 
 def argument_name(flags: Flags, name: str) -> str:

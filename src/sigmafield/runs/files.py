@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import IO
 
 PROBE = bytes(65536)
@@ -135,7 +135,10 @@ def check_writable(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} to write in")
     try:
-        _written(folder, "sigmafield", PROBE).unlink()
+        with TemporaryFile(dir=folder) as file:  # without a name, so that a kill leaves nothing
+            file.write(PROBE)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise OSError(f"cannot write in {folder}: {error.strerror or error}") from None
 

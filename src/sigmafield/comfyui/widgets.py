@@ -10,6 +10,8 @@ from sigmafield.core.annotations import Range
 Prompt = Annotated[str, Input(multiline=True, dynamic_prompts=True)]
 Drawn = Annotated[Seed, Range(0, 2**64 - 1)]
 """A seed."""
+Batch = Annotated[int, Range(1, 4096)]
+"""Number of images or videos."""
 StepCount = Annotated[int, Range(1, 10000)]
 StepIndex = Annotated[int, Range(0, 10000)]
 Cfg = Annotated[float, Range(0, 100), Input(step=0.1, round=0.01)]
@@ -30,6 +32,7 @@ FarLevel = Annotated[float, Range(0, 1000), Input(step=0.001, round=False)]
 """An end of a network's noise levels."""
 Pixels = Annotated[int, Range(0, 16384)]
 ImageSide = Annotated[int, Range(16, 16384), Input(step=8)]
+Side16 = Annotated[int, Range(16, 16384), Input(step=16)]
 Side = Annotated[int, Range(64, 16384), Input(step=8)]
 """A side of an area in pixels."""
 Offset = Annotated[int, Range(0, 16384), Input(step=8)]

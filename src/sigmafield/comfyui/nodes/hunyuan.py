@@ -7,11 +7,12 @@ from typing import Annotated
 import torch
 
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.nodes.latents import Batch, Side16, empty_video
+from sigmafield.comfyui.nodes.latents import empty_video
 from sigmafield.comfyui.nodes.vision import SeenValue
 from sigmafield.comfyui.nodes.wan import OUTPUTS, Length, both, fitted, seen
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Conditioning, Image, Latent, Vae
+from sigmafield.comfyui.widgets import Batch, Side16
 from sigmafield.core.annotations import Range
 
 Side = Annotated[int, Range(64, 16384), Input(step=32)]

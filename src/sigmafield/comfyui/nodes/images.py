@@ -15,12 +15,12 @@ from sigmafield.comfyui.nodes.latents import Flip, Rotation, rotated
 from sigmafield.comfyui.scaling import matched, scaled
 from sigmafield.comfyui.sockets import Autogrow, Input, Socket
 from sigmafield.comfyui.values import Image, Mask, UniqueId
+from sigmafield.comfyui.widgets import Batch
 from sigmafield.core.annotations import Range
 
 Side = Annotated[int, Range(1, 16384), Input(step=1)]
 Position = Annotated[int, Range(0, 16384), Input(step=1)]
 Border = Annotated[int, Range(0, 16384), Input(step=8)]
-Batch = Annotated[int, Range(1, 4096)]
 
 
 @node("ImageInvert", "image", title="Invert Image")

@@ -13,6 +13,7 @@ from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.scaling import matched
 from sigmafield.comfyui.sockets import Autogrow, Input, Socket
 from sigmafield.comfyui.values import Latent, LatentDict
+from sigmafield.comfyui.widgets import Batch
 from sigmafield.core.annotations import Range
 from sigmafield.core.linear import filled
 from sigmafield.core.resize import resize_mask
@@ -115,7 +116,7 @@ def _split(latents: Sequence[LatentDict]) -> list[_One]:
 
 @node("RebatchLatents", "latent/batch", title="Rebatch Latents", version=3, takes_lists=True)
 def rebatch_latents(
-    latents: Sequence[Latent], batch_size: Sequence[Annotated[int, Range(1, 4096)]] = (1,)
+    latents: Sequence[Latent], batch_size: Sequence[Batch] = (1,)
 ) -> Annotated[list[LatentDict], Socket("LATENT", listed=True)]:
     """Makes batches of another size of lists of latents; latents of different sizes are not joined.
 

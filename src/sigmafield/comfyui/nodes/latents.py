@@ -12,15 +12,14 @@ from sigmafield.comfyui.pasting import feathered, pasted
 from sigmafield.comfyui.scaling import scaled
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Latent, Mask
+from sigmafield.comfyui.widgets import Batch, Side16
 from sigmafield.core.annotations import Range
 
 Resize = Literal["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]
 Rotation = Literal["none", "90 degrees", "180 degrees", "270 degrees"]
 Flip = Literal["x-axis: vertically", "y-axis: horizontally"]
 Side = Annotated[int, Range(16, 16384), Input(step=8)]
-Side16 = Annotated[int, Range(16, 16384), Input(step=16)]
 Pixels = Annotated[int, Range(0, 16384), Input(step=8)]
-Batch = Annotated[int, Range(1, 4096)]
 
 
 @node("EmptyLatentImage", "latent", title="Empty Latent Image")

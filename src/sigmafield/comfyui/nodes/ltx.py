@@ -10,12 +10,12 @@ from torch import Tensor
 
 from sigmafield.comfyui.conditioning import changed
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.nodes.latents import Batch, empty_video
+from sigmafield.comfyui.nodes.latents import empty_video
 from sigmafield.comfyui.nodes.model_sampling import model_sampling_flux
 from sigmafield.comfyui.nodes.wan import fitted
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Conditioning, Image, Latent, Model, Sigmas, Vae
-from sigmafield.comfyui.widgets import Scale, Share, StepCount
+from sigmafield.comfyui.widgets import Batch, Scale, Share, StepCount
 from sigmafield.core.annotations import Range
 from sigmafield.parameterization.timesteps import resolution_shift
 from sigmafield.schedules import published

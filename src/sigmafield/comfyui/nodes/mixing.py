@@ -15,7 +15,7 @@ from sigmafield.comfyui.plots import line_plots, matrix
 from sigmafield.comfyui.sampling import guided
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Conditioning, Image, Latent, Mask, Model, Sampler, Sigmas
-from sigmafield.comfyui.widgets import Cfg, Drawn, Share, StepCount, StepIndex
+from sigmafield.comfyui.widgets import Batch, Cfg, Drawn, Share, StepCount, StepIndex
 from sigmafield.core.annotations import Range
 from sigmafield.recipes.ksampler import source_of, window
 from sigmafield.runs.blends import blending_weights
@@ -126,7 +126,7 @@ def mixing_mask_generator(
     seed: Drawn = 0,
     width: Annotated[int, Range(16, 8192), Input(step=8)] = 512,
     height: Annotated[int, Range(16, 8192), Input(step=8)] = 512,
-    batch_size: Annotated[int, Range(1, 4096)] = 1,
+    batch_size: Batch = 1,
 ) -> Mask:
     """Masks of Perlin noise, or of normal numbers, at the size of the latent.
 

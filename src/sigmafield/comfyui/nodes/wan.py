@@ -10,11 +10,12 @@ from torch import Tensor
 
 from sigmafield.comfyui.conditioning import changed
 from sigmafield.comfyui.declare import node
-from sigmafield.comfyui.nodes.latents import Batch, Side16, empty_video
+from sigmafield.comfyui.nodes.latents import empty_video
 from sigmafield.comfyui.nodes.vision import SeenValue
 from sigmafield.comfyui.scaling import scaled
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Conditioning, Image, Latent, Vae
+from sigmafield.comfyui.widgets import Batch, Side16
 from sigmafield.core.annotations import Range
 
 Side32 = Annotated[int, Range(32, 16384), Input(step=32)]

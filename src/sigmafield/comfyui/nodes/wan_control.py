@@ -11,12 +11,13 @@ from torch import Tensor
 from sigmafield.comfyui.conditioning import changed
 from sigmafield.comfyui.declare import node
 from sigmafield.comfyui.nodes.editing import shown
-from sigmafield.comfyui.nodes.latents import Batch, Side16, empty_video
+from sigmafield.comfyui.nodes.latents import empty_video
 from sigmafield.comfyui.nodes.vision import SeenValue
 from sigmafield.comfyui.nodes.wan import EACH, OUTPUTS, Length, both, fitted, seen
 from sigmafield.comfyui.scaling import scaled
 from sigmafield.comfyui.sockets import Input
 from sigmafield.comfyui.values import Conditioning, Image, Latent, Mask, Vae
+from sigmafield.comfyui.widgets import Batch, Side16
 from sigmafield.core.annotations import Range
 from sigmafield.models.vace import control_latents, control_mask
 from sigmafield.parameterization.latent_format import LatentFormat, latent_format

@@ -78,9 +78,9 @@ def read_small(kind: type[nn.Module], folder: Path, device: torch.device, dtype:
 
 
 @contextmanager
-def few_channels() -> Iterator[None]:
-    """The embedded model is loaded with a network and a VAE of few channels meanwhile."""
-    with mock.patch.object(tiny, "read_module", read_small):
+def few_channels(read: Callable[..., Any] = read_small) -> Iterator[None]:
+    """The embedded model is loaded with a network and a VAE of few channels meanwhile; `read` may remember them."""
+    with mock.patch.object(tiny, "read_module", read):
         yield
 
 

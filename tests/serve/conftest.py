@@ -1,10 +1,9 @@
-"""A model of few channels, runs that step at once, one engine, and servers of it for all tests of HTTP."""
+"""The embedded model, runs that step at once, one engine, and servers of it for all tests of HTTP."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,32 +21,25 @@ from sigmafield.serve.batcher import Batcher
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.http.run import make_engine
 from sigmafield.serve.settings import EngineSettings
-from small_network import read_small, small_model
 
 AtOnce = Callable[..., list[Tensor]]
 """(batcher, model, recipes, priorities) → the last latents."""
 
 
-READ_ONCE = cache(read_small)
-
-
-@contextmanager
-def small_and_once() -> Iterator[None]:
-    """The embedded model has few channels, and its modules, which no engine changes, are read once for all."""
-    with mock.patch.object(tiny, "read_module", READ_ONCE):
-        yield
+READ_ONCE = cache(tiny.read_module)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def read_once() -> Iterator[None]:
-    with small_and_once():
+    """The embedded model's modules, which no engine changes, are read once for all engines."""
+    with mock.patch.object(tiny, "read_module", READ_ONCE):
         yield
 
 
 @pytest.fixture(scope="session")
 def pipe() -> sf.Pipeline:
-    """The embedded model, of few channels."""
-    return small_model()
+    """The embedded model."""
+    return sf.load("tiny", device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -96,8 +88,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(root: Path) -> Iterator[Engine]:
     settings = EngineSettings(devices=("cpu",), preview_every=0.03, queue_length=200)
     engine = make_engine(root / "jobs", settings, settings_of(root))
-    with small_and_once():  # fixtures of the session come before those of a module
-        engine.start()
+    engine.start()
     yield engine
     engine.stop()
 

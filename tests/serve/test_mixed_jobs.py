@@ -19,11 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.typed_elsewhere]
 SETTINGS = {"exact": True, "max_rows": None, "rows": 8, "active": 8, "save_every": 0.0, "keep_states": 1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def read_once():
-    """The embedded model is that of the process that is killed, and not the small one of the other tests."""
-
-
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory):
     """Two runs at σ-fields, an upscale in tiles, DemoFusion, iterative mixing, and three plain runs."""

@@ -1,6 +1,7 @@
 """A device in another process, without a cluster: what it sends suffices to go on with a job on another one."""
 
 from dataclasses import replace
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -16,10 +17,18 @@ from sigmafield.serve.jobs import JobRecord
 from sigmafield.serve.remote_host import Handed, Host
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.workflow_job import Workflows
+from small_network import few_channels, read_small
 
 SETTINGS = EngineSettings(save_every=0.0, preview_every=0.0, active=2)
 ENDS = ("done", "stopped", "failed")
 STEPS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """The embedded model has few channels here: each test waits for the steps at which it acts."""
+    with few_channels(cache(read_small)):
+        yield
 
 
 @pytest.fixture(scope="module")

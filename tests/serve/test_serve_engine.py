@@ -9,6 +9,7 @@ import sqlite3
 import time
 import weakref
 from contextlib import ExitStack
+from functools import cache
 from hashlib import sha256
 
 import pytest
@@ -25,6 +26,7 @@ from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
 from sigmafield.serve.scheduler import SUSPECT
 from sigmafield.serve.settings import EngineSettings
 from sigmafield.serve.workflow_job import Workflows
+from small_network import few_channels, read_small
 
 pytestmark = pytest.mark.typed_elsewhere  # test_whole_runs and others make the same calls of the engine's parts
 
@@ -33,6 +35,13 @@ REQUESTS = {
     "sde": ("recipe", recipe(sampler="dpmpp_2m_sde", seed=3)),
     "workflow": ("workflow", workflow()),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """The embedded model has few channels here: each test waits for the steps at which it acts."""
+    with few_channels(cache(read_small)):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,6 @@ LONG = {**RECIPE, "steps": 80, "sampler": "dpmpp_2m_sde", "cfg": 3.0}
 OPTIONS = ["--port", "0", "--exact", "--rows", "2", "--active", "2", "--save-every", "0", "--preview-every", "0"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def read_once():
-    """The embedded model is that of the workers, and not the small one of the other tests."""
-
-
 @pytest.fixture(scope="module")
 def cluster():
     nodes = TwoNodes()

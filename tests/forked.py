@@ -50,6 +50,17 @@ def _answer(to: Connection, function: Callable[..., Any], arguments: Sequence[An
         to.send((None, traceback.format_exc()))
 
 
+def ended(child: int, seconds: float) -> int:
+    """The status with which a child ended, as `os.waitpid` has it; one that takes longer than this is killed."""
+    end = time.monotonic() + seconds
+    while not (over := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+        time.sleep(0.002)
+    if not over[0]:
+        os.kill(child, signal.SIGKILL)
+        over = os.waitpid(child, 0)
+    return over[1]
+
+
 class Command:
     """`sigmafield` in a process and a terminal of its own.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from os import _exit
 from pathlib import Path
 
-from forked import at_step
+from forked import at_step, ended
 from sigmafield.cli import main
 
 
@@ -47,14 +47,10 @@ def killed_at_random(words: Sequence[str], root: Path, kills: int, seed: int) ->
     while killed < kills or (root / str(finished)).exists():
         folder = root / str(finished)
         before, child = len(list(folder.glob("*.png"))), begun([*words, str(folder)])
-        end = time.monotonic() + (moments.uniform(0, longest / 4) if killed < kills else 600)
-        while not (over := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
-            time.sleep(0.002)
-        if over[0]:
-            assert over[1] == 0
-            finished += 1
-        else:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+        status = ended(child, moments.uniform(0, longest / 4) if killed < kills else 600)
+        if status == signal.SIGKILL:
             killed, hits = killed + 1, hits + (len(list(folder.glob("*.png"))) > before)
+        else:
+            assert status == 0
+            finished += 1
     return finished, hits

@@ -9,6 +9,7 @@ from os import _exit
 from pathlib import Path
 from typing import Any
 
+from forked import ended
 from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import FINISHED
@@ -56,13 +57,8 @@ def served_and_killed(
     longest = (time.monotonic() - began) / often
     for k in range(kills + 1):
         child = served(root / "killed", settings, requests, moments, killed=k == 0)
-        end = time.monotonic() + (moments.uniform(0, longest) if 0 < k < kills else 900)
-        while not (over := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
-            time.sleep(0.002)
-        if not over[0]:
-            os.kill(child, signal.SIGKILL)
-            over = os.waitpid(child, 0)
-        if over[1] != signal.SIGKILL:
-            assert over[1] == 0, over
+        status = ended(child, moments.uniform(0, longest) if 0 < k < kills else 900)
+        if status != signal.SIGKILL:
+            assert status == 0, status
             return k
     return kills + 1

@@ -24,9 +24,8 @@ help: ## list the targets
 demo: .venv/core ## draw images with the embedded model into out/
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .ci/demo
 
-# processes instead of threads: networks this small wait for each other's threads
 # bytecode is written even if the caller's environment forbids it: compiling is a third of a cold start
-TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
+TEST = PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 QUICK = -m "not slow and not browser and not ray and not clients"
 

@@ -1,12 +1,16 @@
 """Options and data that every test folder shares."""
 
 import gc
+import os
 from pathlib import Path
 
 import jaxtyping
 import pytest
 
 from resident import give_back, resident
+
+# processes instead of threads: networks this small wait for each other's threads, and equal bits need equal threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 DATA = Path(__file__).parent / "data"
 AFTER = pytest.StashKey[float]()

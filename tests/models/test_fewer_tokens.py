@@ -129,7 +129,7 @@ def test_one_tile_is_all(unet):
     got = patched(network_of(unet), unet, "hypertile(tile_size=32, max_depth=1)", (7, 9))
     assert torch.equal(
         got, plain(unet, (7, 9))
-    )  # 7 and 9 have no divisors from 4 on but themselves, and halves are no whole numbers
+    )  # the only divisors of 7 and 9 that are at least 4 are 7 and 9, and half of them is not an integer
 
 
 @pytest.mark.parametrize(

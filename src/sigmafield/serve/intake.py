@@ -57,7 +57,7 @@ def admit(record: JobRecord, digest: str, store: Store, settings: EngineSettings
         seconds: How long a job takes, for the error.
 
     Returns:
-        The job of the same owner, key and request; None if there was none, and this one was added.
+        The job of the same owner, key and request that was there before; None if this one was added.
 
     Raises:
         ValueError: There is a job with this id.

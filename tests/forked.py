@@ -61,6 +61,12 @@ def ended(child: int, seconds: float) -> int:
     return over[1]
 
 
+def heard() -> None:
+    """Signals act as in a terminal in the program that begins: `nohup make test &` ignores some, which is inherited."""
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, signal.SIG_DFL)
+
+
 class Command:
     """`sigmafield` in a process and a terminal of its own.
 
@@ -153,7 +159,7 @@ def at_step(step: int, act: Callable[[], object]) -> None:
 
 
 def _signals_as_in_a_terminal() -> None:
-    """`nohup make test &` ignores some, and a process inherits that."""
+    """As `heard`, in a process that Python runs already."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for kind in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(kind, signal.SIG_DFL)

@@ -190,6 +190,8 @@ def test_private_names_stay_in_their_file():
 def test_tests_touch_no_private_names():
     ours, found = set().union(*map(names_of, FILES)), []
     for path in sorted((ROOT / "tests").rglob("*.py")):
+        if not ours & set(re.findall(r"\b_\w+", path.read_text("utf-8"))):  # most have none to be read for
+            continue
         taken = {module.rpartition(".")[2] for module, _ in modules(path) if module.startswith("sigmafield")}
         found += [(path.name, name) for name in sorted((read(path).attributes | taken) & ours - names_of(path))]
     assert found == []

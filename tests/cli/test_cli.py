@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import sigmafield as sf
 from command_line import run
-from forked import Command
+from forked import Command, heard
 from sigmafield.cli.parse import parse_lora
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of, save_image
@@ -90,12 +90,6 @@ def test_image_to_image(heart, tmp_path):
     assert result.exit_code == 2
     assert "has changed since" in result.stderr
     assert run("replay", tmp_path / "0.2.png", "--image", heart).exit_code == 0  # the input's bytes, moved
-
-
-def heard():
-    """Signals act as in a terminal: `nohup make test &` ignores some, and a child inherits that."""
-    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(kind, signal.SIG_DFL)
 
 
 @few_channels

@@ -11,6 +11,7 @@ import polars
 import pytest
 
 from command_line import run
+from forked import heard
 
 few_channels = pytest.mark.usefixtures("few_channels")
 
@@ -39,7 +40,9 @@ def test_ctrl_c_and_go_on(tmp_path):
     """A command that is stopped keeps its rows, says how to go on, and the table is that of an undisturbed one."""
     options = ["lab", "solvers", "--seeds", "3", "--samplers", "heun,euler", "--steps", "4,8,80,82", "-o", "s"]
     command = [sys.executable, "-m", "sigmafield", *options, "--model", "mixture", "--particles", "16"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     rows = tmp_path / "s" / "rows.jsonl"
     end = time.monotonic() + 120
     while not (rows.exists() and rows.read_text().count("\n") >= 2):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cluster_of_two import TwoNodes
 from command_line import run
+from forked import heard
 from sigmafield.recipes.image_io import open_image
 from sigmafield.runs.checkpoint import load_state
 
@@ -35,7 +36,8 @@ def start(cluster, folder, *options, ray=None):
     words = ["sample", "--prompts", "p.txt", "--ray", address, *options]
     return subprocess.Popen(
         [sys.executable, "-m", "sigmafield", *map(str, words)],
-        cwd=folder, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=folder, env=cluster.environment, preexec_fn=heard,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

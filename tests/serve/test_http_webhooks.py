@@ -15,6 +15,7 @@ import pytest
 from serving import LONG, RECIPE, Client, serving, settings_of
 
 from sigmafield.serve.engine import Engine
+from sigmafield.serve.http import webhooks
 from sigmafield.serve.http.run import make_engine
 from sigmafield.serve.http.webhooks import AT_ONCE, SIGNATURE, STAMP, is_private
 from sigmafield.serve.settings import EngineSettings
@@ -68,7 +69,10 @@ def check_signature(headers: dict[str, str], body: bytes) -> None:
     assert headers[SIGNATURE] == f"sha256={expected}"
 
 
-def test_the_end_of_a_job_is_posted_until_it_is_accepted(server: Client, receiver: Receiver):
+def test_the_end_of_a_job_is_posted_until_it_is_accepted(
+    server: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(webhooks, "FIRST_WAIT", 0.1)
     answer = server.post("/v1/jobs", {"recipe": RECIPE, "webhook": {"url": receiver.url, "secret": SECRET}})
     assert answer.json["webhook"] == receiver.url and SECRET.encode() not in answer.body
     assert receiver.taken.wait(30)

@@ -11,6 +11,7 @@ import weakref
 from contextlib import ExitStack
 from functools import cache
 from hashlib import sha256
+from unittest import mock
 
 import pytest
 from engines import LONG, Stops, digests, finished, full_disk, kinds, recipe, started, stepped, until, workflow
@@ -20,6 +21,7 @@ from sigmafield.comfyui.nodes import all_nodes
 from sigmafield.recipes.image_io import open_image
 from sigmafield.recipes.output import recipe_of
 from sigmafield.recipes.recipe import Recipe
+from sigmafield.serve import scheduler
 from sigmafield.serve.device import Device
 from sigmafield.serve.engine import Engine
 from sigmafield.serve.jobs import Conflict, QueueFull, WrongState
@@ -40,7 +42,7 @@ REQUESTS = {
 @pytest.fixture(scope="module", autouse=True)
 def read_once():
     """The embedded model has few channels here: each test waits for the steps at which it acts."""
-    with few_channels(cache(read_small)):
+    with few_channels(cache(read_small)), mock.patch.object(scheduler, "LOOK", 0.05):
         yield
 
 

@@ -33,13 +33,11 @@ test: .venv/test ## run the tests
 	$(TEST) $(QUICK)
 
 # every call is checked against its annotations, shapes included, which doubles the time
-TYPED = --jaxtyping-packages=sigmafield,typed.checked
-
 test-types: .venv/test ## run the tests with every call's types checked
-	$(TEST) $(QUICK) $(TYPED)
+	$(TEST) $(QUICK) --jaxtyping-packages=sigmafield,typed.checked
 
 test-slow: .venv/test ## run the slow tests as well
-	$(TEST) -m "not browser and not ray and not clients" $(TYPED) --all-types
+	$(TEST) -m "not browser and not ray and not clients"
 
 test-browser: .venv/test ## run the tests of the pages, which need Chromium (Debian: apt-get install chromium)
 	$(TEST) -m browser

@@ -181,16 +181,18 @@ def noise_alone(name: str) -> Callable[[], int]:
     return run
 
 
-def whole_runs(runs: int) -> Table:
-    """The table of whole runs."""
+def whole_runs(runs: int) -> tuple[Table, str]:
+    """(the table of whole runs, what DPM++ 2M SDE takes compared with its noise alone)."""
+    noise = "noise of dpmpp_2m_sde"
     cases = {name: whole_run(name) for name in WHOLE} | {
-        "noise of dpmpp_2m_sde": noise_alone("dpmpp_2m_sde"),
-        "euler by hand, in plain torch": by_hand(),
-    }
+        noise: noise_alone("dpmpp_2m_sde"), "euler by hand, in plain torch": by_hand(),
+    }  # fmt: skip
+    times = timed(cases, runs)
     table = Table("run", "ms per step ± IQR", title=f"guided runs with a free network, {WHOLE_STEPS} steps")
-    for name, (median, spread) in measure(cases, runs).items():
-        table.add_row(name, f"{median:.2f} ± {spread:.2f}")
-    return table
+    for name, values in times.items():
+        table.add_row(name, "{:.2f} ± {:.2f}".format(*middle(values)))
+    ratio = middle([whole / alone for whole, alone in zip(times["dpmpp_2m_sde"], times[noise])])
+    return table, "dpmpp_2m_sde: {:.2f} ± {:.2f} times its noise alone, run by run".format(*ratio)
 
 
 def clones() -> Callable[[], int]:
@@ -204,8 +206,8 @@ def clones() -> Callable[[], int]:
     return run
 
 
-def measure(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, tuple[float, float]]:
-    """(median, interquartile range) of milliseconds a step; in turn, so that the machine's changes meet all alike."""
+def timed(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, list[float]]:
+    """Milliseconds a step of each run; in turn, so that the machine's changes meet all alike."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for k in range(runs + 1):
         for name, run in cases.items():
@@ -214,8 +216,18 @@ def measure(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, tuple[f
             steps = run()
             if k:  # the first round warms up
                 times[name].append((time.process_time() - began) / steps * 1e3)
-    quarters = {name: statistics.quantiles(values, n=4) for name, values in times.items()}
-    return {name: (q[1], q[2] - q[0]) for name, q in quarters.items()}
+    return times
+
+
+def middle(values: list[float]) -> tuple[float, float]:
+    """(median, interquartile range)."""
+    quarters = statistics.quantiles(values, n=4)
+    return quarters[1], quarters[2] - quarters[0]
+
+
+def measure(cases: dict[str, Callable[[], int]], runs: int) -> dict[str, tuple[float, float]]:
+    """(median, interquartile range) of milliseconds a step."""
+    return {name: middle(values) for name, values in timed(cases, runs).items()}
 
 
 def main(
@@ -260,7 +272,9 @@ def main(
             "{:.1f} ± {:.1f}".format(*large[name]),
         )
     Console(width=120).print(table)
-    Console(width=120).print(whole_runs(runs))
+    whole, ratio = whole_runs(runs)
+    Console(width=120).print(whole)
+    print(ratio)
     print("diffusers' multistep SDE draws fresh noise, ours a Brownian path, as diffusers' dpmpp_sde does")
     for name in filter(small.__contains__, TARGETS):
         ratio = small[name][0] / small["diffusers " + name][0]

@@ -20,7 +20,6 @@ MUCH = 100
 
 def pytest_addoption(parser):
     parser.addoption("--golden", type=Path, default=DATA / "golden", help="directory of golden vectors to compare with")
-    parser.addoption("--all-types", action="store_true", help="check types in tests marked typed_elsewhere too")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,8 +45,7 @@ def few_channels():
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """Calls are checked against their annotations, not so in tests marked typed_elsewhere."""
-    off = bool(item.get_closest_marker("typed_elsewhere")) and not item.config.getoption("--all-types")
-    jaxtyping.config.update("jaxtyping_disable", off)
+    jaxtyping.config.update("jaxtyping_disable", bool(item.get_closest_marker("typed_elsewhere")))
     try:
         return (yield)
     finally:

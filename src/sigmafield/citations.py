@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from sigmafield.core.registry import near_miss
+from sigmafield.core.registry import nearest
 from sigmafield.recipes.mods import MODS
 from sigmafield.samplers import SAMPLERS
 from sigmafield.schedules import SCHEDULES
@@ -78,6 +78,7 @@ def cite(*names: str) -> list[Entry]:
             papers = [plain(bibliography()[name].fields["title"])]
         if not papers:
             known = [*SAMPLERS, *SCHEDULES, *MODS]
-            raise ValueError(f"no sampler, schedule or guidance {name!r} to cite{near_miss(name, known)}")
+            near = nearest(name, known) or "; `sigmafield samplers`, `schedules` and `guidance` list them"
+            raise ValueError(f"no sampler, schedule or guidance {name!r} to cite{near}")
         found |= {entry.key: entry for paper in papers for entry in sources(paper)}
     return list(found.values())

@@ -237,8 +237,17 @@ def test_controls_are_read_whatever_is_in_their_paths(tmp_path):
 
 ERRORS = [
     ([], 'give a prompt, such as "a red heart", or --prompts FILE with one per line'),
-    (["x", "--prompts", "p.txt"], "give a prompt, such as"),
+    (["x", "--prompts", "p.txt"], "give a prompt or --prompts, not both; got 'x' and p.txt"),
     (["--prompts", "nowhere.txt"], "no file of prompts at nowhere.txt"),
+    (["--prompts", "q.txt"], "no file of prompts at q.txt; did you mean p.txt?"),
+    (["--prompts", "."], "--prompts must be a file, or - for standard input; . is a folder"),
+    (["--prompts", "p.txt", "--out-dir", "i.png"], "cannot make the folder i.png: i.png is a file"),
+    (["x", "--out-dir", "i.png/a"], "cannot make the folder i.png/a: i.png is a file"),
+    (["x", "--image", "ii.png"], "no image at ii.png; did you mean i.png?"),
+    (["a", "red", "heart"], "unexpected 'red': a text of several words needs quotes"),
+    (["x", "-o", "a.txt"], "an image file must end in one of .png, .jpg, .jpeg, .webp, .avif; a.txt ends in '.txt'\n"),
+    (["x", "--server", "nowhere"], "a server's address must be one of HTTP, such as http://127.0.0.1:8188; got"),
+    (["x", "--checkpoint-every", "-1"], "--checkpoint-every must be seconds ≥ 0, or inf; got -1"),
     (["--prompts", "empty.txt"], "empty.txt has no prompts: it needs one per line"),
     (
         ["--prompts", "p.txt", "-o", "a.png"],
@@ -249,7 +258,7 @@ ERRORS = [
     (["--prompts", "p.txt", "--ray", "--device", "cuda:1"], "give --device cpu or cuda; got 'cuda:1'"),
     (["x", "-o", "a.png", "--out-dir", "b"], "give -o or --out-dir, not both; got a.png and b"),
     (["x", "--max-rows", "0"], "the machine needs max_rows ≥ 1; got 0"),
-    (["x", "--preview-every", "0"], "preview-every must be ≥ 1; got 0"),
+    (["x", "--preview-every", "0"], "--preview-every must be ≥ 1; got 0"),
     (["x", "--preview-decoder", "nowhere"], "nowhere: no such file or directory to take a preview decoder from"),
     (["x", "--controlnet", "canny"], "a control has no entry 'canny'"),
     (["x", "--controlnet", "net=a"], "a control must be net=PATH,image=PNG and, if wanted, strength=0.8,start=0,end=1"),

@@ -323,7 +323,7 @@ ERRORS = [
     (["--schedule", "karras(rh=5)"], "karras has no parameter 'rh'; did you mean rho?"),
     (["--noise", "pyramids"], "unknown noise 'pyramids'; did you mean pyramid?"),
     (["--stepz", "3"], "Unknown option: --stepz. Did you mean --steps?"),
-    (["--steps", "many"], 'Invalid value for --steps: unable to convert "many" into int.'),
+    (["--steps", "many"], "--steps must be a whole number; got 'many'"),
     (["--schedule", "flux2"], "flux2 is for flows, whose noise levels end at 1; this network's go up to 14.6146"),
     (["--mask", "m.png"], "mask needs an image to start from"),
     (["--denoise-map", "m.png"], "denoise_map needs an image to start from"),
@@ -365,7 +365,8 @@ def test_replay_and_resume_refuse_other_files(heart, tmp_path):
     for command, path, message in [
         ("replay", plain, "carries no sigmafield recipe"),
         ("replay", tmp_path / "none.png", "no image at"),
-        ("resume", plain, "is not a safetensors file"),
+        ("resume", plain, f"plain.png is an image, not a checkpoint; draw it again with: sigmafield replay {plain}"),
+        ("resume", Path(__file__), "is not a safetensors file"),
         ("resume", tmp_path / "none", "no checkpoint at"),
     ]:
         result = run(command, path)

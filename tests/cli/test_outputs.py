@@ -200,7 +200,7 @@ def test_a_full_disk(small_disk, tmp_path, monkeypatch):
     (small_disk / "rest").write_bytes(bytes(90000))
     result = run("sample", "x", "-o", small_disk / "a.png", "--model", "a model that is not there")
     assert result.exit_code == 2
-    assert result.stderr == f"error: cannot write in {small_disk}: No space left on device\n"
+    assert result.stderr == f"error: cannot write in {small_disk}: No space left on device (64 KiB were tried)\n"
     assert names(small_disk) == ["rest"]
 
 

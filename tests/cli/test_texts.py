@@ -104,7 +104,7 @@ def test_the_largest_seed(tmp_path):
     "words, message",
     [
         (["--cfg", "1e38", "--steps", "4"], "the latent has NaN or infinity after step 2; what usually helps"),
-        (["--steps", "a"], 'Invalid value for --steps: unable to convert "a" into int.'),
+        (["--steps", "a"], "--steps must be a whole number; got 'a'"),
         (["--stepz", "3"], "Unknown option: --stepz. Did you mean --steps?"),
         (["--lora", "nope"], "LoRA 'nope': no such file"),
         (["--size", "65536x65536"], "65536x65536 pixels take"),

@@ -36,7 +36,7 @@ def test_axes(text, found):
     "text, message",
     [
         ("cfg", "FIELD=VALUE"), ("cgf=1", "no field 'cgf' that can vary; did you mean cfg"), ("seed=1,2", "--seeds"),
-        ("steps=many", "steps needs int; got 'many'"), ("cfg=1,1", "must be different"),
+        ("steps=many", "steps must be a whole number; got 'many'"), ("cfg=1,1", "must be different"),
     ],
 )  # fmt: skip
 def test_axes_that_are_refused(text, message):

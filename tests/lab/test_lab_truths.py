@@ -13,7 +13,7 @@ from sigmafield.lab.studies.inpaint import INPAINT
 from sigmafield.lab.studies.marginals import MARGINALS
 from sigmafield.lab.studies.noise import NOISE
 from sigmafield.lab.studies.schedules import SCHEDULES_STUDY
-from sigmafield.lab.studies.transport import TRANSPORT, optimal, way
+from sigmafield.lab.studies.transport import TRANSPORT, optimal, path_of
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_energy_is_optimal_where_all_particles_move_alike():
     """The ODE scales an isotropic Gaussian: ways are straight and the map is optimal, so that energy = W₂²."""
     x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     points = torch.stack([c * x for c in (10.0, 4.0, 1.5, 1.0)])
-    assert way(points)["energy"] == pytest.approx(optimal(points[0], points[-1]), rel=1e-9)
+    assert path_of(points)["energy"] == pytest.approx(optimal(points[0], points[-1]), rel=1e-9)
     bent = torch.stack([points[0], points[1] + torch.tensor([3.0, 0, 0]), points[3]])
-    assert way(bent)["energy"] > 1.05 * optimal(bent[0], bent[-1])
+    assert path_of(bent)["energy"] > 1.05 * optimal(bent[0], bent[-1])
 
 
 def test_diagonal_gaussians_are_mapped_optimally(measured):

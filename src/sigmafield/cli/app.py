@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CoercionError, CycloptsError, UnusedCliTokensError
 
-from sigmafield.cli.errors import AS_JSON, fail, warnings_said
+from sigmafield.cli.errors import WORDS, fail, warnings_said
 from sigmafield.cli.prose import description_in
 from sigmafield.cli.signals import Interrupted
 from sigmafield.cluster.joined import LOCAL
+from sigmafield.core.annotations import WORDS as KINDS
 
 app = App(
     name="sigmafield",
@@ -42,6 +43,15 @@ def with_addresses(words: Sequence[str]) -> list[str]:
     return [f"--ray={LOCAL}" if (w == "--ray" and then.startswith("-")) else w for w, then in zip(words, following)]
 
 
+def usage(error: CycloptsError) -> str:
+    """What is wrong with a command line."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected {error.unused_tokens[0]!r}: a text of several words needs quotes"
+    if isinstance(error, CoercionError) and error.token and error.token.keyword and error.target_type in KINDS:
+        return f"{error.token.keyword} must be {KINDS[error.target_type]}; got {error.token.value!r}"
+    return str(error)
+
+
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run a command.
 
@@ -49,12 +59,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
         arguments: Words of the command line; None is the process's own.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    AS_JSON.set("--json" in words)
+    WORDS.set(words)
     try:
         with warnings_said():
             app(with_addresses(words), exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        fail(str(error))
+        fail(usage(error))
     except Interrupted as end:
         sys.exit(end.status)
     except BrokenPipeError:  # the reader of a pipe has gone

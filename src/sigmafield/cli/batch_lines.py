@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sigmafield.cli.errors import complain
+from sigmafield.cli.errors import complain, text_of
 from sigmafield.cli.manifest import Entry, Manifest
 from sigmafield.cli.prompts import Line
 from sigmafield.cli.runner import ENDING
@@ -34,10 +34,11 @@ class Outcomes:
 
     def fail(self, line: Line, recipe: Recipe | None, error: Exception, manifest: Manifest) -> None:
         """Note that a line cannot be drawn, and say why."""
-        complain(f"line {line.number}: {error}")
-        self.failed.append({"line": line.number, "prompt": recipe.prompt if recipe else line.text, "error": str(error)})
+        said = text_of(error)
+        complain(f"line {line.number}: {said}")
+        self.failed.append({"line": line.number, "prompt": recipe.prompt if recipe else line.text, "error": said})
         plain = None if recipe is None else recipe.to_plain()
-        manifest.add(Entry(line.number, "failed", plain, error=str(error)))
+        manifest.add(Entry(line.number, "failed", plain, error=said))
 
     def json(self) -> str:
         """One line for machines."""

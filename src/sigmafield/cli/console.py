@@ -51,7 +51,8 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str | Text]], note: 
                 if str(cell):
                     out.print(Padding(Text.assemble((f"{title}: ", "dim"), cell), (0, 0, 0, 2)))
     else:
-        table = Table(Column(head[0], no_wrap=True), *head[1:], box=None, header_style="bold")
+        others = (Column(title, overflow="fold") for title in head[1:])  # nothing is cut off
+        table = Table(Column(head[0], no_wrap=True), *others, box=None, header_style="bold")
         for row in rows:
             table.add_row(*row)
         out.print(table)

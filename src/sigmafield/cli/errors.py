@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,12 +14,18 @@ from typing import Any, NoReturn
 from rich.text import Text
 
 from sigmafield.cli.console import console
+from sigmafield.core.registry import nearest
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 """What is raised about values, files and packages, and about latents that are not finite."""
 
-AS_JSON = ContextVar("AS_JSON", default=False)
-"""Whether this command was given --json, so that what it says is for machines."""
+WORDS: ContextVar[Sequence[str]] = ContextVar("WORDS", default=())
+"""The command line, without the program's name."""
+
+
+def as_json() -> bool:
+    """Whether this command was given --json, so that what it says is for machines."""
+    return "--json" in WORDS.get()
 
 
 @contextmanager
@@ -28,7 +34,27 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except USER_ERRORS as error:
-        fail(str(error))
+        fail(text_of(error))
+
+
+def text_of(error: Exception) -> str:
+    """What is wrong, in words: without the number of a system's error, and with the nearest name of a missing file."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    message = str(error)
+    missing = isinstance(error, FileNotFoundError) or "no such" in message
+    return message + (nearest_file(message) if missing else "")
+
+
+def nearest_file(message: str) -> str:
+    """The end of an error about a file of the command line that does not exist: "; did you mean …?", or nothing."""
+    for word in WORDS.get():
+        path = Path(word.partition("=")[2] if word.startswith("-") else word)
+        with suppress(OSError, ValueError):  # a text that is not a path
+            said = path.name and str(path) in message and not path.exists()
+            if said and (near := nearest(path.name, (file.name for file in path.parent.iterdir()))):
+                return near
+    return ""
 
 
 @contextmanager
@@ -58,7 +84,7 @@ def complain(message: str, kind: str = "error") -> None:
         kind: "error" or "note".
     """
     text = " ".join(message.split())
-    if AS_JSON.get():
+    if as_json():
         print(json.dumps({kind: text}), file=sys.stderr)
         return
     line = Text.assemble((f"{kind}: ", "bold red" if kind == "error" else "bold"), text)

@@ -77,7 +77,7 @@ class Flags:
     def _shown(self, name: str, p: parameters.Parameter, group: Group) -> Parameter:
         default = self.defaults.get(name, p.default)
         shown = default_text(default)
-        about = " ".join(p.doc.split()).replace("None is ", "default: ")
+        about = " ".join(p.doc.split()).replace(". None is ", ". Default: ").replace("None is ", "default: ")
         if p.range is not None and not p.choices:
             about += f" ({p.range.text(self.names.get(name, name))})"
         if name in READERS.several:

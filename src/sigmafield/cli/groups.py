@@ -44,7 +44,8 @@ CheckpointEvery = Annotated[
     float,
     Parameter(
         name="--checkpoint-every",
-        help="Seconds after which a run saves its state, again and again, until it is finished.",
+        help="Seconds after which a run saves its state, again and again, until it is finished; 0 is after each step, "
+        "inf is never.",
         group=FILES,
     ),
 ]

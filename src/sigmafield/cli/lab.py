@@ -21,7 +21,7 @@ QUESTIONS = {
     "guidance": "Where does guidance blow up, and which mod holds the norms?",
     "adaptive": "Does adaptivity pay: is the error at equal cost smaller than that of fixed steps?",
     "marginals": "Do particles follow the Fokker–Planck marginals: is their distribution at every σ the exact one?",
-    "transport": "How far is the way of a sampler from optimal transport between its two ends?",
+    "transport": "How far is the path of a sampler from optimal transport between its two ends?",
     "inpaint": "What does the projection of a mask cost: in the square, outside of it, and at the border?",
 }
 """The experiments in the order of the help, with their questions."""

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from sigmafield.core.plain import from_plain
 from sigmafield.recipes.image_io import digest
-from sigmafield.runs.files import remove_temporaries
+from sigmafield.runs.files import check_writable, make_folder, remove_temporaries
 
 Status = Literal["writing", "written", "failed"]
 
@@ -47,10 +47,14 @@ class Manifest:
     Args:
         folder: Folder of the batch, which is made if it does not exist.
         prompts: The file of prompts, after which the manifest is named.
+
+    Raises:
+        OSError: The folder cannot be made or written to; when entered, another process uses the manifest.
     """
 
     def __init__(self, folder: Path, prompts: Path):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        check_writable(folder)
         self.folder = folder
         self.owner = "stdin" if str(prompts) == "-" else prompts.name
         self.path = folder / f"{self.owner}.manifest.jsonl"

@@ -52,6 +52,7 @@ def read_lines(path: Path, base: Recipe, drawn: bool = False) -> list[Line]:
 
     Raises:
         FileNotFoundError: The file does not exist.
+        IsADirectoryError: It is a folder.
         ValueError: It is not text in UTF-8, or has no prompts.
     """
     name = "standard input" if path == STDIN else str(path)
@@ -60,6 +61,8 @@ def read_lines(path: Path, base: Recipe, drawn: bool = False) -> list[Line]:
         lines = data.decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise FileNotFoundError(f"no file of prompts at {path}") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"--prompts must be a file, or - for standard input; {path} is a folder") from None
     except UnicodeDecodeError:
         raise ValueError(f"{name} is not text in UTF-8") from None
     objects = path.suffix.lower() == ".jsonl"

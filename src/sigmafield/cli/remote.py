@@ -85,7 +85,7 @@ def followed(job: Job, note: Callable[[Event], None]) -> JobInfo:
     return job.wait()
 
 
-def picture(event: Event) -> list[Image.Image]:
+def preview_of(event: Event) -> list[Image.Image]:
     """What a step sees, where the server shows it."""
     return [Image.open(io.BytesIO(event.preview))] if event.preview else []
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from sigmafield.cli.remote import connected, detaching, fetching, followed, picture
+from sigmafield.cli.remote import connected, detaching, fetching, followed, preview_of
 from sigmafield.cli.replay_here import Replayed, chosen
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import Target, written_names
@@ -103,7 +103,7 @@ def watched(job: Job, recipe: Recipe, display: Display, how: Watching, path: Pat
     preview = OwnFile(path.with_name(f"{path.stem}-preview.png"))
 
     def note(event: Event) -> None:
-        seen[:] = picture(event) or seen
+        seen[:] = preview_of(event) or seen
         if event.kind != "step":
             return
         display.show(recipe, event.data["progress"], event.data["label"], lambda: seen, part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from json import loads
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from sigmafield.cli.moved import with_moved
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import Target, draw
 from sigmafield.recipes.options import MachineOptions
+from sigmafield.recipes.output import FORMATS
 from sigmafield.recipes.recipe import Recipe
 from sigmafield.runs.checkpoint import load_state
 from sigmafield.runs.files import OwnFile
@@ -34,10 +36,13 @@ def resume(
     checkpoint_every: CheckpointEvery = 60.0,
     json: Json = False,
 ) -> None:
-    """Finish an interrupted run, with exactly the pixels that it would have had; the checkpoint is removed then.
+    """Finish an interrupted run, with exactly the pixels that it would have had; the checkpoint is then removed.
 
     What the model runs on is what it ran on before, unless it is given.
     """
+    if checkpoint.suffix.lower() in FORMATS:
+        again = shlex.join(["sigmafield", "replay", str(checkpoint)])
+        raise ValueError(f"{checkpoint} is an image, not a checkpoint; draw it again with: {again}")
     state, meta = load_state(checkpoint)
     if "recipe" not in meta:
         raise ValueError(f"{checkpoint} is a state without a recipe: it was not saved by `sigmafield sample`")

@@ -16,7 +16,7 @@ from time import monotonic
 from rich.text import Text
 
 from sigmafield.cli.console import console
-from sigmafield.cli.errors import AS_JSON, complain
+from sigmafield.cli.errors import as_json, complain
 from sigmafield.cli.signals import Interrupted, Signals
 from sigmafield.cli.terminal import Display
 from sigmafield.core.plain import to_plain
@@ -59,9 +59,9 @@ class Watching:
 
     def __post_init__(self) -> None:
         if self.previews is not None and self.previews < 1:
-            raise ValueError(f"preview-every must be ≥ 1; got {self.previews}")
+            raise ValueError(f"--preview-every must be ≥ 1; got {self.previews}")
         if math.isnan(self.checkpoints) or self.checkpoints < 0:
-            raise ValueError(f"checkpoint-every must be seconds ≥ 0, or inf; got {self.checkpoints}")
+            raise ValueError(f"--checkpoint-every must be seconds ≥ 0, or inf; got {self.checkpoints}")
         if self.phases and not self.phases.is_dir():
             raise FileNotFoundError(f"no folder {self.phases} to write the phases in")
 
@@ -226,7 +226,7 @@ def steps(n: int) -> str:
 def go_on(text: str, command: str) -> None:
     """Say on the error stream how to go on, or why that is not possible; a closed terminal is not an error."""
     with suppress(OSError):
-        if AS_JSON.get():
+        if as_json():
             complain(text + command, kind="note")
         else:
             console(stderr=True, soft_wrap=True).print(Text.assemble(text, (command, "bold")))

@@ -35,6 +35,7 @@ from sigmafield.cli.remote_draw import draw_there
 from sigmafield.cli.runner import Watching
 from sigmafield.cli.single import draw, target_of
 from sigmafield.cli.understood import say_understood
+from sigmafield.core.registry import shown
 from sigmafield.recipes.options import MachineOptions
 from sigmafield.recipes.recipe import Recipe
 
@@ -50,7 +51,11 @@ def sample(
     output: Output = None,
     out_dir: Annotated[
         Path | None,
-        Parameter(help="Folder to write to, named by prompt and seed; nothing is overwritten.", group=FILES),
+        Parameter(
+            help="Folder to write to, under names of prompt and seed; nothing is overwritten. For --prompts the "
+            "default is the current folder.",
+            group=FILES,
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -74,8 +79,10 @@ def sample(
     The file carries its recipe: `sigmafield replay` draws it again.
     Ctrl-C keeps a checkpoint: `sigmafield resume` finishes it.
     """
-    if (prompt is None) == (prompts is None):
+    if prompt is None and prompts is None:
         raise ValueError('give a prompt, such as "a red heart", or --prompts FILE with one per line')
+    if prompt is not None and prompts is not None:
+        raise ValueError(f"give a prompt or --prompts, not both; got {shown(prompt)} and {prompts}")
     whole, how = Recipe(prompt or "", negative, **recipe, **parse_size(size)), Watching(preview_every, checkpoint_every)
     say_understood(recipe, whole, quiet=json)
     options = MachineOptions(**machine)

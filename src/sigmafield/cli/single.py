@@ -25,7 +25,15 @@ from sigmafield.recipes.inputs import read_inputs
 from sigmafield.recipes.options import AUTO, MachineOptions
 from sigmafield.recipes.output import check_format, files_of
 from sigmafield.recipes.recipe import Recipe
-from sigmafield.runs.files import OwnFile, check_regular, check_writable, free_names, write_new, write_whole
+from sigmafield.runs.files import (
+    OwnFile,
+    check_regular,
+    check_writable,
+    free_names,
+    make_folder,
+    write_new,
+    write_whole,
+)
 
 STEM_BYTES = 120
 """Bytes of a prompt that a file's name begins with, at most."""
@@ -89,7 +97,7 @@ def target_of(recipe: Recipe, output: Path | None, folder: Path | None, overwrit
         raise ValueError(f"give -o or --out-dir, not both; got {output} and {folder}")
     if overwrite:
         raise ValueError("--overwrite goes with -o: nothing in --out-dir is overwritten")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return Target(folder / f"{stem_of(recipe)}.png", recipe)
 
 

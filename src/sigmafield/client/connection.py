@@ -36,7 +36,7 @@ class Connection:
     def __init__(self, url: str, token: str | None, patience: float):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url must be a server's address, such as http://127.0.0.1:8188; got {url!r}")
+            raise ValueError(f"a server's address must be one of HTTP, such as http://127.0.0.1:8188; got {url!r}")
         if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
             raise ValueError("token must be printable ASCII")
         if not patience >= 0:

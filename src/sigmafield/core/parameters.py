@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from sigmafield.core.annotations import WORDS, Range, convert, describe, fits, optional, split
-from sigmafield.core.registry import Spec, near_miss, shown
+from sigmafield.core.registry import Spec, near_miss, nearest, shown
 
 P = ParamSpec("P")
 V = TypeVar("V")
@@ -86,8 +86,7 @@ class Parameter:
         kind = self.annotation if self.choices or self.words or self.field else self.kind or self.annotation
         if not fits(value, kind):
             rule = f"= {self.values}" if self.choices or self.words else f"to be {describe(kind)}"
-            near = near_miss(value, map(str, self.choices)) if isinstance(value, str) and self.choices else ""
-            near = near if "did you mean" in near else ""  # the rule lists all values
+            near = nearest(value, map(str, self.choices)) if isinstance(value, str) and self.choices else ""
             raise ValueError(f"{owner} needs {self.name} {rule}; got {shown(value)}{near}")
         if isinstance(value, str) and SURROGATE.search(value):
             raise ValueError(f"{owner} needs {self.name} to be Unicode text, which UTF-8 can hold; got {value!a}")
@@ -117,10 +116,14 @@ class Parameter:
         return found
 
 
+MANY = 10**12
+"""Whole numbers from here on are shown with an exponent."""
+
+
 def _number(value: int | float) -> str:
     """A number as error messages show it."""
     try:
-        return f"{value:g}"
+        return str(value) if isinstance(value, int) and abs(value) < MANY else f"{value:g}"
     except OverflowError:  # an integer beyond floats
         return shown(value)
 

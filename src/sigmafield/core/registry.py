@@ -173,8 +173,13 @@ def shown(value: object) -> str:
 def near_miss(name: str, known: Iterable[str]) -> str:
     """The end of an error about an unknown name: '; did you mean …?', or the list of known names."""
     known = sorted(known)
-    close = difflib.get_close_matches(name[:LONGEST], known, n=3, cutoff=0.6)
-    return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(known)}"
+    return nearest(name, known) or f"; known: {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: '; did you mean …?', or nothing where no name is near."""
+    close = difflib.get_close_matches(name[:LONGEST], sorted(known), n=3, cutoff=0.6)
+    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def named(table: Mapping[str, V], name: str, kind: str) -> V:

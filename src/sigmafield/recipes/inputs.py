@@ -57,7 +57,7 @@ def read_inputs(recipe: Recipe) -> tuple[Recipe, Inputs]:
     mask = levels = None
     if recipe.image is not None:
         found, changes["image_sha256"] = _read("image", recipe.image, recipe.image_sha256, moving=True)
-        frames = [to_rgb(frame) for frame in _pictures("image", found)]
+        frames = [to_rgb(frame) for frame in _images("image", found)]
     if recipe.mask is not None:
         found, changes["mask_sha256"] = _read("mask", recipe.mask, recipe.mask_sha256)
         mask = found if isinstance(found, Tensor) else to_mask(found[0], recipe.mask_from)
@@ -128,7 +128,7 @@ def _decoded(data: bytes, name: str, moving: bool) -> Sequence[Image.Image]:
     return decoded_frames(data, name) if moving else [decoded(data, name)]
 
 
-def _pictures(name: str, found: Sequence[Image.Image] | Tensor) -> Sequence[Image.Image]:
+def _images(name: str, found: Sequence[Image.Image] | Tensor) -> Sequence[Image.Image]:
     if isinstance(found, Tensor):
         raise TypeError(f"{name} is a mask in memory, not an image")
     return found
@@ -158,7 +158,7 @@ def _read_adapter(adapter: AdapterImage) -> tuple[AdapterImage, Tensor]:
 def _read_entry(name: str, entry: Entry) -> tuple[Entry, Tensor]:
     """An entry with the digest of its image, and the image."""
     found, now = _read(name, entry.image, entry.image_sha256)
-    return replace(entry, image_sha256=now), to_tensor(_pictures(name, found)[0])
+    return replace(entry, image_sha256=now), to_tensor(_images(name, found)[0])
 
 
 def sealed_lora(lora: Lora) -> Lora:

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageSequence, PngImagePlugin, features
 
-from sigmafield.core.registry import near_miss
+from sigmafield.core.registry import nearest
 from sigmafield.recipes.image_io import open_image, sheet, sheets
 from sigmafield.recipes.image_texts import exif_of
 from sigmafield.recipes.label import label
@@ -122,7 +122,7 @@ def check_format(path: Path, moving: bool = False, recipe: Recipe | None = None)
     known = ", ".join(FORMATS)
     ending = path.suffix.lower()
     if ending not in FORMATS:
-        said = f"ends in {ending!r}{near_miss(ending, FORMATS)}" if ending else "has no ending"
+        said = f"ends in {ending!r}{nearest(ending, FORMATS)}" if ending else "has no ending"
         raise ValueError(f"an image file must end in one of {known}; {path} {said}")
     if ending == ".avif" and not features.check("avif"):
         raise ValueError(f"this Pillow cannot write AVIF; it needs pillow ≥ 11.3, or give {path.stem}.png")

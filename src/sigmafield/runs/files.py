@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Generator, Iterator, Mapping
@@ -126,6 +127,21 @@ def check_regular(path: Path) -> None:
             raise OSError(f"{path} is a device or a pipe: only regular files are replaced")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, if they do not exist.
+
+    Raises:
+        OSError: One of them is a file, or they cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        name = next(path for path in (folder, *folder.parents) if path.exists())
+        raise NotADirectoryError(f"cannot make the folder {folder}: {name} is a file") from None
+    except OSError as error:
+        raise OSError(f"cannot make the folder {folder}: {error.strerror or error}") from None
+
+
 def check_writable(folder: Path) -> None:
     """Write a temporary file in a folder, to find what prevents it before the work is done and not after.
 
@@ -140,7 +156,8 @@ def check_writable(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(f"cannot write in {folder}: {error.strerror or error}") from None
+        tried = f" ({len(PROBE) // 1024} KiB were tried)" if error.errno == errno.ENOSPC else ""
+        raise OSError(f"cannot write in {folder}: {error.strerror or error}{tried}") from None
 
 
 def remove_temporaries(folder: Path, owner: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from sigmafield.core.annotations import WORDS
 from sigmafield.core.parameters import fields_of
 from sigmafield.core.registry import near_miss, shown
 from sigmafield.lab.bench import Bench
@@ -62,7 +63,7 @@ def _value(name: str, text: str, kind: type) -> Any:
     try:
         return TYPES.get(kind, str)(text)
     except (KeyError, ValueError):
-        raise ValueError(f"{name} needs {kind.__name__}; got {text!r}") from None
+        raise ValueError(f"{name} must be {WORDS.get(kind, kind.__name__)}; got {text!r}") from None
 
 
 @dataclass(frozen=True)

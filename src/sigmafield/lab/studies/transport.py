@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "nfe": NFE,
-    "energy": Column("kinetic energy", "∫ mean ‖v‖² dt of the ways, in the time in which it is least"),
-    "length": Column("mean length of the ways"),
+    "energy": Column("kinetic energy", "∫ mean ‖v‖² dt of the paths, in the time in which it is least"),
+    "length": Column("mean length of the paths"),
     "w2": Column("W₂²", "exact, between the particles at the start and at the end"),
-    "coupling": Column("cost of the coupling", "mean squared distance between the two ends of a particle's way"),
+    "coupling": Column("cost of the coupling", "mean squared distance between the two ends of a particle's path"),
     "over": Column("kinetic energy / W₂²", "at least 1"),
     "map_over": Column("coupling / W₂²", "at least 1; 1 where the map is the optimal one"),
     "straightness": Column(
-        "straightness (coupling / energy)", "at most 1; 1 where ways are straight and speeds in proportion"
+        "straightness (coupling / energy)", "at most 1; 1 where paths are straight and speeds in proportion"
     ),
     "entropic": Column(
         "cost of the Schrödinger bridge", "of arms with noise: its mean squared displacement for the same noise"
@@ -60,7 +60,7 @@ class TransportOptions:
         schedules: Schedules whose levels above 0 are visited, with commas between them.
         steps: Numbers of steps, with commas between them.
         entropic: Whether the entropic cost of the same noise is computed for arms with noise.
-        top: Share of the model's largest level that runs start from: shorter ways are bent less.
+        top: Share of the model's largest level that runs start from: shorter paths are bent less.
     """
 
     samplers: str | Sequence[str] = "heun,euler_ancestral"
@@ -82,7 +82,7 @@ class TransportOptions:
 
 @dataclass(frozen=True)
 class Measured:
-    """Follows the particles of a run, and compares their way with the optimal one between its two ends.
+    """Follows the particles of a run, and compares their path with the optimal one between its two ends.
 
     Args:
         entropic: Whether the entropic cost is computed for arms with noise.
@@ -99,7 +99,7 @@ class Measured:
         run, start = opened.run(sigmas)
         states = [start, *iterate(run, start)]
         points = torch.stack([state.x.flatten(1).double() for state in states])
-        cost, along = squared(points[0], points[-1]), way(points)
+        cost, along = squared(points[0], points[-1]), path_of(points)
         w2, coupling = optimal(points[0], points[-1]), float(cost.diagonal().mean())
         variance = float(sigmas[0] ** 2 - sigmas[-1] ** 2)
         noisy = self.entropic and float(arm.labels["eta"]) > 0
@@ -115,12 +115,12 @@ class Measured:
         }
 
 
-def way(points: Tensor) -> dict[str, float]:
-    """Kinetic energy and length of the ways of particles, [steps + 1, particles, d].
+def path_of(points: Tensor) -> dict[str, float]:
+    """Kinetic energy and length of the paths of particles, [steps + 1, particles, d].
 
         energy = (Σ_i √(mean ‖x_{i+1} − x_i‖²))²,   length = mean Σ_i ‖x_{i+1} − x_i‖
 
-    The energy is ∫ mean ‖ẋ‖² dt over t in [0, 1] of the piecewise linear ways in the time in which it is least. It is
+    The energy is ∫ mean ‖ẋ‖² dt over t in [0, 1] of the piecewise linear paths in the time in which it is least. It is
     at least mean ‖x_n − x_0‖², and that is at least W₂².
     """
     moves = (points[1:] - points[:-1]).square().sum(-1)
@@ -192,7 +192,7 @@ def transport(subject: SubjectOptions, options: TransportOptions) -> Experiment:
             arms.append(Arm(labels, subject.recipe(sampler=spec, steps=n, cfg=cfg)))
     return Experiment(
         "transport",
-        "How far is the way of a sampler from optimal transport between its two ends?",
+        "How far is the path of a sampler from optimal transport between its two ends?",
         {**to_plain(subject), **to_plain(options)},
         arms,
         subject.seed_list,
@@ -200,7 +200,7 @@ def transport(subject: SubjectOptions, options: TransportOptions) -> Experiment:
         COLUMNS,
         read,
         [
-            "Continuous ways: those of finitely many steps are chords, and noise makes longer ways with more steps.",
+            "Continuous paths: those of finitely many steps are chords, and noise makes longer paths with more steps.",
             "W₂ of the distributions themselves: it is that of finite samples, for which the inequality is exact.",
             "Networks: a run of a network has one sample.",
         ],

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -84,9 +84,22 @@ def deep_avif(
             context.color_range = 2  # the full one
             for image in frames:
                 planes = yuv(image[..., :3].detach().cpu().double().numpy(), bits, matrix)
-                file.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format=stream.pix_fmt)))
+                file.mux(stream.encode(frame_of(av, planes, stream.pix_fmt)))
             file.mux(stream.encode())
         return with_exif(path.read_bytes(), exif_of(texts).tobytes()) if texts else path.read_bytes()
+
+
+def frame_of(av: Any, planes: np.ndarray, form: str) -> Any:
+    """A frame of what `yuv` gives; PyAV's own `from_ndarray` takes 10 bits from 18 on, which needs Python 3.11."""
+    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
+    frame, values, begin = av.VideoFrame(width, height, form), planes.ravel(), 0
+    for plane in frame.planes:
+        size = plane.width * plane.height
+        rows = np.zeros((plane.height, plane.line_size // values.itemsize), values.dtype)  # a row has room at its end
+        rows[:, : plane.width] = values[begin : begin + size].reshape(plane.height, plane.width)
+        plane.update(rows.tobytes())
+        begin += size
+    return frame
 
 
 def yuv(image: np.ndarray, bits: int, matrix: int) -> np.ndarray:

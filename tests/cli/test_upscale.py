@@ -30,7 +30,6 @@ def heart(tmp_path_factory):
 
 
 @few_channels
-@few_channels
 @pytest.mark.parametrize(
     "options",
     [

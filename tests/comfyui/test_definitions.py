@@ -88,11 +88,13 @@ def with_later(name, entry):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in OFFERED if name in CORE])
-def test_object_info_equals_comfyuis(name):
-    ours, theirs = compact(name), with_later(name, recorded(name))
-    assert list(ours["inputs"]) == list(theirs["inputs"])
-    assert json.loads(json.dumps(ours)) == theirs
+def test_object_info_equals_comfyuis():
+    names = [name for name in OFFERED if name in CORE]
+    assert len(names) > 200
+    for name in names:
+        ours, theirs = compact(name), with_later(name, recorded(name))
+        assert list(ours["inputs"]) == list(theirs["inputs"]), name
+        assert json.loads(json.dumps(ours)) == theirs, name
 
 
 def test_every_input_and_class_has_a_sentence():

@@ -40,7 +40,10 @@ class Normalizing:
         return image if rest is None else (image, *rest)
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3", "flux dev", "wan"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("sdxl", "sd3")]  # layers of sd1's and flux' kinds
+
+
+@pytest.mark.parametrize("name", ["sd1", *SLOW, "flux dev", "wan"])
 def test_nag_is_its_rule_behind_every_self_attention(name, loaded, monkeypatch):
     pipe = loaded(name)
     P, N = conds(pipe)

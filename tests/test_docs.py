@@ -26,7 +26,14 @@ def named(page):
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))], ids=named)
+HEAVY = {"control.md", "upscale.md"}
+"""Pages that take seconds, which are run by `make test-slow`."""
+RUN = [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page.name in HEAVY else []) for page in RUN], ids=named
+)
 @pytest.mark.typed_elsewhere
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)

@@ -292,6 +292,7 @@ def test_threads_end_with_their_source(threads, older_kept_apart):
         assert not thread.is_alive()
 
 
+@pytest.mark.slow  # an interpreter's start
 def test_the_interpreter_ends_while_the_thread_draws():
     code = (
         "import torch\nfrom sigmafield import VE, Brownian, Grid\nfrom sigmafield.schedules import karras\n"

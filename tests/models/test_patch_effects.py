@@ -18,6 +18,7 @@ from sigmafield.guidance.patches import module_hooks
 from sigmafield.recipes.mods import parse_mods
 from small_network import BY_TORCH, shipped_model, small_model
 
+pytestmark = pytest.mark.slow  # the rules of these patches are tested exactly by test_unet_patches and test_patch_laws
 WORDS = ["red heart", "green apple"]
 
 
@@ -57,7 +58,7 @@ def clean(pipe):
     return pipe.encode(torch.tensor(images, dtype=torch.float32).movedim(3, 1))
 
 
-@pytest.mark.parametrize("sigma", [4.0, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sigma", [4.0, 1.0])
 @pytest.mark.parametrize("name", ["freeu", "freeu_v2"])
 def test_freeu_s_backbone_takes_high_frequencies_from_images(name, sigma, pipe, clean):
     """Fig. 5 of the paper: the larger b, the fewer; beyond a quarter of the highest frequency."""

@@ -19,6 +19,8 @@ from small_network import shipped_model
 
 WORDS = ["red heart", "dog face", "green apple", "sun"]
 
+pytestmark = pytest.mark.slow  # the rules are tested exactly by test_self_perturbation and test_attention_rules
+
 
 @pytest.fixture(scope="module")
 def pipe():
@@ -93,7 +95,7 @@ def fine(z):
     return float(energy[..., j[:, None].maximum(j) > z.shape[-1] // 4].sum() / energy.sum())
 
 
-@pytest.mark.parametrize("sigma", [2.0, pytest.param(4.0, marks=pytest.mark.slow), 8.0])
+@pytest.mark.parametrize("sigma", [2.0, 4.0, 8.0])
 def test_sag_sharpens(sigma, denoised):
     shares = [fine(denoised(text, sigma).x0) for text in ("", "sag(scale=0.5)", "sag(scale=1.5)")]
     print(f"σ = {sigma}: share of high frequencies without SAG, at 0.5, at 1.5: {shares}")

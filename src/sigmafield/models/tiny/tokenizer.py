@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class Tokenizer:
     def __init__(self, directory: Path, limit: int = 77) -> None:
         """limit: largest length; the files may name a smaller one."""
         self.vocab: dict[str, int] = read_json(directory / "vocab.json")
-        self.ranks = ranks_of(needed(directory / "merges.txt").read_text("utf-8"))
+        self.ranks = read_merges(directory / "merges.txt")
         config = read_settings(directory)
         self.length = min(config.get("model_max_length", limit), limit)
         names = {key: config[key] for key in SPECIAL}
@@ -90,10 +89,9 @@ def join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
-@lru_cache(1)  # a fifth of the time that it takes to load the shipped model again
-def ranks_of(merges: str) -> Mapping[tuple[str, str], int]:
-    """Pairs of symbols with their rank, from the text of a file: one pair per line after a line with the version."""
-    lines = [line.split() for line in merges.split("\n") if not line.startswith("#version")]
+def read_merges(path: Path) -> dict[tuple[str, str], int]:
+    """Pairs of symbols with their rank, from a file of one pair per line after a line with the version."""
+    lines = [line.split() for line in needed(path).read_text("utf-8").split("\n") if not line.startswith("#version")]
     return {(line[0], line[1]): rank for rank, line in enumerate(line for line in lines if len(line) == 2)}
 
 

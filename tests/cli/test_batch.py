@@ -294,6 +294,12 @@ def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, monkeypa
     assert len(list(tmp_path.iterdir())) == 3  # nothing half-written
 
 
+def test_the_nearest_directory_is_named_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network").mkdir()
+    assert run("sample", "x", "--model", "netwrk").stderr.count("did you mean network?") == 1
+
+
 def test_without_ray_a_cluster_is_one_line_about_installing_it(prompts, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # how Python marks what cannot be imported
     result = run("sample", "--prompts", prompts, "--ray")

@@ -43,7 +43,7 @@ def text_of(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     message = str(error)
     missing = isinstance(error, FileNotFoundError) or "no such" in message
-    return message + (nearest_file(message) if missing else "")
+    return message + (nearest_file(message) if missing and "did you mean" not in message else "")
 
 
 def nearest_file(message: str) -> str:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from sigmafield.core.plain import from_plain
 from sigmafield.recipes.image_io import digest
-from sigmafield.runs.files import check_writable, make_folder, remove_temporaries
+from sigmafield.runs.files import make_folder, remove_temporaries
 
 Status = Literal["writing", "written", "failed"]
 
@@ -49,12 +49,11 @@ class Manifest:
         prompts: The file of prompts, after which the manifest is named.
 
     Raises:
-        OSError: The folder cannot be made or written to; when entered, another process uses the manifest.
+        OSError: The folder cannot be made; when entered, it cannot be written to, or another process uses the manifest.
     """
 
     def __init__(self, folder: Path, prompts: Path):
         make_folder(folder)
-        check_writable(folder)
         self.folder = folder
         self.owner = "stdin" if str(prompts) == "-" else prompts.name
         self.path = folder / f"{self.owner}.manifest.jsonl"
@@ -66,6 +65,8 @@ class Manifest:
             self._lock.acquire()
         except Timeout:
             raise OSError(f"another process works on this batch: {self.path}") from None
+        except OSError as error:
+            raise OSError(f"cannot write in {self.folder}: {error.strerror or error}") from None
         remove_temporaries(self.folder, self.owner)
         self._entries = {entry.line: entry for entry in self._read()}
         return self

@@ -272,9 +272,9 @@ def main(
             "{:.1f} ± {:.1f}".format(*large[name]),
         )
     Console(width=120).print(table)
-    whole, ratio = whole_runs(runs)
+    whole, against_noise = whole_runs(runs)
     Console(width=120).print(whole)
-    print(ratio)
+    print(against_noise)
     print("diffusers' multistep SDE draws fresh noise, ours a Brownian path, as diffusers' dpmpp_sde does")
     for name in filter(small.__contains__, TARGETS):
         ratio = small[name][0] / small["diffusers " + name][0]

@@ -48,7 +48,7 @@ def test_energy_is_at_least_optimal_and_the_sde_is_the_schroedinger_bridge(measu
 
 
 def test_energy_is_optimal_where_all_particles_move_alike():
-    """The ODE scales an isotropic Gaussian: ways are straight and the map is optimal, so that energy = W₂²."""
+    """The ODE scales an isotropic Gaussian: paths are straight and the map is optimal, so that energy = W₂²."""
     x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     points = torch.stack([c * x for c in (10.0, 4.0, 1.5, 1.0)])
     assert path_of(points)["energy"] == pytest.approx(optimal(points[0], points[-1]), rel=1e-9)

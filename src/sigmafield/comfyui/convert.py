@@ -15,7 +15,7 @@ from sigmafield.comfyui.workflow.links import VIRTUAL, of_input
 from sigmafield.comfyui.workflow.scopes import Scope
 from sigmafield.comfyui.workflow.texts import PREFIXED, dynamic_text, filled_prefix
 from sigmafield.comfyui.workflow.widgets import Widget, sent_value
-from sigmafield.core.registry import near_miss, shown
+from sigmafield.core.registry import nearest, shown
 
 
 def to_prompt(
@@ -83,9 +83,7 @@ def _missing(root: Scope) -> dict[str, list[str]]:
 
 def _unknown(name: str, nodes: Sequence[str], classes: Classes) -> str:
     """An unknown class with its nodes and its near misses."""
-    near = near_miss(name, classes).removeprefix("; ")
-    said = f"; {near}" if near.startswith("did you mean") else ""
-    return f"{shown(name)} (node {', '.join(nodes)}{said})"
+    return f"{shown(name)} (node {', '.join(nodes)}{nearest(name, classes)})"
 
 
 def _running(scope: Scope) -> Iterator[tuple[Scope, Node]]:
